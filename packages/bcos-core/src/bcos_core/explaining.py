@@ -1,0 +1,234 @@
+"""Reading off ``W(x)`` and ``b(x)``."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core.additive import AdditiveTerms, measured
+from bcos_core.errors import BcosError
+from bcos_core.explanation import Explanation
+from bcos_core.mode import explanation_mode
+
+Selector = Callable[[Tensor], Tensor]
+Target = int | Sequence[int] | Tensor | Selector | None
+
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+"""Share of Σ|contributions| that may be missing before an explanation is refused. Lower precisions are not checked."""
+
+
+def explain(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    *,
+    layer: str | nn.Module | None = None,
+    relative: bool = False,
+) -> Explanation:
+    """Explain outputs of `model` for a batch of inputs, exactly.
+
+    One forward pass in :func:`bcos_core.explanation_mode`, one backward pass for each target of an image. Gradients of
+    parameters are not touched; works inside ``torch.no_grad`` and ``torch.inference_mode`` too.
+
+    Args:
+        model: in eval mode where that matters (batch norms, dropout).
+        x: (N, C, *spatial) or (N, F), floating point and finite, encoded as the network expects it.
+        target: what to explain for each input: None for the largest output, an integer for all, (N,) or (N, T)
+            integers for each, or a callable that maps the outputs to (N,) or (N, T) values of one's own, such as ``lambda z: z[:, 3] - z[:, 5]``.
+        layer: a submodule, or its name, whose outputs are explained instead of the model's. Integer targets then
+            count its channels: dimension 1 of (N, K) and (N, K, *spatial), the last one of tokens (N, T, K); a channel is summed over positions. A callable gets the layer's output as it is.
+        relative: explain the distance of the target from the mean of all outputs, ``z_k - mean(z)``: what
+            speaks for this class in particular.
+
+    Returns:
+        An :class:`Explanation` with ``score = Σ weight·x + bias`` for every input and target.
+
+    Raises:
+        BcosError: wrong rank, no or non-finite values, a target out of range, an unknown layer, a model in train mode
+            whose outputs would differ, or one whose contributions do not add up because it holds an operation that explanation mode does not know.
+
+    >>> from bcos_core import BcosConv2d
+    >>> model = nn.Sequential(BcosConv2d(6, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> e = explain(model, torch.rand(2, 6, 8, 8), target=3)
+    >>> e.map.shape
+    torch.Size([2, 8, 8])
+    >>> torch.testing.assert_close(e.map.sum((1, 2)) + e.bias, e.logits[:, 3])
+
+    Source: Böhle et al., TPAMI 2024, equations 6 to 8 and section 3.2.
+    """
+    _check_input(x)
+    module = _find_layer(model, layer)
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = x.detach().clone().requires_grad_()
+        terms = AdditiveTerms(model, leaf)
+        with explanation_mode(model), measured(terms):
+            outputs = _outputs(model, module, leaf)
+            logits, scores, indices = _select(outputs, target, relative, n=x.shape[0])
+        return _read_off(leaf, logits, scores, indices, terms)
+
+
+def _read_off(
+    leaf: Tensor, logits: Tensor, scores: Tensor, indices: Tensor, terms: AdditiveTerms
+) -> Explanation:
+    """One backward pass for each column of `scores` (N, T)."""
+    n, n_targets = scores.shape
+    weights, shares = [], []
+    for t in range(n_targets):
+        gradients = (
+            torch.autograd.grad(
+                scores[:, t].sum(), [leaf, *terms.leaves], retain_graph=t + 1 < n_targets, allow_unused=True
+            )
+            if scores.requires_grad
+            else (None,) * (1 + len(terms.leaves))
+        )
+        weights.append(torch.zeros_like(leaf) if gradients[0] is None else gradients[0].clone())
+        shares.append(terms.contributions(gradients[1:], n))
+
+    def joined(columns: list[Tensor]) -> Tensor:
+        return torch.stack(columns, dim=1) if indices.ndim == 2 else columns[0]
+
+    scores = scores.detach()
+    names = dict.fromkeys(name for column in shares for name in column)
+    zero = torch.zeros_like(scores[:, 0])
+    bias_terms = {name: joined([column.get(name, zero) for column in shares]) for name in names}
+    explanation = Explanation(
+        input=leaf.detach().clone(),
+        logits=logits.detach().clone(),
+        target=indices.clone(),
+        score=joined(list(scores.unbind(1))).clone(),
+        weight=joined(weights),
+        bias=sum(bias_terms.values(), start=joined([zero] * n_targets).clone()),
+        bias_terms=bias_terms,
+    )
+    _check_complete(explanation)
+    return explanation
+
+
+def _check_input(x: Tensor) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise BcosError(
+            f"explain needs a floating point tensor, got {kind}; convert images to floats in [0, 1]"
+        )
+    if x.ndim < 2 or x.numel() == 0:
+        raise BcosError(
+            f"explain needs a batch (N, C, H, W) with at least one element, got shape {tuple(x.shape)}; use x[None] for one image"
+        )
+    if not bool(torch.isfinite(x).all()):
+        raise BcosError(
+            f"the input holds {int((~torch.isfinite(x)).sum())} non-finite values (NaN or infinity); remove them first"
+        )
+
+
+def _find_layer(model: nn.Module, layer: str | nn.Module | None) -> nn.Module | None:
+    if not isinstance(model, nn.Module):
+        raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
+    if layer is None:
+        return None
+    modules = dict(model.named_modules())
+    if isinstance(layer, str):
+        if layer not in modules:
+            raise BcosError(f"the model has no layer {layer!r}; it has {', '.join(list(modules)[1:9])}, ...")
+        return modules[layer]
+    if not any(layer is m for m in modules.values()):
+        raise BcosError(f"the given layer ({type(layer).__name__}) is not part of the model")
+    return layer
+
+
+def _outputs(model: nn.Module, module: nn.Module | None, x: Tensor) -> Tensor:
+    """The model's output for x, or that of one of its modules."""
+    output = model(x) if module is None else _layer_output(model, module, x)
+    if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[0] != x.shape[0]:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise BcosError(
+            f"explain needs outputs of shape ({x.shape[0]}, K, ...), the model or layer gives {got}"
+        )
+    if not bool(torch.isfinite(output).all()):
+        raise BcosError("the model's outputs are not finite; check its weights and precision")
+    return output
+
+
+def _layer_output(model: nn.Module, module: nn.Module, x: Tensor) -> object:
+    captured: list[object] = []
+    thread = threading.get_ident()
+
+    def capture(_module: nn.Module, _args: object, output: object) -> None:
+        if threading.get_ident() == thread:
+            captured.append(output)
+
+    handle = module.register_forward_hook(capture)
+    try:
+        model(x)
+    finally:
+        handle.remove()
+    if not captured:
+        raise BcosError(f"the layer {type(module).__name__} did not run in the model's forward pass")
+    return captured[-1]
+
+
+def _select(outputs: Tensor, target: Target, relative: bool, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, K), the scores to explain (N, T) and the indices (N,) or (N, T) they belong to."""
+    if callable(target) and not isinstance(target, Tensor):
+        scores = target(outputs)
+        if not isinstance(scores, Tensor) or scores.ndim not in (1, 2) or scores.shape[0] != n:
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise BcosError(f"a callable target must return ({n},) or ({n}, T) values, got {got}")
+        if relative:
+            raise BcosError(
+                "relative=True needs class indices as target, got a callable; subtract in the callable"
+            )
+        indices = torch.arange(scores[0].numel(), device=scores.device).expand(n, -1)
+        single = scores.ndim == 1
+        scores = scores.reshape(n, -1)
+        return scores, scores, indices[:, 0] if single else indices
+    logits = _one_score_per_unit(outputs)
+    indices = _class_indices(logits, target, n)
+    scores = logits.gather(1, indices.reshape(n, -1))
+    if relative:
+        scores = scores - logits.mean(1, keepdim=True)
+    return logits, scores, indices
+
+
+def _one_score_per_unit(outputs: Tensor) -> Tensor:
+    """(N, K) from (N, K), (N, K, *spatial) or tokens (N, T, K)."""
+    if outputs.ndim == 2:
+        return outputs
+    return outputs.sum(1) if outputs.ndim == 3 else outputs.flatten(2).sum(2)
+
+
+def _class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None, n: int) -> Tensor:
+    if target is None:
+        return logits.detach().argmax(1)
+    indices = torch.as_tensor(target, device=logits.device)
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise BcosError(f"target must hold integer class indices, got {indices.dtype}")
+    if indices.ndim == 0:
+        indices = indices.expand(n)
+    if indices.ndim not in (1, 2) or indices.shape[0] != n or indices.numel() == 0:
+        raise BcosError(
+            f"target must be None, an integer, ({n},) or ({n}, T) integers for {n} inputs, got shape {tuple(indices.shape)}"
+        )
+    k = logits.shape[1]
+    if int(indices.min()) < 0 or int(indices.max()) >= k:
+        raise BcosError(
+            f"target must be in [0, {k}) for {k} outputs, got values from {int(indices.min())} to {int(indices.max())}"
+        )
+    return indices.long()
+
+
+def _check_complete(explanation: Explanation) -> None:
+    """Refuse an explanation that does not add up: it would be wrong without a sign of it."""
+    lowest = min((explanation.logits.dtype, explanation.weight.dtype), key=lambda d: -torch.finfo(d).eps)
+    tolerance = _TOLERANCE.get(lowest)
+    if tolerance is None:
+        return
+    contributions = explanation.contributions.flatten(explanation.target.ndim)
+    scale = contributions.abs().sum(-1) + explanation.score.abs() + explanation.bias.abs()
+    error = (explanation.residual.abs() / scale.clamp_min(torch.finfo(scale.dtype).tiny)).max()
+    if not float(error) <= tolerance:
+        raise BcosError(
+            f"the contributions and the bias miss the output by {float(error):.1e} of their size (allowed: {tolerance:.0e}): "
+            "the model holds an operation whose dynamic factor is not frozen; "
+            "wrap it in bcos_core.freeze, or use layers of bcos_core"
+        )

@@ -1,0 +1,49 @@
+"""The result of explaining a batch."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """``score = Σ weight · input + bias``, exactly, for every image and target.
+
+    All tensors are owned by this object: detached, on the device of the input, sharing memory with nothing.
+
+    ``T`` stands for the targets of an image; the dimension is missing where one target an image was asked for.
+    """
+
+    input: Tensor
+    """(N, C, *spatial): what was explained, as the network saw it."""
+    logits: Tensor
+    """(N, K): the outputs among which targets were chosen."""
+    target: Tensor
+    """(N,) or (N, T): indices of the explained outputs."""
+    score: Tensor
+    """(N,) or (N, T): the explained values: the targets' logits, or their distance to the mean logit if relative."""
+    weight: Tensor
+    """(N, [T,] C, *spatial): the dynamic linear map W(x) of each score, in score units per input unit."""
+    bias: Tensor
+    """(N,) or (N, T): b(x), what does not come from the input; the sum of `bias_terms`."""
+    bias_terms: dict[str, Tensor] = field(default_factory=dict)
+    """What `bias` is made of: for each parameter or buffer that the network adds, by its name, and for ``"constant"``, (N,) or (N, T)."""
+
+    @property
+    def contributions(self) -> Tensor:
+        """(N, [T,] C, *spatial): ``weight · input``, what each input element adds to the score."""
+        extra = self.target.ndim - 1
+        return self.weight * (self.input.unsqueeze(1) if extra else self.input)
+
+    @property
+    def map(self) -> Tensor:
+        """(N, [T,] *spatial): contributions summed over channels (for inputs (N, F): the contributions)."""
+        contributions = self.contributions
+        if self.input.ndim < 3:
+            return contributions
+        return contributions.sum(dim=self.target.ndim)
+
+    @property
+    def residual(self) -> Tensor:
+        """(N,) or (N, T): ``score - Σ contributions - bias``, which is rounding error."""
+        return self.score - self.contributions.flatten(self.target.ndim).sum(-1) - self.bias

@@ -1,0 +1,299 @@
+r"""The B-cos transform as pure functions.
+
+.. math:: \text{B-cos}(x; w) = |\cos(x, \hat w)|^{B-1}\, \hat w^\top x, \qquad \hat w = w / \lVert w \rVert
+
+Source: Böhle et al., *B-cos Alignment for Inherently Interpretable CNNs and Vision Transformers*, TPAMI 2024,
+section 3.1 (MaxOut: section 3.3). Inside :func:`bcos_core.explanation_mode` the factor :math:`|\cos|^{B-1}` is a constant.
+
+Norms and cosines are computed in float32 for half-precision inputs, in the input's own precision otherwise.
+"""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bcos_core.errors import BcosError
+from bcos_core.mode import freeze
+
+CONV_NORM_EPS = 1e-6
+"""Added to the squared norm of a patch."""
+LINEAR_NORM_EPS = 1e-12
+"""Added to the norm of a vector."""
+COS_EPS = 1e-6
+"""Added to |cos| before a power other than 1, whose derivative at 0 may be infinite."""
+WEIGHT_NORM_EPS = 1e-12
+"""Lower bound of a weight's norm, so that an all-zero weight gives 0, not NaN."""
+
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
+PADDING_MODES: tuple[PaddingMode, ...] = ("zeros", "reflect", "replicate", "circular")
+Padding = int | Sequence[int] | Literal["same", "valid"]
+
+
+def bcos_linear(x: Tensor, weight: Tensor, *, b: float = 2.0, max_out: int = 1) -> Tensor:
+    """B-cos transform of vectors.
+
+    Args:
+        x: (..., in_features)
+        weight: (out_features * max_out, in_features); rows need not have unit norm.
+        b: exponent B ≥ 1. With B = 1 the transform is linear.
+        max_out: units per output feature, of which the one with the largest ``ŵᵀx`` counts.
+
+    Returns:
+        (..., out_features)
+
+    Raises:
+        BcosError: B < 1, max_out < 1 or not a divisor of the number of rows, shapes that do not fit.
+    """
+    check_exponent(b)
+    check_max_out(max_out, weight.shape[0])
+    if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+        raise BcosError(
+            f"bcos_linear got an input of shape {tuple(x.shape)}, needs {weight.shape[1]} features in its last dimension"
+        )
+    out = _max_out(F.linear(x, unit_norm(weight)), max_out, dim=-1)
+    if b == 1:
+        return out
+    norm = torch.linalg.vector_norm(_accumulable(freeze(x)), dim=-1, keepdim=True) + LINEAR_NORM_EPS
+    return _scale_by_cosine(out, norm, b)
+
+
+def bcos_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    b: float = 2.0,
+    max_out: int = 1,
+    padding_mode: PaddingMode = "zeros",
+) -> Tensor:
+    """B-cos transform of the patches of a sequence (N, C, L); see :func:`bcos_conv2d`."""
+    return _bcos_conv(1, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode)
+
+
+def bcos_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    b: float = 2.0,
+    max_out: int = 1,
+    padding_mode: PaddingMode = "zeros",
+) -> Tensor:
+    """B-cos transform of the patches of an image: in ``|cos|^(B-1) · ŵᵀx``, x is the patch under the kernel.
+
+    Args:
+        x: (N, C, H, W) or (C, H, W)
+        weight: (out_channels * max_out, C / groups, kernel height, kernel width); each of the rows is
+            normalised over its last three dimensions.
+        stride: as in :func:`torch.nn.functional.conv2d`; so are `padding` (also ``"same"``, ``"valid"``), `dilation` and `groups`.
+        b: exponent B ≥ 1. With B = 1 the transform is linear.
+        max_out: units per output channel, of which the one with the largest ``ŵᵀx`` counts.
+        padding_mode: what the border is padded with. Padded values count in the patch's norm.
+
+    Returns:
+        (N, out_channels, H_out, W_out), or without N.
+
+    Raises:
+        BcosError: B < 1, max_out < 1 or not a divisor of the number of rows, shapes that do not fit.
+    """
+    return _bcos_conv(2, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode)
+
+
+def bcos_conv3d(
+    x: Tensor,
+    weight: Tensor,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    b: float = 2.0,
+    max_out: int = 1,
+    padding_mode: PaddingMode = "zeros",
+) -> Tensor:
+    """B-cos transform of the patches of a volume (N, C, D, H, W); see :func:`bcos_conv2d`."""
+    return _bcos_conv(3, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode)
+
+
+def unit_norm(weight: Tensor) -> Tensor:
+    """``ŵ = w / ‖w‖`` for every row: the norm is over all dimensions but the first."""
+    dims = tuple(range(1, weight.ndim))
+    norm = torch.linalg.vector_norm(_accumulable(weight), dim=dims, keepdim=True).clamp_min(WEIGHT_NORM_EPS)
+    return weight / norm.to(weight.dtype)
+
+
+def patch_norms(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """``sqrt(Σ x² + 1e-6)`` over the zero-padded patch under the kernel, for each group of channels.
+
+    Args:
+        x: (N, C, *spatial)
+        kernel_size: one value a spatial dimension; so are the following.
+        stride: step between patches.
+        padding: zeros (before, after).
+        dilation: step inside a patch.
+        groups: of channels.
+
+    Returns:
+        (N, groups, *spatial_out)
+    """
+    n_dims = len(kernel_size)
+    squares = _accumulable(x).square().unflatten(1, (groups, -1)).sum(2)  # (N, G, *spatial)
+    if any(before or after for before, after in padding):
+        squares = F.pad(squares, _pad_argument(padding))
+    if all(d == 1 for d in dilation):
+        if any(k > 1 for k in kernel_size) or any(s > 1 for s in stride):
+            pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n_dims - 1]
+            squares = pool(squares, tuple(kernel_size), tuple(stride)) * prod(kernel_size)
+    else:
+        ones = squares.new_ones((groups, 1, *kernel_size))
+        conv = (F.conv1d, F.conv2d, F.conv3d)[n_dims - 1]
+        squares = conv(squares, ones, None, tuple(stride), 0, tuple(dilation), groups)
+    return (squares + CONV_NORM_EPS).sqrt()
+
+
+def check_exponent(b: float) -> None:
+    """Refuse an exponent below 1 (or NaN)."""
+    if not b >= 1:
+        raise BcosError(f"b must be at least 1, got {b}; use b=1 for a linear layer, b=2 is the default")
+
+
+def check_max_out(max_out: int, rows: int) -> None:
+    """Refuse a number of MaxOut units that is below 1 or does not divide the weight's rows."""
+    if max_out < 1:
+        raise BcosError(f"max_out must be at least 1, got {max_out}; use 1 for no MaxOut")
+    if rows % max_out:
+        raise BcosError(
+            f"max_out={max_out} does not divide the {rows} rows of the weight; give it out_features * max_out rows"
+        )
+
+
+def resolve_padding(
+    padding: Padding, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> list[tuple[int, int]]:
+    """Padding (before, after) for each spatial dimension; ``"same"`` splits as PyTorch does.
+
+    Raises:
+        BcosError: an unknown word, ``"same"`` with a stride, a negative or a wrong number of values.
+    """
+    if isinstance(padding, str):
+        if padding == "valid":
+            return [(0, 0)] * len(kernel_size)
+        if padding != "same":
+            raise BcosError(f"padding must be a number, 'same' or 'valid', got {padding!r}")
+        if any(s != 1 for s in stride):
+            raise BcosError(
+                f"padding='same' needs stride 1, got stride {tuple(stride)}; give the padding as numbers"
+            )
+        totals = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
+        return [(total // 2, total - total // 2) for total in totals]
+    values = expand(padding, len(kernel_size), "padding")
+    if any(p < 0 for p in values):
+        raise BcosError(f"padding must not be negative, got {padding}")
+    return [(p, p) for p in values]
+
+
+def expand(value: int | Sequence[int], n_dims: int, what: str) -> tuple[int, ...]:
+    """One integer for each of `n_dims` spatial dimensions."""
+    values = (value,) * n_dims if isinstance(value, int) else tuple(value)
+    if len(values) != n_dims:
+        raise BcosError(f"{what} must be one integer or {n_dims}, got {value}")
+    return values
+
+
+def _bcos_conv(
+    n_dims: int,
+    x: Tensor,
+    weight: Tensor,
+    stride: int | Sequence[int],
+    padding: Padding,
+    dilation: int | Sequence[int],
+    groups: int,
+    b: float,
+    max_out: int,
+    padding_mode: PaddingMode,
+) -> Tensor:
+    check_exponent(b)
+    check_max_out(max_out, weight.shape[0])
+    _check_conv_shapes(n_dims, x, weight, groups)
+    if x.ndim == n_dims + 1:
+        batched = _bcos_conv(
+            n_dims, x[None], weight, stride, padding, dilation, groups, b, max_out, padding_mode
+        )
+        return batched[0]
+    kernel_size = tuple(weight.shape[2:])
+    stride = expand(stride, n_dims, "stride")
+    dilation = expand(dilation, n_dims, "dilation")
+    pads = resolve_padding(padding, kernel_size, stride, dilation)
+    symmetric = all(before == after for before, after in pads)
+    if padding_mode != "zeros" or not symmetric:
+        mode = "constant" if padding_mode == "zeros" else padding_mode
+        x = F.pad(x, _pad_argument(pads), mode=mode)
+        pads = [(0, 0)] * n_dims
+
+    conv = (F.conv1d, F.conv2d, F.conv3d)[n_dims - 1]
+    linear = conv(x, unit_norm(weight), None, stride, tuple(p for p, _ in pads), dilation, groups)
+    out = _max_out(linear, max_out, dim=1)
+    if b == 1:
+        return out
+    norm = patch_norms(freeze(x), kernel_size, stride, pads, dilation, groups)  # (N, G, *spatial_out)
+    if groups > 1:
+        norm = norm.repeat_interleave(out.shape[1] // groups, dim=1)
+    return _scale_by_cosine(out, norm, b)
+
+
+def _check_conv_shapes(n_dims: int, x: Tensor, weight: Tensor, groups: int) -> None:
+    if weight.ndim != n_dims + 2:
+        raise BcosError(
+            f"bcos_conv{n_dims}d needs a weight of {n_dims + 2} dimensions, got {tuple(weight.shape)}"
+        )
+    if x.ndim not in (n_dims + 1, n_dims + 2):
+        raise BcosError(
+            f"bcos_conv{n_dims}d got an input of shape {tuple(x.shape)}, needs {n_dims + 2} dimensions "
+            f"(N, C, *spatial), or {n_dims + 1} for a single sample"
+        )
+    channels, needed = x.shape[-n_dims - 1], weight.shape[1] * groups
+    if channels != needed:
+        hint = "; encode RGB images with AddInverse() first" if (channels, needed) == (3, 6) else ""
+        raise BcosError(
+            f"bcos_conv{n_dims}d got {channels} input channels (shape {tuple(x.shape)}), needs {needed}{hint}"
+        )
+
+
+def _pad_argument(pads: Sequence[tuple[int, int]]) -> list[int]:
+    """Order (before, after) pairs as :func:`torch.nn.functional.pad` wants them: last dimension first."""
+    return [p for pair in reversed(pads) for p in pair]
+
+
+def _accumulable(x: Tensor) -> Tensor:
+    """`x` in a precision in which its squares may be summed: half precisions become float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _max_out(linear: Tensor, max_out: int, dim: int) -> Tensor:
+    if max_out == 1:
+        return linear
+    return linear.unflatten(dim, (-1, max_out)).max(dim=dim if dim < 0 else dim + 1).values
+
+
+def _scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
+    """``|linear / norm|^(b-1) · linear``, the factor computed in the precision of `norm`."""
+    cosine = freeze(linear).to(norm.dtype).abs() / norm
+    factor = cosine if b == 2 else (cosine + COS_EPS).pow(b - 1)
+    return (factor * linear).to(linear.dtype)

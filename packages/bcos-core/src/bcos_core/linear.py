@@ -1,0 +1,73 @@
+"""The B-cos counterpart of :class:`torch.nn.Linear`."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core import functional
+from bcos_core.errors import BcosError
+
+
+class BcosLinear(nn.Module):
+    """B-cos transform of vectors: ``y_o = |cos(x, ŵ_o)|^(B-1) · ŵ_oᵀ x``, without bias.
+
+    Args:
+        in_features: length of the input vectors.
+        out_features: length of the output vectors.
+        b: exponent B ≥ 1.
+        max_out: units per output feature, of which the largest ``ŵᵀx`` counts; 1 for no MaxOut.
+        device: of the weight.
+        dtype: of the weight.
+
+    Shapes: (..., in_features) → (..., out_features).
+
+    Raises:
+        BcosError: a size below 1, B < 1 or max_out < 1.
+
+    >>> import torch
+    >>> layer = BcosLinear(4, 3)
+    >>> layer(torch.randn(2, 4)).shape
+    torch.Size([2, 3])
+
+    Source: Böhle et al., TPAMI 2024, equation 3; MaxOut: section 3.3.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        b: float = 2.0,
+        max_out: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        functional.check_exponent(b)
+        functional.check_max_out(max_out, max_out)
+        if in_features < 1 or out_features < 1:
+            raise BcosError(
+                f"BcosLinear needs at least 1 feature in and out, got {in_features} and {out_features}"
+            )
+        self.in_features = in_features
+        self.out_features = out_features
+        self.b = b
+        self.max_out = max_out
+        self.weight = nn.Parameter(
+            torch.empty(out_features * max_out, in_features, device=device, dtype=dtype)
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weight as :class:`torch.nn.Linear` does."""
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform (..., in_features) to (..., out_features)."""
+        return functional.bcos_linear(x, self.weight, b=self.b, max_out=self.max_out)
+
+    def extra_repr(self) -> str:
+        """Sizes, B, and MaxOut where it is used."""
+        max_out = f", max_out={self.max_out}" if self.max_out > 1 else ""
+        return f"{self.in_features}, {self.out_features}, b={self.b:g}{max_out}"

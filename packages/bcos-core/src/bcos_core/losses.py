@@ -1,0 +1,85 @@
+"""Binary cross-entropies for single-label and multi-label training of B-cos networks."""
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bcos_core.errors import BcosError
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def dense_targets(logits: Tensor, target: Tensor) -> Tensor:
+    """Targets as probabilities of the shape of `logits` (N, K), from class indices (N,) or as they are.
+
+    Raises:
+        BcosError: any other shape, or an index outside [0, K).
+    """
+    if target.shape == logits.shape:
+        return target.to(logits.dtype)
+    if target.shape != logits.shape[:1] or target.is_floating_point():
+        raise BcosError(
+            f"target must hold {logits.shape[0]} class indices or have the shape {tuple(logits.shape)}, "
+            f"got {target.dtype} of shape {tuple(target.shape)}"
+        )
+    return F.one_hot(target.long(), logits.shape[-1]).to(logits.dtype)
+
+
+class BinaryCrossEntropyLoss(nn.Module):
+    """Sum over classes of ``-t ln σ(z) - (1-t) ln(1 - σ(z))``, averaged over all N·K elements.
+
+    Args:
+        smoothing: label smoothing s: ``t ← t(1-s) + s/K``.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Shapes: logits (N, K); targets (N,) class indices, or (N, K) probabilities, one- or multi-hot.
+
+    Source: Böhle et al., TPAMI 2024, section 3.4; smoothing: Szegedy et al., arXiv 1512.00567, section 7.
+    """
+
+    def __init__(self, smoothing: float = 0.0, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        if not 0 <= smoothing < 1:
+            raise BcosError(f"smoothing must be in [0, 1), got {smoothing}")
+        self.smoothing = smoothing
+        self.reduction: Reduction = reduction
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss."""
+        dense = dense_targets(logits, target)
+        if self.smoothing:
+            dense = dense * (1 - self.smoothing) + self.smoothing / logits.shape[-1]
+        return F.binary_cross_entropy_with_logits(logits, dense, reduction=self.reduction)
+
+
+class UniformOffLabelsBCELoss(nn.Module):
+    """Binary cross-entropy whose targets are at least ``1/K``: the off-labels are uniform instead of zero.
+
+    Args:
+        off_label: lower bound of every target; None for 1/K.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Shapes: logits (N, K); targets (N,) class indices, or (N, K) probabilities, one- or multi-hot.
+
+    >>> import torch
+    >>> loss = UniformOffLabelsBCELoss()
+    >>> z, t = torch.zeros(1, 5), torch.tensor([3])
+    >>> bool(torch.isclose(loss(z, t), torch.tensor(2.0).log()))  # at z = 0 every target costs ln 2
+    True
+
+    Source: Böhle et al., TPAMI 2024, section 4 (ImageNet training).
+    """
+
+    def __init__(self, off_label: float | None = None, reduction: Reduction = "mean") -> None:
+        super().__init__()
+        if off_label is not None and not 0 <= off_label <= 1:
+            raise BcosError(f"off_label must be in [0, 1], got {off_label}; use None for 1/K")
+        self.off_label = off_label
+        self.reduction: Reduction = reduction
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Compute the loss."""
+        off_label = 1 / logits.shape[-1] if self.off_label is None else self.off_label
+        dense = dense_targets(logits, target).clamp(min=off_label)
+        return F.binary_cross_entropy_with_logits(logits, dense, reduction=self.reduction)

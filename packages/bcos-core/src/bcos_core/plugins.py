@@ -1,0 +1,168 @@
+"""Finding plugins by entry point, for the packages that have hooks. Imports neither torch nor pluggy.
+
+Each package owns a pluggy manager for its hook specifications and hands it over here. One broken plugin never stops the others: it is kept, with the reason, for ``bcos plugins`` to show.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Generic, Protocol, TypeVar
+
+from bcos_core.errors import BcosError
+
+
+class Named(Protocol):
+    """A description that a hook returns: a frozen dataclass with a name."""
+
+    @property
+    def name(self) -> str:
+        """What users call it."""
+
+
+class Manager(Protocol):
+    """The part of :class:`pluggy.PluginManager` that is used here."""
+
+    hook: Any
+
+    def register(self, plugin: object, name: str | None = None) -> str | None:
+        """Register a plugin's hook implementations."""
+
+    def check_pending(self) -> None:
+        """Refuse implementations of unknown hooks."""
+
+    def unregister(self, plugin: object | None = None, name: str | None = None) -> Any:
+        """Forget a plugin."""
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """One entry point, loaded or broken."""
+
+    group: str
+    name: str
+    value: str
+    distribution: str
+    error: str | None = None
+
+
+@dataclass
+class Plugins:
+    """The plugins of one group: which there are, and which of them failed and why."""
+
+    infos: list[PluginInfo] = field(default_factory=list)
+
+    def mark_broken(self, name: str, error: str) -> None:
+        """Note that the plugin called `name` failed."""
+        self.infos = [
+            PluginInfo(i.group, i.name, i.value, i.distribution, error) if i.name == name else i
+            for i in self.infos
+        ]
+
+
+def load_plugins(manager: Manager, group: str) -> Plugins:
+    """Import and register every entry point of `group`, our own first, then the others by name."""
+    plugins = Plugins()
+    found = sorted(
+        entry_points(group=group), key=lambda e: (not e.value.startswith("bcos_"), _distribution(e), e.name)
+    )
+    for entry in found:
+        error = None
+        try:
+            module = entry.load()
+            manager.register(module, name=f"{_distribution(entry)}:{entry.name}")
+            manager.check_pending()
+        except Exception as reason:  # a stranger's module may raise anything
+            error = f"{type(reason).__name__}: {reason}".splitlines()[0]
+            manager.unregister(name=f"{_distribution(entry)}:{entry.name}")
+        plugins.infos.append(
+            PluginInfo(
+                group, f"{_distribution(entry)}:{entry.name}", entry.value, _distribution(entry), error
+            )
+        )
+    return plugins
+
+
+def _distribution(entry: Any) -> str:
+    return str(entry.dist.name) if entry.dist is not None else "?"
+
+
+SpecT = TypeVar("SpecT", bound=Named)
+
+
+class Registry(Generic[SpecT]):
+    """Descriptions by name, as the plugins of one hook return them.
+
+    Args:
+        kind: what they describe, for messages: ``"model"``.
+        hook: the pluggy hook caller, such as ``manager.hook.bcos_models_specs``.
+        plugins: where a plugin that fails, or takes a name that is taken, is noted.
+    """
+
+    def __init__(self, kind: str, hook: Any, plugins: Plugins) -> None:
+        self.kind = kind
+        self._specs: dict[str, SpecT] = {}
+        self._owners: dict[str, str] = {}
+        for implementation in hook.get_hookimpls():
+            try:
+                specs: Iterable[SpecT] = list(implementation.function())
+                for spec in specs:
+                    self._add(spec, implementation.plugin_name)
+            except Exception as reason:  # a stranger's hook may raise anything
+                plugins.mark_broken(
+                    implementation.plugin_name, f"{type(reason).__name__}: {reason}".splitlines()[0]
+                )
+
+    def _add(self, spec: SpecT, owner: str) -> None:
+        if spec.name in self._specs:
+            raise BcosError(
+                f"the {self.kind} {spec.name!r} is already registered by {self._owners[spec.name]}; choose another name"
+            )
+        self._specs[spec.name] = spec
+        self._owners[spec.name] = owner
+
+    def __iter__(self) -> Iterator[SpecT]:
+        return iter(self._specs.values())
+
+    def owner(self, name: str) -> str:
+        """Name of the plugin that registered `name`."""
+        return self._owners[name]
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._specs)
+
+    def __getitem__(self, name: str) -> SpecT:
+        """Look a description up.
+
+        Raises:
+            BcosError: no such name; the message suggests one that is close.
+        """
+        if name not in self._specs:
+            raise BcosError(f"there is no {self.kind} {name!r}; {suggestion(name, self.names())}")
+        return self._specs[name]
+
+
+def suggestion(name: str, choices: Iterable[str]) -> str:
+    """``did you mean 'x'?``, or what there is to choose from."""
+    known = list(choices)
+    close = difflib.get_close_matches(name, known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"choose from {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+
+
+def resolve(reference: str) -> Callable[..., Any]:
+    """Import the function that ``"module:function"`` names.
+
+    Raises:
+        BcosError: no such module or function.
+    """
+    module, _, function = reference.partition(":")
+    try:
+        return getattr(import_module(module), function)  # type: ignore[no-any-return] # reason: named by a string
+    except (ImportError, AttributeError, ValueError) as reason:
+        raise BcosError(
+            f"cannot load {reference!r}: {reason}; a builder is named 'module:function'"
+        ) from reason

@@ -1,0 +1,95 @@
+"""Models by name."""
+
+import inspect
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bcos_core.errors import BcosError
+from bcos_core.plugins import resolve, suggestion
+
+from bcos_models import plugins
+from bcos_models.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of all models, of every plugin, that match a shell pattern such as ``"cifar10_*"``, sorted."""
+    return [name for name in plugins.registry().names() if fnmatchcase(name, pattern)]
+
+
+def model_specs() -> list[ModelSpec]:
+    """Descriptions of all models, sorted by name."""
+    return sorted(plugins.registry(), key=lambda spec: spec.name)
+
+
+def get_spec(name: str) -> ModelSpec:
+    """Description of one model.
+
+    Raises:
+        BcosError: no such model; the message suggests one.
+    """
+    return plugins.registry()[name]
+
+
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    num_classes: int | None = None,
+    **options: Any,
+) -> "nn.Module":
+    """Build a model by name.
+
+    Args:
+        name: one of :func:`list_models`.
+        pretrained: load the weights that the model's description names.
+        weights: a ``.safetensors`` file to load, written by :func:`bcos_models.save_weights` or in a format that a plugin converts.
+        num_classes: outputs; None for the model's own number.
+        options: arguments of the model's builder, such as ``b``, ``max_out``, ``norm`` or ``in_chans``.
+
+    Returns:
+        The model, in train mode as PyTorch builds modules; call ``.eval()`` before explaining.
+
+    Raises:
+        BcosError: an unknown model or option, or weights that cannot be loaded.
+
+    >>> model = create_model("cifar10_resnet20", num_classes=5, b=1.5)
+    """
+    from bcos_models.weights import load_weights
+
+    spec = get_spec(name)
+    if pretrained:
+        raise BcosError(
+            f"no pretrained weights are registered for {name!r}; give weights=FILE with a safetensors file instead"
+        )
+    builder = resolve(spec.builder)
+    arguments: dict[str, Any] = {
+        "num_classes": spec.num_classes,
+        "in_chans": spec.input.encoded_channels,
+        **spec.options,
+        **options,
+    }
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
+    if arguments["num_classes"] < 1:
+        raise BcosError(f"num_classes must be at least 1, got {arguments['num_classes']}")
+    _check_options(name, builder, arguments)
+    model: nn.Module = builder(**arguments)
+    if weights is not None:
+        load_weights(model, weights, name=name)
+    return model
+
+
+def _check_options(name: str, builder: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    parameters = inspect.signature(builder).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters]
+    for option in arguments:
+        if option not in known:
+            raise BcosError(f"the model {name!r} has no option {option!r}; {suggestion(option, known)}")

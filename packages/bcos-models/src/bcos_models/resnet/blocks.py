@@ -1,0 +1,112 @@
+"""The two residual blocks."""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from bcos_models.layers import Layers
+
+
+class ResidualBlock(nn.Module):
+    """``y = act(branch(x) + shortcut(x))``; the convolutions and norms of the branch are ``conv1``, ``bn1``, ...
+
+    Args:
+        in_channels: of x.
+        out_channels: of y.
+        stride: of the block; where it is not 1, or the channels change, the shortcut is a 1×1 convolution with a norm.
+        layers: which convolutions, norms and activations.
+        drop_path: probability with which the branch of a sample is dropped in training.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, layers: Layers, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(
+                layers.conv(in_channels, out_channels, 1, stride), layers.norm(out_channels)
+            )
+        self.act = layers.act()
+        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Compute the residual."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the branch to the shortcut."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y: Tensor = self.act(self.drop_path(self.branch(x)) + shortcut)
+        return y
+
+
+class BasicBlock(ResidualBlock):
+    """Two 3×3 convolutions, the first with the stride."""
+
+    expansion = 1
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        layers: Layers,
+        *,
+        groups: int = 1,
+        base_width: int = 64,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__(in_channels, width, stride, layers, drop_path)
+        if groups != 1 or base_width != 64:
+            raise ValueError(f"BasicBlock has no groups, got groups={groups} and base_width={base_width}")
+        self.conv1 = layers.conv(in_channels, width, 3, stride, 1)
+        self.bn1 = layers.norm(width)
+        self.conv2 = layers.conv(width, width, 3, 1, 1)
+        self.bn2 = layers.norm(width)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Compute the residual."""
+        x = self.act(self.bn1(self.conv1(x)))
+        y: Tensor = self.bn2(self.conv2(x))
+        return y
+
+
+class Bottleneck(ResidualBlock):
+    """1×1, 3×3 with the stride (as torchvision's v1.5), 1×1 with four times the width."""
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        layers: Layers,
+        *,
+        groups: int = 1,
+        base_width: int = 64,
+        drop_path: float = 0.0,
+    ) -> None:
+        out_channels = width * self.expansion
+        super().__init__(in_channels, out_channels, stride, layers, drop_path)
+        inner = int(width * base_width / 64) * groups
+        self.conv1 = layers.conv(in_channels, inner, 1)
+        self.bn1 = layers.norm(inner)
+        self.conv2 = layers.conv(inner, inner, 3, stride, 1, 1, groups)
+        self.bn2 = layers.norm(inner)
+        self.conv3 = layers.conv(inner, out_channels, 1)
+        self.bn3 = layers.norm(out_channels)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Compute the residual."""
+        x = self.act(self.bn1(self.conv1(x)))
+        x = self.act(self.bn2(self.conv2(x)))
+        y: Tensor = self.bn3(self.conv3(x))
+        return y
+
+
+Block = type[BasicBlock] | type[Bottleneck]
+BlockBuilder = Callable[[int, int, int, float], ResidualBlock]
+"""``(in_channels, width, stride, drop_path)``"""

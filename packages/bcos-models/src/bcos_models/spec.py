@@ -1,0 +1,57 @@
+"""Descriptions of models: light, frozen, importable without torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bcos_core.errors import BcosError
+
+Encoding = Literal["add_inverse", "standardize"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model wants to see.
+
+    ``add_inverse`` appends the inverse channels to values in [0, 1] (B-cos networks); ``standardize`` subtracts a mean and divides by a standard deviation (the plain baselines).
+    """
+
+    size: int = 224
+    """Height and width in pixels."""
+    channels: int = 3
+    """Channels of the image before it is encoded."""
+    encoding: Encoding = "add_inverse"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Used by ``standardize`` only; so is `std`."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    resize: int | None = 256
+    """Shorter side, in pixels, before the centre crop of `size`; None resizes to `size` directly."""
+
+    def __post_init__(self) -> None:
+        if self.encoding not in ("add_inverse", "standardize"):
+            raise BcosError(f"encoding must be 'add_inverse' or 'standardize', got {self.encoding!r}")
+        if self.size < 1 or self.channels < 1:
+            raise BcosError(f"size and channels must be positive, got {self.size} and {self.channels}")
+
+    @property
+    def encoded_channels(self) -> int:
+        """Channels that the network's first layer sees."""
+        return self.channels * (2 if self.encoding == "add_inverse" else 1)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model by name, and how to build it."""
+
+    name: str
+    builder: str
+    """``"module:function"``; called with ``num_classes``, ``in_chans`` and the options."""
+    family: str
+    summary: str = ""
+    input: InputSpec = field(default_factory=InputSpec)
+    num_classes: int = 1000
+    """Classes that are built unless asked otherwise."""
+    params: int | None = None
+    """Number of parameters with the defaults; None if it is not known."""
+    options: Mapping[str, object] = field(default_factory=dict)
+    """Arguments of the builder that make this model; a caller may override them."""

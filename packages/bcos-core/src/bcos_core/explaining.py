@@ -126,7 +126,7 @@ def _find_layer(model: nn.Module, layer: str | nn.Module | None) -> nn.Module | 
         raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
     if layer is None:
         return None
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     if isinstance(layer, str):
         if layer not in modules:
             raise BcosError(f"the model has no layer {layer!r}; it has {', '.join(list(modules)[1:9])}, ...")

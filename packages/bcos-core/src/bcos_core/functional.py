@@ -129,7 +129,8 @@ def unit_norm(weight: Tensor) -> Tensor:
     """``ŵ = w / ‖w‖`` for every row: the norm is over all dimensions but the first."""
     dims = tuple(range(1, weight.ndim))
     norm = torch.linalg.vector_norm(_accumulable(weight), dim=dims, keepdim=True).clamp_min(WEIGHT_NORM_EPS)
-    return weight / norm.to(weight.dtype)
+    normed: Tensor = weight / norm.to(weight.dtype)
+    return normed
 
 
 def patch_norms(
@@ -154,7 +155,8 @@ def patch_norms(
         (N, groups, *spatial_out)
     """
     n_dims = len(kernel_size)
-    squares = _accumulable(x).square().unflatten(1, (groups, -1)).sum(2)  # (N, G, *spatial)
+    squares = _accumulable(x).square()
+    squares = squares.reshape(x.shape[0], groups, -1, *x.shape[2:]).sum(2)  # (N, G, *spatial)
     if any(before or after for before, after in padding):
         squares = F.pad(squares, _pad_argument(padding))
     if all(d == 1 for d in dilation):
@@ -289,7 +291,9 @@ def _accumulable(x: Tensor) -> Tensor:
 def _max_out(linear: Tensor, max_out: int, dim: int) -> Tensor:
     if max_out == 1:
         return linear
-    return linear.unflatten(dim, (-1, max_out)).max(dim=dim if dim < 0 else dim + 1).values
+    units = linear.unflatten(dim, (-1, max_out))
+    largest: Tensor = units.max(dim=dim if dim < 0 else dim + 1).values
+    return largest
 
 
 def _scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:

@@ -24,7 +24,9 @@ class Named(Protocol):
 class Manager(Protocol):
     """The part of :class:`pluggy.PluginManager` that is used here."""
 
-    hook: Any
+    @property
+    def hook(self) -> Any:
+        """Callers of the hooks."""
 
     def register(self, plugin: object, name: str | None = None) -> str | None:
         """Register a plugin's hook implementations."""

@@ -85,7 +85,7 @@ def _batch_norm(
 
 
 def _layer_norm(
-    func: Rule,
+    _func: Rule,
     x: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
@@ -98,7 +98,7 @@ def _layer_norm(
 
 
 def _group_norm(
-    func: Rule,
+    _func: Rule,
     x: Tensor,
     num_groups: int,
     weight: Tensor | None = None,
@@ -111,7 +111,7 @@ def _group_norm(
 
 
 def _instance_norm(
-    func: Rule,
+    _func: Rule,
     x: Tensor,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,

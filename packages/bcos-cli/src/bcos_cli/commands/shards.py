@@ -1,0 +1,111 @@
+"""``bcos shards``: pack, look at and check shards."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from bcos_cli.data.index import ShardIndex
+
+shards = typer.Typer(no_args_is_help=True, help="Pack images into WebDataset shards, look at shards, check them.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(shards, name="shards")
+
+
+@shards.command()
+def pack(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder or zip laid out as CLASS/image or SPLIT/CLASS/image; torchvision:NAME; or a registered data set, such as digits."
+        ),
+    ],
+    destination: Annotated[Path, typer.Argument(help="Folder for the shards and index.json.")],
+    samples_per_shard: Annotated[int, typer.Option(help="Images in a shard.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of the order of images.")] = 0,
+    on_error: Annotated[
+        str, typer.Option(help="fail: list unreadable images and stop; skip: leave them out and list them in the index.")
+    ] = "fail",
+    split: Annotated[str, typer.Option(help="Name of the split, where the source has none.")] = "train",
+    root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
+) -> None:
+    """Pack labelled images into shards. Interrupted, the same command goes on where it stopped."""
+    from bcos_core.errors import BcosError
+
+    from bcos_cli import console
+    from bcos_cli.data.pack import pack as pack_source
+    from bcos_cli.data.sources import open_source
+
+    if on_error not in ("fail", "skip"):
+        raise BcosError(f"--on-error must be fail or skip, got {on_error!r}")
+    opened = open_source(source, root=root, split=split)
+    with console.counted("packing", len(opened.items)) as counter:
+        index = pack_source(
+            opened,
+            source,
+            destination,
+            samples_per_shard=samples_per_shard,
+            seed=seed,
+            on_error="fail" if on_error == "fail" else "skip",
+            workers=workers,
+            on_progress=counter.set,
+        )
+    _show(str(destination), index)
+
+
+@shards.command()
+def info(
+    data: Annotated[str, typer.Argument(help="Folder or URL of shards.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the index as JSON.")] = False,
+) -> None:
+    """Show classes, splits and sizes."""
+    from bcos_cli.data.index import load_index
+
+    index = load_index(data)
+    if as_json:
+        typer.echo(index.model_dump_json(indent=1))
+    else:
+        _show(data, index)
+
+
+@shards.command()
+def verify(folder: Annotated[Path, typer.Argument(help="Folder of shards.")]) -> None:
+    """Compare every shard with the index: size, SHA-256, samples, labels. Exit status 1 if one differs."""
+    from bcos_cli import console
+    from bcos_cli.data.index import load_index
+    from bcos_cli.data.verify import verify as verify_shards
+
+    index = load_index(str(folder))
+    with console.counted("verifying", len(index.shards)) as counter:
+        problems = verify_shards(folder, index, counter.advance)
+    for problem in problems:
+        typer.echo(f"bcos: {problem}", err=True)
+    if problems:
+        typer.echo(f"{len(problems)} of {len(index.shards)} shards differ from the index", err=True)
+        raise typer.Exit(1)
+    typer.echo(f"{len(index.shards)} shards agree with the index")
+
+
+def _show(data: str, index: "ShardIndex") -> None:
+    from bcos_cli import console
+
+    rows = [
+        (
+            split,
+            f"{index.samples(split):,}",
+            len(index.of(split)),
+            f"{sum(shard.bytes for shard in index.of(split)) / 1e6:,.1f}",
+        )
+        for split in index.splits()
+    ]
+    console.table(f"{data}{os.sep}index.json", ["split", "images", "shards", "MB"], rows)
+    names = ", ".join(index.classes[:12]) + (", ..." if len(index.classes) > 12 else "")
+    console.out.print(f"{len(index.classes)} classes: {names}")
+    if index.skipped:
+        console.out.print(f"{len(index.skipped)} unreadable images were left out; index.json lists them")

@@ -1,0 +1,98 @@
+"""What a person sees in the terminal: progress bars on standard error, tables on standard output."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+T = TypeVar("T")
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Images a second, where a task counts them in its field ``images``."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = task.finished_time if task.finished else task.elapsed
+        images = task.fields.get("images", 0)
+        return Text(f"{images / elapsed:,.0f} images/s" if images and elapsed else "")
+
+
+def progress(enabled: bool = True) -> Progress:
+    """Return a progress bar with count, rate, time left and a note."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=err,
+        disable=not enabled,
+    )
+
+
+@contextmanager
+def counted(description: str, total: int, enabled: bool = True) -> Iterator["Counter"]:
+    """Show a progress bar for `total` steps of one piece of work."""
+    with progress(enabled) as bar:
+        yield Counter(bar, description, total)
+
+
+class Counter:
+    """One task of a progress bar."""
+
+    def __init__(self, bar: Progress, description: str, total: int) -> None:
+        self._bar = bar
+        self._task = bar.add_task(description, total=total, note="", images=0)
+        self._images = 0
+
+    def advance(self, steps: int = 1, *, images: int = 0, note: str | None = None) -> None:
+        """Count steps done, and the images in them."""
+        self._images += images
+        fields = {"images": self._images} if note is None else {"images": self._images, "note": note}
+        self._bar.update(self._task, advance=steps, **fields)  # type: ignore[arg-type] # reason: free fields
+
+    def set(self, done: int, total: int) -> None:
+        """Set how much is done."""
+        self._bar.update(self._task, completed=done, total=total)
+
+
+def track(items: Iterable[T], description: str, total: int, enabled: bool = True) -> Iterator[T]:
+    """Show a progress bar while iterating over `items`."""
+    with counted(description, total, enabled) as counter:
+        for item in items:
+            yield item
+            counter.advance()
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table; numbers are aligned to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        numeric = bool(cells) and all(_is_number(row[i]) for row in cells)
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in cells:
+        made.add_row(*row)
+    out.print(made)
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(",", "").replace(".", "").replace("%", "").replace(" ", "").lstrip("-+").isdigit()

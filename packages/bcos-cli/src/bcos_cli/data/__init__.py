@@ -1,0 +1,1 @@
+"""Data: image sources, WebDataset shards with an index, deterministic streams."""

@@ -1,0 +1,130 @@
+"""``index.json``: what a folder of shards holds. Imports no torch."""
+
+import os
+from pathlib import Path
+from urllib.parse import urlparse
+
+from bcos_core.errors import BcosError
+from bcos_core.plugins import suggestion
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+INDEX_NAME = "index.json"
+FORMAT_VERSION = 1
+
+
+class ShardRecord(BaseModel):
+    """One tar file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    """File name, relative to the index."""
+    split: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+class SkippedImage(BaseModel):
+    """A file that could not be read when the shards were packed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    reason: str
+
+
+class ShardIndex(BaseModel):
+    """Classes and shards of a data set."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    source: str
+    """What was packed, as the user named it."""
+    fingerprint: str
+    """SHA-256 of the list of images and of the options, by which a packing is recognised."""
+    classes: list[str]
+    shards: list[ShardRecord]
+    skipped: list[SkippedImage] = []
+
+    def splits(self) -> list[str]:
+        """Names of the splits, in order of appearance."""
+        return list(dict.fromkeys(shard.split for shard in self.shards))
+
+    def of(self, split: str) -> list[ShardRecord]:
+        """Shards of one split.
+
+        Raises:
+            BcosError: no such split.
+        """
+        shards = [shard for shard in self.shards if shard.split == split]
+        if not shards:
+            raise BcosError(f"the shards have no split {split!r}; {suggestion(split, self.splits())}")
+        return shards
+
+    def samples(self, split: str) -> int:
+        """Count the images of one split."""
+        return sum(shard.samples for shard in self.of(split))
+
+
+def is_url(location: str) -> bool:
+    """Whether `location` is remote, in one of the ways WebDataset knows (``http:``, ``s3:``, ``gs:``, ``pipe:``, ...)."""
+    return len(urlparse(location).scheme) > 1
+
+
+def index_location(data: str) -> str:
+    """Where the index of `data` (a folder or URL of shards, or the index itself) is."""
+    if data.endswith(".json"):
+        return data
+    return f"{data.rstrip('/')}/{INDEX_NAME}"
+
+
+def load_index(data: str) -> ShardIndex:
+    """Read and check the index of a folder, or URL, of shards.
+
+    Raises:
+        BcosError: no index there, or one that is damaged or of a newer format.
+    """
+    location = index_location(data)
+    try:
+        if is_url(location):
+            import webdataset
+
+            with webdataset.gopen(location) as stream:
+                text = stream.read().decode()
+        else:
+            text = Path(location).read_text()
+    except OSError as reason:
+        raise BcosError(
+            f"there are no shards at {data!r} (cannot read {location}: {reason.strerror or reason}); "
+            "make them with: bcos shards pack SOURCE DESTINATION"
+        ) from reason
+    try:
+        index = ShardIndex.model_validate_json(text)
+    except ValidationError as reason:
+        first = reason.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BcosError(f"{location} is no index of shards: {where or 'file'}: {first['msg']}") from reason
+    if index.format_version > FORMAT_VERSION:
+        raise BcosError(
+            f"{location} has format version {index.format_version}, this program knows {FORMAT_VERSION}; "
+            "install a newer bcos-cli"
+        )
+    return index
+
+
+def shard_urls(data: str, shards: list[ShardRecord]) -> list[str]:
+    """Full path or URL of every shard."""
+    base = index_location(data).rpartition("/")[0] or "."
+    return [f"{base}/{shard.name}" for shard in shards]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file aside, then rename it: it is there whole, or not at all."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        aside.write_text(text)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

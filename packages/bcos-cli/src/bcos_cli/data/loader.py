@@ -1,0 +1,71 @@
+"""Data loaders over shards."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bcos_models import InputSpec
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bcos_cli.config import Augment
+from bcos_cli.data.index import ShardIndex
+from bcos_cli.data.stream import Sample, Shards, ShardStream
+from bcos_cli.data.transforms import BytesTransform, inference_transform, training_transform
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""8-bit images (N, C, H, W), labels (N,), positions in the split (N,)."""
+
+
+@dataclass
+class Batches:
+    """Batches of one process, epoch by epoch."""
+
+    stream: ShardStream
+    loader: DataLoader[Sample]
+
+    def __len__(self) -> int:
+        return self.stream.batches
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        """Iterate over the batches of an epoch."""
+        self.stream.set_epoch(epoch)
+        for images, labels, positions in self.loader:
+            yield images, labels, positions
+
+
+def make_batches(
+    data: str,
+    index: ShardIndex,
+    split: str,
+    spec: InputSpec,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    seed: int = 0,
+    augment: Augment | None = None,
+    accumulate: int = 1,
+    shuffle: int = 0,
+    pin_memory: bool = False,
+) -> Batches:
+    """Batches of `split`: for training with an `augment`, in equal numbers for each process, else for evaluation."""
+    steps = inference_transform(spec) if augment is None else training_transform(spec, augment)
+    stream = ShardStream(
+        Shards.of(data, index, split),
+        BytesTransform(spec.channels, steps, is_random=augment is not None),
+        rank=rank,
+        world=world,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        equal_multiple=None if augment is None else accumulate,
+    )
+    loader = DataLoader(
+        stream,
+        batch_size=batch_size,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=pin_memory,
+    )
+    return Batches(stream, loader)

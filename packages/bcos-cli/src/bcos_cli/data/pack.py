@@ -1,0 +1,281 @@
+"""Packing labelled images into WebDataset shards: deterministic, parallel, resumable. Imports no torch."""
+
+import hashlib
+import io
+import multiprocessing
+import os
+import random
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from bcos_core.errors import BcosError
+from pydantic import BaseModel
+
+from bcos_cli.data.index import (
+    INDEX_NAME,
+    ShardIndex,
+    ShardRecord,
+    SkippedImage,
+    load_index,
+    write_atomically,
+)
+from bcos_cli.data.sources import ImageItem, ImageSource
+
+OnError = Literal["fail", "skip"]
+PROGRESS_NAME = ".packing.json"
+
+
+@dataclass(frozen=True)
+class PlannedShard:
+    """A shard before it is written."""
+
+    name: str
+    split: str
+    items: list[tuple[str, ImageItem]]
+    """(key, image)"""
+
+
+class _Finished(BaseModel):
+    """A shard after it is written."""
+
+    record: ShardRecord
+    skipped: list[SkippedImage]
+
+
+class _Progress(BaseModel):
+    """What an interrupted packing leaves behind."""
+
+    fingerprint: str
+    finished: list[_Finished] = []
+
+
+def pack(
+    source: ImageSource,
+    name: str,
+    destination: Path,
+    *,
+    samples_per_shard: int = 1000,
+    seed: int = 0,
+    on_error: OnError = "fail",
+    workers: int | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ShardIndex:
+    """Write the shards of `source` and their index into `destination`.
+
+    The images of a split are shuffled (by `seed`) and cut into shards. A shard is written aside and renamed when it is whole; the index
+    comes last. Packing the same source again continues where it was interrupted and gives the same bytes.
+
+    Args:
+        source: the images.
+        name: how the index calls the source.
+        destination: folder, made if it is missing.
+        samples_per_shard: images in a shard; the last of a split may have fewer.
+        seed: of the order.
+        on_error: what to do about images that cannot be decoded: ``"fail"`` after listing them all, or ``"skip"`` them and list them in the index.
+        workers: processes; None for one a core.
+        on_progress: called with (images done, images in all).
+
+    Returns:
+        The index.
+
+    Raises:
+        BcosError: the folder holds other shards, nothing to pack, or unreadable images with ``on_error="fail"``.
+    """
+    if samples_per_shard < 1:
+        raise BcosError(f"samples per shard must be at least 1, got {samples_per_shard}")
+    plan = plan_shards(source.items, samples_per_shard, seed)
+    fingerprint = _fingerprint(source, samples_per_shard, seed, on_error)
+    total = len(source.items)
+    done = _already_done(destination, fingerprint)
+    if isinstance(done, ShardIndex):
+        if on_progress:
+            on_progress(total, total)
+        return done
+
+    finished = {f.record.name: f for f in done.finished}
+    destination.mkdir(parents=True, exist_ok=True)
+    unreadable: list[SkippedImage] = []
+    images_done = sum(f.record.samples + len(f.skipped) for f in finished.values())
+    for result in _write_all(source, [s for s in plan if s.name not in finished], destination, on_error, workers):
+        images_done += result.record.samples + len(result.skipped)
+        if on_progress:
+            on_progress(images_done, total)
+        if result.skipped and on_error == "fail":
+            unreadable += result.skipped
+            continue
+        finished[result.record.name] = result
+        progress = _Progress(fingerprint=fingerprint, finished=list(finished.values()))
+        write_atomically(destination / PROGRESS_NAME, progress.model_dump_json())
+    if unreadable:
+        listing = "\n".join(f"  {image.path}: {image.reason}" for image in sorted(unreadable, key=lambda s: s.path))
+        raise BcosError(
+            f"{len(unreadable)} of {total} images cannot be read; remove them, or pass --on-error skip:\n{listing}"
+        )
+    ordered = [finished[shard.name] for shard in plan]
+    index = ShardIndex(
+        source=name,
+        fingerprint=fingerprint,
+        classes=source.classes,
+        shards=[f.record for f in ordered if f.record.samples],
+        skipped=[image for f in ordered for image in f.skipped],
+    )
+    write_atomically(destination / INDEX_NAME, index.model_dump_json(indent=1) + "\n")
+    (destination / PROGRESS_NAME).unlink(missing_ok=True)
+    return index
+
+
+def plan_shards(items: list[ImageItem], samples_per_shard: int, seed: int) -> list[PlannedShard]:
+    """Shuffle each split and cut it into shards."""
+    shards = []
+    for split in dict.fromkeys(item.split for item in items):
+        chosen = _with_keys([item for item in items if item.split == split])
+        random.Random(f"{seed}/{split}").shuffle(chosen)
+        remaining = iter(chosen)
+        while part := list(islice(remaining, samples_per_shard)):
+            number = sum(shard.split == split for shard in shards)
+            shards.append(PlannedShard(f"{split}-{number:06d}.tar", split, part))
+    return shards
+
+
+def _with_keys(items: list[ImageItem]) -> list[tuple[str, ImageItem]]:
+    """Give each image a WebDataset key: its path without extension, dots and doubles."""
+    taken: set[str] = set()
+    keyed = []
+    for item in items:
+        path = PurePosixPath(item.path)
+        stem = key = str(path.parent / path.stem.replace(".", "_"))
+        n = 2
+        while key in taken:
+            key = f"{stem}__{n}"
+            n += 1
+        taken.add(key)
+        keyed.append((key, item))
+    return keyed
+
+
+def _already_done(destination: Path, fingerprint: str) -> ShardIndex | _Progress:
+    """Return the finished index or the progress of an earlier packing of the same source."""
+    fresh = _Progress(fingerprint=fingerprint)
+    if not destination.exists():
+        return fresh
+    if not destination.is_dir():
+        raise BcosError(f"{str(destination)!r} is a file; give a folder for the shards")
+    other = BcosError(
+        f"{str(destination)!r} already holds other shards or files; give an empty folder, or remove that one first"
+    )
+    if (destination / INDEX_NAME).exists():
+        index = load_index(str(destination))
+        if index.fingerprint != fingerprint:
+            raise other
+        return index
+    for aside in destination.glob(".*.tmp"):  # of a packing that was killed
+        aside.unlink()
+    progress_file = destination / PROGRESS_NAME
+    if progress_file.exists():
+        progress = _Progress.model_validate_json(progress_file.read_text())
+        if progress.fingerprint == fingerprint:
+            progress.finished = [f for f in progress.finished if _is_whole(destination / f.record.name, f.record)]
+            return progress
+        raise other
+    if any(destination.glob("*.tar")):
+        raise other
+    return fresh
+
+
+def _is_whole(path: Path, record: ShardRecord) -> bool:
+    if not record.samples:  # nothing in it could be read, and nothing was written
+        return True
+    return path.exists() and path.stat().st_size == record.bytes
+
+
+def _fingerprint(source: ImageSource, samples_per_shard: int, seed: int, on_error: OnError) -> str:
+    digest = hashlib.sha256(f"1 {samples_per_shard} {seed} {on_error} {source.classes}\n".encode())
+    for item in source.items:
+        digest.update(f"{item.split}\t{item.label}\t{item.path}\n".encode())
+    return digest.hexdigest()
+
+
+def _write_all(
+    source: ImageSource, plan: list[PlannedShard], destination: Path, on_error: OnError, workers: int | None
+) -> Iterator[_Finished]:
+    """Write shards in parallel, yielding each as it is finished."""
+    workers = min(workers or os.cpu_count() or 1, len(plan))
+    if workers <= 1:
+        for shard in plan:
+            yield write_shard(source, shard, destination, on_error)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_source, initargs=(source,)) as pool:
+        waiting = iter(plan)
+        running: set[Future[_Finished]] = {
+            pool.submit(_write_with_source, shard, destination, on_error) for shard in islice(waiting, 2 * workers)
+        }
+        while running:
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for shard in islice(waiting, len(finished)):
+                running.add(pool.submit(_write_with_source, shard, destination, on_error))
+            for future in finished:
+                yield future.result()
+
+
+_SOURCE: list[ImageSource] = []  # of this worker process: sent once, not with every shard
+
+
+def _set_source(source: ImageSource) -> None:
+    _SOURCE[:] = [source]
+
+
+def _write_with_source(shard: PlannedShard, destination: Path, on_error: OnError) -> _Finished:
+    return write_shard(_SOURCE[0], shard, destination, on_error)
+
+
+def write_shard(source: ImageSource, shard: PlannedShard, destination: Path, on_error: OnError) -> _Finished:
+    """Write one tar file, aside and then renamed; not at all if an image is unreadable and that is fatal."""
+    buffer = io.BytesIO()
+    skipped: list[SkippedImage] = []
+    samples = 0
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for key, item in shard.items:
+            try:
+                data, extension = source.read(item)
+                _check_decodes(data)
+            except Exception as reason:  # decoders raise many types
+                skipped.append(SkippedImage(path=item.path, reason=f"{type(reason).__name__}: {reason}"))
+                continue
+            _add(tar, f"{key}.{extension}", data)
+            _add(tar, f"{key}.cls", str(item.label).encode())
+            samples += 1
+    content = buffer.getvalue()
+    record = ShardRecord(
+        name=shard.name,
+        split=shard.split,
+        samples=samples,
+        bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    if samples and not (skipped and on_error == "fail"):
+        aside = destination / f".{shard.name}.{os.getpid()}.tmp"
+        try:
+            aside.write_bytes(content)
+            aside.replace(destination / shard.name)
+        finally:
+            aside.unlink(missing_ok=True)
+    return _Finished(record=record, skipped=skipped)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    info = tarfile.TarInfo(name)  # time, owner and mode are constants: the same images give the same bytes
+    info.size = len(data)
+    tar.addfile(info, io.BytesIO(data))
+
+
+def _check_decodes(data: bytes) -> None:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()

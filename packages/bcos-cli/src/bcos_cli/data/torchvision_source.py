@@ -1,0 +1,63 @@
+"""Classification data sets of torchvision as a source of images."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from bcos_core.errors import BcosError
+from bcos_core.plugins import suggestion
+
+from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
+
+
+def torchvision_source(name: str, root: Path) -> ArraySource:
+    """Both splits of the torchvision data set `name` below `root`; downloaded if it is not there.
+
+    Raises:
+        BcosError: no such data set, one without train and test splits or class labels, or a failed download.
+    """
+    from torchvision import datasets
+
+    known = [n for n in datasets.__all__ if inspect.isclass(getattr(datasets, n))]
+    if name not in known:
+        raise BcosError(f"torchvision has no data set {name!r}; {suggestion(name, known)}")
+    builder = getattr(datasets, name)
+    items: list[ImageItem] = []
+    pngs: dict[str, bytes] = {}
+    classes: list[str] = []
+    for split in ("train", "test"):
+        data = _open(builder, name, root, split)
+        classes = _class_names(data)
+        for i in range(len(data)):
+            image, label = data[i]
+            if not isinstance(label, int):
+                raise BcosError(f"torchvision's {name} has no class labels; choose a classification data set")
+            path = f"{split}/{label}/{i:07d}.png"
+            items.append(ImageItem(path, split, label))
+            pngs[path] = encode_png(image)
+    largest = max(item.label for item in items)
+    return ArraySource(classes or [str(label) for label in range(largest + 1)], items, pngs)
+
+
+def _open(builder: Any, name: str, root: Path, split: str) -> Any:
+    parameters = inspect.signature(builder).parameters
+    arguments: dict[str, Any] = {"root": str(root)}
+    if "train" in parameters:
+        arguments["train"] = split == "train"
+    elif "split" in parameters:
+        arguments["split"] = split
+    else:
+        raise BcosError(f"torchvision's {name} has no train and test splits; unpack it to folders and pack those")
+    if "download" in parameters:
+        arguments["download"] = True
+    try:
+        return builder(**arguments)
+    except (RuntimeError, OSError, ValueError, TypeError) as reason:
+        raise BcosError(
+            f"cannot open torchvision's {name} below {str(root)!r}: {reason}; "
+            "put the files there, or name their folder with --root"
+        ) from reason
+
+
+def _class_names(data: Any) -> list[str]:
+    return [str(c if isinstance(c, str) else c[0]) for c in getattr(data, "classes", [])]

@@ -1,0 +1,92 @@
+"""From encoded bytes to 8-bit tensors: the inference transform of a model, and the augmentations of a recipe."""
+
+import io
+import random
+from dataclasses import dataclass
+
+import torch
+from bcos_core.errors import BcosError
+from bcos_models import InputSpec
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from bcos_cli.config import Augment
+
+
+def decode(data: bytes, channels: int) -> Image.Image:
+    """Decode an image to greyscale (1 channel) or RGB (3 channels)."""
+    with Image.open(io.BytesIO(data)) as image:
+        return image.convert(image_mode(channels))
+
+
+def image_mode(channels: int) -> str:
+    """Return Pillow's mode for images of `channels` channels.
+
+    Raises:
+        BcosError: neither 1 nor 3.
+    """
+    if channels not in (1, 3):
+        raise BcosError(f"images have 1 (greyscale) or 3 (RGB) channels, the model wants {channels}")
+    return "L" if channels == 1 else "RGB"
+
+
+def inference_transform(spec: InputSpec) -> nn.Module:
+    """Resize and centre crop as the model was evaluated; PIL image → 8-bit (C, H, W)."""
+    to_size: list[nn.Module] = []
+    if spec.resize is None:
+        to_size = [v2.Resize((spec.size, spec.size), antialias=True)]
+    else:
+        to_size = [v2.Resize(spec.resize, antialias=True), v2.CenterCrop(spec.size)]
+    return v2.Compose([v2.PILToTensor(), *to_size])
+
+
+def training_transform(spec: InputSpec, augment: Augment) -> nn.Module:
+    """Return the recipe's augmentations, in the order in which they are listed in :class:`bcos_cli.config.Augment`."""
+    steps: list[nn.Module] = [v2.PILToTensor()]
+    if augment.random_resized_crop is not None:
+        steps.append(v2.RandomResizedCrop(spec.size, scale=augment.random_resized_crop, antialias=True))
+    else:
+        steps.append(v2.Resize((spec.size, spec.size), antialias=True))
+    if augment.pad_crop:
+        steps.append(v2.RandomCrop(spec.size, padding=augment.pad_crop))
+    if augment.affine_degrees or augment.affine_translate:
+        translate = (augment.affine_translate,) * 2 if augment.affine_translate else None
+        steps.append(v2.RandomAffine(augment.affine_degrees, translate, interpolation=v2.InterpolationMode.BILINEAR))
+    if augment.horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip(augment.horizontal_flip))
+    if augment.trivial_augment:
+        steps.append(v2.TrivialAugmentWide())
+    if augment.random_erasing:
+        steps.append(v2.RandomErasing(augment.random_erasing))
+    return v2.Compose(steps)
+
+
+@dataclass(frozen=True)
+class BytesTransform:
+    """Decode, then transform with a generator seeded for this sample alone; the process's own generators are left as they were."""
+
+    channels: int
+    steps: nn.Module
+    is_random: bool
+
+    def __call__(self, data: bytes, rng: random.Random) -> Tensor:
+        """Encoded bytes → 8-bit (C, H, W)."""
+        image = decode(data, self.channels)
+        if not self.is_random:
+            result: Tensor = self.steps(image)
+            return result
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(rng.getrandbits(63))
+            augmented: Tensor = self.steps(image)
+        return augmented
+
+
+def input_encoder(spec: InputSpec) -> nn.Module:
+    """Images in [0, 1] → what the network sees: inverse channels, or mean and standard deviation."""
+    from bcos_core import AddInverse
+
+    if spec.encoding == "add_inverse":
+        return AddInverse()
+    mean, std = (list(values)[: spec.channels] for values in (spec.mean, spec.std))
+    return v2.Normalize(mean, std)

@@ -1,0 +1,39 @@
+"""The plugin manager of this package, loaded once. Imports no torch."""
+
+from functools import cache
+
+import pluggy
+from bcos_core.plugins import Plugins, Registry, load_plugins
+
+from bcos_cli import hookspecs
+from bcos_cli.spec import DatasetSpec, RecipeSpec
+
+
+@cache
+def _loaded() -> tuple[pluggy.PluginManager, Plugins]:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager, load_plugins(manager, hookspecs.PROJECT)
+
+
+def manager() -> pluggy.PluginManager:
+    """Return the plugin manager, with every entry point registered."""
+    return _loaded()[0]
+
+
+def plugins() -> Plugins:
+    """Which plugins there are, and which of them are broken."""
+    recipes(), datasets()
+    return _loaded()[1]
+
+
+@cache
+def recipes() -> Registry[RecipeSpec]:
+    """All recipes by name."""
+    return Registry("recipe", manager().hook.bcos_cli_recipes, _loaded()[1])
+
+
+@cache
+def datasets() -> Registry[DatasetSpec]:
+    """All data sets by name."""
+    return Registry("data set", manager().hook.bcos_cli_datasets, _loaded()[1])

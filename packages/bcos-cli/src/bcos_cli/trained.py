@@ -1,0 +1,125 @@
+"""A network with all that is needed to use it: input, classes, and what its logits mean."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from bcos_core.errors import BcosError
+from bcos_models import InputSpec, create_model, get_spec, list_models, load_weights, save_weights
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from bcos_cli.config import Recipe
+from bcos_cli.data.transforms import input_encoder
+
+Probabilities = Literal["sigmoid", "softmax"]
+WEIGHTS_NAME = "model.safetensors"
+_METADATA = "bcos"
+
+
+@dataclass
+class TrainedModel:
+    """A network and its description, which travels in the header of its weights file."""
+
+    model: nn.Module
+    name: str
+    options: dict[str, Any]
+    input: InputSpec
+    classes: list[str]
+    probabilities: Probabilities
+
+    def encode(self, images: Tensor) -> Tensor:
+        """8-bit images, or floats in [0, 1], (N, C, H, W) → what the network sees."""
+        scaled = images if images.is_floating_point() else images.float() / 255
+        encoded: Tensor = input_encoder(self.input)(scaled)
+        return encoded
+
+    def confidences(self, logits: Tensor) -> Tensor:
+        """Logits (N, K) → probabilities (N, K): a sigmoid for each class, or a softmax, as the network was trained."""
+        wide = logits.float()
+        return wide.sigmoid() if self.probabilities == "sigmoid" else wide.softmax(1)
+
+    def save(self, path: Path, model: nn.Module | None = None) -> None:
+        """Write the weights (of `model` if given) with the description in their header."""
+        description = {
+            "model": self.name,
+            "options": self.options,
+            "input": asdict(self.input),
+            "classes": self.classes,
+            "probabilities": self.probabilities,
+        }
+        save_weights(model or self.model, path, metadata={_METADATA: json.dumps(description)})
+
+
+def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
+    """Build the untrained network of a recipe for `classes`."""
+    spec = get_spec(recipe.model.name)
+    changes: dict[str, Any] = {}
+    if recipe.data.image_size is not None:
+        changes |= {"size": recipe.data.image_size, "resize": None}
+    if recipe.data.image_channels is not None:
+        changes["channels"] = recipe.data.image_channels
+    seen = replace(spec.input, **changes)
+    options = {"in_chans": seen.encoded_channels, **recipe.model.options}
+    model = create_model(recipe.model.name, num_classes=len(classes), **options)
+    probabilities: Probabilities = "softmax" if recipe.train.loss == "cross_entropy" else "sigmoid"
+    return TrainedModel(model, recipe.model.name, options, seen, classes, probabilities)
+
+
+def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
+    """Load what a user names: a run's folder, a weights file of a run, or a model's name with weights.
+
+    Raises:
+        BcosError: nothing of that name, or no weights.
+    """
+    path = Path(run_or_model)
+    if path.is_dir():
+        if not (path / WEIGHTS_NAME).is_file():
+            raise BcosError(
+                f"{run_or_model!r} holds no {WEIGHTS_NAME}: it is no finished run; "
+                f"give the folder of one, or continue it with: bcos train --resume --out {run_or_model}"
+            )
+        return _load_file(path / WEIGHTS_NAME)
+    if path.suffix == ".safetensors":
+        return _load_file(path)
+    if run_or_model not in list_models():
+        raise BcosError(
+            f"{run_or_model!r} is neither a run's folder, nor a .safetensors file, nor a model; bcos models lists those"
+        )
+    if weights is None:
+        raise BcosError(f"the model {run_or_model!r} has no weights here; name a file with --weights, or give a run's folder")
+    spec = get_spec(run_or_model)
+    model = create_model(run_or_model, weights=weights)
+    classes = [str(k) for k in range(spec.num_classes)]
+    probabilities: Probabilities = "sigmoid" if spec.input.encoding == "add_inverse" else "softmax"
+    return TrainedModel(model.eval(), run_or_model, {}, spec.input, classes, probabilities)
+
+
+def _load_file(path: Path) -> TrainedModel:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except Exception as reason:  # safetensors raises several types
+        raise BcosError(f"cannot read the weights file {str(path)!r}: {reason}") from reason
+    if _METADATA not in metadata:
+        raise BcosError(
+            f"{str(path)!r} does not say which model it belongs to; name it: MODEL --weights {path}"
+        )
+    described = json.loads(metadata[_METADATA])
+    seen = InputSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in described["input"].items()})
+    options = described["options"]
+    model = create_model(described["model"], num_classes=len(described["classes"]), **options)
+    load_weights(model, path, name=described["model"])
+    return TrainedModel(
+        model.eval(), described["model"], options, seen, described["classes"], described["probabilities"]
+    )
+
+
+def default_device() -> torch.device:
+    """Return the accelerator if there is one, else the CPU."""
+    from accelerate import PartialState
+
+    device: torch.device = PartialState().device
+    return device

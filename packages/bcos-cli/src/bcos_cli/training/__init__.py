@@ -1,0 +1,1 @@
+"""Training: one loop on Accelerate, checkpoints, the folder of a run."""

@@ -1,0 +1,40 @@
+"""Losses, optimizers and schedules of a recipe."""
+
+from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+from torch import nn
+from torch.optim import Optimizer
+
+from bcos_cli.config import Loss, OptimizerConfig, Schedule
+
+
+def make_loss(name: Loss, *, evaluation: bool = False) -> nn.Module:
+    """Return the loss by name; for evaluation, binary cross-entropies use plain targets."""
+    if name == "cross_entropy":
+        return nn.CrossEntropyLoss()
+    if name == "uniform_off_label_bce" and not evaluation:
+        return UniformOffLabelsBCELoss()
+    return BinaryCrossEntropyLoss()
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
+    """Return timm's optimizer of that name; weight decay leaves out biases and norms."""
+    momentum = {"momentum": config.momentum} if config.name == "sgd" else {}
+    return create_optimizer_v2(
+        model, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, **momentum
+    )
+
+
+def make_schedule(
+    optimizer: Optimizer, config: Schedule, lr: float, epochs: int, steps_per_epoch: int
+) -> CosineLRScheduler:
+    """Return a schedule over steps: linear warm-up, then a cosine to the end of the last epoch."""
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=epochs * steps_per_epoch,
+        lr_min=config.final_factor * lr,
+        warmup_t=round(config.warmup_epochs * steps_per_epoch),
+        warmup_lr_init=config.warmup_factor * lr,
+        t_in_epochs=False,
+    )

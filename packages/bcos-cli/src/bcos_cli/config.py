@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from bcos_core.errors import BcosError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bcos_core.errors import BcosError
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -190,7 +191,9 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except OSError as reason:
-        raise BcosError(f"cannot read the recipe {name!r}: {reason.strerror}; bcos recipes lists those there are") from reason
+        raise BcosError(
+            f"cannot read the recipe {name!r}: {reason.strerror}; bcos recipes lists those there are"
+        ) from reason
     except yaml.YAMLError as reason:
         raise BcosError(f"the recipe {name} is no YAML: {' '.join(str(reason).split())}") from reason
     if not isinstance(values, dict):

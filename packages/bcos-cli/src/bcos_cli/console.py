@@ -67,7 +67,7 @@ class Counter:
         """Count steps done, and the images in them."""
         self._images += images
         fields = {"images": self._images} if note is None else {"images": self._images, "note": note}
-        self._bar.update(self._task, advance=steps, **fields)  # type: ignore[arg-type] # reason: free fields
+        self._bar.update(self._task, advance=steps, **fields)
 
     def set(self, done: int, total: int) -> None:
         """Set how much is done."""

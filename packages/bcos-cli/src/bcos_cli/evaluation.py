@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from bcos_explain.metrics.confident import ConfidentImages
 
 CALIBRATION_BINS = 15
+MIN_CONFIDENCE = 0.5
+"""Images for the pointing game are classified correctly with more than this probability."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ def evaluate(
     model.train(was_training)
     scores = classification.compute(time.perf_counter() - start)
     if confident is not None:
-        confident = confident.merge(gather_object([confident]))
+        for state in gather_object([confident.state()]):
+            confident.merge(state)
     return Evaluated(scores, confident)
 
 
@@ -132,4 +135,4 @@ def _confident_images(per_class: int) -> "ConfidentImages | None":
         return None
     from bcos_explain.metrics.confident import ConfidentImages
 
-    return ConfidentImages(per_class)
+    return ConfidentImages(per_class, min_confidence=MIN_CONFIDENCE)

@@ -6,7 +6,23 @@ import sys
 import uuid
 
 import typer
+
 from bcos_core.errors import BcosError
+
+
+def without_option(name: str) -> list[str]:
+    """Return the arguments after the command's name, without the option `name` and its value."""
+    given = sys.argv[2:]
+    kept = []
+    skip = False
+    for argument in given:
+        if skip or argument.startswith(f"{name}="):
+            skip = False
+        elif argument == name:
+            skip = True
+        else:
+            kept.append(argument)
+    return kept
 
 
 def launch(num_processes: int, arguments: list[str]) -> None:
@@ -20,7 +36,9 @@ def launch(num_processes: int, arguments: list[str]) -> None:
 
     if num_processes < 1:
         raise BcosError(f"--num-processes must be at least 1, got {num_processes}")
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process itself says what is wrong
+    logging.getLogger("torch.distributed.elastic").setLevel(
+        logging.CRITICAL
+    )  # the process itself says what is wrong
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
     config = LaunchConfig(
         min_nodes=1,

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Annotated
 
 import typer
+
 from bcos_core.errors import BcosError
 
 app = typer.Typer(
@@ -36,7 +37,8 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def program(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show versions and exit.")
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show versions and exit."),
     ] = False,
 ) -> None:
     """Train, score and explain B-cos networks."""
@@ -77,7 +79,9 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     except KeyboardInterrupt:
         return _report(None, "interrupted", INTERRUPTED, debug)
     except Exception as reason:
-        message = getattr(reason, "format_message", None)  # click's exceptions, wherever typer takes click from
+        message = getattr(
+            reason, "format_message", None
+        )  # click's exceptions, wherever typer takes click from
         if message is not None:
             return _report(reason, f"{message()} (bcos {_command(arguments)}--help)", USER_MISTAKE, debug)
         if isinstance(code := getattr(reason, "exit_code", None), int):  # typer.Exit

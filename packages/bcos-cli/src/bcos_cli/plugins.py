@@ -3,10 +3,10 @@
 from functools import cache
 
 import pluggy
-from bcos_core.plugins import Plugins, Registry, load_plugins
 
 from bcos_cli import hookspecs
 from bcos_cli.spec import DatasetSpec, RecipeSpec
+from bcos_core.plugins import Plugins, Registry, load_plugins
 
 
 @cache

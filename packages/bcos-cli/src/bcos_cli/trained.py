@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from bcos_core.errors import BcosError
-from bcos_models import InputSpec, create_model, get_spec, list_models, load_weights, save_weights
 from safetensors import safe_open
 from torch import Tensor, nn
 
 from bcos_cli.config import Recipe
 from bcos_cli.data.transforms import input_encoder
+from bcos_core.errors import BcosError
+from bcos_models import InputSpec, create_model, get_spec, list_models, load_weights, save_weights
 
 Probabilities = Literal["sigmoid", "softmax"]
 WEIGHTS_NAME = "model.safetensors"
@@ -89,7 +89,9 @@ def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
             f"{run_or_model!r} is neither a run's folder, nor a .safetensors file, nor a model; bcos models lists those"
         )
     if weights is None:
-        raise BcosError(f"the model {run_or_model!r} has no weights here; name a file with --weights, or give a run's folder")
+        raise BcosError(
+            f"the model {run_or_model!r} has no weights here; name a file with --weights, or give a run's folder"
+        )
     spec = get_spec(run_or_model)
     model = create_model(run_or_model, weights=weights)
     classes = [str(k) for k in range(spec.num_classes)]
@@ -108,7 +110,10 @@ def _load_file(path: Path) -> TrainedModel:
             f"{str(path)!r} does not say which model it belongs to; name it: MODEL --weights {path}"
         )
     described = json.loads(metadata[_METADATA])
-    seen = InputSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in described["input"].items()})
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in described["input"].items()
+    }
+    seen = InputSpec(**values)
     options = described["options"]
     model = create_model(described["model"], num_classes=len(described["classes"]), **options)
     load_weights(model, path, name=described["model"])

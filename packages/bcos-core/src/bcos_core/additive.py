@@ -1,66 +1,100 @@
 """The additive part of a network: which constants it adds, and what each contributes to an output.
 
 With its dynamic factors frozen a network is affine in its input x *and* in every constant c that it adds anywhere
-(biases, norm shifts, positions), so ``f = Σ ∂f/∂x·x + Σ ∂f/∂c·c``. The second sum, measured here, is the ``b(x)`` of ``f(x) = W(x)·x + b(x)``.
+(biases, norm shifts, positions), so ``f = Σ ∂f/∂x·x + Σ ∂f/∂c·c``. The second sum, measured here, is the ``b(x)``
+of ``f(x) = W(x)·x + b(x)``.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 UNNAMED = "constant"
+_NAME = "_bcos_additive_name"
 
 
 class AdditiveTerms:
-    """Collects the constants added in one forward pass, each as a leaf with a copy for every sample.
+    """Collects the constants added in one forward pass, each as a leaf of its own for autograd.
+
+    While it is filled, parameters enter every operation detached (see :class:`bcos_core.rules.FrozenOperations`): a
+    tensor then requires a gradient exactly if it depends on the input.
 
     Args:
         model: whose parameters and buffers give the terms their names.
-        x: the input, the only leaf that is no constant.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor) -> None:
-        self._names = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
-        self._input = x
+    def __init__(self, model: nn.Module) -> None:
+        self._named = {id(t): (t, name) for name, t in [*model.named_parameters(), *model.named_buffers()]}
+        self._detached: dict[int, Tensor] = {}
         self.names: list[str] = []
         self.leaves: list[Tensor] = []
 
-    def is_constant(self, value: object) -> bool:
-        """Whether `value` does not depend on the input (through anything but frozen factors)."""
-        if not isinstance(value, Tensor):
-            return isinstance(value, int | float)
-        return value is not self._input and (not value.requires_grad or value.is_leaf)
+    def without_gradient(self, tensor: Tensor) -> Tensor:
+        """`tensor`, detached and named if it is a parameter or buffer of the model, or another leaf."""
+        known = self._named.get(id(tensor))
+        if known is None and not (tensor.requires_grad and tensor.is_leaf):
+            return tensor
+        if id(tensor) not in self._detached:
+            if known is None:
+                self._named[id(tensor)] = (tensor, UNNAMED)  # kept alive, so that its id stays its own
+            self._detached[id(tensor)] = name_as(tensor.detach(), self._named[id(tensor)][1])
+        return self._detached[id(tensor)]
 
-    def leaf(self, value: Tensor | float, beside: Tensor, name_of: object = None) -> Tensor:
-        """Stand-in for `value`, to be added to `beside`, through which its contribution is measured.
+    def leaf(self, value: Tensor | float, beside: Tensor) -> Tensor:
+        """Stand-in for the constant `value`, to be added to `beside`, through which its contribution is measured.
 
         Args:
-            value: the constant, broadcastable with `beside`.
-            beside: (N, ...), the other operand.
-            name_of: the parameter or buffer that gives the term its name; `value` itself if None.
+            value: broadcastable with `beside`.
+            beside: (N, ...), the other operand; the stand-in gets a copy for each of its samples.
         """
-        constant = value.detach() if isinstance(value, Tensor) else beside.new_tensor(value)
-        if constant.ndim <= beside.ndim:
+        name = name_of(value) or UNNAMED
+        constant = torch.as_tensor(value, dtype=beside.dtype, device=beside.device).detach()
+        if constant.ndim <= beside.ndim and beside.ndim:
             constant = constant.reshape((1,) * (beside.ndim - constant.ndim) + constant.shape)
             if constant.shape[0] == 1:
                 constant = constant.expand(beside.shape[0], *constant.shape[1:])
-        constant = constant.clone().requires_grad_()
-        self.names.append(self._names.get(id(value if name_of is None else name_of), UNNAMED))
-        self.leaves.append(constant)
-        return constant
+        leaf = constant.clone().requires_grad_()
+        self.names.append(name)
+        self.leaves.append(leaf)
+        return leaf.clone()  # no leaf itself: it may be changed in place
 
-    def contributions(self, gradients: tuple[Tensor | None, ...], n: int) -> dict[str, Tensor]:
-        """``Σ ∂f/∂c·c`` for each sample, (N,), by the name of the term."""
+    def shares(self, scores: Tensor, gradients: tuple[Tensor | None, ...]) -> dict[str, Tensor] | None:
+        """``Σ ∂f/∂c·c`` for each sample, (N,), by name; None if some constant has no dimension of samples in front.
+
+        Args:
+            scores: (N,), the explained outputs.
+            gradients: of ``scores.sum()`` by each of the leaves.
+        """
         shares: dict[str, Tensor] = {}
         for name, leaf, gradient in zip(self.names, self.leaves, gradients, strict=True):
             if gradient is None:  # added inside a frozen factor
                 continue
-            share = (gradient * leaf.detach()).reshape(n, -1).sum(1)
+            if leaf.ndim == 0 or leaf.shape[0] % len(scores):
+                return None
+            share = (gradient * leaf.detach()).reshape(len(scores), -1).sum(1)
             shares[name] = shares[name] + share if name in shares else share
         return shares
+
+    def shares_one_by_one(self, scores: Tensor) -> dict[str, Tensor]:
+        """As :meth:`shares`, in a backward pass for each sample, wherever its dimension is."""
+        if not self.leaves:
+            return {}
+        rows: list[dict[str, Tensor]] = []
+        for score in scores:
+            row: dict[str, Tensor] = {}
+            gradients = torch.autograd.grad(score, self.leaves, retain_graph=True, allow_unused=True)
+            for name, leaf, gradient in zip(self.names, self.leaves, gradients, strict=True):
+                if gradient is not None:
+                    share = (gradient * leaf.detach()).sum()
+                    row[name] = row[name] + share if name in row else share
+            rows.append(row)
+        names = dict.fromkeys(name for row in rows for name in row)
+        zero = torch.zeros_like(scores[0]).detach()
+        return {name: torch.stack([row.get(name, zero) for row in rows]) for name in names}
 
 
 _TERMS: ContextVar[AdditiveTerms | None] = ContextVar("bcos_additive_terms", default=None)
@@ -76,12 +110,28 @@ def measured(terms: AdditiveTerms) -> Iterator[None]:
         _TERMS.reset(token)
 
 
-def shift(x: Tensor, constant: Tensor, name_of: Tensor | None = None) -> Tensor:
-    """``x + constant``, measured if somebody asked."""
-    terms = _TERMS.get()
-    return torch.add(x, constant if terms is None else terms.leaf(constant, x, name_of))
-
-
 def current_terms() -> AdditiveTerms | None:
     """Return the collection that is being filled, if any."""
     return _TERMS.get()
+
+
+def shift(x: Tensor, constant: Tensor) -> Tensor:
+    """``x + constant``, measured if somebody asked."""
+    terms = _TERMS.get()
+    return torch.add(x, constant if terms is None else terms.leaf(constant, x))
+
+
+def is_constant(value: object) -> bool:
+    """Whether `value` does not depend on the input, while parameters are detached."""
+    return not value.requires_grad if isinstance(value, Tensor) else isinstance(value, int | float)
+
+
+def name_of(value: object) -> str | None:
+    """Name of the parameter or buffer that `value` is, or was computed from."""
+    return getattr(value, _NAME, None)
+
+
+def name_as(value: Any, name: str) -> Any:
+    """Give a constant a name."""
+    setattr(value, _NAME, name)
+    return value

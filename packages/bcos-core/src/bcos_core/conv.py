@@ -12,7 +12,7 @@ from bcos_core.errors import BcosError
 from bcos_core.functional import Padding, PaddingMode
 
 
-class _BcosConv(nn.Module):
+class BcosConv(nn.Module):
     """B-cos transform of patches, in any number of spatial dimensions.
 
     ``y_o(p) = |cos(x_p, ŵ_o)|^(B-1) · ŵ_oᵀ x_p`` with ``x_p`` the patch under the kernel at position p; no bias.
@@ -72,6 +72,10 @@ class _BcosConv(nn.Module):
         self.kernel_size = functional.expand(kernel_size, self.n_dims, "kernel_size")
         self.stride = functional.expand(stride, self.n_dims, "stride")
         self.dilation = functional.expand(dilation, self.n_dims, "dilation")
+        if min(*self.kernel_size, *self.stride, *self.dilation) < 1:
+            raise BcosError(
+                f"kernel_size, stride and dilation must be at least 1, got {kernel_size}, {stride} and {dilation}"
+            )
         functional.resolve_padding(padding, self.kernel_size, self.stride, self.dilation)  # fail early
         self.padding = padding
         self.groups = groups
@@ -115,13 +119,13 @@ class _BcosConv(nn.Module):
         return ", ".join(parts)
 
 
-class BcosConv1d(_BcosConv):
+class BcosConv1d(BcosConv):
     """B-cos transform of the patches of sequences (N, C, L)."""
 
     n_dims = 1
 
 
-class BcosConv2d(_BcosConv):
+class BcosConv2d(BcosConv):
     """B-cos transform of the patches of images (N, C, H, W).
 
     >>> import torch
@@ -133,12 +137,12 @@ class BcosConv2d(_BcosConv):
     n_dims = 2
 
 
-class BcosConv3d(_BcosConv):
+class BcosConv3d(BcosConv):
     """B-cos transform of the patches of volumes (N, C, D, H, W)."""
 
     n_dims = 3
 
 
 for _layer in (BcosConv1d, BcosConv2d, BcosConv3d):
-    _layer.__doc__ = f"{_layer.__doc__}\n{(_BcosConv.__doc__ or '').partition(chr(10))[2]}"
+    _layer.__doc__ = f"{_layer.__doc__}\n{(BcosConv.__doc__ or '').partition(chr(10))[2]}"
 del _layer

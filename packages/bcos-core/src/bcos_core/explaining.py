@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from bcos_core.additive import AdditiveTerms, measured
+from bcos_core.additive import UNNAMED, AdditiveTerms, measured
+from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.mode import explanation_mode
+from bcos_core.norms.running import RunningNorm
 
 Selector = Callable[[Tensor], Tensor]
 Target = int | Sequence[int] | Tensor | Selector | None
+
+_CHANNELS_FIRST = (BcosConv, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, RunningNorm)
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Share of Σ|contributions| that may be missing before an explanation is refused. Lower precisions are not checked."""
@@ -37,7 +41,7 @@ def explain(
         target: what to explain for each input: None for the largest output, an integer for all, (N,) or (N, T)
             integers for each, or a callable that maps the outputs to (N,) or (N, T) values of one's own, such as ``lambda z: z[:, 3] - z[:, 5]``.
         layer: a submodule, or its name, whose outputs are explained instead of the model's. Integer targets then
-            count its channels: dimension 1 of (N, K) and (N, K, *spatial), the last one of tokens (N, T, K); a channel is summed over positions. A callable gets the layer's output as it is.
+            count its channels: dimension 1 of (N, K) and (N, K, *spatial), the last one of tokens (N, T, K), which three dimensions mean unless the layer is a convolution or batch norm; a channel is summed over positions. A callable gets the layer's output as it is.
         relative: explain the distance of the target from the mean of all outputs, ``z_k - mean(z)``: what
             speaks for this class in particular.
 
@@ -61,10 +65,12 @@ def explain(
     module = _find_layer(model, layer)
     with torch.inference_mode(False), torch.enable_grad():
         leaf = x.detach().clone().requires_grad_()
-        terms = AdditiveTerms(model, leaf)
-        with explanation_mode(model), measured(terms):
-            outputs = _outputs(model, module, leaf)
-            logits, scores, indices = _select(outputs, target, relative, n=x.shape[0])
+        terms = AdditiveTerms(model)
+        with explanation_mode(model):
+            seen = leaf.clone()  # no leaf itself: the model may change it in place
+            with measured(terms):
+                outputs = _outputs(model, module, seen)
+                logits, scores, indices = _select(outputs, target, relative, module, n=x.shape[0])
         return _read_off(leaf, logits, scores, indices, terms)
 
 
@@ -72,25 +78,18 @@ def _read_off(
     leaf: Tensor, logits: Tensor, scores: Tensor, indices: Tensor, terms: AdditiveTerms
 ) -> Explanation:
     """One backward pass for each column of `scores` (N, T)."""
-    n, n_targets = scores.shape
     weights, shares = [], []
-    for t in range(n_targets):
-        gradients = (
-            torch.autograd.grad(
-                scores[:, t].sum(), [leaf, *terms.leaves], retain_graph=t + 1 < n_targets, allow_unused=True
-            )
-            if scores.requires_grad
-            else (None,) * (1 + len(terms.leaves))
-        )
-        weights.append(torch.zeros_like(leaf) if gradients[0] is None else gradients[0].clone())
-        shares.append(terms.contributions(gradients[1:], n))
+    for column in scores.unbind(1):
+        weight, share = _one_target(leaf, column, terms)
+        weights.append(weight)
+        shares.append(share)
 
     def joined(columns: list[Tensor]) -> Tensor:
         return torch.stack(columns, dim=1) if indices.ndim == 2 else columns[0]
 
     scores = scores.detach()
-    names = dict.fromkeys(name for column in shares for name in column)
     zero = torch.zeros_like(scores[:, 0])
+    names = dict.fromkeys(name for column in shares for name in column)
     bias_terms = {name: joined([column.get(name, zero) for column in shares]) for name in names}
     explanation = Explanation(
         input=leaf.detach().clone(),
@@ -98,11 +97,34 @@ def _read_off(
         target=indices.clone(),
         score=joined(list(scores.unbind(1))).clone(),
         weight=joined(weights),
-        bias=sum(bias_terms.values(), start=joined([zero] * n_targets).clone()),
+        bias=sum(bias_terms.values(), start=torch.zeros_like(joined(list(scores.unbind(1))))),
         bias_terms=bias_terms,
     )
     _check_complete(explanation)
     return explanation
+
+
+def _one_target(leaf: Tensor, scores: Tensor, terms: AdditiveTerms) -> tuple[Tensor, dict[str, Tensor]]:
+    """Dynamic linear map (N, C, *spatial) and additive shares (N,) of `scores` (N,)."""
+    if not scores.requires_grad:  # independent of the input
+        return torch.zeros_like(leaf), {UNNAMED: scores.detach().clone()}
+    sources = [leaf, *terms.leaves]
+    gradients = torch.autograd.grad(scores.sum(), sources, retain_graph=True, allow_unused=True)
+    weight = torch.zeros_like(leaf) if gradients[0] is None else gradients[0].clone()
+    shares = terms.shares(scores, gradients[1:])
+    if shares is None or _missing(leaf, weight, shares, scores) > _TOLERANCE.get(scores.dtype, 1.0):
+        shares = terms.shares_one_by_one(scores)  # samples may be in another dimension
+    return weight, shares
+
+
+def _missing(leaf: Tensor, weight: Tensor, shares: dict[str, Tensor], scores: Tensor) -> float:
+    """Largest share of ``Σ |contributions| + |bias| + |score|`` that contributions and bias miss."""
+    contributions = (weight * leaf).detach().flatten(1)
+    score = scores.detach()
+    bias = sum(shares.values(), start=torch.zeros_like(score))
+    size = contributions.abs().sum(1) + bias.abs() + score.abs()
+    missing = (score - contributions.sum(1) - bias).abs() / size.clamp_min(torch.finfo(size.dtype).tiny)
+    return float(missing.max())
 
 
 def _check_input(x: Tensor) -> None:
@@ -155,7 +177,9 @@ def _layer_output(model: nn.Module, module: nn.Module, x: Tensor) -> object:
 
     def capture(_module: nn.Module, _args: object, output: object) -> None:
         if threading.get_ident() == thread:
-            captured.append(output)
+            captured.append(
+                output.clone() if isinstance(output, Tensor) else output
+            )  # in-place layers may follow
 
     handle = module.register_forward_hook(capture)
     try:
@@ -167,11 +191,18 @@ def _layer_output(model: nn.Module, module: nn.Module, x: Tensor) -> object:
     return captured[-1]
 
 
-def _select(outputs: Tensor, target: Target, relative: bool, n: int) -> tuple[Tensor, Tensor, Tensor]:
+def _select(
+    outputs: Tensor, target: Target, relative: bool, module: nn.Module | None, n: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (N, K), the scores to explain (N, T) and the indices (N,) or (N, T) they belong to."""
     if callable(target) and not isinstance(target, Tensor):
         scores = target(outputs)
-        if not isinstance(scores, Tensor) or scores.ndim not in (1, 2) or scores.shape[0] != n:
+        if (
+            not isinstance(scores, Tensor)
+            or scores.ndim not in (1, 2)
+            or scores.shape[0] != n
+            or not scores.numel()
+        ):
             got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise BcosError(f"a callable target must return ({n},) or ({n}, T) values, got {got}")
         if relative:
@@ -182,7 +213,7 @@ def _select(outputs: Tensor, target: Target, relative: bool, n: int) -> tuple[Te
         single = scores.ndim == 1
         scores = scores.reshape(n, -1)
         return scores, scores, indices[:, 0] if single else indices
-    logits = _one_score_per_unit(outputs)
+    logits = _one_score_per_unit(outputs, channels_first=isinstance(module, _CHANNELS_FIRST))
     indices = _class_indices(logits, target, n)
     scores = logits.gather(1, indices.reshape(n, -1))
     if relative:
@@ -190,11 +221,11 @@ def _select(outputs: Tensor, target: Target, relative: bool, n: int) -> tuple[Te
     return logits, scores, indices
 
 
-def _one_score_per_unit(outputs: Tensor) -> Tensor:
-    """(N, K) from (N, K), (N, K, *spatial) or tokens (N, T, K)."""
+def _one_score_per_unit(outputs: Tensor, channels_first: bool) -> Tensor:
+    """(N, K) from (N, K), (N, K, *spatial), or tokens (N, T, K)."""
     if outputs.ndim == 2:
         return outputs
-    return outputs.sum(1) if outputs.ndim == 3 else outputs.flatten(2).sum(2)
+    return outputs.sum(1) if outputs.ndim == 3 and not channels_first else outputs.flatten(2).sum(2)
 
 
 def _class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None, n: int) -> Tensor:
@@ -224,11 +255,11 @@ def _check_complete(explanation: Explanation) -> None:
     if tolerance is None:
         return
     contributions = explanation.contributions.flatten(explanation.target.ndim)
-    scale = contributions.abs().sum(-1) + explanation.score.abs() + explanation.bias.abs()
-    error = (explanation.residual.abs() / scale.clamp_min(torch.finfo(scale.dtype).tiny)).max()
-    if not float(error) <= tolerance:
+    size = contributions.abs().sum(-1) + explanation.score.abs() + explanation.bias.abs()
+    missing = float((explanation.residual.abs() / size.clamp_min(torch.finfo(size.dtype).tiny)).max())
+    if not missing <= tolerance:
         raise BcosError(
-            f"the contributions and the bias miss the output by {float(error):.1e} of their size (allowed: {tolerance:.0e}): "
-            "the model holds an operation whose dynamic factor is not frozen; "
-            "wrap it in bcos_core.freeze, or use layers of bcos_core"
+            f"the contributions and the bias miss the output by {missing:.1e} of their size (allowed: {tolerance:.0e}): "
+            "the model has an operation whose dynamic factor is not frozen, or that adds a constant in a way that is not "
+            "measured; wrap the factor in bcos_core.freeze, add constants with +, or use layers of bcos_core"
         )

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcos_core.errors import BcosError
-from bcos_core.mode import freeze
+from bcos_core.fused import is_fusible, scale_by_cosine
+from bcos_core.mode import freeze, is_explaining
 
 CONV_NORM_EPS = 1e-6
 """Added to the squared norm of a patch."""
@@ -128,8 +129,9 @@ def bcos_conv3d(
 def unit_norm(weight: Tensor) -> Tensor:
     """``ŵ = w / ‖w‖`` for every row: the norm is over all dimensions but the first."""
     dims = tuple(range(1, weight.ndim))
-    norm = torch.linalg.vector_norm(_accumulable(weight), dim=dims, keepdim=True).clamp_min(WEIGHT_NORM_EPS)
-    normed: Tensor = weight / norm.to(weight.dtype)
+    wide = _accumulable(weight)
+    norm = torch.linalg.vector_norm(wide, dim=dims, keepdim=True).clamp_min(WEIGHT_NORM_EPS)
+    normed: Tensor = (wide / norm).to(weight.dtype)
     return normed
 
 
@@ -298,6 +300,8 @@ def _max_out(linear: Tensor, max_out: int, dim: int) -> Tensor:
 
 def _scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
     """``|linear / norm|^(b-1) · linear``, the factor computed in the precision of `norm`."""
+    if b == 2 and is_fusible(linear, norm) and not is_explaining():
+        return scale_by_cosine(linear, norm)
     cosine = freeze(linear).to(norm.dtype).abs() / norm
     factor = cosine if b == 2 else (cosine + COS_EPS).pow(b - 1)
     return (factor * linear).to(linear.dtype)

@@ -23,7 +23,13 @@ def dense_targets(logits: Tensor, target: Tensor) -> Tensor:
             f"target must hold {logits.shape[0]} class indices or have the shape {tuple(logits.shape)}, "
             f"got {target.dtype} of shape {tuple(target.shape)}"
         )
-    return F.one_hot(target.long(), logits.shape[-1]).to(logits.dtype)
+    try:
+        return F.one_hot(target.long(), logits.shape[-1]).to(logits.dtype)
+    except RuntimeError as reason:  # asked beforehand, every step would wait for the device
+        raise BcosError(
+            f"target must be in [0, {logits.shape[-1]}) for {logits.shape[-1]} outputs, "
+            f"got values from {int(target.min())} to {int(target.max())}"
+        ) from reason
 
 
 class BinaryCrossEntropyLoss(nn.Module):

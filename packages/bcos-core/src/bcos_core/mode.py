@@ -40,13 +40,14 @@ def explanation_mode(model: nn.Module) -> Iterator[None]:
         BcosError: `model` normalises with batch statistics or drops activations at random (it is in train
             mode), so that its outputs are no function of one image alone.
     """
+    from bcos_core.eager import eager
     from bcos_core.rules import FrozenOperations
 
     check_deterministic(model)
     token = _DEPTH.set(_DEPTH.get() + 1)
     try:
         if _DEPTH.get() == 1:
-            with FrozenOperations():
+            with eager(), FrozenOperations():
                 yield
         else:
             yield
@@ -63,10 +64,18 @@ def check_deterministic(model: nn.Module) -> None:
     from bcos_core.norms import uses_batch_statistics
 
     for name, module in model.named_modules():
-        random = isinstance(module, nn.modules.dropout._DropoutNd) and module.training and module.p > 0
+        random = module.training and _drop_probability(module) > 0
         if random or uses_batch_statistics(module):
             what = "drops activations at random" if random else "normalises with the statistics of the batch"
             raise BcosError(
                 f"cannot explain: module {name or type(module).__name__!r} ({type(module).__name__}) {what}; "
                 "call model.eval() first (and keep running statistics in its norms)"
             )
+
+
+def _drop_probability(module: nn.Module) -> float:
+    """Probability with which a module drops activations, or whole branches (torchvision's and timm's names)."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p
+    attribute = {"StochasticDepth": "p", "DropPath": "drop_prob"}.get(type(module).__name__)
+    return 0.0 if attribute is None else float(getattr(module, attribute, 0.0) or 0.0)

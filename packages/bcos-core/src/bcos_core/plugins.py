@@ -63,26 +63,31 @@ class Plugins:
         ]
 
 
+_OURS = frozenset({"bcos-core", "bcos-models", "bcos-explain", "bcos-cli"})
+
+
 def load_plugins(manager: Manager, group: str) -> Plugins:
     """Import and register every entry point of `group`, our own first, then the others by name."""
     plugins = Plugins()
     found = sorted(
-        entry_points(group=group), key=lambda e: (not e.value.startswith("bcos_"), _distribution(e), e.name)
+        entry_points(group=group), key=lambda e: (_distribution(e) not in _OURS, _distribution(e), e.name)
     )
-    for entry in found:
+    for number, entry in enumerate(found):
+        name = f"{_distribution(entry)}:{entry.name}"
+        if any(info.name == name for info in plugins.infos):
+            name = f"{name}#{number}"
         error = None
         try:
             module = entry.load()
-            manager.register(module, name=f"{_distribution(entry)}:{entry.name}")
-            manager.check_pending()
+            manager.register(module, name=name)
+            try:
+                manager.check_pending()
+            except Exception:
+                manager.unregister(name=name)
+                raise
         except Exception as reason:  # a stranger's module may raise anything
             error = f"{type(reason).__name__}: {reason}".splitlines()[0]
-            manager.unregister(name=f"{_distribution(entry)}:{entry.name}")
-        plugins.infos.append(
-            PluginInfo(
-                group, f"{_distribution(entry)}:{entry.name}", entry.value, _distribution(entry), error
-            )
-        )
+        plugins.infos.append(PluginInfo(group, name, entry.value, _distribution(entry), error))
     return plugins
 
 
@@ -108,7 +113,7 @@ class Registry(Generic[SpecT]):
         self._owners: dict[str, str] = {}
         for implementation in hook.get_hookimpls():
             try:
-                specs: Iterable[SpecT] = list(implementation.function())
+                specs: list[SpecT] = list(implementation.function())
                 for spec in specs:
                     self._add(spec, implementation.plugin_name)
             except Exception as reason:  # a stranger's hook may raise anything
@@ -119,7 +124,8 @@ class Registry(Generic[SpecT]):
     def _add(self, spec: SpecT, owner: str) -> None:
         if spec.name in self._specs:
             raise BcosError(
-                f"the {self.kind} {spec.name!r} is already registered by {self._owners[spec.name]}; choose another name"
+                f"the {self.kind} {spec.name!r} is already registered by {self._owners[spec.name]}; "
+                "choose another name"
             )
         self._specs[spec.name] = spec
         self._owners[spec.name] = owner

@@ -13,63 +13,103 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from bcos_core.additive import current_terms, shift
+from bcos_core.additive import AdditiveTerms, current_terms, is_constant, name_as, name_of, shift
 from bcos_core.norms.base import divide_by_std, variance
 
 Rule = Callable[..., Any]
 
 
 class FrozenOperations(TorchFunctionMode):
-    """Replaces calls of the functions in ``RULES`` while it is active in this thread."""
+    """Replaces calls of the functions in ``RULES`` while it is active in this thread.
+
+    While additive terms are measured, parameters enter every operation detached.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """Call the rule for `func` if there is one, else `func`."""
+        kwargs = kwargs or {}
         rule = RULES.get(func)
-        if rule is None:
-            return func(*args, **(kwargs or {}))
-        return rule(func, *args, **(kwargs or {}))
+        terms = current_terms()
+        if terms is None or func in _ATTRIBUTES:
+            return func(*args, **kwargs) if rule is None else rule(func, *args, **kwargs)
+        args = [_detached(terms, a) for a in args]
+        kwargs = {name: _detached(terms, value) for name, value in kwargs.items()}
+        result = func(*args, **kwargs) if rule is None else rule(func, *args, **kwargs)
+        if isinstance(result, Tensor) and not result.requires_grad:
+            named = next((name for a in args if (name := name_of(a)) is not None), None)
+            if named is not None:  # a view, slice or multiple of a parameter keeps its name
+                name_as(result, named)
+        return result
 
 
-def _addition(func: Rule, a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
-    """``a ± b``: if one of them is a constant, measure what it contributes."""
+_ATTRIBUTES = frozenset({torch.Tensor.requires_grad.__get__, torch.Tensor.is_leaf.__get__})
+"""Properties that tell of the parameter itself."""
+
+
+def _detached(terms: AdditiveTerms, value: Any) -> Any:
+    """`value` with the parameters in it detached; looks into lists, as torch.cat takes them."""
+    if isinstance(value, Tensor):
+        return terms.without_gradient(value)
+    if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
+        return type(value)(_detached(terms, v) for v in value)
+    return value
+
+
+def _addition(func: Rule, input: Any, other: Any, **kwargs: Any) -> Any:
+    """``input ± other``: if one of them is a constant, measure what it contributes."""
     terms = current_terms()
     if terms is not None:
-        if (
-            isinstance(a, Tensor)
-            and a.is_floating_point()
-            and terms.is_constant(b)
-            and not terms.is_constant(a)
-        ):
-            b = terms.leaf(b, a)
-        elif (
-            isinstance(b, Tensor)
-            and b.is_floating_point()
-            and terms.is_constant(a)
-            and not terms.is_constant(b)
-        ):
-            a = terms.leaf(a, b)
-    return func(a, b, *args, **kwargs)
+        if _depends(input) and is_constant(other):
+            other = terms.leaf(other, input)
+        elif _depends(other) and is_constant(input) and func not in _IN_PLACE:
+            input = terms.leaf(input, other)
+    return func(input, other, **kwargs)
 
 
-def _linear(func: Rule, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    y: Tensor = func(x, weight)
+def _matrix_addition(
+    _func: Rule, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """``beta · input + alpha · mat1 @ mat2``, as converted linear layers have it."""
+    return _addition(torch.add, alpha * (mat1 @ mat2), _named_multiple(beta, input))  # type: ignore[no-any-return] # reason: tensors in, tensor out
+
+
+def _concatenation(func: Rule, tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
+    """Constants beside tensors that depend on the input, such as a class token, are measured."""
+    terms = current_terms()
+    dependent = next((t for t in tensors if _depends(t)), None)
+    if terms is not None and dependent is not None:
+        tensors = [terms.leaf(t, dependent) if is_constant(t) else t for t in tensors]
+    return func(tensors, *args, **kwargs)
+
+
+def _depends(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.requires_grad
+
+
+def _named_multiple(factor: float, constant: Tensor) -> Tensor:
+    name = name_of(constant)
+    return (
+        constant if factor == 1 else factor * constant if name is None else name_as(factor * constant, name)
+    )
+
+
+def _linear(func: Rule, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    y: Tensor = func(input, weight)
     return y if bias is None else shift(y, bias)
 
 
 def _conv(
-    func: Rule, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+    func: Rule, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Tensor:
-    y: Tensor = func(x, weight, None, *args, **kwargs)
-    if bias is None:
-        return y
-    return shift(y, bias.reshape(-1, *[1] * (weight.ndim - 2)), name_of=bias)
+    y: Tensor = func(input, weight, None, *args, **kwargs)
+    return y if bias is None else shift(y, _reshaped(bias, (-1, *[1] * (weight.ndim - 2))))
 
 
 def _batch_norm(
     func: Rule,
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
@@ -79,40 +119,40 @@ def _batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     if training or running_mean is None or running_var is None:  # refused when a model is explained
-        return func(x, running_mean, running_var, weight, bias, training, momentum, eps)  # type: ignore[no-any-return] # reason: func is any callable
-    centered = shift(x, -_along_channels(running_mean, x), name_of=running_mean)
-    return _affine(centered * _along_channels((running_var + eps).rsqrt(), x), weight, bias)
+        return func(input, running_mean, running_var, weight, bias, training, momentum, eps)  # type: ignore[no-any-return] # reason: func is any callable
+    mean = _named_multiple(-1, _along_channels(running_mean, input))
+    return _affine(shift(input, mean) * _along_channels((running_var + eps).rsqrt(), input), weight, bias)
 
 
 def _layer_norm(
     _func: Rule,
-    x: Tensor,
+    input: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    y = _standardise(x, tuple(range(-len(normalized_shape), 0)), eps)
+    y = _standardise(input, tuple(range(-len(normalized_shape), 0)), eps)
     y = y if weight is None else y * weight.to(y.dtype)
-    return y if bias is None else shift(y, bias.to(y.dtype), name_of=bias)
+    return y if bias is None else shift(y, bias)
 
 
 def _group_norm(
     _func: Rule,
-    x: Tensor,
+    input: Tensor,
     num_groups: int,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    groups = x.unflatten(1, (num_groups, -1))
+    groups = input.unflatten(1, (num_groups, -1))
     y = _standardise(groups, tuple(range(2, groups.ndim)), eps).flatten(1, 2)
     return _affine(y, weight, bias)
 
 
 def _instance_norm(
     _func: Rule,
-    x: Tensor,
+    input: Tensor,
     running_mean: Tensor | None = None,
     running_var: Tensor | None = None,
     weight: Tensor | None = None,
@@ -122,8 +162,8 @@ def _instance_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     if use_input_stats:
-        return _affine(_standardise(x, tuple(range(2, x.ndim)), eps), weight, bias)
-    return _batch_norm(F.batch_norm, x, running_mean, running_var, weight, bias, False, momentum, eps)
+        return _affine(_standardise(input, tuple(range(2, input.ndim)), eps), weight, bias)
+    return _batch_norm(F.batch_norm, input, running_mean, running_var, weight, bias, False, momentum, eps)
 
 
 def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
@@ -132,13 +172,22 @@ def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
 
 
 def _along_channels(parameter: Tensor, x: Tensor) -> Tensor:
-    return parameter.to(x.dtype).reshape(1, -1, *[1] * (x.ndim - 2))
+    return _reshaped(parameter.to(x.dtype), (1, -1, *[1] * (x.ndim - 2)), name_of(parameter))
+
+
+def _reshaped(parameter: Tensor, shape: tuple[int, ...], name: str | None = None) -> Tensor:
+    """View a parameter in another shape; rules run outside of the mode, so its name is passed on here."""
+    name = name or name_of(parameter)
+    view = parameter.reshape(shape)
+    return view if name is None else name_as(view, name)
 
 
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     y = y if weight is None else y * _along_channels(weight, y)
-    return y if bias is None else shift(y, _along_channels(bias, y), name_of=bias)
+    return y if bias is None else shift(y, _along_channels(bias, y))
 
+
+_IN_PLACE = frozenset({torch.Tensor.add_, torch.Tensor.sub_, torch.Tensor.subtract_})
 
 RULES: dict[Callable[..., Any], Rule] = {
     F.linear: _linear,
@@ -151,13 +200,16 @@ RULES: dict[Callable[..., Any], Rule] = {
         (
             torch.add,
             torch.sub,
+            torch.subtract,
             torch.rsub,
             torch.Tensor.add,
-            torch.Tensor.add_,
             torch.Tensor.sub,
-            torch.Tensor.sub_,
+            torch.Tensor.subtract,
             torch.Tensor.__rsub__,
+            *_IN_PLACE,
         ),
         _addition,
     ),
+    **dict.fromkeys((torch.addmm, torch.Tensor.addmm), _matrix_addition),
+    **dict.fromkeys((torch.cat, torch.concat, torch.stack), _concatenation),
 }

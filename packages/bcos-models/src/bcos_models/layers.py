@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from torch import nn
+
 from bcos_core import BcosConv2d
 from bcos_core.norms import Affine, make_norm
-from torch import nn
 
 
 @dataclass(frozen=True)

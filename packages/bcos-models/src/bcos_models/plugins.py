@@ -3,8 +3,8 @@
 from functools import cache
 
 import pluggy
-from bcos_core.plugins import Plugins, Registry, load_plugins
 
+from bcos_core.plugins import Plugins, Registry, load_plugins
 from bcos_models import hookspecs
 from bcos_models.spec import ModelSpec
 

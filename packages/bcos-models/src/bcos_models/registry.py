@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from bcos_core.errors import BcosError
 from bcos_core.plugins import resolve, suggestion
-
 from bcos_models import plugins
 from bcos_models.spec import ModelSpec
 

@@ -1,1 +1,101 @@
-def register(app): pass
+"""``bcos models``, ``explainers``, ``metrics``, ``recipes`` and ``plugins``: what there is. Imports no torch."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (models, explainers, metrics, recipes, plugins):
+        app.command()(command)
+
+
+def models(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern, such as 'cifar10_*'.")] = "*",
+    as_json: AsJson = False,
+) -> None:
+    """List models with parameters and input size."""
+    from bcos_models import get_spec, list_models
+
+    specs = [get_spec(name) for name in list_models(pattern)]
+    rows = [
+        {
+            "name": spec.name,
+            "family": spec.family,
+            "params": spec.params,
+            "input_size": spec.input.size,
+            "input_channels": spec.input.encoded_channels,
+            "classes": spec.num_classes,
+            "summary": spec.summary,
+        }
+        for spec in specs
+    ]
+    _show("models", rows, as_json, {"params": lambda n: "?" if n is None else f"{n / 1e6:.2f} M"})
+
+
+def explainers(as_json: AsJson = False) -> None:
+    """List methods of explanation."""
+    from bcos_explain import explainer_specs
+
+    _show("explainers", [{"name": s.name, "summary": s.summary} for s in explainer_specs()], as_json)
+
+
+def metrics(as_json: AsJson = False) -> None:
+    """List metrics that bcos eval takes."""
+    from bcos_cli.metrics import metric_summaries
+
+    rows = [{"name": name, "summary": summary} for name, summary in metric_summaries().items()]
+    _show("metrics", rows, as_json)
+
+
+def recipes(as_json: AsJson = False) -> None:
+    """List recipes that bcos train takes."""
+    from bcos_cli.plugins import recipes as registered
+
+    rows = [{"name": s.name, "summary": s.summary, "path": str(s.path)} for s in registered()]
+    _show("recipes", rows if as_json else [{k: r[k] for k in ("name", "summary")} for r in rows], as_json)
+
+
+def plugins(as_json: AsJson = False) -> None:
+    """List plugins of every kind; a broken one with the reason."""
+    import bcos_cli.plugins
+    import bcos_explain.plugins
+    import bcos_models.plugins
+
+    found = [
+        info
+        for package in (bcos_models.plugins, bcos_explain.plugins, bcos_cli.plugins)
+        for info in package.plugins().infos
+    ]
+    if as_json:
+        typer.echo(json.dumps([asdict(info) for info in found], indent=1))
+        return
+    rows = [
+        {
+            "plugin": i.name,
+            "group": i.group,
+            "module": i.value,
+            "status": f"broken: {i.error}" if i.error else "ok",
+        }
+        for i in found
+    ]
+    _show("plugins", rows, as_json=False)
+
+
+def _show(
+    title: str, rows: list[dict[str, Any]], as_json: bool, formats: Mapping[str, Any] | None = None
+) -> None:
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    from bcos_cli import console
+
+    columns: Iterable[str] = rows[0] if rows else ["name"]
+    cells = [[(formats or {}).get(key, str)(value) for key, value in row.items()] for row in rows]
+    console.table(title, [column.replace("_", " ") for column in columns], cells)

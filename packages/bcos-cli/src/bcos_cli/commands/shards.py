@@ -9,7 +9,9 @@ import typer
 if TYPE_CHECKING:
     from bcos_cli.data.index import ShardIndex
 
-shards = typer.Typer(no_args_is_help=True, help="Pack images into WebDataset shards, look at shards, check them.")
+shards = typer.Typer(
+    no_args_is_help=True, help="Pack images into WebDataset shards, look at shards, check them."
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -29,18 +31,20 @@ def pack(
     samples_per_shard: Annotated[int, typer.Option(help="Images in a shard.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the order of images.")] = 0,
     on_error: Annotated[
-        str, typer.Option(help="fail: list unreadable images and stop; skip: leave them out and list them in the index.")
+        str,
+        typer.Option(
+            help="fail: list unreadable images and stop; skip: leave them out and list them in the index."
+        ),
     ] = "fail",
     split: Annotated[str, typer.Option(help="Name of the split, where the source has none.")] = "train",
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
 ) -> None:
     """Pack labelled images into shards. Interrupted, the same command goes on where it stopped."""
-    from bcos_core.errors import BcosError
-
     from bcos_cli import console
     from bcos_cli.data.pack import pack as pack_source
     from bcos_cli.data.sources import open_source
+    from bcos_core.errors import BcosError
 
     if on_error not in ("fail", "skip"):
         raise BcosError(f"--on-error must be fail or skip, got {on_error!r}")

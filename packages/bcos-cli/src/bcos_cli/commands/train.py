@@ -15,7 +15,8 @@ def train(
     recipe: Annotated[str, typer.Argument(help="A YAML file, or a name that bcos recipes lists.")],
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("-o", "--override", help="key=value, such as train.epochs=5; repeatable.")
+        list[str] | None,
+        typer.Option("-o", "--override", help="key=value, such as train.epochs=5; repeatable."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 from urllib.parse import urlparse
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
 from bcos_core.errors import BcosError
 from bcos_core.plugins import suggestion
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 INDEX_NAME = "index.json"
 FORMAT_VERSION = 1

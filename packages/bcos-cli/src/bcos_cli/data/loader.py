@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bcos_models import InputSpec
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -11,6 +10,7 @@ from bcos_cli.config import Augment
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.stream import Sample, Shards, ShardStream
 from bcos_cli.data.transforms import BytesTransform, inference_transform, training_transform
+from bcos_models import InputSpec
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """8-bit images (N, C, H, W), labels (N,), positions in the split (N,)."""
@@ -29,8 +29,7 @@ class Batches:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Iterate over the batches of an epoch."""
         self.stream.set_epoch(epoch)
-        for images, labels, positions in self.loader:
-            yield images, labels, positions
+        yield from self.loader
 
 
 def make_batches(

@@ -13,7 +13,6 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from bcos_core.errors import BcosError
 from pydantic import BaseModel
 
 from bcos_cli.data.index import (
@@ -25,6 +24,7 @@ from bcos_cli.data.index import (
     write_atomically,
 )
 from bcos_cli.data.sources import ImageItem, ImageSource
+from bcos_core.errors import BcosError
 
 OnError = Literal["fail", "skip"]
 PROGRESS_NAME = ".packing.json"
@@ -101,7 +101,9 @@ def pack(
     destination.mkdir(parents=True, exist_ok=True)
     unreadable: list[SkippedImage] = []
     images_done = sum(f.record.samples + len(f.skipped) for f in finished.values())
-    for result in _write_all(source, [s for s in plan if s.name not in finished], destination, on_error, workers):
+    for result in _write_all(
+        source, [s for s in plan if s.name not in finished], destination, on_error, workers
+    ):
         images_done += result.record.samples + len(result.skipped)
         if on_progress:
             on_progress(images_done, total)
@@ -112,7 +114,9 @@ def pack(
         progress = _Progress(fingerprint=fingerprint, finished=list(finished.values()))
         write_atomically(destination / PROGRESS_NAME, progress.model_dump_json())
     if unreadable:
-        listing = "\n".join(f"  {image.path}: {image.reason}" for image in sorted(unreadable, key=lambda s: s.path))
+        listing = "\n".join(
+            f"  {image.path}: {image.reason}" for image in sorted(unreadable, key=lambda s: s.path)
+        )
         raise BcosError(
             f"{len(unreadable)} of {total} images cannot be read; remove them, or pass --on-error skip:\n{listing}"
         )
@@ -131,7 +135,7 @@ def pack(
 
 def plan_shards(items: list[ImageItem], samples_per_shard: int, seed: int) -> list[PlannedShard]:
     """Shuffle each split and cut it into shards."""
-    shards = []
+    shards: list[PlannedShard] = []
     for split in dict.fromkeys(item.split for item in items):
         chosen = _with_keys([item for item in items if item.split == split])
         random.Random(f"{seed}/{split}").shuffle(chosen)
@@ -179,7 +183,9 @@ def _already_done(destination: Path, fingerprint: str) -> ShardIndex | _Progress
     if progress_file.exists():
         progress = _Progress.model_validate_json(progress_file.read_text())
         if progress.fingerprint == fingerprint:
-            progress.finished = [f for f in progress.finished if _is_whole(destination / f.record.name, f.record)]
+            progress.finished = [
+                f for f in progress.finished if _is_whole(destination / f.record.name, f.record)
+            ]
             return progress
         raise other
     if any(destination.glob("*.tar")):
@@ -210,10 +216,13 @@ def _write_all(
             yield write_shard(source, shard, destination, on_error)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_source, initargs=(source,)) as pool:
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_set_source, initargs=(source,)
+    ) as pool:
         waiting = iter(plan)
         running: set[Future[_Finished]] = {
-            pool.submit(_write_with_source, shard, destination, on_error) for shard in islice(waiting, 2 * workers)
+            pool.submit(_write_with_source, shard, destination, on_error)
+            for shard in islice(waiting, 2 * workers)
         }
         while running:
             finished, running = wait(running, return_when=FIRST_COMPLETED)

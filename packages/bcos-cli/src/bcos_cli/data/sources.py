@@ -105,7 +105,9 @@ def open_source(source: str, *, root: Path | None = None, split: str = "train") 
         return FolderSource(path, classes, items)
     if path.is_file():
         if not zipfile.is_zipfile(path):
-            raise BcosError(f"{source!r} is a file, but no zip; give a folder of class folders, or a zip of one")
+            raise BcosError(
+                f"{source!r} is a file, but no zip; give a folder of class folders, or a zip of one"
+            )
         with zipfile.ZipFile(path) as archive:
             files = sorted(info.filename for info in archive.infolist() if not info.is_dir())
         return ZipSource(path, *parse_tree(files, split, source))

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 import webdataset
-from bcos_core.errors import BcosError
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from bcos_cli.data.index import ShardIndex, shard_urls
+from bcos_core.errors import BcosError
 
 Transform = Callable[[bytes, random.Random], Tensor]
 """From encoded bytes to an 8-bit image (C, H, W); draws its randomness from the generator."""
@@ -74,7 +74,9 @@ def read_slice(part: ShardSlice) -> Iterator[dict[str, Any]]:
     try:
         stream = webdataset.gopen(part.url)
     except OSError as reason:
-        raise BcosError(f"cannot open the shard {part.url!r}: {reason}; check it with: bcos shards verify") from reason
+        raise BcosError(
+            f"cannot open the shard {part.url!r}: {reason}; check it with: bcos shards verify"
+        ) from reason
     samples = group_by_keys(tar_file_expander([{"url": part.url, "stream": stream}]))
     count = 0
     try:
@@ -174,9 +176,13 @@ class ShardStream(IterableDataset[Sample]):
 
     def _decode(self, sample: dict[str, Any], epoch: int) -> Sample:
         key = sample["__key__"]
-        data = next((v for k, v in sample.items() if k not in ("cls", "position") and not k.startswith("__")), None)
+        data = next(
+            (v for k, v in sample.items() if k not in ("cls", "position") and not k.startswith("__")), None
+        )
         if data is None or "cls" not in sample:
-            raise BcosError(f"the sample {key!r} of {sample['__url__']} needs an image and a .cls file, has {list(sample)}")
+            raise BcosError(
+                f"the sample {key!r} of {sample['__url__']} needs an image and a .cls file, has {list(sample)}"
+            )
         try:
             image = self.transform(data, random.Random(f"{self.seed}/{epoch}/{key}"))
         except OSError as reason:

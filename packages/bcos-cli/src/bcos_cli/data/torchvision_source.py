@@ -4,10 +4,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_core.errors import BcosError
 from bcos_core.plugins import suggestion
-
-from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 
 
 def torchvision_source(name: str, root: Path) -> ArraySource:
@@ -47,7 +46,9 @@ def _open(builder: Any, name: str, root: Path, split: str) -> Any:
     elif "split" in parameters:
         arguments["split"] = split
     else:
-        raise BcosError(f"torchvision's {name} has no train and test splits; unpack it to folders and pack those")
+        raise BcosError(
+            f"torchvision's {name} has no train and test splits; unpack it to folders and pack those"
+        )
     if "download" in parameters:
         arguments["download"] = True
     try:

@@ -5,13 +5,13 @@ import random
 from dataclasses import dataclass
 
 import torch
-from bcos_core.errors import BcosError
-from bcos_models import InputSpec
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from bcos_cli.config import Augment
+from bcos_core.errors import BcosError
+from bcos_models import InputSpec
 
 
 def decode(data: bytes, channels: int) -> Image.Image:
@@ -38,7 +38,8 @@ def inference_transform(spec: InputSpec) -> nn.Module:
         to_size = [v2.Resize((spec.size, spec.size), antialias=True)]
     else:
         to_size = [v2.Resize(spec.resize, antialias=True), v2.CenterCrop(spec.size)]
-    return v2.Compose([v2.PILToTensor(), *to_size])
+    composed: nn.Module = v2.Compose([v2.PILToTensor(), *to_size])
+    return composed
 
 
 def training_transform(spec: InputSpec, augment: Augment) -> nn.Module:
@@ -52,7 +53,9 @@ def training_transform(spec: InputSpec, augment: Augment) -> nn.Module:
         steps.append(v2.RandomCrop(spec.size, padding=augment.pad_crop))
     if augment.affine_degrees or augment.affine_translate:
         translate = (augment.affine_translate,) * 2 if augment.affine_translate else None
-        steps.append(v2.RandomAffine(augment.affine_degrees, translate, interpolation=v2.InterpolationMode.BILINEAR))
+        steps.append(
+            v2.RandomAffine(augment.affine_degrees, translate, interpolation=v2.InterpolationMode.BILINEAR)
+        )
     if augment.horizontal_flip:
         steps.append(v2.RandomHorizontalFlip(augment.horizontal_flip))
     if augment.trivial_augment:
@@ -89,4 +92,5 @@ def input_encoder(spec: InputSpec) -> nn.Module:
     if spec.encoding == "add_inverse":
         return AddInverse()
     mean, std = (list(values)[: spec.channels] for values in (spec.mean, spec.std))
-    return v2.Normalize(mean, std)
+    normalize: nn.Module = v2.Normalize(mean, std)
+    return normalize

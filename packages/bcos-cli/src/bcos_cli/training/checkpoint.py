@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from bcos_core.errors import BcosError
 from bcos_models import load_weights, save_weights
-from torch import nn
 
 _WEIGHTS = "model.safetensors"
 _STATE = "state.pt"

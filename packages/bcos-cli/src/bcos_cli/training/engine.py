@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
-from bcos_core.errors import BcosError
 from torch import Tensor, nn
 
 from bcos_cli import console
@@ -21,6 +20,7 @@ from bcos_cli.trained import TrainedModel, build
 from bcos_cli.training.checkpoint import Checkpoints, Progress
 from bcos_cli.training.folder import RunFolder
 from bcos_cli.training.optim import make_loss, make_optimizer, make_schedule
+from bcos_core.errors import BcosError
 
 NAN_CHECK_STEPS = 50
 """Steps between looks at the loss; each look waits for the device."""
@@ -77,7 +77,9 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
 class _Training:
     """State of one run in one process."""
 
-    def __init__(self, recipe: Recipe, index: ShardIndex, folder: RunFolder, accelerator: Accelerator) -> None:
+    def __init__(
+        self, recipe: Recipe, index: ShardIndex, folder: RunFolder, accelerator: Accelerator
+    ) -> None:
         self.recipe = recipe
         self.folder = folder
         self.accelerator = accelerator

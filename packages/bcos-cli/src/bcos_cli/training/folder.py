@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bcos_core.errors import BcosError
-
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.data.index import write_atomically
 from bcos_cli.trained import WEIGHTS_NAME
+from bcos_core.errors import BcosError
 
 
 class RunFolder:

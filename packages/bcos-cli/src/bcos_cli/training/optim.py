@@ -1,12 +1,14 @@
 """Losses, optimizers and schedules of a recipe."""
 
-from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
-from timm.optim import create_optimizer_v2
-from timm.scheduler import CosineLRScheduler
+from typing import Any
+
+from timm.optim import create_optimizer_v2  # type: ignore[attr-defined] # reason: timm exports implicitly
+from timm.scheduler import CosineLRScheduler  # type: ignore[attr-defined] # reason: timm exports implicitly
 from torch import nn
 from torch.optim import Optimizer
 
 from bcos_cli.config import Loss, OptimizerConfig, Schedule
+from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
 
 
 def make_loss(name: Loss, *, evaluation: bool = False) -> nn.Module:
@@ -20,7 +22,7 @@ def make_loss(name: Loss, *, evaluation: bool = False) -> nn.Module:
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     """Return timm's optimizer of that name; weight decay leaves out biases and norms."""
-    momentum = {"momentum": config.momentum} if config.name == "sgd" else {}
+    momentum: dict[str, Any] = {"momentum": config.momentum} if config.name == "sgd" else {}
     return create_optimizer_v2(
         model, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, **momentum
     )

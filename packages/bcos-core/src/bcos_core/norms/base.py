@@ -47,7 +47,7 @@ def variance(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 
 def divide_by_std(x: Tensor, var: Tensor, eps: float) -> Tensor:
     """``x / sqrt(var + eps)``."""
-    return x * (var + eps).rsqrt().to(x.dtype)
+    return (x * (var + eps).rsqrt()).to(x.dtype)
 
 
 def apply_affine(x: Tensor, weight: Tensor | None, bias: Tensor | None, channel_dim: int = 1) -> Tensor:

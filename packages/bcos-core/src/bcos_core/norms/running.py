@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
+from bcos_core.fused import divide_by_batch_std, is_fusible
+from bcos_core.mode import is_explaining
 from bcos_core.norms.base import Norm, apply_affine, divide_by_std, variance
 
 
-class _RunningNorm(Norm):
+class RunningNorm(Norm):
     """Normalise with the statistics of the batch when training, with their running estimates in eval mode.
 
     Args:
@@ -86,11 +88,19 @@ class _RunningNorm(Norm):
             scale = (self.running_var + self.eps).rsqrt()
             scale = scale if self.weight is None else scale * self.weight
             return apply_affine(x * scale.to(x.dtype).reshape(shape), None, self.bias)
+        if self.weight is not None and is_fusible(x, self.weight) and not is_explaining():
+            y, invstd = divide_by_batch_std(x, self.weight, self.eps)
+            self._track(invstd.pow(-2) - self.eps, momentum)
+            return apply_affine(y, None, self.bias)
         var = variance(x, (0, *range(2, x.ndim)))
+        self._track(var, momentum)
+        return apply_affine(divide_by_std(x, var, self.eps), self.weight, self.bias)
+
+    def _track(self, var: Tensor, momentum: float) -> None:
+        """Move the running estimate towards the variance of this batch."""
         if self.training and self.running_var is not None:
             with torch.no_grad():
                 self.running_var.lerp_(var.detach().flatten().to(self.running_var.dtype), momentum)
-        return apply_affine(divide_by_std(x, var, self.eps), self.weight, self.bias)
 
     def _count_batch(self) -> float:
         """Weight of this batch in the running estimates."""
@@ -104,28 +114,28 @@ class _RunningNorm(Norm):
         return f"{self.num_features}, momentum={self.momentum}, {super().extra_repr()}"
 
 
-class BatchNorm2d(_RunningNorm):
+class BatchNorm2d(RunningNorm):
     """Batch norm: mean and variance over N and space, for each channel (Ioffe and Szegedy, 2015)."""
 
     per_channel = True
     centered = True
 
 
-class BatchNormUncentered2d(_RunningNorm):
+class BatchNormUncentered2d(RunningNorm):
     """Batch norm that does not subtract the mean: the default norm of B-cos CNNs."""
 
     per_channel = True
     centered = False
 
 
-class AllNorm2d(_RunningNorm):
+class AllNorm2d(RunningNorm):
     """One mean and one variance over everything: N, channels and space."""
 
     per_channel = False
     centered = True
 
 
-class AllNormUncentered2d(_RunningNorm):
+class AllNormUncentered2d(RunningNorm):
     """One variance over everything; the mean is not subtracted."""
 
     per_channel = False
@@ -134,6 +144,6 @@ class AllNormUncentered2d(_RunningNorm):
 
 def uses_batch_statistics(module: nn.Module) -> bool:
     """Whether `module` would now normalise with statistics of the batch, mixing its images."""
-    if isinstance(module, _RunningNorm | nn.modules.batchnorm._BatchNorm):
+    if isinstance(module, RunningNorm | nn.modules.batchnorm._BatchNorm):
         return module.training or module.running_var is None
     return False

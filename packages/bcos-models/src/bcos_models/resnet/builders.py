@@ -5,7 +5,6 @@ from typing import Literal
 
 from bcos_core.errors import BcosError
 from bcos_core.norms import Affine
-
 from bcos_models.layers import bcos_layers, plain_layers
 from bcos_models.resnet.blocks import BasicBlock, Block, Bottleneck
 from bcos_models.resnet.network import ResNet

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from bcos_core import BcosConv2d, LogitLayer
 from torch import Tensor, nn
 
+from bcos_core import BcosConv2d, LogitLayer
 from bcos_models.layers import Layers
 from bcos_models.resnet.blocks import Block
 

@@ -1,0 +1,1 @@
+"""All-convolutional B-cos networks for bcos-models."""

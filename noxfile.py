@@ -1,0 +1,86 @@
+"""Checks and tests. ``uv run nox`` runs them all; ``uv run nox -s tests`` one; ``uv run nox -l`` lists them."""
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv"
+nox.options.error_on_missing_interpreters = True
+nox.options.stop_on_first_error = False
+
+PACKAGES = ("bcos-core", "bcos-models", "bcos-explain", "bcos-cli")
+BELOW = {  # what a package needs of ours, lowest first
+    "bcos-core": (),
+    "bcos-models": ("bcos-core",),
+    "bcos-explain": ("bcos-core",),
+    "bcos-cli": ("bcos-core", "bcos-models", "bcos-explain"),
+}
+FOLDERS = ("packages", "tests", "examples", "benchmarks", "noxfile.py")
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def group(name: str) -> list[str]:
+    """Requirements of a dependency group, without the groups it includes."""
+    return [entry for entry in PYPROJECT["dependency-groups"][name] if isinstance(entry, str)]
+
+
+def editable(*packages: str) -> list[str]:
+    return [part for package in packages for part in ("-e", f"packages/{package}")]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style: ruff."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", *FOLDERS)
+    session.run("ruff", "format", "--check", *FOLDERS)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types and the direction of dependence: mypy strict, import-linter."""
+    session.install(*editable(*PACKAGES), *group("types"))
+    session.run("mypy")
+    session.run("lint-imports")
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, with all packages and the reference implementation."""
+    session.install(*editable(*PACKAGES), *group("test-base"), *group("parity"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def isolated(session: nox.Session, package: str) -> None:
+    """One package's tests, with nothing but what it declares."""
+    session.install(*editable(*BELOW[package], package), *group("test-base"))
+    session.run("pytest", f"tests/{package.removeprefix('bcos-')}", "-m", "not slow", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Run the examples of the documents."""
+    session.install(*editable(*PACKAGES), *group("test-base"))
+    session.run("pytest", "tests/docs", *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build all wheels, install them into an empty environment, use them there."""
+    dist = Path("dist").resolve()
+    shutil.rmtree(dist, ignore_errors=True)
+    for package in PACKAGES:
+        session.run("uv", "build", "--quiet", f"packages/{package}", "--out-dir", str(dist), external=True)
+    wheels = {p: str(next(dist.glob(f"{p.replace('-', '_')}-*.whl"))) for p in PACKAGES}
+    session.install(wheels["bcos-core"])
+    script = Path("tests/architecture/bcos_core_alone.py").resolve()
+    session.chdir(session.create_tmp())  # nothing of the repository in reach
+    session.run("python", str(script))
+    session.install(*wheels.values())
+    session.run("bcos", "--version")
+    session.run("bcos", "models")
+    session.run("bcos", "demo", "-o", "train.epochs=1", "-o", "evaluation.gridpg_grids=4")

@@ -1,0 +1,45 @@
+"""The whole job on the built-in digits."""
+
+import shutil
+from pathlib import Path
+
+from bcos_cli import console
+from bcos_cli.config import load_recipe
+from bcos_cli.data.digits import digits_source
+from bcos_cli.data.pack import pack
+from bcos_cli.explaining import explain_files
+from bcos_cli.reporting import finish_run
+from bcos_cli.training.engine import train
+
+RECIPE = "digits"
+EXPLAINED = 12
+"""Test images that are explained one by one."""
+
+
+def run_demo(out: Path, overrides: list[str]) -> None:
+    """Pack, train, evaluate and explain below `out`; an earlier demo there is replaced.
+
+    Args:
+        out: folder.
+        overrides: ``key=value`` of the recipe.
+    """
+    shards, run, images, explanations = (out / name for name in ("shards", "run", "images", "explanations"))
+    recipe = load_recipe(RECIPE, overrides, data=str(shards))
+    for folder in (shards, run, images, explanations):
+        shutil.rmtree(folder, ignore_errors=True)
+    source = digits_source()
+    index = pack(source, "digits", shards, samples_per_shard=500, workers=1)
+    console.err.print(
+        f"packed {len(source.items):,} images of {len(index.classes)} classes into {len(index.shards)} shards"
+    )
+    finish_run(train(recipe, run), recipe, run)
+
+    images.mkdir(parents=True)
+    tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]
+    for item in tests:
+        data, extension = source.read(item)
+        (images / f"{Path(item.path).stem}-{index.classes[item.label]}.{extension}").write_bytes(data)
+    explain_files(str(run), [images], explanations)
+    console.out.print(
+        f"pictures {explanations}\n\nOpen {run / 'report.html'} in a browser to see what the network saw."
+    )

@@ -1,0 +1,96 @@
+"""Feature maps inside a network: which outputs of layers are maps over the image, and the last of them."""
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core import BcosError
+from bcos_core.plugins import suggestion
+
+_MAX_STRETCH = 2.0
+"""
+How far a map's aspect ratio may be from the image's: convolutions without padding and odd sizes change it.
+"""
+_MAX_PREFIX_TOKENS = 8
+"""Class and register tokens that are accepted in front of the patches."""
+
+
+def as_feature_map(output: object, height: int, width: int) -> Tensor | None:
+    """A layer's output as (N, C, h, w) with more than one position, or None if it is no map over the image.
+
+    Args:
+        output: (N, C, h, w); channels last (N, h, w, C); or tokens (N, T, C), those of a class or of
+            registers first.
+        height: of the image; so is `width`.
+    """
+    if not isinstance(output, Tensor):
+        return None
+    if output.ndim == 4:
+        for candidate in (output, output.permute(0, 3, 1, 2)):
+            h, w = candidate.shape[-2:]
+            if h * w > 1 and 1 / _MAX_STRETCH <= (h * width) / (w * height) <= _MAX_STRETCH:
+                return candidate
+    if output.ndim == 3:
+        grid = _token_grid(output.shape[1], height, width)
+        if grid is not None:
+            prefix = output.shape[1] - grid[0] * grid[1]
+            maps: Tensor = output[:, prefix:].transpose(1, 2).unflatten(2, grid)
+            return maps
+    return None
+
+
+def find_layer(model: nn.Module, name: str) -> nn.Module:
+    """Look a submodule up.
+
+    Raises:
+        BcosError: no such layer; the message suggests one.
+    """
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    if not name or name not in modules:
+        raise BcosError(f"the model has no layer {name!r}; {suggestion(name, [n for n in modules if n])}")
+    return modules[name]
+
+
+def last_feature_layer(model: nn.Module, x: Tensor) -> nn.Module:
+    """The submodule that finishes last with a feature map as output, before the classifier starts.
+
+    The classifier is ``model.get_classifier()`` where the model has that method; where it has not, nothing is
+    left out. Found by one forward pass of the first image.
+
+    Raises:
+        BcosError: no submodule has such an output.
+    """
+    get_classifier = getattr(model, "get_classifier", None)
+    classifier = get_classifier() if callable(get_classifier) else None
+    found: list[nn.Module] = []
+    started = False
+
+    def stop(_module: nn.Module, _args: object) -> None:
+        nonlocal started
+        started = True
+
+    def record(module: nn.Module, _args: object, output: object) -> None:
+        if not started and as_feature_map(output, x.shape[-2], x.shape[-1]) is not None:
+            found[:] = [module]
+
+    handles = [module.register_forward_hook(record) for module in model.modules() if module is not model]
+    if isinstance(classifier, nn.Module):
+        handles.append(classifier.register_forward_pre_hook(stop))
+    try:
+        with torch.no_grad():
+            model(x[:1].detach())
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not found:
+        raise BcosError(
+            "the model has no layer whose output is a map (N, C, h, w) or tokens of an image "
+            "before its classifier; name one with layer='...'"
+        )
+    return found[0]
+
+
+def _token_grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:
+    """Rows and columns of square patches, with as few tokens in front of them as possible."""
+    grids = [(height // side, width // side) for side in range(1, min(height, width) + 1)]
+    fitting = [(h, w) for h, w in grids if h * w > 1 and 0 <= tokens - h * w <= _MAX_PREFIX_TOKENS]
+    return max(fitting, key=lambda grid: grid[0] * grid[1], default=None)

@@ -1,0 +1,78 @@
+"""Explainers and metrics by name."""
+
+import inspect
+from collections.abc import Callable
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from bcos_core.errors import BcosError
+from bcos_core.plugins import resolve, suggestion
+from bcos_explain import plugins
+from bcos_explain.spec import ExplainerSpec, MetricSpec
+
+if TYPE_CHECKING:
+    from bcos_explain.explainers.contract import Explainer
+
+
+def list_explainers(pattern: str = "*") -> list[str]:
+    """Sorted names of all explainers, of every plugin, that match a shell pattern (``"*gradient*"``)."""
+    return [name for name in plugins.explainers().names() if fnmatchcase(name, pattern)]
+
+
+def explainer_specs() -> list[ExplainerSpec]:
+    """Descriptions of all explainers, sorted by name."""
+    return sorted(plugins.explainers(), key=lambda spec: spec.name)
+
+
+def get_explainer(name: str, **options: Any) -> "Explainer":
+    """Build an explainer by name.
+
+    Args:
+        name: one of :func:`list_explainers`.
+        options: of the method, such as ``n_steps`` of ``"integrated_gradients"`` or ``layer`` of
+            ``"gradcam"``.
+
+    Returns:
+        ``explainer(model, x, target=None) -> (N, C, H, W)`` or ``(N, H, W)``; see
+        :class:`bcos_explain.explainers.Explainer`.
+
+    Raises:
+        BcosError: an unknown explainer or option, or an option's value that makes no sense.
+
+    >>> get_explainer("integrated_gradients", n_steps=20)
+    IntegratedGradients(n_steps=20, internal_batch_size=64)
+    """
+    builder = resolve(plugins.explainers()[name].builder)
+    _check_options(name, builder, options)
+    explainer: Explainer = builder(**options)
+    return explainer
+
+
+def list_metrics(pattern: str = "*") -> list[str]:
+    """Sorted names of all metrics, of every plugin, that match a shell pattern."""
+    return [name for name in plugins.metrics().names() if fnmatchcase(name, pattern)]
+
+
+def metric_specs() -> list[MetricSpec]:
+    """Descriptions of all metrics, sorted by name."""
+    return sorted(plugins.metrics(), key=lambda spec: spec.name)
+
+
+def get_metric(name: str) -> Callable[..., Any]:
+    """Return the function that computes a metric; its description's ``needs`` names the arguments.
+
+    Raises:
+        BcosError: no such metric; the message suggests one.
+    """
+    return resolve(plugins.metrics()[name].builder)
+
+
+def _check_options(name: str, builder: Callable[..., Any], options: dict[str, Any]) -> None:
+    parameters = inspect.signature(builder).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters]
+    for option in options:
+        if option not in known:
+            hint = suggestion(option, known) if known else "it has none"
+            raise BcosError(f"the explainer {name!r} has no option {option!r}; {hint}")

@@ -1,0 +1,129 @@
+"""The colour picture of a dynamic linear map."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bcos_core import BcosError
+from bcos_explain.render.arrays import Array, Picture, as_picture, as_tensor
+
+TINY = 1e-12
+"""Added to denominators that may be zero."""
+SMOOTH = 15
+PERCENTILE = 99.5
+
+
+def explanation_image(
+    x: Array,
+    weight: Array,
+    *,
+    smooth: int = SMOOTH,
+    percentile: float = PERCENTILE,
+    alpha_scale: float | None = None,
+) -> Picture:
+    r"""Picture of a dynamic linear map W: the colours that it looks for, opaque where it is strong.
+
+    Colour: with ``w = max(0, W / max_c |W_c|)`` at each pixel, the colour of channel c is
+    ``w_c / (w_c + w_{1-c})``, where ``1-c`` is its inverse channel. Opacity: the norm ``‖W‖`` over channels,
+    zero where the contribution ``W·x`` of the pixel is negative, smoothed by a mean filter (zeros outside
+    count) and divided by its own percentile.
+
+    Args:
+        x: (C, H, W), the encoded input, as a tensor or an array.
+        weight: (C, H, W), W for one output. With 6 channels ``[r, g, b, 1-r, 1-g, 1-b]`` the picture has
+            their colours, with 2 channels ``[v, 1-v]`` it is grey. Other encodings have no inverse that tells
+            black from nothing, so sign is shown instead: grey is zero, brighter a positive weight, darker a
+            negative one, in RGB for 3 channels and in grey (of the mean over channels) for any other number.
+        smooth: size of the mean filter, odd; 1 for none. Clipped to the largest odd size that fits into the
+            image.
+        percentile: of the smoothed norm, at which the picture is opaque.
+        alpha_scale: smoothed norm at which the picture is opaque, instead of the percentile, so that pictures
+            can be compared with each other; see :func:`common_alpha_scale`.
+
+    Returns:
+        (H, W, 4), RGBA in [0, 1], not premultiplied. Fully transparent if nothing contributes positively.
+
+    Raises:
+        BcosError: shapes that differ, non-finite values, an even `smooth`, a percentile outside [0, 100], or
+            a scale that is not positive.
+
+    Source: Böhle et al., TPAMI 2024, section 5.3, figure 7; the reference implementation's
+        ``gradient_to_image``.
+    """
+    inputs, w = _checked(x, weight)
+    if alpha_scale is not None and not alpha_scale > 0:
+        raise BcosError(f"alpha_scale must be positive, got {alpha_scale}; use None for the picture's own")
+    strength = _strength(inputs, w, smooth)
+    scale = _opaque_at(strength, percentile) if alpha_scale is None else alpha_scale
+    alpha = (strength / scale).clamp(0, 1) if scale > 0 else torch.zeros_like(strength)
+    return as_picture(torch.cat([_colours(w), alpha[None]]))
+
+
+def common_alpha_scale(
+    x: Array, weight: Array, *, smooth: int = SMOOTH, percentile: float = PERCENTILE
+) -> float | None:
+    """`alpha_scale` that suits a whole batch: the percentile over all of its pixels.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (N, C, H, W).
+        smooth: as for :func:`explanation_image`; so is `percentile`.
+
+    Returns:
+        The scale, or None if nothing in the batch contributes positively (then every picture is transparent
+        anyway).
+
+    Raises:
+        BcosError: as :func:`explanation_image`.
+    """
+    inputs, weights = as_tensor(x, "x", 4), as_tensor(weight, "weight", 4)
+    if len(inputs) != len(weights):
+        raise BcosError(f"x and weight must be as many, got {len(inputs)} and {len(weights)}")
+    strengths = [_strength(*_checked(i, w), smooth) for i, w in zip(inputs, weights, strict=True)]
+    return _opaque_at(torch.stack(strengths), percentile) or None
+
+
+def _checked(x: Array, weight: Array) -> tuple[Tensor, Tensor]:
+    inputs, w = as_tensor(x, "x", 3), as_tensor(weight, "weight", 3)
+    if inputs.shape != w.shape:
+        raise BcosError(
+            f"x and weight must have the same shape, got {tuple(inputs.shape)} and {tuple(w.shape)}; "
+            "give the encoded input that the weight belongs to (Explanation.input)"
+        )
+    return inputs, w
+
+
+def _colours(weight: Tensor) -> Tensor:
+    """RGB (3, H, W) in [0, 1] of W (C, H, W)."""
+    channels = len(weight)
+    w = weight / weight.abs().amax(0, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    if channels in (2, 6):
+        positive = w.clamp_min(0)
+        direct, inverse = positive.chunk(2)
+        colours = direct / (direct + inverse + TINY)
+    else:
+        colours = (1 + (w if channels == 3 else w.mean(0, keepdim=True))) / 2
+    return colours.expand(3, -1, -1)
+
+
+def _strength(x: Tensor, weight: Tensor, smooth: int) -> Tensor:
+    """Smoothed norm of W where it contributes positively, (H, W)."""
+    if smooth < 1 or smooth % 2 == 0:
+        raise BcosError(f"smooth must be odd and at least 1, got {smooth}; use 1 for no smoothing")
+    norm = torch.linalg.vector_norm(weight, dim=0)
+    norm = torch.where((x * weight).sum(0) < 0, 0.0, norm)
+    shortest = min(norm.shape)
+    size = min(smooth, shortest if shortest % 2 else shortest - 1)
+    return F.avg_pool2d(norm[None], size, stride=1, padding=size // 2)[0] if size > 1 else norm
+
+
+def _opaque_at(strength: Tensor, percentile: float) -> float:
+    """The percentile of all strengths, or their maximum where that is 0 (few pixels contribute)."""
+    if not 0 <= percentile <= 100:
+        raise BcosError(f"percentile must be in [0, 100], got {percentile}")
+    values = strength.flatten().sort().values
+    position = percentile / 100 * (len(values) - 1)
+    below = int(position)
+    above = min(below + 1, len(values) - 1)
+    quantile = torch.lerp(values[below], values[above], position - below)  # torch.quantile has a size limit
+    return float(quantile) or float(values[-1])

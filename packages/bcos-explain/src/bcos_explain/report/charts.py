@@ -1,0 +1,148 @@
+"""Charts as SVG to stand inside an HTML page.
+
+Lines and letters take the colours of the page, so that they can be read on light and dark backgrounds, and
+nothing in the SVG refers to anything outside of it.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_INK = "#010203"
+"""Stands for the colour of the text until the SVG is written."""
+_FAINT = "#040506"
+"""Stands for the colour of grid lines."""
+_SERIES = {"train_loss": "#d97706", "test_loss": "#2563eb", "test_top1": "#0d9488", "lr": "#7c3aed"}
+_LABELS = {"train_loss": "training", "test_loss": "test", "test_top1": "top-1", "lr": "learning rate"}
+_PANELS = (
+    ("loss", ("train_loss", "test_loss")),
+    ("accuracy (top-1)", ("test_top1",)),
+    ("learning rate", ("lr",)),
+)
+_STYLE: Any = {
+    "svg.fonttype": "none",  # letters stay letters, in the page's font
+    "svg.hashsalt": "bcos",  # the same data give the same file
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _FAINT,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+}
+
+
+def learning_curves(epochs: Sequence[Mapping[str, float | None]]) -> list[str]:
+    """SVGs of loss, accuracy and learning rate over epochs, of those that have values.
+
+    Missing and non-finite values leave gaps.
+    """
+    import matplotlib
+    from matplotlib.ticker import MaxNLocator
+
+    charts = []
+    for title, keys in _PANELS:
+        series = {key: _points(epochs, key) for key in keys}
+        series = {key: points for key, points in series.items() if points}
+        if not series:
+            continue
+        with matplotlib.rc_context(_STYLE):
+            figure, ax = _figure(3.9, 2.7)
+            for key, points in series.items():
+                marker = "o" if len(points) < 30 else None
+                ax.plot(
+                    *zip(*points, strict=True), color=_SERIES[key], label=_LABELS[key], marker=marker, ms=3
+                )
+            ax.set(title=title, xlabel="epoch")
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+            if title == "loss":
+                ax.set_ylim(bottom=0)
+            if len(series) > 1:
+                ax.legend()
+            charts.append(_svg(figure, title.split()[0], f"{title} over epochs"))
+    return charts
+
+
+def score_boxes(scores: Mapping[str, Sequence[float]], chance: float) -> str:
+    """SVG of a box plot of scores in [0, 1], one box for each method, with a line at `chance`."""
+    import matplotlib
+
+    names = list(scores)
+    with matplotlib.rc_context(_STYLE):
+        figure, ax = _figure(7.2, 0.9 + 0.5 * len(names))
+        boxes = ax.boxplot(
+            [scores[name] for name in names],
+            orientation="horizontal",
+            widths=0.55,
+            patch_artist=True,
+            showmeans=True,
+            flierprops={"marker": ".", "markersize": 3, "markerfacecolor": _INK, "markeredgecolor": "none"},
+            meanprops={"marker": "D", "markersize": 4, "markerfacecolor": "#ffffff", "markeredgecolor": _INK},
+            medianprops={"color": _INK},
+            boxprops={"edgecolor": _INK, "facecolor": "#3b82f6"},
+            whiskerprops={"color": _INK},
+            capprops={"color": _INK},
+        )
+        for box in boxes["boxes"]:
+            box.set_alpha(0.75)
+        ax.axvline(chance, color="#dc2626", linestyle="--", linewidth=1.2)
+        ax.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(4, -1),
+                    textcoords="offset points", color="#dc2626", va="bottom")  # fmt: skip
+        ax.set(
+            xlim=(-0.02, 1.02), xlabel="share of positive contributions in the right cell", yticklabels=names
+        )
+        ax.invert_yaxis()
+        ax.grid(visible=False, axis="y")
+        return _svg(figure, "gridpg", "Box plot of the scores of each explainer")
+
+
+def _points(epochs: Sequence[Mapping[str, float | None]], key: str) -> list[tuple[float, float]]:
+    points = []
+    for number, epoch in enumerate(epochs):
+        x, y = epoch.get("epoch", number), epoch.get(key)
+        if x is not None and y is not None and math.isfinite(y):
+            points.append((float(x), float(y)))
+    return points
+
+
+def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_visible(False)
+    ax = figure.add_subplot()
+    ax.patch.set_visible(False)
+    return figure, ax
+
+
+def _svg(figure: "Figure", name: str, description: str) -> str:
+    """SVG element for an HTML page: no declarations, no metadata, ids that start with `name`."""
+    buffer = io.StringIO()
+    figure.savefig(
+        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+    )
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(
+        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
+        rf'<svg \1 role="img" aria-label="{description}">',
+        svg,
+        count=1,
+    )
+    return svg.replace(_INK, "currentColor").replace(_FAINT, "var(--line)")

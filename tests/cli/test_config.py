@@ -1,0 +1,233 @@
+import pytest
+import yaml
+
+from bcos_cli.config import Recipe, dump_recipe, load_recipe, validate_recipe
+from bcos_cli.plugins import recipes
+from bcos_core import BcosError
+
+MINIMAL = {"model": {"name": "m"}, "train": {"epochs": 3}}
+
+
+def write(path, **values):
+    path.write_text(yaml.safe_dump(values))
+    return str(path)
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    return write(tmp_path / "minimal.yaml", **MINIMAL)
+
+
+@pytest.mark.parametrize("name", recipes().names())
+def test_every_shipped_recipe_is_valid_and_survives_dumping(name, tmp_path):
+    recipe = load_recipe(name)
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+    assert recipes()[name].summary
+
+
+def test_dump_holds_every_value(minimal):
+    def keys(values, model):
+        assert list(values) == list(model.model_fields)
+        for name, field in model.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                keys(values[name], field.annotation)
+
+    keys(yaml.safe_load(dump_recipe(load_recipe(minimal))), Recipe)
+
+
+def test_round_trip_keeps_values_that_are_not_the_defaults(minimal, tmp_path):
+    overrides = [
+        "model.options={b: 1.5, depths: [1, 2], norm: layer}",
+        "data.augment.random_resized_crop=[0.25, 1]",
+        "schedule.warmup_epochs=0.5",
+        "train.clip_norm=1",
+        "evaluation.explainers=[bcos]",
+    ]
+    recipe = load_recipe(minimal, overrides, data="s3://bucket/shards")
+    assert recipe.data.augment.random_resized_crop == (0.25, 1.0)
+    (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=3", r"unknown key 'train.epoch'; did you mean 'epochs'\?"),
+        ("trian.epochs=3", r"unknown key 'trian'; did you mean 'train'\?"),
+        (
+            "data.augment.horizontal_flop=1",
+            r"unknown key 'data.augment.horizontal_flop'; did you mean 'horizontal_flip'\?",
+        ),
+        (
+            "schedule.qqq=1",
+            "unknown key 'schedule.qqq'; the keys are warmup_epochs, warmup_factor, final_factor",
+        ),
+        ("train.epochs=many", "train.epochs='many': input should be a valid integer"),
+        ("train.epochs=0", "train.epochs=0: input should be greater than or equal to 1"),
+        ("train.epochs=1.5", "train.epochs=1.5: input should be a valid integer"),
+        ("optimizer.lr=0", "optimizer.lr=0: input should be greater than 0"),
+        ("optimizer.lr=-1e-3", "optimizer.lr=-0.001: input should be greater than 0"),
+        ("optimizer.name=adan", "optimizer.name='adan': input should be 'adam', 'adamw' or 'sgd'"),
+        ("data.image_channels=2", "data.image_channels=2: input should be 1 or 3"),
+        (
+            "data.augment.horizontal_flip=1.5",
+            "data.augment.horizontal_flip=1.5: input should be less than or equal to 1",
+        ),
+        ("train.loss=mse", "train.loss='mse': input should be 'bce', "),
+        ("train.precision=fp8", "train.precision='fp8': input should be 'no', 'bf16' or 'fp16'"),
+        ("model=5", "model=5: input should be a valid dictionary"),
+        ("evaluation.gridpg_size=1", "evaluation.gridpg_size=1: input should be greater than or equal to 2"),
+        ("evaluation.gridpg_smooth=4", "evaluation.gridpg_smooth=4 must be odd"),
+        (
+            "schedule.warmup_epochs=3",
+            "schedule.warmup_epochs=3 leaves nothing of train.epochs=3; make the warm-up shorter",
+        ),
+        ("train.accumulate=3", "train.accumulate=3 must divide train.batch_size=64"),
+    ],
+)
+def test_key_or_value_that_does_not_fit_is_named_with_the_remedy(override, message, minimal):
+    with pytest.raises(BcosError, match=message) as error:
+        load_recipe(minimal, [override])
+    assert str(error.value).startswith(f"recipe {minimal}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("override", ["data.augment.random_resized_crop=[0.9, 0.1]", "train.seed=-1"])
+def test_value_that_only_fails_in_training_is_refused_at_once(override, minimal):
+    with pytest.raises(BcosError, match=override.partition("=")[0]):
+        load_recipe(minimal, [override])
+
+
+def test_all_problems_are_counted_and_the_first_is_told(minimal):
+    with pytest.raises(BcosError, match=r"optimizer.lr=0: .* \(and 2 more\)$"):
+        load_recipe(minimal, ["train.epochs=0", "optimizer.lr=0", "zzz=1"])
+
+
+@pytest.mark.parametrize(("missing", "key"), [("model", "model"), ("train", "train")])
+def test_missing_section_is_named(missing, key):
+    values = {k: v for k, v in MINIMAL.items() if k != missing}
+    with pytest.raises(BcosError, match=f"recipe x: {key} is missing; give it a value"):
+        validate_recipe(values, "x")
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("optimizer.lr=1e-3", ("optimizer", "lr"), 1e-3),
+        ("optimizer.lr=.5", ("optimizer", "lr"), 0.5),
+        ("train.seed=7", ("train", "seed"), 7),
+        ("train.clip_norm=null", ("train", "clip_norm"), None),
+        ("data.augment.trivial_augment=true", ("data", "augment", "trivial_augment"), True),
+        ("data.path=a=b", ("data", "path"), "a=b"),
+        (" train.seed =7", ("train", "seed"), 7),
+        ("data.path=infinity", ("data", "path"), "infinity"),
+    ],
+)
+def test_override_is_read_as_yaml(override, path, value, minimal):
+    found = load_recipe(minimal, [override])
+    for name in path:
+        found = getattr(found, name)
+    assert found == value
+
+
+def test_options_of_the_model_keep_their_types(minimal):
+    overrides = ["model.options.b=1e-1", "model.options.depths=[1, 2]", "model.options.norm=batch"]
+    assert load_recipe(minimal, overrides).model.options == {"b": 0.1, "depths": [1, 2], "norm": "batch"}
+
+
+def test_later_override_wins_and_data_wins_over_the_recipe(minimal):
+    recipe = load_recipe(minimal, ["train.seed=1", "train.seed=2", "data.path=x"], data="y")
+    assert (recipe.train.seed, recipe.data.path) == (2, "y")
+
+
+@pytest.mark.parametrize("override", ["train.epochs", "=3", " =3", ""])
+def test_override_without_key_or_value_is_refused(override, minimal):
+    with pytest.raises(BcosError, match=r"an override is written key=value, such as train.epochs=5, got"):
+        load_recipe(minimal, [override])
+
+
+def test_override_below_a_value_is_refused(minimal):
+    with pytest.raises(
+        BcosError, match=r"in the override 'train.epochs.x=1', 'epochs' is a value, not a section"
+    ):
+        load_recipe(minimal, ["train.epochs.x=1"])
+
+
+def test_base_is_inherited_section_by_section_relative_to_the_file(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "base.yaml", model={"name": "m", "options": {"b": 2}}, train={"epochs": 3, "seed": 5})
+    child = write(
+        tmp_path / "sub" / "child.yaml", base="../base.yaml", train={"epochs": 9}, data={"workers": 0}
+    )
+    recipe = load_recipe(child)
+    assert (recipe.train.epochs, recipe.train.seed, recipe.data.workers) == (9, 5, 0)
+    assert recipe.model.options == {"b": 2}
+
+
+def test_other_model_does_not_inherit_options_but_the_same_does(tmp_path):
+    write(tmp_path / "base.yaml", model={"name": "m", "options": {"b": 2}}, train={"epochs": 3})
+    other = write(tmp_path / "other.yaml", base="base.yaml", model={"name": "n"})
+    more = write(tmp_path / "more.yaml", base="base.yaml", model={"options": {"c": 3}})
+    assert load_recipe(other).model.options == {}
+    assert load_recipe(more).model.options == {"b": 2, "c": 3}
+
+
+def test_baseline_inherits_a_recipe_by_name():
+    ours, plain = load_recipe("cifar10_resnet20"), load_recipe("standard_cifar10_resnet20")
+    assert plain.data == ours.data
+    assert plain.optimizer == ours.optimizer
+    assert plain.train == ours.train.model_copy(update={"loss": "cross_entropy"})
+    assert "bcos" not in plain.evaluation.explainers
+
+
+def test_recipe_that_is_its_own_base_is_refused(tmp_path):
+    a = write(tmp_path / "a.yaml", base="b.yaml")
+    write(tmp_path / "b.yaml", base="a.yaml")
+    with pytest.raises(BcosError, match=r"is its own base: .*a.yaml -> .*b.yaml -> .*a.yaml"):
+        load_recipe(a)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"train: [", "is no YAML: while parsing"),
+        (
+            b"- a\n- b\n",
+            "must be a mapping with the keys model, data, optimizer, schedule, train, evaluation",
+        ),
+        (b"", "must be a mapping"),
+        (b"train: \xff\xfe", "is no YAML|cannot read"),
+        (b"base: 3\n", "base"),
+        (b"base: [a]\n", "base"),
+    ],
+)
+def test_file_that_is_no_recipe_is_refused_in_one_line(content, message, tmp_path):
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(BcosError, match=message) as error:
+        load_recipe(str(path))
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_recipe_and_missing_file_are_named():
+    with pytest.raises(BcosError, match=r"there is no recipe 'digit'; did you mean 'digits'\?"):
+        load_recipe("digit")
+    with pytest.raises(
+        BcosError, match=r"cannot read the recipe 'nope.yaml': No such file.*; bcos recipes lists"
+    ):
+        load_recipe("nope.yaml")
+
+
+@pytest.mark.parametrize("override", [None, "data.workers=0"])
+def test_section_that_is_left_empty_takes_the_defaults(override, tmp_path):
+    """``data:`` with nothing below it is None in YAML."""
+    path = tmp_path / "r.yaml"
+    path.write_text("model: {name: m}\ntrain: {epochs: 1}\ndata:\n")
+    assert load_recipe(str(path), [override] if override else [], data="shards").data.path == "shards"
+
+
+def test_data_that_is_a_value_is_refused(tmp_path):
+    path = write(tmp_path / "r.yaml", **MINIMAL, data=5)
+    with pytest.raises(BcosError, match="data"):
+        load_recipe(path, data="shards")

@@ -1,0 +1,237 @@
+"""Training on tiny shards, in this process."""
+
+import json
+import math
+
+import pytest
+import safetensors.torch
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+from bcos_cli.config import load_recipe
+from bcos_cli.trained import load_trained
+from bcos_cli.training import engine
+from bcos_cli.training.engine import train
+from bcos_core import BcosError
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Train; the process starts anew each time."""
+
+    def start(recipe, name="run", **options):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        torch.manual_seed(len(name))
+        return train(recipe, tmp_path / name, **options)
+
+    return start
+
+
+def weights(path):
+    return safetensors.torch.load_file(path / "model.safetensors")
+
+
+def metrics(path):
+    timing = ("images_per_second", "seconds")
+    lines = [json.loads(text) for text in (path / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in m.items() if k not in timing} for m in lines]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_training_learns_and_fills_its_folder(run, recipe, tmp_path):
+    wanted = recipe(train={"epochs": 8}, optimizer={"lr": 0.02})
+    result = run(wanted)
+    found = metrics(tmp_path / "run")
+    assert found[-1]["train_loss"] < 0.7 * found[0]["train_loss"]
+    assert result.scores.top1 == found[-1]["test_top1"] > 0.8
+    assert [(m["epoch"], m["step"]) for m in found] == [(i, 3 * i) for i in range(1, 9)]
+    assert found[-1]["lr"] == pytest.approx(0, abs=1e-12)
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert {"config.yaml", "metrics.jsonl", "checkpoints", "model.safetensors", "tensorboard"} <= names
+    checkpoints = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert checkpoints == {"best", "epoch-0007", "epoch-0008"}
+    assert list((tmp_path / "run" / "tensorboard").rglob("events*"))
+    assert load_recipe(str(tmp_path / "run" / "config.yaml")) == wanted
+    assert load_trained(str(tmp_path / "run")).classes == ["rows", "columns", "corner"]
+
+
+def test_same_recipe_gives_the_same_numbers_and_another_seed_others(run, recipe, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(recipe(train={"seed": seed}), name)
+    assert metrics(tmp_path / "a") == metrics(tmp_path / "b")
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+class Killed(BaseException):
+    pass
+
+
+def interrupt(monkeypatch, where, epoch):
+    real = getattr(engine._Training, where)
+
+    def stop(self, *args):
+        result = real(self, *args)
+        if self.progress.epoch == epoch:
+            raise Killed
+        return result
+
+    monkeypatch.setattr(engine._Training, where, stop)
+
+
+@pytest.mark.parametrize(
+    ("workers", "options"),
+    [
+        (0, {}),
+        (0, {"drop_path": 0.5}),
+        pytest.param(1, {"drop_path": 0.5}, marks=pytest.mark.slow),
+    ],
+    ids=["plain", "stochastic depth", "stochastic depth and a worker"],
+)
+def test_interrupted_run_ends_bit_identical_to_the_uninterrupted_one(
+    workers, options, run, recipe, tmp_path, monkeypatch
+):
+    wanted = recipe(
+        train={"epochs": 4},
+        data={"workers": workers, "augment": {"pad_crop": 1, "horizontal_flip": 0.5}},
+        model={"name": "cifar10_resnet20", "options": {"depths": [2], "width": 8, **options}},
+        schedule={"warmup_epochs": 1},
+    )
+    run(wanted, "whole")
+    with monkeypatch.context() as patch:
+        interrupt(patch, "_train_epoch", 2)  # in the third epoch, after two checkpoints
+        with pytest.raises(Killed):
+            run(wanted, "killed")
+    assert len(metrics(tmp_path / "killed")) == 2
+    run(wanted, "killed", resume=True)
+    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    assert equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("killed_after", [0, 1])
+def test_epoch_whose_checkpoint_was_not_written_is_trained_and_noted_once(
+    killed_after, run, recipe, tmp_path, monkeypatch
+):
+    """The metrics of an epoch are written before its checkpoint."""
+    with monkeypatch.context() as patch:
+        real = engine.Checkpoints.save
+
+        def save(self, model, state, progress, *, is_best):
+            if progress.epoch > killed_after:
+                raise Killed
+            return real(self, model, state, progress, is_best=is_best)
+
+        patch.setattr(engine.Checkpoints, "save", save)
+        with pytest.raises(Killed):
+            run(recipe(), "killed")
+    run(recipe(), "killed", resume=True)
+    assert [m["epoch"] for m in metrics(tmp_path / "killed")] == [1, 2]
+
+
+def test_finished_run_can_be_resumed_and_stays_as_it_is(run, recipe, tmp_path):
+    first = run(recipe())
+    before = weights(tmp_path / "run"), metrics(tmp_path / "run")
+    again = run(recipe(), resume=True)
+    assert equal(before[0], weights(tmp_path / "run"))
+    assert metrics(tmp_path / "run") == before[1]
+    assert (again.scores.top1, again.scores.loss) == (first.scores.top1, first.scores.loss)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_accumulated_gradients_are_those_of_one_large_batch(accumulate, run, recipe, tmp_path):
+    model = {"name": "cifar10_resnet20", "options": {"depths": [1], "width": 8, "norm": "layer_uncentered"}}
+    common = {"model": model, "optimizer": {"name": "sgd", "lr": 0.05}}
+    run(recipe(**common), "whole")
+    run(recipe(**common, train={"accumulate": accumulate}), "parts")
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    start = safetensors.torch.load_file(
+        tmp_path / "whole" / "checkpoints" / "best" / "model.safetensors"
+    ).keys()
+    assert parts.keys() == whole.keys() == start
+    for key in whole:
+        torch.testing.assert_close(
+            parts[key], whole[key], rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}"
+        )
+    assert [m["step"] for m in metrics(tmp_path / "parts")] == [3, 6]
+    for a, b in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "parts"), strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
+        assert a["lr"] == b["lr"]
+
+
+def test_clip_norm_bounds_the_step(run, recipe, tmp_path):
+    sgd = {"name": "sgd", "lr": 1.0, "momentum": 0.5}  # nesterov: the first step is 1.5 gradients
+    clipped = recipe(train={"epochs": 1, "clip_norm": 1e-4, "batch_size": 24}, optimizer=sgd)
+    run(clipped)
+    engine.set_seed(clipped.train.seed)
+    model = engine.build(clipped, ["a", "b", "c"]).model
+    after = weights(tmp_path / "run")
+    moved = sum(float((after[k] - p.detach()).pow(2).sum()) for k, p in model.named_parameters()) ** 0.5
+    assert moved == pytest.approx(1.5e-4, rel=0.02)
+
+
+def test_sgd_without_momentum_trains(run, recipe):
+    assert math.isfinite(run(recipe(optimizer={"name": "sgd", "momentum": 0.0})).scores.loss)
+
+
+def test_loss_that_is_not_finite_ends_the_run_in_one_line(run, recipe, monkeypatch):
+    monkeypatch.setattr(engine, "make_loss", lambda *_, **__: lambda logits, _: logits.sum() * float("nan"))
+    message = (
+        "the loss is nan at epoch 1, step 1, learning rate 0.00.*; lower optimizer.lr, set train.clip_norm"
+    )
+    with pytest.raises(BcosError, match=message):
+        run(recipe())
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"train": {"batch_size": 48}}, "24 samples are fewer than the 48 of one step"),
+        ({"data": {"train_split": "training"}}, r"no split 'training'; did you mean 'train'\?"),
+        ({"data": {"path": None}}, "there are no data to train on; give a folder of shards with --data"),
+        ({"data": {"path": "nowhere"}}, "there are no shards at 'nowhere'"),
+        ({"model": {"name": "resnet_18"}}, r"no model 'resnet_18'; did you mean 'resnet18'\?"),
+        ({"model": {"options": {"bb": 1}}}, "no option 'bb'"),
+        ({"model": {"options": {"num_classes": 5}}}, "num_classes"),
+        ({"model": {"options": {"b": "two"}}}, "b"),
+    ],
+    ids=str,
+)
+def test_recipe_that_does_not_fit_is_refused(sections, message, run, recipe):
+    with pytest.raises(BcosError, match=message):
+        run(recipe(**sections))
+
+
+def test_batch_that_cannot_be_split_over_the_processes_is_refused(run, recipe, monkeypatch):
+    from accelerate import Accelerator
+
+    monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 3))
+    message = "train.batch_size=8 cannot be split over 3 processes and 2 .*; make it a multiple of 6"
+    with pytest.raises(BcosError, match=message):
+        run(recipe(train={"accumulate": 2}))
+
+
+def test_precision_that_the_device_does_not_have_is_told(run, recipe, monkeypatch):
+    def refuse(**_):
+        raise ValueError("fp16 mixed precision requires a GPU")
+
+    monkeypatch.setattr(engine, "Accelerator", refuse)
+    message = "train.precision=fp16 does not work on this device: fp16 .* requires a GPU; use bf16 or no"
+    with pytest.raises(BcosError, match=message):
+        run(recipe(train={"precision": "fp16"}))
+
+
+def test_bf16_trains(run, recipe):
+    result = run(recipe(train={"precision": "bf16", "epochs": 1}))
+    assert math.isfinite(result.scores.loss)
+    assert all(p.dtype == torch.float32 for p in result.trained.model.parameters())
+
+
+def test_plain_baseline_trains_with_softmax(run, recipe):
+    model = {"name": "standard_cifar10_resnet20", "options": {"depths": [1], "width": 8}}
+    result = run(recipe(model=model, train={"loss": "cross_entropy", "epochs": 1}))
+    assert result.trained.probabilities == "softmax"
+    assert result.trained.confidences(torch.randn(2, 3)).sum(1).tolist() == pytest.approx([1, 1])

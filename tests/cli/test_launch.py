@@ -1,0 +1,92 @@
+"""Several processes on this machine."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import safetensors.torch
+
+from bcos_cli.config import dump_recipe
+from bcos_cli.launch import without_option
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (["eval", "run", "--num-processes", "2", "--data", "d"], ["run", "--data", "d"]),
+        (["eval", "--num-processes=2", "run"], ["run"]),
+        (["eval", "run"], ["run"]),
+        (["--debug", "eval", "run", "--num-processes", "2"], ["run"]),
+    ],
+    ids=" ".join,
+)
+def test_option_is_left_out_with_its_value(given, kept, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["bcos", *given])
+    assert [a for a in without_option("--num-processes") if a != "--debug"] == kept
+
+
+def run(*arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "bcos_cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def scores(path):
+    found = json.loads(path.read_text())["scores"]
+    return {k: v for k, v in found.items() if k != "images_per_second"}
+
+
+@pytest.fixture
+def recipe_file(recipe, tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        dump_recipe(recipe(evaluation={"explainers": ["bcos"], "gridpg_grids": 0, "gallery_per_class": 0}))
+    )
+    return "r.yaml"
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_one_or_two_evaluate_alike(recipe_file, tmp_path):
+    done = run("train", recipe_file, "--out", "run", "--num-processes", 2, "-o", "train.accumulate=2")
+    assert done.returncode == 0, done.stderr
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    for n in (1, 2):
+        done = run(
+            "eval", "run", "--num-processes", n, "--json", f"{n}.json", "--workers", 0, "--metric", "top1"
+        )
+        assert done.returncode == 0, done.stderr
+    one, two, trained = (scores(tmp_path / p) for p in ("1.json", "2.json", "run/evaluation.json"))
+    assert one["samples"] == two["samples"] == 7
+    for other in (two, trained):
+        assert other["confusion"] == one["confusion"]
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+        assert other["calibration_error"] == pytest.approx(one["calibration_error"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_gradients_of_one(recipe, tmp_path):
+    """Without batch statistics, DDP on half batches is one process on whole ones."""
+    options = {"depths": [1], "width": 8, "norm": "layer_uncentered"}
+    wanted = recipe(
+        model={"options": options},
+        data={"shuffle_buffer": 1},
+        train={"epochs": 1, "batch_size": 24},
+        optimizer={"name": "sgd", "lr": 0.1},
+        evaluation={"gridpg_grids": 0, "gallery_per_class": 0},
+    )
+    (tmp_path / "r.yaml").write_text(dump_recipe(wanted))
+    for n in (1, 2):
+        done = run("train", "r.yaml", "--out", f"run{n}", "--num-processes", n)
+        assert done.returncode == 0, done.stderr
+    one, two = (safetensors.torch.load_file(tmp_path / f"run{n}" / "model.safetensors") for n in (1, 2))
+    for key in one:
+        assert (one[key] - two[key]).abs().max() <= 1e-5 * max(1, one[key].abs().max()), key
+
+
+@pytest.mark.slow
+def test_mistake_in_several_processes_is_status_2_without_a_traceback(recipe_file):
+    done = run("train", recipe_file, "--out", "run", "--num-processes", 2, "-o", "train.batch_size=9")
+    assert done.returncode == 2, done.stderr
+    assert "train.batch_size=9 cannot be split over 2 processes and 1 accumulated batches" in done.stderr
+    assert "Traceback" not in done.stderr

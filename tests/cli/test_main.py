@@ -1,0 +1,257 @@
+"""Exit status, and what a mistake looks like."""
+
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import typer
+
+from bcos_cli import main
+from bcos_core import BcosError
+
+
+@pytest.fixture
+def broken_command(monkeypatch):
+    """Let ``bcos recipes`` raise something."""
+
+    def install(error):
+        def fail():
+            raise error
+
+        monkeypatch.setattr("bcos_cli.plugins.recipes", fail)
+
+    return install
+
+
+def test_help_and_version_succeed(bcos):
+    assert bcos("--help")[0] == 0
+    status, out, err = bcos("--version")
+    assert (status, err) == (0, "")
+    assert [text.split()[0] for text in out.splitlines()] == [
+        "bcos-cli",
+        "bcos-core",
+        "bcos-models",
+        "bcos-explain",
+    ]
+
+
+@pytest.mark.parametrize("arguments", [[], ["shards"]])
+def test_without_a_command_the_help_is_shown_and_no_empty_line_of_error(arguments, bcos):
+    _, out, err = bcos(*arguments)
+    assert "Usage: bcos" in out + err
+    assert "bcos:  (" not in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "No such command 'trian'. Did you mean 'train'?"),
+        (["shards", "verfy"], "No such command 'verfy'. Did you mean 'verify'?"),
+        (["train"], "Missing argument"),
+        (["models", "--jsn"], "No such option: --jsn"),
+        (["train", "digit"], "there is no recipe 'digit'; did you mean 'digits'?"),
+        (["train", "digits", "-o", "train.epoch=1"], "unknown key 'train.epoch'; did you mean 'epochs'?"),
+        (["train", "digits"], "there are no data to train on; give a folder of shards with --data"),
+        (["train", "digits", "--data", "no"], "there are no shards at 'no'"),
+        (["train", "digits", "--num-processes", "0"], "num-processes"),
+        (["eval", "nothing", "--data", "x"], "'nothing' is neither a run's folder"),
+        (["eval", "nothing", "--metric", "top2"], "there is no metric 'top2'; did you mean 'top1'?"),
+        (["explain", "nothing", "x.png", "--out", "o"], "there is no image or folder 'x.png'"),
+        (["shards", "info", "no"], "there are no shards at 'no'"),
+        (["shards", "pack", "no", "out"], "there is no data source 'no'"),
+    ],
+    ids=" ".join,
+)
+def test_mistake_is_one_line_and_status_2(arguments, message, bcos, line):
+    assert message in line(bcos(*arguments))
+
+
+def test_misspelt_command_points_to_a_help_that_exists(bcos):
+    assert "bcos trian --help" not in bcos("trian")[2]
+
+
+def test_mistake_leaves_no_folder_behind(bcos, tmp_path):
+    bcos("train", "digits", "--data", "no", "--out", "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_mistake_has_a_traceback_with_debug_only(bcos):
+    status, _, err = bcos("train", "digit", debug=True)
+    assert status == 2
+    assert "Traceback" in err
+    assert err.splitlines()[-1].startswith("bcos: there is no recipe")
+
+
+def test_bug_is_one_line_with_a_hint_and_status_1(bcos, line, broken_command):
+    broken_command(RuntimeError("two\nlines"))
+    text = line(bcos("recipes"), status=1)
+    assert text == "bcos: internal error: RuntimeError: two lines; --debug shows the traceback"
+    status, _, err = bcos("recipes", debug=True)
+    assert status == 1
+    assert "Traceback" in err
+    assert err.splitlines()[-1] == "bcos: internal error: RuntimeError: two lines"
+
+
+def test_mistake_inside_a_command_is_status_2(bcos, line, broken_command):
+    broken_command(BcosError("give this, not that"))
+    assert line(bcos("recipes")) == "bcos: give this, not that"
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_exit_of_a_command_is_its_status(code, bcos, broken_command):
+    broken_command(typer.Exit(code))
+    assert bcos("recipes")[0] == code
+
+
+def test_interrupt_is_status_130_and_one_line(bcos, line, broken_command):
+    broken_command(KeyboardInterrupt())
+    assert line(bcos("recipes"), status=130) == "bcos: interrupted"
+
+
+@pytest.mark.slow
+def test_interrupt_from_the_terminal_ends_a_packing(tmp_path, make_tree):
+    (tmp_path / "slow.py").write_text(
+        "import time, sys\nfrom bcos_cli.data import pack\nfrom bcos_cli.main import main\n"
+        "pack._check_decodes = lambda data: time.sleep(0.1)\nmain(sys.argv[1:])\n"
+    )
+    root = make_tree([f"a/{i}.png" for i in range(200)])
+    command = [
+        sys.executable,
+        "slow.py",
+        "shards",
+        "pack",
+        str(root),
+        "s",
+        "--workers",
+        "1",
+        "--samples-per-shard",
+        "2",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "s").glob("*.tar")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "bcos: interrupted"
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "train", "digit"], ["train", "digit", "--debug"]])
+def test_debug_is_understood_anywhere(arguments):
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), pytest.raises(SystemExit) as stopped:
+        main.main(arguments)
+    assert stopped.value.code == 2
+    assert "Traceback" in err.getvalue()
+
+
+def test_debug_can_be_set_in_the_environment(monkeypatch):
+    monkeypatch.setenv("BCOS_DEBUG", "1")
+    err = io.StringIO()
+    with contextlib.redirect_stderr(err), pytest.raises(SystemExit):
+        main.main(["train", "digit"])
+    assert "Traceback" in err.getvalue()
+
+
+def test_other_processes_say_who_they_are(bcos, monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    assert "bcos: [process 3] there is no recipe" in bcos("train", "digit")[2]
+
+
+@pytest.fixture
+def with_plugin(monkeypatch):
+    """The program anew, with a stranger's plugin."""
+    import bcos_core.plugins as core
+    from bcos_cli import plugins
+
+    def install(plugin):
+        real = core.entry_points
+        entry = SimpleNamespace(
+            name="zoo", value="stranger.zoo", dist=SimpleNamespace(name="stranger"), load=lambda: plugin
+        )
+        monkeypatch.setattr(
+            core,
+            "entry_points",
+            lambda *, group: [*real(group=group), *([entry] if group == "bcos_cli" else [])],
+        )
+        monkeypatch.setattr(main, "app", typer.Typer(no_args_is_help=True))
+        for cached in (plugins._loaded, plugins.recipes, plugins.datasets):
+            cached.cache_clear()
+
+    yield install
+    monkeypatch.undo()
+    for cached in (plugins._loaded, plugins.recipes, plugins.datasets):
+        cached.cache_clear()
+
+
+def test_plugin_adds_a_command(with_plugin, bcos):
+    from bcos_cli.hookspecs import hookimpl
+
+    class Plugin:
+        @hookimpl
+        def bcos_cli_commands(self, app):
+            @app.command()
+            def dance(times: int = 1):
+                typer.echo("dancing " * times)
+
+    with_plugin(Plugin())
+    assert bcos("dance", "--times", 2)[:2] == (0, "dancing dancing \n")
+    assert bcos("recipes")[0] == 0
+
+
+def test_plugin_adds_a_recipe_and_a_data_set(with_plugin, bcos, tmp_path):
+    from bcos_cli.config import load_recipe
+    from bcos_cli.data.sources import open_source
+    from bcos_cli.hookspecs import hookimpl
+    from bcos_cli.spec import DatasetSpec, RecipeSpec
+
+    (tmp_path / "r.yaml").write_text("base: digits\ntrain: {epochs: 77}\n")
+
+    class Plugin:
+        @hookimpl
+        def bcos_cli_recipes(self):
+            return [RecipeSpec("theirs", tmp_path / "r.yaml", "a recipe")]
+
+        @hookimpl
+        def bcos_cli_datasets(self):
+            return [DatasetSpec("numbers", "bcos_cli.data.digits:digits_source")]
+
+    with_plugin(Plugin())
+    assert load_recipe("theirs").train.epochs == 77
+    assert len(open_source("numbers").items) == 1797
+    assert "theirs" in bcos("recipes")[1]
+
+
+def test_plugin_whose_command_fails_is_listed_as_broken_and_the_rest_works(with_plugin, bcos):
+    from bcos_cli.hookspecs import hookimpl
+
+    class Plugin:
+        @hookimpl
+        def bcos_cli_commands(self, app):
+            raise RuntimeError("no luck")
+
+    with_plugin(Plugin())
+    status, out, err = bcos("plugins")
+    assert status == 0, err
+    assert "broken: RuntimeError: no luck" in out
+    assert bcos("models")[0] == 0
+
+
+def test_module_can_be_run_as_launchers_do():
+    done = subprocess.run(
+        [sys.executable, "-m", "bcos_cli", "train", "digit"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=dict(os.environ),
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "bcos: there is no recipe 'digit'; did you mean 'digits'?\n"

@@ -1,0 +1,240 @@
+import hashlib
+import io
+import json
+import os
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset
+from PIL import Image
+
+from bcos_cli.data.index import load_index
+from bcos_cli.data.pack import pack, plan_shards
+from bcos_cli.data.sources import ImageItem
+from bcos_cli.data.verify import verify
+from bcos_core import BcosError
+
+# WebDataset leaves closing its files to the garbage collector.
+UNCLOSED = pytest.mark.filterwarnings(
+    "ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+PATHS = [f"{split}/{c}/{i}.png" for split in ("train", "test") for c in ("cat", "dog") for i in range(5)]
+
+
+def samples(folder):
+    """(key, label) of each sample, shard by shard, read with tarfile alone."""
+    found = {}
+    for shard in load_index(str(folder)).shards:
+        with tarfile.open(folder / shard.name) as tar:
+            members = tar.getmembers()
+            pairs = list(zip(members[::2], members[1::2], strict=True))
+            assert all(a.name.rpartition(".")[0] == b.name.rpartition(".")[0] for a, b in pairs)
+            found[shard.name] = [(a.name, int(tar.extractfile(b).read())) for a, b in pairs]
+    return found
+
+
+def test_every_image_is_in_one_shard_with_its_label(tree, folder_source, tmp_path):
+    source = folder_source(tree)
+    index = pack(source, "tree", tmp_path / "s", samples_per_shard=4, workers=1)
+    assert [(s.name, s.samples) for s in index.shards] == [
+        *((f"test-00000{i}.tar", n) for i, n in enumerate((4, 4, 2))),
+        *((f"train-00000{i}.tar", n) for i, n in enumerate((4, 4, 2))),
+    ]
+    written = [pair for pairs in samples(tmp_path / "s").values() for pair in pairs]
+    assert sorted(written) == sorted((i.path, i.label) for i in source.items)
+    assert written != sorted(written)  # shuffled
+    assert (index.classes, index.source) == (["cat", "dog"], "tree")
+    assert (index.samples("train"), index.samples("test"), index.splits()) == (10, 10, ["test", "train"])
+
+
+def test_index_agrees_with_the_files(tree, folder_source, tmp_path, files):
+    index = pack(folder_source(tree), "tree", tmp_path / "s", samples_per_shard=4, workers=1)
+    content = files(tmp_path / "s")
+    assert set(content) == {"index.json", *(s.name for s in index.shards)}
+    for shard in index.shards:
+        assert shard.bytes == len(content[shard.name])
+        assert shard.sha256 == hashlib.sha256(content[shard.name]).hexdigest()
+    assert load_index(str(tmp_path / "s")) == index
+    assert verify(tmp_path / "s", index) == []
+
+
+def test_same_source_gives_the_same_bytes_whatever_its_dates_and_the_workers(
+    tree, folder_source, tmp_path, files
+):
+    pack(folder_source(tree), "tree", tmp_path / "a", samples_per_shard=4, workers=1)
+    os.utime(tree / PATHS[0], (0, 0))
+    (tree / PATHS[1]).chmod(0o600)
+    pack(folder_source(tree), "tree", tmp_path / "b", samples_per_shard=4, workers=3)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def test_seed_changes_the_order_only(tree, folder_source, tmp_path):
+    for seed in (0, 1):
+        pack(folder_source(tree), "tree", tmp_path / str(seed), seed=seed, workers=1)
+    a, b = samples(tmp_path / "0"), samples(tmp_path / "1")
+    assert a.keys() == b.keys() == {"test-000000.tar", "train-000000.tar"}
+    assert all(a[name] != b[name] and sorted(a[name]) == sorted(b[name]) for name in a)
+
+
+@UNCLOSED
+def test_webdataset_itself_reads_the_shards(tree, folder_source, tmp_path):
+    index = pack(folder_source(tree), "tree", tmp_path / "s", workers=1)
+    url = str(tmp_path / "s" / index.of("train")[0].name)
+    read = list(
+        webdataset.WebDataset(url, shardshuffle=False).decode("pil").to_tuple("png", "cls", "__key__")
+    )
+    assert len(read) == 10
+    for image, label, key in read:
+        assert label == ("dog" in key)
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(tree / f"{key}.png")))
+
+
+def test_keys_are_unique_and_have_no_dots():
+    paths = ["a/x.png", "a/x.jpg", "a/x.y.png", "a/x_y.png", "b.c/x.png", "a/x__2.png"]
+    (shard,) = plan_shards([ImageItem(p, "train", 0) for p in paths], 10, 0)
+    keys = {item.path: key for key, item in shard.items}
+    assert len(set(keys.values())) == len(paths)
+    assert all("." not in key.rpartition("/")[2] for key in keys.values())
+    assert keys["b.c/x.png"] == "b.c/x"
+
+
+@UNCLOSED
+def test_names_that_differ_in_their_extension_or_dots_come_back(make_tree, folder_source, tmp_path):
+    root = make_tree(["a/x.png", "a/x.jpg", "a/x.y.png", "v1.0/ä ß.png", "v1.0/" + "long" * 40 + ".png"])
+    index = pack(folder_source(root), "t", tmp_path / "s", workers=1)
+    url = str(tmp_path / "s" / index.shards[0].name)
+    assert len(list(webdataset.WebDataset(url, shardshuffle=False))) == 5
+
+
+@UNCLOSED
+def test_class_whose_name_webdataset_takes_for_its_own_is_not_lost(make_tree, folder_source, tmp_path):
+    """WebDataset passes over members such as ``__meta__/x``."""
+    root = make_tree(["__rest__/1.png", "cat/1.png"])
+    index = pack(folder_source(root), "t", tmp_path / "s", workers=1)
+    url = str(tmp_path / "s" / index.shards[0].name)
+    assert len(list(webdataset.WebDataset(url, shardshuffle=False))) == 2
+
+
+def test_progress_counts_every_image(tree, folder_source, tmp_path):
+    seen = []
+    pack(
+        folder_source(tree),
+        "t",
+        tmp_path / "s",
+        samples_per_shard=4,
+        workers=1,
+        on_progress=lambda *a: seen.append(a),
+    )
+    assert [done for done, _ in seen] == [4, 8, 10, 14, 18, 20]
+    assert {total for _, total in seen} == {20}
+
+
+BAD = {
+    "train/cat/0.png": b"not an image",
+    "test/dog/3.png": b"",
+    "train/dog/1.png": b"\x89PNG\r\n\x1a\n" + bytes(20),
+}
+
+
+@pytest.fixture
+def damaged(make_tree):
+    return make_tree({p: BAD.get(p) for p in PATHS}, name="damaged")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_unreadable_images_are_all_listed_and_fatal(damaged, folder_source, tmp_path, workers):
+    truncate(damaged / "train/dog/4.png")
+    with pytest.raises(
+        BcosError, match="4 of 20 images cannot be read; remove them, or pass --on-error skip:"
+    ) as e:
+        pack(folder_source(damaged), "t", tmp_path / "s", samples_per_shard=4, workers=workers)
+    listed = [line.strip().partition(": ")[0] for line in str(e.value).splitlines()[1:]]
+    assert listed == sorted([*BAD, "train/dog/4.png"])
+    assert not (tmp_path / "s" / "index.json").exists()
+
+
+def test_unreadable_images_are_skipped_and_recorded(damaged, folder_source, tmp_path):
+    index = pack(folder_source(damaged), "t", tmp_path / "s", samples_per_shard=4, workers=1, on_error="skip")
+    assert {s.path for s in index.skipped} == set(BAD)
+    assert all(s.reason for s in index.skipped)
+    assert index.samples("train") == 8
+    assert index.samples("test") == 9
+    written = {name for pairs in samples(tmp_path / "s").values() for name, _ in pairs}
+    assert written == set(PATHS) - set(BAD)
+    assert verify(tmp_path / "s", index) == []
+
+
+def test_shard_without_one_readable_image_is_left_out(make_tree, folder_source, tmp_path):
+    root = make_tree({"a/1.png": b"x", "a/2.png": None, "a/3.png": b"x"})
+    index = pack(folder_source(root), "t", tmp_path / "s", samples_per_shard=1, workers=1, on_error="skip")
+    assert [s.samples for s in index.shards] == [1]
+    assert sorted(p.name for p in (tmp_path / "s").iterdir()) == sorted(["index.json", index.shards[0].name])
+
+
+@pytest.mark.parametrize("advice", ["skip", "remove"])
+def test_advice_of_the_failure_can_be_followed(advice, damaged, folder_source, tmp_path):
+    with pytest.raises(BcosError, match="remove them, or pass --on-error skip"):
+        pack(folder_source(damaged), "t", tmp_path / "s", samples_per_shard=4, workers=1)
+    if advice == "remove":
+        for path in BAD:
+            (damaged / path).unlink()
+    on_error = "skip" if advice == "skip" else "fail"
+    index = pack(
+        folder_source(damaged), "t", tmp_path / "s", samples_per_shard=4, workers=1, on_error=on_error
+    )
+    assert index.samples("train") + index.samples("test") == 17
+    assert verify(tmp_path / "s", index) == []
+
+
+def test_image_that_was_repaired_in_its_place_is_packed(damaged, folder_source, tmp_path, files):
+    with pytest.raises(BcosError, match="3 of 20"):
+        pack(folder_source(damaged), "t", tmp_path / "s", samples_per_shard=4, workers=1)
+    for path in BAD:
+        Image.new("RGB", (4, 4)).save(damaged / path)
+    pack(folder_source(damaged), "t", tmp_path / "s", samples_per_shard=4, workers=1)
+    pack(folder_source(damaged), "t", tmp_path / "fresh", samples_per_shard=4, workers=1)
+    assert files(tmp_path / "s") == files(tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("n", [0, -3])
+def test_samples_per_shard_must_be_positive(n, tree, folder_source, tmp_path):
+    with pytest.raises(BcosError, match=f"samples per shard must be at least 1, got {n}"):
+        pack(folder_source(tree), "t", tmp_path / "s", samples_per_shard=n)
+
+
+def test_greyscale_and_16_bit_images_are_packed_as_they_are(make_tree, folder_source, tmp_path):
+    root = make_tree(
+        {
+            "a/1.png": Image.new("L", (4, 4)),
+            "a/2.png": Image.new("I;16", (4, 4)),
+            "a/3.gif": Image.new("P", (4, 4)),
+        }
+    )
+    index = pack(folder_source(root), "t", tmp_path / "s", workers=1)
+    with tarfile.open(tmp_path / "s" / index.shards[0].name) as tar:
+        for member in tar:
+            if not member.name.endswith(".cls"):
+                data = tar.extractfile(member).read()
+                assert data == (root / member.name).read_bytes()
+                Image.open(io.BytesIO(data)).load()
+
+
+def test_command_packs_shows_and_verifies(tree, tmp_path, bcos, line):
+    status, out, err = bcos("shards", "pack", tree, "s", "--samples-per-shard", 4, "--workers", 1)
+    assert status == 0, err
+    assert "2 classes: cat, dog" in out
+    status, out, _ = bcos("shards", "info", "s")
+    assert status == 0
+    assert "train" in out
+    status, out, _ = bcos("shards", "info", "s", "--json")
+    assert json.loads(out) == json.loads((tmp_path / "s" / "index.json").read_text())
+    assert bcos("shards", "verify", "s")[:2] == (0, "6 shards agree with the index\n")
+    assert "already holds other" in line(bcos("shards", "pack", tree, "s"))
+    assert "--on-error must be fail or skip, got 'ignore'" in line(
+        bcos("shards", "pack", tree, "x", "--on-error", "ignore")
+    )

@@ -1,0 +1,220 @@
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+
+from bcos_cli.data.sources import encode_png, open_source, parse_tree
+from bcos_cli.data.torchvision_source import torchvision_source
+from bcos_core import BcosError
+
+
+def zipped(root, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(root.rglob("*")):
+            archive.write(file, file.relative_to(root))
+    return path
+
+
+def described(source):
+    return source.classes, [(i.path, i.split, i.label) for i in source.items]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_tree_of_classes(kind, make_tree, tmp_path):
+    root = make_tree(["dog/2.png", "dog/1.PNG", "cat/deep/er/1.jpg"])
+    source = open_source(str(root if kind == "folder" else zipped(root, tmp_path / "t.zip")), split="all")
+    assert described(source) == (
+        ["cat", "dog"],
+        [("cat/deep/er/1.jpg", "all", 0), ("dog/1.PNG", "all", 1), ("dog/2.png", "all", 1)],
+    )
+    for item in source.items:
+        assert source.read(item)[0] == (root / item.path).read_bytes()
+    assert [source.read(i)[1] for i in source.items] == ["jpg", "png", "png"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_zip_and_folder_survive_pickling(kind, make_tree, tmp_path):
+    root = make_tree(["a/1.png", "b/1.png"])
+    source = open_source(str(root if kind == "folder" else zipped(root, tmp_path / "t.zip")))
+    first = source.read(source.items[0])
+    again = pickle.loads(pickle.dumps(source))
+    assert described(again) == described(source)
+    assert again.read(again.items[0]) == first
+
+
+SPLITS = ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"]
+
+
+@pytest.mark.parametrize("above", ["", "data/", "some/nested/folder/", "data/cifar.v2/"])
+def test_splits_are_found_below_folders_that_all_share(above):
+    classes, items = parse_tree([above + f for f in SPLITS], "x", "s")
+    assert classes == ["cat", "dog"]
+    assert [(i.path, i.split, i.label) for i in items] == [
+        (f"{above}train/cat/1.png", "train", 0),
+        (f"{above}train/dog/1.png", "train", 1),
+        (f"{above}test/cat/1.png", "test", 0),
+    ]
+
+
+def test_class_that_one_split_lacks_keeps_its_label():
+    classes, items = parse_tree(["train/a/1.png", "train/c/1.png", "val/b/1.png", "val/c/1.png"], "x", "s")
+    assert classes == ["a", "b", "c"]
+    assert [i.label for i in items] == [0, 2, 1, 2]
+
+
+def test_one_split_is_a_split_and_not_a_class():
+    classes, items = parse_tree(["train/a/1.png", "train/b/1.png"], "x", "s")
+    assert classes == ["a", "b"]
+    assert {i.split for i in items} == {"train"}
+
+
+def test_folder_named_like_a_split_beside_others_is_a_class():
+    classes, items = parse_tree(["train/1.png", "plane/1.png"], "x", "s")
+    assert classes == ["plane", "train"]
+    assert {i.split for i in items} == {"x"}
+
+
+def test_single_class_is_a_class():
+    assert parse_tree(["cat/1.png", "cat/2.png"], "x", "s")[0] == ["cat"]
+    assert parse_tree(["data/cat/1.png", "data/cat/2.png"], "x", "s")[0] == ["cat"]
+
+
+def test_hidden_files_and_files_that_are_no_images_are_left_out():
+    files = [
+        "a/1.png",
+        "b/1.png",
+        "a/.1.png",
+        ".git/b/1.png",
+        "__MACOSX/a/1.png",
+        "a/notes.txt",
+        "a/x.npy",
+        "1.png",
+    ]
+    assert [i.path for i in parse_tree(files, "x", "s")[1]] == ["a/1.png", "b/1.png"]
+
+
+@pytest.mark.parametrize("files", [[], ["1.png"], ["train/1.png", "test/1.png"][:0], ["a/readme.md"]])
+def test_tree_without_images_in_classes_is_refused(files):
+    with pytest.raises(
+        BcosError, match=r"'s' holds no images in class folders; lay them out as CLASS/image.jpg or"
+    ):
+        parse_tree(files, "x", "s")
+
+
+def test_what_is_no_source_is_named(tmp_path):
+    with pytest.raises(
+        BcosError, match=r"there is no data source 'digit'; give a folder or zip.*or one of: digits"
+    ):
+        open_source("digit")
+    (tmp_path / "a.txt").write_text("hi")
+    with pytest.raises(BcosError, match=r"'a.txt' is a file, but no zip; give a folder of class folders"):
+        open_source("a.txt")
+
+
+def test_registered_data_set_is_found_by_name():
+    source = open_source("digits")
+    assert source.classes == list("0123456789")
+    assert len(source.items) == 1797
+    assert sum(i.split == "test" for i in source.items) == 359
+    data, extension = source.read(source.items[0])
+    assert (data[:4], extension) == (b"\x89PNG", "png")
+
+
+@pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3)])
+def test_arrays_come_back_from_png(shape):
+    import io
+
+    from PIL import Image
+
+    array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    with Image.open(io.BytesIO(encode_png(array))) as image:
+        np.testing.assert_array_equal(np.asarray(image), array)
+
+
+def write_mnist(root, images, labels, prefix):
+    """The files of MNIST: big-endian header, then bytes."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    (raw / f"{prefix}-images-idx3-ubyte").write_bytes(
+        struct.pack(">IIII", 0x803, *images.shape) + images.tobytes()
+    )
+    (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, len(labels)) + bytes(labels))
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 28)).astype(np.uint8)
+    write_mnist(tmp_path, images[:3], [7, 0, 9], "train")
+    write_mnist(tmp_path, images[3:], [1, 7], "t10k")
+    return tmp_path, images
+
+
+def test_torchvision_data_set_has_both_splits_classes_and_pixels(mnist):
+    import io
+
+    from PIL import Image
+
+    root, images = mnist
+    source = open_source("torchvision:MNIST", root=root)
+    assert source.classes[7] == "7 - seven"
+    assert [(i.split, i.label) for i in source.items] == [
+        ("train", 7), ("train", 0), ("train", 9), ("test", 1), ("test", 7)
+    ]  # fmt: skip
+    for item, expected in zip(source.items, images, strict=True):
+        data, extension = source.read(item)
+        assert extension == "png"
+        with Image.open(io.BytesIO(data)) as image:
+            np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+def test_torchvision_source_is_packed_by_the_command(mnist, bcos):
+    status, out, err = bcos(
+        "shards", "pack", "torchvision:MNIST", "shards", "--root", mnist[0], "--workers", 1
+    )
+    assert status == 0, err
+    assert "10 classes: 0 - zero" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("MINST", r"torchvision has no data set 'MINST'; did you mean 'MNIST'\?"),
+        ("FakeData", "torchvision's FakeData has no train and test splits; unpack it to folders"),
+        ("Omniglot", "torchvision's Omniglot has no train and test splits"),
+    ],
+)
+def test_torchvision_data_set_that_does_not_do_is_refused(name, message, tmp_path):
+    with pytest.raises(BcosError, match=message):
+        torchvision_source(name, tmp_path)
+
+
+def test_torchvision_data_set_that_cannot_be_opened_says_where_it_was_looked_for(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    def no_network(self):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(datasets.CIFAR10, "download", no_network)
+    with pytest.raises(
+        BcosError, match=r"cannot open torchvision's CIFAR10 below '.*': no network; put the files"
+    ):
+        torchvision_source("CIFAR10", tmp_path)
+
+
+def test_torchvision_labels_that_are_no_classes_are_refused(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    class Captions:
+        def __init__(self, root, train): ...
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, i):
+            return np.zeros((4, 4)), "a cat"
+
+    monkeypatch.setattr(datasets, "MNIST", Captions)
+    with pytest.raises(BcosError, match="MNIST has no class labels; choose a classification data set"):
+        torchvision_source("MNIST", tmp_path)

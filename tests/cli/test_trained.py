@@ -1,0 +1,87 @@
+import pytest
+import torch
+
+from bcos_cli.trained import build, load_trained
+from bcos_core import BcosError
+from bcos_models import create_model, save_weights
+
+
+@pytest.fixture
+def saved(recipe, tmp_path):
+    trained = build(recipe(), ["rows", "columns", "corner"])
+    trained.model.eval()
+    trained.save(tmp_path / "run" / "model.safetensors")
+    return trained
+
+
+def test_network_is_built_for_the_recipes_images_and_classes(recipe):
+    trained = build(recipe(), ["a", "b"])
+    assert (trained.input.size, trained.input.channels, trained.input.resize) == (8, 1, None)
+    assert trained.options == {"depths": [1], "width": 8, "in_chans": 2}
+    images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+    assert trained.model(trained.encode(images)).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"), [("bce", "sigmoid"), ("uniform_off_label_bce", "sigmoid"), ("cross_entropy", "softmax")]
+)
+def test_logits_mean_what_the_loss_made_them(loss, kind, recipe):
+    trained = build(recipe(train={"loss": loss}), ["a", "b"])
+    logits = torch.randn(3, 2)
+    expected = logits.sigmoid() if kind == "sigmoid" else logits.softmax(1)
+    torch.testing.assert_close(trained.confidences(logits), expected)
+
+
+def test_bytes_and_floats_are_encoded_alike(recipe):
+    trained = build(recipe(), ["a", "b"])
+    images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
+    encoded = trained.encode(images)
+    torch.testing.assert_close(encoded, trained.encode(images / 255))
+    torch.testing.assert_close(encoded[:, 1], 1 - images[:, 0] / 255)
+
+
+@pytest.mark.parametrize("what", ["run", "run/model.safetensors"])
+def test_network_and_description_come_back(what, saved, tmp_path):
+    again = load_trained(str(tmp_path / what))
+    assert (again.name, again.options, again.input) == (saved.name, saved.options, saved.input)
+    assert (again.classes, again.probabilities) == (saved.classes, saved.probabilities)
+    assert not again.model.training
+    x = torch.rand(2, 2, 8, 8)
+    assert torch.equal(again.model(x), saved.model(x))
+
+
+def test_model_by_name_needs_weights_and_takes_them(tmp_path):
+    save_weights(create_model("cifar10_resnet20"), tmp_path / "w.safetensors")
+    trained = load_trained("cifar10_resnet20", str(tmp_path / "w.safetensors"))
+    assert trained.classes == [str(i) for i in range(10)]
+    with pytest.raises(
+        BcosError, match="the model 'cifar10_resnet20' has no weights here; name a file with --weights"
+    ):
+        load_trained("cifar10_resnet20")
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        (
+            "empty",
+            "'empty' holds no model.safetensors: it is no finished run; .*bcos train --resume --out empty",
+        ),
+        (
+            "nothing",
+            "'nothing' is neither a run's folder, nor a .safetensors file, nor a model; bcos models lists",
+        ),
+        ("no.safetensors", "cannot read the weights file 'no.safetensors'"),
+        ("junk.safetensors", "cannot read the weights file 'junk.safetensors'"),
+        (
+            "bare.safetensors",
+            "'bare.safetensors' does not say which model it belongs to; name it: MODEL --weights",
+        ),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(what, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "junk.safetensors").write_bytes(b"junk")
+    save_weights(torch.nn.Linear(1, 1), tmp_path / "bare.safetensors")
+    with pytest.raises(BcosError, match=message):
+        load_trained(what)

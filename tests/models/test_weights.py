@@ -1,0 +1,140 @@
+import pytest
+import safetensors
+import torch
+from torch import nn
+
+from bcos_core import BcosError
+from bcos_models import create_model, load_weights, save_weights
+from bcos_models.weights import load_state
+
+SMALL = {"depths": (1,), "width": 4, "num_classes": 3}
+
+
+@pytest.fixture
+def model():
+    made = create_model("cifar10_resnet20", **SMALL)
+    made(torch.rand(2, 6, 8, 8))  # running statistics that are not the initial ones
+    return made
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_weights_come_back_as_they_were_saved(model, tmp_path):
+    path = save_weights(model, tmp_path / "new" / "folder" / "m.safetensors", metadata={"who": "me"})
+    other = create_model("cifar10_resnet20", **SMALL)
+    assert not same(model, other)
+    load_weights(other, path)
+    assert same(model, other)
+    with safetensors.safe_open(path, "pt") as file:
+        assert file.metadata() == {"format": "pt", "who": "me"}
+
+
+def test_create_model_takes_weights(model, tmp_path):
+    path = save_weights(model, tmp_path / "m.safetensors")
+    assert same(create_model("cifar10_resnet20", weights=path, **SMALL), model)
+    assert same(create_model("cifar10_resnet20", weights=str(path), **SMALL), model)
+
+
+def test_saving_leaves_only_the_file(model, tmp_path):
+    save_weights(model, tmp_path / "m.safetensors")
+    save_weights(model, tmp_path / "m.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_interrupted_saving_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeypatch):
+    path = save_weights(model, tmp_path / "m.safetensors")
+    before = path.read_bytes()
+
+    def half(state, file, metadata):
+        file.write_bytes(before[: len(before) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safetensors.torch.save_file", half)
+    with pytest.raises(KeyboardInterrupt):
+        save_weights(model, path)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+    assert path.read_bytes() == before
+
+
+def test_tied_parameters_can_be_saved(tmp_path):
+    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    tied[1].weight = tied[0].weight
+    path = save_weights(tied, tmp_path / "m.safetensors")
+    other = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    load_weights(other, path)
+    assert same(other, tied)
+
+
+def test_saved_model_is_on_the_cpu_and_unchanged(model, tmp_path):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    save_weights(model, tmp_path / "m.safetensors")
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_layer_called_linear_survives_the_round_trip(tmp_path):
+    """The reference's keys end in .linear.weight too; a model's own keys must win."""
+
+    def net():
+        return nn.Sequential(nn.ModuleDict({"linear": nn.Linear(3, 2)}))
+
+    made = net()
+    path = save_weights(made, tmp_path / "m.safetensors")
+    other = net()
+    load_weights(other, path)
+    assert same(other, made)
+
+
+def test_missing_file_is_named(model, tmp_path):
+    with pytest.raises(BcosError, match=r"there is no weights file '.*nope.safetensors'; give the path of a"):
+        load_weights(model, tmp_path / "nope.safetensors")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 200, -1])
+def test_truncated_file_is_refused_and_the_model_left_alone(kept, model, tmp_path):
+    path = save_weights(model, tmp_path / "m.safetensors")
+    path.write_bytes(path.read_bytes()[:kept])
+    other = create_model("cifar10_resnet20", **SMALL)
+    before = {k: v.clone() for k, v in other.state_dict().items()}
+    with pytest.raises(
+        BcosError, match=r"is no readable safetensors file .*; give a file written by save_weights"
+    ):
+        load_weights(other, path)
+    assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
+
+
+def test_pickled_file_is_not_unpickled(model, tmp_path):
+    path = tmp_path / "m.pth"
+    torch.save(model.state_dict(), path)
+    with pytest.raises(BcosError, match="is no readable safetensors file"):
+        load_weights(model, path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_classes": 4}, r"fc.weight has shape \(3, 4, 1, 1\), needs \(4, 4, 1, 1\); build the model"),
+        (
+            {"width": 6},
+            r"bn1.running_var has shape \(4,\), needs \(6,\); bn1.weight .* \(and more, 10 in all\)",
+        ),
+        (
+            {"depths": (1, 1)},
+            r"layer2.0.bn1.num_batches_tracked is missing; .*layer2.* is missing; fc.weight has",
+        ),
+        ({"norm": "batch"}, r"do not fit the model 'cifar10_resnet20': bn1.running_mean is missing"),
+        ({"norm": "layer_uncentered"}, "bn1.running_var is unknown"),
+    ],
+    ids=str,
+)
+def test_weights_of_another_shape_are_named_with_the_remedy(options, message, model, tmp_path):
+    path = save_weights(model, tmp_path / "m.safetensors")
+    with pytest.raises(BcosError, match=message):
+        create_model("cifar10_resnet20", weights=path, **{**SMALL, **options})
+
+
+def test_state_that_does_not_fit_names_its_source(model):
+    with pytest.raises(BcosError, match=r"the weights in 'the moon' do not fit the model: bn1.num_batches"):
+        load_state(model, {}, source="the moon")

@@ -20,9 +20,7 @@ def fresh_environment(tmp_path):
     uv = os.environ.get("UV") or shutil.which("uv")
     if uv is None:
         pytest.skip("uv is not installed; install it to test installation into a fresh environment")
-    environment = {
-        k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT")
-    }
+    environment = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH", "UV_PROJECT")}
 
     def call(*command):
         done = subprocess.run(

@@ -31,9 +31,7 @@ def test_command_imports_no_torch(arguments):
         "import sys; from bcos_cli.main import run; status = run(sys.argv[1:]);"
         "print(status, 'torch' in sys.modules, 'numpy' in sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
     status = 2 if "nowhere" in arguments or "train.epoch=1" in arguments else 0
     assert done.stderr.splitlines()[-1] == f"{status} False False", done.stderr
 

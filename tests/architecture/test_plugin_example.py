@@ -42,8 +42,5 @@ def test_example_plugin_is_installed_listed_trained_and_explained(root, fresh_en
     run = fresh_environment(*paths)
     (tmp_path / "use.py").write_text(SCRIPT)
     assert run("use.py").strip() == "3"
-    listing = (
-        "import sys; from bcos_models import list_models;"
-        "print(list_models('allconv*'), 'torch' in sys.modules)"
-    )
+    listing = "import sys; from bcos_models import list_models;print(list_models('allconv*'), 'torch' in sys.modules)"
     assert run("-c", listing).strip() == "['allconv_mini'] False"

@@ -101,9 +101,7 @@ def make_tree(tmp_path):
 
     def make(files, name="tree"):
         root = tmp_path / name
-        for i, (path, content) in enumerate(
-            dict.fromkeys(files).items() if isinstance(files, list) else files.items()
-        ):
+        for i, (path, content) in enumerate(dict.fromkeys(files).items() if isinstance(files, list) else files.items()):
             (root / path).parent.mkdir(parents=True, exist_ok=True)
             if content is None:
                 content = Image.fromarray(np.full((6, 6, 3), i % 250, np.uint8))
@@ -119,9 +117,7 @@ def make_tree(tmp_path):
 @pytest.fixture
 def tree(make_tree):
     """Two splits, two classes, five images each."""
-    return make_tree(
-        [f"{s}/{c}/{i}.png" for s in ("train", "test") for c in ("cat", "dog") for i in range(5)]
-    )
+    return make_tree([f"{s}/{c}/{i}.png" for s in ("train", "test") for c in ("cat", "dog") for i in range(5)])
 
 
 @pytest.fixture

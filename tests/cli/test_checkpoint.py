@@ -79,15 +79,11 @@ def test_interrupted_saving_leaves_the_checkpoint_before(fails, saved, monkeypat
     assert names(saved.folder) == ["best", "epoch-0004", "epoch-0005"]
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"junk" * 99]
-)
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"junk" * 99])
 def test_damaged_state_is_named_with_the_remedy_in_one_line(damage, saved):
     path = saved.folder / "epoch-0004" / "state.pt"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(
-        BcosError, match=r"epoch-0004 is damaged .*; remove it to resume from the one before"
-    ) as error:
+    with pytest.raises(BcosError, match=r"epoch-0004 is damaged .*; remove it to resume from the one before") as error:
         saved.load_last(model())
     assert "\n" not in str(error.value)
 

@@ -148,18 +148,14 @@ def test_override_without_key_or_value_is_refused(override, minimal):
 
 
 def test_override_below_a_value_is_refused(minimal):
-    with pytest.raises(
-        BcosError, match=r"in the override 'train.epochs.x=1', 'epochs' is a value, not a section"
-    ):
+    with pytest.raises(BcosError, match=r"in the override 'train.epochs.x=1', 'epochs' is a value, not a section"):
         load_recipe(minimal, ["train.epochs.x=1"])
 
 
 def test_base_is_inherited_section_by_section_relative_to_the_file(tmp_path):
     (tmp_path / "sub").mkdir()
     write(tmp_path / "base.yaml", model={"name": "m", "options": {"b": 2}}, train={"epochs": 3, "seed": 5})
-    child = write(
-        tmp_path / "sub" / "child.yaml", base="../base.yaml", train={"epochs": 9}, data={"workers": 0}
-    )
+    child = write(tmp_path / "sub" / "child.yaml", base="../base.yaml", train={"epochs": 9}, data={"workers": 0})
     recipe = load_recipe(child)
     assert (recipe.train.epochs, recipe.train.seed, recipe.data.workers) == (9, 5, 0)
     assert recipe.model.options == {"b": 2}
@@ -213,9 +209,7 @@ def test_file_that_is_no_recipe_is_refused_in_one_line(content, message, tmp_pat
 def test_unknown_recipe_and_missing_file_are_named():
     with pytest.raises(BcosError, match=r"there is no recipe 'digit'; did you mean 'digits'\?"):
         load_recipe("digit")
-    with pytest.raises(
-        BcosError, match=r"cannot read the recipe 'nope.yaml': No such file.*; bcos recipes lists"
-    ):
+    with pytest.raises(BcosError, match=r"cannot read the recipe 'nope.yaml': No such file.*; bcos recipes lists"):
         load_recipe("nope.yaml")
 
 

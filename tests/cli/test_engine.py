@@ -148,14 +148,10 @@ def test_accumulated_gradients_are_those_of_one_large_batch(accumulate, run, rec
     run(recipe(**common), "whole")
     run(recipe(**common, train={"accumulate": accumulate}), "parts")
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    start = safetensors.torch.load_file(
-        tmp_path / "whole" / "checkpoints" / "best" / "model.safetensors"
-    ).keys()
+    start = safetensors.torch.load_file(tmp_path / "whole" / "checkpoints" / "best" / "model.safetensors").keys()
     assert parts.keys() == whole.keys() == start
     for key in whole:
-        torch.testing.assert_close(
-            parts[key], whole[key], rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}"
-        )
+        torch.testing.assert_close(parts[key], whole[key], rtol=1e-4, atol=1e-6, msg=lambda m, k=key: f"{k}: {m}")
     assert [m["step"] for m in metrics(tmp_path / "parts")] == [3, 6]
     for a, b in zip(metrics(tmp_path / "whole"), metrics(tmp_path / "parts"), strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], rel=1e-4)
@@ -179,9 +175,7 @@ def test_sgd_without_momentum_trains(run, recipe):
 
 def test_loss_that_is_not_finite_ends_the_run_in_one_line(run, recipe, monkeypatch):
     monkeypatch.setattr(engine, "make_loss", lambda *_, **__: lambda logits, _: logits.sum() * float("nan"))
-    message = (
-        "the loss is nan at epoch 1, step 1, learning rate 0.00.*; lower optimizer.lr, set train.clip_norm"
-    )
+    message = "the loss is nan at epoch 1, step 1, learning rate 0.00.*; lower optimizer.lr, set train.clip_norm"
     with pytest.raises(BcosError, match=message):
         run(recipe())
 

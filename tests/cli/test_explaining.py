@@ -68,9 +68,7 @@ def test_batches_make_no_difference(batch_size, run_folder, pictures, tmp_path):
 
 def test_every_target_and_method_gets_its_pictures(run_folder, pictures, tmp_path):
     methods = ["bcos", "input_x_gradient", "gradcam", "integrated_gradients"]
-    written = explain_files(
-        run_folder, [pictures], tmp_path / "out", targets=["corner", "0"], methods=methods
-    )
+    written = explain_files(run_folder, [pictures], tmp_path / "out", targets=["corner", "0"], methods=methods)
     found = {(e.file[-5:], e.target, e.method) for e in written.explanations}
     assert len(found) == len(written.explanations) == 3 * 2 * 4
     assert {t for _, t, _ in found} == {"corner", "rows"}
@@ -158,10 +156,7 @@ def test_network_that_is_sure_of_nothing_is_scored_all_the_same(run_folder, tmp_
 
 
 def test_shards_of_other_classes_are_refused(run_folder, make_tree, bcos, line):
-    assert (
-        bcos("shards", "pack", make_tree(["a/1.png", "b/1.png"]), "s", "--split", "test", "--workers", 1)[0]
-        == 0
-    )
+    assert bcos("shards", "pack", make_tree(["a/1.png", "b/1.png"]), "s", "--split", "test", "--workers", 1)[0] == 0
     text = line(bcos("eval", run_folder, "--data", "s", "--workers", 0, "--metric", "top1"))
     assert "the network knows 3 classes, the shards at 's' have 2; give the shards it was trained on" in text
 
@@ -196,9 +191,7 @@ def test_demo_leaves_all_it_promises_and_can_be_repeated(bcos, tmp_path):
         assert status == 0, err
     demo = tmp_path / "demo"
     assert (demo / "shards" / "index.json").exists()
-    assert {"report.html", "evaluation.json", "model.safetensors"} <= {
-        p.name for p in (demo / "run").iterdir()
-    }
+    assert {"report.html", "evaluation.json", "model.safetensors"} <= {p.name for p in (demo / "run").iterdir()}
     assert len(json.loads((demo / "explanations" / "explanations.json").read_text())["explanations"]) == 12
     assert "report.html" in out
 

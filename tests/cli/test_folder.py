@@ -20,9 +20,7 @@ def test_new_run_has_its_complete_recipe(run, recipe):
 
 def test_folder_in_use_is_refused(run, recipe, tmp_path):
     run.start(recipe())
-    with pytest.raises(
-        BcosError, match=r"a' is not empty; continue that run with --resume, or choose another folder"
-    ):
+    with pytest.raises(BcosError, match=r"a' is not empty; continue that run with --resume, or choose another folder"):
         run.start(recipe())
     (tmp_path / "file").write_text("x")
     with pytest.raises(BcosError, match="file' is not empty"):

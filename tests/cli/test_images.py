@@ -40,9 +40,7 @@ def test_names_are_unique(paths, make_tree):
 
 
 def test_path_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(
-        BcosError, match=r"there is no image or folder 'nope.png'; give files or folders of images"
-    ):
+    with pytest.raises(BcosError, match=r"there is no image or folder 'nope.png'; give files or folders of images"):
         find_images([tmp_path.relative_to(tmp_path) / "nope.png"])
 
 

@@ -52,9 +52,7 @@ def test_two_processes_train_and_one_or_two_evaluate_alike(recipe_file, tmp_path
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
     for n in (1, 2):
-        done = run(
-            "eval", "run", "--num-processes", n, "--json", f"{n}.json", "--workers", 0, "--metric", "top1"
-        )
+        done = run("eval", "run", "--num-processes", n, "--json", f"{n}.json", "--workers", 0, "--metric", "top1")
         assert done.returncode == 0, done.stderr
     one, two, trained = (scores(tmp_path / p) for p in ("1.json", "2.json", "run/evaluation.json"))
     assert one["samples"] == two["samples"] == 7

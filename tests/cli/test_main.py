@@ -66,7 +66,7 @@ def test_without_a_command_the_help_is_shown_and_no_empty_line_of_error(argument
         (["shards", "info", "no"], "there are no shards at 'no'"),
         (["shards", "pack", "no", "out"], "there is no data source 'no'"),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_mistake_is_one_line_and_status_2(arguments, message, bcos, line):
     assert message in line(bcos(*arguments))

@@ -59,9 +59,7 @@ def test_index_agrees_with_the_files(tree, folder_source, tmp_path, files):
     assert verify(tmp_path / "s", index) == []
 
 
-def test_same_source_gives_the_same_bytes_whatever_its_dates_and_the_workers(
-    tree, folder_source, tmp_path, files
-):
+def test_same_source_gives_the_same_bytes_whatever_its_dates_and_the_workers(tree, folder_source, tmp_path, files):
     pack(folder_source(tree), "tree", tmp_path / "a", samples_per_shard=4, workers=1)
     os.utime(tree / PATHS[0], (0, 0))
     (tree / PATHS[1]).chmod(0o600)
@@ -81,9 +79,7 @@ def test_seed_changes_the_order_only(tree, folder_source, tmp_path):
 def test_webdataset_itself_reads_the_shards(tree, folder_source, tmp_path):
     index = pack(folder_source(tree), "tree", tmp_path / "s", workers=1)
     url = str(tmp_path / "s" / index.of("train")[0].name)
-    read = list(
-        webdataset.WebDataset(url, shardshuffle=False).decode("pil").to_tuple("png", "cls", "__key__")
-    )
+    read = list(webdataset.WebDataset(url, shardshuffle=False).decode("pil").to_tuple("png", "cls", "__key__"))
     assert len(read) == 10
     for image, label, key in read:
         assert label == ("dog" in key)
@@ -149,9 +145,7 @@ def truncate(path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_unreadable_images_are_all_listed_and_fatal(damaged, folder_source, tmp_path, workers):
     truncate(damaged / "train/dog/4.png")
-    with pytest.raises(
-        BcosError, match="4 of 20 images cannot be read; remove them, or pass --on-error skip:"
-    ) as e:
+    with pytest.raises(BcosError, match="4 of 20 images cannot be read; remove them, or pass --on-error skip:") as e:
         pack(folder_source(damaged), "t", tmp_path / "s", samples_per_shard=4, workers=workers)
     listed = [line.strip().partition(": ")[0] for line in str(e.value).splitlines()[1:]]
     assert listed == sorted([*BAD, "train/dog/4.png"])
@@ -184,9 +178,7 @@ def test_advice_of_the_failure_can_be_followed(advice, damaged, folder_source, t
         for path in BAD:
             (damaged / path).unlink()
     on_error = "skip" if advice == "skip" else "fail"
-    index = pack(
-        folder_source(damaged), "t", tmp_path / "s", samples_per_shard=4, workers=1, on_error=on_error
-    )
+    index = pack(folder_source(damaged), "t", tmp_path / "s", samples_per_shard=4, workers=1, on_error=on_error)
     assert index.samples("train") + index.samples("test") == 17
     assert verify(tmp_path / "s", index) == []
 

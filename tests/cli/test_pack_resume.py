@@ -46,9 +46,7 @@ def test_interrupted_packing_goes_on_where_it_stopped(tree, folder_source, tmp_p
 
     with pytest.raises(KeyboardInterrupt):
         pack(source, "t", tmp_path / "s", samples_per_shard=2, workers=1, on_progress=stop)
-    finished = {
-        f["record"]["name"] for f in json.loads((tmp_path / "s" / PROGRESS_NAME).read_text())["finished"]
-    }
+    finished = {f["record"]["name"] for f in json.loads((tmp_path / "s" / PROGRESS_NAME).read_text())["finished"]}
     assert len(finished) == 2
     kept = {name: (tmp_path / "s" / name).stat().st_mtime_ns for name in finished}
     (tmp_path / "s" / f".{PROGRESS_NAME}.1.tmp").write_text("half")
@@ -84,9 +82,7 @@ def test_killed_packing_leaves_whole_shards_only_and_is_resumed(workers, tree, t
     whole = files(tmp_path / "whole")
     script, out = tmp_path / "slow_pack.py", tmp_path / "s"
     script.write_text(SLOW_PACK)
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(tree), str(out), str(workers)], start_new_session=True
-    )
+    process = subprocess.Popen([sys.executable, str(script), str(tree), str(out), str(workers)], start_new_session=True)
     deadline = time.monotonic() + 60
     while len(list(out.glob("*.tar"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)

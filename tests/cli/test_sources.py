@@ -97,16 +97,12 @@ def test_hidden_files_and_files_that_are_no_images_are_left_out():
 
 @pytest.mark.parametrize("files", [[], ["1.png"], ["train/1.png", "test/1.png"][:0], ["a/readme.md"]])
 def test_tree_without_images_in_classes_is_refused(files):
-    with pytest.raises(
-        BcosError, match=r"'s' holds no images in class folders; lay them out as CLASS/image.jpg or"
-    ):
+    with pytest.raises(BcosError, match=r"'s' holds no images in class folders; lay them out as CLASS/image.jpg or"):
         parse_tree(files, "x", "s")
 
 
 def test_what_is_no_source_is_named(tmp_path):
-    with pytest.raises(
-        BcosError, match=r"there is no data source 'digit'; give a folder or zip.*or one of: digits"
-    ):
+    with pytest.raises(BcosError, match=r"there is no data source 'digit'; give a folder or zip.*or one of: digits"):
         open_source("digit")
     (tmp_path / "a.txt").write_text("hi")
     with pytest.raises(BcosError, match=r"'a.txt' is a file, but no zip; give a folder of class folders"):
@@ -137,9 +133,7 @@ def write_mnist(root, images, labels, prefix):
     """The files of MNIST: big-endian header, then bytes."""
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
-    (raw / f"{prefix}-images-idx3-ubyte").write_bytes(
-        struct.pack(">IIII", 0x803, *images.shape) + images.tobytes()
-    )
+    (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">IIII", 0x803, *images.shape) + images.tobytes())
     (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, len(labels)) + bytes(labels))
 
 
@@ -170,9 +164,7 @@ def test_torchvision_data_set_has_both_splits_classes_and_pixels(mnist):
 
 
 def test_torchvision_source_is_packed_by_the_command(mnist, bcos):
-    status, out, err = bcos(
-        "shards", "pack", "torchvision:MNIST", "shards", "--root", mnist[0], "--workers", 1
-    )
+    status, out, err = bcos("shards", "pack", "torchvision:MNIST", "shards", "--root", mnist[0], "--workers", 1)
     assert status == 0, err
     assert "10 classes: 0 - zero" in out
 
@@ -197,9 +189,7 @@ def test_torchvision_data_set_that_cannot_be_opened_says_where_it_was_looked_for
         raise RuntimeError("no network")
 
     monkeypatch.setattr(datasets.CIFAR10, "download", no_network)
-    with pytest.raises(
-        BcosError, match=r"cannot open torchvision's CIFAR10 below '.*': no network; put the files"
-    ):
+    with pytest.raises(BcosError, match=r"cannot open torchvision's CIFAR10 below '.*': no network; put the files"):
         torchvision_source("CIFAR10", tmp_path)
 
 

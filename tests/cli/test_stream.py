@@ -105,9 +105,7 @@ def test_evaluation_yields_every_sample_once(n, size, world, workers, packed, as
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize(("n", "size"), [(12, 4), (25, 3), (26, 7), (40, 100)])
-def test_training_gives_equal_whole_batches_and_no_sample_twice(
-    n, size, world, workers, shuffle, packed, as_worker
-):
+def test_training_gives_equal_whole_batches_and_no_sample_twice(n, size, world, workers, shuffle, packed, as_worker):
     folder, index, _ = packed(n, size)
     for batch_size, accumulate in ((1, 1), (2, 2), (4, 1)):
         found, counts = [], []
@@ -248,9 +246,7 @@ def test_truncated_shard_is_named_with_what_to_do(cut, packed, tmp_path):
 
 def test_missing_shard_is_named(tmp_path):
     stream = ShardStream(Shards([str(tmp_path / "no.tar")], [2]), value, rank=0, world=1, batch_size=1)
-    with pytest.raises(
-        BcosError, match=r"cannot open the shard '.*no.tar': .*; check it with: bcos shards verify"
-    ):
+    with pytest.raises(BcosError, match=r"cannot open the shard '.*no.tar': .*; check it with: bcos shards verify"):
         list(stream)
 
 

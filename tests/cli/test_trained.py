@@ -54,9 +54,7 @@ def test_model_by_name_needs_weights_and_takes_them(tmp_path):
     save_weights(create_model("cifar10_resnet20"), tmp_path / "w.safetensors")
     trained = load_trained("cifar10_resnet20", str(tmp_path / "w.safetensors"))
     assert trained.classes == [str(i) for i in range(10)]
-    with pytest.raises(
-        BcosError, match="the model 'cifar10_resnet20' has no weights here; name a file with --weights"
-    ):
+    with pytest.raises(BcosError, match="the model 'cifar10_resnet20' has no weights here; name a file with --weights"):
         load_trained("cifar10_resnet20")
 
 

@@ -77,9 +77,7 @@ def test_resize_then_centre_crop():
 
 
 def test_other_numbers_of_channels_are_refused():
-    with pytest.raises(
-        BcosError, match=r"images have 1 \(greyscale\) or 3 \(RGB\) channels, the model wants 2"
-    ):
+    with pytest.raises(BcosError, match=r"images have 1 \(greyscale\) or 3 \(RGB\) channels, the model wants 2"):
         decode(png(GREY), 2)
 
 

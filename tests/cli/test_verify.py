@@ -30,9 +30,7 @@ def test_changed_byte_is_found_wherever_it_is(packed):
         changed[position] ^= 1
         path.write_bytes(changed)
         (problem,) = verify(folder, index)
-        assert (
-            problem == f"{path.name}: its SHA-256 differs from the index: the content was changed or damaged"
-        )
+        assert problem == f"{path.name}: its SHA-256 differs from the index: the content was changed or damaged"
 
 
 def test_missing_and_truncated_files_are_told_apart(packed):
@@ -114,9 +112,7 @@ def test_newer_format_is_refused(packed):
     folder, index = packed
     newer = index.model_copy(update={"format_version": 2})
     (folder / "index.json").write_text(newer.model_dump_json())
-    with pytest.raises(
-        BcosError, match="has format version 2, this program knows 1; install a newer bcos-cli"
-    ):
+    with pytest.raises(BcosError, match="has format version 2, this program knows 1; install a newer bcos-cli"):
         load_index(str(folder))
 
 

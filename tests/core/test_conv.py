@@ -27,9 +27,7 @@ def test_module_is_one_call_of_the_function(dims, options):
 
 
 @pytest.mark.parametrize("dims", LAYERS)
-@pytest.mark.parametrize(
-    "options", [{"stride": 2, "padding": 3}, {"dilation": 2}, {"padding": "same"}], ids=str
-)
+@pytest.mark.parametrize("options", [{"stride": 2, "padding": 3}, {"dilation": 2}, {"padding": "same"}], ids=str)
 def test_output_has_the_shape_of_torchs_convolution(dims, options):
     plain = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)[dims - 1]
     x = torch.randn(1, 4, *[7] * dims)

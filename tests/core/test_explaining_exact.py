@@ -113,9 +113,7 @@ def test_many_targets_equal_separate_calls(net, images):
     for t in range(3):
         alone = explain(net, images, targets[:, t])
         for name in ("weight", "bias", "score", "target", "map", "residual"):
-            torch.testing.assert_close(
-                getattr(together, name)[:, t], getattr(alone, name), rtol=1e-9, atol=1e-12
-            )
+            torch.testing.assert_close(getattr(together, name)[:, t], getattr(alone, name), rtol=1e-9, atol=1e-12)
         for name, share in alone.bias_terms.items():
             torch.testing.assert_close(together.bias_terms[name][:, t], share)
 

@@ -141,9 +141,7 @@ def test_plugin_with_an_unknown_hook_is_broken_and_contributes_nothing(load):
     assert registry.names() == ["lion"]
 
 
-@pytest.mark.parametrize(
-    "result", [raising(RuntimeError("no\nluck")), lambda *_: None, lambda *_: [object()]]
-)
+@pytest.mark.parametrize("result", [raising(RuntimeError("no\nluck")), lambda *_: None, lambda *_: [object()]])
 def test_hook_that_raises_or_returns_nonsense_is_broken(load, result):
     bad = type("Bad", (), {"things": impl(lambda self: result())})
     loaded, registry = load(entry("bad", "x", bad), entry("zoo", "a", giving("lion")))
@@ -224,9 +222,7 @@ def test_resolve_finds_a_function():
     ],
 )
 def test_resolve_says_what_is_wrong(reference, reason):
-    with pytest.raises(
-        BcosError, match=f"cannot load '{reference}': .*{reason}.*; a builder is named"
-    ) as error:
+    with pytest.raises(BcosError, match=f"cannot load '{reference}': .*{reason}.*; a builder is named") as error:
         resolve(reference)
     assert error.value.__cause__ is not None
 

@@ -73,9 +73,7 @@ def test_gradcam_is_captums_on_the_last_convolution_before_the_classifier(plain_
     layer = plain_net.features[3]
     plain_net.act = nn.ReLU()  # Captum does not survive an in-place operation after the layer
     ours = get_explainer("gradcam", layer="features.3")(plain_net, x, target)
-    cam = captum.attr.LayerGradCam(plain_net, layer).attribute(
-        x.requires_grad_(), target, relu_attributions=True
-    )
+    cam = captum.attr.LayerGradCam(plain_net, layer).attribute(x.requires_grad_(), target, relu_attributions=True)
     expected = F.interpolate(cam, (12, 16), mode="bilinear", align_corners=False)[:, 0]
     torch.testing.assert_close(ours, expected.detach())
 
@@ -139,7 +137,7 @@ def test_gradcam_says_when_only_the_class_token_counts(token_net):
 
 def test_gradcam_refuses_layers_it_cannot_use(plain_net):
     x = torch.rand(1, 3, 8, 8)
-    with pytest.raises(BcosError, match=r"has no layer 'features\.9'; did you mean 'features\.0'"):
+    with pytest.raises(BcosError, match=r"has no layer 'features\.9'; did you mean 'features\.\d'"):
         get_explainer("gradcam", layer="features.9")(plain_net, x, 0)
     with pytest.raises(BcosError, match=r"the layer 'pool' gives \(1, 5, 1, 1\) for images of 8×8"):
         get_explainer("gradcam", layer="pool")(plain_net, x, 0)

@@ -230,9 +230,7 @@ def test_batches_and_encoding_beforehand_make_no_difference(colour_net, game):
         return grid_pointing_game(colour_net, explainer, images, labels, confidences, num_grids=5, **options)
 
     one = play(images, batch_size=1, encode=AddInverse())
-    torch.testing.assert_close(
-        play(images, batch_size=5, encode=AddInverse()).scores, one.scores, atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(play(images, batch_size=5, encode=AddInverse()).scores, one.scores, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(play(AddInverse()(images / 255)).scores, one.scores, atol=1e-6, rtol=1e-5)
 
 

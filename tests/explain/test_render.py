@@ -169,9 +169,7 @@ def test_impossible_shapes_and_values_are_refused(pair):
     x, w = pair
     with pytest.raises(BcosError, match=r"same shape, got \(3, 24, 31\) and \(6, 24, 31\)"):
         explanation_image(x[:3], w)
-    with pytest.raises(
-        BcosError, match=r"x must have shape \(C, H, W\) and not be empty, got \(1, 6, 24, 31\)"
-    ):
+    with pytest.raises(BcosError, match=r"x must have shape \(C, H, W\) and not be empty, got \(1, 6, 24, 31\)"):
         explanation_image(x[None], w[None])
     w[0, 0, 0] = torch.nan
     with pytest.raises(BcosError, match="weight holds 1 non-finite values"):

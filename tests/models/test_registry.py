@@ -76,9 +76,7 @@ def test_unknown_model_is_refused_with_a_suggestion(look_up):
 
 
 def test_pretrained_says_what_to_do_instead():
-    with pytest.raises(
-        BcosError, match="no pretrained weights are registered for 'resnet18'; give weights=FILE"
-    ):
+    with pytest.raises(BcosError, match="no pretrained weights are registered for 'resnet18'; give weights=FILE"):
         create_model("resnet18", pretrained=True)
 
 
@@ -109,9 +107,7 @@ def test_broken_plugin_is_named_and_the_rest_works(entry_points):
 
 def test_name_that_is_taken_stays_ours_and_the_stranger_is_named(entry_points):
     entry_points(zoo=lambda: plugin(replace(TINY, name="resnet18")))
-    message = (
-        "BcosError: the model 'resnet18' is already registered by bcos-models:resnet; choose another name"
-    )
+    message = "BcosError: the model 'resnet18' is already registered by bcos-models:resnet; choose another name"
     assert errors() == {"stranger:zoo": message}
     assert get_spec("resnet18").family == "resnet"
 

@@ -112,9 +112,7 @@ def test_channels_and_classes_are_free(name, in_chans):
 
 def test_b_cos_network_has_no_plain_layers_and_no_bias():
     model = create_model("resnet18", width=8)
-    assert not any(
-        isinstance(m, nn.Conv2d | nn.ReLU | nn.BatchNorm2d | nn.MaxPool2d) for m in model.modules()
-    )
+    assert not any(isinstance(m, nn.Conv2d | nn.ReLU | nn.BatchNorm2d | nn.MaxPool2d) for m in model.modules())
     assert not any(name.endswith("bias") for name, _ in model.named_parameters())
 
 

@@ -98,9 +98,7 @@ def test_truncated_file_is_refused_and_the_model_left_alone(kept, model, tmp_pat
     path.write_bytes(path.read_bytes()[:kept])
     other = create_model("cifar10_resnet20", **SMALL)
     before = {k: v.clone() for k, v in other.state_dict().items()}
-    with pytest.raises(
-        BcosError, match=r"is no readable safetensors file .*; give a file written by save_weights"
-    ):
+    with pytest.raises(BcosError, match=r"is no readable safetensors file .*; give a file written by save_weights"):
         load_weights(other, path)
     assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
 

@@ -18,9 +18,7 @@ def compare(precision):
 
     def close(ours, theirs, what):
         scale = float(theirs.abs().max())
-        torch.testing.assert_close(
-            ours, theirs, rtol=tolerance, atol=tolerance * scale, msg=lambda m: f"{what}: {m}"
-        )
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance * scale, msg=lambda m: f"{what}: {m}")
 
     def gradients(module, x, parameters):
         leaf = x.clone().requires_grad_()

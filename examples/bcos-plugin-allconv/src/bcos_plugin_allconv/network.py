@@ -1,10 +1,11 @@
-"""A B-cos version of the All-CNN (Springenberg et al., 2015, arXiv 1412.6806): strided convolutions, no pooling between."""
+"""A B-cos version of the All-CNN (Springenberg et al., 2015, arXiv 1412.6806): strides instead of pooling."""
 
 import math
 
+from torch import nn
+
 from bcos_core import BcosConv2d, LogitLayer
 from bcos_core.norms import BatchNormUncentered2d
-from torch import nn
 
 
 def allconv(*, num_classes: int, in_chans: int, widths: tuple[int, ...], b: float = 2.0) -> nn.Sequential:

@@ -20,6 +20,4 @@ def bcos_cli_recipes() -> Iterable[RecipeSpec]:
 @hookimpl
 def bcos_cli_datasets() -> Iterable[DatasetSpec]:
     """Return the data sets that come with the package."""
-    yield DatasetSpec(
-        "digits", "bcos_cli.data.digits:digits_source", "scikit-learn's digits, 1,797 images of 8×8"
-    )
+    yield DatasetSpec("digits", "bcos_cli.data.digits:digits_source", "scikit-learn's digits, 1,797 images of 8×8")

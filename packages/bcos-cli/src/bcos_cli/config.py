@@ -151,7 +151,8 @@ def load_recipe(name: str, overrides: list[str] | None = None, *, data: str | No
         data: for ``data.path``.
 
     Raises:
-        BcosError: no such recipe, not YAML, or a key or value that does not fit; one line with key, value and remedy.
+        BcosError: no such recipe, not YAML, or a key or value that does not fit; one line with key, value and
+            remedy.
     """
     values = _read(name)
     for override in overrides or []:

@@ -97,7 +97,8 @@ def evaluate(
 
     Args:
         trained: says what the input and the logits of the network are.
-        model: the network; not wrapped for distributed training, since processes may have different numbers of batches.
+        model: the network; not wrapped for distributed training, since processes may have different numbers
+            of batches.
         batches: of this process.
         loss: averaged over samples.
         device: where to compute.

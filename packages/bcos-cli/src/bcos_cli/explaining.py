@@ -86,7 +86,8 @@ def explain_files(
         batch_size: images explained at a time.
 
     Raises:
-        BcosError: an unknown model, class, explainer or path. A damaged file is no error but noted in the result.
+        BcosError: an unknown model, class, explainer or path. A damaged file is no error but noted in the
+            result.
     """
     files = find_images(paths)
     explainers = {name: get_explainer(name) for name in methods}
@@ -108,9 +109,7 @@ def explain_files(
     return written
 
 
-def _load(
-    files: Sequence[ImageFile], trained: TrainedModel, written: Written
-) -> Iterator[tuple[ImageFile, Tensor]]:
+def _load(files: Sequence[ImageFile], trained: TrainedModel, written: Written) -> Iterator[tuple[ImageFile, Tensor]]:
     for file in files:
         try:
             yield file, load_image(file.path, trained.input)
@@ -139,11 +138,7 @@ def _explain_batch(
         target = targets[:, t]
         exact = explain_exactly(trained.model, x, target) if EXACT in explainers else None
         for method, explainer in explainers.items():
-            maps = (
-                exact.map
-                if exact is not None and method == EXACT
-                else _as_maps(explainer(trained.model, x, target))
-            )
+            maps = exact.map if exact is not None and method == EXACT else _as_maps(explainer(trained.model, x, target))
             for i, file in enumerate(files):
                 k = int(target[i])
                 stem = f"{file.name}.{_slug(trained.classes[k])}.{method}"

@@ -36,9 +36,7 @@ def find_images(paths: Sequence[Path]) -> list[ImageFile]:
         else:
             raise BcosError(f"there is no image or folder {str(path)!r}; give files or folders of images")
     if not found:
-        raise BcosError(
-            f"no images in {', '.join(map(str, paths))}; images end in {', '.join(IMAGE_SUFFIXES)}"
-        )
+        raise BcosError(f"no images in {', '.join(map(str, paths))}; images end in {', '.join(IMAGE_SUFFIXES)}")
     unique = list(dict.fromkeys(found))
     return [ImageFile(path, name) for path, name in zip(unique, _names(unique), strict=True)]
 

@@ -36,9 +36,7 @@ def launch(num_processes: int, arguments: list[str]) -> None:
 
     if num_processes < 1:
         raise BcosError(f"--num-processes must be at least 1, got {num_processes}")
-    logging.getLogger("torch.distributed.elastic").setLevel(
-        logging.CRITICAL
-    )  # the process itself says what is wrong
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process itself says what is wrong
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
     config = LaunchConfig(
         min_nodes=1,

@@ -17,7 +17,8 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Train, score and explain B-cos networks: classifiers whose every decision is exactly a linear map of the input.",
+    help="Train, score and explain B-cos networks: classifiers whose every decision is exactly a linear "
+    "map of the input.",
     epilog="--debug, anywhere, shows the traceback of an error.",
 )
 
@@ -79,9 +80,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     except KeyboardInterrupt:
         return _report(None, "interrupted", INTERRUPTED, debug)
     except Exception as reason:
-        message = getattr(
-            reason, "format_message", None
-        )  # click's exceptions, wherever typer takes click from
+        message = getattr(reason, "format_message", None)  # click's exceptions, wherever typer takes click from
         if message is not None:
             return _report(reason, f"{message()} (bcos {_command(arguments)}--help)", USER_MISTAKE, debug)
         if isinstance(code := getattr(reason, "exit_code", None), int):  # typer.Exit

@@ -1,4 +1,7 @@
-"""Metrics by name: those of classification here, those of explanations from their plugins. Imports no torch."""
+"""Metrics by name.
+
+Those of classification here, those of explanations from their plugins. Imports no torch.
+"""
 
 from bcos_core.errors import BcosError
 from bcos_core.plugins import suggestion

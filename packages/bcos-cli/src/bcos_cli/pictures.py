@@ -16,7 +16,10 @@ SIDE = 224
 GAP = 8
 """White pixels between the parts of an overview, after enlarging."""
 SMOOTH_224 = 15
-"""Side of the mean filter over alpha for images of 224 pixels (Böhle et al., TPAMI 2024); smaller for smaller images."""
+"""Side of the mean filter over alpha for images of 224 pixels (Böhle et al., TPAMI 2024).
+
+Smaller for smaller images.
+"""
 
 
 def smoothing(size: int) -> int:
@@ -43,7 +46,10 @@ def exact_pictures(rgb: Picture, x: Tensor, weight: Tensor, contributions: Tenso
 def contribution_picture(
     rgb: Picture, contributions: Tensor, between: list[Picture] | None = None
 ) -> dict[str, Picture]:
-    """Contributions in blue (against) and red (for), and an overview: input, what comes `between`, contributions."""
+    """Contributions in blue (against) and red (for), and an overview.
+
+    Input, what comes `between`, contributions.
+    """
     colours = contribution_rgb(contributions)
     return {"contributions": colours, "overview": _side_by_side([as_floats(rgb), *(between or []), colours])}
 

@@ -24,9 +24,7 @@ from bcos_explain.report import Confusion, GalleryItem, ReportData, write_report
 
 def finish_run(result: TrainingResult, recipe: Recipe, out: Path) -> Evaluation:
     """Score a trained network as its recipe says, and write ``evaluation.json`` and ``report.html``."""
-    evaluation = score(
-        result.trained, result.data, scoring_options(recipe), index=result.index, name=str(out)
-    )
+    evaluation = score(result.trained, result.data, scoring_options(recipe), index=result.index, name=str(out))
     _write_run(RunFolder(out), recipe, result.trained, evaluation)
     return evaluation
 
@@ -101,9 +99,7 @@ def show(evaluation: Evaluation) -> None:
         rows.append((name, f"{value:.2%}" if is_share else f"{value:.4g}"))
     if evaluation.gridpg:
         first = next(iter(evaluation.gridpg.values()))
-        rows.append(
-            (f"gridpg by chance ({evaluation.grid_size}×{evaluation.grid_size})", f"{first.chance:.2%}")
-        )
+        rows.append((f"gridpg by chance ({evaluation.grid_size}×{evaluation.grid_size})", f"{first.chance:.2%}"))
     title = f"{evaluation.model} on {evaluation.scores.samples:,} images of {evaluation.data} ({evaluation.split})"
     console.table(title, ["metric", "value"], rows)
 
@@ -198,9 +194,7 @@ def _first_of_each_class(
     evaluation: Evaluation, trained: TrainedModel, per_class: int, classes: int
 ) -> list[tuple[Any, int]]:
     """(8-bit image, label) of the first images of the first classes, by class."""
-    batches = make_batches(
-        evaluation.data, load_index(evaluation.data), evaluation.split, trained.input, batch_size=64
-    )
+    batches = make_batches(evaluation.data, load_index(evaluation.data), evaluation.split, trained.input, batch_size=64)
     wanted = min(classes, len(evaluation.classes))
     found: dict[int, list[Any]] = {label: [] for label in range(wanted)}
     for images, labels, _ in batches.epoch(0):

@@ -20,5 +20,8 @@ class DatasetSpec:
 
     name: str
     builder: str
-    """``"module:function"``, called without arguments; returns a :class:`bcos_cli.data.sources.ImageSource`."""
+    """``"module:function"``, called without arguments.
+
+    Returns a :class:`bcos_cli.data.sources.ImageSource`.
+    """
     summary: str = ""

@@ -37,7 +37,10 @@ class TrainedModel:
         return encoded
 
     def confidences(self, logits: Tensor) -> Tensor:
-        """Logits (N, K) → probabilities (N, K): a sigmoid for each class, or a softmax, as the network was trained."""
+        """Logits (N, K) → probabilities (N, K).
+
+        A sigmoid for each class, or a softmax, as the network was trained.
+        """
         wide = logits.float()
         return wide.sigmoid() if self.probabilities == "sigmoid" else wide.softmax(1)
 
@@ -106,13 +109,9 @@ def _load_file(path: Path) -> TrainedModel:
     except Exception as reason:  # safetensors raises several types
         raise BcosError(f"cannot read the weights file {str(path)!r}: {reason}") from reason
     if _METADATA not in metadata:
-        raise BcosError(
-            f"{str(path)!r} does not say which model it belongs to; name it: MODEL --weights {path}"
-        )
+        raise BcosError(f"{str(path)!r} does not say which model it belongs to; name it: MODEL --weights {path}")
     described = json.loads(metadata[_METADATA])
-    values: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in described["input"].items()
-    }
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described["input"].items()}
     seen = InputSpec(**values)
     options = described["options"]
     model = create_model(described["model"], num_classes=len(described["classes"]), **options)

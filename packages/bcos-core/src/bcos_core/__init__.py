@@ -1,6 +1,7 @@
 """The B-cos transform for PyTorch: layers, norms, losses and exact explanations.
 
-Names are loaded on first use, so that ``import bcos_core`` (which every plugin module does, directly or not) costs nothing.
+Names are loaded on first use, so that ``import bcos_core`` (which every plugin module does, directly or not)
+costs nothing.
 """
 
 from importlib import import_module

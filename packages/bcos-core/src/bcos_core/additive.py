@@ -1,8 +1,8 @@
 """The additive part of a network: which constants it adds, and what each contributes to an output.
 
-With its dynamic factors frozen a network is affine in its input x *and* in every constant c that it adds anywhere
-(biases, norm shifts, positions), so ``f = Σ ∂f/∂x·x + Σ ∂f/∂c·c``. The second sum, measured here, is the ``b(x)``
-of ``f(x) = W(x)·x + b(x)``.
+With its dynamic factors frozen a network is affine in its input x *and* in every constant c that it adds
+anywhere (biases, norm shifts, positions), so ``f = Σ ∂f/∂x·x + Σ ∂f/∂c·c``. The second sum, measured here, is
+the ``b(x)`` of ``f(x) = W(x)·x + b(x)``.
 """
 
 from collections.abc import Iterator
@@ -20,8 +20,9 @@ _NAME = "_bcos_additive_name"
 class AdditiveTerms:
     """Collects the constants added in one forward pass, each as a leaf of its own for autograd.
 
-    While it is filled, parameters enter every operation detached (see :class:`bcos_core.rules.FrozenOperations`): a
-    tensor then requires a gradient exactly if it depends on the input.
+    While it is filled, parameters enter every operation detached (see
+    :class:`bcos_core.rules.FrozenOperations`): a tensor then requires a gradient exactly if it depends on the
+    input.
 
     Args:
         model: whose parameters and buffers give the terms their names.
@@ -45,7 +46,7 @@ class AdditiveTerms:
         return self._detached[id(tensor)]
 
     def leaf(self, value: Tensor | float, beside: Tensor) -> Tensor:
-        """Stand-in for the constant `value`, to be added to `beside`, through which its contribution is measured.
+        """Stand-in for the constant `value`, through which its contribution is measured.
 
         Args:
             value: broadcastable with `beside`.
@@ -63,7 +64,7 @@ class AdditiveTerms:
         return leaf.clone()  # no leaf itself: it may be changed in place
 
     def shares(self, scores: Tensor, gradients: tuple[Tensor | None, ...]) -> dict[str, Tensor] | None:
-        """``Σ ∂f/∂c·c`` for each sample, (N,), by name; None if some constant has no dimension of samples in front.
+        """``Σ ∂f/∂c·c`` for each sample, (N,), by name; None if some constant has samples elsewhere than in front.
 
         Args:
             scores: (N,), the explained outputs.

@@ -11,7 +11,8 @@ from bcos_core.mode import freeze
 class BcosSelfAttention(nn.Module):
     """``y = U · softmax(Q Kᵀ / √d) V`` with Q, K, V linear in x and U a B-cos layer.
 
-    In explanation mode Q and K, and with them the attention matrix, are constants, so the layer is linear in x through V alone.
+    In explanation mode Q and K, and with them the attention matrix, are constants, so the layer is linear in
+    x through V alone.
 
     Args:
         dim: features of a token.
@@ -33,9 +34,7 @@ class BcosSelfAttention(nn.Module):
     ) -> None:
         super().__init__()
         if num_heads < 1 or (head_dim is None and dim % num_heads):
-            raise BcosError(
-                f"num_heads must divide dim, got dim={dim} and num_heads={num_heads}; or give head_dim"
-            )
+            raise BcosError(f"num_heads must divide dim, got dim={dim} and num_heads={num_heads}; or give head_dim")
         self.num_heads = num_heads
         self.head_dim = dim // num_heads if head_dim is None else head_dim
         inner = self.num_heads * self.head_dim

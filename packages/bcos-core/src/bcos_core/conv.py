@@ -15,7 +15,8 @@ from bcos_core.functional import Padding, PaddingMode
 class BcosConv(nn.Module):
     """B-cos transform of patches, in any number of spatial dimensions.
 
-    ``y_o(p) = |cos(x_p, ŵ_o)|^(B-1) · ŵ_oᵀ x_p`` with ``x_p`` the patch under the kernel at position p; no bias.
+    ``y_o(p) = |cos(x_p, ŵ_o)|^(B-1) · ŵ_oᵀ x_p`` with ``x_p`` the patch under the kernel at position p; no
+    bias.
 
     Args:
         in_channels: of the input.
@@ -83,9 +84,7 @@ class BcosConv(nn.Module):
         self.max_out = max_out
         self.padding_mode: PaddingMode = padding_mode
         self.weight = nn.Parameter(
-            torch.empty(
-                out_channels * max_out, in_channels // groups, *self.kernel_size, device=device, dtype=dtype
-            )
+            torch.empty(out_channels * max_out, in_channels // groups, *self.kernel_size, device=device, dtype=dtype)
         )
         self.reset_parameters()
 
@@ -113,9 +112,7 @@ class BcosConv(nn.Module):
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, b={self.b:g}"]
         defaults = {"stride": (1,) * self.n_dims, "padding": 0, "dilation": (1,) * self.n_dims, "groups": 1}
         defaults |= {"max_out": 1, "padding_mode": "zeros"}
-        parts += [
-            f"{k}={getattr(self, k)!r}" for k, default in defaults.items() if getattr(self, k) != default
-        ]
+        parts += [f"{k}={getattr(self, k)!r}" for k, default in defaults.items() if getattr(self, k) != default]
         return ", ".join(parts)
 
 

@@ -15,7 +15,8 @@ _stance: list[torch.compiler.set_stance] = []
 def eager() -> Iterator[None]:
     """Inside the block nothing that :func:`torch.compile` wrapped runs compiled; its values are the same.
 
-    PyTorch holds this setting for the whole process: the first thread to enter changes it, the last one to leave restores it.
+    PyTorch holds this setting for the whole process: the first thread to enter changes it, the last one to
+    leave restores it.
     """
     global _users
     with _lock:

@@ -34,9 +34,7 @@ class AddInverse(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Double the channels of `x`."""
         if not x.is_floating_point():
-            raise BcosError(
-                f"AddInverse needs floats in [0, 1], got {x.dtype}; divide 8-bit images by 255 first"
-            )
+            raise BcosError(f"AddInverse needs floats in [0, 1], got {x.dtype}; divide 8-bit images by 255 first")
         return torch.cat([x, 1 - x], dim=self.dim)
 
     def extra_repr(self) -> str:

@@ -19,7 +19,10 @@ Target = int | Sequence[int] | Tensor | Selector | None
 _CHANNELS_FIRST = (BcosConv, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, RunningNorm)
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
-"""Share of Σ|contributions| that may be missing before an explanation is refused. Lower precisions are not checked."""
+"""Share of Σ|contributions| that may be missing before an explanation is refused.
+
+Lower precisions are not checked.
+"""
 
 
 def explain(
@@ -32,16 +35,19 @@ def explain(
 ) -> Explanation:
     """Explain outputs of `model` for a batch of inputs, exactly.
 
-    One forward pass in :func:`bcos_core.explanation_mode`, one backward pass for each target of an image. Gradients of
-    parameters are not touched; works inside ``torch.no_grad`` and ``torch.inference_mode`` too.
+    One forward pass in :func:`bcos_core.explanation_mode`, one backward pass for each target of an image.
+    Gradients of parameters are not touched; works inside ``torch.no_grad`` and ``torch.inference_mode`` too.
 
     Args:
         model: in eval mode where that matters (batch norms, dropout).
         x: (N, C, *spatial) or (N, F), floating point and finite, encoded as the network expects it.
-        target: what to explain for each input: None for the largest output, an integer for all, (N,) or (N, T)
-            integers for each, or a callable that maps the outputs to (N,) or (N, T) values of one's own, such as ``lambda z: z[:, 3] - z[:, 5]``.
-        layer: a submodule, or its name, whose outputs are explained instead of the model's. Integer targets then
-            count its channels: dimension 1 of (N, K) and (N, K, *spatial), the last one of tokens (N, T, K), which three dimensions mean unless the layer is a convolution or batch norm; a channel is summed over positions. A callable gets the layer's output as it is.
+        target: what to explain for each input: None for the largest output, an integer for all, (N,) or (N,
+            T) integers for each, or a callable that maps the outputs to (N,) or (N, T) values of one's own,
+            such as ``lambda z: z[:, 3] - z[:, 5]``.
+        layer: a submodule, or its name, whose outputs are explained instead of the model's. Integer targets
+            then count its channels: dimension 1 of (N, K) and (N, K, *spatial), the last one of tokens (N, T,
+            K), which three dimensions mean unless the layer is a convolution or batch norm; a channel is
+            summed over positions. A callable gets the layer's output as it is.
         relative: explain the distance of the target from the mean of all outputs, ``z_k - mean(z)``: what
             speaks for this class in particular.
 
@@ -49,8 +55,9 @@ def explain(
         An :class:`Explanation` with ``score = Σ weight·x + bias`` for every input and target.
 
     Raises:
-        BcosError: wrong rank, no or non-finite values, a target out of range, an unknown layer, a model in train mode
-            whose outputs would differ, or one whose contributions do not add up because it holds an operation that explanation mode does not know.
+        BcosError: wrong rank, no or non-finite values, a target out of range, an unknown layer, a model in
+            train mode whose outputs would differ, or one whose contributions do not add up because it holds
+            an operation that explanation mode does not know.
 
     >>> from bcos_core import BcosConv2d
     >>> model = nn.Sequential(BcosConv2d(6, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -74,9 +81,7 @@ def explain(
         return _read_off(leaf, logits, scores, indices, terms)
 
 
-def _read_off(
-    leaf: Tensor, logits: Tensor, scores: Tensor, indices: Tensor, terms: AdditiveTerms
-) -> Explanation:
+def _read_off(leaf: Tensor, logits: Tensor, scores: Tensor, indices: Tensor, terms: AdditiveTerms) -> Explanation:
     """One backward pass for each column of `scores` (N, T)."""
     weights, shares = [], []
     for column in scores.unbind(1):
@@ -130,12 +135,11 @@ def _missing(leaf: Tensor, weight: Tensor, shares: dict[str, Tensor], scores: Te
 def _check_input(x: Tensor) -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise BcosError(
-            f"explain needs a floating point tensor, got {kind}; convert images to floats in [0, 1]"
-        )
+        raise BcosError(f"explain needs a floating point tensor, got {kind}; convert images to floats in [0, 1]")
     if x.ndim < 2 or x.numel() == 0:
         raise BcosError(
-            f"explain needs a batch (N, C, H, W) with at least one element, got shape {tuple(x.shape)}; use x[None] for one image"
+            f"explain needs a batch (N, C, H, W) with at least one element, got shape {tuple(x.shape)}; "
+            "use x[None] for one image"
         )
     if not bool(torch.isfinite(x).all()):
         raise BcosError(
@@ -163,9 +167,7 @@ def _outputs(model: nn.Module, module: nn.Module | None, x: Tensor) -> Tensor:
     output = model(x) if module is None else _layer_output(model, module, x)
     if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[0] != x.shape[0]:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise BcosError(
-            f"explain needs outputs of shape ({x.shape[0]}, K, ...), the model or layer gives {got}"
-        )
+        raise BcosError(f"explain needs outputs of shape ({x.shape[0]}, K, ...), the model or layer gives {got}")
     if not bool(torch.isfinite(output).all()):
         raise BcosError("the model's outputs are not finite; check its weights and precision")
     return output
@@ -177,9 +179,7 @@ def _layer_output(model: nn.Module, module: nn.Module, x: Tensor) -> object:
 
     def capture(_module: nn.Module, _args: object, output: object) -> None:
         if threading.get_ident() == thread:
-            captured.append(
-                output.clone() if isinstance(output, Tensor) else output
-            )  # in-place layers may follow
+            captured.append(output.clone() if isinstance(output, Tensor) else output)  # in-place layers may follow
 
     handle = module.register_forward_hook(capture)
     try:
@@ -197,18 +197,11 @@ def _select(
     """Logits (N, K), the scores to explain (N, T) and the indices (N,) or (N, T) they belong to."""
     if callable(target) and not isinstance(target, Tensor):
         scores = target(outputs)
-        if (
-            not isinstance(scores, Tensor)
-            or scores.ndim not in (1, 2)
-            or scores.shape[0] != n
-            or not scores.numel()
-        ):
+        if not isinstance(scores, Tensor) or scores.ndim not in (1, 2) or scores.shape[0] != n or not scores.numel():
             got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise BcosError(f"a callable target must return ({n},) or ({n}, T) values, got {got}")
         if relative:
-            raise BcosError(
-                "relative=True needs class indices as target, got a callable; subtract in the callable"
-            )
+            raise BcosError("relative=True needs class indices as target, got a callable; subtract in the callable")
         indices = torch.arange(scores[0].numel(), device=scores.device).expand(n, -1)
         single = scores.ndim == 1
         scores = scores.reshape(n, -1)
@@ -238,7 +231,8 @@ def _class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None, 
         indices = indices.expand(n)
     if indices.ndim not in (1, 2) or indices.shape[0] != n or indices.numel() == 0:
         raise BcosError(
-            f"target must be None, an integer, ({n},) or ({n}, T) integers for {n} inputs, got shape {tuple(indices.shape)}"
+            f"target must be None, an integer, ({n},) or ({n}, T) integers for {n} inputs, got shape "
+            f"{tuple(indices.shape)}"
         )
     k = logits.shape[1]
     if int(indices.min()) < 0 or int(indices.max()) >= k:
@@ -259,7 +253,9 @@ def _check_complete(explanation: Explanation) -> None:
     missing = float((explanation.residual.abs() / size.clamp_min(torch.finfo(size.dtype).tiny)).max())
     if not missing <= tolerance:
         raise BcosError(
-            f"the contributions and the bias miss the output by {missing:.1e} of their size (allowed: {tolerance:.0e}): "
-            "the model has an operation whose dynamic factor is not frozen, or that adds a constant in a way that is not "
+            f"the contributions and the bias miss the output by {missing:.1e} of their size (allowed: "
+            f"{tolerance:.0e}): "
+            "the model has an operation whose dynamic factor is not frozen, or that adds a constant in a "
+            "way that is not "
             "measured; wrap the factor in bcos_core.freeze, add constants with +, or use layers of bcos_core"
         )

@@ -11,7 +11,8 @@ class Explanation:
 
     All tensors are owned by this object: detached, on the device of the input, sharing memory with nothing.
 
-    ``T`` stands for the targets of an image; the dimension is missing where one target an image was asked for.
+    ``T`` stands for the targets of an image; the dimension is missing where one target an image was asked
+    for.
     """
 
     input: Tensor
@@ -21,13 +22,19 @@ class Explanation:
     target: Tensor
     """(N,) or (N, T): indices of the explained outputs."""
     score: Tensor
-    """(N,) or (N, T): the explained values: the targets' logits, or their distance to the mean logit if relative."""
+    """(N,) or (N, T).
+
+    The explained values: the targets' logits, or their distance to the mean logit if relative.
+    """
     weight: Tensor
     """(N, [T,] C, *spatial): the dynamic linear map W(x) of each score, in score units per input unit."""
     bias: Tensor
     """(N,) or (N, T): b(x), what does not come from the input; the sum of `bias_terms`."""
     bias_terms: dict[str, Tensor] = field(default_factory=dict)
-    """What `bias` is made of: for each parameter or buffer that the network adds, by its name, and for ``"constant"``, (N,) or (N, T)."""
+    """What `bias` is made of.
+
+    For each parameter or buffer that the network adds, by its name, and for ``"constant"``, (N,) or (N, T).
+    """
 
     @property
     def contributions(self) -> Tensor:

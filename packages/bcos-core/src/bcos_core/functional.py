@@ -3,7 +3,8 @@ r"""The B-cos transform as pure functions.
 .. math:: \text{B-cos}(x; w) = |\cos(x, \hat w)|^{B-1}\, \hat w^\top x, \qquad \hat w = w / \lVert w \rVert
 
 Source: Böhle et al., *B-cos Alignment for Inherently Interpretable CNNs and Vision Transformers*, TPAMI 2024,
-section 3.1 (MaxOut: section 3.3). Inside :func:`bcos_core.explanation_mode` the factor :math:`|\cos|^{B-1}` is a constant.
+section 3.1 (MaxOut: section 3.3). Inside :func:`bcos_core.explanation_mode` the factor :math:`|\cos|^{B-1}`
+is a constant.
 
 Norms and cosines are computed in float32 for half-precision inputs, in the input's own precision otherwise.
 """
@@ -53,7 +54,8 @@ def bcos_linear(x: Tensor, weight: Tensor, *, b: float = 2.0, max_out: int = 1) 
     check_max_out(max_out, weight.shape[0])
     if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise BcosError(
-            f"bcos_linear got an input of shape {tuple(x.shape)}, needs {weight.shape[1]} features in its last dimension"
+            f"bcos_linear got an input of shape {tuple(x.shape)}, needs {weight.shape[1]} features in its "
+            "last dimension"
         )
     out = _max_out(F.linear(x, unit_norm(weight)), max_out, dim=-1)
     if b == 1:
@@ -96,7 +98,8 @@ def bcos_conv2d(
         x: (N, C, H, W) or (C, H, W)
         weight: (out_channels * max_out, C / groups, kernel height, kernel width); each of the rows is
             normalised over its last three dimensions.
-        stride: as in :func:`torch.nn.functional.conv2d`; so are `padding` (also ``"same"``, ``"valid"``), `dilation` and `groups`.
+        stride: as in :func:`torch.nn.functional.conv2d`; so are `padding` (also ``"same"``, ``"valid"``),
+            `dilation` and `groups`.
         b: exponent B ≥ 1. With B = 1 the transform is linear.
         max_out: units per output channel, of which the one with the largest ``ŵᵀx`` counts.
         padding_mode: what the border is padded with. Padded values count in the patch's norm.
@@ -202,9 +205,7 @@ def resolve_padding(
         if padding != "same":
             raise BcosError(f"padding must be a number, 'same' or 'valid', got {padding!r}")
         if any(s != 1 for s in stride):
-            raise BcosError(
-                f"padding='same' needs stride 1, got stride {tuple(stride)}; give the padding as numbers"
-            )
+            raise BcosError(f"padding='same' needs stride 1, got stride {tuple(stride)}; give the padding as numbers")
         totals = [d * (k - 1) for k, d in zip(kernel_size, dilation, strict=True)]
         return [(total // 2, total - total // 2) for total in totals]
     values = expand(padding, len(kernel_size), "padding")
@@ -237,9 +238,7 @@ def _bcos_conv(
     check_max_out(max_out, weight.shape[0])
     _check_conv_shapes(n_dims, x, weight, groups)
     if x.ndim == n_dims + 1:
-        batched = _bcos_conv(
-            n_dims, x[None], weight, stride, padding, dilation, groups, b, max_out, padding_mode
-        )
+        batched = _bcos_conv(n_dims, x[None], weight, stride, padding, dilation, groups, b, max_out, padding_mode)
         return batched[0]
     kernel_size = tuple(weight.shape[2:])
     stride = expand(stride, n_dims, "stride")
@@ -264,9 +263,7 @@ def _bcos_conv(
 
 def _check_conv_shapes(n_dims: int, x: Tensor, weight: Tensor, groups: int) -> None:
     if weight.ndim != n_dims + 2:
-        raise BcosError(
-            f"bcos_conv{n_dims}d needs a weight of {n_dims + 2} dimensions, got {tuple(weight.shape)}"
-        )
+        raise BcosError(f"bcos_conv{n_dims}d needs a weight of {n_dims + 2} dimensions, got {tuple(weight.shape)}")
     if x.ndim not in (n_dims + 1, n_dims + 2):
         raise BcosError(
             f"bcos_conv{n_dims}d got an input of shape {tuple(x.shape)}, needs {n_dims + 2} dimensions "

@@ -1,7 +1,8 @@
-"""Two hot steps of training with their derivatives written out: half the passes over memory that autograd makes.
+"""Two hot steps of training with their derivatives written out: half of autograd's passes.
 
-Values and derivatives are those of the plain expressions in :mod:`bcos_core.functional` and :mod:`bcos_core.norms`; second derivatives too.
-Under ``torch.compile`` the plain expressions are used, which the compiler fuses itself.
+Values and derivatives are those of the plain expressions in :mod:`bcos_core.functional` and
+:mod:`bcos_core.norms`; second derivatives too. Under ``torch.compile`` the plain expressions are used, which
+the compiler fuses itself.
 """
 
 from typing import Any
@@ -70,9 +71,7 @@ class _DivideByBatchStd(torch.autograd.Function):
         return x * _along_channels(invstd * weight, x), mean, invstd
 
     @staticmethod
-    def setup_context(
-        ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor, Tensor]
-    ) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
         x, weight, ctx.eps = inputs
         _, mean, invstd = output
         ctx.mark_non_differentiable(mean, invstd)

@@ -47,16 +47,12 @@ class BcosLinear(nn.Module):
         functional.check_exponent(b)
         functional.check_max_out(max_out, max_out)
         if in_features < 1 or out_features < 1:
-            raise BcosError(
-                f"BcosLinear needs at least 1 feature in and out, got {in_features} and {out_features}"
-            )
+            raise BcosError(f"BcosLinear needs at least 1 feature in and out, got {in_features} and {out_features}")
         self.in_features = in_features
         self.out_features = out_features
         self.b = b
         self.max_out = max_out
-        self.weight = nn.Parameter(
-            torch.empty(out_features * max_out, in_features, device=device, dtype=dtype)
-        )
+        self.weight = nn.Parameter(torch.empty(out_features * max_out, in_features, device=device, dtype=dtype))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

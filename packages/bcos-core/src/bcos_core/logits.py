@@ -9,8 +9,10 @@ class LogitLayer(nn.Module):
     """``logits = x / T + b``.
 
     Args:
-        logit_temperature: T; None leaves it out. Above 1 it shrinks the logits, below 1 it makes the network align more to reach the same confidence.
-        logit_bias: b; None leaves it out. The usual ``-ln(K-1)`` makes an untrained network give every one of K classes the probability 1/K.
+        logit_temperature: T; None leaves it out. Above 1 it shrinks the logits, below 1 it makes the network
+            align more to reach the same confidence.
+        logit_bias: b; None leaves it out. The usual ``-ln(K-1)`` makes an untrained network give every one of
+            K classes the probability 1/K.
 
     Shapes: any.
 

@@ -30,11 +30,13 @@ def explanation_mode(model: nn.Module) -> Iterator[None]:
     """Make the gradient of `model` its dynamic linear map.
 
     Inside the block ``∂ model(x)_k / ∂x = W_k(x)`` with ``model(x) = W(x)·x + b(x)``: the cosine factors of
-    B-cos layers, the variances of norms and the softmax of attention are constants (Böhle et al., TPAMI 2024, section 3.2). Values do not change, only gradients.
+    B-cos layers, the variances of norms and the softmax of attention are constants (Böhle et al., TPAMI 2024,
+    section 3.2). Values do not change, only gradients.
 
     The mode belongs to the running thread, not to the model: nothing is stored on modules, so it can be
     nested, other threads may train the same model meanwhile, modules may be swapped at any time, and
-    leaving the block, by an exception too, leaves nothing behind. Every forward pass of this thread inside the block is affected.
+    leaving the block, by an exception too, leaves nothing behind. Every forward pass of this thread inside
+    the block is affected.
 
     Raises:
         BcosError: `model` normalises with batch statistics or drops activations at random (it is in train

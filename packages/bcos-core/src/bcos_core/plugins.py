@@ -1,6 +1,7 @@
 """Finding plugins by entry point, for the packages that have hooks. Imports neither torch nor pluggy.
 
-Each package owns a pluggy manager for its hook specifications and hands it over here. One broken plugin never stops the others: it is kept, with the reason, for ``bcos plugins`` to show.
+Each package owns a pluggy manager for its hook specifications and hands it over here. One broken plugin never
+stops the others: it is kept, with the reason, for ``bcos plugins`` to show.
 """
 
 import difflib
@@ -58,8 +59,7 @@ class Plugins:
     def mark_broken(self, name: str, error: str) -> None:
         """Note that the plugin called `name` failed."""
         self.infos = [
-            PluginInfo(i.group, i.name, i.value, i.distribution, error) if i.name == name else i
-            for i in self.infos
+            PluginInfo(i.group, i.name, i.value, i.distribution, error) if i.name == name else i for i in self.infos
         ]
 
 
@@ -69,9 +69,7 @@ _OURS = frozenset({"bcos-core", "bcos-models", "bcos-explain", "bcos-cli"})
 def load_plugins(manager: Manager, group: str) -> Plugins:
     """Import and register every entry point of `group`, our own first, then the others by name."""
     plugins = Plugins()
-    found = sorted(
-        entry_points(group=group), key=lambda e: (_distribution(e) not in _OURS, _distribution(e), e.name)
-    )
+    found = sorted(entry_points(group=group), key=lambda e: (_distribution(e) not in _OURS, _distribution(e), e.name))
     for number, entry in enumerate(found):
         name = f"{_distribution(entry)}:{entry.name}"
         if any(info.name == name for info in plugins.infos):
@@ -117,15 +115,12 @@ class Registry(Generic[SpecT]):
                 for spec in specs:
                     self._add(spec, implementation.plugin_name)
             except Exception as reason:  # a stranger's hook may raise anything
-                plugins.mark_broken(
-                    implementation.plugin_name, f"{type(reason).__name__}: {reason}".splitlines()[0]
-                )
+                plugins.mark_broken(implementation.plugin_name, f"{type(reason).__name__}: {reason}".splitlines()[0])
 
     def _add(self, spec: SpecT, owner: str) -> None:
         if spec.name in self._specs:
             raise BcosError(
-                f"the {self.kind} {spec.name!r} is already registered by {self._owners[spec.name]}; "
-                "choose another name"
+                f"the {self.kind} {spec.name!r} is already registered by {self._owners[spec.name]}; choose another name"
             )
         self._specs[spec.name] = spec
         self._owners[spec.name] = owner
@@ -171,6 +166,4 @@ def resolve(reference: str) -> Callable[..., Any]:
     try:
         return getattr(import_module(module), function)  # type: ignore[no-any-return] # reason: named by a string
     except (ImportError, AttributeError, ValueError) as reason:
-        raise BcosError(
-            f"cannot load {reference!r}: {reason}; a builder is named 'module:function'"
-        ) from reason
+        raise BcosError(f"cannot load {reference!r}: {reason}; a builder is named 'module:function'") from reason

@@ -1,8 +1,9 @@
 """What explanation mode does to plain PyTorch operations.
 
-B-cos layers freeze their dynamic factors themselves. Operations of plain PyTorch layers that stand beside them are
-rewritten here, when the function is called: layer, group, instance and batch norms freeze their variance (never their mean), and every
-constant that an operation adds is routed through :mod:`bcos_core.additive`. The values stay the same; only gradients change.
+B-cos layers freeze their dynamic factors themselves. Operations of plain PyTorch layers that stand beside
+them are rewritten here, when the function is called: layer, group, instance and batch norms freeze their
+variance (never their mean), and every constant that an operation adds is routed through
+:mod:`bcos_core.additive`. The values stay the same; only gradients change.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -90,9 +91,7 @@ def _depends(value: object) -> bool:
 
 def _named_multiple(factor: float, constant: Tensor) -> Tensor:
     name = name_of(constant)
-    return (
-        constant if factor == 1 else factor * constant if name is None else name_as(factor * constant, name)
-    )
+    return constant if factor == 1 else factor * constant if name is None else name_as(factor * constant, name)
 
 
 def _linear(func: Rule, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -100,9 +99,7 @@ def _linear(func: Rule, input: Tensor, weight: Tensor, bias: Tensor | None = Non
     return y if bias is None else shift(y, bias)
 
 
-def _conv(
-    func: Rule, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
-) -> Tensor:
+def _conv(func: Rule, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any) -> Tensor:
     y: Tensor = func(input, weight, None, *args, **kwargs)
     return y if bias is None else shift(y, _reshaped(bias, (-1, *[1] * (weight.ndim - 2))))
 

@@ -31,11 +31,10 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
 
 
 @hookspec(firstresult=True)
-def bcos_models_convert_state_dict(
-    name: str, state_dict: "Mapping[str, Tensor]"
-) -> "Mapping[str, Tensor] | None":
+def bcos_models_convert_state_dict(name: str, state_dict: "Mapping[str, Tensor]") -> "Mapping[str, Tensor] | None":
     """Translate a state dict of another package into the keys of the model `name`.
 
-    Return None where the state dict is in no format this plugin knows; the first plugin with an answer decides.
+    Return None where the state dict is in no format this plugin knows; the first plugin with an answer
+    decides.
     """
     raise NotImplementedError

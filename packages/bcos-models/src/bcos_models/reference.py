@@ -1,4 +1,7 @@
-"""State dicts of the reference implementation (the package ``bcos``, B-cos-v2) in our keys. Imports no torch."""
+"""State dicts of the reference implementation (the package ``bcos``, B-cos-v2) in our keys.
+
+Imports no torch.
+"""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -47,7 +47,8 @@ def create_model(
     Args:
         name: one of :func:`list_models`.
         pretrained: load the weights that the model's description names.
-        weights: a ``.safetensors`` file to load, written by :func:`bcos_models.save_weights` or in a format that a plugin converts.
+        weights: a ``.safetensors`` file to load, written by :func:`bcos_models.save_weights` or in a format
+            that a plugin converts.
         num_classes: outputs; None for the model's own number.
         options: arguments of the model's builder, such as ``b``, ``max_out``, ``norm`` or ``in_chans``.
 

@@ -13,7 +13,8 @@ Encoding = Literal["add_inverse", "standardize"]
 class InputSpec:
     """What a model wants to see.
 
-    ``add_inverse`` appends the inverse channels to values in [0, 1] (B-cos networks); ``standardize`` subtracts a mean and divides by a standard deviation (the plain baselines).
+    ``add_inverse`` appends the inverse channels to values in [0, 1] (B-cos networks); ``standardize``
+    subtracts a mean and divides by a standard deviation (the plain baselines).
     """
 
     size: int = 224

@@ -73,10 +73,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str = "",
         problems = [
             *(f"{key} is missing" for key in missing[:2]),
             *(f"{key} is unknown" for key in unexpected[:2]),
-            *(
-                f"{key} has shape {tuple(state[key].shape)}, needs {tuple(own[key].shape)}"
-                for key in sorted(wrong)[:2]
-            ),
+            *(f"{key} has shape {tuple(state[key].shape)}, needs {tuple(own[key].shape)}" for key in sorted(wrong)[:2]),
         ]
         total = len(missing) + len(unexpected) + len(wrong)
         raise BcosError(

@@ -15,9 +15,7 @@ def evaluate(
     run_or_model: Annotated[
         str, typer.Argument(help="Folder of a run, weights file of one, or a model with --weights.")
     ],
-    data: Annotated[
-        str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
     metric: Annotated[
         list[str] | None, typer.Option(help="A metric that bcos metrics lists; repeatable. All by default.")
     ] = None,
@@ -35,7 +33,10 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all values to this file.")] = None,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
 ) -> None:
-    """Score a network and its explanations on a split. For a run's folder, evaluation.json and report.html are renewed."""
+    """Score a network and its explanations on a split.
+
+    For a run's folder, evaluation.json and report.html are renewed.
+    """
     from bcos_cli.metrics import check_metrics
 
     metrics = check_metrics(metric or [])
@@ -56,6 +57,4 @@ def evaluate(
         "smooth": smooth,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    evaluate_run(
-        run_or_model, data, weights, json_file, {**given, "metrics": tuple(metrics), "workers": workers}
-    )
+    evaluate_run(run_or_model, data, weights, json_file, {**given, "metrics": tuple(metrics), "workers": workers})

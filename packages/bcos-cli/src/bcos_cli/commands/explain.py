@@ -27,7 +27,10 @@ def explain(
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images explained at a time.", min=1)] = 16,
 ) -> None:
-    """Explain what a network sees in images: pictures, and numbers as JSON. Exit status 1 if a file could not be read."""
+    """Explain what a network sees in images.
+
+    Pictures, and numbers as JSON. Exit status 1 if a file could not be read.
+    """
     from bcos_cli import console
     from bcos_cli.explaining import explain_files
 

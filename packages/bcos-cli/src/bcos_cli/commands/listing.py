@@ -1,4 +1,7 @@
-"""``bcos models``, ``explainers``, ``metrics``, ``recipes`` and ``plugins``: what there is. Imports no torch."""
+"""``bcos models``, ``explainers``, ``metrics``, ``recipes`` and ``plugins``.
+
+What there is. Imports no torch.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -88,9 +91,7 @@ def plugins(as_json: AsJson = False) -> None:
     _show("plugins", rows, as_json=False)
 
 
-def _show(
-    title: str, rows: list[dict[str, Any]], as_json: bool, formats: Mapping[str, Any] | None = None
-) -> None:
+def _show(title: str, rows: list[dict[str, Any]], as_json: bool, formats: Mapping[str, Any] | None = None) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return

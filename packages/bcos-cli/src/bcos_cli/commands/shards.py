@@ -9,9 +9,7 @@ import typer
 if TYPE_CHECKING:
     from bcos_cli.data.index import ShardIndex
 
-shards = typer.Typer(
-    no_args_is_help=True, help="Pack images into WebDataset shards, look at shards, check them."
-)
+shards = typer.Typer(no_args_is_help=True, help="Pack images into WebDataset shards, look at shards, check them.")
 
 
 def register(app: typer.Typer) -> None:
@@ -24,7 +22,8 @@ def pack(
     source: Annotated[
         str,
         typer.Argument(
-            help="Folder or zip laid out as CLASS/image or SPLIT/CLASS/image; torchvision:NAME; or a registered data set, such as digits."
+            help="Folder or zip laid out as CLASS/image or SPLIT/CLASS/image; torchvision:NAME; or a "
+            "registered data set, such as digits."
         ),
     ],
     destination: Annotated[Path, typer.Argument(help="Folder for the shards and index.json.")],
@@ -32,9 +31,7 @@ def pack(
     seed: Annotated[int, typer.Option(help="Of the order of images.")] = 0,
     on_error: Annotated[
         str,
-        typer.Option(
-            help="fail: list unreadable images and stop; skip: leave them out and list them in the index."
-        ),
+        typer.Option(help="fail: list unreadable images and stop; skip: leave them out and list them in the index."),
     ] = "fail",
     split: Annotated[str, typer.Option(help="Name of the split, where the source has none.")] = "train",
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,

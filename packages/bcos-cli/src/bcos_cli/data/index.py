@@ -70,7 +70,7 @@ class ShardIndex(BaseModel):
 
 
 def is_url(location: str) -> bool:
-    """Whether `location` is remote, in one of the ways WebDataset knows (``http:``, ``s3:``, ``gs:``, ``pipe:``, ...)."""
+    """Whether `location` is remote, as WebDataset knows it: ``http:``, ``s3:``, ``gs:``, ``pipe:``, ..."""
     return len(urlparse(location).scheme) > 1
 
 

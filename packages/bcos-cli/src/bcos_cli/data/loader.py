@@ -48,7 +48,10 @@ def make_batches(
     shuffle: int = 0,
     pin_memory: bool = False,
 ) -> Batches:
-    """Batches of `split`: for training with an `augment`, in equal numbers for each process, else for evaluation."""
+    """Batches of `split`.
+
+    For training with an `augment`, in equal numbers for each process, else for evaluation.
+    """
     steps = inference_transform(spec) if augment is None else training_transform(spec, augment)
     stream = ShardStream(
         Shards.of(data, index, split),

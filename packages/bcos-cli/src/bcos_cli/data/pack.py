@@ -67,8 +67,9 @@ def pack(
 ) -> ShardIndex:
     """Write the shards of `source` and their index into `destination`.
 
-    The images of a split are shuffled (by `seed`) and cut into shards. A shard is written aside and renamed when it is whole; the index
-    comes last. Packing the same source again continues where it was interrupted and gives the same bytes.
+    The images of a split are shuffled (by `seed`) and cut into shards. A shard is written aside and renamed
+    when it is whole; the index comes last. Packing the same source again continues where it was interrupted
+    and gives the same bytes.
 
     Args:
         source: the images.
@@ -76,7 +77,8 @@ def pack(
         destination: folder, made if it is missing.
         samples_per_shard: images in a shard; the last of a split may have fewer.
         seed: of the order.
-        on_error: what to do about images that cannot be decoded: ``"fail"`` after listing them all, or ``"skip"`` them and list them in the index.
+        on_error: what to do about images that cannot be decoded: ``"fail"`` after listing them all, or
+            ``"skip"`` them and list them in the index.
         workers: processes; None for one a core.
         on_progress: called with (images done, images in all).
 
@@ -84,7 +86,8 @@ def pack(
         The index.
 
     Raises:
-        BcosError: the folder holds other shards, nothing to pack, or unreadable images with ``on_error="fail"``.
+        BcosError: the folder holds other shards, nothing to pack, or unreadable images with
+            ``on_error="fail"``.
     """
     if samples_per_shard < 1:
         raise BcosError(f"samples per shard must be at least 1, got {samples_per_shard}")
@@ -101,9 +104,7 @@ def pack(
     destination.mkdir(parents=True, exist_ok=True)
     unreadable: list[SkippedImage] = []
     images_done = sum(f.record.samples + len(f.skipped) for f in finished.values())
-    for result in _write_all(
-        source, [s for s in plan if s.name not in finished], destination, on_error, workers
-    ):
+    for result in _write_all(source, [s for s in plan if s.name not in finished], destination, on_error, workers):
         images_done += result.record.samples + len(result.skipped)
         if on_progress:
             on_progress(images_done, total)
@@ -114,9 +115,7 @@ def pack(
         progress = _Progress(fingerprint=fingerprint, finished=list(finished.values()))
         write_atomically(destination / PROGRESS_NAME, progress.model_dump_json())
     if unreadable:
-        listing = "\n".join(
-            f"  {image.path}: {image.reason}" for image in sorted(unreadable, key=lambda s: s.path)
-        )
+        listing = "\n".join(f"  {image.path}: {image.reason}" for image in sorted(unreadable, key=lambda s: s.path))
         raise BcosError(
             f"{len(unreadable)} of {total} images cannot be read; remove them, or pass --on-error skip:\n{listing}"
         )
@@ -183,9 +182,7 @@ def _already_done(destination: Path, fingerprint: str) -> ShardIndex | _Progress
     if progress_file.exists():
         progress = _Progress.model_validate_json(progress_file.read_text())
         if progress.fingerprint == fingerprint:
-            progress.finished = [
-                f for f in progress.finished if _is_whole(destination / f.record.name, f.record)
-            ]
+            progress.finished = [f for f in progress.finished if _is_whole(destination / f.record.name, f.record)]
             return progress
         raise other
     if any(destination.glob("*.tar")):
@@ -216,13 +213,10 @@ def _write_all(
             yield write_shard(source, shard, destination, on_error)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_set_source, initargs=(source,)
-    ) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_source, initargs=(source,)) as pool:
         waiting = iter(plan)
         running: set[Future[_Finished]] = {
-            pool.submit(_write_with_source, shard, destination, on_error)
-            for shard in islice(waiting, 2 * workers)
+            pool.submit(_write_with_source, shard, destination, on_error) for shard in islice(waiting, 2 * workers)
         }
         while running:
             finished, running = wait(running, return_when=FIRST_COMPLETED)

@@ -1,4 +1,7 @@
-"""Where images come from before they are packed: folders, zip files, torchvision data sets. Imports no torch."""
+"""Where images come from before they are packed.
+
+Folders, zip files, torchvision data sets. Imports no torch.
+"""
 
 import io
 import zipfile
@@ -105,9 +108,7 @@ def open_source(source: str, *, root: Path | None = None, split: str = "train") 
         return FolderSource(path, classes, items)
     if path.is_file():
         if not zipfile.is_zipfile(path):
-            raise BcosError(
-                f"{source!r} is a file, but no zip; give a folder of class folders, or a zip of one"
-            )
+            raise BcosError(f"{source!r} is a file, but no zip; give a folder of class folders, or a zip of one")
         with zipfile.ZipFile(path) as archive:
             files = sorted(info.filename for info in archive.infolist() if not info.is_dir())
         return ZipSource(path, *parse_tree(files, split, source))
@@ -127,7 +128,8 @@ def open_source(source: str, *, root: Path | None = None, split: str = "train") 
 def parse_tree(files: Iterable[str], split: str, source: str) -> tuple[list[str], list[ImageItem]]:
     """Read classes and splits off the paths ``[split/]class/.../image``.
 
-    Folders that all files share, above the splits or classes, do not count. Hidden files and files that are no images by their name are left out.
+    Folders that all files share, above the splits or classes, do not count. Hidden files and files that are
+    no images by their name are left out.
 
     Raises:
         BcosError: no image in a class folder.

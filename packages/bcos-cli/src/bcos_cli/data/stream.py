@@ -1,8 +1,8 @@
 """Deterministic streams of samples out of shards, cut exactly for any number of processes and workers.
 
-The shards of a split, one after another, are a sequence of samples whose lengths the index knows. Every process, and
-every worker of it, gets a contiguous range of that sequence, from the middle of a shard if need be: all samples once, equal numbers where training needs them,
-with any number of shards.
+The shards of a split, one after another, are a sequence of samples whose lengths the index knows. Every
+process, and every worker of it, gets a contiguous range of that sequence, from the middle of a shard if need
+be: all samples once, equal numbers where training needs them, with any number of shards.
 """
 
 import random
@@ -74,9 +74,7 @@ def read_slice(part: ShardSlice) -> Iterator[dict[str, Any]]:
     try:
         stream = webdataset.gopen(part.url)
     except OSError as reason:
-        raise BcosError(
-            f"cannot open the shard {part.url!r}: {reason}; check it with: bcos shards verify"
-        ) from reason
+        raise BcosError(f"cannot open the shard {part.url!r}: {reason}; check it with: bcos shards verify") from reason
     samples = group_by_keys(tar_file_expander([{"url": part.url, "stream": stream}]))
     count = 0
     try:
@@ -101,12 +99,15 @@ class ShardStream(IterableDataset[Sample]):
         transform: from encoded bytes to an image.
         rank: of this process.
         world: number of processes.
-        batch_size: samples a batch of this process; whole batches go to one worker, so that no worker has a part of one.
+        batch_size: samples a batch of this process; whole batches go to one worker, so that no worker has a
+            part of one.
         seed: of the order and of the transforms.
         shuffle: samples in the shuffle buffer; 0 for the order of the shards.
-        equal_multiple: give each process the same number of batches, a multiple of this, and leave out what remains (training). None: every sample comes once (evaluation).
+        equal_multiple: give each process the same number of batches, a multiple of this, and leave out what
+            remains (training). None: every sample comes once (evaluation).
 
-    The order depends on (seed, epoch, rank, worker) alone, a transform on (seed, epoch, key). Set the epoch with :meth:`set_epoch` before iterating; workers that persist see it too.
+    The order depends on (seed, epoch, rank, worker) alone, a transform on (seed, epoch, key). Set the epoch
+    with :meth:`set_epoch` before iterating; workers that persist see it too.
     """
 
     def __init__(
@@ -133,7 +134,8 @@ class ShardStream(IterableDataset[Sample]):
             per_rank = total // (world * step) * step
             if per_rank == 0:
                 raise BcosError(
-                    f"{total} samples are fewer than the {world * step} of one step (train.batch_size); use a smaller batch"
+                    f"{total} samples are fewer than the {world * step} of one step (train.batch_size); "
+                    "use a smaller batch"
                 )
             self.begin, self.end = rank * per_rank, (rank + 1) * per_rank
         else:
@@ -176,9 +178,7 @@ class ShardStream(IterableDataset[Sample]):
 
     def _decode(self, sample: dict[str, Any], epoch: int) -> Sample:
         key = sample["__key__"]
-        data = next(
-            (v for k, v in sample.items() if k not in ("cls", "position") and not k.startswith("__")), None
-        )
+        data = next((v for k, v in sample.items() if k not in ("cls", "position") and not k.startswith("__")), None)
         if data is None or "cls" not in sample:
             raise BcosError(
                 f"the sample {key!r} of {sample['__url__']} needs an image and a .cls file, has {list(sample)}"

@@ -46,9 +46,7 @@ def _open(builder: Any, name: str, root: Path, split: str) -> Any:
     elif "split" in parameters:
         arguments["split"] = split
     else:
-        raise BcosError(
-            f"torchvision's {name} has no train and test splits; unpack it to folders and pack those"
-        )
+        raise BcosError(f"torchvision's {name} has no train and test splits; unpack it to folders and pack those")
     if "download" in parameters:
         arguments["download"] = True
     try:

@@ -1,4 +1,7 @@
-"""From encoded bytes to 8-bit tensors: the inference transform of a model, and the augmentations of a recipe."""
+"""From encoded bytes to 8-bit tensors.
+
+The inference transform of a model, and the augmentations of a recipe.
+"""
 
 import io
 import random
@@ -43,7 +46,7 @@ def inference_transform(spec: InputSpec) -> nn.Module:
 
 
 def training_transform(spec: InputSpec, augment: Augment) -> nn.Module:
-    """Return the recipe's augmentations, in the order in which they are listed in :class:`bcos_cli.config.Augment`."""
+    """Return the recipe's augmentations, in the order of :class:`bcos_cli.config.Augment`."""
     steps: list[nn.Module] = [v2.PILToTensor()]
     if augment.random_resized_crop is not None:
         steps.append(v2.RandomResizedCrop(spec.size, scale=augment.random_resized_crop, antialias=True))
@@ -53,9 +56,7 @@ def training_transform(spec: InputSpec, augment: Augment) -> nn.Module:
         steps.append(v2.RandomCrop(spec.size, padding=augment.pad_crop))
     if augment.affine_degrees or augment.affine_translate:
         translate = (augment.affine_translate,) * 2 if augment.affine_translate else None
-        steps.append(
-            v2.RandomAffine(augment.affine_degrees, translate, interpolation=v2.InterpolationMode.BILINEAR)
-        )
+        steps.append(v2.RandomAffine(augment.affine_degrees, translate, interpolation=v2.InterpolationMode.BILINEAR))
     if augment.horizontal_flip:
         steps.append(v2.RandomHorizontalFlip(augment.horizontal_flip))
     if augment.trivial_augment:
@@ -67,7 +68,10 @@ def training_transform(spec: InputSpec, augment: Augment) -> nn.Module:
 
 @dataclass(frozen=True)
 class BytesTransform:
-    """Decode, then transform with a generator seeded for this sample alone; the process's own generators are left as they were."""
+    """Decode, then transform with a generator seeded for this sample alone.
+
+    The process's own generators are left as they were.
+    """
 
     channels: int
     steps: nn.Module

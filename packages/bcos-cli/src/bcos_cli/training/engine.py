@@ -45,7 +45,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
         resume: continue from the last checkpoint in `out`.
 
     Raises:
-        BcosError: a recipe that does not fit the data or the number of processes, a folder in use, or a loss that is not finite.
+        BcosError: a recipe that does not fit the data or the number of processes, a folder in use, or a loss
+            that is not finite.
     """
     if recipe.data.path is None:
         raise BcosError("there are no data to train on; give a folder of shards with --data")
@@ -77,9 +78,7 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
 class _Training:
     """State of one run in one process."""
 
-    def __init__(
-        self, recipe: Recipe, index: ShardIndex, folder: RunFolder, accelerator: Accelerator
-    ) -> None:
+    def __init__(self, recipe: Recipe, index: ShardIndex, folder: RunFolder, accelerator: Accelerator) -> None:
         self.recipe = recipe
         self.folder = folder
         self.accelerator = accelerator
@@ -126,9 +125,7 @@ class _Training:
             **common,
         )
         batch_size = self.recipe.evaluation.batch_size
-        for_test = make_batches(
-            data.path, index, data.test_split, self.trained.input, batch_size=batch_size, **common
-        )
+        for_test = make_batches(data.path, index, data.test_split, self.trained.input, batch_size=batch_size, **common)
         return for_training, for_test
 
     def run(self, resume: bool) -> None:

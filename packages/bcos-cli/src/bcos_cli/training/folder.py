@@ -13,8 +13,8 @@ from bcos_core.errors import BcosError
 class RunFolder:
     """Paths of a run, and its small files.
 
-    ``config.yaml`` (the complete recipe), ``metrics.jsonl`` (a line an epoch), ``checkpoints/``, ``model.safetensors``,
-    ``tensorboard/``, ``evaluation.json``, ``report.html``.
+    ``config.yaml`` (the complete recipe), ``metrics.jsonl`` (a line an epoch), ``checkpoints/``,
+    ``model.safetensors``, ``tensorboard/``, ``evaluation.json``, ``report.html``.
     """
 
     def __init__(self, path: Path) -> None:

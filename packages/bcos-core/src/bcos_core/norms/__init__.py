@@ -4,8 +4,9 @@ All take (N, C, *spatial). An uncentred norm divides by the standard deviation b
 
 ``y = x / sqrt(var(x) + eps) · weight + bias``,
 
-which keeps the layer free of an additive term (Böhle et al., TPAMI 2024, section 3.3 and table 3). Each comes affine
-(weight and bias), linear (weight only, the default here) or plain (neither). In explanation mode the variance is a constant, the mean is not.
+which keeps the layer free of an additive term (Böhle et al., TPAMI 2024, section 3.3 and table 3). Each comes
+affine (weight and bias), linear (weight only, the default here) or plain (neither). In explanation mode the
+variance is a constant, the mean is not.
 """
 
 from bcos_core.norms.choice import Affine, make_norm, norm_names

@@ -22,9 +22,7 @@ class Norm(nn.Module):
         if num_parameters < 1:
             raise BcosError(f"a norm needs at least 1 feature, got {num_parameters}")
         if bias and not affine:
-            raise BcosError(
-                "bias=True needs affine=True: a norm has weight and bias, weight only, or neither"
-            )
+            raise BcosError("bias=True needs affine=True: a norm has weight and bias, weight only, or neither")
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(num_parameters)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_parameters)) if bias else None

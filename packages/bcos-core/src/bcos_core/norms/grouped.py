@@ -8,7 +8,7 @@ from bcos_core.norms.base import Norm, apply_affine, divide_by_std, variance
 
 
 class GroupNorm2d(Norm):
-    """Group norm: mean and variance over space and the channels of a group, for each sample (Wu and He, 2018).
+    """Group norm: mean and variance over space and the channels of a group, of each sample (Wu and He, 2018).
 
     Args:
         num_groups: groups of channels, each normalised by itself.
@@ -46,7 +46,8 @@ class GroupNorm2d(Norm):
     def _check(self, x: Tensor) -> None:
         if x.ndim < 2 or x.shape[1] != self.num_channels:
             raise BcosError(
-                f"{type(self).__name__} got an input of shape {tuple(x.shape)}, needs {self.num_channels} channels in dimension 1"
+                f"{type(self).__name__} got an input of shape {tuple(x.shape)}, needs {self.num_channels} "
+                "channels in dimension 1"
             )
 
     def extra_repr(self) -> str:
@@ -68,45 +69,35 @@ class GroupNormUncentered2d(GroupNorm2d):
 class InstanceNorm2d(GroupNorm2d):
     """Group norm with one channel a group."""
 
-    def __init__(
-        self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False
-    ) -> None:
+    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
         super().__init__(num_channels, num_channels, eps=eps, affine=affine, bias=bias)
 
 
 class InstanceNormUncentered2d(GroupNormUncentered2d):
     """Uncentred group norm with one channel a group."""
 
-    def __init__(
-        self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False
-    ) -> None:
+    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
         super().__init__(num_channels, num_channels, eps=eps, affine=affine, bias=bias)
 
 
 class LayerNorm2d(GroupNorm2d):
     """Group norm with all channels in one group: layer norm of a CNN, over channels and space."""
 
-    def __init__(
-        self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False
-    ) -> None:
+    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
         super().__init__(1, num_channels, eps=eps, affine=affine, bias=bias)
 
 
 class LayerNormUncentered2d(GroupNormUncentered2d):
     """Uncentred group norm with all channels in one group."""
 
-    def __init__(
-        self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False
-    ) -> None:
+    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
         super().__init__(1, num_channels, eps=eps, affine=affine, bias=bias)
 
 
 class PositionNorm2d(GroupNorm2d):
     """Mean and variance over the channels of each pixel (Li et al., 2019; ConvNeXt's norm)."""
 
-    def __init__(
-        self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False
-    ) -> None:
+    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
         super().__init__(1, num_channels, eps=eps, affine=affine, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ class RunningNorm(Norm):
     Raises:
         BcosError: an input of fewer than 2 dimensions or another number of channels.
 
-    Running variances are biased for the uncentred norms (as in the paper's code) and unbiased for the centred ones (as in PyTorch).
+    Running variances are biased for the uncentred norms (as in the paper's code) and unbiased for the centred
+    ones (as in PyTorch).
     """
 
     per_channel: ClassVar[bool]
@@ -52,16 +53,15 @@ class RunningNorm(Norm):
         self.num_features = num_features
         self.momentum = momentum
         self.register_buffer("running_var", torch.ones(size) if track_running_stats else None)
-        self.register_buffer(
-            "running_mean", torch.zeros(size) if track_running_stats and self.centered else None
-        )
+        self.register_buffer("running_mean", torch.zeros(size) if track_running_stats and self.centered else None)
         self.register_buffer("num_batches_tracked", torch.tensor(0) if track_running_stats else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, and in train mode update the running estimates."""
         if x.ndim < 2 or x.shape[1] != self.num_features:
             raise BcosError(
-                f"{type(self).__name__} got an input of shape {tuple(x.shape)}, needs {self.num_features} channels in dimension 1"
+                f"{type(self).__name__} got an input of shape {tuple(x.shape)}, needs {self.num_features} "
+                "channels in dimension 1"
             )
         flat = x if self.per_channel else x.flatten(1).unsqueeze(1)  # All: (N, 1, C·spatial)
         use_batch = self.training or self.running_var is None

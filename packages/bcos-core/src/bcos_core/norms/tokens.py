@@ -22,9 +22,7 @@ class LayerNorm(Norm):
         BcosError: another size of the last dimension.
     """
 
-    def __init__(
-        self, num_features: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False
-    ) -> None:
+    def __init__(self, num_features: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
         super().__init__(num_features, eps, affine, bias)
         self.num_features = num_features
 
@@ -47,6 +45,4 @@ class LayerNormUncentered(LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Scale each token."""
         self._check(x)
-        return apply_affine(
-            divide_by_std(x, variance(x, (-1,)), self.eps), self.weight, self.bias, channel_dim=-1
-        )
+        return apply_affine(divide_by_std(x, variance(x, (-1,)), self.eps), self.weight, self.bias, channel_dim=-1)

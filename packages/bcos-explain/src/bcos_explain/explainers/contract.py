@@ -62,13 +62,10 @@ def differentiable(model: nn.Module, x: Tensor) -> Iterator[Tensor]:
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise BcosError(
-            f"explainers need a floating point tensor, got {kind}; convert images to floats in [0, 1]"
-        )
+        raise BcosError(f"explainers need a floating point tensor, got {kind}; convert images to floats in [0, 1]")
     if x.ndim != 4 or x.numel() == 0:
         raise BcosError(
-            f"explainers need a batch of images (N, C, H, W), got shape {tuple(x.shape)}; "
-            "use x[None] for one image"
+            f"explainers need a batch of images (N, C, H, W), got shape {tuple(x.shape)}; use x[None] for one image"
         )
     check_deterministic(model)
     with torch.inference_mode(False), torch.enable_grad():
@@ -94,13 +91,11 @@ def class_indices(logits: Tensor, target: Target) -> Tensor:
         indices = indices.expand(n)
     if indices.shape != (n,):
         raise BcosError(
-            f"target must be None, an integer or ({n},) integers for {n} inputs, "
-            f"got shape {tuple(indices.shape)}"
+            f"target must be None, an integer or ({n},) integers for {n} inputs, got shape {tuple(indices.shape)}"
         )
     if int(indices.min()) < 0 or int(indices.max()) >= k:
         raise BcosError(
-            f"target must be in [0, {k}) for {k} outputs, "
-            f"got values from {int(indices.min())} to {int(indices.max())}"
+            f"target must be in [0, {k}) for {k} outputs, got values from {int(indices.min())} to {int(indices.max())}"
         )
     return indices.long()
 

@@ -14,12 +14,12 @@ from bcos_explain.explainers.contract import Target, class_indices, differentiab
 class IntegratedGradients:
     """``x · ∫₀¹ ∂f_k(αx)/∂x dα``, by Gauss-Legendre quadrature.
 
-    The baseline is the all-zero tensor. With inverse channels, ``[r, g, b, 1-r, 1-g, 1-b]``, that is no image
+    The baseline is the all-zero tensor. With inverse channels (``[r, g, b, 1-r, 1-g, 1-b]``) it is no image
     (even black has ones) but the absence of one: nothing speaks for any colour, and a network of B-cos layers
     outputs its bias there. For a standardised input it is the mean image.
 
-    The attributions sum to ``f_k(x) - f_k(0)``, up to the error of the quadrature. On a network of B-cos layers
-    alone they are almost those of :class:`~bcos_explain.explainers.InputXGradient`: such a network is
+    The attributions sum to ``f_k(x) - f_k(0)``, up to the error of the quadrature. On a network of B-cos
+    layers alone they are almost those of :class:`~bcos_explain.explainers.InputXGradient`: such a network is
     homogeneous, ``f(αx) = α f(x)``, so the gradient is the same along the whole line.
 
     Args:

@@ -25,8 +25,7 @@ class CompletenessResult:
         """Measure an explanation with one target an input; summed in float64."""
         if explanation.target.ndim != 1:
             raise BcosError(
-                "completeness needs one target an input, "
-                f"got targets of shape {tuple(explanation.target.shape)}"
+                f"completeness needs one target an input, got targets of shape {tuple(explanation.target.shape)}"
             )
         contributions = explanation.contributions.double().flatten(1)
         bias, score = explanation.bias.double(), explanation.score.double()
@@ -77,14 +76,10 @@ def completeness(
     Source: the completeness axiom of Sundararajan et al., ICML 2017, with b(x) as the baseline's output.
     """
     if len(images) == 0 or batch_size < 1:
-        raise BcosError(
-            f"completeness needs images and a batch_size of at least 1, got {len(images)} and {batch_size}"
-        )
+        raise BcosError(f"completeness needs images and a batch_size of at least 1, got {len(images)} and {batch_size}")
     results = []
     for start in range(0, len(images), batch_size):
         x = as_input(images[start : start + batch_size], model, encode)
         chosen = target[start : start + batch_size] if isinstance(target, Tensor) and target.ndim else target
         results.append(CompletenessResult.of(explain(model, x, chosen)))
-    return CompletenessResult(
-        torch.cat([r.absolute for r in results]), torch.cat([r.relative for r in results])
-    )
+    return CompletenessResult(torch.cat([r.absolute for r in results]), torch.cat([r.relative for r in results]))

@@ -36,9 +36,7 @@ class ConfidentImages:
 
     >>> best = ConfidentImages(capacity=2)
     >>> labels = predictions = torch.tensor([0, 0, 0, 1])
-    >>> best.update(
-    ...     torch.rand(4, 3, 8, 8), labels, torch.tensor([0.6, 0.9, 0.7, 0.8]), predictions, keys=range(4)
-    ... )
+    >>> best.update(torch.rand(4, 3, 8, 8), labels, torch.tensor([0.6, 0.9, 0.7, 0.8]), predictions, keys=range(4))
     >>> best.keys()
     [1, 2, 3]
 
@@ -50,9 +48,7 @@ class ConfidentImages:
             raise BcosError(f"capacity must be at least 1 image a class, got {capacity}")
         self.capacity = capacity
         self.min_confidence = min_confidence
-        self._best: dict[
-            int, list[tuple[float, Key, Tensor]]
-        ] = {}  # class: (-confidence, key, image), sorted
+        self._best: dict[int, list[tuple[float, Key, Tensor]]] = {}  # class: (-confidence, key, image), sorted
 
     def update(
         self,
@@ -77,9 +73,7 @@ class ConfidentImages:
         names: list[Key] = keys.tolist() if isinstance(keys, Tensor) else list(keys)
         lengths = [len(images), len(labels), len(confidences), len(predictions), len(names)]
         if len(set(lengths)) > 1:
-            raise BcosError(
-                f"images, labels, confidences, predictions and keys must be as many, got {lengths}"
-            )
+            raise BcosError(f"images, labels, confidences, predictions and keys must be as many, got {lengths}")
         if bool(torch.isnan(confidences).any()):
             raise BcosError(f"{int(torch.isnan(confidences).sum())} of {len(names)} confidences are NaN")
         candidates = ((labels == predictions) & (confidences > self.min_confidence)).nonzero().flatten()
@@ -101,9 +95,7 @@ class ConfidentImages:
 
     def _entries(self) -> list[tuple[int, float, Key, Tensor]]:
         return [
-            (label, -negative, key, image)
-            for label in sorted(self._best)
-            for negative, key, image in self._best[label]
+            (label, -negative, key, image) for label in sorted(self._best) for negative, key, image in self._best[label]
         ]
 
     def keys(self) -> list[Key]:

@@ -65,9 +65,7 @@ class GridPointingResult:
             generator: None for one with a fixed seed.
         """
         if not 0 < level < 1 or resamples < 1:
-            raise BcosError(
-                f"level must be inside (0, 1) and resamples at least 1, got {level} and {resamples}"
-            )
+            raise BcosError(f"level must be inside (0, 1) and resamples at least 1, got {level} and {resamples}")
         means = self.scores.reshape(len(self.grids), -1).mean(1)  # (G,)
         drawn = torch.randint(len(means), (resamples, len(means)), generator=_or_default(generator))
         tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=means.dtype)
@@ -98,9 +96,7 @@ def tile(images: Tensor, n: int) -> Tensor:
         BcosError: another number of images than n².
     """
     if images.ndim < 4 or images.shape[-4] != n * n:
-        raise BcosError(
-            f"a grid of {n}×{n} needs (..., {n * n}, C, H, W) images, got shape {tuple(images.shape)}"
-        )
+        raise BcosError(f"a grid of {n}×{n} needs (..., {n * n}, C, H, W) images, got shape {tuple(images.shape)}")
     rows = images.unflatten(-4, (n, n))  # (..., row, column, C, H, W)
     grid: Tensor = rows.movedim(-3, -5).transpose(-3, -2).flatten(-2).flatten(-3, -2)
     return grid
@@ -125,15 +121,12 @@ def cell_scores(attribution: Tensor, n: int, smooth: int = 1) -> Tensor:
     """
     if attribution.ndim != 3 or attribution.shape[1] % n or attribution.shape[2] % n:
         raise BcosError(
-            f"attribution must be (N, H, W) with H and W multiples of n={n}, "
-            f"got shape {tuple(attribution.shape)}"
+            f"attribution must be (N, H, W) with H and W multiples of n={n}, got shape {tuple(attribution.shape)}"
         )
     if smooth < 1 or smooth % 2 == 0:
         raise BcosError(f"smooth must be odd and at least 1, got {smooth}; use 1 for no smoothing")
     if not bool(torch.isfinite(attribution).all()):
-        raise BcosError(
-            "the attribution holds non-finite values (NaN or infinity); there is no share of these"
-        )
+        raise BcosError("the attribution holds non-finite values (NaN or infinity); there is no share of these")
     signed = attribution.double()
     if smooth > 1:
         signed = F.avg_pool2d(signed[:, None], smooth, stride=1, padding=smooth // 2)[:, 0]
@@ -173,8 +166,7 @@ def sample_grids(
     confidences = torch.as_tensor(confidences).cpu()
     if labels.ndim != 1 or labels.shape != confidences.shape:
         raise BcosError(
-            "labels and confidences must both be (M,), "
-            f"got {tuple(labels.shape)} and {tuple(confidences.shape)}"
+            f"labels and confidences must both be (M,), got {tuple(labels.shape)} and {tuple(confidences.shape)}"
         )
     if bool(torch.isnan(confidences).any()):
         raise BcosError(f"{int(torch.isnan(confidences).sum())} confidences are NaN")
@@ -242,8 +234,7 @@ def grid_pointing_game(
         raise BcosError(f"batch_size must be at least 1, got {batch_size}")
     if images.ndim != 4 or len(images) != len(labels):
         raise BcosError(
-            "images must be (M, C, H, W) with a label each, "
-            f"got shape {tuple(images.shape)} and {len(labels)} labels"
+            f"images must be (M, C, H, W) with a label each, got shape {tuple(images.shape)} and {len(labels)} labels"
         )
     labels = labels.cpu()
     grids = sample_grids(labels, confidences, n, num_grids, generator)
@@ -257,17 +248,14 @@ def grid_pointing_game(
     return GridPointingResult(torch.cat(scores).flatten(), grids, n, smooth, num_grids)
 
 
-def _own_cell_scores(
-    model: nn.Module, explainer: Explainer, x: Tensor, labels: Tensor, n: int, smooth: int
-) -> Tensor:
+def _own_cell_scores(model: nn.Module, explainer: Explainer, x: Tensor, labels: Tensor, n: int, smooth: int) -> Tensor:
     """(G, n²): for each cell of each grid the score of its class in it."""
     scores = []
     for cell in range(n * n):
         attribution = spatial_map(explainer(model, x, labels[:, cell].to(x.device)))
         if attribution.shape != (len(x), *x.shape[2:]):
             raise BcosError(
-                f"the explainer gave maps of shape {tuple(attribution.shape)} "
-                f"for inputs of shape {tuple(x.shape)}"
+                f"the explainer gave maps of shape {tuple(attribution.shape)} for inputs of shape {tuple(x.shape)}"
             )
         scores.append(cell_scores(attribution.detach(), n, smooth)[:, cell].cpu())
     return torch.stack(scores, 1)

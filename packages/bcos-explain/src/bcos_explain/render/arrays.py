@@ -25,9 +25,7 @@ def as_tensor(value: Array, what: str, ndim: int) -> Tensor:
         needed = {2: "(H, W)", 3: "(C, H, W)", 4: "(N, C, H, W)"}[ndim]
         raise BcosError(f"{what} must have shape {needed} and not be empty, got {shape}")
     if not bool(torch.isfinite(tensor).all()):
-        raise BcosError(
-            f"{what} holds {int((~torch.isfinite(tensor)).sum())} non-finite values (NaN or infinity)"
-        )
+        raise BcosError(f"{what} holds {int((~torch.isfinite(tensor)).sum())} non-finite values (NaN or infinity)")
     return tensor
 
 

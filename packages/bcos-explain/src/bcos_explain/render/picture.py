@@ -17,9 +17,7 @@ _ROUNDING = 1e-3
 """How far values may lie outside [0, 1] and still be an image in [0, 1]."""
 
 
-def input_image(
-    x: Array, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
-) -> Picture:
+def input_image(x: Array, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Picture:
     """RGB picture of an encoded input.
 
     Args:

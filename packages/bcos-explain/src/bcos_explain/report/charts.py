@@ -63,9 +63,7 @@ def learning_curves(epochs: Sequence[Mapping[str, float | None]]) -> list[str]:
             figure, ax = _figure(3.9, 2.7)
             for key, points in series.items():
                 marker = "o" if len(points) < 30 else None
-                ax.plot(
-                    *zip(*points, strict=True), color=_SERIES[key], label=_LABELS[key], marker=marker, ms=3
-                )
+                ax.plot(*zip(*points, strict=True), color=_SERIES[key], label=_LABELS[key], marker=marker, ms=3)
             ax.set(title=title, xlabel="epoch")
             ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             if title == "loss":
@@ -101,9 +99,7 @@ def score_boxes(scores: Mapping[str, Sequence[float]], chance: float) -> str:
         ax.axvline(chance, color="#dc2626", linestyle="--", linewidth=1.2)
         ax.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(4, -1),
                     textcoords="offset points", color="#dc2626", va="bottom")  # fmt: skip
-        ax.set(
-            xlim=(-0.02, 1.02), xlabel="share of positive contributions in the right cell", yticklabels=names
-        )
+        ax.set(xlim=(-0.02, 1.02), xlabel="share of positive contributions in the right cell", yticklabels=names)
         ax.invert_yaxis()
         ax.grid(visible=False, axis="y")
         return _svg(figure, "gridpg", "Box plot of the scores of each explainer")
@@ -131,9 +127,7 @@ def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
 def _svg(figure: "Figure", name: str, description: str) -> str:
     """SVG element for an HTML page: no declarations, no metadata, ids that start with `name`."""
     buffer = io.StringIO()
-    figure.savefig(
-        buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-    )
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

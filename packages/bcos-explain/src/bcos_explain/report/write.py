@@ -87,9 +87,7 @@ def _confusion(confusion: Confusion) -> dict[str, Any]:
     names = list(confusion.class_names)
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)  # of each true class
     wrong = counts * (1 - np.eye(len(names), dtype=np.int64))
-    most = [
-        divmod(int(i), len(names)) for i in np.argsort(-wrong, axis=None, kind="stable")[:_TOP_CONFUSIONS]
-    ]
+    most = [divmod(int(i), len(names)) for i in np.argsort(-wrong, axis=None, kind="stable")[:_TOP_CONFUSIONS]]
     shown: dict[str, Any] = {
         "names": names,
         "accuracy": counts.trace() / max(counts.sum(), 1),
@@ -102,10 +100,7 @@ def _confusion(confusion: Confusion) -> dict[str, Any]:
         shown["rows"] = [
             (
                 name,
-                [
-                    (int(c), float(s), i == j)
-                    for j, (c, s) in enumerate(zip(counts[i], shares[i], strict=True))
-                ],
+                [(int(c), float(s), i == j) for j, (c, s) in enumerate(zip(counts[i], shares[i], strict=True))],
             )
             for i, name in enumerate(names)
         ]

@@ -12,7 +12,8 @@ from bcos_models.resnet.blocks import Block
 class ResNet(nn.Module):
     """Stem, stages of residual blocks, a 1×1 convolution as classifier, global average pooling, logit layer.
 
-    The classifier stands *before* the pooling (Böhle et al., TPAMI 2024, section 3.4): every position votes for the classes. For a plain (linear) classifier the order makes no difference.
+    The classifier stands *before* the pooling (Böhle et al., TPAMI 2024, section 3.4): every position votes
+    for the classes. For a plain (linear) classifier the order makes no difference.
 
     Args:
         block: kind of residual block.
@@ -77,9 +78,7 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.num_stages = len(depths)
         self.num_features = channels
-        self.fc = (
-            nn.Conv2d(channels, num_classes, 1) if classifier_bias else layers.conv(channels, num_classes, 1)
-        )
+        self.fc = nn.Conv2d(channels, num_classes, 1) if classifier_bias else layers.conv(channels, num_classes, 1)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.logit_layer = LogitLayer(logit_temperature, logit_bias)
         self._initialise()

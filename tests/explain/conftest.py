@@ -61,7 +61,7 @@ class TokenNet(nn.Module):
         self.pool = pool
         self.patches = nn.Conv2d(3, 8, 4, stride=4)
         self.token = nn.Parameter(torch.randn(1, 1, 8))
-        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, norm_first=True)
         self.norm = nn.LayerNorm(8)
         self.head = nn.Linear(8, 5)
 

@@ -116,6 +116,19 @@ def test_default_layer_of_a_transformer_is_its_last_tokens(token_net):
     assert last_feature_layer(net, torch.rand(1, 3, 16, 24)) is net.norm
 
 
+def test_default_layer_stands_before_the_last_attention_if_only_the_class_token_counts(token_net):
+    net, x = token_net("token"), torch.rand(2, 3, 16, 24)
+    assert last_feature_layer(net, x) is net.block.norm1
+    maps = get_explainer("gradcam")(net, x, 1)
+    torch.testing.assert_close(maps, get_explainer("gradcam", layer="block.norm1")(net, x, 1))
+
+
+def test_networks_that_ignore_their_input_get_empty_maps(token_net):
+    net = token_net("mean")
+    torch.nn.init.zeros_(net.head.weight)
+    assert (get_explainer("gradcam")(net, torch.rand(1, 3, 16, 16), 0) == 0).all()
+
+
 def test_gradcam_on_tokens_is_that_on_the_same_maps(token_net):
     net, x = token_net("mean"), torch.rand(2, 3, 16, 24)
     tokens = net.norm(
@@ -131,7 +144,7 @@ def test_gradcam_on_tokens_is_that_on_the_same_maps(token_net):
 def test_gradcam_says_when_only_the_class_token_counts(token_net):
     net = token_net("token")
     with pytest.raises(BcosError, match="does not depend on the maps of layer 'norm'; name an earlier layer"):
-        get_explainer("gradcam")(net, torch.rand(1, 3, 16, 16), 0)
+        get_explainer("gradcam", layer="norm")(net, torch.rand(1, 3, 16, 16), 0)
     assert get_explainer("gradcam", layer="patches")(net, torch.rand(1, 3, 16, 16), 0).shape == (1, 16, 16)
 
 

@@ -2,13 +2,13 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 
 _lock = threading.Lock()
 _users = 0
-_stance: list[torch.compiler.set_stance] = []
+_stance = ExitStack()
 
 
 @contextmanager
@@ -21,9 +21,7 @@ def eager() -> Iterator[None]:
     global _users
     with _lock:
         if _users == 0:
-            stance = torch.compiler.set_stance("force_eager")
-            stance.__enter__()
-            _stance.append(stance)
+            _stance.enter_context(torch.compiler.set_stance("force_eager"))
         _users += 1
     try:
         yield
@@ -31,4 +29,4 @@ def eager() -> Iterator[None]:
         with _lock:
             _users -= 1
             if _users == 0:
-                _stance.pop().__exit__(None, None, None)
+                _stance.close()

@@ -45,7 +45,7 @@ class FrozenOperations(TorchFunctionMode):
         return result
 
 
-_ATTRIBUTES = frozenset({torch.Tensor.requires_grad.__get__, torch.Tensor.is_leaf.__get__})
+_ATTRIBUTES = frozenset(getattr(torch.Tensor, name).__get__ for name in ("requires_grad", "is_leaf"))
 """Properties that tell of the parameter itself."""
 
 
@@ -184,7 +184,7 @@ def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     return y if bias is None else shift(y, _along_channels(bias, y))
 
 
-_IN_PLACE = frozenset({torch.Tensor.add_, torch.Tensor.sub_, torch.Tensor.subtract_})
+_IN_PLACE: frozenset[Rule] = frozenset({torch.Tensor.add_, torch.Tensor.sub_, torch.Tensor.subtract_})
 
 RULES: dict[Callable[..., Any], Rule] = {
     F.linear: _linear,

@@ -63,7 +63,8 @@ def training_transform(spec: InputSpec, augment: Augment) -> nn.Module:
         steps.append(v2.TrivialAugmentWide())
     if augment.random_erasing:
         steps.append(v2.RandomErasing(augment.random_erasing))
-    return v2.Compose(steps)
+    composed: nn.Module = v2.Compose(steps)
+    return composed
 
 
 @dataclass(frozen=True)

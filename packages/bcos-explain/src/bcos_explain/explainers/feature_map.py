@@ -54,39 +54,69 @@ def last_feature_layer(model: nn.Module, x: Tensor) -> nn.Module:
     """The submodule that finishes last with a feature map as output, before the classifier starts.
 
     The classifier is ``model.get_classifier()`` where the model has that method; where it has not, nothing is
-    left out. Found by one forward pass of the first image.
+    left out. Among tokens those without influence are passed over: after the last attention of a transformer
+    that classifies by a class token, the patches have none. Found by passing the first image.
 
     Raises:
         BcosError: no submodule has such an output.
     """
+    image = x[:1].detach()
+    with torch.no_grad():
+        outputs = _feature_outputs(model, image)
+    if not outputs:
+        raise BcosError(
+            "the model has no layer whose output is a map (N, C, h, w) or tokens of an image "
+            "before its classifier; name one with layer='...'"
+        )
+    last, tokens = outputs[-1]
+    if tokens.ndim != 3:
+        return last
+    return _last_with_influence(model, image, tokens.shape) or last
+
+
+def _feature_outputs(model: nn.Module, x: Tensor, logits: list[Tensor] | None = None) -> list[tuple[nn.Module, Tensor]]:
+    """Submodules whose outputs are feature maps, in order of execution up to the classifier, with these outputs.
+
+    The model's own output is appended to `logits`.
+    """
     get_classifier = getattr(model, "get_classifier", None)
     classifier = get_classifier() if callable(get_classifier) else None
-    found: list[nn.Module] = []
+    found: list[tuple[nn.Module, Tensor]] = []
     started = False
 
     def stop(_module: nn.Module, _args: object) -> None:
         nonlocal started
         started = True
 
-    def record(module: nn.Module, _args: object, output: object) -> None:
+    def record(module: nn.Module, _args: object, output: Tensor) -> None:
         if not started and as_feature_map(output, x.shape[-2], x.shape[-1]) is not None:
-            found[:] = [module]
+            found.append((module, output))
 
     handles = [module.register_forward_hook(record) for module in model.modules() if module is not model]
     if isinstance(classifier, nn.Module):
         handles.append(classifier.register_forward_pre_hook(stop))
     try:
-        with torch.no_grad():
-            model(x[:1].detach())
+        output = model(x)
     finally:
         for handle in handles:
             handle.remove()
-    if not found:
-        raise BcosError(
-            "the model has no layer whose output is a map (N, C, h, w) or tokens of an image "
-            "before its classifier; name one with layer='...'"
-        )
-    return found[0]
+    if logits is not None:
+        logits.append(output)
+    return found
+
+
+def _last_with_influence(model: nn.Module, image: Tensor, shape: torch.Size) -> nn.Module | None:
+    """The last submodule with tokens of this shape of which those of patches influence the predicted class."""
+    logits: list[Tensor] = []
+    with torch.enable_grad():
+        image = image.clone().requires_grad_()
+        outputs = [(m, o) for m, o in _feature_outputs(model, image, logits) if o.shape == shape]
+        gradients = torch.autograd.grad(logits[0].max(), [o for _, o in outputs], allow_unused=True)
+    for (module, _), gradient in reversed(list(zip(outputs, gradients, strict=True))):
+        maps = as_feature_map(gradient, image.shape[-2], image.shape[-1])
+        if maps is not None and bool(maps.any()):
+            return module
+    return None
 
 
 def _token_grid(tokens: int, height: int, width: int) -> tuple[int, int] | None:

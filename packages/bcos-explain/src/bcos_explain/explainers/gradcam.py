@@ -22,9 +22,8 @@ class GradCam:
 
     Args:
         layer: name of the submodule; None for the last with a feature map before the classifier, in order of
-            execution (see :func:`bcos_explain.explainers.feature_map.last_feature_layer`). In transformers
-            that classify by a class token, name a layer before the last attention, such as
-            ``"blocks.11.norm1"``.
+            execution (see :func:`bcos_explain.explainers.feature_map.last_feature_layer`): the last stage of
+            a convolutional network, the norm before the last attention of a transformer with a class token.
 
     Returns (N, H, W), non-negative; zero where nothing speaks for the class.
 
@@ -47,7 +46,8 @@ class GradCam:
             size = (int(x.shape[-2]), int(x.shape[-1]))
             maps = self._as_maps(output.detach(), size)
             slopes = None if gradient is None else self._as_maps(gradient, size)
-            if slopes is None or (output.ndim == 3 and not bool(slopes.any())):
+            named = self.layer is not None
+            if slopes is None or (named and output.ndim == 3 and not bool(slopes.any())):
                 raise BcosError(
                     f"the output does not depend on the maps of layer {self._name(model, layer)!r}; "
                     "name an earlier layer with layer='...'"

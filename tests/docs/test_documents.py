@@ -1,0 +1,66 @@
+"""The documents are true: their Python runs, their links lead somewhere, their YAML is a recipe."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    path for pattern in ("*.md", "packages/*/*.md", "docs/*.md", "examples/*/*.md") for path in ROOT.glob(pattern)
+)
+
+
+def blocks(document, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def cases(language):
+    return [
+        pytest.param(block, id=f"{document.relative_to(ROOT)}-{i}")
+        for document in DOCUMENTS
+        for i, block in enumerate(blocks(document, language))
+    ]
+
+
+@pytest.mark.parametrize("code", cases("python"))
+def test_python_examples_run(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "example", "exec"), {"__name__": "example"})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
+def test_relative_links_and_pictures_exist(document):
+    targets = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
+    missing = [t for t in targets if "://" not in t and not (document.parent / t).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("text", cases("yaml"))
+def test_yaml_examples_are_recipes(text, tmp_path):
+    from bcos_cli.config import load_recipe
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    assert yaml.safe_load(text)
+    assert load_recipe(str(path)).model.name
+
+
+@pytest.mark.parametrize("command", sorted(set(re.findall(r"`bcos ([a-z]+)", (ROOT / "README.md").read_text()))))
+def test_commands_that_the_readme_names_exist(command):
+    from bcos_cli.main import run
+
+    assert run([command, "--help"]) == 0
+
+
+def test_tables_of_models_name_what_is_registered():
+    from bcos_models import list_models
+
+    text = (ROOT / "packages/bcos-models/README.md").read_text()
+    named = set()
+    for listing in re.findall(r"`([a-z_0-9/]+)`", text.split("| family |")[1].split("\n\n")[0]):
+        stem, *sizes = listing.split("/")
+        first = re.fullmatch(r"(.*?)(\d+)", stem) if sizes else None
+        named |= {f"{first[1]}{size}" for size in (first[2], *sizes)} if first else {listing}
+    assert named == set(list_models())

@@ -148,7 +148,7 @@ def test_override_without_key_or_value_is_refused(override, minimal):
 
 
 def test_override_below_a_value_is_refused(minimal):
-    with pytest.raises(BcosError, match=r"in the override 'train.epochs.x=1', 'epochs' is a value, not a section"):
+    with pytest.raises(BcosError, match=r"-o train.epochs.x=1: epochs=3 is a value, not a section"):
         load_recipe(minimal, ["train.epochs.x=1"])
 
 
@@ -193,7 +193,7 @@ def test_recipe_that_is_its_own_base_is_refused(tmp_path):
             "must be a mapping with the keys model, data, optimizer, schedule, train, evaluation",
         ),
         (b"", "must be a mapping"),
-        (b"train: \xff\xfe", "is no YAML|cannot read"),
+        (b"train: \xff\xfe", "is no text in UTF-8"),
         (b"base: 3\n", "base"),
         (b"base: [a]\n", "base"),
     ],

@@ -117,7 +117,8 @@ def test_interrupt_is_status_130_and_one_line(bcos, line, broken_command):
 @pytest.mark.slow
 def test_interrupt_from_the_terminal_ends_a_packing(tmp_path, make_tree):
     (tmp_path / "slow.py").write_text(
-        "import signal, time, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nfrom bcos_cli.data import pack\nfrom bcos_cli.main import main\n"
+        "import signal, time, sys\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from bcos_cli.data import pack\nfrom bcos_cli.main import main\n"
         "pack._check_decodes = lambda data: time.sleep(0.1)\nmain(sys.argv[1:])\n"
     )
     root = make_tree([f"a/{i}.png" for i in range(200)])

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
 
 from bcos_cli.config import Augment
 from bcos_cli.data import stream as module
@@ -250,14 +249,7 @@ def test_missing_shard_is_named(tmp_path):
         list(stream)
 
 
-def test_mistake_in_a_worker_is_told_in_one_line_too(tmp_path):
-    stream = ShardStream(Shards([str(tmp_path / "no.tar")], [2]), value, rank=0, world=1, batch_size=1)
-    with pytest.raises(BcosError, match="cannot open the shard") as error:
-        list(DataLoader(stream, batch_size=1, num_workers=1))
-    assert "Traceback" not in str(error.value)
-
-
-def test_batches_in_a_worker_tell_a_mistake_in_one_line_too(packed, tmp_path):
+def test_batches_in_a_worker_tell_a_mistake_in_one_line(packed, tmp_path):
     _, index, _ = packed(12, 12)
     (tmp_path / "index.json").write_text(index.model_dump_json())
     batches = make_batches(str(tmp_path), load_index(str(tmp_path)), "train", SPEC, batch_size=4, workers=1)
@@ -278,9 +270,9 @@ def test_sample_without_label_and_image_that_does_not_decode_are_named(tmp_path)
                 tar.addfile(info, io.BytesIO(data))
         return ShardStream(Shards([str(tmp_path / "t.tar")], [1]), value, rank=0, world=1, batch_size=1)
 
-    with pytest.raises(BcosError, match=r"the sample 'cat/1' of .*t.tar needs an image and a .cls file, has"):
+    with pytest.raises(BcosError, match=r"the sample 'cat/1' of .*t.tar' needs an image and a .cls file, has"):
         list(shard(png=b"x"))
-    with pytest.raises(BcosError, match=r"the sample 'cat/1' of .*t.tar needs an image and a .cls file, has"):
+    with pytest.raises(BcosError, match=r"the sample 'cat/1' of .*t.tar' needs an image and a .cls file, has"):
         list(shard(cls=b"1"))
     with pytest.raises(BcosError, match=r"the image 'cat/1' of .*t.tar cannot be read"):
         list(shard(png=b"x", cls=b"1"))

@@ -44,7 +44,7 @@ COLOUR = np.stack([GREY, GREY.T, 255 - GREY], -1)
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_every_kind_of_image_becomes_what_the_model_wants(mode, channels):
-    image = Image.fromarray(GREY.astype(np.uint16)) if mode == "I;16" else Image.fromarray(COLOUR)
+    image = Image.fromarray(GREY.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(COLOUR)
     data = png(image, None if mode == "I;16" else mode)
     spec = InputSpec(size=8, channels=channels, resize=None)
     x = BytesTransform(channels, inference_transform(spec), is_random=False)(data, random.Random(0))

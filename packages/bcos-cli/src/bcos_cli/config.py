@@ -1,6 +1,7 @@
 """Recipes: YAML files that say all a training run depends on, validated by pydantic. Imports no torch."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -15,6 +16,7 @@ Rate = Annotated[float, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Loss = Literal["bce", "uniform_off_label_bce", "cross_entropy"]
 Optimizer = Literal["adam", "adamw", "sgd"]
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 Precision = Literal["no", "bf16", "fp16"]
 
 
@@ -72,7 +74,7 @@ class OptimizerConfig(_Section):
     lr: Rate = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of sgd."""
+    """Of sgd (without Nesterov's correction)."""
 
 
 class Schedule(_Section):
@@ -95,7 +97,7 @@ class Train(_Section):
     """Batches whose gradients make one step."""
     precision: Precision = "no"
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    seed: int = 0
+    seed: Count = 0
     loss: Loss = "bce"
     keep_checkpoints: Positive = 2
     """The last ones, besides the best."""
@@ -133,6 +135,13 @@ class Recipe(_Section):
                 f"schedule.warmup_epochs={self.schedule.warmup_epochs:g} leaves nothing of "
                 f"train.epochs={self.train.epochs}; make the warm-up shorter"
             )
+        area = self.data.augment.random_resized_crop
+        if area is not None and area[0] > area[1]:
+            raise ValueError(
+                f"data.augment.random_resized_crop={list(area)} must go from the smaller to the larger share"
+            )
+        if "num_classes" in self.model.options:
+            raise ValueError("model.options.num_classes is given by the data; leave it out")
         if self.evaluation.gridpg_smooth % 2 == 0:
             raise ValueError(f"evaluation.gridpg_smooth={self.evaluation.gridpg_smooth} must be odd")
         if self.train.batch_size % self.train.accumulate:
@@ -158,7 +167,7 @@ def load_recipe(name: str, overrides: list[str] | None = None, *, data: str | No
     for override in overrides or []:
         _override(values, override)
     if data is not None:
-        values.setdefault("data", {})["path"] = data
+        _section(values, "data", f"--data {data}")["path"] = data
     return validate_recipe(values, source=name)
 
 
@@ -191,6 +200,8 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
         raise BcosError(f"the recipe {name} is its own base: {' -> '.join((*above, str(path)))}")
     try:
         values = yaml.safe_load(path.read_text())
+    except UnicodeDecodeError as reason:
+        raise BcosError(f"the recipe {name} is no text in UTF-8: {reason}") from reason
     except OSError as reason:
         raise BcosError(
             f"cannot read the recipe {name!r}: {reason.strerror}; bcos recipes lists those there are"
@@ -202,6 +213,8 @@ def _read(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
+    if not isinstance(base, str):
+        raise BcosError(f"in the recipe {name}, base={base!r} must be the name or the file of another recipe")
     if base.endswith((".yaml", ".yml")):
         base = str(path.parent / base)
     return _merge(_read(base, (*above, str(path))), values)
@@ -226,16 +239,24 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise BcosError(f"an override is written key=value, such as train.epochs=5, got {override!r}")
     try:
         value = yaml.safe_load(text)
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-            value = float(text)
-    except (ValueError, yaml.YAMLError):
+        if isinstance(value, str) and _EXPONENT.fullmatch(value):  # YAML 1.1 reads 1e-3 as text
+            value = float(value)
+    except yaml.YAMLError:
         value = text
     *sections, last = key.strip().split(".")
     for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise BcosError(f"in the override {override!r}, {section!r} is a value, not a section")
+        values = _section(values, section, f"-o {override}")
     values[last] = value
+
+
+def _section(values: dict[str, Any], name: str, wanted_by: str) -> dict[str, Any]:
+    """Return a section, made if it is missing or empty."""
+    if values.get(name) is None:
+        values[name] = {}
+    section = values[name]
+    if not isinstance(section, dict):
+        raise BcosError(f"{wanted_by}: {name}={section!r} is a value, not a section")
+    return section
 
 
 def _describe(error: Any) -> str:

@@ -10,8 +10,11 @@ from bcos_cli.data.pack import pack
 from bcos_cli.explaining import explain_files
 from bcos_cli.reporting import finish_run
 from bcos_cli.training.engine import train
+from bcos_core.errors import BcosError
 
 RECIPE = "digits"
+MARKER = ".bcos-demo"
+"""In folders that a demo made, and may replace."""
 EXPLAINED = 12
 """Test images that are explained one by one."""
 
@@ -25,8 +28,12 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     """
     shards, run, images, explanations = (out / name for name in ("shards", "run", "images", "explanations"))
     recipe = load_recipe(RECIPE, overrides, data=str(shards))
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists()):
+        raise BcosError(f"{str(out)!r} holds other things; choose a new folder with --out")
     for folder in (shards, run, images, explanations):
         shutil.rmtree(folder, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
     source = digits_source()
     index = pack(source, "digits", shards, samples_per_shard=500, workers=1)
     console.err.print(

@@ -133,6 +133,7 @@ def _explain_batch(
         logits = trained.model(x)
     probabilities = trained.confidences(logits)
     predicted = logits.argmax(1)
+    slugs = _slugs(trained.classes)
     targets = torch.tensor([indices] * len(files), device=x.device) if indices else predicted[:, None]
     for t in range(targets.shape[1]):
         target = targets[:, t]
@@ -141,7 +142,7 @@ def _explain_batch(
             maps = exact.map if exact is not None and method == EXACT else _as_maps(explainer(trained.model, x, target))
             for i, file in enumerate(files):
                 k = int(target[i])
-                stem = f"{file.name}.{_slug(trained.classes[k])}.{method}"
+                stem = f"{file.name}.{slugs[k]}.{method}"
                 rgb = images[i].permute(1, 2, 0).numpy()
                 pictures = (
                     _exact(exact, i, rgb)
@@ -186,5 +187,7 @@ def _class_index(name: str, classes: list[str]) -> int:
     )
 
 
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)
+def _slugs(classes: list[str]) -> list[str]:
+    """Class names as parts of file names; numbered where two would be the same."""
+    slugs = ["".join(c if c.isalnum() else "_" for c in name) for name in classes]
+    return [slug if slugs.count(slug) == 1 else f"{slug}_{k}" for k, slug in enumerate(slugs)]

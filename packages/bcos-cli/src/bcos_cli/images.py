@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from bcos_cli.data.sources import IMAGE_SUFFIXES
-from bcos_cli.data.transforms import image_mode, inference_transform
+from bcos_cli.data.transforms import as_seen, inference_transform
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
@@ -42,15 +42,20 @@ def find_images(paths: Sequence[Path]) -> list[ImageFile]:
 
 
 def _names(paths: list[Path]) -> Iterator[str]:
-    """File names without extension; numbered where several files have the same."""
-    seen: dict[str, int] = {}
+    """File names without extension; numbered where the name is taken."""
+    taken: set[str] = set()
     for path in paths:
-        seen[path.stem] = seen.get(path.stem, 0) + 1
-        yield path.stem if seen[path.stem] == 1 else f"{path.stem}-{seen[path.stem]}"
+        name = path.stem
+        number = 2
+        while name in taken:
+            name = f"{path.stem}-{number}"
+            number += 1
+        taken.add(name)
+        yield name
 
 
 def load_image(path: Path, spec: InputSpec) -> Tensor:
-    """Decode, turn upright as EXIF says, resize and crop as the network was evaluated.
+    """Decode, resize and crop as the network was evaluated.
 
     Returns:
         8-bit (C, H, W).
@@ -59,9 +64,5 @@ def load_image(path: Path, spec: InputSpec) -> Tensor:
         OSError: the file is no image or is damaged.
     """
     with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-            rgba = upright.convert("RGBA")  # what is transparent is seen on white
-            upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        tensor: Tensor = inference_transform(spec)(upright.convert(image_mode(spec.channels)))
+        tensor: Tensor = inference_transform(spec)(as_seen(image, spec.channels))
         return tensor

@@ -7,26 +7,11 @@ import uuid
 
 import typer
 
-from bcos_core.errors import BcosError
+from bcos_cli.main import given_arguments
 
 
-def without_option(name: str) -> list[str]:
-    """Return the arguments after the command's name, without the option `name` and its value."""
-    given = sys.argv[2:]
-    kept = []
-    skip = False
-    for argument in given:
-        if skip or argument.startswith(f"{name}="):
-            skip = False
-        elif argument == name:
-            skip = True
-        else:
-            kept.append(argument)
-    return kept
-
-
-def launch(num_processes: int, arguments: list[str]) -> None:
-    """Run ``python -m bcos_cli ARGUMENTS`` in `num_processes` processes that Accelerate joins.
+def launch(num_processes: int) -> None:
+    """Run the given command again, in `num_processes` processes that Accelerate joins.
 
     Raises:
         typer.Exit: with the status of the first process that failed.
@@ -34,8 +19,6 @@ def launch(num_processes: int, arguments: list[str]) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if num_processes < 1:
-        raise BcosError(f"--num-processes must be at least 1, got {num_processes}")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process itself says what is wrong
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
     config = LaunchConfig(
@@ -49,6 +32,17 @@ def launch(num_processes: int, arguments: list[str]) -> None:
         monitor_interval=0.5,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "bcos_cli", *arguments)
+        elastic_launch(config, sys.executable)("-m", "bcos_cli", *_without("--num-processes"))
     except ChildFailedError as failed:
         raise typer.Exit(max(1, failed.get_first_failure()[1].exitcode)) from failed
+
+
+def _without(option: str) -> list[str]:
+    """Return the given arguments without an option and its value."""
+    kept: list[str] = []
+    skip = False
+    for argument in given_arguments.get():
+        if not skip and argument != option and not argument.startswith(f"{option}="):
+            kept.append(argument)
+        skip = argument == option
+    return kept

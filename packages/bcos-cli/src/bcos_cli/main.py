@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextvars import ContextVar
 from importlib import import_module
 from importlib.metadata import version
 from typing import Annotated
@@ -26,6 +27,10 @@ _COMMANDS = ("demo", "shards", "train", "eval", "explain", "listing")
 USER_MISTAKE = 2
 FAILURE = 1
 INTERRUPTED = 130
+DEBUG = "BCOS_DEBUG"
+
+given_arguments: ContextVar[list[str]] = ContextVar("bcos_arguments")
+"""What the running command was called with, for those that start processes of their own."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -67,12 +72,14 @@ def _add_plugin_commands(to: typer.Typer) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit: 0, or 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in given or bool(os.environ.get("BCOS_DEBUG"))
-    sys.exit(run([a for a in given if a != "--debug"], debug=debug))
+    if "--debug" in given:
+        os.environ[DEBUG] = "1"  # processes that this one starts inherit it
+    sys.exit(run([a for a in given if a != "--debug"], debug=bool(os.environ.get(DEBUG))))
 
 
 def run(arguments: list[str], *, debug: bool = False) -> int:
     """Run the program and return its exit status."""
+    given_arguments.set(arguments)
     try:
         result = build_app()(arguments, prog_name="bcos", standalone_mode=False)
     except BcosError as mistake:
@@ -82,12 +89,16 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     except Exception as reason:
         message = getattr(reason, "format_message", None)  # click's exceptions, wherever typer takes click from
         if message is not None:
-            return _report(reason, f"{message()} (bcos {_command(arguments)}--help)", USER_MISTAKE, debug)
+            return _report(reason, _usage(str(message()), arguments), USER_MISTAKE, debug)
         if isinstance(code := getattr(reason, "exit_code", None), int):  # typer.Exit
             return code
+        if type(reason).__name__ == "Abort":  # what click makes of an interrupt
+            return _report(None, "interrupted", INTERRUPTED, debug)
         text = f"internal error: {type(reason).__name__}: {reason}"
         hint = "" if debug else "; --debug shows the traceback"
         return _report(reason, " ".join(text.split()) + hint, FAILURE, debug)
+    if result == INTERRUPTED:
+        return _report(None, "interrupted", INTERRUPTED, debug)
     return result if isinstance(result, int) else 0
 
 
@@ -96,9 +107,19 @@ def _report(reason: BaseException | None, message: str, status: int, debug: bool
         traceback.print_exception(reason)
     rank = os.environ.get("RANK", "0")
     process = "" if rank == "0" else f"[process {rank}] "
-    print(f"bcos: {process}{message}", file=sys.stderr)  # noqa: T201 - reason: plain, also where rich is not wanted
+    if message:
+        print(f"bcos: {process}{message}", file=sys.stderr)  # noqa: T201 - reason: plain, also where rich is not wanted
     return status
 
 
-def _command(arguments: list[str]) -> str:
-    return f"{arguments[0]} " if arguments and not arguments[0].startswith("-") else ""
+def _usage(message: str, arguments: list[str]) -> str:
+    """What click says of a mistake, and where help is; nothing where it has printed the help itself."""
+    if not message:
+        return ""
+    command = arguments[0] if arguments and arguments[0] in _command_names() else ""
+    return f"{message} (see: bcos {command}{' ' if command else ''}--help)"
+
+
+def _command_names() -> list[str]:
+    commands = [c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands]
+    return commands + [g.name or "" for g in app.registered_groups]

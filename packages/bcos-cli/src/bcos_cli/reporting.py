@@ -4,14 +4,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from bcos_cli import console
 from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.metrics import check_metrics
 from bcos_cli.pictures import as_floats, smoothing
+from bcos_cli.processes import process_state
 from bcos_cli.scoring import Evaluation, ScoringOptions, score
 from bcos_cli.trained import TrainedModel, load_trained
 from bcos_cli.training.engine import TrainingResult
@@ -56,7 +55,7 @@ def evaluate_run(
         raise BcosError("there are no data to score on; give a folder of shards with --data")
     options = scoring_options(recipe, **given) if recipe else ScoringOptions(**given)
     evaluation = score(trained, location, options, name=run_or_model)
-    if not PartialState().is_main_process:
+    if not process_state().is_main_process:
         return evaluation
     if json_file is not None:
         evaluation.save(json_file)
@@ -100,13 +99,14 @@ def show(evaluation: Evaluation) -> None:
     if evaluation.gridpg:
         first = next(iter(evaluation.gridpg.values()))
         rows.append((f"gridpg by chance ({evaluation.grid_size}×{evaluation.grid_size})", f"{first.chance:.2%}"))
+    rows += [(name, f"not measured: {reason}") for name, reason in evaluation.skipped.items()]
     title = f"{evaluation.model} on {evaluation.scores.samples:,} images of {evaluation.data} ({evaluation.split})"
     console.table(title, ["metric", "value"], rows)
 
 
 def _write_run(folder: RunFolder, recipe: Recipe, trained: TrainedModel, evaluation: Evaluation) -> None:
     """Write a run's evaluation and report, and say where they are."""
-    if not PartialState().is_main_process:
+    if not process_state().is_main_process:
         return
     evaluation.save(folder.evaluation)
     metrics = folder.read_metrics()
@@ -118,6 +118,7 @@ def _write_run(folder: RunFolder, recipe: Recipe, trained: TrainedModel, evaluat
         gallery=list(gallery(trained, evaluation, recipe)),
         gridpg={name: result.scores for name, result in evaluation.gridpg.items()},
         gridpg_n=evaluation.grid_size,
+        notes=[f"{name} was not measured: {reason}" for name, reason in evaluation.skipped.items()],
     )
     write_report(folder.report, data)
     show(evaluation)
@@ -173,7 +174,7 @@ def gallery(trained: TrainedModel, evaluation: Evaluation, recipe: Recipe) -> It
     images = torch.stack([image for image, _ in chosen])
     for start in range(0, len(images), config.batch_size):
         part = images[start : start + config.batch_size]
-        explanation = explain(trained.model, trained.encode(part.to(PartialState().device)))
+        explanation = explain(trained.model, trained.encode(part.to(process_state().device)))
         probabilities = trained.confidences(explanation.logits)
         for i, image in enumerate(part):
             k = int(explanation.target[i])

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 
 from bcos_cli import console
 from bcos_cli.config import Loss
 from bcos_cli.data.index import ShardIndex, load_index, write_atomically
 from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluation import Scores, evaluate
+from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel
 from bcos_cli.training.optim import make_loss
 from bcos_core.errors import BcosError
@@ -24,7 +24,7 @@ from bcos_explain.metrics.gridpg import grid_pointing_game
 GRIDPG_BATCH = 8
 """Grids explained at a time."""
 COMPLETENESS_IMAGES = 64
-"""Confident images on which completeness is checked."""
+"""First images of the split, on which completeness is checked."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Evaluation:
     metrics: dict[str, float]
     gridpg: dict[str, GridScores]
     grid_size: int
+    skipped: dict[str, str]
+    """Metrics that could not be measured, and why."""
 
     def to_json(self) -> str:
         """JSON with every value."""
@@ -97,7 +99,7 @@ def score(
     Raises:
         BcosError: shards of other classes, or an unknown explainer.
     """
-    state = PartialState()
+    state = process_state()
     index = load_index(data) if index is None else index
     if len(index.classes) != len(trained.classes):
         raise BcosError(
@@ -108,8 +110,6 @@ def score(
     explainers = {e: get_explainer(e) for e in options.explainers} if with_grids else {}
     wanted = options.grids * options.grid_size**2
     per_class = -(-wanted // len(index.classes)) if with_grids else 0
-    if "completeness" in options.metrics:
-        per_class = max(per_class, -(-COMPLETENESS_IMAGES // len(index.classes)))
     trained.model.to(state.device).eval()
     batches = make_batches(
         data,
@@ -131,12 +131,17 @@ def score(
         show_progress=state.is_main_process,
     )
     gridpg: dict[str, GridScores] = {}
+    skipped: dict[str, str] = {}
     metrics = {m: getattr(evaluated.scores, m) for m in options.metrics if hasattr(evaluated.scores, m)}
-    if evaluated.confident is not None and state.is_main_process:
-        gridpg = {e: _gridpg(trained, e, f, evaluated.confident, options) for e, f in explainers.items()}
+    if state.is_main_process:
+        if evaluated.confident is not None:
+            try:
+                gridpg = {e: _gridpg(trained, e, f, evaluated.confident, options) for e, f in explainers.items()}
+            except BcosError as reason:  # too few images are classified well: no reason to lose the other scores
+                skipped["gridpg"] = str(reason)
         metrics |= {f"gridpg/{e}": result.mean for e, result in gridpg.items()}
         if "completeness" in options.metrics:
-            metrics["completeness"] = _completeness(trained, evaluated.confident)
+            metrics["completeness"] = _completeness(trained, data, index, options)
     state.wait_for_everyone()
     return Evaluation(
         name or trained.name,
@@ -147,6 +152,7 @@ def score(
         metrics,
         gridpg,
         options.grid_size,
+        skipped,
     )
 
 
@@ -172,8 +178,8 @@ def _gridpg(
     return GridScores(result.mean, result.std, len(result.scores), result.chance, result.scores.tolist())
 
 
-def _completeness(trained: TrainedModel, confident: ConfidentImages) -> float:
+def _completeness(trained: TrainedModel, data: str, index: ShardIndex, options: ScoringOptions) -> float:
     """Largest relative error of ``Σ contributions + bias = logit``."""
-    images = confident.collected()[0][:COMPLETENESS_IMAGES]
-    result = completeness(trained.model, images, encode=trained.encode)
-    return float(result.relative.max())
+    batches = make_batches(data, index, options.split, trained.input, batch_size=COMPLETENESS_IMAGES)
+    images, _, _ = next(iter(batches.epoch(0)))
+    return float(completeness(trained.model, images, encode=trained.encode).relative.max())

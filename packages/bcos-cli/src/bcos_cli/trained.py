@@ -123,7 +123,7 @@ def _load_file(path: Path) -> TrainedModel:
 
 def default_device() -> torch.device:
     """Return the accelerator if there is one, else the CPU."""
-    from accelerate import PartialState
+    from bcos_cli.processes import process_state
 
-    device: torch.device = PartialState().device
+    device: torch.device = process_state().device
     return device

@@ -68,21 +68,21 @@ def create_model(
             f"no pretrained weights are registered for {name!r}; give weights=FILE with a safetensors file instead"
         )
     builder = resolve(spec.builder)
-    arguments: dict[str, Any] = {
-        "num_classes": spec.num_classes,
-        "in_chans": spec.input.encoded_channels,
-        **spec.options,
-        **options,
-    }
-    if num_classes is not None:
-        arguments["num_classes"] = num_classes
-    if arguments["num_classes"] < 1:
-        raise BcosError(f"num_classes must be at least 1, got {arguments['num_classes']}")
+    classes = spec.num_classes if num_classes is None else num_classes
+    if not isinstance(classes, int) or classes < 1:
+        raise BcosError(f"num_classes must be at least 1, got {classes!r}")
+    defaults = {"in_chans": spec.input.encoded_channels} if _takes(builder, "in_chans") else {}
+    arguments: dict[str, Any] = {**defaults, **spec.options, **options, "num_classes": classes}
     _check_options(name, builder, arguments)
     model: nn.Module = builder(**arguments)
     if weights is not None:
         load_weights(model, weights, name=name)
     return model
+
+
+def _takes(builder: Callable[..., Any], argument: str) -> bool:
+    parameters = inspect.signature(builder).parameters
+    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _check_options(name: str, builder: Callable[..., Any], arguments: dict[str, Any]) -> None:

@@ -64,9 +64,12 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, name: str = "",
     Raises:
         BcosError: keys or shapes that do not fit, naming the first of them.
     """
-    converted = plugins.manager().hook.bcos_models_convert_state_dict(name=name, state_dict=state)
-    state = state if converted is None else converted
     own = model.state_dict()
+    if own.keys() != state.keys():
+        converted = plugins.manager().hook.bcos_models_convert_state_dict(name=name, state_dict=state)
+        if converted is not None:  # converters leave out means that are zero: not every norm has them
+            means = {key: own[key].new_zeros(own[key].shape) for key in own if key.endswith("running_mean")}
+            state = {**means, **converted}
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if missing or unexpected or wrong:

@@ -41,11 +41,12 @@ def evaluate(
 
     metrics = check_metrics(metric or [])
     if num_processes > 1:
-        from bcos_cli.launch import launch, without_option
+        from bcos_cli.launch import launch
 
-        launch(num_processes, ["eval", *without_option("--num-processes")])
+        launch(num_processes)
         return
 
+    from bcos_cli.processes import leave
     from bcos_cli.reporting import evaluate_run
 
     options = {
@@ -58,3 +59,4 @@ def evaluate(
     }
     given = {name: value for name, value in options.items() if value is not None}
     evaluate_run(run_or_model, data, weights, json_file, {**given, "metrics": tuple(metrics), "workers": workers})
+    leave()

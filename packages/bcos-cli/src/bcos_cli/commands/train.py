@@ -20,7 +20,7 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    num_processes: Annotated[int, typer.Option(help="Processes on this machine; one a GPU.")] = 1,
+    num_processes: Annotated[int, typer.Option(help="Processes on this machine; one a GPU.", min=1)] = 1,
 ) -> None:
     """Train a network and write its folder: weights, metrics, checkpoints, evaluation, report.html."""
     from bcos_cli.config import load_recipe
@@ -30,12 +30,12 @@ def train(
     if num_processes > 1:
         from bcos_cli.launch import launch
 
-        arguments = ["train", recipe, "--out", str(folder), *(["--resume"] if resume else [])]
-        arguments += [] if data is None else ["--data", data]
-        launch(num_processes, arguments + [part for o in overrides or [] for part in ("-o", o)])
+        launch(num_processes)
         return
 
+    from bcos_cli.processes import leave
     from bcos_cli.reporting import finish_run
     from bcos_cli.training.engine import train as run_training
 
     finish_run(run_training(loaded, folder, resume=resume), loaded, folder)
+    leave()

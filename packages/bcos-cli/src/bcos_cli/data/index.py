@@ -35,6 +35,12 @@ class SkippedImage(BaseModel):
     reason: str
 
 
+class _Versioned(BaseModel):
+    """What an index of any version has."""
+
+    format_version: int = FORMAT_VERSION
+
+
 class ShardIndex(BaseModel):
     """Classes and shards of a data set."""
 
@@ -102,17 +108,17 @@ def load_index(data: str) -> ShardIndex:
             "make them with: bcos shards pack SOURCE DESTINATION"
         ) from reason
     try:
-        index = ShardIndex.model_validate_json(text)
+        version = _Versioned.model_validate_json(text).format_version
+        if version > FORMAT_VERSION:
+            raise BcosError(
+                f"{location} has format version {version}, this program knows {FORMAT_VERSION}; "
+                "install a newer bcos-cli"
+            )
+        return ShardIndex.model_validate_json(text)
     except ValidationError as reason:
         first = reason.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BcosError(f"{location} is no index of shards: {where or 'file'}: {first['msg']}") from reason
-    if index.format_version > FORMAT_VERSION:
-        raise BcosError(
-            f"{location} has format version {index.format_version}, this program knows {FORMAT_VERSION}; "
-            "install a newer bcos-cli"
-        )
-    return index
 
 
 def shard_urls(data: str, shards: list[ShardRecord]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -10,6 +11,7 @@ from bcos_cli.config import Augment
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.stream import Sample, Shards, ShardStream
 from bcos_cli.data.transforms import BytesTransform, inference_transform, training_transform
+from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -29,7 +31,10 @@ class Batches:
     def epoch(self, epoch: int) -> Iterator[Batch]:
         """Iterate over the batches of an epoch."""
         self.stream.set_epoch(epoch)
-        yield from self.loader
+        try:
+            yield from self.loader
+        except BcosError as mistake:  # a worker's comes with its traceback as text
+            raise BcosError(str(mistake).strip().rpartition("BcosError: ")[2]) from mistake
 
 
 def make_batches(
@@ -69,5 +74,6 @@ def make_batches(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(seed),  # not the global one, whose state a resumed run cannot know
     )
     return Batches(stream, loader)

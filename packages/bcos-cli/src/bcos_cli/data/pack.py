@@ -5,6 +5,7 @@ import io
 import multiprocessing
 import os
 import random
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -28,6 +29,8 @@ from bcos_core.errors import BcosError
 
 OnError = Literal["fail", "skip"]
 PROGRESS_NAME = ".packing.json"
+_HIDDEN = re.compile(r"(?<![^/])__+")
+"""Underscores with which WebDataset marks members that it leaves out."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def pack(
     if samples_per_shard < 1:
         raise BcosError(f"samples per shard must be at least 1, got {samples_per_shard}")
     plan = plan_shards(source.items, samples_per_shard, seed)
-    fingerprint = _fingerprint(source, samples_per_shard, seed, on_error)
+    fingerprint = _fingerprint(source, samples_per_shard, seed)
     total = len(source.items)
     done = _already_done(destination, fingerprint)
     if isinstance(done, ShardIndex):
@@ -151,7 +154,7 @@ def _with_keys(items: list[ImageItem]) -> list[tuple[str, ImageItem]]:
     keyed = []
     for item in items:
         path = PurePosixPath(item.path)
-        stem = key = str(path.parent / path.stem.replace(".", "_"))
+        stem = key = _HIDDEN.sub("_", str(path.parent / path.stem.replace(".", "_")))
         n = 2
         while key in taken:
             key = f"{stem}__{n}"
@@ -184,7 +187,9 @@ def _already_done(destination: Path, fingerprint: str) -> ShardIndex | _Progress
         if progress.fingerprint == fingerprint:
             progress.finished = [f for f in progress.finished if _is_whole(destination / f.record.name, f.record)]
             return progress
-        raise other
+        for finished in progress.finished:  # of an interrupted packing of something else, as before files were removed
+            (destination / finished.record.name).unlink(missing_ok=True)
+        progress_file.unlink()
     if any(destination.glob("*.tar")):
         raise other
     return fresh
@@ -196,8 +201,8 @@ def _is_whole(path: Path, record: ShardRecord) -> bool:
     return path.exists() and path.stat().st_size == record.bytes
 
 
-def _fingerprint(source: ImageSource, samples_per_shard: int, seed: int, on_error: OnError) -> str:
-    digest = hashlib.sha256(f"1 {samples_per_shard} {seed} {on_error} {source.classes}\n".encode())
+def _fingerprint(source: ImageSource, samples_per_shard: int, seed: int) -> str:
+    digest = hashlib.sha256(f"1 {samples_per_shard} {seed} {source.classes}\n".encode())
     for item in source.items:
         digest.update(f"{item.split}\t{item.label}\t{item.path}\n".encode())
     return digest.hexdigest()

@@ -6,6 +6,7 @@ be: all samples once, equal numbers where training needs them, with any number o
 """
 
 import random
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from bcos_core.errors import BcosError
 
 Transform = Callable[[bytes, random.Random], Tensor]
 """From encoded bytes to an 8-bit image (C, H, W); draws its randomness from the generator."""
+
+_VERIFY = "check it with: bcos shards verify"
 
 Sample = tuple[Tensor, int, int]
 """Image (C, H, W), label, position in the split."""
@@ -74,7 +77,7 @@ def read_slice(part: ShardSlice) -> Iterator[dict[str, Any]]:
     try:
         stream = webdataset.gopen(part.url)
     except OSError as reason:
-        raise BcosError(f"cannot open the shard {part.url!r}: {reason}; check it with: bcos shards verify") from reason
+        raise BcosError(f"cannot open the shard {part.url!r}: {reason}; {_VERIFY}") from reason
     samples = group_by_keys(tar_file_expander([{"url": part.url, "stream": stream}]))
     count = 0
     try:
@@ -83,11 +86,12 @@ def read_slice(part: ShardSlice) -> Iterator[dict[str, Any]]:
                 yield {**sample, "position": part.position + count - 1 - part.start}
             if count == part.stop:
                 return
+    except (tarfile.TarError, EOFError) as reason:
+        raise BcosError(f"the shard {part.url!r} is damaged after {count} samples ({reason}); {_VERIFY}") from reason
     finally:
         stream.close()
     raise BcosError(
-        f"the shard {part.url!r} ends after {count} samples, the index says at least {part.stop}; "
-        "check it with: bcos shards verify"
+        f"the shard {part.url!r} ends after {count} samples, the index says at least {part.stop}; {_VERIFY}"
     )
 
 
@@ -181,7 +185,8 @@ class ShardStream(IterableDataset[Sample]):
         data = next((v for k, v in sample.items() if k not in ("cls", "position") and not k.startswith("__")), None)
         if data is None or "cls" not in sample:
             raise BcosError(
-                f"the sample {key!r} of {sample['__url__']} needs an image and a .cls file, has {list(sample)}"
+                f"the sample {key!r} of {sample['__url__']!r} needs an image and a .cls file, "
+                f"has {list(sample)}; {_VERIFY}"
             )
         try:
             image = self.transform(data, random.Random(f"{self.seed}/{epoch}/{key}"))

@@ -8,7 +8,7 @@ import random
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
@@ -20,7 +20,18 @@ from bcos_models import InputSpec
 def decode(data: bytes, channels: int) -> Image.Image:
     """Decode an image to greyscale (1 channel) or RGB (3 channels)."""
     with Image.open(io.BytesIO(data)) as image:
-        return image.convert(image_mode(channels))
+        return as_seen(image, channels)
+
+
+def as_seen(image: Image.Image, channels: int) -> Image.Image:
+    """Return an image as a person sees it: upright as EXIF says, on white where it is transparent, 8 bits deep."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits of greyscale, which Pillow would cut off at 255
+        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert(image_mode(channels))
 
 
 def image_mode(channels: int) -> str:

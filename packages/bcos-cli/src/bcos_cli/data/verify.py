@@ -37,7 +37,10 @@ def _problem(path: Path, shard: ShardRecord, num_classes: int) -> str | None:
     with tarfile.open(path) as tar:
         for member in tar:
             if member.name.endswith(".cls") and (content := tar.extractfile(member)) is not None:
-                labels.append(int(content.read()))
+                text = content.read()
+                if not text.strip().isdigit():
+                    return f"{member.name} holds {text[:20]!r}, no label"
+                labels.append(int(text))
     if len(labels) != shard.samples:
         return f"has {len(labels)} samples, the index says {shard.samples}"
     if labels and not 0 <= min(labels) <= max(labels) < num_classes:

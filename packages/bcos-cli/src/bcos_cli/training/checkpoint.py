@@ -80,7 +80,8 @@ class Checkpoints:
             state = torch.load(checkpoints[-1] / _STATE, map_location="cpu", weights_only=True)
         except Exception as reason:  # pickle and zip raise many types
             raise BcosError(
-                f"the checkpoint {checkpoints[-1]} is damaged ({reason}); remove it to resume from the one before"
+                f"the checkpoint {checkpoints[-1]} is damaged ({' '.join(str(reason).split())[:120]}); "
+                f"remove it to resume from the one before"
             ) from reason
         return Progress(**state.pop("progress")), state
 

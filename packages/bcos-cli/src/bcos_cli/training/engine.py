@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import ProjectConfiguration, broadcast, set_seed
 from torch import Tensor, nn
 
 from bcos_cli import console
@@ -16,6 +16,7 @@ from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import Batches, make_batches
 from bcos_cli.evaluation import Scores, evaluate
+from bcos_cli.processes import has_no_accelerator
 from bcos_cli.trained import TrainedModel, build
 from bcos_cli.training.checkpoint import Checkpoints, Progress
 from bcos_cli.training.folder import RunFolder
@@ -64,6 +65,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
 def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
     try:
         return Accelerator(
+            cpu=has_no_accelerator(),
             mixed_precision=recipe.train.precision,
             gradient_accumulation_steps=recipe.train.accumulate,
             log_with="tensorboard",
@@ -137,7 +139,8 @@ class _Training:
             self._one_epoch(epoch)
         if self.progress.epoch == self.recipe.train.epochs and not hasattr(self, "scores"):
             self.scores = self._evaluate()  # a finished run was resumed
-        self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         if self.accelerator.is_main_process:
             self.trained.save(self.folder.weights, self.accelerator.unwrap_model(self.model))
         self.trained.model = self.accelerator.unwrap_model(self.model).eval()
@@ -147,6 +150,7 @@ class _Training:
         start = time.perf_counter()
         loss = self._train_epoch(epoch)
         seconds = time.perf_counter() - start
+        self._share_buffers()
         self.scores = self._evaluate()
         is_best = self.scores.top1 > self.progress.best_top1
         self.progress = Progress(
@@ -170,6 +174,11 @@ class _Training:
                 self.accelerator.unwrap_model(self.model), self._state(), self.progress, is_best=is_best
             )
         self.accelerator.wait_for_everyone()
+
+    def _share_buffers(self) -> None:
+        """Take over the running statistics of the main process, which are the ones that are saved."""
+        for buffer in self.accelerator.unwrap_model(self.model).buffers():
+            broadcast(buffer)
 
     def _train_epoch(self, epoch: int) -> float:
         """Train on all batches; return the mean loss over all processes."""
@@ -239,12 +248,14 @@ class _Training:
 
     def _restore(self) -> None:
         loaded = self.checkpoints.load_last(self.accelerator.unwrap_model(self.model))
-        if loaded is None:
-            return
-        self.progress, state = loaded
+        if loaded is not None:
+            self.progress, state = loaded
+            self._restore_state(state)
+        if self.accelerator.is_main_process:
+            self.folder.keep_metrics(self.progress.epoch)
+
+    def _restore_state(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.schedule.step_update(self.progress.step)
-        if self.accelerator.is_main_process:
-            self.folder.keep_metrics(self.progress.epoch)

@@ -60,7 +60,8 @@ class RunFolder:
         """Return one dictionary for each epoch."""
         if not self.metrics.exists():
             return []
-        return [json.loads(line) for line in self.metrics.read_text().splitlines() if line.strip()]
+        lines = self.metrics.read_text().split("\n")
+        return [json.loads(line) for line in lines[:-1]]  # what follows the last line break was cut off by a crash
 
     def keep_metrics(self, epochs: int) -> None:
         """Drop the lines of epochs after the first `epochs`, which a resumed run will write again."""

@@ -23,7 +23,8 @@ def make_loss(name: Loss, *, evaluation: bool = False) -> nn.Module:
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     """Return timm's optimizer of that name; weight decay leaves out biases and norms."""
     momentum: dict[str, Any] = {"momentum": config.momentum} if config.name == "sgd" else {}
-    return create_optimizer_v2(model, opt=config.name, lr=config.lr, weight_decay=config.weight_decay, **momentum)
+    name = "momentum" if config.name == "sgd" else config.name  # timm's sgd is Nesterov's
+    return create_optimizer_v2(model, opt=name, lr=config.lr, weight_decay=config.weight_decay, **momentum)
 
 
 def make_schedule(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
+from bcos_core.errors import BcosError
 from bcos_models.layers import Layers
 
 
@@ -59,7 +60,9 @@ class BasicBlock(ResidualBlock):
     ) -> None:
         super().__init__(in_channels, width, stride, layers, drop_path)
         if groups != 1 or base_width != 64:
-            raise ValueError(f"BasicBlock has no groups, got groups={groups} and base_width={base_width}")
+            raise BcosError(
+                f"basic blocks have no groups, got groups={groups} and base_width={base_width}; use block='bottleneck'"
+            )
         self.conv1 = layers.conv(in_channels, width, 3, stride, 1)
         self.bn1 = layers.norm(width)
         self.conv2 = layers.conv(width, width, 3, 1, 1)

@@ -1,0 +1,20 @@
+"""The processes that were started together, as Accelerate sees them."""
+
+import torch
+from accelerate import PartialState
+
+
+def has_no_accelerator() -> bool:
+    """Whether this machine computes on the CPU; Accelerate joins processes there only if it is told so."""
+    return not torch.accelerator.is_available()
+
+
+def process_state() -> PartialState:
+    """Rank, number of processes and device."""
+    return PartialState(cpu=has_no_accelerator())
+
+
+def leave() -> None:
+    """Leave the group of processes, at the end of a command."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,22 +1,16 @@
 """Reading off ``W(x)`` and ``b(x)``."""
 
+import math
 import threading
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from bcos_core.additive import UNNAMED, AdditiveTerms, measured
-from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.mode import explanation_mode
-from bcos_core.norms.running import RunningNorm
-
-Selector = Callable[[Tensor], Tensor]
-Target = int | Sequence[int] | Tensor | Selector | None
-
-_CHANNELS_FIRST = (BcosConv, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, RunningNorm)
+from bcos_core.targets import Target, select
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
 """Share of Σ|contributions| that may be missing before an explanation is refused.
@@ -77,7 +71,7 @@ def explain(
             seen = leaf.clone()  # no leaf itself: the model may change it in place
             with measured(terms):
                 outputs = _outputs(model, module, seen)
-                logits, scores, indices = _select(outputs, target, relative, module, n=x.shape[0])
+                logits, scores, indices = select(outputs, target, relative, module, n=x.shape[0])
         return _read_off(leaf, logits, scores, indices, terms)
 
 
@@ -90,23 +84,21 @@ def _read_off(leaf: Tensor, logits: Tensor, scores: Tensor, indices: Tensor, ter
         shares.append(share)
 
     def joined(columns: list[Tensor]) -> Tensor:
-        return torch.stack(columns, dim=1) if indices.ndim == 2 else columns[0]
+        return torch.stack(columns, dim=1) if indices.ndim == 2 else columns[0].clone()
 
-    scores = scores.detach()
-    zero = torch.zeros_like(scores[:, 0])
-    names = dict.fromkeys(name for column in shares for name in column)
-    bias_terms = {name: joined([column.get(name, zero) for column in shares]) for name in names}
-    explanation = Explanation(
+    columns = list(scores.detach().unbind(1))
+    zero = torch.zeros_like(columns[0])
+    names = dict.fromkeys(name for share in shares for name in share)
+    bias_terms = {name: joined([share.get(name, zero) for share in shares]) for name in names}
+    return Explanation(
         input=leaf.detach().clone(),
         logits=logits.detach().clone(),
         target=indices.clone(),
-        score=joined(list(scores.unbind(1))).clone(),
+        score=joined(columns),
         weight=joined(weights),
-        bias=sum(bias_terms.values(), start=torch.zeros_like(joined(list(scores.unbind(1))))),
+        bias=sum(bias_terms.values(), start=joined([zero] * len(columns))),
         bias_terms=bias_terms,
     )
-    _check_complete(explanation)
-    return explanation
 
 
 def _one_target(leaf: Tensor, scores: Tensor, terms: AdditiveTerms) -> tuple[Tensor, dict[str, Tensor]]:
@@ -115,10 +107,18 @@ def _one_target(leaf: Tensor, scores: Tensor, terms: AdditiveTerms) -> tuple[Ten
         return torch.zeros_like(leaf), {UNNAMED: scores.detach().clone()}
     sources = [leaf, *terms.leaves]
     gradients = torch.autograd.grad(scores.sum(), sources, retain_graph=True, allow_unused=True)
-    weight = torch.zeros_like(leaf) if gradients[0] is None else gradients[0].clone()
+    weight = torch.zeros_like(leaf) if gradients[0] is None else gradients[0]
     shares = terms.shares(scores, gradients[1:])
-    if shares is None or _missing(leaf, weight, shares, scores) > _TOLERANCE.get(scores.dtype, 1.0):
-        shares = terms.shares_one_by_one(scores)  # samples may be in another dimension
+    allowed = max(_TOLERANCE.get(dtype, math.inf) for dtype in (scores.dtype, leaf.dtype))
+    if shares is None or _missing(leaf, weight, shares, scores) > allowed:
+        shares = terms.shares_one_by_one(scores)  # the samples may be in another dimension than the first
+    missing = _missing(leaf, weight, shares, scores)
+    if not missing <= allowed:
+        raise BcosError(
+            f"the contributions and the bias miss the output by {missing:.1e} of their size (allowed: {allowed:.0e}): "
+            "the model has an operation whose dynamic factor is not frozen, or that adds a constant in a way that is "
+            "not measured; wrap the factor in bcos_core.freeze, add constants with +, or use layers of bcos_core"
+        )
     return weight, shares
 
 
@@ -189,73 +189,3 @@ def _layer_output(model: nn.Module, module: nn.Module, x: Tensor) -> object:
     if not captured:
         raise BcosError(f"the layer {type(module).__name__} did not run in the model's forward pass")
     return captured[-1]
-
-
-def _select(
-    outputs: Tensor, target: Target, relative: bool, module: nn.Module | None, n: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (N, K), the scores to explain (N, T) and the indices (N,) or (N, T) they belong to."""
-    if callable(target) and not isinstance(target, Tensor):
-        scores = target(outputs)
-        if not isinstance(scores, Tensor) or scores.ndim not in (1, 2) or scores.shape[0] != n or not scores.numel():
-            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise BcosError(f"a callable target must return ({n},) or ({n}, T) values, got {got}")
-        if relative:
-            raise BcosError("relative=True needs class indices as target, got a callable; subtract in the callable")
-        indices = torch.arange(scores[0].numel(), device=scores.device).expand(n, -1)
-        single = scores.ndim == 1
-        scores = scores.reshape(n, -1)
-        return scores, scores, indices[:, 0] if single else indices
-    logits = _one_score_per_unit(outputs, channels_first=isinstance(module, _CHANNELS_FIRST))
-    indices = _class_indices(logits, target, n)
-    scores = logits.gather(1, indices.reshape(n, -1))
-    if relative:
-        scores = scores - logits.mean(1, keepdim=True)
-    return logits, scores, indices
-
-
-def _one_score_per_unit(outputs: Tensor, channels_first: bool) -> Tensor:
-    """(N, K) from (N, K), (N, K, *spatial), or tokens (N, T, K)."""
-    if outputs.ndim == 2:
-        return outputs
-    return outputs.sum(1) if outputs.ndim == 3 and not channels_first else outputs.flatten(2).sum(2)
-
-
-def _class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None, n: int) -> Tensor:
-    if target is None:
-        return logits.detach().argmax(1)
-    indices = torch.as_tensor(target, device=logits.device)
-    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
-        raise BcosError(f"target must hold integer class indices, got {indices.dtype}")
-    if indices.ndim == 0:
-        indices = indices.expand(n)
-    if indices.ndim not in (1, 2) or indices.shape[0] != n or indices.numel() == 0:
-        raise BcosError(
-            f"target must be None, an integer, ({n},) or ({n}, T) integers for {n} inputs, got shape "
-            f"{tuple(indices.shape)}"
-        )
-    k = logits.shape[1]
-    if int(indices.min()) < 0 or int(indices.max()) >= k:
-        raise BcosError(
-            f"target must be in [0, {k}) for {k} outputs, got values from {int(indices.min())} to {int(indices.max())}"
-        )
-    return indices.long()
-
-
-def _check_complete(explanation: Explanation) -> None:
-    """Refuse an explanation that does not add up: it would be wrong without a sign of it."""
-    lowest = min((explanation.logits.dtype, explanation.weight.dtype), key=lambda d: -torch.finfo(d).eps)
-    tolerance = _TOLERANCE.get(lowest)
-    if tolerance is None:
-        return
-    contributions = explanation.contributions.flatten(explanation.target.ndim)
-    size = contributions.abs().sum(-1) + explanation.score.abs() + explanation.bias.abs()
-    missing = float((explanation.residual.abs() / size.clamp_min(torch.finfo(size.dtype).tiny)).max())
-    if not missing <= tolerance:
-        raise BcosError(
-            f"the contributions and the bias miss the output by {missing:.1e} of their size (allowed: "
-            f"{tolerance:.0e}): "
-            "the model has an operation whose dynamic factor is not frozen, or that adds a constant in a "
-            "way that is not "
-            "measured; wrap the factor in bcos_core.freeze, add constants with +, or use layers of bcos_core"
-        )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_core.mode import check_deterministic
+from bcos_core.targets import class_indices as class_indices_of
 
 Target = int | Tensor | None
 
@@ -81,23 +82,10 @@ def class_indices(logits: Tensor, target: Target) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BcosError(f"explainers need a model with outputs (N, K), this one gives {got}")
-    if target is None:
-        return logits.detach().argmax(1)
-    n, k = logits.shape
-    indices = torch.as_tensor(target, device=logits.device)
-    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
-        raise BcosError(f"target must hold integer class indices, got {indices.dtype}")
-    if indices.ndim == 0:
-        indices = indices.expand(n)
-    if indices.shape != (n,):
-        raise BcosError(
-            f"target must be None, an integer or ({n},) integers for {n} inputs, got shape {tuple(indices.shape)}"
-        )
-    if int(indices.min()) < 0 or int(indices.max()) >= k:
-        raise BcosError(
-            f"target must be in [0, {k}) for {k} outputs, got values from {int(indices.min())} to {int(indices.max())}"
-        )
-    return indices.long()
+    indices = class_indices_of(logits, target)
+    if indices.ndim != 1:
+        raise BcosError(f"explainers take one target an input, got shape {tuple(indices.shape)}")
+    return indices
 
 
 def class_scores(logits: Tensor, target: Target) -> Tensor:

@@ -1,0 +1,86 @@
+"""Which outputs are explained."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core.conv import BcosConv
+from bcos_core.errors import BcosError
+from bcos_core.norms.running import RunningNorm
+
+Selector = Callable[[Tensor], Tensor]
+Target = int | Sequence[int] | Tensor | Selector | None
+
+_CHANNELS_FIRST = (BcosConv, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, RunningNorm)
+"""Layers whose outputs of three dimensions are (N, C, L); those of others are tokens (N, T, C)."""
+
+
+def select(
+    outputs: Tensor, target: Target, relative: bool, module: nn.Module | None, n: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose what is explained.
+
+    Args:
+        outputs: of the model, or of the layer `module`.
+        target: as :func:`bcos_core.explain` takes it.
+        relative: subtract the mean of all outputs.
+        module: the layer whose outputs are explained; None for the model.
+        n: number of inputs.
+
+    Returns:
+        Logits (N, K), the scores to explain (N, T), and the indices (N,) or (N, T) they belong to.
+
+    Raises:
+        BcosError: a target that does not fit the outputs.
+    """
+    if callable(target) and not isinstance(target, Tensor):
+        scores = target(outputs)
+        if not isinstance(scores, Tensor) or scores.ndim not in (1, 2) or scores.shape[0] != n or not scores.numel():
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise BcosError(f"a callable target must return ({n},) or ({n}, T) values, got {got}")
+        if relative:
+            raise BcosError("relative=True needs class indices as target, got a callable; subtract in the callable")
+        indices = torch.arange(scores[0].numel(), device=scores.device).expand(n, -1)
+        single = scores.ndim == 1
+        scores = scores.reshape(n, -1)
+        return scores, scores, indices[:, 0] if single else indices
+    logits = _one_score_per_unit(outputs, channels_first=isinstance(module, _CHANNELS_FIRST))
+    indices = class_indices(logits, target)
+    scores = logits.gather(1, indices.reshape(n, -1))
+    if relative:
+        scores = scores - logits.mean(1, keepdim=True)
+    return logits, scores, indices
+
+
+def _one_score_per_unit(outputs: Tensor, channels_first: bool) -> Tensor:
+    """(N, K) from (N, K), (N, K, *spatial), or tokens (N, T, K)."""
+    if outputs.ndim == 2:
+        return outputs
+    return outputs.sum(1) if outputs.ndim == 3 and not channels_first else outputs.flatten(2).sum(2)
+
+
+def class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None) -> Tensor:
+    """Classes that a target means, (N,) or (N, T), for logits (N, K).
+
+    Raises:
+        BcosError: no integers, another shape, or out of range.
+    """
+    n, k = logits.shape
+    if target is None:
+        return logits.detach().argmax(1)
+    indices = torch.as_tensor(target, device=logits.device)
+    if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
+        raise BcosError(f"target must hold integer class indices, got {indices.dtype}")
+    if indices.ndim == 0:
+        indices = indices.expand(n)
+    if indices.ndim not in (1, 2) or indices.shape[0] != n or indices.numel() == 0:
+        raise BcosError(
+            f"target must be None, an integer, ({n},) or ({n}, T) integers for {n} inputs, got shape "
+            f"{tuple(indices.shape)}"
+        )
+    if int(indices.min()) < 0 or int(indices.max()) >= k:
+        raise BcosError(
+            f"target must be in [0, {k}) for {k} outputs, got values from {int(indices.min())} to {int(indices.max())}"
+        )
+    return indices.long()

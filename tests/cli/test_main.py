@@ -54,7 +54,7 @@ def test_without_a_command_the_help_is_shown_and_no_empty_line_of_error(argument
         (["trian"], "No such command 'trian'. Did you mean 'train'?"),
         (["shards", "verfy"], "No such command 'verfy'. Did you mean 'verify'?"),
         (["train"], "Missing argument"),
-        (["models", "--jsn"], "No such option: --jsn"),
+        (["models", "--jsn"], "--jsn"),
         (["train", "digit"], "there is no recipe 'digit'; did you mean 'digits'?"),
         (["train", "digits", "-o", "train.epoch=1"], "unknown key 'train.epoch'; did you mean 'epochs'?"),
         (["train", "digits"], "there are no data to train on; give a folder of shards with --data"),

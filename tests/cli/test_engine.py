@@ -224,6 +224,25 @@ def test_bf16_trains(run, recipe):
     assert all(p.dtype == torch.float32 for p in result.trained.model.parameters())
 
 
+@pytest.mark.slow
+def test_run_in_bf16_is_scored_and_explained_as_it_is_saved(run, recipe, tmp_path):
+    from bcos_cli.reporting import evaluate_run, finish_run
+
+    chosen = recipe(train={"precision": "bf16", "epochs": 1}, evaluation={"explainers": ["bcos"]})
+    finished = finish_run(run(chosen), chosen, tmp_path / "run")
+    again = evaluate_run(str(tmp_path / "run"), None, None, None, {})
+    assert finished.metrics == again.metrics
+    assert finished.metrics["completeness"] < 1e-5
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_one_class_is_refused(run, recipe, monkeypatch):
+    index = engine.load_index(recipe().data.path)
+    monkeypatch.setattr(engine, "load_index", lambda _: index.model_copy(update={"classes": ["cat"]}))
+    with pytest.raises(BcosError, match="the shards have the class 'cat' alone"):
+        run(recipe())
+
+
 def test_plain_baseline_trains_with_softmax(run, recipe):
     model = {"name": "standard_cifar10_resnet20", "options": {"depths": [1], "width": 8}}
     result = run(recipe(model=model, train={"loss": "cross_entropy", "epochs": 1}))

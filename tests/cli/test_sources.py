@@ -5,7 +5,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from bcos_cli.data.sources import encode_png, open_source, parse_tree
+from bcos_cli.data.sources import encode_png, hold_out, open_source, parse_tree
 from bcos_cli.data.torchvision_source import torchvision_source
 from bcos_core import BcosError
 
@@ -74,6 +74,32 @@ def test_folder_named_like_a_split_beside_others_is_a_class():
     classes, items = parse_tree(["train/1.png", "plane/1.png"], "x", "s")
     assert classes == ["plane", "train"]
     assert {i.split for i in items} == {"x"}
+
+
+def test_split_beside_something_else_is_refused():
+    message = r"'s' holds splits \(train\) and beside them plane; move those away"
+    with pytest.raises(BcosError, match=message):
+        parse_tree(["train/cat/1.png", "plane/1.png"], "x", "s")
+
+
+def test_images_behind_links_are_found_and_loops_end(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "1.png").write_bytes(encode_png(np.zeros((4, 4))))
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree" / "cat").symlink_to(tmp_path / "far")
+    (tmp_path / "tree" / "loop").symlink_to(tmp_path / "tree")
+    assert [item.path for item in open_source(str(tmp_path / "tree")).items] == ["cat/1.png"]
+
+
+def test_share_held_out_for_testing_is_always_the_same():
+    items = parse_tree([f"cat/{i}.png" for i in range(400)], "train", "s")[1]
+    once, again = hold_out(items, 0.25), hold_out(items[::-1], 0.25)
+    assert {i.path for i in once if i.split == "test"} == {i.path for i in again if i.split == "test"}
+    assert 70 < sum(i.split == "test" for i in once) < 130
+    with pytest.raises(BcosError, match="the images are split already; leave out --test-share"):
+        hold_out(once, 0.25)
+    with pytest.raises(BcosError, match=r"must be between 0 and 1, got 1\.5"):
+        hold_out(items, 1.5)
 
 
 def test_single_class_is_a_class():

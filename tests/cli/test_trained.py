@@ -63,7 +63,7 @@ def test_model_by_name_needs_weights_and_takes_them(tmp_path):
     [
         (
             "empty",
-            "'empty' holds no model.safetensors: it is no finished run; .*bcos train --resume --out empty",
+            "'empty' holds no model.safetensors: .*bcos train empty/config.yaml --resume --out empty",
         ),
         (
             "nothing",

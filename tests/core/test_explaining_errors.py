@@ -138,7 +138,7 @@ def test_operation_that_is_not_frozen_is_refused(name):
 
 def test_operation_that_is_not_frozen_is_refused_in_float32_too():
     model = Output(Secret.apply).float()
-    with pytest.raises(BcosError, match=r"miss the output by .* \(allowed: 1e-03\)"):
+    with pytest.raises(BcosError, match=r"miss the output by .* \(allowed: 1e-04\)"):
         explain(model, X.float())
 
 
@@ -147,3 +147,14 @@ def test_errors_leave_no_trace_on_the_model():
     with pytest.raises(BcosError):
         explain(model, torch.rand(1, 5, 4, 4), layer="0")
     assert not model[0]._forward_hooks
+
+
+def test_functional_dropout_is_refused_while_training():
+    class Dropping(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(torch.nn.functional.dropout(x, 0.5, self.training))
+
+    model = Dropping(4, 3).double()
+    with pytest.raises(BcosError, match=r"the model drops activations at random \(p=0.5\); call model.eval\(\) first"):
+        explain(model, X[:, :4])
+    explain(model.eval(), X[:, :4])

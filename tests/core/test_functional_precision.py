@@ -77,3 +77,13 @@ def test_zero_input_gives_zero_and_finite_gradients(name, b, dtype):
     y = transform(x, weight, b=b)
     assert (y == 0).all()
     check_gradients_are_finite(y, x, weight)
+
+
+def test_patch_norms_of_dilated_kernels_stay_in_float32_under_autocast():
+    x = 320 * torch.rand(1, 64, 12, 12)
+    weight = torch.rand(4, 64, 3, 3)
+    expected = bcos_conv2d(x, weight, dilation=2)
+    with torch.autocast("cpu", torch.float16):
+        found = bcos_conv2d(x, weight, dilation=2)
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=0.1)

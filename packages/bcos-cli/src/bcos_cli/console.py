@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -17,8 +16,6 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
-
-T = TypeVar("T")
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -72,14 +69,6 @@ class Counter:
     def set(self, done: int, total: int) -> None:
         """Set how much is done."""
         self._bar.update(self._task, completed=done, total=total)
-
-
-def track(items: Iterable[T], description: str, total: int, enabled: bool = True) -> Iterator[T]:
-    """Show a progress bar while iterating over `items`."""
-    with counted(description, total, enabled) as counter:
-        for item in items:
-            yield item
-            counter.advance()
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

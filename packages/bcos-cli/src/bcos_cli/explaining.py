@@ -12,6 +12,7 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from bcos_cli import console
+from bcos_cli.data.decoding import UNREADABLE
 from bcos_cli.data.index import write_atomically
 from bcos_cli.images import ImageFile, find_images, load_image
 from bcos_cli.pictures import contribution_picture, exact_pictures, save_pictures
@@ -115,7 +116,7 @@ def _load(files: Sequence[ImageFile], trained: TrainedModel, written: Written) -
             yield file, load_image(file.path, trained.input)
         except UnidentifiedImageError:
             written.failures.append(Failure(str(file.path), "this is no image, or of an unknown format"))
-        except (OSError, SyntaxError, ValueError) as reason:  # what Pillow raises for damaged files
+        except UNREADABLE as reason:
             written.failures.append(Failure(str(file.path), f"cannot be read: {reason}"))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bcos_cli import console
-from bcos_cli.config import Recipe, load_recipe
+from bcos_cli.config import Loss, Recipe, load_recipe
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.metrics import check_metrics
@@ -53,7 +53,11 @@ def evaluate_run(
     location = data or (recipe.data.path if recipe else None)
     if location is None:
         raise BcosError("there are no data to score on; give a folder of shards with --data")
-    options = scoring_options(recipe, **given) if recipe else ScoringOptions(**given)
+    if recipe is None:
+        loss: Loss = "cross_entropy" if trained.probabilities == "softmax" else "bce"
+        options = ScoringOptions(loss=loss, **given)
+    else:
+        options = scoring_options(recipe, **given)
     evaluation = score(trained, location, options, name=run_or_model)
     if not process_state().is_main_process:
         return evaluation
@@ -85,8 +89,15 @@ def scoring_options(recipe: Recipe, **given: Any) -> ScoringOptions:
 
 
 def _is_full(options: ScoringOptions, recipe: Recipe) -> bool:
-    """Whether these scores are what a run's report shows: its own split, and every metric."""
-    return options.split == recipe.data.test_split and set(options.metrics) == set(check_metrics([]))
+    """Whether these scores are what a run's report shows: its own split, every metric, as many grids or more."""
+    config = recipe.evaluation
+    return (
+        options.split == recipe.data.test_split
+        and set(options.metrics) == set(check_metrics([]))
+        and set(options.explainers) >= set(config.explainers)
+        and options.grids >= config.gridpg_grids
+        and (options.grid_size, options.smooth) == (config.gridpg_size, config.gridpg_smooth)
+    )
 
 
 def show(evaluation: Evaluation) -> None:

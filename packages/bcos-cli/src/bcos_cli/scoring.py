@@ -12,19 +12,19 @@ from bcos_cli.config import Loss
 from bcos_cli.data.index import ShardIndex, load_index, write_atomically
 from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluation import Scores, evaluate
+from bcos_cli.metrics import CLASSIFICATION
 from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel
 from bcos_cli.training.optim import make_loss
 from bcos_core.errors import BcosError
-from bcos_explain import get_explainer
-from bcos_explain.metrics.completeness import completeness
+from bcos_explain import get_explainer, get_metric, metric_specs
 from bcos_explain.metrics.confident import ConfidentImages
 from bcos_explain.metrics.gridpg import grid_pointing_game
 
 GRIDPG_BATCH = 8
 """Grids explained at a time."""
-COMPLETENESS_IMAGES = 64
-"""First images of the split, on which completeness is checked."""
+PLUGIN_IMAGES = 64
+"""First images of the split, given to metrics that need no confident ones."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def score(
     with_grids = "gridpg" in options.metrics and options.grids > 0
     explainers = {e: get_explainer(e) for e in options.explainers} if with_grids else {}
     wanted = options.grids * options.grid_size**2
-    per_class = -(-wanted // len(index.classes)) if with_grids else 0
+    per_class = 2 * -(-wanted // len(index.classes)) if with_grids else 0  # drawn at random, some classes give more
     trained.model.to(state.device).eval()
     batches = make_batches(
         data,
@@ -133,16 +133,16 @@ def score(
     gridpg: dict[str, GridScores] = {}
     skipped: dict[str, str] = {}
     metrics = {m: getattr(evaluated.scores, m) for m in options.metrics if hasattr(evaluated.scores, m)}
-    if state.is_main_process:
-        if evaluated.confident is not None:
+    if state.is_main_process:  # the others need not wait: nothing follows that they take part in
+        for metric in (m for m in options.metrics if m not in CLASSIFICATION):
             try:
-                gridpg = {e: _gridpg(trained, e, f, evaluated.confident, options) for e, f in explainers.items()}
-            except BcosError as reason:  # too few images are classified well: no reason to lose the other scores
-                skipped["gridpg"] = str(reason)
+                if metric != "gridpg":
+                    metrics |= _of_explanations(metric, trained, data, index, options, evaluated.confident)
+                elif evaluated.confident is not None:
+                    gridpg = {e: _gridpg(trained, e, f, evaluated.confident, options) for e, f in explainers.items()}
+            except BcosError as reason:  # no reason to lose the other scores
+                skipped[metric] = str(reason)
         metrics |= {f"gridpg/{e}": result.mean for e, result in gridpg.items()}
-        if "completeness" in options.metrics:
-            metrics["completeness"] = _completeness(trained, data, index, options)
-    state.wait_for_everyone()
     return Evaluation(
         name or trained.name,
         data,
@@ -178,8 +178,32 @@ def _gridpg(
     return GridScores(result.mean, result.std, len(result.scores), result.chance, result.scores.tolist())
 
 
-def _completeness(trained: TrainedModel, data: str, index: ShardIndex, options: ScoringOptions) -> float:
-    """Largest relative error of ``Σ contributions + bias = logit``."""
-    batches = make_batches(data, index, options.split, trained.input, batch_size=COMPLETENESS_IMAGES)
-    images, _, _ = next(iter(batches.epoch(0)))
-    return float(completeness(trained.model, images, encode=trained.encode).relative.max())
+def _of_explanations(
+    name: str,
+    trained: TrainedModel,
+    data: str,
+    index: ShardIndex,
+    options: ScoringOptions,
+    confident: ConfidentImages | None,
+) -> dict[str, float]:
+    """Mean of a plugin's metric, for each explainer if it takes one; called with what its description needs."""
+    spec = next(spec for spec in metric_specs() if spec.name == name)
+    given: dict[str, Any] = {"model": trained.model}
+    if {"labels", "confidences"} & set(spec.needs):
+        if confident is None:
+            raise BcosError("it needs confident images, which are collected for gridpg; evaluate that too")
+        given["images"], given["labels"], given["confidences"] = confident.collected()
+    else:
+        batches = make_batches(data, index, options.split, trained.input, batch_size=PLUGIN_IMAGES)
+        given["images"], given["labels"], _ = next(iter(batches.epoch(0)))
+    if unknown := [need for need in spec.needs if need not in (*given, "explainer")]:
+        raise BcosError(f"it needs {', '.join(unknown)}, which bcos eval does not have")
+    function = get_metric(name)
+    if "explainer" not in spec.needs:
+        return {name: float(function(*(given[n] for n in spec.needs), encode=trained.encode).mean)}
+    means = {}
+    for explainer in options.explainers:
+        given["explainer"] = get_explainer(explainer)
+        result = function(*(given[n] for n in spec.needs), encode=trained.encode)
+        means[f"{name}/{explainer}"] = float(result.mean)
+    return means

@@ -65,7 +65,8 @@ def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
     if recipe.data.image_channels is not None:
         changes["channels"] = recipe.data.image_channels
     seen = replace(spec.input, **changes)
-    options = {"in_chans": seen.encoded_channels, **recipe.model.options}
+    changed = seen.encoded_channels != spec.input.encoded_channels
+    options = {**({"in_chans": seen.encoded_channels} if changed else {}), **recipe.model.options}
     model = create_model(recipe.model.name, num_classes=len(classes), **options)
     probabilities: Probabilities = "softmax" if recipe.train.loss == "cross_entropy" else "sigmoid"
     return TrainedModel(model, recipe.model.name, options, seen, classes, probabilities)
@@ -82,7 +83,8 @@ def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
         if not (path / WEIGHTS_NAME).is_file():
             raise BcosError(
                 f"{run_or_model!r} holds no {WEIGHTS_NAME}: it is no finished run; "
-                f"give the folder of one, or continue it with: bcos train --resume --out {run_or_model}"
+                f"give the folder of one, or continue it with: bcos train {run_or_model}/config.yaml "
+                f"--resume --out {run_or_model}"
             )
         return _load_file(path / WEIGHTS_NAME)
     if path.suffix == ".safetensors":

@@ -119,7 +119,7 @@ def current_terms() -> AdditiveTerms | None:
 def shift(x: Tensor, constant: Tensor) -> Tensor:
     """``x + constant``, measured if somebody asked."""
     terms = _TERMS.get()
-    return torch.add(x, constant if terms is None else terms.leaf(constant, x))
+    return torch.add(x, constant.to(x.dtype) if terms is None else terms.leaf(constant, x))
 
 
 def is_constant(value: object) -> bool:

@@ -12,7 +12,7 @@ from bcos_core.explanation import Explanation
 from bcos_core.mode import explanation_mode
 from bcos_core.targets import Target, select
 
-_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3}
+_TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 """Share of Σ|contributions| that may be missing before an explanation is refused.
 
 Lower precisions are not checked.
@@ -72,7 +72,7 @@ def explain(
             with measured(terms):
                 outputs = _outputs(model, module, seen)
                 logits, scores, indices = select(outputs, target, relative, module, n=x.shape[0])
-        return _read_off(leaf, logits, scores, indices, terms)
+            return _read_off(leaf, logits, scores, indices, terms)
 
 
 def _read_off(leaf: Tensor, logits: Tensor, scores: Tensor, indices: Tensor, terms: AdditiveTerms) -> Explanation:

@@ -171,7 +171,8 @@ def patch_norms(
     else:
         ones = squares.new_ones((groups, 1, *kernel_size))
         conv = (F.conv1d, F.conv2d, F.conv3d)[n_dims - 1]
-        squares = conv(squares, ones, None, tuple(stride), 0, tuple(dilation), groups)
+        with torch.autocast(x.device.type, enabled=False):  # which would sum the squares in half precision
+            squares = conv(squares, ones, None, tuple(stride), 0, tuple(dilation), groups)
     return (squares + CONV_NORM_EPS).sqrt()
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from bcos_core.additive import AdditiveTerms, current_terms, is_constant, name_as, name_of, shift
+from bcos_core.errors import BcosError
 from bcos_core.norms.base import divide_by_std, variance
 
 Rule = Callable[..., Any]
@@ -168,6 +169,12 @@ def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     return divide_by_std(x - x.mean(dims, keepdim=True), variance(x, dims), eps)
 
 
+def _dropout(func: Rule, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if training and p > 0:
+        raise BcosError(f"cannot explain: the model drops activations at random (p={p:g}); call model.eval() first")
+    return func(input, p, training, inplace)  # type: ignore[no-any-return] # reason: func is any callable
+
+
 def _along_channels(parameter: Tensor, x: Tensor) -> Tensor:
     return _reshaped(parameter.to(x.dtype), (1, -1, *[1] * (x.ndim - 2)), name_of(parameter))
 
@@ -193,6 +200,7 @@ RULES: dict[Callable[..., Any], Rule] = {
     F.group_norm: _group_norm,
     F.instance_norm: _instance_norm,
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _conv),
+    **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), _dropout),
     **dict.fromkeys(
         (
             torch.add,

@@ -34,18 +34,23 @@ def pack(
         typer.Option(help="fail: list unreadable images and stop; skip: leave them out and list them in the index."),
     ] = "fail",
     split: Annotated[str, typer.Option(help="Name of the split, where the source has none.")] = "train",
+    test_share: Annotated[
+        float | None, typer.Option(help="Put this share into the split test, where the source has no splits.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
 ) -> None:
     """Pack labelled images into shards. Interrupted, the same command goes on where it stopped."""
     from bcos_cli import console
     from bcos_cli.data.pack import pack as pack_source
-    from bcos_cli.data.sources import open_source
+    from bcos_cli.data.sources import hold_out, open_source
     from bcos_core.errors import BcosError
 
     if on_error not in ("fail", "skip"):
         raise BcosError(f"--on-error must be fail or skip, got {on_error!r}")
     opened = open_source(source, root=root, split=split)
+    if test_share is not None:
+        opened.items[:] = hold_out(opened.items, test_share)
     with console.counted("packing", len(opened.items)) as counter:
         index = pack_source(
             opened,

@@ -7,7 +7,7 @@ TEST_EVERY = 5
 
 
 def digits_source() -> ArraySource:
-    """1,797 greyscale images of 8×8 pixels in ten classes (Alpaydin and Kaynak, 1998), 1,437 for training."""
+    """1,797 greyscale images of 8×8 pixels in ten classes (Alpaydin and Kaynak, 1998), 1,438 for training."""
     from sklearn.datasets import load_digits
 
     data = load_digits()

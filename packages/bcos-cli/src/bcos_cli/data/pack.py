@@ -99,13 +99,16 @@ def pack(
     total = len(source.items)
     done = _already_done(destination, fingerprint)
     if isinstance(done, ShardIndex):
+        if on_error == "fail":
+            _refuse_unreadable(done.skipped, total)
         if on_progress:
             on_progress(total, total)
         return done
 
     finished = {f.record.name: f for f in done.finished}
     destination.mkdir(parents=True, exist_ok=True)
-    unreadable: list[SkippedImage] = []
+    write_atomically(destination / PROGRESS_NAME, done.model_dump_json())  # from now on the folder is ours
+    unreadable = [image for f in finished.values() for image in f.skipped] if on_error == "fail" else []
     images_done = sum(f.record.samples + len(f.skipped) for f in finished.values())
     for result in _write_all(source, [s for s in plan if s.name not in finished], destination, on_error, workers):
         images_done += result.record.samples + len(result.skipped)
@@ -117,11 +120,7 @@ def pack(
         finished[result.record.name] = result
         progress = _Progress(fingerprint=fingerprint, finished=list(finished.values()))
         write_atomically(destination / PROGRESS_NAME, progress.model_dump_json())
-    if unreadable:
-        listing = "\n".join(f"  {image.path}: {image.reason}" for image in sorted(unreadable, key=lambda s: s.path))
-        raise BcosError(
-            f"{len(unreadable)} of {total} images cannot be read; remove them, or pass --on-error skip:\n{listing}"
-        )
+    _refuse_unreadable(unreadable, total)
     ordered = [finished[shard.name] for shard in plan]
     index = ShardIndex(
         source=name,
@@ -133,6 +132,14 @@ def pack(
     write_atomically(destination / INDEX_NAME, index.model_dump_json(indent=1) + "\n")
     (destination / PROGRESS_NAME).unlink(missing_ok=True)
     return index
+
+
+def _refuse_unreadable(images: list[SkippedImage], total: int) -> None:
+    if images:
+        listing = "\n".join(f"  {image.path}: {image.reason}" for image in sorted(images, key=lambda s: s.path))
+        raise BcosError(
+            f"{len(images)} of {total} images cannot be read; remove them, or pass --on-error skip:\n{listing}"
+        )
 
 
 def plan_shards(items: list[ImageItem], samples_per_shard: int, seed: int) -> list[PlannedShard]:
@@ -178,9 +185,12 @@ def _already_done(destination: Path, fingerprint: str) -> ShardIndex | _Progress
         index = load_index(str(destination))
         if index.fingerprint != fingerprint:
             raise other
-        return index
-    for aside in destination.glob(".*.tmp"):  # of a packing that was killed
-        aside.unlink()
+        if all(_is_whole(destination / record.name, record) for record in index.shards):
+            return index
+        return fresh  # shards are missing: write them again
+    for pattern in (".*.tar.*.tmp", f".{PROGRESS_NAME}.*.tmp", f".{INDEX_NAME}.*.tmp"):  # of a killed packing
+        for aside in destination.glob(pattern):
+            aside.unlink()
     progress_file = destination / PROGRESS_NAME
     if progress_file.exists():
         progress = _Progress.model_validate_json(progress_file.read_text())
@@ -204,7 +214,7 @@ def _is_whole(path: Path, record: ShardRecord) -> bool:
 def _fingerprint(source: ImageSource, samples_per_shard: int, seed: int) -> str:
     digest = hashlib.sha256(f"1 {samples_per_shard} {seed} {source.classes}\n".encode())
     for item in source.items:
-        digest.update(f"{item.split}\t{item.label}\t{item.path}\n".encode())
+        digest.update(f"{item.split}\t{item.label}\t{item.path}\t{item.version}\n".encode())
     return digest.hexdigest()
 
 
@@ -283,7 +293,10 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def _check_decodes(data: bytes) -> None:
+    """Do all that reading for training will do."""
     from PIL import Image
 
+    from bcos_cli.data.decoding import as_seen
+
     with Image.open(io.BytesIO(data)) as image:
-        image.load()
+        as_seen(image, channels=3)

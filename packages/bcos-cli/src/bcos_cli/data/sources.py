@@ -3,10 +3,12 @@
 Folders, zip files, torchvision data sets. Imports no torch.
 """
 
+import hashlib
 import io
+import os
 import zipfile
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -24,6 +26,8 @@ class ImageItem:
     """Where it is in the source; also the name under which problems are reported."""
     split: str
     label: int
+    version: str = ""
+    """What changes with the content, such as the size in bytes: by it a changed source is noticed."""
 
 
 class ImageSource(Protocol):
@@ -103,15 +107,15 @@ def open_source(source: str, *, root: Path | None = None, split: str = "train") 
         return torchvision_source(source.removeprefix("torchvision:"), root or Path("data"))
     path = Path(source)
     if path.is_dir():
-        files = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
-        classes, items = parse_tree(files, split, source)
+        sizes = _files_below(path)
+        classes, items = parse_tree(sizes, split, source, sizes)
         return FolderSource(path, classes, items)
     if path.is_file():
         if not zipfile.is_zipfile(path):
             raise BcosError(f"{source!r} is a file, but no zip; give a folder of class folders, or a zip of one")
         with zipfile.ZipFile(path) as archive:
-            files = sorted(info.filename for info in archive.infolist() if not info.is_dir())
-        return ZipSource(path, *parse_tree(files, split, source))
+            sums = {i.filename: f"{i.CRC:08x}" for i in archive.infolist() if not i.is_dir()}
+        return ZipSource(path, *parse_tree(sorted(sums), split, source, sums))
     from bcos_cli.plugins import datasets
 
     if source in datasets().names():
@@ -125,7 +129,9 @@ def open_source(source: str, *, root: Path | None = None, split: str = "train") 
     )
 
 
-def parse_tree(files: Iterable[str], split: str, source: str) -> tuple[list[str], list[ImageItem]]:
+def parse_tree(
+    files: Iterable[str], split: str, source: str, versions: Mapping[str, str] | None = None
+) -> tuple[list[str], list[ImageItem]]:
     """Read classes and splits off the paths ``[split/]class/.../image``.
 
     Folders that all files share, above the splits or classes, do not count. Hidden files and files that are
@@ -144,7 +150,15 @@ def parse_tree(files: Iterable[str], split: str, source: str) -> tuple[list[str]
     skip = _shared_depth(list(folders.values()))
     found: list[tuple[str, str, str]] = []  # (path, split, class)
     tops = {parts[skip] for parts in folders.values() if len(parts) > skip}
-    has_splits = bool(tops) and all(top.lower() in SPLIT_NAMES for top in tops)
+    odd = sorted(top for top in tops if top.lower() not in SPLIT_NAMES)
+    below_splits = [parts for parts in folders.values() if len(parts) > skip and parts[skip] not in odd]
+    # "train" beside other classes is a class too, unless there are classes in it
+    has_splits = bool(below_splits) and (not odd or any(len(parts) > skip + 1 for parts in below_splits))
+    if has_splits and odd:
+        raise BcosError(
+            f"{source!r} holds splits ({', '.join(sorted(tops - set(odd)))}) and beside them {', '.join(odd[:5])}; "
+            "move those away, or rename the splits if they are classes"
+        )
     for path, parts in folders.items():
         below = parts[skip:]
         if has_splits and len(below) >= 2:
@@ -157,7 +171,39 @@ def parse_tree(files: Iterable[str], split: str, source: str) -> tuple[list[str]
         )
     classes = sorted({name for _, _, name in found})
     labels = {name: label for label, name in enumerate(classes)}
-    return classes, [ImageItem(path, split, labels[name]) for path, split, name in found]
+    return classes, [
+        ImageItem(path, split, labels[name], (versions or {}).get(path, "")) for path, split, name in found
+    ]
+
+
+def hold_out(items: list[ImageItem], share: float) -> list[ImageItem]:
+    """Put a share of the images into the split ``test``, chosen by their paths: always the same ones.
+
+    Raises:
+        BcosError: a share outside (0, 1), or images that are split already.
+    """
+    if not 0 < share < 1:
+        raise BcosError(f"the share of test images must be between 0 and 1, got {share}")
+    if len({item.split for item in items}) > 1:
+        raise BcosError("the images are split already; leave out --test-share")
+    chosen = [int(hashlib.sha256(item.path.encode()).hexdigest()[:12], 16) < share * 16**12 for item in items]
+    return [replace(i, split="test") if test else i for i, test in zip(items, chosen, strict=True)]
+
+
+def _files_below(root: Path) -> dict[str, str]:
+    """Paths of all files, through links to folders too, and their sizes; sorted."""
+    found = {}
+    seen: set[str] = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above
+            below.clear()
+            continue
+        seen.add(real)
+        for path in (Path(folder) / name for name in files):
+            if path.is_file():
+                found[path.relative_to(root).as_posix()] = str(path.stat().st_size)
+    return dict(sorted(found.items()))
 
 
 def _shared_depth(folders: list[tuple[str, ...]]) -> int:

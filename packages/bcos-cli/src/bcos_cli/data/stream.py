@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
+from bcos_cli.data.decoding import UNREADABLE
 from bcos_cli.data.index import ShardIndex, shard_urls
 from bcos_core.errors import BcosError
 
@@ -190,7 +191,7 @@ class ShardStream(IterableDataset[Sample]):
             )
         try:
             image = self.transform(data, random.Random(f"{self.seed}/{epoch}/{key}"))
-        except OSError as reason:
+        except UNREADABLE as reason:
             raise BcosError(f"the image {key!r} of {sample['__url__']} cannot be read: {reason}") from reason
         return image, int(sample["cls"]), sample["position"]
 

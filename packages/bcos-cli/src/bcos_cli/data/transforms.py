@@ -3,46 +3,16 @@
 The inference transform of a model, and the augmentations of a recipe.
 """
 
-import io
 import random
 from dataclasses import dataclass
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from bcos_cli.config import Augment
-from bcos_core.errors import BcosError
+from bcos_cli.data.decoding import decode
 from bcos_models import InputSpec
-
-
-def decode(data: bytes, channels: int) -> Image.Image:
-    """Decode an image to greyscale (1 channel) or RGB (3 channels)."""
-    with Image.open(io.BytesIO(data)) as image:
-        return as_seen(image, channels)
-
-
-def as_seen(image: Image.Image, channels: int) -> Image.Image:
-    """Return an image as a person sees it: upright as EXIF says, on white where it is transparent, 8 bits deep."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits of greyscale, which Pillow would cut off at 255
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert(image_mode(channels))
-
-
-def image_mode(channels: int) -> str:
-    """Return Pillow's mode for images of `channels` channels.
-
-    Raises:
-        BcosError: neither 1 nor 3.
-    """
-    if channels not in (1, 3):
-        raise BcosError(f"images have 1 (greyscale) or 3 (RGB) channels, the model wants {channels}")
-    return "L" if channels == 1 else "RGB"
 
 
 def inference_transform(spec: InputSpec) -> nn.Module:
@@ -96,7 +66,7 @@ class BytesTransform:
             result: Tensor = self.steps(image)
             return result
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(rng.getrandbits(63))
+            torch.default_generator.manual_seed(rng.getrandbits(63))  # torch.manual_seed would reach GPUs too
             augmented: Tensor = self.steps(image)
         return augmented
 

@@ -54,10 +54,12 @@ class Checkpoints:
         aside.mkdir(parents=True)
         save_weights(model, aside / _WEIGHTS)
         torch.save({"progress": vars(progress), **state}, aside / _STATE)
+        if is_best:  # first, so that a checkpoint never tells of a best one that is not there
+            copy = self.folder / f".{BEST}.tmp"
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(aside, copy)
+            _replace(copy, self.folder / BEST)
         _replace(aside, final)
-        if is_best:
-            shutil.copytree(final, aside)
-            _replace(aside, self.folder / BEST)
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old)
         return final

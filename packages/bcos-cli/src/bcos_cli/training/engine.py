@@ -52,6 +52,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
     if recipe.data.path is None:
         raise BcosError("there are no data to train on; give a folder of shards with --data")
     index = load_index(recipe.data.path)
+    if len(index.classes) < 2:
+        raise BcosError(f"the shards have the class {index.classes[0]!r} alone; a classifier needs at least two")
     accelerator = _accelerator(recipe, out)
     folder = RunFolder(out)
     with accelerator.main_process_first():
@@ -143,7 +145,8 @@ class _Training:
             tracker.finish()
         if self.accelerator.is_main_process:
             self.trained.save(self.folder.weights, self.accelerator.unwrap_model(self.model))
-        self.trained.model = self.accelerator.unwrap_model(self.model).eval()
+        # without Accelerate's autocast: scores and explanations are those of the saved weights
+        self.trained.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
         self.accelerator.wait_for_everyone()
 
     def _one_epoch(self, epoch: int) -> None:

@@ -31,11 +31,13 @@ def make_schedule(
     optimizer: Optimizer, config: Schedule, lr: float, epochs: int, steps_per_epoch: int
 ) -> CosineLRScheduler:
     """Return a schedule over steps: linear warm-up, then a cosine to the end of the last epoch."""
+    warmup = round(config.warmup_epochs * steps_per_epoch)
     return CosineLRScheduler(
         optimizer,
-        t_initial=epochs * steps_per_epoch,
+        t_initial=epochs * steps_per_epoch - warmup,
         lr_min=config.final_factor * lr,
-        warmup_t=round(config.warmup_epochs * steps_per_epoch),
+        warmup_t=warmup,
+        warmup_prefix=True,
         warmup_lr_init=config.warmup_factor * lr,
         t_in_epochs=False,
     )

@@ -48,13 +48,15 @@ def test_interrupted_saving_leaves_the_old_file_and_nothing_else(model, tmp_path
     path = save_weights(model, tmp_path / "m.safetensors")
     before = path.read_bytes()
 
-    def half(state, file, metadata):
-        file.write_bytes(before[: len(before) // 2])
+    def half(file, content):
+        with file.open("wb") as stream:
+            stream.write(content[: len(content) // 2])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safetensors.torch.save_file", half)
-    with pytest.raises(KeyboardInterrupt):
-        save_weights(model, path)
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.write_bytes", half)
+        with pytest.raises(KeyboardInterrupt):
+            save_weights(model, path)
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
     assert path.read_bytes() == before
 

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from bcos_cli import console
 from bcos_cli.data.decoding import UNREADABLE
-from bcos_cli.data.index import write_atomically
 from bcos_cli.images import ImageFile, find_images, load_image
 from bcos_cli.pictures import contribution_picture, exact_pictures, save_pictures
 from bcos_cli.trained import TrainedModel, default_device, load_trained
 from bcos_core import Explanation
 from bcos_core import explain as explain_exactly
 from bcos_core.errors import BcosError
+from bcos_core.files import write_atomically
 from bcos_core.plugins import suggestion
 from bcos_explain import get_explainer
 

@@ -9,7 +9,7 @@ import torch
 
 from bcos_cli import console
 from bcos_cli.config import Loss
-from bcos_cli.data.index import ShardIndex, load_index, write_atomically
+from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluation import Scores, evaluate
 from bcos_cli.metrics import CLASSIFICATION
@@ -17,6 +17,7 @@ from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel
 from bcos_cli.training.optim import make_loss
 from bcos_core.errors import BcosError
+from bcos_core.files import write_atomically
 from bcos_explain import get_explainer, get_metric, metric_specs
 from bcos_explain.metrics.confident import ConfidentImages
 from bcos_explain.metrics.gridpg import grid_pointing_game

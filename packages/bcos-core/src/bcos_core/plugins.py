@@ -5,6 +5,7 @@ stops the others: it is kept, with the reason, for ``bcos plugins`` to show.
 """
 
 import difflib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -167,3 +168,27 @@ def resolve(reference: str) -> Callable[..., Any]:
         return getattr(import_module(module), function)  # type: ignore[no-any-return] # reason: named by a string
     except (ImportError, AttributeError, ValueError) as reason:
         raise BcosError(f"cannot load {reference!r}: {reason}; a builder is named 'module:function'") from reason
+
+
+def takes(builder: Callable[..., Any], option: str) -> bool:
+    """Whether a builder has an argument of that name."""
+    parameters = inspect.signature(builder).parameters
+    return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]) -> None:
+    """Refuse options that a builder does not take.
+
+    Args:
+        what: is built, for the message: ``"the model 'resnet18'"``.
+        builder: that is to be called with the options.
+        options: their names.
+
+    Raises:
+        BcosError: naming the option, and one that is close.
+    """
+    for option in options:
+        if not takes(builder, option):
+            known = list(inspect.signature(builder).parameters)
+            hint = suggestion(option, known) if known else "it has none"
+            raise BcosError(f"{what} has no option {option!r}; {hint}")

@@ -1,12 +1,10 @@
 """Explainers and metrics by name."""
 
-import inspect
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from bcos_core.errors import BcosError
-from bcos_core.plugins import resolve, suggestion
+from bcos_core.plugins import check_options, resolve
 from bcos_explain import plugins
 from bcos_explain.spec import ExplainerSpec, MetricSpec
 
@@ -43,7 +41,7 @@ def get_explainer(name: str, **options: Any) -> "Explainer":
     IntegratedGradients(n_steps=20, internal_batch_size=64)
     """
     builder = resolve(plugins.explainers()[name].builder)
-    _check_options(name, builder, options)
+    check_options(f"the explainer {name!r}", builder, options)
     explainer: Explainer = builder(**options)
     return explainer
 
@@ -65,14 +63,3 @@ def get_metric(name: str) -> Callable[..., Any]:
         BcosError: no such metric; the message suggests one.
     """
     return resolve(plugins.metrics()[name].builder)
-
-
-def _check_options(name: str, builder: Callable[..., Any], options: dict[str, Any]) -> None:
-    parameters = inspect.signature(builder).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    known = [p.name for p in parameters]
-    for option in options:
-        if option not in known:
-            hint = suggestion(option, known) if known else "it has none"
-            raise BcosError(f"the explainer {name!r} has no option {option!r}; {hint}")

@@ -1,13 +1,11 @@
 """Models by name."""
 
-import inspect
-from collections.abc import Callable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bcos_core.errors import BcosError
-from bcos_core.plugins import resolve, suggestion
+from bcos_core.plugins import check_options, resolve, takes
 from bcos_models import plugins
 from bcos_models.spec import ModelSpec
 
@@ -71,25 +69,10 @@ def create_model(
     classes = spec.num_classes if num_classes is None else num_classes
     if not isinstance(classes, int) or classes < 1:
         raise BcosError(f"num_classes must be at least 1, got {classes!r}")
-    defaults = {"in_chans": spec.input.encoded_channels} if _takes(builder, "in_chans") else {}
+    defaults = {"in_chans": spec.input.encoded_channels} if takes(builder, "in_chans") else {}
     arguments: dict[str, Any] = {**defaults, **spec.options, **options, "num_classes": classes}
-    _check_options(name, builder, arguments)
+    check_options(f"the model {name!r}", builder, arguments)
     model: nn.Module = builder(**arguments)
     if weights is not None:
         load_weights(model, weights, name=name)
     return model
-
-
-def _takes(builder: Callable[..., Any], argument: str) -> bool:
-    parameters = inspect.signature(builder).parameters
-    return argument in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-
-
-def _check_options(name: str, builder: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    parameters = inspect.signature(builder).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    known = [p.name for p in parameters]
-    for option in arguments:
-        if option not in known:
-            raise BcosError(f"the model {name!r} has no option {option!r}; {suggestion(option, known)}")

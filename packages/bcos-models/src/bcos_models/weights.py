@@ -1,6 +1,5 @@
 """Weights in and out of safetensors files. Nothing is ever unpickled."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
+from bcos_core.files import write_atomically
 from bcos_models import plugins
 
 
@@ -23,16 +23,9 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, s
     Returns:
         The path.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    try:
-        safetensors.torch.save_file(state, aside, metadata={"format": "pt", **(metadata or {})})
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
+    write_atomically(path, safetensors.torch.save(state, metadata={"format": "pt", **(metadata or {})}))
+    return Path(path)
 
 
 def load_weights(model: nn.Module, path: str | Path, *, name: str = "") -> None:

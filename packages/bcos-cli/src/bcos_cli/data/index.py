@@ -1,6 +1,5 @@
 """``index.json``: what a folder of shards holds. Imports no torch."""
 
-import os
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -125,13 +124,3 @@ def shard_urls(data: str, shards: list[ShardRecord]) -> list[str]:
     """Full path or URL of every shard."""
     base = index_location(data).rpartition("/")[0] or "."
     return [f"{base}/{shard.name}" for shard in shards]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file aside, then rename it: it is there whole, or not at all."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        aside.write_text(text)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

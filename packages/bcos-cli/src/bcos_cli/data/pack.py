@@ -22,10 +22,10 @@ from bcos_cli.data.index import (
     ShardRecord,
     SkippedImage,
     load_index,
-    write_atomically,
 )
 from bcos_cli.data.sources import ImageItem, ImageSource
 from bcos_core.errors import BcosError
+from bcos_core.files import write_atomically
 
 OnError = Literal["fail", "skip"]
 PROGRESS_NAME = ".packing.json"
@@ -277,12 +277,7 @@ def write_shard(source: ImageSource, shard: PlannedShard, destination: Path, on_
         sha256=hashlib.sha256(content).hexdigest(),
     )
     if samples and not (skipped and on_error == "fail"):
-        aside = destination / f".{shard.name}.{os.getpid()}.tmp"
-        try:
-            aside.write_bytes(content)
-            aside.replace(destination / shard.name)
-        finally:
-            aside.unlink(missing_ok=True)
+        write_atomically(destination / shard.name, content)
     return _Finished(record=record, skipped=skipped)
 
 

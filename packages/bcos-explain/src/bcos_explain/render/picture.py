@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from bcos_core import BcosError
-from bcos_explain.files import write_atomically
+from bcos_core.files import write_atomically
 from bcos_explain.render.arrays import Array, Picture, as_picture, as_tensor
 
 _ROUNDING = 1e-3

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bcos_explain.files import write_atomically
+from bcos_core.files import write_atomically
 from bcos_explain.render import contribution_rgb, symmetric_limit
 from bcos_explain.render.picture import png_bytes
 from bcos_explain.report.charts import learning_curves, score_boxes

@@ -1,17 +1,16 @@
-"""Writing files that are complete or not there."""
+"""Writing files that are there whole, or not at all. Imports no torch."""
 
 import os
 from pathlib import Path
 
 
-def write_atomically(path: str | Path, content: bytes) -> None:
+def write_atomically(path: str | Path, content: bytes | str) -> None:
     """Write `content` aside, then rename it to `path`; missing folders are made, an old file is replaced."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        aside.write_bytes(content)
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
         aside.replace(path)
-    except BaseException:
+    finally:
         aside.unlink(missing_ok=True)
-        raise

@@ -74,12 +74,13 @@ class Counter:
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table; numbers are aligned to the right."""
     cells = [[str(cell) for cell in row] for row in rows]
-    made = Table(title=title, title_justify="left", title_style="bold")
+    made = Table()
     for i, column in enumerate(columns):
         numeric = bool(cells) and all(_is_number(row[i]) for row in cells)
         made.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         made.add_row(*row)
+    out.print(title, style="bold", soft_wrap=True)  # rich would squeeze it to the width of the table
     out.print(made)
 
 

@@ -13,11 +13,11 @@ from bcos_cli.data.transforms import (
     BytesTransform,
     decode,
     inference_transform,
-    input_encoder,
     training_transform,
 )
 from bcos_core import BcosError
 from bcos_models import InputSpec
+from bcos_models.transforms import input_encoder
 
 ALL = Augment(
     random_resized_crop=(0.3, 1),

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bcos_core import BcosError, BcosSelfAttention, explain
+from bcos_core import BcosError, BcosSelfAttention, SelfAttention, explain
 
 
 def literal(layer, x, *, frozen):
@@ -55,6 +55,16 @@ def test_contributions_sum_to_the_output(layer, tokens, scale):
     e = explain(layer, tokens, target=4)
     assert (e.bias == 0).all()
     assert (e.residual.abs() <= 1e-9 * scale(e)).all()
+
+
+def test_plain_attention_is_pytorchs(tokens, randomized):
+    layer = randomized(SelfAttention(6, 2).double())
+    theirs = torch.nn.MultiheadAttention(6, 2, bias=False, batch_first=True, dtype=torch.float64)
+    theirs.load_state_dict({"in_proj_weight": layer.qkv.weight, "out_proj.weight": layer.out.weight})
+    torch.testing.assert_close(layer(tokens), theirs(tokens, tokens, tokens)[0])
+    e = explain(layer, tokens, target=4)
+    assert (e.bias == 0).all()
+    assert (e.residual.abs() < 1e-12).all()
 
 
 def test_shape_is_kept_and_settings_reach_the_projection():

@@ -38,6 +38,11 @@ def test_group_norm_has_two_groups():
     assert norms.make_norm("layer_uncentered", 4).num_groups == 1
 
 
+def test_eps_is_passed_on():
+    assert norms.make_norm("position", 4).eps == 1e-5
+    assert norms.make_norm("position", 4, eps=1e-6).eps == 1e-6
+
+
 def test_none_is_the_identity():
     assert isinstance(norms.make_norm("none", 4), nn.Identity)
 

@@ -125,6 +125,37 @@ def test_functions_may_be_called_with_keywords(name):
     assert (e.residual.abs() < 1e-12).all()
 
 
+ACTIVATIONS = {
+    "gelu": (F.gelu, lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5))),
+    "silu": (F.silu, lambda x: x / (1 + (-x).exp())),
+    "mish": (F.mish, lambda x: x * torch.tanh(torch.log(1 + x.exp()))),
+    "hardswish": (F.hardswish, lambda x: x * (x + 3).clamp(0, 6) / 6),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_smooth_activation_is_the_input_times_a_frozen_gate(name, gradient):
+    function, definition = ACTIVATIONS[name]
+    x = torch.tensor([[-4.0, -2.0, -0.5, 1e-9, 0.3, 2.0, 4.0]]).double()
+    with explanation_mode(nn.Identity()):
+        torch.testing.assert_close(function(x), definition(x))
+    expected = gradient(lambda v: v * (definition(x) / x), x)
+    torch.testing.assert_close(gradient(Call(lambda _, v: function(v)), x, explaining=True), expected)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.GELU(), nn.GELU("tanh"), nn.SiLU(inplace=True), nn.Hardswish(), nn.Mish()], ids=str
+)
+def test_network_with_smooth_activations_is_explained_exactly(layer):
+    model = nn.Sequential(nn.Linear(4, 8), layer, nn.Linear(8, 3)).double()
+    x = torch.randn(5, 4).double()
+    x[0] = 0
+    e = explain(model, x, target=1)
+    torch.testing.assert_close(e.score, model(x)[:, 1])
+    assert (e.residual.abs() < 1e-12).all()
+    assert list(e.bias_terms) == ["0.bias", "2.bias"]
+
+
 def test_explaining_changes_no_running_statistics(net, images):
     before = {k: v.clone() for k, v in net.state_dict().items()}
     explain(net, images)

@@ -12,18 +12,44 @@ from bcos_models import create_model, get_spec, list_models
 from bcos_models.spec import ModelSpec
 
 NAMES = list_models()
-DEEP = ("cifar10_resnet110", "resnet50", "resnext50_32x4d")
-RUN = [
-    pytest.param(name, marks=pytest.mark.slow if name.endswith(DEEP) else ())
-    for name in NAMES
-    if "cifar10" in name or name in ("resnet18", "resnet50", "resnext50_32x4d")
-]
+LIGHT = {
+    *(n for n in NAMES if "cifar10_resnet" in n and n.endswith(("20", "32", "44", "56", "29_16x8d"))),
+    "cifar10_densenet52",
+    "convnext_atto",
+    "convnext_atto_bnu",
+    "densenet121",
+    "resnet18",
+    "simple_vit_ti_patch16_224",
+    "standard_simple_vit_ti_patch16_224",
+    "standard_vitc_ti_patch1_14",
+    "vitc_ti_patch1_14",
+}
+ALL = [pytest.param(name, marks=() if name in LIGHT else pytest.mark.slow) for name in NAMES]
+POSITIONS = ("simple_vit", "vitc")
 
 
-def test_the_resnet_family_is_there():
-    imagenet = {"resnet18", "resnet34", "resnet50", "resnet101", "resnet152"}
-    cifar = {f"{p}cifar10_resnet{d}" for p in ("", "standard_") for d in (20, 32, 44, 56, 110)}
-    assert imagenet | cifar <= set(NAMES)
+def test_every_model_of_the_reference_is_there():
+    vits = {f"{p}{n}" for p in ("", "standard_") for s in ("ti", "s", "b", "l") for n in _vits(s)}
+    assert vits | {*_cnns(), *_small()} == set(NAMES)
+
+
+def _vits(size):
+    return f"simple_vit_{size}_patch16_224", f"vitc_{size}_patch1_14"
+
+
+def _cnns():
+    yield from (f"resnet{d}" for d in (18, 34, 50, 101, 152, "50_long", "152_long"))
+    yield from ("resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2")
+    yield from (f"densenet{d}" for d in (121, 161, 169, 201, "121_long"))
+    yield from (f"vgg{d}{norm}" for d in (11, 13, 16, 19) for norm in ("", "_bnu"))
+    yield from (f"convnext_{s}{norm}" for s in ("atto", "tiny", "small", "base", "large") for norm in ("", "_bnu"))
+
+
+def _small():
+    yield from (f"{p}cifar10_resnet{d}" for p in ("", "standard_") for d in (20, 32, 44, 56, 110))
+    yield from (f"cifar10_resnext29_{w}" for w in ("8x64d", "16x64d"))
+    yield from (f"cifar10_resnext{d}_{w}" for d in (29, 47, 65, 101) for w in ("32x4d", "16x8d"))
+    yield from (f"cifar10_densenet{d}" for d in (52, 100, 190, 250))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,21 +67,24 @@ def test_description_is_complete_and_its_builder_exists(name):
     assert isinstance(spec, ModelSpec)
     assert callable(getattr(import_module(module), function))
     assert spec.summary
-    assert spec.family == "resnet"
+    assert spec.family == module.split(".")[1]
     assert spec.input.size == (32 if "cifar10" in name else 224)
     assert spec.input.encoding == ("standardize" if name.startswith("standard_") else "add_inverse")
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", ALL)
 def test_contributions_and_bias_sum_to_the_logit(name, calibrated, encoded):
     model, x, k = calibrated(name), encoded(name), get_spec(name).num_classes
     e = explain(model, x, [[0, k - 1], [1, k // 2]])
     assert e.logits.shape == (2, k)
-    scale = e.contributions.abs().flatten(2).sum(-1) + e.score.abs()
+    scale = e.contributions.abs().flatten(2).sum(-1) + e.bias.abs() + e.score.abs()
     assert ((e.map.sum((-1, -2)) + e.bias - e.score).abs() <= 1e-9 * scale).all()
-    assert (e.contributions.abs().flatten(2).sum(-1) > 1e-3).all()
-    if not name.startswith("standard_"):  # all that B-cos networks add is the logit bias
-        assert e.bias.flatten().tolist() == pytest.approx([-math.log(k - 1)] * 4, rel=1e-9)
+    assert (e.contributions.abs().flatten(2).sum(-1) > 1e-9).all()
+    if name.startswith(POSITIONS):
+        assert set(e.bias_terms) == {"positions", "constant"}
+        assert (e.bias_terms["positions"].abs() > 1e-6).all()
+    if not name.startswith("standard_"):  # all else that B-cos networks add is the logit bias
+        assert e.bias_terms["constant"].flatten().tolist() == pytest.approx([-math.log(k - 1)] * 4, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["standard_cifar10_resnet20"])
@@ -66,7 +95,7 @@ def test_explanation_of_a_relu_network_is_its_gradient(name, calibrated, encoded
     torch.testing.assert_close(e.weight, gradient, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", RUN)
+@pytest.mark.parametrize("name", [n for n in ALL if n.values[0] in LIGHT])
 def test_every_parameter_gets_a_gradient_and_one_step_changes_it(name, encoded):
     model, x = create_model(name).double().train(), encoded(name)
     before = [p.detach().clone() for p in model.parameters()]

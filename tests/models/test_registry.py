@@ -45,7 +45,9 @@ def build_tiny(*, num_classes, in_chans, size=1):
 
 
 def build_anything(*, num_classes, in_chans, **options):
-    return num_classes, in_chans, options
+    made = build_tiny(num_classes=num_classes, in_chans=in_chans)
+    made.options = options
+    return made
 
 
 TINY = ModelSpec("tiny", f"{__name__}:build_tiny", "tiny", input=InputSpec(channels=4), num_classes=7)
@@ -75,9 +77,14 @@ def test_unknown_model_is_refused_with_a_suggestion(look_up):
         look_up("resnet_50")
 
 
-def test_pretrained_says_what_to_do_instead():
-    with pytest.raises(BcosError, match="no pretrained weights are registered for 'resnet18'; give weights=FILE"):
-        create_model("resnet18", pretrained=True)
+def test_model_without_published_weights_says_what_to_do_instead():
+    with pytest.raises(BcosError, match="there are no published weights of 'resnext101_32x8d'; give weights=FILE"):
+        create_model("resnext101_32x8d", pretrained=True)
+
+
+def test_published_and_other_weights_are_refused_together():
+    with pytest.raises(BcosError, match="give pretrained=True or weights='mine.safetensors', not both"):
+        create_model("resnet18", pretrained=True, weights="mine.safetensors")
 
 
 def test_strangers_model_is_built_with_its_channels_and_classes(entry_points):
@@ -96,7 +103,7 @@ def test_callers_options_win_over_those_of_the_description(entry_points):
 
 def test_builder_with_keywords_of_its_own_takes_any_option(entry_points):
     entry_points(zoo=lambda: plugin(replace(TINY, builder=TINY.builder.replace("tiny", "anything"))))
-    assert create_model("tiny", colour="red") == (7, 8, {"colour": "red"})
+    assert create_model("tiny", colour="red").options == {"colour": "red"}
 
 
 def test_broken_plugin_is_named_and_the_rest_works(entry_points):

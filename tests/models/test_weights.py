@@ -1,3 +1,6 @@
+import math
+from pathlib import Path
+
 import pytest
 import safetensors
 import torch
@@ -90,7 +93,7 @@ def test_layer_called_linear_survives_the_round_trip(tmp_path):
 
 
 def test_missing_file_is_named(model, tmp_path):
-    with pytest.raises(BcosError, match=r"there is no weights file '.*nope.safetensors'; give the path of a"):
+    with pytest.raises(BcosError, match=r"there is no weights file '.*nope.safetensors'; give the path or URL of a"):
         load_weights(model, tmp_path / "nope.safetensors")
 
 
@@ -105,17 +108,52 @@ def test_truncated_file_is_refused_and_the_model_left_alone(kept, model, tmp_pat
     assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
 
 
-def test_pickled_file_is_not_unpickled(model, tmp_path):
-    path = tmp_path / "m.pth"
-    torch.save(model.state_dict(), path)
-    with pytest.raises(BcosError, match="is no readable safetensors file"):
-        load_weights(model, path)
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}], ids=["bare", "in a dict"])
+def test_state_dict_of_torch_save_is_read(wrap, model, tmp_path):
+    torch.save(wrap(model.state_dict()), tmp_path / "m.pth")
+    assert same(create_model("cifar10_resnet20", weights=tmp_path / "m.pth", **SMALL), model)
+
+
+class Evil:
+    """Would write a file if it were unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickled_code_is_not_run(model, tmp_path):
+    torch.save({"fc.weight": Evil(tmp_path / "ran")}, tmp_path / "m.pth")
+    with pytest.raises(BcosError, match=r"m.pth' is no file of weights alone .*; give a .safetensors file"):
+        load_weights(model, tmp_path / "m.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {"state_dict": {"a": "b"}}], ids=str)
+def test_file_without_state_dict_is_refused(content, model, tmp_path):
+    torch.save(content, tmp_path / "m.pth")
+    with pytest.raises(BcosError, match=r"m.pth' holds no state dict; save model.state_dict\(\)"):
+        load_weights(model, tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("options", [{}, {"max_out": 2}], ids=str)
+def test_classifier_of_other_classes_is_replaced_where_classes_are_asked_for(options, tmp_path):
+    options = {"depths": (1,), "width": 4, **options}
+    trained = create_model("cifar10_resnet20", num_classes=3, **options)
+    path = save_weights(trained, tmp_path / "m.safetensors")
+    model = create_model("cifar10_resnet20", weights=path, num_classes=5, **options).eval()
+    assert model(torch.rand(1, 6, 8, 8)).shape == (1, 5)
+    assert model.logit_layer.logit_bias == pytest.approx(-math.log(4))
+    other, own = trained.state_dict(), model.state_dict()
+    assert all(torch.equal(own[key], other[key]) for key in own if key != "fc.weight")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_classes": 4}, r"fc.weight has shape \(3, 4, 1, 1\), needs \(4, 4, 1, 1\); build the model"),
+        ({"num_classes": None}, r"fc.weight has shape \(3, 4, 1, 1\), needs \(10, 4, 1, 1\); build the model"),
         (
             {"width": 6},
             r"bn1.running_var has shape \(4,\), needs \(6,\); bn1.weight .* \(and more, 10 in all\)",

@@ -10,9 +10,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from bcos_cli.config import Recipe
-from bcos_cli.data.transforms import input_encoder
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec, create_model, get_spec, list_models, load_weights, save_weights
+from bcos_models.transforms import input_encoder
 
 Probabilities = Literal["sigmoid", "softmax"]
 WEIGHTS_NAME = "model.safetensors"
@@ -113,8 +113,7 @@ def _load_file(path: Path) -> TrainedModel:
     if _METADATA not in metadata:
         raise BcosError(f"{str(path)!r} does not say which model it belongs to; name it: MODEL --weights {path}")
     described = json.loads(metadata[_METADATA])
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described["input"].items()}
-    seen = InputSpec(**values)
+    seen = InputSpec.from_dict(described["input"])
     options = described["options"]
     model = create_model(described["model"], num_classes=len(described["classes"]), **options)
     load_weights(model, path, name=described["model"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bcos_core import functional, losses, norms
-    from bcos_core.attention import BcosSelfAttention
+    from bcos_core.attention import BcosSelfAttention, SelfAttention
     from bcos_core.conv import BcosConv1d, BcosConv2d, BcosConv3d
     from bcos_core.encoding import AddInverse
     from bcos_core.errors import BcosError
@@ -31,6 +31,7 @@ _HOMES = {
     "BcosSelfAttention": "attention",
     "Explanation": "explanation",
     "LogitLayer": "logits",
+    "SelfAttention": "attention",
     "explain": "explaining",
     "explanation_mode": "mode",
     "freeze": "mode",
@@ -48,6 +49,7 @@ __all__ = [
     "BcosSelfAttention",
     "Explanation",
     "LogitLayer",
+    "SelfAttention",
     "explain",
     "explanation_mode",
     "freeze",

@@ -2,8 +2,8 @@
 
 B-cos layers freeze their dynamic factors themselves. Operations of plain PyTorch layers that stand beside
 them are rewritten here, when the function is called: layer, group, instance and batch norms freeze their
-variance (never their mean), and every constant that an operation adds is routed through
-:mod:`bcos_core.additive`. The values stay the same; only gradients change.
+variance (never their mean), smooth activations become ``x`` times a frozen gate, and every constant that an
+operation adds is routed through :mod:`bcos_core.additive`. The values stay the same; only gradients change.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -169,6 +169,14 @@ def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     return divide_by_std(x - x.mean(dims, keepdim=True), variance(x, dims), eps)
 
 
+def _activation(func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """``f(x) = x · (f(x)/x)`` with a frozen gate ``f(x)/x``, for functions with ``f(0) = 0``."""
+    kwargs.pop("inplace", None)
+    x = input.detach()
+    y: Tensor = func(x, *args, **kwargs)
+    return input * torch.where(x == 0, 0, y / x)
+
+
 def _dropout(func: Rule, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     if training and p > 0:
         raise BcosError(f"cannot explain: the model drops activations at random (p={p:g}); call model.eval() first")
@@ -199,6 +207,7 @@ RULES: dict[Callable[..., Any], Rule] = {
     F.layer_norm: _layer_norm,
     F.group_norm: _group_norm,
     F.instance_norm: _instance_norm,
+    **dict.fromkeys((F.gelu, F.silu, F.mish, F.hardswish), _activation),
     **dict.fromkeys((F.conv1d, F.conv2d, F.conv3d), _conv),
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout), _dropout),
     **dict.fromkeys(

@@ -3,11 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, get_args
 
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from bcos_core import BcosConv2d
+from bcos_core.errors import BcosError
 from bcos_core.norms import Affine, make_norm
+from bcos_core.norms.choice import NORM_EPS
+
+Antialias = Literal["none", "blurpool"]
 
 
 @dataclass(frozen=True)
@@ -15,7 +21,7 @@ class Layers:
     """Builders of the layers of a CNN."""
 
     conv: Callable[..., nn.Module]
-    """``(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)``, without bias."""
+    """``(in_channels, out_channels, kernel_size, stride, padding, dilation, groups)``"""
     norm: Callable[[int], nn.Module]
     """``(channels)``"""
     act: Callable[[], nn.Module]
@@ -24,7 +30,13 @@ class Layers:
 
 
 def bcos_layers(
-    *, b: float = 2.0, max_out: int = 1, norm: str = "batch_uncentered", norm_affine: Affine = "linear"
+    *,
+    b: float = 2.0,
+    max_out: int = 1,
+    norm: str = "batch_uncentered",
+    norm_affine: Affine = "linear",
+    norm_eps: float = NORM_EPS,
+    antialias: Antialias = "none",
 ) -> Layers:
     """B-cos convolutions, no activation, average pooling (Böhle et al., TPAMI 2024, section 3.3).
 
@@ -33,14 +45,19 @@ def bcos_layers(
         max_out: MaxOut units.
         norm: a name that :func:`bcos_core.norms.make_norm` takes.
         norm_affine: the norms' parameters: ``"affine"``, ``"linear"`` or ``"plain"``.
+        norm_eps: added to the norms' variances.
+        antialias: ``"blurpool"`` low-pass filters wherever the resolution is reduced.
     """
+    if antialias not in get_args(Antialias):
+        raise BcosError(f"antialias must be one of {get_args(Antialias)}, got {antialias!r}")
     make_norm(norm, 2, affine=norm_affine)  # a wrong name fails here, once
-    return Layers(
-        conv=partial(BcosConv2d, b=b, max_out=max_out),
-        norm=partial(make_norm, norm, affine=norm_affine),
-        act=nn.Identity,
-        pool=nn.AvgPool2d,
-    )
+    conv: Callable[..., nn.Module] = partial(BcosConv2d, b=b, max_out=max_out)
+    pool: Callable[..., nn.Module] = nn.AvgPool2d
+    if antialias == "blurpool":
+        from bcos_models.antialias import BlurredConv2d, blur_pool
+
+        conv, pool = partial(BlurredConv2d, b=b, max_out=max_out), blur_pool
+    return Layers(conv, partial(make_norm, norm, affine=norm_affine, eps=norm_eps), nn.Identity, pool)
 
 
 def plain_layers() -> Layers:
@@ -51,3 +68,41 @@ def plain_layers() -> Layers:
         act=partial(nn.ReLU, inplace=False),
         pool=nn.MaxPool2d,
     )
+
+
+def stochastic_depth(rate: float) -> nn.Module:
+    """Drop a residual branch for a whole sample with probability `rate` in training (Huang et al., 2016)."""
+    return StochasticDepth(rate, "row") if rate else nn.Identity()
+
+
+def depth_rates(last: float, blocks: int) -> list[float]:
+    """Stochastic depth of each block, growing linearly from 0 at the first to `last`.
+
+    Raises:
+        BcosError: a rate outside [0, 1).
+    """
+    if not 0 <= last < 1:
+        raise BcosError(f"drop_path must be in [0, 1), got {last}")
+    return [last * i / max(blocks - 1, 1) for i in range(blocks)]
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes below 1.
+
+    Raises:
+        BcosError: naming all of them.
+    """
+    if min(sizes.values()) < 1:
+        names, values = list(sizes), [str(v) for v in sizes.values()]
+        listed = [", ".join(part[:-1]) + " and " + part[-1] if len(part) > 1 else part[0] for part in (names, values)]
+        raise BcosError(f"{listed[0]} must be at least 1, got {listed[1]}")
+
+
+def check_depths(depths: tuple[int, ...]) -> None:
+    """Refuse an empty network or stage.
+
+    Raises:
+        BcosError: `depths` is empty or holds a number below 1.
+    """
+    if not depths or min(depths) < 1:
+        raise BcosError(f"depths must name at least one block for every stage, got {depths}")

@@ -1,5 +1,6 @@
 """Models by name."""
 
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bcos_core.errors import BcosError
 from bcos_core.plugins import check_options, resolve, takes
 from bcos_models import plugins
-from bcos_models.spec import ModelSpec
+from bcos_models.spec import InputSpec, ModelConfig, ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,27 +45,26 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`.
-        pretrained: load the weights that the model's description names.
-        weights: a ``.safetensors`` file to load, written by :func:`bcos_models.save_weights` or in a format
-            that a plugin converts.
-        num_classes: outputs; None for the model's own number.
+        pretrained: load the published weights, downloaded on first use; they have terms of their own (see
+            ``get_spec(name).checkpoint``).
+        weights: other weights to load, in any of the forms that :func:`bcos_models.load_weights` takes.
+        num_classes: outputs; None for the model's own number. Where the weights have another number, the
+            classifier is replaced by a new one, with a logit bias for as many classes.
         options: arguments of the model's builder, such as ``b``, ``max_out``, ``norm`` or ``in_chans``.
 
     Returns:
-        The model, in train mode as PyTorch builds modules; call ``.eval()`` before explaining.
+        The model, in train mode as PyTorch builds modules; call ``.eval()`` before explaining. Its attribute
+        ``transform`` turns an image into its input, ``bcos_config`` tells how it was made.
 
     Raises:
         BcosError: an unknown model or option, or weights that cannot be loaded.
 
     >>> model = create_model("cifar10_resnet20", num_classes=5, b=1.5)
     """
-    from bcos_models.weights import load_weights
+    from bcos_models.weights import find_weights, load_state, read_state
 
     spec = get_spec(name)
-    if pretrained:
-        raise BcosError(
-            f"no pretrained weights are registered for {name!r}; give weights=FILE with a safetensors file instead"
-        )
+    source = _source(spec, pretrained, weights)
     builder = resolve(spec.builder)
     classes = spec.num_classes if num_classes is None else num_classes
     if not isinstance(classes, int) or classes < 1:
@@ -72,7 +72,39 @@ def create_model(
     defaults = {"in_chans": spec.input.encoded_channels} if takes(builder, "in_chans") else {}
     arguments: dict[str, Any] = {**defaults, **spec.options, **options, "num_classes": classes}
     check_options(f"the model {name!r}", builder, arguments)
+    seen = _seen(spec, arguments.get("in_chans"))
     model: nn.Module = builder(**arguments)
-    if weights is not None:
-        load_weights(model, weights, name=name)
+    if source is not None:
+        state = read_state(find_weights(source))
+        load_state(model, state, name=name, source=str(source), replace_classifier=num_classes is not None)
+    describe(model, ModelConfig(name, options, seen))
     return model
+
+
+def describe(model: "nn.Module", config: ModelConfig) -> None:
+    """Give a model the attributes that tell how it was made, and what is done to its input."""
+    from bcos_models.transforms import InferenceTransform
+
+    for key, value in {"bcos_config": config, "transform": InferenceTransform(config.input)}.items():
+        setattr(model, key, value)
+
+
+def _source(spec: ModelSpec, pretrained: bool, weights: str | Path | None) -> str | Path | None:
+    if not pretrained:
+        return weights
+    if weights is not None:
+        raise BcosError(f"give pretrained=True or weights={str(weights)!r}, not both")
+    if spec.checkpoint is None:
+        raise BcosError(
+            f"there are no published weights of {spec.name!r}; "
+            "give weights=FILE, or one of the models that bcos models lists with an accuracy"
+        )
+    return spec.checkpoint.url
+
+
+def _seen(spec: ModelSpec, in_chans: object) -> InputSpec:
+    """Input of a model that was built with other channels than its description says."""
+    if not isinstance(in_chans, int) or in_chans == spec.input.encoded_channels:
+        return spec.input
+    per_channel = 2 if spec.input.encoding == "add_inverse" else 1
+    return replace(spec.input, channels=max(in_chans // per_channel, 1))

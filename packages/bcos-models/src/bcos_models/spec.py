@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, Self
 
 from bcos_core.errors import BcosError
 
@@ -34,10 +34,34 @@ class InputSpec:
         if self.size < 1 or self.channels < 1:
             raise BcosError(f"size and channels must be positive, got {self.size} and {self.channels}")
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what ``dataclasses.asdict`` gave, also if it went through JSON.
+
+        Raises:
+            TypeError: other keys.
+        """
+        read: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
+        return cls(**read)
+
     @property
     def encoded_channels(self) -> int:
         """Channels that the network's first layer sees."""
         return self.channels * (2 if self.encoding == "add_inverse" else 1)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights that can be downloaded, and what they reach."""
+
+    url: str
+    """Of a ``.safetensors`` or ``.pth`` file; ``-<hex digits>`` before the suffix is checked as the start of its
+    SHA-256."""
+    top1: float | None = None
+    """Accuracy in %, as published; so is `top5`."""
+    top5: float | None = None
+    license: str = ""
+    """Note on the terms of the weights."""
 
 
 @dataclass(frozen=True)
@@ -56,3 +80,25 @@ class ModelSpec:
     """Number of parameters with the defaults; None if it is not known."""
     options: Mapping[str, object] = field(default_factory=dict)
     """Arguments of the builder that make this model; a caller may override them."""
+    checkpoint: Checkpoint | None = None
+    """What ``create_model(name, pretrained=True)`` loads."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """How :func:`bcos_models.create_model` made a model; the model has it as ``bcos_config``."""
+
+    name: str
+    options: Mapping[str, object]
+    """Those that the caller gave."""
+    input: InputSpec
+
+
+IMAGENET = InputSpec()
+IMAGENET_LONG = InputSpec(resize=232)
+"""Of the networks that were trained with the long recipe."""
+IMAGENET_STANDARDIZED = InputSpec(encoding="standardize")
+CIFAR10 = InputSpec(size=32, resize=None)
+CIFAR10_STANDARDIZED = InputSpec(
+    size=32, resize=None, encoding="standardize", mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)
+)

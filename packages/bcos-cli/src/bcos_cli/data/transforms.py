@@ -13,16 +13,12 @@ from torchvision.transforms import v2
 from bcos_cli.config import Augment
 from bcos_cli.data.decoding import decode
 from bcos_models import InputSpec
+from bcos_models.transforms import resize_and_crop
 
 
 def inference_transform(spec: InputSpec) -> nn.Module:
     """Resize and centre crop as the model was evaluated; PIL image → 8-bit (C, H, W)."""
-    to_size: list[nn.Module] = []
-    if spec.resize is None:
-        to_size = [v2.Resize((spec.size, spec.size), antialias=True)]
-    else:
-        to_size = [v2.Resize(spec.resize, antialias=True), v2.CenterCrop(spec.size)]
-    composed: nn.Module = v2.Compose([v2.PILToTensor(), *to_size])
+    composed: nn.Module = v2.Compose([resize_and_crop(spec), v2.PILToTensor()])
     return composed
 
 
@@ -69,14 +65,3 @@ class BytesTransform:
             torch.default_generator.manual_seed(rng.getrandbits(63))  # torch.manual_seed would reach GPUs too
             augmented: Tensor = self.steps(image)
         return augmented
-
-
-def input_encoder(spec: InputSpec) -> nn.Module:
-    """Images in [0, 1] → what the network sees: inverse channels, or mean and standard deviation."""
-    from bcos_core import AddInverse
-
-    if spec.encoding == "add_inverse":
-        return AddInverse()
-    mean, std = (list(values)[: spec.channels] for values in (spec.mean, spec.std))
-    normalize: nn.Module = v2.Normalize(mean, std)
-    return normalize

@@ -13,6 +13,8 @@ from bcos_core.plugins import suggestion
 Affine = Literal["affine", "linear", "plain"]
 """Weight and bias, weight only, neither."""
 
+NORM_EPS = 1e-5
+"""Added to the variance."""
 GROUPS = 2
 """Groups of ``group`` and ``group_uncentered``, as in the paper's ablation (table 3)."""
 
@@ -37,7 +39,7 @@ def norm_names() -> list[str]:
     return list(_NORMS)
 
 
-def make_norm(name: str, num_channels: int, *, affine: Affine = "linear") -> nn.Module:
+def make_norm(name: str, num_channels: int, *, affine: Affine = "linear", eps: float = NORM_EPS) -> nn.Module:
     """Build the norm called `name` for `num_channels` channels; ``"none"`` gives the identity.
 
     Raises:
@@ -49,4 +51,4 @@ def make_norm(name: str, num_channels: int, *, affine: Affine = "linear") -> nn.
         return nn.Identity()
     if name not in _NORMS:
         raise BcosError(f"there is no norm {name!r}; {suggestion(name, ['none', *_NORMS])}")
-    return _NORMS[name](num_channels, affine=affine != "plain", bias=affine == "affine")
+    return _NORMS[name](num_channels, eps=eps, affine=affine != "plain", bias=affine == "affine")

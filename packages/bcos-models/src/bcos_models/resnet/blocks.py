@@ -3,10 +3,9 @@
 from collections.abc import Callable
 
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from bcos_core.errors import BcosError
-from bcos_models.layers import Layers
+from bcos_models.layers import Layers, stochastic_depth
 
 
 class ResidualBlock(nn.Module):
@@ -29,7 +28,7 @@ class ResidualBlock(nn.Module):
                 layers.conv(in_channels, out_channels, 1, stride), layers.norm(out_channels)
             )
         self.act = layers.act()
-        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+        self.drop_path = stochastic_depth(drop_path)
 
     def branch(self, x: Tensor) -> Tensor:
         """Compute the residual."""

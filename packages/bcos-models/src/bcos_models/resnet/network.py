@@ -1,19 +1,17 @@
 """The network around the blocks."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
-from bcos_core import BcosConv2d, LogitLayer
-from bcos_models.layers import Layers
+from bcos_models.classifier import ImageClassifier, Logits, Stage
+from bcos_models.layers import Layers, check_depths, check_sizes, depth_rates
 from bcos_models.resnet.blocks import Block
 
 
-class ResNet(nn.Module):
+class ResNet(ImageClassifier):
     """Stem, stages of residual blocks, a 1×1 convolution as classifier, global average pooling, logit layer.
-
-    The classifier stands *before* the pooling (Böhle et al., TPAMI 2024, section 3.4): every position votes
-    for the classes. For a plain (linear) classifier the order makes no difference.
 
     Args:
         block: kind of residual block.
@@ -27,10 +25,14 @@ class ResNet(nn.Module):
         small_inputs: 3×3 stem without stride and pooling, for images of about 32×32.
         drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
         classifier_bias: whether the classifier adds a bias (the plain baselines).
-        logit_bias: added to the logits; None for none.
-        logit_temperature: the logits are divided by it; None for none.
+        logits: bias and temperature of the logits.
 
     Shapes: (N, in_chans, H, W) → (N, K).
+
+    Raises:
+        BcosError: values that make no network.
+
+    Source: He et al., 2016; Xie et al., 2017 (ResNeXt).
     """
 
     def __init__(
@@ -41,32 +43,38 @@ class ResNet(nn.Module):
         *,
         num_classes: int,
         in_chans: int,
-        width: int = 64,
-        groups: int = 1,
-        base_width: int = 64,
-        small_inputs: bool = False,
-        drop_path: float = 0.0,
+        width: int,
+        groups: int,
+        base_width: int,
+        small_inputs: bool,
+        drop_path: float,
         classifier_bias: bool = False,
-        logit_bias: float | None = None,
-        logit_temperature: float | None = None,
+        logits: Logits,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
+        check_depths(tuple(depths))
+        check_sizes(num_classes=num_classes, in_chans=in_chans, width=width)
+        rates = iter(depth_rates(drop_path, sum(depths)))
+        out_channels = [width * 2**i * block.expansion for i in range(len(depths))]
+        super().__init__(
+            stages=_stages(width, out_channels, small_inputs),
+            classifier="fc",
+            make_classifier=partial(nn.Conv2d if classifier_bias else layers.conv, out_channels[-1], kernel_size=1),
+            num_classes=num_classes,
+            logits=logits,
+        )
         stem = (3, 1, 1) if small_inputs else (7, 2, 3)  # kernel, stride, padding
         self.conv1 = layers.conv(in_chans, width, *stem)
         self.bn1 = layers.norm(width)
         self.act = layers.act()
         self.pool = nn.Identity() if small_inputs else layers.pool(3, 2, 1)
-        rates = iter(drop_path * i / max(sum(depths) - 1, 1) for i in range(sum(depths)))
         channels = width
         for stage, depth in enumerate(depths):
             blocks = []
             for i in range(depth):
-                stage_width = width * 2**stage
                 blocks.append(
                     block(
                         channels,
-                        stage_width,
+                        width * 2**stage,
                         2 if stage > 0 and i == 0 else 1,
                         layers,
                         groups=groups,
@@ -74,36 +82,21 @@ class ResNet(nn.Module):
                         drop_path=next(rates),
                     )
                 )
-                channels = stage_width * block.expansion
+                channels = out_channels[stage]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.num_stages = len(depths)
-        self.num_features = channels
-        self.fc = nn.Conv2d(channels, num_classes, 1) if classifier_bias else layers.conv(channels, num_classes, 1)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.logit_layer = LogitLayer(logit_temperature, logit_bias)
-        self._initialise()
+        self.fc = self._make_classifier(num_classes)
+        self.initialise(self)
 
-    def _initialise(self) -> None:
-        """He et al.'s initialisation of every convolution, as torchvision's."""
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | BcosConv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if isinstance(module, nn.Conv2d) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
+    def draw(self, weight: Tensor) -> None:
+        """He et al.'s initialisation, as torchvision's."""
+        nn.init.kaiming_normal_(weight, mode="fan_out", nonlinearity="relu")
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Feature maps of the last stage, (N, num_features, h, w)."""
-        x = self.pool(self.act(self.bn1(self.conv1(x))))
-        for stage in range(self.num_stages):
-            x = self.get_submodule(f"layer{stage + 1}")(x)
-        return x
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, K)."""
-        votes = self.fc(self.forward_features(x))  # (N, K, h, w)
-        logits: Tensor = self.logit_layer(self.avgpool(votes).flatten(1))
-        return logits
-
-    def get_classifier(self) -> nn.Module:
-        """Return the 1×1 convolution that votes for the classes."""
-        return self.fc
+def _stages(width: int, out_channels: Sequence[int], small_inputs: bool) -> list[Stage]:
+    """Stem (before its pooling), then the stages of blocks."""
+    reduction = 1 if small_inputs else 2
+    stages = [Stage(("conv1", "bn1", "act"), width, reduction)]
+    for i, channels in enumerate(out_channels):
+        reduction *= 1 if small_inputs and i == 0 else 2
+        stages.append(Stage((*(("pool",) if i == 0 else ()), f"layer{i + 1}"), channels, reduction))
+    return stages

@@ -1,0 +1,152 @@
+"""The ConvNeXt block, the network of such blocks, and its builder."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core.errors import BcosError
+from bcos_core.norms import Affine
+from bcos_core.norms.choice import NORM_EPS
+from bcos_models.classifier import ImageClassifier, LogitBias, Logits, Stage
+from bcos_models.layers import (
+    Antialias,
+    Layers,
+    bcos_layers,
+    check_depths,
+    check_sizes,
+    depth_rates,
+    stochastic_depth,
+)
+
+EXPANSION = 4
+"""Channels inside a block, in units of its width."""
+
+
+class ConvNeXtBlock(nn.Module):
+    """``y = x + γ · conv1×1(conv1×1(norm(depthwise7×7(x))))``, widening to four times the channels inside.
+
+    Args:
+        channels: of x and y.
+        layers: which convolutions and norms.
+        layer_scale: initial value of the learned γ, one for each channel.
+        drop_path: probability with which the branch of a sample is dropped in training.
+    """
+
+    def __init__(self, channels: int, layers: Layers, layer_scale: float, drop_path: float) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            layers.conv(channels, channels, 7, 1, 3, 1, channels),
+            layers.norm(channels),
+            layers.conv(channels, EXPANSION * channels, 1),
+            layers.conv(EXPANSION * channels, channels, 1),
+        )
+        self.layer_scale = nn.Parameter(torch.full((channels, 1, 1), layer_scale))
+        self.drop_path = stochastic_depth(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the scaled branch to `x`."""
+        branch: Tensor = self.drop_path(self.layer_scale * self.block(x))
+        return branch + x
+
+
+class ConvNeXt(ImageClassifier):
+    """4×4 stem with stride 4, stages of blocks, 2×2 convolutions with stride 2 between them; norm and classifier.
+
+    Args:
+        depths: blocks of each stage.
+        widths: channels of each stage.
+        layers: which convolutions and norms.
+        num_classes: K.
+        in_chans: channels of the encoded input.
+        layer_scale: initial scale of the residual branches.
+        drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
+        logits: bias and temperature of the logits.
+
+    Shapes: (N, in_chans, H, W) → (N, K).
+
+    Raises:
+        BcosError: values that make no network.
+
+    Source: Liu et al., 2022; Böhle et al., TPAMI 2024.
+    """
+
+    def __init__(
+        self,
+        depths: tuple[int, ...],
+        widths: tuple[int, ...],
+        layers: Layers,
+        *,
+        num_classes: int,
+        in_chans: int,
+        layer_scale: float,
+        drop_path: float,
+        logits: Logits,
+    ) -> None:
+        check_depths(depths)
+        if len(widths) != len(depths):
+            raise BcosError(f"widths and depths must be as many, got {widths} and {depths}")
+        check_sizes(num_classes=num_classes, in_chans=in_chans, width=min(widths))
+        rates = iter(depth_rates(drop_path, sum(depths)))
+        features, stages, channels = nn.Sequential(), [], in_chans
+        for i, (depth, width) in enumerate(zip(depths, widths, strict=True)):
+            if i == 0:
+                features.extend([layers.conv(channels, width, 4, 4), layers.norm(width)])
+            else:
+                features.append(nn.Sequential(layers.norm(channels), layers.conv(channels, width, 2, 2)))
+            channels = width
+            features.append(
+                nn.Sequential(*(ConvNeXtBlock(width, layers, layer_scale, next(rates)) for _ in range(depth)))
+            )
+            first = 2 * i + 1 if i else 0
+            stages.append(Stage(tuple(f"features.{j}" for j in range(first, len(features))), width, 4 * 2**i))
+        super().__init__(
+            stages=stages,
+            pre_logits=("classifier.0",),
+            classifier="classifier.1",
+            make_classifier=partial(layers.conv, channels, kernel_size=1),
+            num_classes=num_classes,
+            logits=logits,
+        )
+        self.features = features
+        self.classifier = nn.Sequential(layers.norm(channels), self._make_classifier(num_classes))
+        self.initialise(self)
+
+    def draw(self, weight: Tensor) -> None:
+        """Truncated normal, as in the paper."""
+        nn.init.trunc_normal_(weight, std=0.02)
+
+
+def bcos_convnext(
+    *,
+    depths: tuple[int, ...],
+    widths: tuple[int, ...],
+    num_classes: int,
+    in_chans: int = 6,
+    b: float = 2.0,
+    max_out: int = 1,
+    norm: str = "position",
+    norm_affine: Affine = "linear",
+    norm_eps: float = NORM_EPS,
+    layer_scale: float = 1e-6,
+    drop_path: float = 0.0,
+    antialias: Antialias = "none",
+    logit_bias: LogitBias = "auto",
+    logit_temperature: float | None = None,
+    prior: float | None = None,
+) -> ConvNeXt:
+    """B-cos ConvNeXt; arguments as for :class:`ConvNeXt`, :func:`bcos_layers` and :class:`Logits`.
+
+    Raises:
+        BcosError: values that make no network.
+    """
+    return ConvNeXt(
+        depths,
+        widths,
+        bcos_layers(b=b, max_out=max_out, norm=norm, norm_affine=norm_affine, norm_eps=norm_eps, antialias=antialias),
+        num_classes=num_classes,
+        in_chans=in_chans,
+        layer_scale=layer_scale,
+        drop_path=drop_path,
+        logits=Logits(logit_bias, logit_temperature, prior),
+    )

@@ -1,0 +1,87 @@
+"""What is done to an image before a network sees it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from bcos_core import AddInverse
+from bcos_models.spec import InputSpec
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class InferenceTransform:
+    """Image → what a network sees, as it was evaluated.
+
+    Bilinear resizing of the shorter side, centre crop, then inverse channels or standardization.
+
+    Args:
+        input: of the network, such as ``get_spec(name).input``.
+
+    >>> from bcos_models import get_spec
+    >>> transform = InferenceTransform(get_spec("resnet50").input)
+    >>> transform(Image.new("RGB", (640, 480))).shape
+    torch.Size([6, 224, 224])
+    """
+
+    input: InputSpec
+
+    def __call__(self, image: Image.Image | Tensor) -> Tensor:
+        """Transform a PIL image, or a tensor (C, H, W) of 8-bit integers or of floats in [0, 1].
+
+        Returns:
+            (encoded channels, size, size), float32.
+        """
+        result: Tensor = self._steps(image)
+        return result
+
+    @cached_property
+    def _steps(self) -> nn.Module:
+        composed: nn.Module = v2.Compose(
+            [
+                AsChannels(self.input.channels),
+                resize_and_crop(self.input),
+                v2.PILToTensor(),
+                v2.ToDtype(torch.float32, scale=True),
+                input_encoder(self.input),
+            ]
+        )
+        return composed
+
+
+def resize_and_crop(spec: InputSpec) -> nn.Module:
+    """Bring a PIL image or a tensor (C, H, W) to the size that the network was evaluated at."""
+    if spec.resize is None:
+        resized: nn.Module = v2.Resize((spec.size, spec.size), antialias=True)
+        return resized
+    composed: nn.Module = v2.Compose([v2.Resize(spec.resize, antialias=True), v2.CenterCrop(spec.size)])
+    return composed
+
+
+def input_encoder(spec: InputSpec) -> nn.Module:
+    """Images in [0, 1] → what the network sees: inverse channels, or mean and standard deviation."""
+    if spec.encoding == "add_inverse":
+        return AddInverse()
+    mean, std = (list(values)[: spec.channels] for values in (spec.mean, spec.std))
+    normalize: nn.Module = v2.Normalize(mean, std)
+    return normalize
+
+
+class AsChannels(nn.Module):
+    """Convert PIL images to grey or RGB, whichever the network sees; tensors pass as they are."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
+        """Convert one image."""
+        mode = _MODES.get(self.channels)
+        if isinstance(image, Tensor) or mode is None or image.mode == mode:
+            return image
+        return image.convert(mode)

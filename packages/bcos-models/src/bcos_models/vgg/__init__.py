@@ -1,0 +1,1 @@
+"""VGG networks, with and without norms (Simonyan and Zisserman, 2015)."""

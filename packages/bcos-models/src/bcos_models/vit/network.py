@@ -1,0 +1,130 @@
+"""Encoder blocks and the transformer they make."""
+
+import math
+from functools import partial
+
+from torch import Tensor, nn
+
+from bcos_models.classifier import ImageClassifier, Logits, Stage
+from bcos_models.layers import check_sizes, depth_rates, stochastic_depth
+from bcos_models.vit.embedding import PatchEmbedding
+from bcos_models.vit.layers import TokenLayers
+
+MLP_RATIO = 4
+"""Features inside the multi-layer perceptron, in units of a token's."""
+
+
+class Mlp(nn.Module):
+    """``y = fc2(act(fc1(x)))``."""
+
+    def __init__(self, dim: int, layers: TokenLayers) -> None:
+        super().__init__()
+        self.fc1 = layers.linear(dim, MLP_RATIO * dim)
+        self.act = layers.act()
+        self.fc2 = layers.linear(MLP_RATIO * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform each token."""
+        y: Tensor = self.fc2(self.act(self.fc1(x)))
+        return y
+
+
+class EncoderBlock(nn.Module):
+    """``x ← x + attention(norm1(x))``, then ``x ← x + mlp(norm2(x))``.
+
+    Args:
+        dim: features of a token.
+        heads: of the attention.
+        layers: which layers.
+        drop_path: probability with which a branch of a sample is dropped in training.
+
+    Shapes: (N, tokens, dim) → the same.
+    """
+
+    def __init__(self, dim: int, heads: int, layers: TokenLayers, drop_path: float) -> None:
+        super().__init__()
+        self.norm1 = layers.norm(dim)
+        self.attn = layers.attention(dim, heads)
+        self.norm2 = layers.norm(dim)
+        self.mlp = Mlp(dim, layers)
+        self.drop_path = stochastic_depth(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the tokens, then transform each."""
+        x = self.drop_path(self.attn(self.norm1(x))) + x
+        y: Tensor = self.drop_path(self.mlp(self.norm2(x))) + x
+        return y
+
+
+class TokenMean(nn.Module):
+    """Mean over tokens: (N, tokens, dim) → (N, dim)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average."""
+        return x.mean(1)
+
+
+class VisionTransformer(ImageClassifier):
+    """Patch embedding, encoder blocks, the mean over tokens, norm, classifier, logit layer.
+
+    Args:
+        dim: features of a token, a multiple of 4 and of `heads`.
+        depth: number of blocks.
+        heads: of each attention.
+        layers: which layers.
+        num_classes: K.
+        in_chans: channels of the encoded input.
+        patch: side of a patch, in pixels, or in positions of what the stem gives.
+        stem: channels of the convolutional stem; empty for none.
+        drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
+        logits: bias and temperature of the logits.
+
+    Shapes: (N, in_chans, H, W) → (N, K), with H and W multiples of the patch's side in pixels.
+
+    Raises:
+        BcosError: values that make no network.
+
+    Source: Beyer et al., 2022 (SimpleViT); Xiao et al., 2021 (convolutional stem); Böhle et al., TPAMI 2024.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        depth: int,
+        heads: int,
+        layers: TokenLayers,
+        num_classes: int,
+        in_chans: int,
+        patch: int,
+        stem: tuple[int, ...],
+        drop_path: float,
+        logits: Logits,
+    ) -> None:
+        check_sizes(num_classes=num_classes, in_chans=in_chans, dim=dim, depth=depth, patch=patch)
+        halvings = sum(width > before for before, width in zip((0, *stem), stem, strict=False))
+        self.reduction = patch * 2**halvings
+        first = Stage(("embed", "blocks.0"), dim, self.reduction)
+        super().__init__(
+            stages=[first, *(Stage((f"blocks.{i}",), dim, self.reduction) for i in range(1, depth))],
+            pre_logits=("pool", "norm"),
+            classifier="head",
+            make_classifier=partial(layers.linear, dim),
+            num_classes=num_classes,
+            logits=logits,
+        )
+        self.embed = PatchEmbedding(in_chans, dim, patch, stem, layers)
+        rates = depth_rates(drop_path, depth)
+        self.blocks = nn.Sequential(*(EncoderBlock(dim, heads, layers, rate) for rate in rates))
+        self.pool = TokenMean()
+        self.norm = layers.norm(dim)
+        self.head = self._make_classifier(num_classes)
+
+    def initialise(self, part: nn.Module) -> None:
+        """Keep the initialisation of PyTorch's linear layers, as the reference does."""
+
+    def as_map(self, features: Tensor, image: Tensor) -> Tensor:
+        """Tokens (N, tokens, dim) as a feature map (N, dim, rows, columns)."""
+        rows, columns = (math.ceil(side / self.reduction) for side in image.shape[-2:])
+        grid: Tensor = features.transpose(1, 2).unflatten(2, (rows, columns))
+        return grid

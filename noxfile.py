@@ -49,7 +49,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, with all packages and the reference implementation."""
-    session.install(*editable(*PACKAGES), *group("test-base"), *group("parity"))
+    session.install(*editable(*PACKAGES), *group("test-base"), *group("parity"), *group("export"))
     session.run("pytest", *session.posargs)
 
 

@@ -3,7 +3,7 @@ import torch
 
 from bcos_cli.trained import build, load_trained
 from bcos_core import BcosError
-from bcos_models import create_model, save_weights
+from bcos_models import create_model, save_pretrained, save_weights
 
 
 @pytest.fixture
@@ -54,8 +54,26 @@ def test_model_by_name_needs_weights_and_takes_them(tmp_path):
     save_weights(create_model("cifar10_resnet20"), tmp_path / "w.safetensors")
     trained = load_trained("cifar10_resnet20", str(tmp_path / "w.safetensors"))
     assert trained.classes == [str(i) for i in range(10)]
-    with pytest.raises(BcosError, match="the model 'cifar10_resnet20' has no weights here; name a file with --weights"):
+    with pytest.raises(BcosError, match="the model 'cifar10_resnet20' has no published weights; name a file with"):
         load_trained("cifar10_resnet20")
+
+
+def test_saved_model_with_its_class_names_is_loaded_from_its_folder(tmp_path):
+    model = create_model("cifar10_resnet20", num_classes=2, depths=[1], width=4)
+    save_pretrained(model, tmp_path / "net", class_names=["cat", "dog"])
+    trained = load_trained(str(tmp_path / "net"))
+    assert (trained.name, trained.classes, trained.probabilities) == ("cifar10_resnet20", ["cat", "dog"], "sigmoid")
+    assert trained.options == {"depths": [1], "width": 4}
+    x = torch.rand(2, 6, 8, 8)
+    assert torch.equal(trained.model(x), model.eval()(x))
+
+
+def test_models_for_imagenet_know_its_classes(tmp_path):
+    model = create_model("resnet18", width=2)
+    save_pretrained(model, tmp_path / "net")
+    classes = load_trained(str(tmp_path / "net")).classes
+    assert classes[:2] == ["tench", "goldfish"]
+    assert len(set(classes)) == 1000
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ class Secret(torch.autograd.Function):
 
 UNKNOWN = {
     "custom function": Secret.apply,
-    "gelu": nn.GELU(),
+    "sigmoid gate": lambda z: z * z.sigmoid(),
     "softmax gate": lambda z: z * z.softmax(1),
 }
 

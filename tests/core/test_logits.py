@@ -28,3 +28,15 @@ def test_layer_has_no_state_and_shows_its_constants():
     layer = LogitLayer(2.0, -1.0)
     assert layer.state_dict() == {}
     assert repr(layer) == "LogitLayer(logit_temperature=2.0, logit_bias=-1.0)"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precisions_come_out_as_float32(dtype):
+    x = torch.tensor([[0.01, 0.02]], dtype=dtype)
+    y = LogitLayer(2.0, -6.9)(x)
+    assert y.dtype == torch.float32
+    torch.testing.assert_close(y, x.float() / 2 - 6.9)
+
+
+def test_wider_precisions_are_kept():
+    assert LogitLayer(None, -6.9)(torch.zeros(1, 2, dtype=torch.float64)).dtype == torch.float64

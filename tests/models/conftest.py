@@ -43,12 +43,14 @@ def calibrated(encoded):
                 for weight in model.parameters():
                     weight.abs_()
         norms = [m for m in model.modules() if hasattr(m, "running_var")]
+        momenta = [norm.momentum for norm in norms]
         for norm in norms:
-            norm.momentum = None
+            norm.momentum = 1.0
         with torch.no_grad():
             model.train()
-            for _ in range(2):
-                model(encoded(name, 3, side))
+            model(encoded(name, 3, side))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
         return model.eval()
 
     return make
@@ -76,3 +78,37 @@ def entry_points(monkeypatch):
     yield install
     monkeypatch.undo()
     plugins._loaded.cache_clear()
+
+
+FAMILIES = {
+    "resnet18": {"depths": (1, 1), "width": 8},
+    "resnet50": {"depths": (1, 1), "width": 8},
+    "cifar10_resnet20": {"depths": (1, 1), "width": 8},
+    "densenet121": {"depths": (2, 2), "growth_rate": 8, "width": 8},
+    "vgg11_bnu": {"depths": (1, 1), "width": 8, "head_width": 16},
+    "convnext_atto": {"depths": (1, 1), "widths": (8, 16)},
+    "convnext_atto_bnu": {"depths": (1, 1), "widths": (8, 16)},
+    "simple_vit_ti_patch16_224": {"depth": 2, "dim": 32, "heads": 2},
+    "vitc_ti_patch1_14": {"depth": 2, "dim": 32, "heads": 2, "stem": (8, 16, 16)},
+    "standard_vitc_ti_patch1_14": {"depth": 2, "dim": 32, "heads": 2, "stem": (8, 16, 16)},
+    "standard_cifar10_resnet20": {"depths": (1, 1), "width": 8},
+}
+
+
+@pytest.fixture
+def small_options():
+    """Options that make a small network, by name."""
+    return FAMILIES
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    """Name and options of a small network of every kind."""
+    return request.param, {"num_classes": 5, **FAMILIES[request.param]}
+
+
+@pytest.fixture
+def small(family, calibrated):
+    """A small calibrated network of every kind, in float64 and eval mode."""
+    name, options = family
+    return calibrated(name, **options)

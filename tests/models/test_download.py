@@ -203,7 +203,7 @@ def test_pretrained_model_of_other_classes_has_a_new_classifier(published):
 
 
 def test_weights_may_be_a_url(published):
-    files, trained = published
+    _, trained = published
     url = get_spec("cifar10_resnet20").checkpoint.url
     model = create_model("cifar10_resnet20", weights=url)
     torch.testing.assert_close(model.fc.weight, trained.fc.weight)

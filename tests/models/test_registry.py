@@ -83,7 +83,7 @@ def test_model_without_published_weights_says_what_to_do_instead():
 
 
 def test_published_and_other_weights_are_refused_together():
-    with pytest.raises(BcosError, match="give pretrained=True or weights='mine.safetensors', not both"):
+    with pytest.raises(BcosError, match=r"give pretrained=True or weights='mine.safetensors', not both"):
         create_model("resnet18", pretrained=True, weights="mine.safetensors")
 
 

@@ -77,7 +77,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
     made = Table()
     for i, column in enumerate(columns):
         numeric = bool(cells) and all(_is_number(row[i]) for row in cells)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=i == 0)
     for row in cells:
         made.add_row(*row)
     out.print(title, style="bold", soft_wrap=True)  # rich would squeeze it to the width of the table

@@ -11,10 +11,21 @@ from torch import Tensor, nn
 
 from bcos_cli.config import Recipe
 from bcos_core.errors import BcosError
-from bcos_models import InputSpec, create_model, get_spec, list_models, load_weights, save_weights
+from bcos_models import (
+    InputSpec,
+    ModelConfig,
+    create_model,
+    from_pretrained,
+    get_spec,
+    list_models,
+    load_weights,
+    save_weights,
+)
+from bcos_models.hub import CONFIG_NAME
 from bcos_models.transforms import input_encoder
 
 Probabilities = Literal["sigmoid", "softmax"]
+IMAGENET_CLASSES = 1000
 WEIGHTS_NAME = "model.safetensors"
 _METADATA = "bcos"
 
@@ -73,12 +84,19 @@ def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
 
 
 def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
-    """Load what a user names: a run's folder, a weights file of a run, or a model's name with weights.
+    """Load what a user names.
+
+    Args:
+        run_or_model: a run's folder, a run's weights file, a folder or ``hf://`` repository that
+            :func:`bcos_models.save_pretrained` or ``push_to_hub`` filled, or a model's name.
+        weights: of a model that is named; None for the published ones.
 
     Raises:
         BcosError: nothing of that name, or no weights.
     """
     path = Path(run_or_model)
+    if run_or_model.startswith("hf://") or (path / CONFIG_NAME).is_file():
+        return _from_pretrained(run_or_model)
     if path.is_dir():
         if not (path / WEIGHTS_NAME).is_file():
             raise BcosError(
@@ -91,17 +109,44 @@ def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
         return _load_file(path)
     if run_or_model not in list_models():
         raise BcosError(
-            f"{run_or_model!r} is neither a run's folder, nor a .safetensors file, nor a model; bcos models lists those"
-        )
-    if weights is None:
-        raise BcosError(
-            f"the model {run_or_model!r} has no weights here; name a file with --weights, or give a run's folder"
+            f"{run_or_model!r} is neither a run's folder, nor a .safetensors file, nor a model; bcos models lists "
+            "those, and hf://owner/repository names one on the Hugging Face hub"
         )
     spec = get_spec(run_or_model)
-    model = create_model(run_or_model, weights=weights)
-    classes = [str(k) for k in range(spec.num_classes)]
-    probabilities: Probabilities = "sigmoid" if spec.input.encoding == "add_inverse" else "softmax"
-    return TrainedModel(model.eval(), run_or_model, {}, spec.input, classes, probabilities)
+    if weights is None and spec.checkpoint is None:
+        raise BcosError(
+            f"the model {run_or_model!r} has no published weights; name a file with --weights, or give a run's folder"
+        )
+    model = create_model(run_or_model, weights=weights, pretrained=weights is None).eval()
+    return _described(model, {}, spec.input, _class_names(spec.num_classes))
+
+
+def _from_pretrained(source: str) -> TrainedModel:
+    model = from_pretrained(source)
+    config: ModelConfig = model.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
+    names: list[str] | None = model.class_names  # type: ignore[assignment] # reason: a plain attribute of the module
+    classes = int(model.num_classes)  # type: ignore[arg-type] # reason: a plain attribute of the module
+    return _described(model, dict(config.options), config.input, names or _class_names(classes))
+
+
+def _described(model: nn.Module, options: dict[str, Any], seen: InputSpec, classes: list[str]) -> TrainedModel:
+    """What is published was trained with a sigmoid for each class if it is B-cos, else with a softmax."""
+    config: ModelConfig = model.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
+    probabilities: Probabilities = "sigmoid" if seen.encoding == "add_inverse" else "softmax"
+    return TrainedModel(model, config.name, options, seen, classes, probabilities)
+
+
+def _class_names(classes: int) -> list[str]:
+    """Names of ImageNet's classes for as many classes as it has, else numbers."""
+    if classes != IMAGENET_CLASSES:
+        return [str(k) for k in range(classes)]
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo()
+    names = [info.index_to_description(k).split(",")[0] for k in range(classes)]
+    return [
+        name if names.count(name) == 1 else f"{name} ({info.index_to_label_name(k)})" for k, name in enumerate(names)
+    ]
 
 
 def _load_file(path: Path) -> TrainedModel:

@@ -20,6 +20,7 @@ from torch import Tensor
 from bcos_core.errors import BcosError
 from bcos_core.fused import is_fusible, scale_by_cosine
 from bcos_core.mode import freeze, is_explaining
+from bcos_core.precision import widened
 
 CONV_NORM_EPS = 1e-6
 """Added to the squared norm of a patch."""
@@ -60,7 +61,7 @@ def bcos_linear(x: Tensor, weight: Tensor, *, b: float = 2.0, max_out: int = 1) 
     out = _max_out(F.linear(x, unit_norm(weight)), max_out, dim=-1)
     if b == 1:
         return out
-    norm = torch.linalg.vector_norm(_accumulable(freeze(x)), dim=-1, keepdim=True) + LINEAR_NORM_EPS
+    norm = torch.linalg.vector_norm(widened(freeze(x)), dim=-1, keepdim=True) + LINEAR_NORM_EPS
     return _scale_by_cosine(out, norm, b)
 
 
@@ -132,7 +133,7 @@ def bcos_conv3d(
 def unit_norm(weight: Tensor) -> Tensor:
     """``ŵ = w / ‖w‖`` for every row: the norm is over all dimensions but the first."""
     dims = tuple(range(1, weight.ndim))
-    wide = _accumulable(weight)
+    wide = widened(weight)
     norm = torch.linalg.vector_norm(wide, dim=dims, keepdim=True).clamp_min(WEIGHT_NORM_EPS)
     normed: Tensor = (wide / norm).to(weight.dtype)
     return normed
@@ -160,7 +161,7 @@ def patch_norms(
         (N, groups, *spatial_out)
     """
     n_dims = len(kernel_size)
-    squares = _accumulable(x).square()
+    squares = widened(x).square()
     squares = squares.reshape(x.shape[0], groups, -1, *x.shape[2:]).sum(2)  # (N, G, *spatial)
     if any(before or after for before, after in padding):
         squares = F.pad(squares, _pad_argument(padding))
@@ -281,11 +282,6 @@ def _check_conv_shapes(n_dims: int, x: Tensor, weight: Tensor, groups: int) -> N
 def _pad_argument(pads: Sequence[tuple[int, int]]) -> list[int]:
     """Order (before, after) pairs as :func:`torch.nn.functional.pad` wants them: last dimension first."""
     return [p for pair in reversed(pads) for p in pair]
-
-
-def _accumulable(x: Tensor) -> Tensor:
-    """`x` in a precision in which its squares may be summed: half precisions become float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _max_out(linear: Tensor, max_out: int, dim: int) -> Tensor:

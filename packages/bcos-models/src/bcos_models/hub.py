@@ -19,6 +19,7 @@ from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 from bcos_models.registry import create_model, describe
 from bcos_models.spec import InputSpec, ModelConfig
+from bcos_models.timm_models import PREFIX, pretrained_cfg
 from bcos_models.weights import WEIGHTS_NAME, save_weights
 
 CONFIG_NAME = "config.json"
@@ -60,7 +61,7 @@ def save_pretrained(
         raise BcosError(f"cannot write the options of {made.name!r} as JSON: {reason}") from reason
     folder = Path(folder)
     save_weights(model, folder / WEIGHTS_NAME)
-    write_atomically(folder / CONFIG_NAME, config)
+    write_atomically(folder / CONFIG_NAME, f"{config}\n")
     write_atomically(folder / CARD_NAME, _card(model, made, description, license))
     return folder
 
@@ -171,8 +172,6 @@ def _made(model: nn.Module) -> ModelConfig:
 
 
 def _config(model: nn.Module, made: ModelConfig, class_names: Sequence[str] | None) -> Mapping[str, Any]:
-    from bcos_models.timm_models import PREFIX, pretrained_cfg
-
     classes = getattr(model, "num_classes", None)
     cfg = pretrained_cfg(made.input) | {"num_classes": classes, "classifier": getattr(model, "classifier_name", None)}
     return {
@@ -210,7 +209,7 @@ def _card(model: nn.Module, made: ModelConfig, description: str, license: str | 
         options=dict(made.options),
         description=description,
     )
-    return str(card)
+    return f"{card}\n"
 
 
 def _first_line(reason: Exception) -> str:

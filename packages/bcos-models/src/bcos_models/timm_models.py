@@ -1,11 +1,11 @@
-"""Our models in timm's registry: ``timm.create_model("bcos_resnet50")`` after ``import bcos_models``."""
+"""Our models in timm's registry: ``timm.create_model("bcos_resnet50")`` after ``import bcos_models``.
+
+timm is imported in functions only: its import calls :func:`register`.
+"""
 
 from functools import partial
 from typing import Any
 
-from timm.models import build_model_with_cfg, is_model, register_model
-from timm.models._pretrained import DefaultCfg
-from timm.models._registry import generate_default_cfgs
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
@@ -17,11 +17,15 @@ PREFIX = "bcos_"
 FEATURES = 4
 """Stages that ``features_only=True`` gives, the last ones, unless ``out_indices`` says which."""
 
-default_cfgs: dict[str, DefaultCfg] = {}
+default_cfgs: dict[str, Any] = {}
+"""timm's own descriptions; it looks for them under this name."""
 
 
 def register(_timm_models: object = None) -> None:
     """Register every model; called once timm has been imported."""
+    from timm.models import is_model, register_model
+    from timm.models._registry import generate_default_cfgs
+
     for spec in model_specs():
         name = PREFIX + spec.name
         if is_model(name):
@@ -53,6 +57,8 @@ def pretrained_cfg(seen: InputSpec) -> dict[str, Any]:
 
 def _build(name: str, pretrained: bool, **options: Any) -> nn.Module:
     """Build as timm asks; published weights come through our own loader, which verifies them."""
+    from timm.models import build_model_with_cfg
+
     ours = pretrained and not options.get("pretrained_cfg") and not options.get("pretrained_cfg_overlay")
     model: nn.Module = build_model_with_cfg(
         partial(_create, name, pretrained=ours),

@@ -45,17 +45,16 @@ def explain(
     )
     rows = [
         (
-            e.file,
+            Path(e.file).name,
             e.predicted,
             f"{e.confidence:.1%}",
             e.target,
             e.method,
             f"{e.logit:.3f}",
-            e.pictures["overview"],
         )
         for e in written.explanations
     ]
-    columns = ["image", "predicted", "confidence", "explained", "method", "logit", "picture"]
+    columns = ["image", "predicted", "confidence", "explained", "method", "logit"]
     console.table(f"explanations in {out}", columns, rows)
     for failure in written.failures:
         typer.echo(f"bcos: {failure.file}: {failure.reason}", err=True)

@@ -4,11 +4,14 @@ What there is. Imports no torch.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from bcos_models import ModelSpec
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -23,23 +26,41 @@ def models(
     pattern: Annotated[str, typer.Argument(help="Shell pattern, such as 'cifar10_*'.")] = "*",
     as_json: AsJson = False,
 ) -> None:
-    """List models with parameters and input size."""
+    """List models with parameters, input size and the published accuracy of their weights."""
     from bcos_models import get_spec, list_models
 
     specs = [get_spec(name) for name in list_models(pattern)]
+    if as_json:
+        return _show("models", [_described(spec) for spec in specs], as_json)
     rows = [
         {
             "name": spec.name,
-            "family": spec.family,
-            "params": spec.params,
-            "input_size": spec.input.size,
-            "input_channels": spec.input.encoded_channels,
+            "params": "?" if spec.params is None else f"{spec.params / 1e6:.2f} M",
+            "input": f"{spec.input.encoded_channels}×{spec.input.size}×{spec.input.size}",
             "classes": spec.num_classes,
+            "top-1": "" if spec.checkpoint is None or spec.checkpoint.top1 is None else f"{spec.checkpoint.top1:.1f} %",
             "summary": spec.summary,
         }
         for spec in specs
     ]
-    _show("models", rows, as_json, {"params": lambda n: "?" if n is None else f"{n / 1e6:.2f} M"})
+    return _show("models", rows, as_json)
+
+
+def _described(spec: "ModelSpec") -> dict[str, Any]:
+    published = spec.checkpoint
+    return {
+        "name": spec.name,
+        "family": spec.family,
+        "params": spec.params,
+        "input_size": spec.input.size,
+        "input_channels": spec.input.encoded_channels,
+        "classes": spec.num_classes,
+        "top1": published and published.top1,
+        "top5": published and published.top5,
+        "weights": published and published.url,
+        "weights_license": published and published.license,
+        "summary": spec.summary,
+    }
 
 
 def explainers(as_json: AsJson = False) -> None:
@@ -91,12 +112,11 @@ def plugins(as_json: AsJson = False) -> None:
     _show("plugins", rows, as_json=False)
 
 
-def _show(title: str, rows: list[dict[str, Any]], as_json: bool, formats: Mapping[str, Any] | None = None) -> None:
+def _show(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return
     from bcos_cli import console
 
     columns: Iterable[str] = rows[0] if rows else ["name"]
-    cells = [[(formats or {}).get(key, str)(value) for key, value in row.items()] for row in rows]
-    console.table(title, [column.replace("_", " ") for column in columns], cells)
+    console.table(title, columns, [list(row.values()) for row in rows])

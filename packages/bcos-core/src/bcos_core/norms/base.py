@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
 from bcos_core.mode import freeze
+from bcos_core.precision import widened
 
 
 class Norm(nn.Module):
@@ -38,9 +39,7 @@ def variance(x: Tensor, dims: tuple[int, ...]) -> Tensor:
 
     Half precisions accumulate in float32.
     """
-    x = freeze(x)
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    return wide.var(dim=dims, correction=0, keepdim=True)
+    return widened(freeze(x)).var(dim=dims, correction=0, keepdim=True)
 
 
 def divide_by_std(x: Tensor, var: Tensor, eps: float) -> Tensor:

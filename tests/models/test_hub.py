@@ -1,0 +1,222 @@
+"""Folders and repositories that hold a model whole; the hub is a server of the test's own."""
+
+import base64
+import importlib.util
+import json
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+import torch
+
+from bcos_core import BcosError
+from bcos_models import create_model, from_pretrained, push_to_hub, save_pretrained
+
+_spec = importlib.util.spec_from_file_location("models_test_server", Path(__file__).with_name("server.py"))
+server = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(server)
+
+NAMES = ["a", "b", "c", "d", "e"]
+
+
+def same(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_every_family_comes_back_from_its_folder(small, encoded, family, tmp_path):
+    small = small.float()
+    folder = save_pretrained(small, tmp_path / "new" / "net", class_names=NAMES)
+    model = from_pretrained(folder)
+    assert not model.training
+    assert model.class_names == NAMES
+    assert model.transform == small.transform
+    assert same(model, small)
+    x = encoded(family[0]).float()
+    torch.testing.assert_close(model(x), small(x))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return create_model("cifar10_resnet20", num_classes=5, depths=(1,), width=4, b=1.5)
+
+
+def test_replaced_classifier_is_saved_with_its_classes(net, tmp_path):
+    net.reset_classifier(3)
+    assert from_pretrained(save_pretrained(net, tmp_path)).num_classes == 3
+
+
+def test_card_tells_what_the_model_is(net, tmp_path):
+    save_pretrained(net, tmp_path, description="Trained on **digits**.", license="mit")
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\n")
+    for part in (
+        "license: mit",
+        "b-cos",
+        "pipeline_tag: image-classification",
+        "# cifar10_resnet20",
+        "digits",
+        "32×32",
+    ):
+        assert part in card
+    assert "| b | `1.5` |" in card
+
+
+def test_timm_opens_the_folder_too(net, tmp_path):
+    import timm
+
+    save_pretrained(net, tmp_path)
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert same(model, net)
+    assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda folder: (folder / "config.json").unlink(),
+            "holds no config.json; give a folder that save_pretrained wrote",
+        ),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors; give a folder"),
+        (lambda folder: (folder / "config.json").write_text("{"), "holds no model that save_pretrained wrote"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "lacks or garbles 'bcos_models'"),
+    ],
+)
+def test_damaged_folder_is_named(change, message, net, tmp_path):
+    save_pretrained(net, tmp_path)
+    change(tmp_path)
+    with pytest.raises(BcosError, match=message):
+        from_pretrained(tmp_path)
+
+
+def test_models_from_elsewhere_and_wrong_names_are_refused(net, tmp_path):
+    with pytest.raises(BcosError, match=r"the model \(Linear\) was not made by bcos_models.create_model"):
+        save_pretrained(torch.nn.Linear(2, 2), tmp_path / "a")
+    with pytest.raises(BcosError, match="class_names must name the 5 outputs, got 2"):
+        save_pretrained(net, tmp_path / "a", class_names=["x", "y"])
+    net.bcos_config.options["norm"] = object()
+    with pytest.raises(BcosError, match="cannot write the options of 'cifar10_resnet20' as JSON"):
+        save_pretrained(net, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+COMMIT = "0" * 39 + "1"
+
+
+def _hub(stored, log):
+    """As much of the hub as downloading and uploading small files takes."""
+
+    class Hub(BaseHTTPRequestHandler):
+        def _send(self, status, body=b"", **headers):
+            self.send_response(status)
+            for key, value in {"Content-Length": str(len(body)), **headers}.items():
+                self.send_header(key.replace("_", "-"), value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def _json(self, value):
+            self._send(200, json.dumps(value).encode(), Content_Type="application/json")
+
+        def do_GET(self):
+            path = urlparse(self.path).path
+            log.append((self.command, path))
+            parts = path.strip("/").split("/")
+            if "resolve" in parts:
+                owner, repository, _, _, name = parts
+                data = stored.get((f"{owner}/{repository}", name))
+                if data is None:
+                    known = any(key[0] == f"{owner}/{repository}" for key in stored)
+                    self._send(404, X_Error_Code="EntryNotFound" if known else "RepoNotFound")
+                    return
+                self._send(200, data, ETag=f'"{hash(data) & 0xFFFFFFFF:x}"', X_Repo_Commit=COMMIT)
+            else:
+                self._json({"id": "me/net", "sha": COMMIT, "siblings": [], "private": False})
+
+        do_HEAD = do_GET  # noqa: N815 - reason: the base class's name
+
+        def do_POST(self):
+            path = urlparse(self.path).path
+            log.append((self.command, path))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if path.endswith("/repos/create"):
+                self._json({"url": f"http://{self.headers['Host']}/me/net", "id": "me/net", "name": "me/net"})
+            elif "preupload" in path:
+                files = json.loads(body)["files"]
+                self._json(
+                    {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]}
+                )
+            elif "validate-yaml" in path:
+                self._json({"warnings": [], "errors": []})
+            else:
+                for line in map(json.loads, body.splitlines()):
+                    if line["key"] == "file":
+                        stored["me/net", line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                url = f"http://{self.headers['Host']}/me/net/commit/{COMMIT}"
+                self._json({"commitUrl": url, "commitOid": COMMIT, "success": True})
+
+        def log_message(self, *_):
+            pass
+
+    return Hub
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """The hub's files by (repository, name), and the requests."""
+    from huggingface_hub import constants
+
+    stored, log = {}, []
+    with server.served(_hub(stored, log)) as url:
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        yield stored, log
+
+
+def test_pushed_model_comes_back_from_the_hub(net, hub):
+    stored, _ = hub
+    assert push_to_hub(net, "me/net", class_names=NAMES, token="hf_x").endswith("/me/net")
+    assert {name for _, name in stored} == {"README.md", "config.json", "model.safetensors"}
+    for source in ("me/net", "hf://me/net", "hf://me/net@main"):
+        model = from_pretrained(source)
+        assert same(model, net)
+        assert model.class_names == NAMES
+    weights_only = create_model("cifar10_resnet20", weights="hf://me/net", num_classes=5, depths=(1,), width=4, b=1.5)
+    assert same(weights_only, net)
+
+
+def test_second_load_uses_the_cache(net, hub):
+    _, log = hub
+    push_to_hub(net, "me/net", token="hf_x")
+    from_pretrained("me/net")
+    log.clear()
+    from_pretrained("me/net")
+    assert all(method == "HEAD" for method, _ in log)
+
+
+@pytest.mark.parametrize("source", ["me/nothing", "no slashes at all/but/three", "hf://me/net"], ids=str)
+def test_missing_repository_is_one_line(source, hub):
+    with pytest.raises(
+        BcosError, match=r"cannot get config.json of '.*' from the Hugging Face hub: .*; check the name"
+    ):
+        from_pretrained(source)
+
+
+def test_hub_that_does_not_answer_is_one_line(net, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between its attempts
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(BcosError, match=r"cannot get config.json of 'me/net' from the Hugging Face hub"):
+        from_pretrained("me/net")
+    with pytest.raises(BcosError, match=r"cannot upload to 'me/net': .*; check its name, your token and the network"):
+        push_to_hub(net, "me/net", token="hf_x")

@@ -1,0 +1,46 @@
+"""Images of every kind become what a network sees."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bcos_models import InferenceTransform, InputSpec
+
+GREY = InputSpec(size=8, resize=None, channels=1)
+RGB = InputSpec(size=8, resize=None)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "CMYK", "1", "LA"])
+def test_images_of_every_mode_become_rgb(mode):
+    x = InferenceTransform(RGB)(Image.new("RGB", (20, 30), (255, 0, 0)).convert(mode))
+    assert x.shape == (6, 8, 8)
+    torch.testing.assert_close(x[:3] + x[3:], torch.ones(3, 8, 8))
+
+
+def test_grey_network_sees_grey():
+    x = InferenceTransform(GREY)(Image.new("RGB", (9, 9), (255, 255, 255)))
+    torch.testing.assert_close(x, torch.tensor([1.0, 0.0])[:, None, None].expand(2, 8, 8))
+
+
+@pytest.mark.parametrize("channels", [1, 4, 13])
+def test_tensors_of_any_channels_pass(channels):
+    transform = InferenceTransform(InputSpec(size=8, resize=10, channels=channels))
+    values = torch.rand(channels, 12, 16)
+    x = transform(values)
+    assert x.shape == (2 * channels, 8, 8)
+    torch.testing.assert_close(x[:channels], 1 - x[channels:])
+    torch.testing.assert_close(transform((values * 255).byte()), x, atol=1 / 100, rtol=0)
+
+
+def test_shorter_side_is_resized_and_the_centre_kept():
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:, 10:30] = 255
+    x = InferenceTransform(InputSpec(size=10, resize=10))(Image.fromarray(pixels))
+    torch.testing.assert_close(x[:3, 2:8, 2:8], torch.ones(3, 6, 6))
+
+
+def test_standardization_uses_mean_and_deviation():
+    spec = InputSpec(size=4, resize=None, encoding="standardize", mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.5))
+    x = InferenceTransform(spec)(Image.new("RGB", (4, 4), (255, 255, 255)))
+    torch.testing.assert_close(x[:, 0, 0], torch.tensor([5.0, 3.0, 1.4]))

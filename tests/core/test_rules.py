@@ -55,7 +55,7 @@ LAYERS = [
 ]
 
 
-@pytest.mark.parametrize(("layer", "shape", "literal"), LAYERS, ids=lambda v: str(v).replace(" ", ""))
+@pytest.mark.parametrize(("layer", "shape", "literal"), LAYERS, ids=[f"{layer}-{shape}" for layer, shape, _ in LAYERS])
 def test_plain_norm_freezes_the_variance_but_not_the_mean(layer, shape, literal, randomized, gradient):
     layer = randomized(layer.double())
     x = torch.randn(shape).double() + 1

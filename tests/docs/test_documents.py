@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from braceexpand import braceexpand
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -57,10 +58,6 @@ def test_commands_that_the_readme_names_exist(command):
 def test_tables_of_models_name_what_is_registered():
     from bcos_models import list_models
 
-    text = (ROOT / "packages/bcos-models/README.md").read_text()
-    named = set()
-    for listing in re.findall(r"`([a-z_0-9/]+)`", text.split("| family |")[1].split("\n\n")[0]):
-        stem, *sizes = listing.split("/")
-        first = re.fullmatch(r"(.*?)(\d+)", stem) if sizes else None
-        named |= {f"{first[1]}{size}" for size in (first[2], *sizes)} if first else {listing}
-    assert named == set(list_models())
+    table = (ROOT / "packages/bcos-models/README.md").read_text().split("| family |")[1].split("\n\n")[0]
+    named = [name for listing in re.findall(r"`(\S+)`", table) for name in braceexpand(listing)]
+    assert sorted(named) == list_models()

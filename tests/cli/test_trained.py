@@ -68,12 +68,27 @@ def test_saved_model_with_its_class_names_is_loaded_from_its_folder(tmp_path):
     assert torch.equal(trained.model(x), model.eval()(x))
 
 
-def test_models_for_imagenet_know_its_classes(tmp_path):
-    model = create_model("resnet18", width=2)
-    save_pretrained(model, tmp_path / "net")
-    classes = load_trained(str(tmp_path / "net")).classes
-    assert classes[:2] == ["tench", "goldfish"]
-    assert len(set(classes)) == 1000
+def test_published_weights_know_the_classes_of_imagenet(monkeypatch, tmp_path):
+    from bcos_models import weights
+
+    path = save_weights(create_model("resnet18"), tmp_path / "w.safetensors")
+    monkeypatch.setattr(weights, "find_weights", lambda _: path)
+    trained = load_trained("resnet18")
+    assert trained.classes[:2] == ["tench", "goldfish"]
+    assert len(set(trained.classes)) == 1000
+    assert load_trained("resnet18", str(path)).classes[:2] == ["0", "1"]
+
+
+def test_network_of_a_run_knows_its_own_input(saved, recipe, tmp_path):
+    again = load_trained(str(tmp_path / "run")).model
+    for model in (saved.model, again):
+        assert model.transform.input == saved.input
+        assert model.bcos_config.num_classes == 3
+
+
+def test_weights_go_with_a_models_name(tmp_path, saved):
+    with pytest.raises(BcosError, match="--weights goes with the name of a model, got"):
+        load_trained(str(tmp_path / "run"), "other.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,18 @@ def test_network_with_smooth_activations_is_explained_exactly(layer):
     assert list(e.bias_terms) == ["0.bias", "2.bias"]
 
 
+def test_activation_in_place_changes_its_input():
+    def forward(_, x):
+        y = 1 * x
+        F.silu(y, inplace=True)
+        return y
+
+    model, x = Call(forward), torch.randn(3, 4).double()
+    e = explain(model, x, target=1)
+    torch.testing.assert_close(e.score, F.silu(x)[:, 1])
+    assert (e.residual.abs() < 1e-12).all()
+
+
 def test_explaining_changes_no_running_statistics(net, images):
     before = {k: v.clone() for k, v in net.state_dict().items()}
     explain(net, images)

@@ -1,5 +1,7 @@
 """Anti-aliased down-sampling: exact, weight-compatible, and less sensitive to shifts."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,9 +14,10 @@ FAMILIES = ["cifar10_resnet20", "resnet18", "densenet121", "vgg11_bnu", "convnex
 
 
 def literal_blur(x, stride):
-    kernel = torch.tensor([1.0, 2.0, 1.0], dtype=x.dtype) / 4
+    taps = 2 * stride - 1
+    kernel = torch.tensor([math.comb(taps - 1, k) for k in range(taps)], dtype=x.dtype) / 2 ** (taps - 1)
     kernel = (kernel[:, None] * kernel)[None, None].repeat(x.shape[1], 1, 1, 1)
-    pad = (stride + 1) // 2
+    pad = (stride - 1 + taps - 1) // 2
     return F.conv2d(F.pad(x, [pad] * 4, mode="replicate"), kernel, stride=stride, groups=x.shape[1])
 
 
@@ -34,6 +37,16 @@ def test_convolution_without_stride_is_as_it_was():
 def test_pooling_is_the_low_pass_filter():
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(blur_pool(3, 2, 1).double()(x), literal_blur(x, 2))
+
+
+@pytest.mark.parametrize("stride", [2, 4])
+def test_little_is_left_of_what_would_alias(stride):
+    """A wave of the period of two strides is the shortest that the output can tell; half of that is noise."""
+    wave = torch.cos(2 * torch.pi * torch.arange(64.0) / stride).expand(1, 1, 64, 64)
+    inner = blur_pool(stride, stride)(wave)[..., 4:-4, 4:-4]
+    assert float(inner.abs().max()) < 0.2
+    subsampled = wave[..., ::stride, ::stride]
+    assert float(subsampled.abs().max()) == 1
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -181,6 +181,58 @@ def test_any_number_of_channels_is_encoded_and_explained(family, channels):
     e = explain(model.eval(), x, 1)
     assert e.weight.shape == x.shape
     assert (e.residual.abs() < 1e-9).all()
+    assert model.transform(torch.rand(channels, 60, 60)).shape[0] == encoded
+
+
+def test_odd_channels_have_no_inverse():
+    model = create_model("cifar10_resnet20", in_chans=3)
+    assert (model.transform.input.channels, model.transform.input.encoding) == (3, "none")
+    values = torch.rand(3, 32, 32)
+    torch.testing.assert_close(model.transform(values), values)
+
+
+def test_stopping_early_gives_the_features_of_the_last_stage_that_ran(small, x):
+    features, (first,) = small.forward_intermediates(x, indices=[0], stop_early=True)
+    torch.testing.assert_close(small.as_map(features, x), first)
+
+
+def test_norm_is_applied_to_the_last_map_of_densenets(calibrated, encoded, small_options):
+    model, x = calibrated("densenet121", **small_options["densenet121"]), encoded("densenet121")
+    _, maps = model.forward_intermediates(x, norm=True)
+    torch.testing.assert_close(maps[-1], model.forward_features(x))
+
+
+def test_stages_that_are_not_there_are_refused(small, x):
+    with pytest.raises(BcosError, match=rf"the network has {len(small.stages)} stages, got indices=\[99\]"):
+        small.forward_intermediates(x, indices=[99])
+
+
+def test_hidden_size_is_what_the_classifier_sees(small, x):
+    assert small.forward_head(small.forward_features(x), pre_logits=True).shape[1] == small.head_hidden_size
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"width": "8"}, "must be at least 1, got 10, 6 and '8'"),
+        ({"depths": 3}, "the model 'cifar10_resnet20' cannot be built with {'depths': 3}"),
+        ({"drop_path": "a"}, r"drop_path must be in \[0, 1\), got 'a'"),
+        ({"prior": "0.3"}, "prior must be a number or None, got '0.3'"),
+        ({"logit_bias": "x"}, "logit_bias must be a number, 'auto' or None, got 'x'"),
+        ({"logit_temperature": "a"}, "logit_temperature must be a number or None, got 'a'"),
+        ({"num_classes": 2.5}, "num_classes must be at least 1, got 2.5"),
+    ],
+    ids=str,
+)
+def test_options_of_another_type_are_refused(options, message):
+    with pytest.raises(BcosError, match=message):
+        create_model("cifar10_resnet20", **options)
+
+
+def test_integers_of_numpy_are_integers():
+    import numpy as np
+
+    assert create_model("cifar10_resnet20", num_classes=np.int64(5), width=np.int64(8)).num_classes == 5
 
 
 def test_plain_modules_are_classifiers_too():

@@ -33,7 +33,7 @@ def get(files, folder, name=NAME):
 
 
 def names(folder):
-    return sorted(p.name for p in folder.iterdir() if not p.name.endswith(".lock"))
+    return sorted(p.name for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
 
 
 def test_file_arrives_whole_and_is_fetched_once(files, tmp_path):
@@ -135,12 +135,69 @@ def test_missing_file_is_told_at_once(files, tmp_path):
 
 
 def test_file_without_digits_is_never_patched_together(files, tmp_path):
-    (tmp_path / "free.pth.part").write_bytes(b"something else")
+    path = get(files, tmp_path, "free.pth")
+    path.rename(f"{path}.part")
     assert get(files, tmp_path, "free.pth").read_bytes() == DATA
-    assert files.requests == [("/free.pth", None)]
+    assert files.requests == [("/free.pth", None)] * 2
 
 
-@pytest.mark.parametrize("url", ["ftp://there/a.pth", "file:///etc/passwd", "http://there", "resnet18.pth"])
+def test_files_of_one_name_from_two_places_are_two_files(files, tmp_path):
+    files.content |= {"/a/model.pth": b"a", "/b/model.pth": b"b"}
+    assert [get(files, tmp_path, f"{place}/model.pth").read_bytes() for place in "aba"] == [b"a", b"b", b"a"]
+    assert len(files.requests) == 2
+
+
+@pytest.mark.parametrize("name", ["net-20240115.pth", "net-20240115123000.pth", "net-1.pth", "net-latest.pth"])
+def test_dates_and_words_are_no_digits_of_a_hash(name, files, tmp_path):
+    files.content[f"/{name}"] = DATA
+    assert get(files, tmp_path, name).read_bytes() == DATA
+
+
+def test_known_digits_are_checked_whatever_the_name(files, tmp_path):
+    with pytest.raises(BcosError, match="needed 5175461597"):
+        fetch(f"{files.url}/free.pth", sha256="5175461597", folder=tmp_path)
+    digits = hashlib.sha256(DATA).hexdigest()[:10]
+    assert fetch(f"{files.url}/free.pth", sha256=digits, folder=tmp_path) == tmp_path / "free.pth"
+
+
+def test_part_that_is_whole_is_taken_without_a_request(files, tmp_path):
+    (tmp_path / f"{NAME}.part").write_bytes(DATA)
+    assert get(files, tmp_path).read_bytes() == DATA
+    assert files.requests == []
+
+
+def test_file_in_a_folder_that_cannot_be_written_is_found(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("read-only")
+
+    (tmp_path / NAME).write_bytes(DATA)
+    monkeypatch.setattr(download, "FileLock", refuse)
+    assert fetch(f"http://127.0.0.1:9/{NAME}", folder=tmp_path) == tmp_path / NAME
+
+
+@pytest.mark.parametrize("reason", [PermissionError("read-only"), NotImplementedError("no locks")], ids=str)
+def test_cache_that_cannot_be_written_is_one_line(reason, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise reason
+
+    monkeypatch.setattr(download, "FileLock", refuse)
+    with pytest.raises(BcosError, match=rf"cannot keep http://there/{NAME} at .*: {reason}; set TORCH_HOME"):
+        fetch(f"http://there/{NAME}", folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://there/a.pth",
+        "file:///etc/passwd",
+        "http://there",
+        "http://there/..",
+        "http://[::1/a.pth",
+        "http://there/ä.pth",
+        "http://there/a b.pth",
+        "resnet18.pth",
+    ],
+)
 def test_other_addresses_are_refused(url, tmp_path):
     with pytest.raises(BcosError, match="give an http or https URL that ends in a file name"):
         fetch(url, folder=tmp_path)
@@ -179,7 +236,8 @@ def published(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     with server.serving(**{name: data}) as files:
         spec = get_spec("cifar10_resnet20")
-        checkpoint = replace(get_spec("resnet18").checkpoint, url=f"{files.url}/{name}")
+        digits = hashlib.sha256(data).hexdigest()[:10]
+        checkpoint = replace(get_spec("resnet18").checkpoint, url=f"{files.url}/{name}", sha256=digits)
         monkeypatch.setitem(plugins.registry()._specs, spec.name, replace(spec, checkpoint=checkpoint))
         yield files, trained
 
@@ -218,10 +276,32 @@ def test_timm_loads_the_published_weights_through_us(published):
     assert model.num_classes == 4
 
 
-def test_every_published_file_carries_the_digits_that_are_checked():
+def test_timm_passes_its_cache_folder_on(published, tmp_path):
+    import timm
+
+    files, trained = published
+    model = timm.create_model("bcos_cifar10_resnet20", pretrained=True, cache_dir=tmp_path / "other", num_classes=4)
+    torch.testing.assert_close(model.conv1.weight, trained.conv1.weight)
+    assert list((tmp_path / "other").glob("weights-*.pth"))
+    assert len(files.requests) == 1
+
+
+def test_overlay_of_timm_that_names_no_weights_keeps_ours(published):
+    import timm
+
+    _, trained = published
+    overlay = {"crop_pct": 0.9}
+    model = timm.create_model("bcos_cifar10_resnet20", pretrained=True, pretrained_cfg_overlay=overlay)
+    torch.testing.assert_close(model.conv1.weight, trained.conv1.weight)
+    assert model.pretrained_cfg["crop_pct"] == 0.9
+
+
+def test_every_published_file_has_digits_that_are_checked():
     from bcos_models import model_specs
 
-    urls = [spec.checkpoint.url for spec in model_specs() if spec.checkpoint is not None]
-    assert len(urls) == len(set(urls)) == 34
-    assert all(len(download._DIGITS.search(url).group(1)) == 10 for url in urls)
-    assert all(spec.checkpoint.license for spec in model_specs() if spec.checkpoint is not None)
+    published = [spec.checkpoint for spec in model_specs() if spec.checkpoint is not None]
+    assert len(published) == len({c.url for c in published}) == 34
+    for checkpoint in published:
+        assert re.fullmatch("[0-9a-f]{10}", checkpoint.sha256)
+        assert checkpoint.url.endswith(f"-{checkpoint.sha256}.pth")
+        assert checkpoint.license

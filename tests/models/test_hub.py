@@ -48,6 +48,52 @@ def test_replaced_classifier_is_saved_with_its_classes(net, tmp_path):
     assert from_pretrained(save_pretrained(net, tmp_path)).num_classes == 3
 
 
+def test_network_without_classifier_comes_back(net, tmp_path):
+    net.reset_classifier(0)
+    assert from_pretrained(save_pretrained(net, tmp_path)).num_classes == 0
+
+
+def test_compiled_network_comes_back(net, tmp_path):
+    assert same(from_pretrained(save_pretrained(torch.compile(net), tmp_path)), net)
+
+
+def test_class_names_travel_on(net, tmp_path):
+    first = from_pretrained(save_pretrained(net, tmp_path / "a", class_names=NAMES))
+    assert from_pretrained(save_pretrained(first, tmp_path / "b")).class_names == NAMES
+    first.reset_classifier(2)
+    assert from_pretrained(save_pretrained(first, tmp_path / "c")).class_names is None
+
+
+def test_card_that_is_there_is_kept(net, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    save_pretrained(net, tmp_path)
+    assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def build_plain(*, num_classes, in_chans):
+    return torch.nn.Sequential(torch.nn.Conv2d(in_chans, num_classes, 1), torch.nn.Flatten())
+
+
+def test_strangers_model_comes_back(entry_points, monkeypatch, tmp_path):
+    import sys
+
+    from bcos_models import ModelSpec, hookimpl
+
+    class Stranger:
+        @hookimpl
+        def bcos_models_specs(self):
+            return [ModelSpec("plain", "strangers_module:build_plain", "plain", num_classes=10)]
+
+    module = type(sys)("strangers_module")
+    module.build_plain = build_plain
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    entry_points(zoo=Stranger)
+    made = create_model("plain", num_classes=3)
+    model = from_pretrained(save_pretrained(made, tmp_path, class_names=["a", "b", "c"]))
+    assert same(model, made)
+    assert model.class_names == ["a", "b", "c"]
+
+
 def test_card_tells_what_the_model_is(net, tmp_path):
     save_pretrained(net, tmp_path, description="Trained on **digits**.", license="mit")
     card = (tmp_path / "README.md").read_text()
@@ -73,6 +119,15 @@ def test_timm_opens_the_folder_too(net, tmp_path):
     assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).num_classes == 7
 
 
+def edit(folder, *, num_classes=5, **described):
+    """Change what config.json says."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["num_classes"] = num_classes
+    config["bcos_models"] |= described
+    path.write_text(json.dumps(config))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -83,6 +138,12 @@ def test_timm_opens_the_folder_too(net, tmp_path):
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors; give a folder"),
         (lambda folder: (folder / "config.json").write_text("{"), "holds no model that save_pretrained wrote"),
         (lambda folder: (folder / "config.json").write_text("{}"), "lacks or garbles 'bcos_models'"),
+        (lambda folder: edit(folder, options=None), "holds no model that save_pretrained wrote"),
+        (lambda folder: edit(folder, input=[]), "holds no model that save_pretrained wrote"),
+        (lambda folder: edit(folder, options={"weights": "/etc/passwd"}), "sets weights among the options"),
+        (lambda folder: edit(folder, options={"width": "x"}), "width must be at least 1, got 5, 6 and 'x'"),
+        (lambda folder: edit(folder, options={"depths": 3}), "'cifar10_resnet20' cannot be built with"),
+        (lambda folder: edit(folder, num_classes=4), r"fc.weight has shape \(5, 4, 1, 1\), needs \(4, 4, 1, 1\)"),
     ],
 )
 def test_damaged_folder_is_named(change, message, net, tmp_path):
@@ -188,6 +249,14 @@ def test_pushed_model_comes_back_from_the_hub(net, hub):
         assert model.class_names == NAMES
     weights_only = create_model("cifar10_resnet20", weights="hf://me/net", num_classes=5, depths=(1,), width=4, b=1.5)
     assert same(weights_only, net)
+
+
+def test_card_on_the_hub_is_kept(net, hub):
+    stored, _ = hub
+    push_to_hub(net, "me/net", token="hf_x")
+    stored["me/net", "README.md"] = b"edited"
+    push_to_hub(net, "me/net", token="hf_x")
+    assert stored["me/net", "README.md"] == b"edited"
 
 
 def test_second_load_uses_the_cache(net, hub):

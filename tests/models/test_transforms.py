@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bcos_core import BcosError
 from bcos_models import InferenceTransform, InputSpec
 
 GREY = InputSpec(size=8, resize=None, channels=1)
@@ -44,3 +45,21 @@ def test_standardization_uses_mean_and_deviation():
     spec = InputSpec(size=4, resize=None, encoding="standardize", mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.5))
     x = InferenceTransform(spec)(Image.new("RGB", (4, 4), (255, 255, 255)))
     torch.testing.assert_close(x[:, 0, 0], torch.tensor([5.0, 3.0, 1.4]))
+
+
+def test_image_is_seen_upright_and_on_white():
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    torch.testing.assert_close(InferenceTransform(RGB)(image)[:3], torch.ones(3, 8, 8))
+    deep = Image.fromarray(np.full((8, 8), 32896, np.uint16))
+    torch.testing.assert_close(InferenceTransform(GREY)(deep)[0], torch.full((8, 8), 128 / 255))
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 9), (9, 9)])
+def test_tensors_of_other_channels_are_refused(shape):
+    with pytest.raises(BcosError, match=r"images must have shape \(1, H, W\), got"):
+        InferenceTransform(GREY)(torch.rand(shape))
+
+
+def test_encoding_none_leaves_values_alone():
+    values = torch.rand(3, 8, 8)
+    torch.testing.assert_close(InferenceTransform(InputSpec(size=8, resize=None, encoding="none"))(values), values)

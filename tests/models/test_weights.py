@@ -108,7 +108,11 @@ def test_truncated_file_is_refused_and_the_model_left_alone(kept, model, tmp_pat
     assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}], ids=["bare", "in a dict"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model_state_dict": s}],
+    ids=["bare", "in a dict", "in another"],
+)
 def test_state_dict_of_torch_save_is_read(wrap, model, tmp_path):
     torch.save(wrap(model.state_dict()), tmp_path / "m.pth")
     assert same(create_model("cifar10_resnet20", weights=tmp_path / "m.pth", **SMALL), model)
@@ -131,6 +135,26 @@ def test_pickled_code_is_not_run(model, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("content", [b"", b"not weights", b"<html>404</html>"], ids=["empty", "text", "html"])
+def test_other_files_are_one_line(content, model, tmp_path):
+    (tmp_path / "m.pth").write_bytes(content)
+    with pytest.raises(BcosError, match=r"m.pth' is no file of weights alone \(.+\); give a .safetensors file"):
+        load_weights(model, tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "model._orig_mod."])
+def test_prefixes_of_wrappers_and_trainers_are_stripped(prefix, model, tmp_path):
+    state = {f"{prefix}{key}": value for key, value in model.state_dict().items()}
+    others = {"ema.module.fc.weight": torch.zeros(1), "criterion.off_label": torch.zeros(1)}
+    torch.save({"state_dict": {**state, **others}, "epoch": 3}, tmp_path / "m.pth")
+    assert same(create_model("cifar10_resnet20", weights=tmp_path / "m.pth", **SMALL), model)
+
+
+def test_compiled_model_is_saved_under_its_own_keys(model, tmp_path):
+    path = save_weights(torch.compile(model), tmp_path / "m.safetensors")
+    assert same(create_model("cifar10_resnet20", weights=path, **SMALL), model)
+
+
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, {"state_dict": {"a": "b"}}], ids=str)
 def test_file_without_state_dict_is_refused(content, model, tmp_path):
     torch.save(content, tmp_path / "m.pth")
@@ -143,7 +167,8 @@ def test_classifier_of_other_classes_is_replaced_where_classes_are_asked_for(opt
     options = {"depths": (1,), "width": 4, **options}
     trained = create_model("cifar10_resnet20", num_classes=3, **options)
     path = save_weights(trained, tmp_path / "m.safetensors")
-    model = create_model("cifar10_resnet20", weights=path, num_classes=5, **options).eval()
+    with pytest.warns(UserWarning, match=r"of another number of classes than 5: .* has a new, untrained classifier"):
+        model = create_model("cifar10_resnet20", weights=path, num_classes=5, **options).eval()
     assert model(torch.rand(1, 6, 8, 8)).shape == (1, 5)
     assert model.logit_layer.logit_bias == pytest.approx(-math.log(4))
     other, own = trained.state_dict(), model.state_dict()

@@ -23,7 +23,6 @@ modules = pytest.importorskip("bcos.modules")
 common = pytest.importorskip("bcos.common")
 
 UNCENTRED = modules.norms.NoBias(modules.norms.BatchNormUncentered2d)
-CENTRED = modules.norms.NoBias(modules.norms.BatchNorm2d)
 PUBLISHED = pretrained.list_available()
 CIFAR = [
     *(f"cifar10_resnet{d}" for d in (20, 32, 44, 56, 110)),
@@ -73,7 +72,7 @@ def inputs(name, n, dtype):
     return encoded.to(dtype)
 
 
-def pair(name, dtype, **options):
+def pair(name, dtype):
     """The reference's network, with weights and statistics that let signals through, and ours with its state."""
     torch.manual_seed(0)
     theirs = reference(name).to(dtype).train()
@@ -94,7 +93,7 @@ def pair(name, dtype, **options):
             for norm in norms:
                 norm.momentum = 0.1
     with torch.device("meta"):
-        ours = create_model(name, **options)
+        ours = create_model(name)
     ours = ours.to(dtype).to_empty(device="cpu")
     load_state(ours, theirs.state_dict(), name=name, source="the reference")
     return ours, theirs

@@ -7,11 +7,11 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from bcos_cli.data.decoding import as_seen
 from bcos_cli.data.sources import IMAGE_SUFFIXES
 from bcos_cli.data.transforms import inference_transform
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
+from bcos_models.images import as_seen
 
 
 @dataclass(frozen=True)

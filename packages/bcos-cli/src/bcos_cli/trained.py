@@ -22,10 +22,10 @@ from bcos_models import (
     save_weights,
 )
 from bcos_models.hub import CONFIG_NAME
+from bcos_models.registry import describe
 from bcos_models.transforms import input_encoder
 
 Probabilities = Literal["sigmoid", "softmax"]
-IMAGENET_CLASSES = 1000
 WEIGHTS_NAME = "model.safetensors"
 _METADATA = "bcos"
 
@@ -79,6 +79,7 @@ def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
     changed = seen.encoded_channels != spec.input.encoded_channels
     options = {**({"in_chans": seen.encoded_channels} if changed else {}), **recipe.model.options}
     model = create_model(recipe.model.name, num_classes=len(classes), **options)
+    describe(model, ModelConfig(recipe.model.name, len(classes), options, seen))
     probabilities: Probabilities = "softmax" if recipe.train.loss == "cross_entropy" else "sigmoid"
     return TrainedModel(model, recipe.model.name, options, seen, classes, probabilities)
 
@@ -95,6 +96,8 @@ def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
         BcosError: nothing of that name, or no weights.
     """
     path = Path(run_or_model)
+    if weights is not None and run_or_model not in list_models():
+        raise BcosError(f"--weights goes with the name of a model, got {run_or_model!r}; bcos models lists them")
     if run_or_model.startswith("hf://") or (path / CONFIG_NAME).is_file():
         return _from_pretrained(run_or_model)
     if path.is_dir():
@@ -118,32 +121,29 @@ def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
             f"the model {run_or_model!r} has no published weights; name a file with --weights, or give a run's folder"
         )
     model = create_model(run_or_model, weights=weights, pretrained=weights is None).eval()
-    return _described(model, {}, spec.input, _class_names(spec.num_classes))
+    names = _imagenet_classes() if weights is None else None
+    return _published(model, ModelConfig(run_or_model, spec.num_classes, {}, spec.input), names)
 
 
 def _from_pretrained(source: str) -> TrainedModel:
     model = from_pretrained(source)
     config: ModelConfig = model.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
     names: list[str] | None = model.class_names  # type: ignore[assignment] # reason: a plain attribute of the module
-    classes = int(model.num_classes)  # type: ignore[arg-type] # reason: a plain attribute of the module
-    return _described(model, dict(config.options), config.input, names or _class_names(classes))
+    return _published(model, config, names)
 
 
-def _described(model: nn.Module, options: dict[str, Any], seen: InputSpec, classes: list[str]) -> TrainedModel:
-    """What is published was trained with a sigmoid for each class if it is B-cos, else with a softmax."""
-    config: ModelConfig = model.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
-    probabilities: Probabilities = "sigmoid" if seen.encoding == "add_inverse" else "softmax"
-    return TrainedModel(model, config.name, options, seen, classes, probabilities)
+def _published(model: nn.Module, config: ModelConfig, names: list[str] | None) -> TrainedModel:
+    """Describe a network that no run of ours made: B-cos networks give a sigmoid for each class, others a softmax."""
+    classes = names or [str(k) for k in range(config.num_classes)]
+    probabilities: Probabilities = "softmax" if config.input.encoding == "standardize" else "sigmoid"
+    return TrainedModel(model, config.name, dict(config.options), config.input, classes, probabilities)
 
 
-def _class_names(classes: int) -> list[str]:
-    """Names of ImageNet's classes for as many classes as it has, else numbers."""
-    if classes != IMAGENET_CLASSES:
-        return [str(k) for k in range(classes)]
+def _imagenet_classes() -> list[str]:
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
-    names = [info.index_to_description(k).split(",")[0] for k in range(classes)]
+    names = [info.index_to_description(k).split(",")[0] for k in range(1000)]
     return [
         name if names.count(name) == 1 else f"{name} ({info.index_to_label_name(k)})" for k, name in enumerate(names)
     ]
@@ -162,6 +162,7 @@ def _load_file(path: Path) -> TrainedModel:
     options = described["options"]
     model = create_model(described["model"], num_classes=len(described["classes"]), **options)
     load_weights(model, path, name=described["model"])
+    describe(model, ModelConfig(described["model"], len(described["classes"]), options, seen))
     return TrainedModel(
         model.eval(), described["model"], options, seen, described["classes"], described["probabilities"]
     )

@@ -6,3 +6,9 @@ class BcosError(ValueError):
 
     The command line prints it as one line and exits with status 2. Anything else that is raised is a bug.
     """
+
+
+def first_line(reason: BaseException) -> str:
+    """First line of what an exception says; its type where it says nothing."""
+    text = str(reason).strip()
+    return text.splitlines()[0] if text else type(reason).__name__

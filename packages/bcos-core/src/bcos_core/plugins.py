@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 
 
 class Named(Protocol):
@@ -85,7 +85,7 @@ def load_plugins(manager: Manager, group: str) -> Plugins:
                 manager.unregister(name=name)
                 raise
         except Exception as reason:  # a stranger's module may raise anything
-            error = f"{type(reason).__name__}: {reason}".splitlines()[0]
+            error = f"{type(reason).__name__}: {first_line(reason)}"
         plugins.infos.append(PluginInfo(group, name, entry.value, _distribution(entry), error))
     return plugins
 
@@ -116,7 +116,7 @@ class Registry(Generic[SpecT]):
                 for spec in specs:
                     self._add(spec, implementation.plugin_name)
             except Exception as reason:  # a stranger's hook may raise anything
-                plugins.mark_broken(implementation.plugin_name, f"{type(reason).__name__}: {reason}".splitlines()[0])
+                plugins.mark_broken(implementation.plugin_name, f"{type(reason).__name__}: {first_line(reason)}")
 
     def _add(self, spec: SpecT, owner: str) -> None:
         if spec.name in self._specs:

@@ -171,10 +171,11 @@ def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
 
 def _activation(func: Rule, input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """``f(x) = x · (f(x)/x)`` with a frozen gate ``f(x)/x``, for functions with ``f(0) = 0``."""
-    kwargs.pop("inplace", None)
+    inplace = kwargs.pop("inplace", False)
     x = input.detach()
     y: Tensor = func(x, *args, **kwargs)
-    return input * torch.where(x == 0, 0, y / x)
+    result = input * torch.where(x == 0, 0, y / x)
+    return input.copy_(result) if inplace else result
 
 
 def _dropout(func: Rule, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:

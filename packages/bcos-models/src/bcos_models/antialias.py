@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from bcos_core import BcosConv2d
 
-FILTER = 3
-"""Taps of the binomial filter, ``[1, 2, 1] / 4`` in each direction."""
-
 
 def blur_pool(_kernel_size: int, stride: int, _padding: int = 0) -> nn.Module:
     """Low-pass filter in the place of average pooling, whatever that one's kernel."""
@@ -21,7 +18,8 @@ def blur_pool(_kernel_size: int, stride: int, _padding: int = 0) -> nn.Module:
 
 
 def _blur(stride: int) -> nn.Module:
-    blur: nn.Module = BlurPool2d(filt_size=FILTER, stride=stride, pad_mode="replicate")
+    """Binomial filter of ``2 · stride - 1`` taps in each direction: ``[1, 2, 1] / 4`` for a stride of 2."""
+    blur: nn.Module = BlurPool2d(filt_size=2 * stride - 1, stride=stride, pad_mode="replicate")
     return blur
 
 

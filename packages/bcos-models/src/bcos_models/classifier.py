@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bcos_core import BcosConv2d, LogitLayer
 from bcos_core.errors import BcosError
-from bcos_models.layers import check_sizes
+from bcos_models.checks import check_sizes, is_number
 
 LogitBias = float | Literal["auto"] | None
 
@@ -23,7 +23,7 @@ class Logits:
     section 3.4). A network for several labels an image takes their mean frequency as `prior`.
 
     Raises:
-        BcosError: a prior outside (0, 1), or beside a bias that is not ``"auto"``.
+        BcosError: what is no number, a prior outside (0, 1), or one beside a bias that is not ``"auto"``.
     """
 
     bias: LogitBias = "auto"
@@ -31,6 +31,11 @@ class Logits:
     prior: float | None = None
 
     def __post_init__(self) -> None:
+        for name, value in (("logit_temperature", self.temperature), ("prior", self.prior)):
+            if value is not None and not is_number(value):
+                raise BcosError(f"{name} must be a number or None, got {value!r}")
+        if self.bias is not None and self.bias != "auto" and not is_number(self.bias):
+            raise BcosError(f"logit_bias must be a number, 'auto' or None, got {self.bias!r}")
         if self.prior is not None and not 0 < self.prior < 1:
             raise BcosError(f"prior must be between 0 and 1, got {self.prior}")
         if self.prior is not None and self.bias != "auto":
@@ -75,6 +80,7 @@ class ImageClassifier(nn.Module):
         make_classifier: builds that layer for a number of classes.
         num_classes: K.
         logits: bias and temperature of the logits.
+        head_hidden_size: channels that the classifier sees; None for those of the last stage.
 
     Shapes: (N, C, H, W) → (N, K).
     """
@@ -89,12 +95,14 @@ class ImageClassifier(nn.Module):
         make_classifier: Callable[[int], nn.Module],
         num_classes: int,
         logits: Logits,
+        head_hidden_size: int | None = None,
     ) -> None:
         check_sizes(num_classes=num_classes)
         super().__init__()
         self.stages = list(stages)
         self.num_classes = num_classes
         self.num_features = stages[-1].channels
+        self.head_hidden_size = head_hidden_size or self.num_features
         self.feature_info = [
             {"num_chs": s.channels, "reduction": s.reduction, "module": s.modules[-1]} for s in self.stages
         ]
@@ -197,29 +205,36 @@ class ImageClassifier(nn.Module):
         Args:
             x: (N, C, H, W).
             indices: of stages; a number for the last ones, None for all.
-            norm: apply the final norm to the last stage's map.
-            stop_early: do not run the stages after the last one that is asked for.
+            norm: apply the norm between the last stage and the features to that stage's map, in families that
+                have one (DenseNet).
+            stop_early: do not run the stages after the last one that is asked for; the features are then that one's.
             output_fmt: ``"NCHW"``.
             intermediates_only: return the maps alone.
 
         Returns:
             The features and a list of maps (N, channels, h, w), or the list alone.
         """
-        from timm.models._features import feature_take_indices
-
         if output_fmt != "NCHW":
             raise BcosError(f"output_fmt must be 'NCHW', got {output_fmt!r}")
-        taken, last = feature_take_indices(len(self.stages), indices)
+        taken = self._chosen(indices)
         image, maps = x, []
-        stages = self.stages[: last + 1] if stop_early else self.stages
-        for i, stage in enumerate(stages):
+        final = len(self.stages) - 1
+        for i, stage in enumerate(self.stages[: max(taken) + 1] if stop_early else self.stages):
             x = self._run(stage.modules, x)
+            normed = self._run(self._norm, x) if i == final else x
             if i in taken:
-                normed = self._run(self._norm, x) if norm and i == len(self.stages) - 1 else x
-                maps.append(self.as_map(normed, image))
-        if intermediates_only:
-            return maps
-        return self._run(self._norm, x), maps
+                maps.append(self.as_map(normed if norm else x, image))
+            x = normed
+        return maps if intermediates_only else (x, maps)
+
+    def _chosen(self, indices: int | list[int] | None) -> list[int]:
+        from timm.models._features import feature_take_indices
+
+        try:
+            taken: list[int] = feature_take_indices(len(self.stages), indices)[0]
+        except AssertionError as reason:
+            raise BcosError(f"the network has {len(self.stages)} stages, got indices={indices}") from reason
+        return taken
 
     def as_map(self, features: Tensor, _image: Tensor) -> Tensor:
         """Features of a stage as (N, channels, h, w)."""
@@ -229,9 +244,8 @@ class ImageClassifier(nn.Module):
         self, indices: int | list[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop what :meth:`forward_intermediates` does not need for these stages; returns their indices."""
-        from timm.models._features import feature_take_indices
-
-        taken, last = feature_take_indices(len(self.stages), indices)
+        taken = self._chosen(indices)
+        last = max(taken)
         unused = [name for stage in self.stages[last + 1 :] for name in stage.modules]
         self.stages = self.stages[: last + 1]
         if prune_norm:
@@ -241,7 +255,7 @@ class ImageClassifier(nn.Module):
             self.reset_classifier(0)
         for name in unused:
             self.set_submodule(name, nn.Identity())
-        return list(taken)
+        return taken
 
     def _run(self, names: Sequence[str], x: Tensor) -> Tensor:
         for name in names:

@@ -1,17 +1,18 @@
 """Files from the web, once: resumable, verified, cached. Imports no torch until a cache folder is needed."""
 
 import hashlib
+import http
 import http.client
 import re
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlparse
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 from tqdm import tqdm
 
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
@@ -19,7 +20,8 @@ TIMEOUT = 30.0
 ATTEMPTS = 5
 """Connections for one file, each going on where the last one broke."""
 
-_DIGITS = re.compile(r"-([0-9a-f]{8,64})\.[^.]+$")
+_DIGITS = re.compile(r"-(?=[0-9]*[a-f])([0-9a-f]{8,64})\.[^.]+$")
+"""PyTorch's convention for file names; a date holds no letter."""
 
 
 def cache_folder() -> Path:
@@ -29,15 +31,16 @@ def cache_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def fetch(url: str, *, folder: str | Path | None = None, progress: bool = True) -> Path:
+def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None, progress: bool = True) -> Path:
     """Download a file unless it is there already, and verify it.
 
-    A transfer that breaks goes on where it stopped, in this call or in a later one. Hexadecimal digits before
-    the suffix (``resnet_18-68b4160fff.pth``) are the start of the file's SHA-256; a file with another one is
-    removed.
+    A transfer that breaks goes on where it stopped, in this call or in a later one. A file whose SHA-256 does
+    not start as it must is removed.
 
     Args:
         url: http or https.
+        sha256: first hexadecimal digits of the file's SHA-256; empty for those that its name ends in, as in
+            ``resnet_18-68b4160fff.pth``. A file of which none are known is not verified.
         folder: where to keep the file; None for :func:`cache_folder`.
         progress: show a bar, where the standard error stream is a terminal.
 
@@ -47,48 +50,72 @@ def fetch(url: str, *, folder: str | Path | None = None, progress: bool = True) 
     Raises:
         BcosError: no answer, a broken transfer, or a file that is not the one that was asked for.
     """
-    name = Path(urlparse(url).path).name
-    if urlparse(url).scheme not in ("http", "https") or not name:
-        raise BcosError(f"cannot download {url!r}; give an http or https URL that ends in a file name")
+    name = _file_name(url)
+    sha256 = sha256 or (match.group(1) if (match := _DIGITS.search(name)) else "")
     folder = cache_folder() if folder is None else Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    if not sha256:  # files of the same name, from other places, are other files
+        folder /= hashlib.sha256(url.encode()).hexdigest()[:16]
     target = folder / name
-    digits = match.group(1) if (match := _DIGITS.search(name)) else ""
-    with FileLock(f"{target}.lock"):
-        if not target.exists():
-            partial = target.with_name(f"{name}.part")
-            if not digits:  # nothing would tell whether two parts belong together
-                partial.unlink(missing_ok=True)
-            _transfer(url, partial, target, progress)
-            _verify(partial, digits, url, target)
-            partial.replace(target)
-        else:
-            _verify(target, digits, url, target)
+    try:
+        if not target.is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(f"{target}.lock"):
+                if not target.is_file():
+                    _download(url, target, sha256, progress)
+                    return target
+        _verify(target, sha256, url, target)
+    except (OSError, NotImplementedError) as reason:  # the latter where a file system has no locks
+        raise BcosError(f"cannot keep {url} at {str(target)!r}: {first_line(reason)}; set TORCH_HOME") from reason
     return target
 
 
-def _verify(file: Path, digits: str, url: str, target: Path) -> None:
-    if not digits:
-        return
+def _file_name(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        name = Path(parts.path).name
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and name not in ("", ".", "..")
+    except ValueError:
+        usable = False
+    if not usable or not url.isascii() or any(c.isspace() for c in url):
+        raise BcosError(f"cannot download {url!r}; give an http or https URL that ends in a file name")
+    return name
+
+
+def _download(url: str, target: Path, sha256: str, progress: bool) -> None:
+    """To a file beside `target`, which is renamed once it is whole."""
+    partial = target.with_name(f"{target.name}.part")
+    if not sha256:  # nothing would tell whether two parts belong together
+        partial.unlink(missing_ok=True)
+    if not (partial.is_file() and sha256 and _digest(partial).startswith(sha256)):
+        _transfer(url, partial, target, progress)
+        _verify(partial, sha256, url, target)
+    partial.replace(target)
+
+
+def _digest(file: Path) -> str:
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not found.startswith(digits):
-        file.unlink()
-        raise BcosError(
-            f"{str(file)!r} is not the file that {url} names: its SHA-256 starts with {found[: len(digits)]}, "
-            f"needed {digits}; it was removed: try again, or place the right file at {str(target)!r}"
-        )
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _verify(file: Path, sha256: str, url: str, target: Path) -> None:
+    if not sha256 or (found := _digest(file)).startswith(sha256):
+        return
+    file.unlink()
+    raise BcosError(
+        f"{str(file)!r} is not the file that {url} names: its SHA-256 starts with {found[: len(sha256)]}, "
+        f"needed {sha256}; it was removed: try again, or place the right file at {str(target)!r}"
+    )
 
 
 def _transfer(url: str, partial: Path, target: Path, progress: bool) -> None:
     """Write to `partial`, going on after what it holds."""
     reason: object = None
     for _ in range(ATTEMPTS):
-        before = partial.stat().st_size if partial.exists() else 0
+        before = _size(partial)
         try:
             if _receive(url, partial, before, progress):
                 return
-            reason = f"the transfer broke after {partial.stat().st_size} bytes"
+            reason = f"the transfer broke after {_size(partial)} bytes"
         except urllib.error.HTTPError as error:
             reason = error
             error.close()
@@ -98,12 +125,16 @@ def _transfer(url: str, partial: Path, target: Path, progress: bool) -> None:
             break
         except (OSError, http.client.HTTPException) as error:
             reason = error
-        if (partial.stat().st_size if partial.exists() else 0) <= before:
+        if _size(partial) <= before:
             break  # no progress: trying on would change nothing
     raise BcosError(
         f"cannot download {url}: {reason}; try again (what has arrived is kept), "
         f"or place the file at {str(target)!r} by hand"
     )
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.is_file() else 0
 
 
 def _receive(url: str, partial: Path, before: int, progress: bool) -> bool:
@@ -114,16 +145,10 @@ def _receive(url: str, partial: Path, before: int, progress: bool) -> bool:
             before = 0  # the server sends the whole file
         length = response.headers.get("Content-Length")
         total = None if length is None else before + int(length)
-        bar = tqdm(
-            total=total,
-            initial=before,
-            unit="B",
-            unit_scale=True,
-            desc=partial.stem,
-            disable=None if progress else True,
-        )
+        hidden = None if progress else True  # None: where there is no terminal
+        bar = tqdm(total=total, initial=before, unit="B", unit_scale=True, desc=partial.stem, disable=hidden)
         with bar, partial.open("ab" if before else "wb") as file:
             while chunk := response.read(CHUNK):
                 file.write(chunk)
                 bar.update(len(chunk))
-    return total is None or partial.stat().st_size == total
+    return total is None or _size(partial) == total

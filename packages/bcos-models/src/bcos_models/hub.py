@@ -6,7 +6,7 @@ bcos_models``).
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,12 +15,13 @@ from typing import Any
 from torch import nn
 
 import bcos_models
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
+from bcos_models.classifier import ImageClassifier
 from bcos_models.registry import create_model, describe
 from bcos_models.spec import InputSpec, ModelConfig
 from bcos_models.timm_models import PREFIX, pretrained_cfg
-from bcos_models.weights import WEIGHTS_NAME, save_weights
+from bcos_models.weights import WEIGHTS_NAME, load_weights, save_weights, uncompiled
 
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
@@ -39,8 +40,9 @@ def save_pretrained(
 
     Args:
         model: the model, with weights worth keeping.
-        folder: is made; holds ``model.safetensors``, ``config.json`` and ``README.md`` (a model card).
-        class_names: of the outputs, in their order.
+        folder: is made; holds ``model.safetensors``, ``config.json`` and, unless it has one, ``README.md`` (a
+            model card).
+        class_names: of the outputs, in their order; None for those that :func:`from_pretrained` found, if any.
         description: text for the model card: data, training, results.
         license: of the weights, as the hub's identifiers name it, such as ``"apache-2.0"``.
 
@@ -51,10 +53,13 @@ def save_pretrained(
         BcosError: a model from elsewhere, options that JSON does not know, or names for another number of
             classes.
     """
+    model = uncompiled(model)
     made = _made(model)
-    classes = int(getattr(model, "num_classes", 0))
-    if class_names is not None and len(class_names) != classes:
-        raise BcosError(f"class_names must name the {classes} outputs, got {len(class_names)}")
+    known: Sequence[str] | None = getattr(model, "class_names", None)
+    if class_names is None and known is not None and len(known) == made.num_classes:
+        class_names = known
+    if class_names is not None and len(class_names) != made.num_classes:
+        raise BcosError(f"class_names must name the {made.num_classes} outputs, got {len(class_names)}")
     try:
         config = json.dumps(_config(model, made, class_names), indent=2)
     except TypeError as reason:
@@ -62,7 +67,8 @@ def save_pretrained(
     folder = Path(folder)
     save_weights(model, folder / WEIGHTS_NAME)
     write_atomically(folder / CONFIG_NAME, f"{config}\n")
-    write_atomically(folder / CARD_NAME, _card(model, made, description, license))
+    if not (folder / CARD_NAME).exists():
+        write_atomically(folder / CARD_NAME, _card(model, made, description, license))
     return folder
 
 
@@ -73,26 +79,38 @@ def from_pretrained(source: str | Path) -> nn.Module:
         source: a folder written by :func:`save_pretrained`, or ``owner/repository[@revision]`` on the hub.
 
     Returns:
-        The model, in eval mode; its attribute ``class_names`` tells the classes, if they are known.
+        The model, in eval mode; its attribute ``class_names`` tells the classes, or is None.
 
     Raises:
         BcosError: nothing there, or no model of this package.
     """
     config_path, weights = (_file(source, name) for name in (CONFIG_NAME, WEIGHTS_NAME))
-    try:
-        config = json.loads(config_path.read_text())
-        described = config[_KEY]
-        num_classes = config["num_classes"]
-        seen = InputSpec.from_dict(described["input"])
-        name, options = described["name"], described["options"]
-    except (ValueError, KeyError, TypeError) as reason:
-        raise BcosError(
-            f"{str(source)!r} holds no model that save_pretrained wrote: {CONFIG_NAME} lacks or garbles {reason}"
-        ) from reason
-    model = create_model(name, weights=weights, num_classes=num_classes, **options)
-    describe(model, ModelConfig(name, options, seen))
-    setattr(model, "class_names", config.get("label_names"))  # noqa: B010 - reason: modules are typed without it
+    made, class_names = _read_config(config_path, str(source))
+    model = create_model(made.name, num_classes=made.num_classes or None, **made.options)
+    if made.num_classes == 0 and isinstance(model, ImageClassifier):
+        model.reset_classifier(0)
+    load_weights(model, weights, name=made.name)
+    describe(model, made)
+    setattr(model, "class_names", class_names)  # noqa: B010 - reason: modules are typed without it
     return model.eval()
+
+
+def _read_config(path: Path, source: str) -> tuple[ModelConfig, list[str] | None]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        described = config[_KEY]
+        options = dict(described["options"])
+        made = ModelConfig(
+            str(described["name"]), int(config["num_classes"]), options, InputSpec.from_dict(described["input"])
+        )
+        names = config.get("label_names")
+    except (ValueError, KeyError, TypeError, AttributeError) as reason:
+        raise BcosError(
+            f"{source!r} holds no model that save_pretrained wrote: {CONFIG_NAME} lacks or garbles {first_line(reason)}"
+        ) from reason
+    if reserved := options.keys() & {"name", "pretrained", "weights", "num_classes"}:
+        raise BcosError(f"{source!r} sets {', '.join(sorted(reserved))} among the options in {CONFIG_NAME}; remove it")
+    return made, list(names) if isinstance(names, list) else None
 
 
 def push_to_hub(
@@ -106,7 +124,7 @@ def push_to_hub(
     token: str | None = None,
     message: str = "Add model",
 ) -> str:
-    """Upload a model to the Hugging Face hub; the repository is made if it is not there.
+    """Upload a model to the Hugging Face hub; the repository is made if it is not there, its card is kept.
 
     Args:
         model: made by :func:`bcos_models.create_model`.
@@ -129,10 +147,11 @@ def push_to_hub(
         save_pretrained(model, folder, class_names=class_names, description=description, license=license)
         try:
             url = str(api.create_repo(repository, private=private, exist_ok=True))
-            api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
+            kept = [CARD_NAME] if api.file_exists(repository, CARD_NAME) else []  # somebody may have edited it
+            api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message, ignore_patterns=kept)
         except Exception as reason:  # the library raises many types, of its HTTP client too
             raise BcosError(
-                f"cannot upload to {repository!r}: {_first_line(reason)}; check its name, your token and the network"
+                f"cannot upload to {repository!r}: {first_line(reason)}; check its name, your token and the network"
             ) from reason
     return url
 
@@ -150,7 +169,7 @@ def hub_file(repository: str, name: str) -> Path:
         return Path(hf_hub_download(repo_id, name, revision=revision or None, library_name="bcos-models"))
     except Exception as reason:  # the library raises many types, of its HTTP client too
         raise BcosError(
-            f"cannot get {name} of {repository!r} from the Hugging Face hub: {_first_line(reason)}; "
+            f"cannot get {name} of {repository!r} from the Hugging Face hub: {first_line(reason)}; "
             "check the name (owner/repository, with @revision if need be) and the network, or give a local path"
         ) from reason
 
@@ -168,15 +187,15 @@ def _made(model: nn.Module) -> ModelConfig:
     made = getattr(model, "bcos_config", None)
     if not isinstance(made, ModelConfig):
         raise BcosError(f"the model ({type(model).__name__}) was not made by bcos_models.create_model")
-    return made
+    return replace(made, num_classes=getattr(model, "num_classes", made.num_classes))
 
 
 def _config(model: nn.Module, made: ModelConfig, class_names: Sequence[str] | None) -> Mapping[str, Any]:
-    classes = getattr(model, "num_classes", None)
-    cfg = pretrained_cfg(made.input) | {"num_classes": classes, "classifier": getattr(model, "classifier_name", None)}
+    classifier = getattr(model, "classifier_name", None)
+    cfg = pretrained_cfg(made.input) | {"num_classes": made.num_classes, "classifier": classifier}
     return {
         "architecture": PREFIX + made.name,
-        "num_classes": classes,
+        "num_classes": made.num_classes,
         "num_features": getattr(model, "num_features", None),
         "model_args": dict(made.options),
         **({} if class_names is None else {"label_names": list(class_names)}),
@@ -201,16 +220,12 @@ def _card(model: nn.Module, made: ModelConfig, description: str, license: str | 
     )
     card = ModelCard.from_template(
         data,
-        template_str=resources.files(bcos_models).joinpath("card.md.jinja").read_text(),
+        template_str=resources.files(bcos_models).joinpath("card.md.jinja").read_text(encoding="utf-8"),
         name=made.name,
         params=f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
-        classes=getattr(model, "num_classes", "?"),
+        classes=made.num_classes,
         input=made.input,
         options=dict(made.options),
         description=description,
     )
     return f"{card}\n"
-
-
-def _first_line(reason: Exception) -> str:
-    return (str(reason).strip() or type(reason).__name__).splitlines()[0]

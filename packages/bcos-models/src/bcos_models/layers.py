@@ -73,36 +73,3 @@ def plain_layers() -> Layers:
 def stochastic_depth(rate: float) -> nn.Module:
     """Drop a residual branch for a whole sample with probability `rate` in training (Huang et al., 2016)."""
     return StochasticDepth(rate, "row") if rate else nn.Identity()
-
-
-def depth_rates(last: float, blocks: int) -> list[float]:
-    """Stochastic depth of each block, growing linearly from 0 at the first to `last`.
-
-    Raises:
-        BcosError: a rate outside [0, 1).
-    """
-    if not 0 <= last < 1:
-        raise BcosError(f"drop_path must be in [0, 1), got {last}")
-    return [last * i / max(blocks - 1, 1) for i in range(blocks)]
-
-
-def check_sizes(**sizes: int) -> None:
-    """Refuse sizes below 1.
-
-    Raises:
-        BcosError: naming all of them.
-    """
-    if min(sizes.values()) < 1:
-        names, values = list(sizes), [str(v) for v in sizes.values()]
-        listed = [", ".join(part[:-1]) + " and " + part[-1] if len(part) > 1 else part[0] for part in (names, values)]
-        raise BcosError(f"{listed[0]} must be at least 1, got {listed[1]}")
-
-
-def check_depths(depths: tuple[int, ...]) -> None:
-    """Refuse an empty network or stage.
-
-    Raises:
-        BcosError: `depths` is empty or holds a number below 1.
-    """
-    if not depths or min(depths) < 1:
-        raise BcosError(f"depths must name at least one block for every stage, got {depths}")

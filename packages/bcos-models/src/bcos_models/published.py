@@ -54,4 +54,5 @@ def checkpoint(name: str) -> Checkpoint | None:
     if name not in _FILES:
         return None
     file, top1, top5 = _FILES[name]
-    return Checkpoint(f"{BASE}/{file}", top1=top1, top5=top5, license=LICENSE)
+    digits = file.removesuffix(".pth").rpartition("-")[2]
+    return Checkpoint(f"{BASE}/{file}", sha256=digits, top1=top1, top5=top5, license=LICENSE)

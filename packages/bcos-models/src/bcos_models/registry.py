@@ -1,6 +1,6 @@
 """Models by name."""
 
-from dataclasses import replace
+import warnings
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from bcos_core.errors import BcosError
 from bcos_core.plugins import check_options, resolve, takes
 from bcos_models import plugins
-from bcos_models.spec import InputSpec, ModelConfig, ModelSpec
+from bcos_models.checks import is_size
+from bcos_models.spec import Checkpoint, ModelConfig, ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,7 +50,8 @@ def create_model(
             ``get_spec(name).checkpoint``).
         weights: other weights to load, in any of the forms that :func:`bcos_models.load_weights` takes.
         num_classes: outputs; None for the model's own number. Where the weights have another number, the
-            classifier is replaced by a new one, with a logit bias for as many classes.
+            classifier is replaced by a new one, with a logit bias for as many classes; with `weights` that is
+            worth a warning.
         options: arguments of the model's builder, such as ``b``, ``max_out``, ``norm`` or ``in_chans``.
 
     Returns:
@@ -61,23 +63,33 @@ def create_model(
 
     >>> model = create_model("cifar10_resnet20", num_classes=5, b=1.5)
     """
-    from bcos_models.weights import find_weights, load_state, read_state
+    from bcos_models.weights import load_weights
 
     spec = get_spec(name)
     source = _source(spec, pretrained, weights)
     builder = resolve(spec.builder)
     classes = spec.num_classes if num_classes is None else num_classes
-    if not isinstance(classes, int) or classes < 1:
+    if not is_size(classes):
         raise BcosError(f"num_classes must be at least 1, got {classes!r}")
+    classes = int(classes)
     defaults = {"in_chans": spec.input.encoded_channels} if takes(builder, "in_chans") else {}
     arguments: dict[str, Any] = {**defaults, **spec.options, **options, "num_classes": classes}
     check_options(f"the model {name!r}", builder, arguments)
-    seen = _seen(spec, arguments.get("in_chans"))
-    model: nn.Module = builder(**arguments)
+    try:
+        model: nn.Module = builder(**arguments)
+    except TypeError as reason:  # builders check values; this is for what is no number, or no list of them
+        raise BcosError(f"the model {name!r} cannot be built with {options}: {reason}") from reason
+    in_chans = arguments.get("in_chans")
+    seen = spec.input.seen_with(int(in_chans)) if in_chans else spec.input
+    describe(model, ModelConfig(name, classes, dict(options), seen))
     if source is not None:
-        state = read_state(find_weights(source))
-        load_state(model, state, name=name, source=str(source), replace_classifier=num_classes is not None)
-    describe(model, ModelConfig(name, options, seen))
+        replaced = load_weights(model, source, name=name, replace_classifier=num_classes is not None)
+        if replaced and not pretrained:
+            warnings.warn(
+                f"the weights in {str(weights)!r} are of another number of classes than {classes}: "
+                f"{name!r} has a new, untrained classifier",
+                stacklevel=2,
+            )
     return model
 
 
@@ -89,22 +101,23 @@ def describe(model: "nn.Module", config: ModelConfig) -> None:
         setattr(model, key, value)
 
 
-def _source(spec: ModelSpec, pretrained: bool, weights: str | Path | None) -> str | Path | None:
+def _source(spec: ModelSpec, pretrained: bool, weights: str | Path | None) -> str | Path | Checkpoint | None:
     if not pretrained:
         return weights
     if weights is not None:
         raise BcosError(f"give pretrained=True or weights={str(weights)!r}, not both")
+    return published_weights(spec)
+
+
+def published_weights(spec: ModelSpec) -> Checkpoint:
+    """Checkpoint of a model.
+
+    Raises:
+        BcosError: it has none.
+    """
     if spec.checkpoint is None:
         raise BcosError(
             f"there are no published weights of {spec.name!r}; "
             "give weights=FILE, or one of the models that bcos models lists with an accuracy"
         )
-    return spec.checkpoint.url
-
-
-def _seen(spec: ModelSpec, in_chans: object) -> InputSpec:
-    """Input of a model that was built with other channels than its description says."""
-    if not isinstance(in_chans, int) or in_chans == spec.input.encoded_channels:
-        return spec.input
-    per_channel = 2 if spec.input.encoding == "add_inverse" else 1
-    return replace(spec.input, channels=max(in_chans // per_channel, 1))
+    return spec.checkpoint

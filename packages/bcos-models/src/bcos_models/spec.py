@@ -1,12 +1,12 @@
 """Descriptions of models: light, frozen, importable without torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, get_args
 
 from bcos_core.errors import BcosError
 
-Encoding = Literal["add_inverse", "standardize"]
+Encoding = Literal["add_inverse", "standardize", "none"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,8 @@ class InputSpec:
     """What a model wants to see.
 
     ``add_inverse`` appends the inverse channels to values in [0, 1] (B-cos networks); ``standardize``
-    subtracts a mean and divides by a standard deviation (the plain baselines).
+    subtracts a mean and divides by a standard deviation (the plain baselines); ``none`` leaves values in
+    [0, 1] as they are.
     """
 
     size: int = 224
@@ -29,8 +30,8 @@ class InputSpec:
     """Shorter side, in pixels, before the centre crop of `size`; None resizes to `size` directly."""
 
     def __post_init__(self) -> None:
-        if self.encoding not in ("add_inverse", "standardize"):
-            raise BcosError(f"encoding must be 'add_inverse' or 'standardize', got {self.encoding!r}")
+        if self.encoding not in get_args(Encoding):
+            raise BcosError(f"encoding must be one of {get_args(Encoding)}, got {self.encoding!r}")
         if self.size < 1 or self.channels < 1:
             raise BcosError(f"size and channels must be positive, got {self.size} and {self.channels}")
 
@@ -44,6 +45,21 @@ class InputSpec:
         read: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
         return cls(**read)
 
+    def seen_with(self, encoded_channels: int) -> Self:
+        """Describe the same input with another number of channels for the network's first layer.
+
+        With an odd number there are no inverse channels; mean and deviation of channels that have none are
+        the average of the others.
+        """
+        if encoded_channels == self.encoded_channels:
+            return self
+        if self.encoding == "add_inverse" and encoded_channels % 2 == 0:
+            return replace(self, channels=encoded_channels // 2)
+        if self.encoding != "standardize":
+            return replace(self, channels=encoded_channels, encoding="none")
+        mean, std = ((sum(values) / len(values),) * encoded_channels for values in (self.mean, self.std))
+        return replace(self, channels=encoded_channels, mean=mean, std=std)
+
     @property
     def encoded_channels(self) -> int:
         """Channels that the network's first layer sees."""
@@ -55,8 +71,9 @@ class Checkpoint:
     """Weights that can be downloaded, and what they reach."""
 
     url: str
-    """Of a ``.safetensors`` or ``.pth`` file; ``-<hex digits>`` before the suffix is checked as the start of its
-    SHA-256."""
+    """Of a ``.safetensors`` or ``.pth`` file."""
+    sha256: str = ""
+    """What the file's SHA-256 starts with, in hexadecimal digits; empty if it is not known."""
     top1: float | None = None
     """Accuracy in %, as published; so is `top5`."""
     top5: float | None = None
@@ -89,7 +106,8 @@ class ModelConfig:
     """How :func:`bcos_models.create_model` made a model; the model has it as ``bcos_config``."""
 
     name: str
-    options: Mapping[str, object]
+    num_classes: int
+    options: Mapping[str, Any]
     """Those that the caller gave."""
     input: InputSpec
 

@@ -4,14 +4,17 @@ timm is imported in functions only: its import calls :func:`register`.
 """
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
-from bcos_models.registry import create_model, get_spec, model_specs
+from bcos_models.classifier import ImageClassifier
+from bcos_models.download import fetch
+from bcos_models.registry import create_model, get_spec, model_specs, published_weights
 from bcos_models.spec import InputSpec
-from bcos_models.weights import convert_state
+from bcos_models.weights import convert_state, load_weights
 
 PREFIX = "bcos_"
 FEATURES = 4
@@ -28,7 +31,7 @@ def register(_timm_models: object = None) -> None:
 
     for spec in model_specs():
         name = PREFIX + spec.name
-        if is_model(name):
+        if is_model(name) or "." in name:  # behind a dot timm looks for a tag
             continue
         cfg = pretrained_cfg(spec.input) | {"num_classes": spec.num_classes}
         if spec.checkpoint is not None:
@@ -55,13 +58,19 @@ def pretrained_cfg(seen: InputSpec) -> dict[str, Any]:
     }
 
 
+_SOURCES = ("file", "url", "state_dict", "hf_hub_id", "source")
+"""What in timm's description says where weights come from."""
+
+
 def _build(name: str, pretrained: bool, **options: Any) -> nn.Module:
     """Build as timm asks; published weights come through our own loader, which verifies them."""
     from timm.models import build_model_with_cfg
 
-    ours = pretrained and not options.get("pretrained_cfg") and not options.get("pretrained_cfg_overlay")
+    given = options.get("pretrained_cfg")
+    elsewhere = {**(given if isinstance(given, dict) else {}), **(options.get("pretrained_cfg_overlay") or {})}
+    ours = pretrained and not any(elsewhere.get(key) for key in _SOURCES)
     model: nn.Module = build_model_with_cfg(
-        partial(_create, name, pretrained=ours),
+        partial(_create, name, published=ours, cache_dir=options.pop("cache_dir", None) if ours else None),
         PREFIX + name,
         pretrained and not ours,
         pretrained_filter_fn=partial(_filter, name),
@@ -74,21 +83,45 @@ def _build(name: str, pretrained: bool, **options: Any) -> nn.Module:
 def _create(
     name: str,
     *,
-    pretrained: bool,
+    published: bool,
+    cache_dir: str | Path | None,
     num_classes: int | None = None,
     global_pool: str = "avg",
     img_size: object = None,
+    drop_rate: float = 0.0,
+    drop_path_rate: float | None = None,
     **options: Any,
 ) -> nn.Module:
     del img_size  # any size will do
     if global_pool != "avg":
         raise BcosError(f"global_pool must be 'avg', got {global_pool!r}")
-    classes = num_classes or get_spec(name).num_classes
-    model = create_model(name, pretrained=pretrained, num_classes=classes, **options)
+    if drop_rate:  # timm's scripts pass a zero, which not every family takes
+        options["drop_rate"] = drop_rate
+    if drop_path_rate is not None:
+        options["drop_path"] = drop_path_rate
+    spec = get_spec(name)
+    cached = published and cache_dir is None
+    model = create_model(name, pretrained=cached, num_classes=num_classes or spec.num_classes, **options)
+    if published and cache_dir is not None:
+        checkpoint = published_weights(spec)
+        path = fetch(checkpoint.url, sha256=checkpoint.sha256, folder=cache_dir)
+        load_weights(model, path, name=name, replace_classifier=True)
     if num_classes == 0:
-        model.reset_classifier(0)  # type: ignore[operator] # reason: every classifier has it
+        if not isinstance(model, ImageClassifier):
+            raise BcosError(f"the model {name!r} has no classifier that could be left out")
+        model.reset_classifier(0)
     return model
 
 
 def _filter(name: str, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    return dict(convert_state(model.state_dict(), state, name))
+    """Weights from elsewhere in the keys of the model; a classifier of other classes stays as it is."""
+    own = model.state_dict()
+    converted = dict(convert_state(own, state, name))
+    if isinstance(model, ImageClassifier):
+        prefix = f"{model.classifier_name}."
+        ours = {key: value for key, value in own.items() if key.startswith(prefix)}
+        if any(key in converted and converted[key].shape != value.shape for key, value in ours.items()):
+            converted |= ours
+        if not ours:
+            converted = {key: value for key, value in converted.items() if not key.startswith(prefix)}
+    return converted

@@ -9,16 +9,17 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from bcos_core import AddInverse
+from bcos_core.errors import BcosError
+from bcos_models.images import as_seen
 from bcos_models.spec import InputSpec
-
-_MODES = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
 class InferenceTransform:
     """Image → what a network sees, as it was evaluated.
 
-    Bilinear resizing of the shorter side, centre crop, then inverse channels or standardization.
+    Upright, on white where it is transparent; bilinear resizing of the shorter side, centre crop, then inverse
+    channels or standardization.
 
     Args:
         input: of the network, such as ``get_spec(name).input``.
@@ -67,13 +68,19 @@ def input_encoder(spec: InputSpec) -> nn.Module:
     """Images in [0, 1] → what the network sees: inverse channels, or mean and standard deviation."""
     if spec.encoding == "add_inverse":
         return AddInverse()
+    if spec.encoding == "none":
+        return nn.Identity()
     mean, std = (list(values)[: spec.channels] for values in (spec.mean, spec.std))
     normalize: nn.Module = v2.Normalize(mean, std)
     return normalize
 
 
 class AsChannels(nn.Module):
-    """Convert PIL images to grey or RGB, whichever the network sees; tensors pass as they are."""
+    """Turn PIL images grey or RGB, whichever the network sees, as a person sees them; tensors pass as they are.
+
+    Raises:
+        BcosError: a tensor of other channels, or a PIL image for a network that sees neither grey nor RGB.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -81,7 +88,8 @@ class AsChannels(nn.Module):
 
     def forward(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
         """Convert one image."""
-        mode = _MODES.get(self.channels)
-        if isinstance(image, Tensor) or mode is None or image.mode == mode:
-            return image
-        return image.convert(mode)
+        if not isinstance(image, Tensor):
+            return as_seen(image, self.channels)
+        if image.ndim < 3 or image.shape[-3] != self.channels:
+            raise BcosError(f"images must have shape ({self.channels}, H, W), got {tuple(image.shape)}")
+        return image

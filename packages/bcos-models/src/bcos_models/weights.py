@@ -9,13 +9,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
 from bcos_models import plugins
 from bcos_models.classifier import ImageClassifier
+from bcos_models.spec import Checkpoint
 
 WEIGHTS_NAME = "model.safetensors"
 _HUB = "hf://"
+_INSIDE = ("state_dict", "model_state_dict")
+"""Where training checkpoints keep the state dict of the model."""
+_PREFIXES = ("_orig_mod.", "module.", "model.")
 
 
 def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> Path:
@@ -29,12 +33,21 @@ def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, s
     Returns:
         The path.
     """
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    tensors = uncompiled(model).state_dict()
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     write_atomically(path, safetensors.torch.save(state, metadata={"format": "pt", **(metadata or {})}))
     return Path(path)
 
 
-def load_weights(model: nn.Module, source: str | Path, *, name: str = "") -> None:
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the model inside of what ``torch.compile`` made of it."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
+
+
+def load_weights(
+    model: nn.Module, source: str | Path | Checkpoint, *, name: str = "", replace_classifier: bool = False
+) -> bool:
     """Load weights into `model`; every tensor must have its place and its shape.
 
     Args:
@@ -42,23 +55,32 @@ def load_weights(model: nn.Module, source: str | Path, *, name: str = "") -> Non
         source: a ``.safetensors`` file, or a ``.pth`` file with a state dict (read with ``weights_only``), by
             path, by URL, or as ``hf://owner/repository[@revision]`` on the Hugging Face hub.
         name: the model's name, for plugins that convert state dicts of other packages.
+        replace_classifier: where the weights are of another number of classes, load all but the classifier,
+            and give the model a new one.
+
+    Returns:
+        Whether the classifier was replaced.
 
     Raises:
         BcosError: no such file, not a file of weights, or keys or shapes that do not fit.
     """
-    load_state(model, read_state(find_weights(source)), name=name, source=str(source))
+    state = read_state(find_weights(source))
+    what = source.url if isinstance(source, Checkpoint) else str(source)
+    return load_state(model, state, name=name, source=what, replace_classifier=replace_classifier)
 
 
-def find_weights(source: str | Path) -> Path:
+def find_weights(source: str | Path | Checkpoint) -> Path:
     """File of weights that a path, a URL or a repository names; downloaded where it must be."""
+    from bcos_models.download import fetch
+
+    if isinstance(source, Checkpoint):
+        return fetch(source.url, sha256=source.sha256)
     text = str(source)
     if text.startswith(_HUB):
         from bcos_models.hub import hub_file
 
         return hub_file(text.removeprefix(_HUB), WEIGHTS_NAME)
     if "://" in text:
-        from bcos_models.download import fetch
-
         return fetch(text)
     path = Path(source)
     if not path.is_file():
@@ -70,7 +92,7 @@ def find_weights(source: str | Path) -> Path:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """State dict in a file.
+    """State dict in a file; of a training checkpoint, the one inside.
 
     Raises:
         BcosError: it cannot be read, or holds something else.
@@ -86,11 +108,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as reason:  # torch raises several types, for files that are no checkpoints and for unsafe ones
         raise BcosError(
-            f"{str(path)!r} is no file of weights alone ({str(reason).splitlines()[0]}); "
+            f"{str(path)!r} is no file of weights alone ({first_line(reason)}); "
             "give a .safetensors file, or a .pth file of a state dict"
         ) from reason
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
+    if isinstance(state, dict):
+        state = next((state[key] for key in _INSIDE if isinstance(state.get(key), dict)), state)
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise BcosError(f"{str(path)!r} holds no state dict; save model.state_dict(), or use save_weights")
     return state
@@ -103,29 +125,23 @@ def load_state(
     name: str = "",
     source: str,
     replace_classifier: bool = False,
-) -> None:
-    """Load a state dict, converted by a plugin if one knows its format.
-
-    Args:
-        model: to be filled.
-        state: the state dict.
-        name: the model's name.
-        source: where the state dict comes from, for messages.
-        replace_classifier: where the state dict is of another number of classes, load all but the classifier,
-            and give the model a new one.
+) -> bool:
+    """Load a state dict, converted by a plugin if one knows its format; as :func:`load_weights`.
 
     Raises:
         BcosError: keys or shapes that do not fit, naming the first of them.
     """
     state = convert_state(model.state_dict(), state, name)
-    if replace_classifier and isinstance(model, ImageClassifier):
-        wanted = model.num_classes
-        model.reset_classifier(_classes(model, state))
+    if not replace_classifier or not isinstance(model, ImageClassifier):
         _load(model, state, name, source)
-        if model.num_classes != wanted:
-            model.reset_classifier(wanted)
-    else:
-        _load(model, state, name, source)
+        return False
+    wanted = model.num_classes
+    model.reset_classifier(_classes(model, state))
+    _load(model, state, name, source)
+    replaced = model.num_classes != wanted
+    if replaced:
+        model.reset_classifier(wanted)
+    return replaced
 
 
 def _classes(model: ImageClassifier, state: Mapping[str, Tensor]) -> int:
@@ -158,7 +174,10 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], name: str, source: str)
 
 
 def convert_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
-    """`state` in the keys of `own`, if a plugin knows its format and they differ; else as it is."""
+    """`state` in the keys of `own`: as it is, without the prefix of a wrapper, or converted by a plugin."""
+    if own.keys() == state.keys():
+        return state
+    state = _unwrapped(own, state)
     if own.keys() == state.keys():
         return state
     converted = plugins.manager().hook.bcos_models_convert_state_dict(name=name, state_dict=state)
@@ -167,3 +186,15 @@ def convert_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: 
     # converters leave out means that are zero: not every norm has them
     means = {key: torch.zeros(own[key].shape, dtype=own[key].dtype) for key in own if key.endswith("running_mean")}
     return {**means, **converted}
+
+
+def _unwrapped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without the prefix that compilation, data parallelism or a trainer puts before every key.
+
+    What has not the prefix (a trainer's moving average, the state of its loss) is left out.
+    """
+    for prefix in _PREFIXES:
+        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if inner and not any(key.startswith(prefix) for key in own):
+            return _unwrapped(own, inner)
+    return state

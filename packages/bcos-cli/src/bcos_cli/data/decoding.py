@@ -2,9 +2,9 @@
 
 import io
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from bcos_core.errors import BcosError
+from bcos_models.images import as_seen
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for damaged files."""
@@ -14,25 +14,3 @@ def decode(data: bytes, channels: int) -> Image.Image:
     """Decode an image to greyscale (1 channel) or RGB (3 channels)."""
     with Image.open(io.BytesIO(data)) as image:
         return as_seen(image, channels)
-
-
-def as_seen(image: Image.Image, channels: int) -> Image.Image:
-    """Return an image as a person sees it: upright as EXIF says, on white where it is transparent, 8 bits deep."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits of greyscale, which Pillow would cut off at 255
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
-    elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return image.convert(image_mode(channels))
-
-
-def image_mode(channels: int) -> str:
-    """Return Pillow's mode for images of `channels` channels.
-
-    Raises:
-        BcosError: neither 1 nor 3.
-    """
-    if channels not in (1, 3):
-        raise BcosError(f"images have 1 (greyscale) or 3 (RGB) channels, the model wants {channels}")
-    return "L" if channels == 1 else "RGB"

@@ -291,7 +291,7 @@ def _check_decodes(data: bytes) -> None:
     """Do all that reading for training will do."""
     from PIL import Image
 
-    from bcos_cli.data.decoding import as_seen
+    from bcos_models.images import as_seen
 
     with Image.open(io.BytesIO(data)) as image:
         as_seen(image, channels=3)

@@ -8,17 +8,11 @@ from torch import Tensor, nn
 from bcos_core.errors import BcosError
 from bcos_core.norms import Affine
 from bcos_core.norms.choice import NORM_EPS
+from bcos_models.checks import check_depths, check_sizes, depth_rates
 from bcos_models.classifier import ImageClassifier, LogitBias, Logits, Stage
-from bcos_models.layers import (
-    Antialias,
-    Layers,
-    bcos_layers,
-    check_depths,
-    check_sizes,
-    depth_rates,
-    stochastic_depth,
-)
+from bcos_models.layers import Antialias, Layers, bcos_layers, stochastic_depth
 
+POSITION_EPS = 1e-6
 EXPANSION = 4
 """Channels inside a block, in units of its width."""
 
@@ -127,7 +121,7 @@ def bcos_convnext(
     max_out: int = 1,
     norm: str = "position",
     norm_affine: Affine = "linear",
-    norm_eps: float = NORM_EPS,
+    norm_eps: float | None = None,
     layer_scale: float = 1e-6,
     drop_path: float = 0.0,
     antialias: Antialias = "none",
@@ -137,9 +131,13 @@ def bcos_convnext(
 ) -> ConvNeXt:
     """B-cos ConvNeXt; arguments as for :class:`ConvNeXt`, :func:`bcos_layers` and :class:`Logits`.
 
+    ``norm_eps=None`` is 1e-6 for position norm, as in the paper, and 1e-5 for the others.
+
     Raises:
         BcosError: values that make no network.
     """
+    if norm_eps is None:
+        norm_eps = POSITION_EPS if norm == "position" else NORM_EPS
     return ConvNeXt(
         depths,
         widths,

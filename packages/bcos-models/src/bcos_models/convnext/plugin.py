@@ -14,10 +14,7 @@ _SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...], float]] = {
     "base": ((3, 3, 27, 3), (128, 256, 512, 1024), 0.5),
     "large": ((3, 3, 27, 3), (192, 384, 768, 1536), 0.5),
 }
-_NORMS: dict[str, tuple[dict[str, object], str]] = {
-    "": ({"norm": "position", "norm_eps": 1e-6}, "with position norm"),
-    "_bnu": ({"norm": "batch_uncentered"}, "with uncentred batch norm"),
-}
+_NORMS = {"": ("position", "with position norm"), "_bnu": ("batch_uncentered", "with uncentred batch norm")}
 
 _PARAMS = {
     "convnext_atto": 3_682_320,
@@ -46,6 +43,6 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
                 summary=f"B-cos ConvNeXt for ImageNet, {what}",
                 input=IMAGENET_LONG,
                 params=_PARAMS.get(name),
-                options={"depths": depths, "widths": widths, "drop_path": drop_path, **norm},
+                options={"depths": depths, "widths": widths, "drop_path": drop_path, "norm": norm},
                 checkpoint=checkpoint(name),
             )

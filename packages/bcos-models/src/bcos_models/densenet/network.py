@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
 from bcos_core.norms import Affine
+from bcos_models.checks import check_depths, check_sizes
 from bcos_models.classifier import ImageClassifier, LogitBias, Logits, Stage
 from bcos_models.densenet.blocks import DenseBlock, transition
-from bcos_models.layers import Antialias, Layers, bcos_layers, check_depths, check_sizes
+from bcos_models.layers import Antialias, Layers, bcos_layers
 
 
 class DenseNet(ImageClassifier):

@@ -5,8 +5,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from bcos_models.checks import check_depths, check_sizes, depth_rates
 from bcos_models.classifier import ImageClassifier, Logits, Stage
-from bcos_models.layers import Layers, check_depths, check_sizes, depth_rates
+from bcos_models.layers import Layers
 from bcos_models.resnet.blocks import Block
 
 

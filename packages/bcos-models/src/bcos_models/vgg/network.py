@@ -5,8 +5,9 @@ from functools import partial
 from torch import Tensor, nn
 
 from bcos_core.norms import Affine
+from bcos_models.checks import check_depths, check_sizes
 from bcos_models.classifier import ImageClassifier, LogitBias, Logits, Stage
-from bcos_models.layers import Antialias, Layers, bcos_layers, check_depths, check_sizes
+from bcos_models.layers import Antialias, Layers, bcos_layers
 
 MAX_GROWTH = 8
 """Channels of a stage, at most, in units of the first stage's."""
@@ -67,6 +68,7 @@ class VGG(ImageClassifier):
             make_classifier=partial(layers.conv, head_width, kernel_size=1),
             num_classes=num_classes,
             logits=logits,
+            head_hidden_size=head_width,
         )
         self.features = nn.Sequential(*modules)
         self.classifier = nn.Sequential(

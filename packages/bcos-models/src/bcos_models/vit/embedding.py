@@ -49,7 +49,7 @@ class PatchEmbedding(nn.Module):
             )
         x = x.unflatten(2, (-1, self.patch)).unflatten(4, (-1, self.patch))  # (N, C, rows, p, columns, p)
         x = self.proj(x.permute(0, 2, 4, 3, 5, 1).flatten(3))  # (N, rows, columns, dim)
-        positions = sincos_positions(x.shape[1], x.shape[2], x.shape[3]).to(x)
+        positions = sincos_positions(x.shape[1], x.shape[2], x.shape[3], x.device).to(x.dtype)
         if is_explaining():
             name_as(positions, "positions")
         return x.flatten(1, 2) + positions
@@ -65,20 +65,17 @@ def _conv_stem(in_chans: int, widths: tuple[int, ...], layers: Layers) -> nn.Seq
     return stem
 
 
-def sincos_positions(rows: int, columns: int, dim: int) -> Tensor:
+def sincos_positions(rows: int, columns: int, dim: int, device: torch.device | None = None) -> Tensor:
     """Two-dimensional sine and cosine embedding of the positions of a grid, (rows · columns, dim), float32.
 
     With ``ω_i = 10000^(-i/(d/4 - 1))`` the embedding of (row r, column c) is
     ``[sin(c ω), cos(c ω), sin(r ω), cos(r ω)]``.
 
-    Raises:
-        BcosError: `dim` is no multiple of 4.
+    `dim` is a multiple of 4, and at least 8.
 
     Source: Beyer et al., "Better plain ViT baselines for ImageNet-1k", 2022.
     """
-    if dim % 4 or dim < 8:
-        raise BcosError(f"the features of a token must be a multiple of 4, and at least 8, got {dim}")
-    omega = 1.0 / TEMPERATURE ** (torch.arange(dim // 4, dtype=torch.float32) / (dim // 4 - 1))
-    r, c = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    omega = 1.0 / TEMPERATURE ** (torch.arange(dim // 4, dtype=torch.float32, device=device) / (dim // 4 - 1))
+    r, c = torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
     row, column = r.reshape(-1, 1) * omega, c.reshape(-1, 1) * omega
     return torch.cat([column.sin(), column.cos(), row.sin(), row.cos()], dim=1)

@@ -5,8 +5,10 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from bcos_core.errors import BcosError
+from bcos_models.checks import check_sizes, depth_rates
 from bcos_models.classifier import ImageClassifier, Logits, Stage
-from bcos_models.layers import check_sizes, depth_rates, stochastic_depth
+from bcos_models.layers import stochastic_depth
 from bcos_models.vit.embedding import PatchEmbedding
 from bcos_models.vit.layers import TokenLayers
 
@@ -102,6 +104,8 @@ class VisionTransformer(ImageClassifier):
         logits: Logits,
     ) -> None:
         check_sizes(num_classes=num_classes, in_chans=in_chans, dim=dim, depth=depth, patch=patch)
+        if dim % 4 or dim < 8:
+            raise BcosError(f"the features of a token must be a multiple of 4, and at least 8, got {dim}")
         halvings = sum(width > before for before, width in zip((0, *stem), stem, strict=False))
         self.reduction = patch * 2**halvings
         first = Stage(("embed", "blocks.0"), dim, self.reduction)

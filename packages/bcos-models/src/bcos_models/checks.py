@@ -1,0 +1,48 @@
+"""Arguments that make no network. Imports no torch."""
+
+from numbers import Integral, Real
+
+from bcos_core.errors import BcosError
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number, of Python or NumPy."""
+    return isinstance(value, Real)
+
+
+def is_size(value: object) -> bool:
+    """Whether a value is a positive integer, of Python or NumPy."""
+    return isinstance(value, Integral) and int(value) >= 1
+
+
+def depth_rates(last: float, blocks: int) -> list[float]:
+    """Stochastic depth of each block, growing linearly from 0 at the first to `last`.
+
+    Raises:
+        BcosError: a rate outside [0, 1).
+    """
+    if not is_number(last) or not 0 <= last < 1:
+        raise BcosError(f"drop_path must be in [0, 1), got {last!r}")
+    return [last * i / max(blocks - 1, 1) for i in range(blocks)]
+
+
+def check_sizes(**sizes: int) -> None:
+    """Refuse sizes that are no positive integers.
+
+    Raises:
+        BcosError: naming all of them.
+    """
+    if not all(is_size(size) for size in sizes.values()):
+        names, values = list(sizes), [repr(v) for v in sizes.values()]
+        listed = [", ".join(part[:-1]) + " and " + part[-1] if len(part) > 1 else part[0] for part in (names, values)]
+        raise BcosError(f"{listed[0]} must be at least 1, got {listed[1]}")
+
+
+def check_depths(depths: tuple[int, ...]) -> None:
+    """Refuse an empty network or stage.
+
+    Raises:
+        BcosError: `depths` is empty or holds a number below 1.
+    """
+    if not depths or min(depths) < 1:
+        raise BcosError(f"depths must name at least one block for every stage, got {depths}")

@@ -18,6 +18,8 @@ BELOW = {  # what a package needs of ours, lowest first
     "bcos-cli": ("bcos-core", "bcos-models", "bcos-explain"),
 }
 FOLDERS = ("packages", "tests", "examples", "benchmarks", "noxfile.py")
+PARALLEL = ("-n", "2", "--dist", "worksteal")  # two processes: the largest networks take 6 GB each
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -50,7 +52,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests, with all packages and the reference implementation."""
     session.install(*editable(*PACKAGES), *group("test-base"), *group("parity"), *group("export"))
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
@@ -58,7 +60,15 @@ def tests(session: nox.Session) -> None:
 def isolated(session: nox.Session, package: str) -> None:
     """One package's tests, with nothing but what it declares."""
     session.install(*editable(*BELOW[package], package), *group("test-base"))
-    session.run("pytest", f"tests/{package.removeprefix('bcos-')}", "-m", "not slow", *session.posargs)
+    session.run(
+        "pytest",
+        f"tests/{package.removeprefix('bcos-')}",
+        "-m",
+        "not slow",
+        *PARALLEL,
+        *session.posargs,
+        env=ONE_THREAD,
+    )
 
 
 @nox.session

@@ -31,7 +31,7 @@ CIFAR = [
     *(f"cifar10_densenet{d}" for d in (52, 100, 190, 250)),
 ]
 NORMLESS = ("vgg11", "vgg13", "vgg16", "vgg19")
-UNPUBLISHED = ["wide_resnet50_2", "vgg13", "vgg19_bnu", "convnext_atto", "convnext_small"]
+UNPUBLISHED = ["wide_resnet50_2", "vgg13", "convnext_atto", "convnext_small"]
 TRAINED = [n for n in CIFAR if not n.endswith(("16x64d", "190", "250"))]
 HEAVY = (
     "101",

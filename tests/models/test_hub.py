@@ -110,15 +110,6 @@ def test_card_tells_what_the_model_is(net, tmp_path):
     assert "| b | `1.5` |" in card
 
 
-def test_timm_opens_the_folder_too(net, tmp_path):
-    import timm
-
-    save_pretrained(net, tmp_path)
-    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
-    assert same(model, net)
-    assert timm.create_model(f"local-dir:{tmp_path}", pretrained=True, num_classes=7).num_classes == 7
-
-
 def edit(folder, *, num_classes=5, **described):
     """Change what config.json says."""
     path = folder / "config.json"
@@ -233,9 +224,12 @@ def hub(monkeypatch, tmp_path):
     stored, log = {}, []
     with server.served(_hub(stored, log)) as url:
         monkeypatch.setattr(constants, "ENDPOINT", url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+        template = url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        older = "huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE"  # has a copy of its own
+        monkeypatch.setattr(older, template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)
         yield stored, log
 
 
@@ -249,6 +243,16 @@ def test_pushed_model_comes_back_from_the_hub(net, hub):
         assert model.class_names == NAMES
     weights_only = create_model("cifar10_resnet20", weights="hf://me/net", num_classes=5, depths=(1,), width=4, b=1.5)
     assert same(weights_only, net)
+
+
+def test_timm_opens_the_repository_too(net, hub):
+    import timm
+
+    push_to_hub(net, "me/net", token="hf_x")
+    assert same(timm.create_model("hf-hub:me/net", pretrained=True), net)
+    other = timm.create_model("hf-hub:me/net", pretrained=True, num_classes=7)
+    assert other.num_classes == 7
+    assert torch.equal(other.conv1.weight, net.conv1.weight)
 
 
 def test_card_on_the_hub_is_kept(net, hub):

@@ -179,7 +179,7 @@ def patch_norms(
 
 def check_exponent(b: float) -> None:
     """Refuse an exponent below 1 (or NaN)."""
-    if not isinstance(b, int | float) or not b >= 1:
+    if not isinstance(b, (int, float)) or not b >= 1:
         raise BcosError(f"b must be at least 1, got {b!r}; use b=1 for a linear layer, b=2 is the default")
 
 

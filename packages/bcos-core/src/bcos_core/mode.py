@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+import torch
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
@@ -12,8 +13,12 @@ _DEPTH: ContextVar[int] = ContextVar("bcos_explanation_depth", default=0)
 
 
 def is_explaining() -> bool:
-    """Whether the running thread (or task) is inside :func:`explanation_mode`."""
-    return _DEPTH.get() > 0
+    """Whether the running thread (or task) is inside :func:`explanation_mode`.
+
+    Never while a graph is compiled: compiled graphs do not run in explanation mode (and older versions of
+    PyTorch cannot compile the lookup).
+    """
+    return not torch.compiler.is_dynamo_compiling() and _DEPTH.get() > 0
 
 
 def freeze(factor: Tensor) -> Tensor:

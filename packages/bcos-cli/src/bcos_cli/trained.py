@@ -24,9 +24,9 @@ from bcos_models import (
 from bcos_models.hub import CONFIG_NAME
 from bcos_models.registry import describe
 from bcos_models.transforms import input_encoder
+from bcos_models.weights import WEIGHTS_NAME
 
 Probabilities = Literal["sigmoid", "softmax"]
-WEIGHTS_NAME = "model.safetensors"
 _METADATA = "bcos"
 
 

@@ -135,13 +135,14 @@ def load_state(
     if not replace_classifier or not isinstance(model, ImageClassifier):
         _load(model, state, name, source)
         return False
-    wanted = model.num_classes
-    model.reset_classifier(_classes(model, state))
+    wanted, found = model.num_classes, _classes(model, state)
+    if found == wanted:
+        _load(model, state, name, source)
+        return False
+    model.reset_classifier(found)
     _load(model, state, name, source)
-    replaced = model.num_classes != wanted
-    if replaced:
-        model.reset_classifier(wanted)
-    return replaced
+    model.reset_classifier(wanted)
+    return True
 
 
 def _classes(model: ImageClassifier, state: Mapping[str, Tensor]) -> int:

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
-from bcos_cli.trained import WEIGHTS_NAME
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
+from bcos_models.weights import WEIGHTS_NAME
 
 
 class RunFolder:

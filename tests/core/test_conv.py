@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bcos_core import BcosConv1d, BcosConv2d, BcosConv3d, BcosError, functional
+from bcos_core import BcosConv1d, BcosConv2d, BcosConv3d, BcosError, explain, functional
 
 LAYERS = {
     1: (BcosConv1d, functional.bcos_conv1d),
@@ -89,3 +89,15 @@ def test_impossible_layers_are_refused_when_built(sizes, options, message):
 def test_options_are_keyword_only():
     with pytest.raises(TypeError, match="positional"):
         BcosConv2d(4, 6, 3, 1, 0, 1, 1, 2.0)
+
+
+def test_bias_is_added_after_the_scaling_and_explained_under_its_name():
+    layer = BcosConv2d(3, 4, 3, bias=True, normalize_weight=False).double()
+    assert not layer.bias.any()
+    torch.nn.init.normal_(layer.bias)
+    x = torch.rand(2, 3, 5, 5).double()
+    expected = functional.bcos_conv2d(x, layer.weight, normalize_weight=False) + layer.bias[:, None, None]
+    assert torch.equal(layer(x), expected)
+    e = explain(torch.nn.Sequential(layer), x, target=1)
+    torch.testing.assert_close(e.bias_terms["0.bias"], 9 * layer.bias[1].detach().expand(2))
+    assert repr(layer).endswith("normalize_weight=False, bias=True)")

@@ -47,7 +47,7 @@ def test_bias_terms_are_gradient_times_value_of_each_parameter(net, images):
     e = explain(net, images[:1], target=2)
     added = {name: p for name, p in net.named_parameters() if name.endswith("bias") or name == "position"}
     with explanation_mode(net):
-        score = net(images[:1])[0, 2]
+        score = net(images[:1].clone().requires_grad_())[0, 2]
     gradients = torch.autograd.grad(score, list(added.values()), allow_unused=True)
     for (name, parameter), gradient in zip(added.items(), gradients, strict=True):
         torch.testing.assert_close(e.bias_terms[name], (gradient * parameter).sum().detach()[None])

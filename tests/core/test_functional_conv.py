@@ -190,3 +190,13 @@ def test_conv_errors_say_what_is_needed(shape, options, message):
 def test_weight_of_the_wrong_rank_is_refused():
     with pytest.raises(BcosError, match=r"bcos_conv1d needs a weight of 3 dimensions, got \(4, 6, 3, 3\)"):
         functional.bcos_conv1d(torch.zeros(1, 6, 4), torch.ones(4, 6, 3, 3))
+
+
+@pytest.mark.parametrize("b", [1, 1.5, 2])
+def test_weights_that_are_not_normalised_keep_their_norm(b):
+    """The transform with ŵ, times the norm of each kernel."""
+    x, w = torch.randn(2, 4, 6, 6).double(), 3 * torch.randn(6, 2, 3, 3).double()
+    options = {"stride": 2, "padding": 1, "groups": 2, "b": b}
+    norms = w.flatten(1).norm(dim=1)[:, None, None]
+    expected = bcos_conv2d(x, w, **options) * norms
+    torch.testing.assert_close(bcos_conv2d(x, w, **options, normalize_weight=False), expected, rtol=1e-4, atol=1e-5)

@@ -100,3 +100,13 @@ def test_empty_batch_gives_an_empty_batch():
 def test_linear_errors_say_what_is_needed(shape, options, message):
     with pytest.raises(BcosError, match=message):
         bcos_linear(torch.zeros(shape), torch.ones(4, 5), **options)
+
+
+@pytest.mark.parametrize("b", [1, 1.5, 2, 3])
+def test_weights_that_are_not_normalised_keep_their_norm(b):
+    """``|cos(x, ŵ)|^(B-1) · wᵀx``, row by row."""
+    x, w = torch.randn(3, 4).double(), 3 * torch.randn(5, 4).double()
+    expected = torch.stack(
+        [torch.stack([(torch.cosine_similarity(v, row, dim=0).abs() ** (b - 1)) * (row @ v) for row in w]) for v in x]
+    )
+    torch.testing.assert_close(bcos_linear(x, w, b=b, normalize_weight=False), expected, rtol=1e-5, atol=1e-5)

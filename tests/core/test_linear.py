@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bcos_core import BcosError, BcosLinear, functional
+from bcos_core import BcosError, BcosLinear, explain, functional
 
 
 @pytest.mark.parametrize(("b", "max_out"), [(2.0, 1), (1.0, 2), (1.5, 3)])
@@ -51,3 +51,25 @@ def test_impossible_layers_are_refused_when_built(sizes, options, message):
 def test_options_are_keyword_only():
     with pytest.raises(TypeError, match="positional"):
         BcosLinear(5, 4, 2.0)
+
+
+def test_bias_is_added_after_the_scaling():
+    layer = BcosLinear(5, 4, bias=True, normalize_weight=False).double()
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(3, 5).double()
+    expected = functional.bcos_linear(x, layer.weight, normalize_weight=False) + layer.bias
+    assert torch.equal(layer(x), expected)
+    assert repr(layer) == "BcosLinear(5, 4, b=2, normalize_weight=False, bias=True)"
+
+
+def test_bias_starts_at_zero_and_is_explained_under_its_name():
+    layer = BcosLinear(5, 4, bias=True).double()
+    assert not layer.bias.any()
+    torch.nn.init.normal_(layer.bias)
+    e = explain(torch.nn.Sequential(layer), torch.randn(3, 5).double(), target=1)
+    torch.testing.assert_close(e.bias_terms["0.bias"], layer.bias[1].detach().expand(3))
+
+
+def test_max_out_needs_weights_of_unit_norm():
+    with pytest.raises(BcosError, match="normalize_weight=False needs max_out=1, got 2"):
+        BcosLinear(5, 4, max_out=2, normalize_weight=False)

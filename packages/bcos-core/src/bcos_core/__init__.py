@@ -18,10 +18,12 @@ if TYPE_CHECKING:
     from bcos_core.linear import BcosLinear
     from bcos_core.logits import LogitLayer
     from bcos_core.mode import explanation_mode, freeze, is_explaining
+    from bcos_core.rules import AS_IT_IS, register_rules
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "AS_IT_IS": "rules",
     "AddInverse": "encoding",
     "BcosConv1d": "conv",
     "BcosConv2d": "conv",
@@ -36,10 +38,12 @@ _HOMES = {
     "explanation_mode": "mode",
     "freeze": "mode",
     "is_explaining": "mode",
+    "register_rules": "rules",
 }
 _MODULES = ("functional", "losses", "norms")
 
 __all__ = [
+    "AS_IT_IS",
     "AddInverse",
     "BcosConv1d",
     "BcosConv2d",
@@ -57,6 +61,7 @@ __all__ = [
     "is_explaining",
     "losses",
     "norms",
+    "register_rules",
 ]
 
 

@@ -21,7 +21,7 @@ class AdditiveTerms:
     """Collects the constants added in one forward pass, each as a leaf of its own for autograd.
 
     While it is filled, parameters enter every operation detached (see
-    :class:`bcos_core.rules.FrozenOperations`): a tensor then requires a gradient exactly if it depends on the
+    the mode in :mod:`bcos_core.rules`): a tensor then requires a gradient exactly if it depends on the
     input.
 
     Args:
@@ -120,11 +120,6 @@ def shift(x: Tensor, constant: Tensor) -> Tensor:
     """``x + constant``, measured if somebody asked."""
     terms = _TERMS.get()
     return torch.add(x, constant.to(x.dtype) if terms is None else terms.leaf(constant, x))
-
-
-def is_constant(value: object) -> bool:
-    """Whether `value` does not depend on the input, while parameters are detached."""
-    return not value.requires_grad if isinstance(value, Tensor) else isinstance(value, int | float)
 
 
 def name_of(value: object) -> str | None:

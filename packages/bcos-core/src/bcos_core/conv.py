@@ -15,8 +15,7 @@ from bcos_core.functional import Padding, PaddingMode
 class BcosConv(nn.Module):
     """B-cos transform of patches, in any number of spatial dimensions.
 
-    ``y_o(p) = |cos(x_p, ŵ_o)|^(B-1) · ŵ_oᵀ x_p`` with ``x_p`` the patch under the kernel at position p; no
-    bias.
+    ``y_o(p) = |cos(x_p, ŵ_o)|^(B-1) · ŵ_oᵀ x_p`` with ``x_p`` the patch under the kernel at position p.
 
     Args:
         in_channels: of the input.
@@ -29,6 +28,8 @@ class BcosConv(nn.Module):
         b: exponent B ≥ 1.
         max_out: units per output channel, of which the largest ``ŵᵀx`` counts; 1 for no MaxOut.
         padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
+        normalize_weight: use ŵ; False uses w, so that a pretrained convolution is unchanged at B = 1.
+        bias: add a learned bias, which B-cos networks do without (converted ones may start with it).
         device: of the weight.
         dtype: of the weight.
 
@@ -55,12 +56,15 @@ class BcosConv(nn.Module):
         b: float = 2.0,
         max_out: int = 1,
         padding_mode: PaddingMode = "zeros",
+        normalize_weight: bool = True,
+        bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         functional.check_exponent(b)
         functional.check_max_out(max_out, max_out)
+        functional.check_weight_norm(normalize_weight, max_out)
         if groups < 1 or in_channels < 1 or out_channels < 1 or in_channels % groups or out_channels % groups:
             raise BcosError(
                 f"in_channels and out_channels must be positive multiples of groups, "
@@ -83,36 +87,47 @@ class BcosConv(nn.Module):
         self.b = b
         self.max_out = max_out
         self.padding_mode: PaddingMode = padding_mode
+        self.normalize_weight = normalize_weight
         self.weight = nn.Parameter(
             torch.empty(out_channels * max_out, in_channels // groups, *self.kernel_size, device=device, dtype=dtype)
         )
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weight as PyTorch's convolutions do."""
+        """Draw the weight as PyTorch's convolutions do; a bias starts at 0."""
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform (N, in_channels, *spatial), or one sample without N."""
+        return self.transform(x, self.weight, self.padding)
+
+    def transform(self, x: Tensor, weight: Tensor, padding: Padding) -> Tensor:
+        """:meth:`forward` with a weight and padding that a subclass has computed."""
         conv = (functional.bcos_conv1d, functional.bcos_conv2d, functional.bcos_conv3d)[self.n_dims - 1]
-        return conv(
+        y = conv(
             x,
-            self.weight,
+            weight,
             self.stride,
-            self.padding,
+            padding,
             self.dilation,
             self.groups,
             b=self.b,
             max_out=self.max_out,
             padding_mode=self.padding_mode,
+            normalize_weight=self.normalize_weight,
         )
+        return y if self.bias is None else y + self.bias.reshape(-1, *[1] * self.n_dims)
 
     def extra_repr(self) -> str:
         """Sizes, B, and what differs from the defaults."""
         parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, b={self.b:g}"]
         defaults = {"stride": (1,) * self.n_dims, "padding": 0, "dilation": (1,) * self.n_dims, "groups": 1}
-        defaults |= {"max_out": 1, "padding_mode": "zeros"}
+        defaults |= {"max_out": 1, "padding_mode": "zeros", "normalize_weight": True}
         parts += [f"{k}={getattr(self, k)!r}" for k, default in defaults.items() if getattr(self, k) != default]
+        parts += [] if self.bias is None else ["bias=True"]
         return ", ".join(parts)
 
 

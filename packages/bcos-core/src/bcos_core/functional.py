@@ -36,7 +36,9 @@ PADDING_MODES: tuple[PaddingMode, ...] = ("zeros", "reflect", "replicate", "circ
 Padding = int | Sequence[int] | Literal["same", "valid"]
 
 
-def bcos_linear(x: Tensor, weight: Tensor, *, b: float = 2.0, max_out: int = 1) -> Tensor:
+def bcos_linear(
+    x: Tensor, weight: Tensor, *, b: float = 2.0, max_out: int = 1, normalize_weight: bool = True
+) -> Tensor:
     """B-cos transform of vectors.
 
     Args:
@@ -44,6 +46,8 @@ def bcos_linear(x: Tensor, weight: Tensor, *, b: float = 2.0, max_out: int = 1) 
         weight: (out_features * max_out, in_features); rows need not have unit norm.
         b: exponent B ≥ 1. With B = 1 the transform is linear.
         max_out: units per output feature, of which the one with the largest ``ŵᵀx`` counts.
+        normalize_weight: False gives ``|cos(x, ŵ)|^(B-1) · wᵀx``, ``‖w‖`` times as much, so that a pretrained
+            linear layer is unchanged at B = 1 (Arya et al., "B-cosification", NeurIPS 2024); without MaxOut.
 
     Returns:
         (..., out_features)
@@ -58,7 +62,8 @@ def bcos_linear(x: Tensor, weight: Tensor, *, b: float = 2.0, max_out: int = 1) 
             f"bcos_linear got an input of shape {tuple(x.shape)}, needs {weight.shape[1]} features in its "
             "last dimension"
         )
-    out = _max_out(F.linear(x, unit_norm(weight)), max_out, dim=-1)
+    check_weight_norm(normalize_weight, max_out)
+    out = _max_out(F.linear(x, _normalized(weight, b, normalize_weight)), max_out, dim=-1)
     if b == 1:
         return out
     norm = torch.linalg.vector_norm(widened(freeze(x)), dim=-1, keepdim=True) + LINEAR_NORM_EPS
@@ -76,9 +81,10 @@ def bcos_conv1d(
     b: float = 2.0,
     max_out: int = 1,
     padding_mode: PaddingMode = "zeros",
+    normalize_weight: bool = True,
 ) -> Tensor:
     """B-cos transform of the patches of a sequence (N, C, L); see :func:`bcos_conv2d`."""
-    return _bcos_conv(1, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode)
+    return _bcos_conv(1, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
 
 
 def bcos_conv2d(
@@ -92,6 +98,7 @@ def bcos_conv2d(
     b: float = 2.0,
     max_out: int = 1,
     padding_mode: PaddingMode = "zeros",
+    normalize_weight: bool = True,
 ) -> Tensor:
     """B-cos transform of the patches of an image: in ``|cos|^(B-1) · ŵᵀx``, x is the patch under the kernel.
 
@@ -104,6 +111,7 @@ def bcos_conv2d(
         b: exponent B ≥ 1. With B = 1 the transform is linear.
         max_out: units per output channel, of which the one with the largest ``ŵᵀx`` counts.
         padding_mode: what the border is padded with. Padded values count in the patch's norm.
+        normalize_weight: as in :func:`bcos_linear`.
 
     Returns:
         (N, out_channels, H_out, W_out), or without N.
@@ -111,7 +119,7 @@ def bcos_conv2d(
     Raises:
         BcosError: B < 1, max_out < 1 or not a divisor of the number of rows, shapes that do not fit.
     """
-    return _bcos_conv(2, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode)
+    return _bcos_conv(2, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
 
 
 def bcos_conv3d(
@@ -125,18 +133,30 @@ def bcos_conv3d(
     b: float = 2.0,
     max_out: int = 1,
     padding_mode: PaddingMode = "zeros",
+    normalize_weight: bool = True,
 ) -> Tensor:
     """B-cos transform of the patches of a volume (N, C, D, H, W); see :func:`bcos_conv2d`."""
-    return _bcos_conv(3, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode)
+    return _bcos_conv(3, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
 
 
 def unit_norm(weight: Tensor) -> Tensor:
     """``ŵ = w / ‖w‖`` for every row: the norm is over all dimensions but the first."""
-    dims = tuple(range(1, weight.ndim))
-    wide = widened(weight)
-    norm = torch.linalg.vector_norm(wide, dim=dims, keepdim=True).clamp_min(WEIGHT_NORM_EPS)
-    normed: Tensor = (wide / norm).to(weight.dtype)
+    normed: Tensor = (widened(weight) / weight_norm(weight)).to(weight.dtype)
     return normed
+
+
+def _normalized(weight: Tensor, b: float, to_unit_norm: bool) -> Tensor:
+    """The v for which ``|vᵀx / ‖x‖|^(b-1) · vᵀx`` is the transform: ŵ, or w divided by ``‖w‖^((b-1)/b)``."""
+    if to_unit_norm:
+        return unit_norm(weight)
+    return weight if b == 1 else (widened(weight) / weight_norm(weight) ** ((b - 1) / b)).to(weight.dtype)
+
+
+def weight_norm(weight: Tensor) -> Tensor:
+    """``‖w‖`` of every row, (rows, 1, ...), in float32 for half precisions; never 0."""
+    dims = tuple(range(1, weight.ndim))
+    norm: Tensor = torch.linalg.vector_norm(widened(weight), dim=dims, keepdim=True).clamp_min(WEIGHT_NORM_EPS)
+    return norm
 
 
 def patch_norms(
@@ -193,6 +213,12 @@ def check_max_out(max_out: int, rows: int) -> None:
         )
 
 
+def check_weight_norm(normalize_weight: bool, max_out: int) -> None:
+    """Refuse MaxOut over weights whose norms differ."""
+    if not normalize_weight and max_out > 1:
+        raise BcosError(f"normalize_weight=False needs max_out=1, got {max_out}: units of unequal norm do not compare")
+
+
 def resolve_padding(
     padding: Padding, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> list[tuple[int, int]]:
@@ -235,13 +261,15 @@ def _bcos_conv(
     b: float,
     max_out: int,
     padding_mode: PaddingMode,
+    normalize_weight: bool,
 ) -> Tensor:
     check_exponent(b)
     check_max_out(max_out, weight.shape[0])
+    check_weight_norm(normalize_weight, max_out)
     _check_conv_shapes(n_dims, x, weight, groups)
     if x.ndim == n_dims + 1:
-        batched = _bcos_conv(n_dims, x[None], weight, stride, padding, dilation, groups, b, max_out, padding_mode)
-        return batched[0]
+        options = (stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
+        return _bcos_conv(n_dims, x[None], weight, *options)[0]
     kernel_size = tuple(weight.shape[2:])
     stride = expand(stride, n_dims, "stride")
     dilation = expand(dilation, n_dims, "dilation")
@@ -253,7 +281,8 @@ def _bcos_conv(
         pads = [(0, 0)] * n_dims
 
     conv = (F.conv1d, F.conv2d, F.conv3d)[n_dims - 1]
-    linear = conv(x, unit_norm(weight), None, stride, tuple(p for p, _ in pads), dilation, groups)
+    used = _normalized(weight, b, normalize_weight)
+    linear = conv(x, used, None, stride, tuple(p for p, _ in pads), dilation, groups)
     out = _max_out(linear, max_out, dim=1)
     if b == 1:
         return out

@@ -54,7 +54,7 @@ def explanation_mode(model: nn.Module) -> Iterator[None]:
     token = _DEPTH.set(_DEPTH.get() + 1)
     try:
         if _DEPTH.get() == 1:
-            with eager(), FrozenOperations():
+            with eager(), FrozenOperations(model):
                 yield
         else:
             yield

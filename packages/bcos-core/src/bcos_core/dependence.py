@@ -1,0 +1,47 @@
+"""Which tensors of a forward pass depend on the input, and which are constants beside it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+_CONSTANT = "_bcos_constant"
+
+
+def depends(value: object) -> bool:
+    """Whether `value` is a tensor that carries the input's gradient.
+
+    Parameters do not, nor what was computed from parameters alone.
+    """
+    return (
+        isinstance(value, Tensor)
+        and value.requires_grad
+        and (value.is_floating_point() or value.is_complex())
+        and not isinstance(value, nn.Parameter)
+        and not getattr(value, _CONSTANT, False)
+    )
+
+
+def is_constant(value: object) -> bool:
+    """Whether `value` is a number, or a tensor of numbers, that does not depend on the input."""
+    if isinstance(value, Tensor):
+        return (value.is_floating_point() or value.is_complex()) and not depends(value)
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def tensors(values: Any) -> Iterator[Tensor]:
+    """All tensors in `values`, which may be nested lists, tuples and dictionaries."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from tensors(value)
+    elif isinstance(values, dict):
+        yield from tensors(list(values.values()))
+
+
+def mark_constant(result: Any) -> None:
+    """Note that a result was computed from constants alone, though it requires a gradient."""
+    for tensor in tensors(result):
+        if tensor.requires_grad:
+            setattr(tensor, _CONSTANT, True)

@@ -1,0 +1,79 @@
+"""The mode itself: every call of a PyTorch function passes through it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from bcos_core.additive import AdditiveTerms, current_terms, name_as, name_of
+from bcos_core.dependence import mark_constant, tensors
+from bcos_core.rules.table import COMPOSITIONS, IN_PLACE_COMPOSITIONS, LINEAR, RULES, count_dependent, overwrite
+from bcos_core.rules.unlisted import call_if_linear
+
+
+class FrozenOperations(TorchFunctionMode):
+    """Applies the rules while it is active in this thread.
+
+    While additive terms are measured, parameters enter every operation detached.
+
+    Args:
+        model: that is explained, to name its modules in messages.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        """Call the rule for `func` if there is one, else `func`."""
+        kwargs = kwargs or {}
+        if func in _PROPERTIES:
+            return func(*args, **kwargs)
+        terms = current_terms()
+        if terms is not None:
+            args = [_detached(terms, a) for a in args]
+            kwargs = {name: _detached(terms, value) for name, value in kwargs.items()}
+        if count_dependent(args, kwargs):
+            return self._apply(func, args, kwargs)
+        learned = terms is None and any(t.requires_grad for t in tensors([args, kwargs]))
+        result = func(*args, **kwargs)
+        if learned:
+            mark_constant(result)
+        elif isinstance(result, Tensor):
+            named = next((name for a in args if (name := name_of(a)) is not None), None)
+            if named is not None:  # a view, slice or multiple of a parameter keeps its name
+                name_as(result, named)
+        return result
+
+    def _apply(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        rule = RULES.get(func)
+        if rule is not None:
+            return rule(func, *args, **kwargs)
+        if func in LINEAR:
+            return func(*args, **kwargs)
+        formula = COMPOSITIONS.get(func) or IN_PLACE_COMPOSITIONS.get(func)
+        if formula is None:
+            return call_if_linear(func, args, kwargs, self.model)
+        with self:
+            result = formula(*args, **kwargs)
+        return overwrite(args[0], result) if func in IN_PLACE_COMPOSITIONS else result
+
+
+_PROPERTIES = frozenset(
+    getattr(torch.Tensor, name).__get__
+    for name in ("requires_grad", "is_leaf", "shape", "dtype", "device", "ndim", "layout", "is_cuda", "grad_fn")
+)
+"""Properties that tell of the tensor itself."""
+
+
+def _detached(terms: AdditiveTerms, value: Any) -> Any:
+    """`value` with the parameters in it detached; looks into lists, as torch.cat takes them."""
+    if isinstance(value, Tensor):
+        return terms.without_gradient(value)
+    if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
+        return type(value)([_detached(terms, v) for v in value])
+    return value

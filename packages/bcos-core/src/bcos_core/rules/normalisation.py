@@ -1,0 +1,125 @@
+"""Norms: the variance is frozen, never the mean."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bcos_core.additive import name_of, shift
+from bcos_core.norms.base import divide_by_std, variance
+from bcos_core.rules.additions import named_multiple, reshaped
+from bcos_core.rules.table import Function, composition, rule
+
+
+@rule("batch_norm")
+def batch_norm(
+    func: Function,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """``weight · (x - mean) / sqrt(var + eps) + bias`` with running statistics."""
+    if training or running_mean is None or running_var is None:  # refused when a model is explained
+        return func(input, running_mean, running_var, weight, bias, training, momentum, eps)  # type: ignore[no-any-return] # reason: func is any callable
+    mean = named_multiple(-1, _along_channels(running_mean, input))
+    return _affine(shift(input, mean) * _along_channels((running_var + eps).rsqrt(), input), weight, bias)
+
+
+@rule("layer_norm")
+def layer_norm(
+    _func: Function,
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Standardised over the last dimensions."""
+    y = _standardise(input, tuple(range(-len(normalized_shape), 0)), eps)
+    y = y if weight is None else y * weight.to(y.dtype)
+    return y if bias is None else shift(y, bias)
+
+
+@rule("group_norm")
+def group_norm(
+    _func: Function,
+    input: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Standardised over groups of channels."""
+    groups = input.unflatten(1, (num_groups, -1))
+    y = _standardise(groups, tuple(range(2, groups.ndim)), eps).flatten(1, 2)
+    return _affine(y, weight, bias)
+
+
+@rule("instance_norm")
+def instance_norm(
+    _func: Function,
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """Standardised over the positions of each channel."""
+    if use_input_stats:
+        return _affine(_standardise(input, tuple(range(2, input.ndim)), eps), weight, bias)
+    return batch_norm(F.batch_norm, input, running_mean, running_var, weight, bias, False, momentum, eps)  # type: ignore[no-any-return] # reason: rules are any callables
+
+
+@composition("rms_norm")
+def rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """``weight · x / sqrt(mean(x²) + eps)`` over the last dimensions."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    wide = input.detach().float() if input.dtype in (torch.float16, torch.bfloat16) else input.detach()
+    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    y = (input * (wide.square().mean(dims, keepdim=True) + eps).rsqrt()).to(input.dtype)
+    return y if weight is None else y * weight
+
+
+@composition("normalize")
+def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None) -> Tensor:
+    """``x / max(‖x‖, eps)``."""
+    del out
+    return input / torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
+
+
+@composition("cosine_similarity")
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+    """``x₁·x₂ / (‖x₁‖ ‖x₂‖)``."""
+    return (normalize(x1, dim=dim, eps=eps) * normalize(x2, dim=dim, eps=eps)).sum(dim)
+
+
+@rule("local_response_norm")
+def local_response_norm(func: Function, input: Tensor, *args: object, **kwargs: object) -> Tensor:
+    """``x`` divided by a power of its neighbours' mean square."""
+    ones = func(input.detach(), *args, **kwargs) / input.detach()
+    return input * ones.nan_to_num(0.0)
+
+
+def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    """``(x - mean) / sqrt(var + eps)`` with a frozen variance."""
+    return divide_by_std(x - x.mean(dims, keepdim=True), variance(x, dims), eps)
+
+
+def _along_channels(parameter: Tensor, x: Tensor) -> Tensor:
+    return reshaped(parameter.to(x.dtype), (1, -1, *[1] * (x.ndim - 2)), name_of(parameter))
+
+
+def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    y = y if weight is None else y * _along_channels(weight, y)
+    return y if bias is None else shift(y, _along_channels(bias, y))

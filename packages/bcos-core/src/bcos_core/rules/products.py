@@ -1,0 +1,71 @@
+"""Functions that are linear in each of several arguments: matrix products, convolutions, quotients."""
+
+from typing import Any
+
+from torch import Tensor
+
+from bcos_core.additive import shift
+from bcos_core.dependence import depends
+from bcos_core.gradients import scale_gradient
+from bcos_core.rules.additions import reshaped
+from bcos_core.rules.elementwise import frozen
+from bcos_core.rules.table import Function, count_dependent, rule
+
+
+@rule(
+    *("mul", "multiply", "__mul__", "__rmul__", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "vdot"),
+    *("inner", "outer", "ger", "kron", "einsum", "tensordot", "chain_matmul", "multi_dot", "cross", "vecdot"),
+)
+def product(func: Function, *args: Any, **kwargs: Any) -> Tensor:
+    """A product of n factors that depend on the input: each, with the others frozen, is given one nth of it.
+
+    For two: ``a · b = ½ (a · sg(b) + sg(a) · b)``.
+    """
+    y: Tensor = func(*args, **kwargs)
+    n = count_dependent(args, kwargs)
+    return y if n == 1 else scale_gradient(y, 1 / n)
+
+
+@rule("div", "divide", "true_divide", "__div__", "__truediv__")
+def quotient(func: Function, input: Any, other: Any, *, rounding_mode: str | None = None) -> Any:
+    """``input / other`` with a frozen denominator."""
+    if rounding_mode is not None or not depends(input):
+        return frozen(func, input, other, **({"rounding_mode": rounding_mode} if rounding_mode else {}))
+    return func(input, other.detach() if isinstance(other, Tensor) else other)
+
+
+@rule("linear")
+def linear(func: Function, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``W x + bias``."""
+    y = product(func, input, weight)
+    return y if bias is None else shift(y, bias)
+
+
+@rule("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def convolution(
+    func: Function, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """``W * x + bias``."""
+    y = product(func, input, weight, None, *args, **kwargs)
+    return y if bias is None else shift(y, reshaped(bias, (-1, *[1] * (weight.ndim - 2))))
+
+
+@rule("bilinear")
+def bilinear(func: Function, input1: Tensor, input2: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``xᵀ W y + bias``."""
+    y = product(func, input1, input2, weight)
+    return y if bias is None else shift(y, bias)
+
+
+@rule("grid_sample")
+def grid_sample(func: Function, input: Tensor, grid: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Interpolation between elements; where, is frozen."""
+    if not depends(input):
+        return frozen(func, input, grid, *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
+    return func(input, grid.detach(), *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
+
+
+@rule("prelu")
+def prelu(func: Function, input: Tensor, weight: Tensor) -> Tensor:
+    """``max(0, x) + weight · min(0, x)``, linear in x on either side of 0."""
+    return func(input, weight.detach() if depends(weight) else weight)  # type: ignore[no-any-return] # reason: func is any callable

@@ -1,0 +1,108 @@
+"""Recurrent networks, step by step: gates are frozen, candidates are ``x`` times a frozen gate."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bcos_core.errors import BcosError
+from bcos_core.rules.table import composition
+
+State = tuple[Tensor, ...]
+
+
+@composition("lstm")
+def lstm(input: Tensor, hx: Any, params: Any, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Long short-term memory, ``c' = f ⊙ c + i ⊙ tanh(g)``, ``h' = o ⊙ tanh(c')``."""
+    output, (h, c) = _layers(_lstm_cell, input, tuple(hx), params, *options)
+    return output, h, c
+
+
+@composition("gru")
+def gru(input: Tensor, hx: Tensor, params: Any, *options: Any) -> tuple[Tensor, Tensor]:
+    """Gated recurrent unit, ``h' = (1 - z) ⊙ tanh(n + r ⊙ m) + z ⊙ h``."""
+    output, (h,) = _layers(_gru_cell, input, (hx,), params, *options)
+    return output, h
+
+
+@composition("rnn_tanh")
+def rnn_tanh(input: Tensor, hx: Tensor, params: Any, *options: Any) -> tuple[Tensor, Tensor]:
+    """``h' = tanh(W x + U h)``."""
+    output, (h,) = _layers(_tanh_cell, input, (hx,), params, *options)
+    return output, h
+
+
+@composition("rnn_relu")
+def rnn_relu(input: Tensor, hx: Tensor, params: Any, *options: Any) -> tuple[Tensor, Tensor]:
+    """``h' = relu(W x + U h)``."""
+    output, (h,) = _layers(_relu_cell, input, (hx,), params, *options)
+    return output, h
+
+
+def _layers(
+    cell: Callable[[Tensor, State, Tensor, Tensor | None], State],
+    input: Tensor,
+    hx: State,
+    params: Sequence[Tensor],
+    has_biases: Any,
+    num_layers: Any,
+    dropout: float = 0.0,
+    train: bool = False,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+) -> tuple[Tensor, State]:
+    """All layers and directions of a network, over a padded batch of sequences."""
+    if not isinstance(has_biases, bool) or isinstance(params, bool):
+        raise BcosError("cannot explain a recurrent network over a packed sequence; give it a padded batch")
+    if train and dropout > 0:
+        raise BcosError(f"cannot explain: a recurrent network drops values (p={dropout:g}); call model.eval() first")
+    directions = 2 if bidirectional else 1
+    x = input.transpose(0, 1) if batch_first else input  # (steps, N, features)
+    # weights of a layer: input, state, two biases if any, and a projection of the state if it is left
+    size = len(params) // (num_layers * directions)
+    if size != (4 if has_biases else 2):
+        raise BcosError("cannot explain a recurrent network with a projection; build it with proj_size=0")
+    last: list[State] = []
+    for layer in range(num_layers):
+        sides = []
+        for direction in range(directions):
+            index = layer * directions + direction
+            w_x, w_h, *biases = params[index * size : (index + 1) * size]
+            b_x, b_h = biases if biases else (None, None)
+            steps = list(F.linear(x, w_x, b_x).unbind(0))
+            state = tuple(s[index] for s in hx)
+            outputs = []
+            for step in reversed(steps) if direction else steps:
+                state = cell(step, state, w_h, b_h)
+                outputs.append(state[0])
+            sides.append(torch.stack(outputs[::-1] if direction else outputs))
+            last.append(state)
+        x = torch.cat(sides, -1) if directions == 2 else sides[0]
+    states = tuple(torch.stack([state[i] for state in last]) for i in range(len(hx)))
+    return (x.transpose(0, 1) if batch_first else x), states
+
+
+def _lstm_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+    h, c = state
+    i, f, g, o = (x + F.linear(h, weight, bias)).chunk(4, -1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return o.sigmoid() * c.tanh(), c
+
+
+def _gru_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+    (h,) = state
+    r, z, n = x.chunk(3, -1)
+    r_h, z_h, n_h = F.linear(h, weight, bias).chunk(3, -1)
+    z = (z + z_h).sigmoid()
+    n = (n + (r + r_h).sigmoid() * n_h).tanh()
+    return ((1 - z) * n + z * h,)
+
+
+def _tanh_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+    return ((x + F.linear(state[0], weight, bias)).tanh(),)
+
+
+def _relu_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+    return (F.relu(x + F.linear(state[0], weight, bias)),)

@@ -1,0 +1,139 @@
+"""The table: which rule explanation mode applies to which function of PyTorch."""
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bcos_core.dependence import depends, tensors
+from bcos_core.errors import BcosError
+
+Function = Callable[..., Any]
+Rule = Callable[..., Any]
+"""Called with the function and its arguments, at least one of which depends on the input; returns the same value.
+
+Its result must be linear in what depends on the input, and constants must be added with
+:func:`bcos_core.additive.shift`.
+"""
+
+RULES: dict[Function, Rule] = {}
+"""What is called instead of a function."""
+COMPOSITIONS: dict[Function, Function] = {}
+"""Formulas that are computed instead of a function; to each of their steps, its own rule applies."""
+IN_PLACE_COMPOSITIONS: dict[Function, Function] = {}
+"""Formulas whose result then replaces the first argument."""
+LINEAR: set[Function] = set()
+"""Functions that are called as they are.
+
+They are linear in their tensor argument, or select elements of it, or multiply them with what is 0 or 1.
+"""
+
+_NAMESPACES = (torch, torch.Tensor, F, torch.linalg, torch.special, torch.fft)
+
+
+def functions(name: str) -> list[Function]:
+    """All functions and tensor methods of a name; of properties, their getter."""
+    found = [getattr(namespace, name) for namespace in _NAMESPACES if hasattr(namespace, name)]
+    return [f if callable(f) else f.__get__ for f in found if callable(f) or hasattr(f, "__get__")]
+
+
+def rule(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for all functions of these names, and for those that do the same in place."""
+
+    def register(function: Rule) -> Rule:
+        for name in names:
+            for original in functions(name):
+                RULES[original] = function
+            for in_place in functions(f"{name}_"):
+                RULES[in_place] = functools.partial(_in_place, function, functions(name)[0])
+        return function
+
+    return register
+
+
+def method(*names: str) -> Callable[[Rule], Rule]:
+    """Register a rule for tensor methods that change the tensor."""
+
+    def register(function: Rule) -> Rule:
+        RULES.update(dict.fromkeys((getattr(torch.Tensor, name) for name in names), function))
+        return function
+
+    return register
+
+
+def composition(*names: str) -> Callable[[Function], Function]:
+    """Register a formula for all functions of these names, and for those that do the same in place."""
+
+    def register(formula: Function) -> Function:
+        for name in names:
+            COMPOSITIONS.update(dict.fromkeys(functions(name), formula))
+            IN_PLACE_COMPOSITIONS.update(dict.fromkeys(functions(f"{name}_"), formula))
+        return formula
+
+    return register
+
+
+def register_rules(rules: Mapping[Function, Rule]) -> None:
+    """Add rules to explanation mode, for every model of this process.
+
+    Args:
+        rules: for each function (as :class:`torch.overrides.TorchFunctionMode` sees it, such as
+            ``torch.erfc`` or ``torch.Tensor.erfc``, which are two) what is called instead:
+            ``rule(function, *args, **kwargs)``. It is called where an argument depends on the input, must
+            return the function's value, and must be linear in such arguments: detach what is a dynamic factor.
+            :data:`AS_IT_IS` is the rule of what is linear already.
+
+    Raises:
+        BcosError: what is not callable.
+    """
+    for function, replacement in rules.items():
+        if not callable(function) or not callable(replacement):
+            raise BcosError(f"a rule maps a function to a function, got {function!r}: {replacement!r}")
+    RULES.update(rules)
+
+
+def AS_IT_IS(function: Function, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - reason: a constant of the API
+    """Call the function: the rule of functions that are linear in their tensor arguments."""
+    return function(*args, **kwargs)
+
+
+def overwrite(x: Tensor, result: Tensor) -> Tensor:
+    """Give `x` the values, and the dependence on the input, of `result`."""
+    if depends(result):
+        return x.copy_(result)
+    with torch.no_grad():
+        x.copy_(result)
+    return x.detach_()
+
+
+def split_inplace(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any, Any]:
+    """Take the flag ``inplace`` out of the arguments of `function`."""
+    kwargs = dict(kwargs)
+    inplace = bool(kwargs.pop("inplace", False))
+    position = _position_of_inplace(function)
+    if position is not None and len(args) > position:
+        inplace = bool(args[position])
+        args = (*args[:position], False, *args[position + 1 :])
+    return inplace, args, kwargs
+
+
+@functools.cache
+def _position_of_inplace(function: Function) -> int | None:
+    try:
+        names = list(inspect.signature(function).parameters)
+    except ValueError:  # a builtin, which has no such flag
+        return None
+    return names.index("inplace") if "inplace" in names else None
+
+
+def _in_place(replacement: Rule, functional: Function, _func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return overwrite(x, replacement(functional, x.clone() if depends(x) else x, *args, **kwargs))
+
+
+def count_dependent(*values: Any) -> int:
+    """How many tensors in `values` depend on the input."""
+    return sum(depends(t) for t in tensors(values))

@@ -1,0 +1,103 @@
+"""Functions without a rule: called if they turn out to be linear, refused by name if not."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import resolve_name
+
+from bcos_core.dependence import depends, tensors
+from bcos_core.errors import BcosError
+from bcos_core.rules.table import Function
+
+_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.complex128: 1e-9, torch.complex64: 1e-4}
+"""Of the largest value; coarser precisions are allowed a hundredth."""
+
+
+def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], model: nn.Module) -> Any:
+    """Call a function that has no rule, if it is linear in all that depends on the input.
+
+    That is tried out: ``f(x) + f(r) = f(x + r)`` for an r of mixed signs.
+
+    Args:
+        func: without a rule.
+        args: of the function; so is `kwargs`.
+        model: that is explained, for the message.
+
+    Raises:
+        BcosError: it is not linear; names the function and the module that called it.
+    """
+    changes_input = func.__name__.endswith("_") and not func.__name__.endswith("__")
+    before = _probe(args, kwargs)
+    result = func(*args, **kwargs)
+    if not any(depends(t) for t in tensors(result)):
+        return result  # shapes, comparisons, indices
+    if changes_input or not _is_additive(func, before, result):
+        raise BcosError(
+            f"explanation mode has no rule for {resolve_name(func) or func.__name__}, called {_caller(model)}, and it "
+            "is not linear in its inputs; give it one with bcos_core.register_rules, or freeze the model's dynamic "
+            "factor with bcos_core.freeze"
+        )
+    return result
+
+
+Arguments = tuple[Sequence[Any], dict[str, Any]]
+
+
+def _probe(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Arguments, Arguments]:
+    """Arguments r, and x + r, of mixed signs and x's size, to call a function with beside x."""
+    generator = torch.Generator().manual_seed(0)
+    other, added = {}, {}
+    for tensor in tensors([args, kwargs]):
+        if depends(tensor):
+            x = tensor.detach()
+            noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+            other[id(tensor)] = (noise * x.abs().double().mean()).to(x.dtype)
+            added[id(tensor)] = x + other[id(tensor)]
+    return (_replaced(args, other), _replaced(kwargs, other)), (_replaced(args, added), _replaced(kwargs, added))
+
+
+def _replaced(values: Any, new: dict[int, Tensor]) -> Any:
+    if isinstance(values, Tensor):
+        return new.get(id(values), values)
+    if isinstance(values, list | tuple) and any(True for _ in tensors(values)):
+        return type(values)([_replaced(value, new) for value in values])
+    if isinstance(values, dict):
+        return {name: _replaced(value, new) for name, value in values.items()}
+    return values
+
+
+def _is_additive(func: Function, probe: tuple[Arguments, Arguments], result: Any) -> bool:
+    with torch.no_grad():
+        try:
+            other, added = (list(tensors(func(*args, **kwargs))) for args, kwargs in probe)
+        except (RuntimeError, ValueError, TypeError):  # not defined there: not linear
+            return False
+    given = list(tensors(result))
+    if len(other) != len(given) or len(added) != len(given):
+        return False
+    for x, r, both in zip(given, other, added, strict=True):
+        if not depends(x):
+            continue
+        if not x.shape == r.shape == both.shape:
+            return False
+        size = torch.stack([t.detach().abs().amax() if t.numel() else t.new_zeros(()).abs() for t in (x, r, both)]).max()
+        missing = (x.detach() + r - both).abs()
+        if not bool((missing <= _TOLERANCE.get(x.dtype, 1e-2) * size).all()):
+            return False
+    return True
+
+
+def _caller(model: nn.Module) -> str:
+    """Which module of the model the running code belongs to, by the innermost frame that has one."""
+    names = {id(module): name for name, module in model.named_modules()}
+    frame = sys._getframe()
+    while frame is not None:
+        module = frame.f_locals.get("self")
+        if isinstance(module, nn.Module):
+            name = names.get(id(module))
+            return f"in module {name!r} ({type(module).__name__})" if name else f"in {type(module).__name__}"
+        frame = frame.f_back  # type: ignore[assignment] # reason: ends with None
+    return "outside of any module"

@@ -76,7 +76,7 @@ class AdditiveTerms:
                 continue
             if leaf.ndim == 0 or leaf.shape[0] % len(scores):
                 return None
-            share = (gradient * leaf.detach()).reshape(len(scores), -1).sum(1)
+            share = _product(gradient, leaf).reshape(len(scores), -1).sum(1)
             shares[name] = shares[name] + share if name in shares else share
         return shares
 
@@ -90,12 +90,17 @@ class AdditiveTerms:
             gradients = torch.autograd.grad(score, self.leaves, retain_graph=True, allow_unused=True)
             for name, leaf, gradient in zip(self.names, self.leaves, gradients, strict=True):
                 if gradient is not None:
-                    share = (gradient * leaf.detach()).sum()
+                    share = _product(gradient, leaf).sum()
                     row[name] = row[name] + share if name in row else share
             rows.append(row)
         names = dict.fromkeys(name for row in rows for name in row)
         zero = torch.zeros_like(scores[0]).detach()
         return {name: torch.stack([row.get(name, zero) for row in rows]) for name in names}
+
+
+def _product(gradient: Tensor, leaf: Tensor) -> Tensor:
+    """``∂f/∂c · c``; 0 where the gradient is, also for the infinite constants of masks and padding."""
+    return torch.where(gradient == 0, 0, gradient * leaf.detach())
 
 
 _TERMS: ContextVar[AdditiveTerms | None] = ContextVar("bcos_additive_terms", default=None)

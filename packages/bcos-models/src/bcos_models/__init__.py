@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 import wrapt
 
 if TYPE_CHECKING:
+    from bcos_models.convert.anneal import recalibrate_norms, scale_biases, set_exponent
+    from bcos_models.convert.bcosify import bcosify
+    from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport
     from bcos_models.hookspecs import hookimpl
     from bcos_models.hub import from_pretrained, push_to_hub, save_pretrained
-    from bcos_models.registry import create_model, get_spec, list_models, model_specs
+    from bcos_models.registry import create_model, get_spec, is_model, list_models, model_specs
     from bcos_models.spec import Checkpoint, InputSpec, ModelConfig, ModelSpec
     from bcos_models.transforms import InferenceTransform
     from bcos_models.weights import load_weights, save_weights
@@ -17,38 +20,54 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Checkpoint": "spec",
+    "Conversion": "convert.options",
+    "ConversionOptions": "convert.options",
+    "ConversionReport": "convert.options",
     "InferenceTransform": "transforms",
     "InputSpec": "spec",
     "ModelConfig": "spec",
     "ModelSpec": "spec",
+    "bcosify": "convert.bcosify",
     "create_model": "registry",
     "from_pretrained": "hub",
     "get_spec": "registry",
+    "is_model": "registry",
     "hookimpl": "hookspecs",
     "list_models": "registry",
     "load_weights": "weights",
     "model_specs": "registry",
     "push_to_hub": "hub",
+    "recalibrate_norms": "convert.anneal",
     "save_pretrained": "hub",
     "save_weights": "weights",
+    "scale_biases": "convert.anneal",
+    "set_exponent": "convert.anneal",
 }
 
 __all__ = [
     "Checkpoint",
+    "Conversion",
+    "ConversionOptions",
+    "ConversionReport",
     "InferenceTransform",
     "InputSpec",
     "ModelConfig",
     "ModelSpec",
+    "bcosify",
     "create_model",
     "from_pretrained",
     "get_spec",
     "hookimpl",
+    "is_model",
     "list_models",
     "load_weights",
     "model_specs",
     "push_to_hub",
+    "recalibrate_norms",
     "save_pretrained",
     "save_weights",
+    "scale_biases",
+    "set_exponent",
 ]
 
 

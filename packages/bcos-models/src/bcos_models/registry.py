@@ -9,7 +9,7 @@ from bcos_core.errors import BcosError
 from bcos_core.plugins import check_options, resolve, takes
 from bcos_models import plugins
 from bcos_models.checks import is_size
-from bcos_models.spec import Checkpoint, ModelConfig, ModelSpec
+from bcos_models.spec import Checkpoint, InputSpec, ModelConfig, ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,12 +26,23 @@ def model_specs() -> list[ModelSpec]:
 
 
 def get_spec(name: str) -> ModelSpec:
-    """Description of one model.
+    """Description of one model, listed or built from its name (``timm/resnet18``).
 
     Raises:
         BcosError: no such model; the message suggests one.
     """
-    return plugins.registry()[name]
+    registry = plugins.registry()
+    found = None if name in registry.names() else plugins.manager().hook.bcos_models_find_spec(name=name)
+    return registry[name] if found is None else found
+
+
+def is_model(name: str) -> bool:
+    """Whether :func:`create_model` knows the name."""
+    try:
+        get_spec(name)
+    except BcosError:
+        return False
+    return True
 
 
 def create_model(
@@ -45,10 +56,12 @@ def create_model(
     """Build a model by name.
 
     Args:
-        name: one of :func:`list_models`.
+        name: one of :func:`list_models`; or ``timm/NAME``, ``torchvision/NAME``, that network B-cosified (see
+            :func:`bcos_models.bcosify`, whose options it takes); or ``bcosified/NAME``, a plain one of ours.
         pretrained: load the published weights, downloaded on first use; they have terms of their own (see
-            ``get_spec(name).checkpoint``).
-        weights: other weights to load, in any of the forms that :func:`bcos_models.load_weights` takes.
+            ``get_spec(name).checkpoint``). Of a network to be converted, its library's.
+        weights: other weights to load, in any of the forms that :func:`bcos_models.load_weights` takes. Of a network
+            to be converted, its own or those of the converted one.
         num_classes: outputs; None for the model's own number. Where the weights have another number, the
             classifier is replaced by a new one, with a logit bias for as many classes; with `weights` that is
             worth a warning.
@@ -66,8 +79,11 @@ def create_model(
     from bcos_models.weights import load_weights
 
     spec = get_spec(name)
-    source = _source(spec, pretrained, weights)
+    if pretrained and weights is not None:
+        raise BcosError(f"give pretrained=True or weights={str(weights)!r}, not both")
     builder = resolve(spec.builder)
+    converts = takes(builder, "weights")  # what it builds from them
+    source = published_weights(spec) if pretrained and not converts else None if converts else weights
     classes = spec.num_classes if num_classes is None else num_classes
     if not is_size(classes):
         raise BcosError(f"num_classes must be at least 1, got {classes!r}")
@@ -75,12 +91,16 @@ def create_model(
     defaults = {"in_chans": spec.input.encoded_channels} if takes(builder, "in_chans") else {}
     arguments: dict[str, Any] = {**defaults, **spec.options, **options, "num_classes": classes}
     check_options(f"the model {name!r}", builder, arguments)
+    if converts:
+        arguments |= {"pretrained": pretrained, "weights": weights}
     try:
         model: nn.Module = builder(**arguments)
     except TypeError as reason:  # builders check values; this is for what is no number, or no list of them
         raise BcosError(f"the model {name!r} cannot be built with {options}: {reason}") from reason
     in_chans = arguments.get("in_chans")
-    seen = spec.input.seen_with(int(in_chans)) if in_chans else spec.input
+    seen: InputSpec = getattr(model, "input_spec", spec.input)
+    if in_chans:
+        seen = seen.seen_with(int(in_chans))
     describe(model, ModelConfig(name, classes, dict(options), seen))
     if source is not None:
         replaced = load_weights(model, source, name=name, replace_classifier=num_classes is not None)
@@ -99,14 +119,6 @@ def describe(model: "nn.Module", config: ModelConfig) -> None:
 
     for key, value in {"bcos_config": config, "transform": InferenceTransform(config.input)}.items():
         setattr(model, key, value)
-
-
-def _source(spec: ModelSpec, pretrained: bool, weights: str | Path | None) -> str | Path | Checkpoint | None:
-    if not pretrained:
-        return weights
-    if weights is not None:
-        raise BcosError(f"give pretrained=True or weights={str(weights)!r}, not both")
-    return published_weights(spec)
 
 
 def published_weights(spec: ModelSpec) -> Checkpoint:

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self, get_args
 from bcos_core.errors import BcosError
 
 Encoding = Literal["add_inverse", "standardize", "none"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,11 @@ class InputSpec:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     resize: int | None = 256
     """Shorter side, in pixels, before the centre crop of `size`; None resizes to `size` directly."""
+    interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
+        if self.interpolation not in get_args(Interpolation):
+            raise BcosError(f"interpolation must be one of {get_args(Interpolation)}, got {self.interpolation!r}")
         if self.encoding not in get_args(Encoding):
             raise BcosError(f"encoding must be one of {get_args(Encoding)}, got {self.encoding!r}")
         if self.size < 1 or self.channels < 1:

@@ -52,7 +52,7 @@ def pretrained_cfg(seen: InputSpec) -> dict[str, Any]:
     return {
         "input_size": (seen.encoded_channels, seen.size, seen.size),
         "crop_pct": 1.0 if seen.resize is None else seen.size / seen.resize,
-        "interpolation": "bilinear",
+        "interpolation": seen.interpolation,
         "mean": seen.mean if plain else (0.0,) * 3,
         "std": seen.std if plain else (1.0,) * 3,
     }

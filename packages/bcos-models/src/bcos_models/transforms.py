@@ -18,7 +18,7 @@ from bcos_models.spec import InputSpec
 class InferenceTransform:
     """Image → what a network sees, as it was evaluated.
 
-    Upright, on white where it is transparent; bilinear resizing of the shorter side, centre crop, then inverse
+    Upright, on white where it is transparent; resizing of the shorter side, centre crop, then inverse
     channels or standardization.
 
     Args:
@@ -57,10 +57,11 @@ class InferenceTransform:
 
 def resize_and_crop(spec: InputSpec) -> nn.Module:
     """Bring a PIL image or a tensor (C, H, W) to the size that the network was evaluated at."""
+    mode = v2.InterpolationMode(spec.interpolation)
     if spec.resize is None:
-        resized: nn.Module = v2.Resize((spec.size, spec.size), antialias=True)
+        resized: nn.Module = v2.Resize((spec.size, spec.size), mode, antialias=True)
         return resized
-    composed: nn.Module = v2.Compose([v2.Resize(spec.resize, antialias=True), v2.CenterCrop(spec.size)])
+    composed: nn.Module = v2.Compose([v2.Resize(spec.resize, mode, antialias=True), v2.CenterCrop(spec.size)])
     return composed
 
 

@@ -1,0 +1,346 @@
+"""Networks of any family become B-cos networks."""
+
+import copy
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core import AddInverse, LogitLayer, explain
+from bcos_core.errors import BcosError, first_line
+from bcos_models import plugins
+from bcos_models.classifier import LogitBias, Logits
+from bcos_models.convert.heads import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
+from bcos_models.convert.observe import Observation, observe
+from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport, Input, Step
+from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, without_bias
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_TOLERANCE = 1e-3
+"""Of the logits' size: how far the exact conversion may be off in float32 before it is refused."""
+_QUERY_KEY_VALUE = re.compile(r"(to_)?(q|k|v|qk|kv|qkv|query|key|value|queries|keys|values)(_?(proj|conv|lin))?\d*")
+GATE = "computes a frozen factor (gate, attention weight): no contribution passes through it"
+
+
+def bcosify(
+    model: nn.Module,
+    *,
+    b: float = 2.0,
+    unit_norm: bool = False,
+    keep_bias: bool = False,
+    keep_norms: bool = False,
+    keep_activations: bool = True,
+    keep_pooling: bool = False,
+    input: Input = "6ch",
+    skip: Sequence[str] = (),
+    logit_bias: LogitBias = "auto",
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+    image_size: int | tuple[int, int] = 224,
+) -> BcosifiedNetwork:
+    """Convert a trained image classifier into a B-cos network.
+
+    Convolutions and linear layers become B-cos layers with the weights they have, batch norms uncentred, max
+    pooling average pooling; biases go; a linear classifier moves before the global average pooling; the input has
+    inverse channels. Query, key and value stay linear, and so does what computes gates. With ``b=1`` and all
+    ``keep_`` flags the logits are those of `model`. Fine-tune with the rest.
+
+    Args:
+        model: of timm, torchvision or elsewhere, with output (N, K); it is not changed.
+        b: exponent B ≥ 1.
+        unit_norm: normalise weights, as B-cos networks do that are trained from scratch.
+        keep_bias: keep biases; the mean of batch norms is then folded into theirs.
+        keep_norms: leave norms as they are.
+        keep_activations: keep ReLU, GELU and the like.
+        keep_pooling: keep max pooling.
+        input: ``"6ch"`` for (N, 6, H, W) in [0, 1] with inverse channels; ``"3ch"`` for what `model` saw.
+        skip: names of modules that stay, or patterns such as ``"layer4.*"``.
+        logit_bias: added to the logits where biases go; ``"auto"`` is ``-ln(K-1)``.
+        mean: that was subtracted from images in [0, 1] before `model` saw them, for each channel; so is `std`.
+        image_size: side, or height and width, of the image that the conversion is tried with.
+
+    Returns:
+        The network in the mode of `model`; its attribute ``conversion`` tells what was replaced, what stays, and why.
+
+    Raises:
+        BcosError: options that are none, a model that is no classifier or cannot be explained, or a conversion
+            that loses a weight or would not compute the same with everything kept.
+
+    >>> import torchvision
+    >>> original = torchvision.models.resnet18(num_classes=10)
+    >>> network = bcosify(original, image_size=64)
+    >>> network(torch.rand(2, 6, 64, 64)).shape
+    torch.Size([2, 10])
+
+    Source: Arya et al., "B-cosification: Transforming Deep Neural Networks to be Inherently Interpretable",
+    NeurIPS 2024.
+    """
+    options = ConversionOptions(
+        b, unit_norm, keep_bias, keep_norms, keep_activations, keep_pooling, input, _names(skip)
+    )
+    check_statistics(mean, std)
+    if not isinstance(model, nn.Module):
+        raise BcosError(f"bcosify needs a torch.nn.Module, got {type(model).__name__}")
+    original = copy.deepcopy(model).eval()
+    exact = copy.deepcopy(original).double()  # in which rounding cannot pass for a mistake
+    image = _example(original, len(mean), image_size)
+    seen = _standardized(image, mean, std)
+    observed = observe(exact, seen)
+    unchanged = [True, False] if options.input == "6ch" and observed.image_layers else [False]
+    network = None
+    for widened in unchanged:  # where the first layer cannot be widened, the image is put together again
+        made = _Converter(options, observed, widened, mean, std, logit_bias)
+        try:
+            problem = made.difference(exact, image, seen)
+        except (RuntimeError, BcosError) as reason:  # of shapes: somebody else sees the image too
+            problem = first_line(reason)
+        if problem is None:
+            network = made.convert(original)
+            break
+    if network is None:
+        raise BcosError(f"the conversion does not reproduce the network with B = 1 and everything kept: {problem}")
+    del exact
+    network.conversion.constants = _constants(network.eval(), image, options.input, seen)
+    return network.train(model.training)
+
+
+class _Converter:
+    """Converts one network, any number of times."""
+
+    def __init__(
+        self,
+        options: ConversionOptions,
+        observed: Observation,
+        widened: bool,
+        mean: Sequence[float],
+        std: Sequence[float],
+        logit_bias: LogitBias,
+    ) -> None:
+        self.options = options
+        self.observed = observed
+        self.widened = widened
+        self.mean, self.std = mean, std
+        self.logit_bias = logit_bias
+
+    def difference(self, original: nn.Module, image: Tensor, seen: Tensor) -> str | None:
+        """Convert with everything kept and say how the logits differ; None if they do not."""
+        options = replace(
+            self.options,
+            b=1.0,
+            unit_norm=False,
+            keep_bias=True,
+            keep_norms=True,
+            keep_activations=True,
+            keep_pooling=True,
+        )
+        exact = _Converter(options, self.observed, self.widened, self.mean, self.std, None).convert(original)
+        with torch.no_grad():
+            logits = exact.eval()(encoded(image, options.input, seen))
+        size = self.observed.logits.abs().max().clamp_min(1e-12)
+        error = float((logits - self.observed.logits).abs().max() / size)
+        return None if error <= _TOLERANCE else f"the logits differ by {error:.1e} of their size"
+
+    def convert(self, original: nn.Module) -> BcosifiedNetwork:
+        """Convert a copy of the network."""
+        options = self.options
+        network = copy.deepcopy(original)
+        report = ConversionReport(options)
+        classifier = self.observed.classifier
+        moved = classifier if classifier and self.observed.pool and not options.skips(classifier) else None
+        if moved is not None:
+            self._move_classifier(network, report)
+        _Walk(options, self.observed, moved, report).convert_children(network, "")
+        encoder = self._encoder(network, report)
+        classes = self.observed.logits.shape[1]
+        layer = LogitLayer() if options.keep_bias else Logits(self.logit_bias).layer(classes)
+        if layer.logit_bias is not None:
+            report.notes.append(f"logits get the bias {layer.logit_bias:.4g}")
+        self._say_what_stays(report, moved)
+        made = BcosifiedNetwork(encoder, network, layer, classes)
+        made.conversion = report  # type: ignore[assignment] # reason: modules are typed without it
+        return made
+
+    def _move_classifier(self, network: nn.Module, report: ConversionReport) -> None:
+        name, pool = self.observed.classifier, self.observed.pool
+        assert name is not None
+        assert pool is not None
+        old: Any = network.get_submodule(name)
+        new = position_classifier(old, self.options)
+        before = network.get_submodule(pool)
+        network.set_submodule(pool, Positions(getattr(before, "input_fmt", _format(before)) == "NHWC"))
+        network.set_submodule(name, new)
+        dropped = () if self.options.keep_bias or old.bias is None else ("bias",)
+        what = "1×1 B-cos convolution before the pooling"
+        report.steps.append(Step(name, type(old).__name__, type(new).__name__, what, True, dropped))
+        report.steps.append(Step(pool, type(before).__name__, "Positions", "the classifier averages its votes", True))
+
+    def _encoder(self, network: nn.Module, report: ConversionReport) -> nn.Module:
+        if self.options.input == "3ch":
+            report.notes.append("input: what the network saw before")
+            return nn.Identity()
+        if not self.widened:
+            report.notes.append(
+                "input: 6 channels, put together to what the network saw, because its first layer is no "
+                "convolution of the image alone"
+            )
+            return Standardize(self.mean, self.std, difference=True)
+        for name in self.observed.image_layers:
+            widen(network.get_submodule(name))
+        report.notes.append(f"input: 6 channels, which {', '.join(self.observed.image_layers)} takes as [w, -w]/2")
+        return Standardize(self.mean, self.std)
+
+    def _say_what_stays(self, report: ConversionReport, moved: str | None) -> None:
+        if moved is None:
+            why = "no global average pooling of feature maps comes right before it"
+            report.notes.append(f"classifier: stays behind the pooling, because {why}")
+        functions = self.observed.functions
+        for name in sorted(functions):
+            wanted = not (self.options.keep_pooling if "pool" in name else self.options.keep_activations)
+            if wanted:
+                report.notes.append(f"{name} is called as a function ({functions[name]} times) and stays")
+
+
+class _Walk:
+    """Goes through the modules of a network and replaces what there are rules for."""
+
+    def __init__(
+        self, options: ConversionOptions, observed: Observation, moved: str | None, report: ConversionReport
+    ) -> None:
+        self.options = options
+        self.observed = observed
+        self.moved = moved
+        self.report = report
+        self._done: dict[int, nn.Module] = {}
+        self._alive: list[nn.Module] = []  # so that ids stay their own
+
+    def convert_children(self, parent: nn.Module, prefix: str) -> None:
+        """Convert everything below a module."""
+        for key, child in list(parent._modules.items()):
+            name = f"{prefix}{key}"
+            if child is None or name == self.moved:
+                continue
+            if id(child) not in self._done:
+                self._alive.append(child)
+                self._done[id(child)] = self._converted(child, name)
+            parent._modules[key] = self._done[id(child)]
+
+    def _converted(self, layer: nn.Module, name: str) -> nn.Module:
+        if self.options.skips(name):
+            return self._stays(layer, name, "skipped, as asked")
+        known = isinstance(layer, (*WEIGHTED, *NORMS, *MAX_POOLS)) or is_activation(layer)
+        if known and name not in self.observed.called:
+            return self._stays(layer, name, "does not run by itself: a function of a module around it uses its weights")
+        if known and name in self.observed.gates:
+            return self._stays(layer, name, GATE)
+        before = dict(layer.named_parameters()) | dict(layer.named_buffers())
+        if isinstance(layer, WEIGHTED) and is_query_key_value(name):
+            conversion = without_bias(layer, self.options)
+            self._note(layer, name, conversion, "query, key and value stay linear")
+            return layer
+        conversion = plugins.manager().hook.bcos_models_convert_layer(layer=layer, options=self.options)
+        if conversion is not None:
+            _check_copied(name, before, conversion)
+            self._note(layer, name, conversion, conversion.rule)
+            inside = conversion.module
+            if inside is not layer or list(layer.children()):
+                self.convert_children(inside, f"{name}.")
+            return inside
+        if known:
+            self._stays(layer, name, _why_kept(layer, self.options))
+        elif list(layer._parameters) and not list(layer.children()):
+            self._stays(layer, name, "no rule for it")
+        self.convert_children(layer, f"{name}.")
+        return layer
+
+    def _stays(self, layer: nn.Module, name: str, reason: str) -> nn.Module:
+        self.report.steps.append(Step(name, type(layer).__name__, type(layer).__name__, reason, False))
+        return layer
+
+    def _note(self, layer: nn.Module, name: str, conversion: Conversion | None, reason: str) -> None:
+        after = layer if conversion is None else conversion.module
+        dropped = () if conversion is None else conversion.dropped
+        replaced = after is not layer or bool(dropped)
+        self.report.steps.append(Step(name, type(layer).__name__, type(after).__name__, reason, replaced, dropped))
+
+
+def is_query_key_value(name: str) -> bool:
+    """Whether a module's name says that it projects to queries, keys or values."""
+    return any(_QUERY_KEY_VALUE.fullmatch(part) for part in name.split("."))
+
+
+def encoded(image: Tensor, input: Input, seen: Tensor) -> Tensor:
+    """What the converted network sees of an image in [0, 1] of which the original saw `seen`."""
+    return AddInverse()(image) if input == "6ch" else seen
+
+
+def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse a mean and standard deviation that belong to no images.
+
+    Raises:
+        BcosError: of different lengths, empty, or a deviation that is not positive.
+    """
+    if not mean or len(mean) != len(std) or not all(s > 0 for s in std):
+        raise BcosError(
+            f"mean and std must name one number for each channel, std positive; got {list(mean)} and {list(std)}"
+        )
+
+
+def _names(skip: Sequence[str]) -> tuple[str, ...]:
+    return (skip,) if isinstance(skip, str) else tuple(skip)
+
+
+def _why_kept(layer: nn.Module, options: ConversionOptions) -> str:
+    if isinstance(layer, WEIGHTED):
+        return f"no rule for {type(layer).__module__}.{type(layer).__name__}"
+    if isinstance(layer, NORMS):
+        return "norms are kept" if options.keep_norms else "has no mean or bias of its own"
+    if isinstance(layer, MAX_POOLS):
+        return "pooling is kept" if options.keep_pooling else "no average pooling has its dilation or indices"
+    return "activations are kept"
+
+
+def _check_copied(name: str, before: dict[str, Tensor], conversion: Conversion) -> None:
+    """Refuse a conversion that lost a parameter or a buffer, or changed one."""
+    after = dict(conversion.module.named_parameters()) | dict(conversion.module.named_buffers())
+    for key, tensor in before.items():
+        if key in conversion.dropped:
+            continue
+        if key not in after or after[key].shape != tensor.shape or not torch.equal(after[key].detach(), tensor.detach()):
+            kind = "is not in" if key not in after else "is another in"
+            raise BcosError(
+                f"the conversion of {name!r} loses a weight: its {key} {kind} the {type(conversion.module).__name__} that "
+                f"the rule {conversion.rule!r} returned; let the rule copy it, or name it among what it drops"
+            )
+
+
+def _example(network: nn.Module, channels: int, size: int | tuple[int, int]) -> Tensor:
+    height, width = (size, size) if isinstance(size, int) else size
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand((2, channels, height, width), generator=generator, dtype=torch.float64)
+    return image.to(like.device)
+
+
+def _standardized(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    m, s = (torch.tensor(v, dtype=torch.float64).reshape(-1, 1, 1) for v in (mean, std))
+    return (image - m.to(image)) / s.to(image)
+
+
+def _format(pool: nn.Module) -> str:
+    inner = getattr(pool, "pool", None)
+    return str(getattr(inner, "input_fmt", "NCHW")) if inner is not None else "NCHW"
+
+
+def _constants(network: BcosifiedNetwork, image: Tensor, input: Input, seen: Tensor) -> dict[str, float]:
+    """Share of each constant that the network still adds, of the logits' size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        like = next(network.parameters())
+        e = explain(network, encoded(image, input, seen).to(like.dtype if like.is_floating_point() else image.dtype))
+    size = e.score.abs() + e.contributions.abs().flatten(1).sum(1)
+    return {name: float((share.abs() / size).mean()) for name, share in e.bias_terms.items()}

@@ -1,0 +1,133 @@
+"""Both ends of a converted network: the encoding of its input, and the classifier before the pooling."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core import BcosConv2d, LogitLayer
+from bcos_models.convert.options import ConversionOptions
+
+
+class Standardize(nn.Module):
+    """``(x - mean) / std``, with inverse channels: their mean is ``1 - mean``, their standard deviation the same.
+
+    Args:
+        mean: of the C channels of images in [0, 1]; so is `std`.
+        difference: return ``(x - inverse) / 2`` of the standardised channels, the C that the original network saw,
+            for networks whose first layers cannot take 2C.
+
+    Shapes: (N, 2C, H, W) → the same, or (N, C, H, W).
+
+    Source: Arya et al., "B-cosification", NeurIPS 2024, section 3.2.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], difference: bool = False) -> None:
+        super().__init__()
+        values = torch.tensor([*mean, *(1 - m for m in mean)]), torch.tensor([*std, *std])
+        for name, value in zip(("mean", "std"), values, strict=True):
+            self.register_buffer(name, value.reshape(-1, 1, 1), persistent=False)
+        self.difference = difference
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise."""
+        y = (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
+        if not self.difference:
+            return y
+        image, inverse = y.chunk(2, 1)
+        return (image - inverse) / 2
+
+
+def widen(conv: Any) -> None:
+    """Let a convolution of C channels take 2C, the second half being minus the first: ``[w, -w] / 2``."""
+    conv.weight = nn.Parameter(torch.cat([conv.weight, -conv.weight], 1).detach() / 2)
+    conv.in_channels *= 2
+
+
+class Positions(nn.Module):
+    """Stands where a pooling was: feature maps pass, with channels in dimension 1.
+
+    Args:
+        channels_last: they come as (N, H, W, C).
+    """
+
+    def __init__(self, channels_last: bool) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W)."""
+        return x.movedim(-1, 1) if self.channels_last else x
+
+
+class PositionClassifier(nn.Module):
+    """1×1 B-cos convolution: every position votes for the classes; then the mean of the votes.
+
+    Args:
+        conv: the convolution, C → K.
+        keep_dims: return (N, K, 1, 1), where a flattening follows.
+
+    Shapes: (N, C, H, W), or flattened to (N, C · H · W) → (N, K).
+
+    Source: Böhle et al., TPAMI 2024, section 3.4.
+    """
+
+    def __init__(self, conv: nn.Module, keep_dims: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.keep_dims = keep_dims
+
+    @property
+    def in_features(self) -> int:
+        """Channels, by the name that linear layers have for them."""
+        return int(self.conv.in_channels)  # type: ignore[arg-type] # reason: a convolution's
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Votes, averaged."""
+        if x.ndim == 2:
+            x = x.unflatten(1, (self.in_features, -1)).unsqueeze(-1)
+        votes: Tensor = self.conv(x)
+        return votes.mean((2, 3), keepdim=self.keep_dims)
+
+
+def position_classifier(old: nn.Linear | nn.Conv2d, options: ConversionOptions) -> PositionClassifier:
+    """Classifier with the weights of a linear layer or a 1×1 convolution."""
+    is_conv = isinstance(old, nn.Conv2d)
+    features, classes = (old.in_channels, old.out_channels) if is_conv else (old.in_features, old.out_features)
+    bias = options.keep_bias and old.bias is not None
+    conv = BcosConv2d(
+        features, classes, 1, b=options.b, normalize_weight=options.unit_norm, bias=bias, device="meta"
+    )
+    conv.weight = nn.Parameter(old.weight.detach().reshape(classes, features, 1, 1))
+    conv.bias = old.bias if bias else None
+    return PositionClassifier(conv.train(old.training), keep_dims=is_conv)
+
+
+class BcosifiedNetwork(nn.Module):
+    """Encoding, the converted network, logit layer.
+
+    Args:
+        encoder: what is done to the input first.
+        network: converted.
+        logit_layer: the last step.
+        num_classes: K.
+
+    Shapes: (N, channels, H, W) → (N, K).
+    """
+
+    def __init__(self, encoder: nn.Module, network: nn.Module, logit_layer: LogitLayer, num_classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.network = network
+        self.logit_layer = logit_layer
+        self.num_classes = num_classes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        y: Tensor = self.logit_layer(self.network(self.encoder(x)))
+        return y
+

@@ -1,0 +1,171 @@
+"""B-cos layers that take over the weights of other layers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bcos_core import BcosConv1d, BcosConv2d, BcosConv3d, BcosLinear
+from bcos_core.conv import BcosConv
+from bcos_core.norms import BatchNormUncentered2d
+from bcos_models.convert.options import ConversionOptions
+
+_CONVS: dict[int, type[BcosConv]] = {1: BcosConv1d, 2: BcosConv2d, 3: BcosConv3d}
+
+
+def take_over(new: nn.Module, old: nn.Module) -> nn.Module:
+    """Give `new` the parameters and buffers that both have, and the mode; sharing them, not copying."""
+    for name in {**new._parameters, **new._buffers}:
+        source = getattr(old, name, None)
+        if isinstance(source, Tensor) and getattr(new, name) is not None:
+            setattr(new, name, source)
+    return new.train(old.training)
+
+
+def bcos_linear(old: nn.Linear, options: ConversionOptions) -> nn.Module:
+    """B-cos layer with the weights of a linear one."""
+    new = BcosLinear(
+        old.in_features,
+        old.out_features,
+        b=options.b,
+        normalize_weight=options.unit_norm,
+        bias=options.keep_bias and old.bias is not None,
+        device="meta",
+    )
+    return take_over(new, old)
+
+
+def conv_arguments(old: nn.modules.conv._ConvNd, options: ConversionOptions) -> dict[str, Any]:
+    """Arguments of a B-cos convolution of the same geometry."""
+    return {
+        "in_channels": old.in_channels,
+        "out_channels": old.out_channels,
+        "kernel_size": old.kernel_size,
+        "stride": old.stride,
+        "padding": old.padding,
+        "dilation": old.dilation,
+        "groups": old.groups,
+        "b": options.b,
+        "padding_mode": old.padding_mode,
+        "normalize_weight": options.unit_norm,
+        "bias": options.keep_bias and old.bias is not None,
+        "device": "meta",
+    }
+
+
+def bcos_conv(old: nn.modules.conv._ConvNd, options: ConversionOptions) -> nn.Module:
+    """B-cos convolution with the weights of a plain one."""
+    return take_over(_CONVS[len(old.kernel_size)](**conv_arguments(old, options)), old)
+
+
+class SamePaddedBcosConv2d(BcosConv2d):
+    """B-cos convolution that pads as TensorFlow's ``"SAME"`` does, by the size of its input (timm's ``Conv2dSame``)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad, then transform."""
+        from timm.layers import pad_same  # type: ignore[attr-defined] # reason: timm exports implicitly
+
+        return self.transform(pad_same(x, self.kernel_size, self.stride, self.dilation), self.weight, 0)
+
+
+class StandardizedBcosConv2d(BcosConv2d):
+    """B-cos convolution whose kernels are standardised: ``gain · scale · (w - mean) / sqrt(var + eps)``.
+
+    Args:
+        gain: (out_channels, 1, 1, 1), learned; None for 1.
+        scale: a constant.
+        eps: added to the variance of a kernel.
+        same: pad as TensorFlow's ``"SAME"`` does.
+        options: of :class:`bcos_core.BcosConv2d`.
+
+    Source: Qiao et al., "Micro-Batch Training with Batch-Channel Normalization and Weight Standardization", 2019;
+    Brock et al., "Characterizing signal propagation", 2021 (gain and scale).
+    """
+
+    def __init__(self, *, gain: Tensor | None, scale: float, eps: float, same: bool, **options: Any) -> None:
+        super().__init__(**options)
+        self.gain = gain
+        self.scale = scale
+        self.eps = eps
+        self.same = same
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise the kernels, then transform."""
+        if not self.same:
+            return self.transform(x, self.standardized(), self.padding)
+        from timm.layers import pad_same  # type: ignore[attr-defined] # reason: timm exports implicitly
+
+        return self.transform(pad_same(x, self.kernel_size, self.stride, self.dilation), self.standardized(), 0)
+
+    def standardized(self) -> Tensor:
+        """Kernels as they are used."""
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        gain = None if self.gain is None else (self.gain * self.scale).view(-1)
+        return F.batch_norm(rows, None, None, gain, None, True, 0.0, self.eps).reshape_as(self.weight)
+
+
+class UncenteredBatchNormAct(BatchNormUncentered2d):
+    """Uncentred batch norm, then ``drop`` and ``act``, as timm's ``BatchNormAct2d`` has them."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, and activate."""
+        y: Tensor = self.act(self.drop(super().forward(x)))
+        return y
+
+
+def uncentered(old: nn.modules.batchnorm._BatchNorm, options: ConversionOptions) -> nn.Module:
+    """Uncentred batch norm with the weight and the running variance of a centred one.
+
+    Where biases are kept, its bias is ``bias - weight · mean / sqrt(var + eps)``, with which it computes the same.
+    """
+    has_act = hasattr(old, "act") and hasattr(old, "drop")
+    new = (UncenteredBatchNormAct if has_act else BatchNormUncentered2d)(
+        old.num_features,
+        eps=old.eps,
+        momentum=old.momentum,
+        affine=old.affine or options.keep_bias,
+        bias=options.keep_bias,
+        track_running_stats=old.track_running_stats,
+    )
+    weight = old.weight if old.affine else torch.ones_like(new.running_var)  # type: ignore[arg-type] # reason: no parameters but statistics
+    bias = torch.zeros_like(weight) if old.bias is None else old.bias.detach()
+    if options.keep_bias and old.running_mean is not None and old.running_var is not None:
+        bias = bias - weight.detach() * old.running_mean * (old.running_var + old.eps).rsqrt()
+    if new.weight is not None:
+        new.weight = nn.Parameter(weight.detach().clone())
+    if new.bias is not None:
+        new.bias = nn.Parameter(bias.clone())
+    for name in ("running_var", "num_batches_tracked"):
+        setattr(new, name, getattr(old, name))
+    if isinstance(new, UncenteredBatchNormAct):
+        new.drop, new.act = old.drop, old.act  # type: ignore[assignment] # reason: attributes of timm's class
+    return new.train(old.training)
+
+
+def average_pool(old: nn.Module) -> nn.Module | None:
+    """Average pooling of the same geometry; None where there is none."""
+    if isinstance(old, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d):
+        kind = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[_dimensions(old)]
+        pool: nn.Module = kind(old.output_size)  # type: ignore[arg-type] # reason: the same kinds of sizes
+        return pool
+    assert isinstance(old, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d)
+    dilation: Sequence[int] = old.dilation if isinstance(old.dilation, tuple) else (old.dilation,)
+    if any(d != 1 for d in dilation) or old.return_indices:
+        return None
+    if type(old).__name__ == "MaxPool2dSame":
+        from timm.layers import AvgPool2dSame  # type: ignore[attr-defined] # reason: timm exports implicitly
+
+        same: nn.Module = AvgPool2dSame(old.kernel_size, old.stride, count_include_pad=False)
+        return same
+    kinds: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+    plain: nn.Module = kinds[_dimensions(old)](old.kernel_size, old.stride, old.padding, old.ceil_mode)
+    return plain
+
+
+def _dimensions(layer: nn.Module) -> int:
+    return next(int(kind.__name__[-2]) for kind in type(layer).__mro__ if kind.__name__[-2:] in ("1d", "2d", "3d"))

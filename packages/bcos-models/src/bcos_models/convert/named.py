@@ -1,0 +1,205 @@
+"""Converted networks by name: ``timm/NAME``, ``torchvision/NAME``, and ``bcosified/NAME`` for our plain baselines."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from bcos_core.errors import BcosError
+from bcos_core.plugins import suggestion
+from bcos_models.classifier import LogitBias
+from bcos_models.convert.bcosify import bcosify
+from bcos_models.convert.heads import BcosifiedNetwork
+from bcos_models.convert.options import Input
+from bcos_models.spec import InputSpec, ModelSpec
+from bcos_models.weights import convert_state, find_weights, load_state, read_state
+
+BUILDER = f"{__name__}:converted"
+_PREFIX = "network."
+"""Before every key of a converted network's state dict, and of no other's."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A network before its conversion."""
+
+    build: Callable[[int, bool], nn.Module]
+    """``(num_classes, pretrained)``"""
+    input: InputSpec
+    """As the network was trained: standardised."""
+    num_classes: int = 1000
+
+
+def find_spec(name: str) -> ModelSpec | None:
+    """Describe the converted network of that name; None if the prefix is not ours.
+
+    Raises:
+        BcosError: the library has no network of that name.
+    """
+    library, _, inner = name.partition("/")
+    if library not in _ORIGINS:
+        return None
+    origin = _ORIGINS[library](inner)
+    return ModelSpec(
+        name,
+        BUILDER,
+        family=library,
+        summary=f"{inner} of {library}, B-cosified",
+        input=replace(origin.input, encoding="add_inverse"),
+        num_classes=origin.num_classes,
+        options={"origin": name},
+    )
+
+
+def converted(
+    *,
+    origin: str,
+    num_classes: int,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    b: float = 2.0,
+    unit_norm: bool = False,
+    keep_bias: bool = False,
+    keep_norms: bool = False,
+    keep_activations: bool = True,
+    keep_pooling: bool = False,
+    input: Input = "6ch",
+    skip: Sequence[str] = (),
+    logit_bias: LogitBias = "auto",
+) -> BcosifiedNetwork:
+    """Build a network, load its weights, and convert it; options as those of :func:`bcosify`.
+
+    Args:
+        origin: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
+        num_classes: K.
+        pretrained: start from the library's own weights.
+        weights: start from a file of the original network's weights, or load those of a converted one.
+    """
+    library, _, inner = origin.partition("/")
+    made = _ORIGINS[library](inner)
+    state = None if weights is None else read_state(find_weights(weights))
+    is_converted = state is not None and all(key.startswith(_PREFIX) for key in state)
+    original = made.build(num_classes, pretrained)
+    if state is not None and not is_converted:
+        load_original(original, state, num_classes != made.num_classes, str(weights))
+    network = bcosify(
+        original,
+        b=b,
+        unit_norm=unit_norm,
+        keep_bias=keep_bias,
+        keep_norms=keep_norms,
+        keep_activations=keep_activations,
+        keep_pooling=keep_pooling,
+        input=input,
+        skip=skip,
+        logit_bias=logit_bias,
+        mean=made.input.mean,
+        std=made.input.std,
+        image_size=made.input.size,
+    )
+    network.input_spec = replace(made.input, encoding="add_inverse") if input == "6ch" else made.input  # type: ignore[assignment] # reason: modules are typed without it
+    if state is not None and is_converted:
+        load_state(network, state, name=origin, source=str(weights))
+    return network
+
+
+def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_classifier: bool, source: str) -> None:
+    """Load the weights of an original network.
+
+    Args:
+        network: to be filled.
+        state: its state dict, or that of the same network for other classes.
+        replace_classifier: leave the classifier as it is where it is of other classes.
+        source: where they are from, for messages.
+    """
+    own = network.state_dict()
+    fitting = dict(convert_state(own, state, ""))
+    if replace_classifier:
+        fitting |= {key: own[key] for key in _of_other_classes(own, fitting)}
+    load_state(network, fitting, source=source)
+
+
+def _of_other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Tensors that differ in their first dimension alone, and all in the same way."""
+    wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
+    sizes = {(own[key].shape[:1], state[key].shape[:1]) for key in wrong}
+    alike = len(sizes) == 1 and all(own[key].shape[1:] == state[key].shape[1:] for key in wrong)
+    return wrong if alike else []
+
+
+def _timm(name: str) -> Origin:
+    import timm
+
+    if not timm.is_model(name):
+        raise BcosError(f"timm has no model {name!r}; {suggestion(name, timm.list_models())}")
+    cfg: Any = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    cfg = timm.data.resolve_data_config({}, pretrained_cfg=cfg.to_dict())
+    size = int(cfg["input_size"][-1])
+    seen = InputSpec(
+        size=size,
+        channels=int(cfg["input_size"][0]),
+        encoding="standardize",
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        resize=math.floor(size / cfg["crop_pct"]),
+        interpolation="bicubic" if cfg["interpolation"] == "bicubic" else "bilinear",
+    )
+
+    def build(num_classes: int, pretrained: bool) -> nn.Module:
+        try:
+            network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
+        except (RuntimeError, OSError, ValueError) as reason:
+            raise BcosError(f"timm cannot build {name!r}{' with its weights' if pretrained else ''}: {reason}") from reason
+        return network
+
+    return Origin(build, seen)
+
+
+def _torchvision(name: str) -> Origin:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise BcosError(f"torchvision has no classifier {name!r}; {suggestion(name, models.list_models(module=models))}")
+    weights: Any = models.get_model_weights(name).DEFAULT
+    preset = weights.transforms()
+    seen = InputSpec(
+        size=preset.crop_size[0],
+        encoding="standardize",
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        resize=preset.resize_size[0],
+        interpolation="bicubic" if preset.interpolation.value == "bicubic" else "bilinear",
+    )
+
+    def build(num_classes: int, pretrained: bool) -> nn.Module:
+        network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **_WITHOUT_AUXILIARY.get(name, {}))
+        if pretrained:
+            state = weights.get_state_dict(progress=False, check_hash=True)
+            own = {key: value for key, value in state.items() if key in network.state_dict()}  # not the auxiliary heads
+            load_original(network, own, num_classes != _IMAGENET_CLASSES, f"{weights}")
+        return network
+
+    return Origin(build, seen)
+
+
+_IMAGENET_CLASSES = 1000
+_WITHOUT_AUXILIARY: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": False, "transform_input": False},
+    "inception_v3": {"aux_logits": False, "init_weights": False, "transform_input": False},
+}
+"""Their auxiliary classifiers run in training alone."""
+
+
+def _ours(name: str) -> Origin:
+    from bcos_models.registry import create_model, get_spec
+
+    spec = get_spec(name)
+    if spec.input.encoding != "standardize":
+        raise BcosError(f"{name!r} is a B-cos network already; bcosified/ takes the plain ones, such as standard_...")
+    return Origin(lambda classes, pretrained: create_model(name, num_classes=classes, pretrained=pretrained), spec.input, spec.num_classes)
+
+
+_ORIGINS: dict[str, Callable[[str], Origin]] = {"timm": _timm, "torchvision": _torchvision, "bcosified": _ours}

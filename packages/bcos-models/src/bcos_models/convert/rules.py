@@ -1,0 +1,93 @@
+"""Which layer becomes what: our own implementation of the hook ``bcos_models_convert_layer``."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from bcos_core.conv import BcosConv
+from bcos_core.linear import BcosLinear
+from bcos_models.convert import layers
+from bcos_models.convert.options import Conversion, ConversionOptions
+
+WEIGHTED = (nn.Linear, _ConvNd)
+"""Layers whose counterpart is a B-cos layer."""
+CONVERTED = (BcosLinear, BcosConv)
+"""What they become."""
+NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm, _InstanceNorm)
+MAX_POOLS = (
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+)
+_ACTIVATIONS = frozenset(
+    "ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Hardswish Softplus Hardtanh "  # of PyTorch
+    "Swish HardSwish HardMish GELUTanh QuickGELU SwishMe MishMe HardSwishMe HardMishMe".split()  # of timm
+)
+"""Classes of activations; gates (sigmoids, softmax) are none."""
+
+
+def is_activation(layer: nn.Module) -> bool:
+    """Whether a module is an activation function, of PyTorch or timm."""
+    return type(layer).__name__ in _ACTIVATIONS and type(layer).__module__.startswith(("torch.nn", "timm."))
+
+
+def convert_layer(layer: nn.Module, options: ConversionOptions) -> Conversion | None:
+    """Make a layer B-cos, as far as the options say; None where there is no rule."""
+    if isinstance(layer, WEIGHTED):
+        return _weighted(layer, options)
+    if isinstance(layer, NORMS):
+        return _norm(layer, options)
+    if isinstance(layer, MAX_POOLS) and not options.keep_pooling:
+        pool = layers.average_pool(layer)
+        return None if pool is None else Conversion(pool, "max pooling becomes average pooling")
+    if is_activation(layer) and not options.keep_activations:
+        return Conversion(nn.Identity(), "activation removed", dropped=("weight",))  # of PReLU
+    return None
+
+
+def _weighted(layer: Any, options: ConversionOptions) -> Conversion | None:
+    dropped = () if options.keep_bias or layer.bias is None else ("bias",)
+    forward = type(layer).forward
+    if isinstance(layer, nn.Linear):
+        if forward is not nn.Linear.forward and type(layer).__module__ != "timm.layers.linear":
+            return None
+        return Conversion(layers.bcos_linear(layer, options), "linear becomes B-cos", dropped)
+    if forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward):
+        return Conversion(layers.bcos_conv(layer, options), "convolution becomes B-cos", dropped)
+    arguments = layers.conv_arguments(layer, options)
+    kind = type(layer).__name__ if type(layer).__module__.startswith("timm.") else ""
+    if kind == "Conv2dSame":
+        new: nn.Module = layers.SamePaddedBcosConv2d(**arguments | {"padding": 0})
+    elif kind in ("StdConv2d", "StdConv2dSame", "ScaledStdConv2d", "ScaledStdConv2dSame"):
+        new = layers.StandardizedBcosConv2d(
+            gain=getattr(layer, "gain", None),
+            scale=getattr(layer, "scale", 1.0),
+            eps=layer.eps,
+            same=getattr(layer, "same_pad", False),
+            **arguments,
+        )
+    else:
+        return None
+    return Conversion(layers.take_over(new, layer), "convolution becomes B-cos", dropped)
+
+
+def _norm(layer: Any, options: ConversionOptions) -> Conversion | None:
+    if options.keep_norms:
+        return None
+    if isinstance(layer, _BatchNorm):
+        if layer.running_var is None:
+            return None
+        folded = "the mean folded into its bias" if options.keep_bias else "without mean and bias"
+        dropped = ("running_mean", "bias") if layer.bias is not None else ("running_mean",)
+        return Conversion(layers.uncentered(layer, options), f"batch norm becomes uncentred, {folded}", dropped)
+    return without_bias(layer, options)
+
+
+def without_bias(layer: Any, options: ConversionOptions) -> Conversion | None:
+    """Take the bias off a layer that stays; None if it has none, or it is kept."""
+    if options.keep_bias or not isinstance(getattr(layer, "bias", None), Tensor):
+        return None
+    layer.bias = None
+    return Conversion(layer, "bias removed", dropped=("bias",))

@@ -31,6 +31,10 @@ class Model(_Section):
     """A name that ``bcos models`` lists."""
     options: dict[str, Any] = {}
     """Arguments of the model's builder, such as ``b``, ``max_out`` or ``norm``."""
+    pretrained: bool = False
+    """Start from published weights; of ``timm/...`` and ``torchvision/...``, from their library's."""
+    weights: str | None = None
+    """Start from these: a file, URL or ``hf://`` repository."""
 
 
 class Augment(_Section):
@@ -48,6 +52,20 @@ class Augment(_Section):
     trivial_augment: bool = False
     """TrivialAugmentWide (Müller and Hutter, 2021)."""
     random_erasing: Probability = 0.0
+
+
+class Annealing(_Section):
+    """How a converted network (``timm/...``, ``torchvision/...``, ``bcosified/...``) becomes a B-cos network.
+
+    With the defaults it is one from the first step: B and biases are as ``model.options`` say.
+    """
+
+    exponent_from: Annotated[float, Field(ge=1)] = 1.0
+    """B at the first step; it grows linearly to that of ``model.options``."""
+    exponent_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs until B has grown; 0 for not at all."""
+    bias_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs over which biases shrink linearly to 0; 0 removes them before the first step."""
 
 
 class Data(_Section):
@@ -122,6 +140,7 @@ class Recipe(_Section):
     """All a training run depends on. ``config.yaml`` in a run's folder holds one, complete."""
 
     model: Model
+    annealing: Annealing = Annealing()
     data: Data = Data()
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: Schedule = Schedule()
@@ -142,6 +161,17 @@ class Recipe(_Section):
             )
         if "num_classes" in self.model.options:
             raise ValueError("model.options.num_classes is given by the data; leave it out")
+        if self.model.pretrained and self.model.weights is not None:
+            raise ValueError(f"model.pretrained and model.weights={self.model.weights} are both given; choose one")
+        longest = max(self.annealing.exponent_epochs, self.annealing.bias_epochs)
+        if longest > self.train.epochs:
+            raise ValueError(
+                f"annealing takes {longest:g} epochs, more than train.epochs={self.train.epochs}; make it shorter"
+            )
+        if longest and "/" not in self.model.name:
+            raise ValueError(
+                f"annealing is for converted networks (timm/..., torchvision/..., bcosified/...), not {self.model.name}"
+            )
         if self.evaluation.gridpg_smooth % 2 == 0:
             raise ValueError(f"evaluation.gridpg_smooth={self.evaluation.gridpg_smooth} must be odd")
         if self.train.batch_size % self.train.accumulate:
@@ -164,8 +194,8 @@ def load_recipe(name: str, overrides: list[str] | None = None, *, data: str | No
             remedy.
     """
     values = _read(name)
-    for override in overrides or []:
-        _override(values, override)
+    for text in overrides or []:
+        override(values, text)
     if data is not None:
         _section(values, "data", f"--data {data}")["path"] = data
     return validate_recipe(values, source=name)
@@ -233,10 +263,15 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
+def override(values: dict[str, Any], given: str) -> None:
+    """Set the value that ``key=value`` names, with a dotted key and the value in YAML.
+
+    Raises:
+        BcosError: no such form, or a key inside of a value.
+    """
+    key, equals, text = given.partition("=")
     if not equals or not key.strip():
-        raise BcosError(f"an override is written key=value, such as train.epochs=5, got {override!r}")
+        raise BcosError(f"an override is written key=value, such as train.epochs=5, got {given!r}")
     try:
         value = yaml.safe_load(text)
         if isinstance(value, str) and _EXPONENT.fullmatch(value):  # YAML 1.1 reads 1e-3 as text
@@ -245,7 +280,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         value = text
     *sections, last = key.strip().split(".")
     for section in sections:
-        values = _section(values, section, f"-o {override}")
+        values = _section(values, section, f"-o {given}")
     values[last] = value
 
 

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from bcos_cli.config import Recipe
+from bcos_cli.training.annealing import before_annealing
 from bcos_core.errors import BcosError
 from bcos_models import (
     InputSpec,
@@ -17,7 +18,7 @@ from bcos_models import (
     create_model,
     from_pretrained,
     get_spec,
-    list_models,
+    is_model,
     load_weights,
     save_weights,
 )
@@ -78,7 +79,14 @@ def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
     seen = replace(spec.input, **changes)
     changed = seen.encoded_channels != spec.input.encoded_channels
     options = {**({"in_chans": seen.encoded_channels} if changed else {}), **recipe.model.options}
-    model = create_model(recipe.model.name, num_classes=len(classes), **options)
+    model = create_model(
+        recipe.model.name,
+        num_classes=len(classes),
+        pretrained=recipe.model.pretrained,
+        weights=recipe.model.weights,
+        **options | before_annealing(recipe, len(classes)),
+    )
+    seen = replace(getattr(model, "input_spec", seen), **changes)
     describe(model, ModelConfig(recipe.model.name, len(classes), options, seen))
     probabilities: Probabilities = "softmax" if recipe.train.loss == "cross_entropy" else "sigmoid"
     return TrainedModel(model, recipe.model.name, options, seen, classes, probabilities)
@@ -96,7 +104,7 @@ def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
         BcosError: nothing of that name, or no weights.
     """
     path = Path(run_or_model)
-    if weights is not None and run_or_model not in list_models():
+    if weights is not None and not is_model(run_or_model):
         raise BcosError(f"--weights goes with the name of a model, got {run_or_model!r}; bcos models lists them")
     if run_or_model.startswith("hf://") or (path / CONFIG_NAME).is_file():
         return _from_pretrained(run_or_model)
@@ -110,18 +118,22 @@ def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
         return _load_file(path / WEIGHTS_NAME)
     if path.suffix == ".safetensors":
         return _load_file(path)
-    if run_or_model not in list_models():
+    if not is_model(run_or_model):
         raise BcosError(
             f"{run_or_model!r} is neither a run's folder, nor a .safetensors file, nor a model; bcos models lists "
             "those, and hf://owner/repository names one on the Hugging Face hub"
         )
     spec = get_spec(run_or_model)
+    if "/" in run_or_model:
+        raise BcosError(
+            f"{run_or_model!r} is a network to be converted; do that first, with: bcos convert {run_or_model} --out DIR"
+        )
     if weights is None and spec.checkpoint is None:
         raise BcosError(
             f"the model {run_or_model!r} has no published weights; name a file with --weights, or give a run's folder"
         )
     model = create_model(run_or_model, weights=weights, pretrained=weights is None).eval()
-    names = _imagenet_classes() if weights is None else None
+    names = imagenet_classes() if weights is None else None
     return _published(model, ModelConfig(run_or_model, spec.num_classes, {}, spec.input), names)
 
 
@@ -139,7 +151,8 @@ def _published(model: nn.Module, config: ModelConfig, names: list[str] | None) -
     return TrainedModel(model, config.name, dict(config.options), config.input, classes, probabilities)
 
 
-def _imagenet_classes() -> list[str]:
+def imagenet_classes() -> list[str]:
+    """Return short, distinct names of the 1,000 classes."""
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()

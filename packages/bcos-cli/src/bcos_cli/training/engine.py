@@ -18,6 +18,7 @@ from bcos_cli.data.loader import Batches, make_batches
 from bcos_cli.evaluation import Scores, evaluate
 from bcos_cli.processes import has_no_accelerator
 from bcos_cli.trained import TrainedModel, build
+from bcos_cli.training.annealing import Annealer
 from bcos_cli.training.checkpoint import Checkpoints, Progress
 from bcos_cli.training.folder import RunFolder
 from bcos_cli.training.optim import make_loss, make_optimizer, make_schedule
@@ -91,6 +92,8 @@ class _Training:
         self.trained = build(recipe, index.classes)
         self.batches, self.test_batches = self._loaders(index)
         self.steps_per_epoch = len(self.batches) // recipe.train.accumulate
+        self.annealer = Annealer(recipe, self.steps_per_epoch)
+        self.annealer.set(self.trained.model, 0)
         optimizer = make_optimizer(self.trained.model, recipe.optimizer)
         self.schedule = make_schedule(
             optimizer, recipe.schedule, recipe.optimizer.lr, recipe.train.epochs, self.steps_per_epoch
@@ -143,6 +146,7 @@ class _Training:
             self.scores = self._evaluate()  # a finished run was resumed
         for tracker in self.accelerator.trackers:
             tracker.finish()
+        self.annealer.finish(self.accelerator.unwrap_model(self.model))
         if self.accelerator.is_main_process:
             self.trained.save(self.folder.weights, self.accelerator.unwrap_model(self.model))
         # without Accelerate's autocast: scores and explanations are those of the saved weights
@@ -196,6 +200,7 @@ class _Training:
             if self.accelerator.sync_gradients:
                 step += 1
                 self.schedule.step_update(step)
+                self.annealer.after_step(self.accelerator.unwrap_model(self.model), step)
             total += loss.detach()
             if i % NAN_CHECK_STEPS == 0:
                 self._check_finite(total, epoch, step)
@@ -262,3 +267,4 @@ class _Training:
         if state["scaler"] is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.schedule.step_update(self.progress.step)
+        self.annealer.set(self.accelerator.unwrap_model(self.model), self.progress.step)

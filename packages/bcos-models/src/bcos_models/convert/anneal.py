@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bcos_core.errors import BcosError
 from bcos_core.functional import check_exponent
 from bcos_core.norms.running import RunningNorm
-from bcos_models.convert.rules import CONVERTED
+from bcos_models.convert.rules import CONVERTED, REMOVABLE_BIAS
 
 
 def set_exponent(model: nn.Module, b: float) -> None:
@@ -27,23 +27,26 @@ def set_exponent(model: nn.Module, b: float) -> None:
         layer.b = b
 
 
-def removable_biases(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Biases that a B-cos network does without: of its B-cos layers and of its norms, by name."""
-    from bcos_core.norms.base import Norm
-    from bcos_models.convert.rules import NORMS
-
-    found: dict[str, nn.Parameter] = {}
-    for name, layer in model.named_modules():
-        if isinstance(layer, (*CONVERTED, Norm, *NORMS)) and isinstance(layer.bias, nn.Parameter):
-            found[f"{name}.bias" if name else "bias"] = layer.bias
-    return found
-
-
 def scale_biases(model: nn.Module, factor: float) -> None:
-    """Multiply every removable bias by a factor, in place."""
+    """Multiply the biases that a converted network ends without by a factor, in place."""
     with torch.no_grad():
-        for bias in removable_biases(model).values():
-            bias.mul_(factor)
+        for layer in _with_removable_bias(model):
+            layer.bias.mul_(factor)
+
+
+def remove_biases(model: nn.Module) -> None:
+    """Take off the biases that a converted network ends without."""
+    for layer in _with_removable_bias(model):
+        layer.bias = None
+
+
+def _with_removable_bias(model: nn.Module) -> list[Any]:
+    """Layers whose bias :func:`bcosify` would have removed; marked by it."""
+    return [
+        layer
+        for layer in model.modules()
+        if getattr(layer, REMOVABLE_BIAS, False) and getattr(layer, "bias", None) is not None
+    ]
 
 
 def recalibrate_norms(model: nn.Module, batches: Iterable[Tensor]) -> None:

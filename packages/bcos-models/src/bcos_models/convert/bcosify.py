@@ -60,7 +60,7 @@ def bcosify(
         keep_pooling: keep max pooling.
         input: ``"6ch"`` for (N, 6, H, W) in [0, 1] with inverse channels; ``"3ch"`` for what `model` saw.
         skip: names of modules that stay, or patterns such as ``"layer4.*"``.
-        logit_bias: added to the logits where biases go; ``"auto"`` is ``-ln(K-1)``.
+        logit_bias: added to the logits; ``"auto"`` is ``-ln(K-1)`` where biases go, and none where they are kept.
         mean: that was subtracted from images in [0, 1] before `model` saw them, for each channel; so is `std`.
         image_size: side, or height and width, of the image that the conversion is tried with.
 
@@ -157,7 +157,8 @@ class _Converter:
         _Walk(options, self.observed, moved, report).convert_children(network, "")
         encoder = self._encoder(network, report)
         classes = self.observed.logits.shape[1]
-        layer = LogitLayer() if options.keep_bias else Logits(self.logit_bias).layer(classes)
+        kept = options.keep_bias and self.logit_bias == "auto"
+        layer = LogitLayer() if kept else Logits(self.logit_bias).layer(classes)
         if layer.logit_bias is not None:
             report.notes.append(f"logits get the bias {layer.logit_bias:.4g}")
         self._say_what_stays(report, moved)
@@ -172,7 +173,7 @@ class _Converter:
         old: Any = network.get_submodule(name)
         new = position_classifier(old, self.options)
         before = network.get_submodule(pool)
-        network.set_submodule(pool, Positions(getattr(before, "input_fmt", _format(before)) == "NHWC"))
+        network.set_submodule(pool, Positions(self.observed.channels_last))
         network.set_submodule(name, new)
         dropped = () if self.options.keep_bias or old.bias is None else ("bias",)
         what = "1×1 B-cos convolution before the pooling"
@@ -195,9 +196,13 @@ class _Converter:
         return Standardize(self.mean, self.std)
 
     def _say_what_stays(self, report: ConversionReport, moved: str | None) -> None:
-        if moved is None:
-            why = "no global average pooling of feature maps comes right before it"
-            report.notes.append(f"classifier: stays behind the pooling, because {why}")
+        if moved is None and self.observed.classifier is None:
+            report.notes.append("classifier: stays where it is; no linear layer gives the logits by itself")
+        elif moved is None:
+            report.notes.append(
+                f"classifier: {self.observed.classifier} stays where it is; "
+                "no global average pooling of feature maps comes right before it"
+            )
         functions = self.observed.functions
         for name in sorted(functions):
             wanted = not (self.options.keep_pooling if "pool" in name else self.options.keep_activations)
@@ -329,11 +334,6 @@ def _example(network: nn.Module, channels: int, size: int | tuple[int, int]) -> 
 def _standardized(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     m, s = (torch.tensor(v, dtype=torch.float64).reshape(-1, 1, 1) for v in (mean, std))
     return (image - m.to(image)) / s.to(image)
-
-
-def _format(pool: nn.Module) -> str:
-    inner = getattr(pool, "pool", None)
-    return str(getattr(inner, "input_fmt", "NCHW")) if inner is not None else "NCHW"
 
 
 def _constants(network: BcosifiedNetwork, image: Tensor, input: Input, seen: Tensor) -> dict[str, float]:

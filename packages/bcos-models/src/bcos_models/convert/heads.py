@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bcos_core import BcosConv2d, LogitLayer
 from bcos_models.convert.options import ConversionOptions
+from bcos_models.convert.rules import mark_bias
 
 
 class Standardize(nn.Module):
@@ -104,7 +105,7 @@ def position_classifier(old: nn.Linear | nn.Conv2d, options: ConversionOptions) 
     )
     conv.weight = nn.Parameter(old.weight.detach().reshape(classes, features, 1, 1))
     conv.bias = old.bias if bias else None
-    return PositionClassifier(conv.train(old.training), keep_dims=is_conv)
+    return PositionClassifier(mark_bias(conv.train(old.training)), keep_dims=is_conv)
 
 
 class BcosifiedNetwork(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias
 from bcos_models.convert.bcosify import bcosify
@@ -26,8 +26,8 @@ _PREFIX = "network."
 class Origin:
     """A network before its conversion."""
 
-    build: Callable[[int, bool], nn.Module]
-    """``(num_classes, pretrained)``"""
+    build: Callable[..., nn.Module]
+    """``(num_classes, pretrained, **options)``"""
     input: InputSpec
     """As the network was trained: standardised."""
     num_classes: int = 1000
@@ -69,6 +69,7 @@ def converted(
     input: Input = "6ch",
     skip: Sequence[str] = (),
     logit_bias: LogitBias = "auto",
+    network: Mapping[str, Any] | None = None,
 ) -> BcosifiedNetwork:
     """Build a network, load its weights, and convert it; options as those of :func:`bcosify`.
 
@@ -77,15 +78,23 @@ def converted(
         num_classes: K.
         pretrained: start from the library's own weights.
         weights: start from a file of the original network's weights, or load those of a converted one.
+        network: options of the original network, such as ``{"drop_path_rate": 0.1}``.
+
+    Raises:
+        BcosError: what the original network's library, or :func:`bcosify`, refuses.
     """
     library, _, inner = origin.partition("/")
     made = _ORIGINS[library](inner)
     state = None if weights is None else read_state(find_weights(weights))
     is_converted = state is not None and all(key.startswith(_PREFIX) for key in state)
-    original = made.build(num_classes, pretrained)
+    try:
+        original = made.build(num_classes, pretrained, **(network or {}))
+    except (TypeError, ValueError, RuntimeError, OSError, AssertionError) as reason:
+        with_weights = " with its weights" if pretrained else ""
+        raise BcosError(f"{library} cannot build {inner!r}{with_weights}: {first_line(reason)}") from reason
     if state is not None and not is_converted:
         load_original(original, state, num_classes != made.num_classes, str(weights))
-    network = bcosify(
+    result = bcosify(
         original,
         b=b,
         unit_norm=unit_norm,
@@ -100,10 +109,11 @@ def converted(
         std=made.input.std,
         image_size=made.input.size,
     )
-    network.input_spec = replace(made.input, encoding="add_inverse") if input == "6ch" else made.input  # type: ignore[assignment] # reason: modules are typed without it
+    seen = replace(made.input, encoding="add_inverse") if input == "6ch" else made.input
+    setattr(result, "input_spec", seen)  # noqa: B010 - reason: modules are typed without it
     if state is not None and is_converted:
-        load_state(network, state, name=origin, source=str(weights))
-    return network
+        load_state(result, state, name=origin, source=str(weights))
+    return result
 
 
 def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_classifier: bool, source: str) -> None:
@@ -148,11 +158,8 @@ def _timm(name: str) -> Origin:
         interpolation="bicubic" if cfg["interpolation"] == "bicubic" else "bilinear",
     )
 
-    def build(num_classes: int, pretrained: bool) -> nn.Module:
-        try:
-            network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes)
-        except (RuntimeError, OSError, ValueError) as reason:
-            raise BcosError(f"timm cannot build {name!r}{' with its weights' if pretrained else ''}: {reason}") from reason
+    def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
         return network
 
     return Origin(build, seen)
@@ -174,8 +181,9 @@ def _torchvision(name: str) -> Origin:
         interpolation="bicubic" if preset.interpolation.value == "bicubic" else "bilinear",
     )
 
-    def build(num_classes: int, pretrained: bool) -> nn.Module:
-        network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **_WITHOUT_AUXILIARY.get(name, {}))
+    def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
+        options = _WITHOUT_AUXILIARY.get(name, {}) | options
+        network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
         if pretrained:
             state = weights.get_state_dict(progress=False, check_hash=True)
             own = {key: value for key, value in state.items() if key in network.state_dict()}  # not the auxiliary heads
@@ -199,7 +207,11 @@ def _ours(name: str) -> Origin:
     spec = get_spec(name)
     if spec.input.encoding != "standardize":
         raise BcosError(f"{name!r} is a B-cos network already; bcosified/ takes the plain ones, such as standard_...")
-    return Origin(lambda classes, pretrained: create_model(name, num_classes=classes, pretrained=pretrained), spec.input, spec.num_classes)
+
+    def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
+        return create_model(name, num_classes=num_classes, pretrained=pretrained, **options)
+
+    return Origin(build, spec.input, spec.num_classes)
 
 
 _ORIGINS: dict[str, Callable[[str], Origin]] = {"timm": _timm, "torchvision": _torchvision, "bcosified": _ours}

@@ -39,6 +39,8 @@ class Observation:
     """Linear layer or 1×1 convolution whose output is the logits."""
     pool: str | None = None
     """Global average pooling whose output is the classifier's input."""
+    channels_last: bool = False
+    """Whether that pooling sees (N, H, W, C)."""
     functions: Counter[str] = field(default_factory=Counter)
     """Activations and max pooling that forward methods call as functions, and how often."""
 
@@ -61,7 +63,7 @@ def observe(network: nn.Module, image: Tensor) -> Observation:
 def _run(network: nn.Module, image: Tensor) -> Observation:
     names = {module: name for name, module in network.named_modules()}
     ends: list[tuple[str, Tensor, Tensor]] = []  # classifier candidates: name, input, output
-    pooled: list[tuple[str, Tensor]] = []
+    pooled: list[tuple[str, Tensor, bool]] = []
     found = Observation(torch.empty(0))
 
     def seen(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
@@ -73,8 +75,9 @@ def _run(network: nn.Module, image: Tensor) -> Observation:
             found.image_layers.append(names[module])
         if isinstance(module, WEIGHTED) and output.flatten(1).ndim == 2 and output.flatten(1).shape[1] < 100_000:
             ends.append((names[module], x, output))
-        elif x.ndim == 4 and output.numel() < x.numel() and _is_global_average(x, output):
-            pooled.append((names[module], output))
+        elif x.ndim == 4 and output.numel() < x.numel():
+            averaged = [dims for dims in ((2, 3), (1, 2)) if _is_mean(x, output, dims)]
+            pooled.extend((names[module], output, dims == (1, 2)) for dims in averaged[:1])
 
     counter = _Functions()
     with torch.no_grad(), _hooked(network.modules(), counter.enter, seen, counter.leave), counter:
@@ -86,20 +89,16 @@ def _run(network: nn.Module, image: Tensor) -> Observation:
     for name, x, output in reversed(ends):
         if output.numel() == logits.numel() and torch.equal(output.flatten(1), logits):
             found.classifier = name
-            same = [p for p, y in pooled if y.numel() == x.numel() and torch.equal(y.flatten(1), x.flatten(1))]
-            found.pool = same[-1] if same else None  # the outermost ran last
+            for pool, y, channels_last in pooled:  # the outermost ends last
+                if y.numel() == x.numel() and torch.equal(y.flatten(1), x.flatten(1)):
+                    found.pool, found.channels_last = pool, channels_last
             break
     return found
 
 
-def _is_global_average(x: Tensor, output: Tensor) -> bool:
-    """Whether an output is the mean of feature maps, (N, C, H, W) or (N, H, W, C), over their positions."""
-    y = output.flatten(1)
-    for dims in ((2, 3), (1, 2)):
-        mean = x.mean(dims)
-        if mean.shape == y.shape and torch.allclose(mean, y, rtol=1e-4, atol=1e-6):
-            return True
-    return False
+def _is_mean(x: Tensor, output: Tensor, dims: tuple[int, int]) -> bool:
+    mean, y = x.mean(dims), output.flatten(1)
+    return mean.shape == y.shape and torch.allclose(mean, y, rtol=1e-4, atol=1e-6)
 
 
 def _gates(network: nn.Module, image: Tensor) -> set[str]:

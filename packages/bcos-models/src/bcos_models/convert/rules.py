@@ -21,6 +21,8 @@ MAX_POOLS = (
     *(nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d),
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
 )
+REMOVABLE_BIAS = "has_removable_bias"
+"""Attribute of layers that keep a bias which they would lose without ``keep_bias``."""
 _ACTIVATIONS = frozenset(
     "ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Hardswish Softplus Hardtanh "  # of PyTorch
     "Swish HardSwish HardMish GELUTanh QuickGELU SwishMe MishMe HardSwishMe HardMishMe".split()  # of timm
@@ -53,9 +55,9 @@ def _weighted(layer: Any, options: ConversionOptions) -> Conversion | None:
     if isinstance(layer, nn.Linear):
         if forward is not nn.Linear.forward and type(layer).__module__ != "timm.layers.linear":
             return None
-        return Conversion(layers.bcos_linear(layer, options), "linear becomes B-cos", dropped)
+        return Conversion(mark_bias(layers.bcos_linear(layer, options)), "linear becomes B-cos", dropped)
     if forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward):
-        return Conversion(layers.bcos_conv(layer, options), "convolution becomes B-cos", dropped)
+        return Conversion(mark_bias(layers.bcos_conv(layer, options)), "convolution becomes B-cos", dropped)
     arguments = layers.conv_arguments(layer, options)
     kind = type(layer).__name__ if type(layer).__module__.startswith("timm.") else ""
     if kind == "Conv2dSame":
@@ -70,7 +72,14 @@ def _weighted(layer: Any, options: ConversionOptions) -> Conversion | None:
         )
     else:
         return None
-    return Conversion(layers.take_over(new, layer), "convolution becomes B-cos", dropped)
+    return Conversion(mark_bias(layers.take_over(new, layer)), "convolution becomes B-cos", dropped)
+
+
+def mark_bias(layer: nn.Module) -> nn.Module:
+    """Note that the bias of a converted layer, if it has kept one, is to go in the end."""
+    if isinstance(layer.bias, nn.Parameter):
+        setattr(layer, REMOVABLE_BIAS, True)
+    return layer
 
 
 def _norm(layer: Any, options: ConversionOptions) -> Conversion | None:
@@ -81,13 +90,16 @@ def _norm(layer: Any, options: ConversionOptions) -> Conversion | None:
             return None
         folded = "the mean folded into its bias" if options.keep_bias else "without mean and bias"
         dropped = ("running_mean", "bias") if layer.bias is not None else ("running_mean",)
-        return Conversion(layers.uncentered(layer, options), f"batch norm becomes uncentred, {folded}", dropped)
+        return Conversion(mark_bias(layers.uncentered(layer, options)), f"batch norm becomes uncentred, {folded}", dropped)
     return without_bias(layer, options)
 
 
 def without_bias(layer: Any, options: ConversionOptions) -> Conversion | None:
-    """Take the bias off a layer that stays; None if it has none, or it is kept."""
-    if options.keep_bias or not isinstance(getattr(layer, "bias", None), Tensor):
+    """Take the bias off a layer that stays; None if it has none, or it is kept (and marked)."""
+    if not isinstance(getattr(layer, "bias", None), Tensor):
+        return None
+    if options.keep_bias:
+        setattr(layer, REMOVABLE_BIAS, True)
         return None
     layer.bias = None
     return Conversion(layer, "bias removed", dropped=("bias",))

@@ -1,0 +1,45 @@
+"""``bcos convert``."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(convert)
+
+
+def convert(
+    model: Annotated[
+        str,
+        typer.Argument(help="timm/NAME, torchvision/NAME, bcosified/NAME, or the folder of a run with a plain network."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the converted network: weights, configuration, model card.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights of the original: a file or URL. By default its library's own.")
+    ] = None,
+    classes: Annotated[int | None, typer.Option(help="Outputs; by default those of the original.", min=1)] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("-o", "--override", help="option=value of the conversion, such as b=1 or keep_bias=true; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what becomes what, and what stays and why; needs no weights.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+) -> None:
+    """Convert a trained network into a B-cos network, to be fine-tuned."""
+    from bcos_cli.converting import convert_network, print_conversion
+
+    converted = convert_network(
+        model, weights=weights, num_classes=classes, overrides=overrides or [], out=out, dry_run=dry_run
+    )
+    if as_json:
+        typer.echo(json.dumps(converted.report.to_dict(), indent=1))
+        return
+    print_conversion(converted, None if dry_run else out, every_layer=dry_run)

@@ -1,5 +1,6 @@
 """Models by name."""
 
+import inspect
 import warnings
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -82,7 +83,7 @@ def create_model(
     if pretrained and weights is not None:
         raise BcosError(f"give pretrained=True or weights={str(weights)!r}, not both")
     builder = resolve(spec.builder)
-    converts = takes(builder, "weights")  # what it builds from them
+    converts = "weights" in inspect.signature(builder).parameters  # what it builds from them
     source = published_weights(spec) if pretrained and not converts else None if converts else weights
     classes = spec.num_classes if num_classes is None else num_classes
     if not is_size(classes):

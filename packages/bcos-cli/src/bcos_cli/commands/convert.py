@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 def convert(
     model: Annotated[
         str,
-        typer.Argument(help="timm/NAME, torchvision/NAME, bcosified/NAME, or the folder of a run with a plain network."),
+        typer.Argument(help="timm/NAME, torchvision/NAME, bcosified/NAME, or the folder of a plain run."),
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the converted network: weights, configuration, model card.")
@@ -26,7 +26,7 @@ def convert(
     classes: Annotated[int | None, typer.Option(help="Outputs; by default those of the original.", min=1)] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("-o", "--override", help="option=value of the conversion, such as b=1 or keep_bias=true; repeatable."),
+        typer.Option("-o", "--override", help="option=value, such as b=1 or keep_bias=true; repeatable."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what becomes what, and what stays and why; needs no weights.")

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bcos_core.additive import current_terms, name_as, name_of, shift
@@ -69,10 +68,10 @@ def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
 
 
 @rule("pad")
-def pad(func: Function, input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+def pad(func: Function, input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
     """Pad with zeros, and add what is not zero."""
     if mode != "constant" or not value:
-        return func(input, pad, mode)  # type: ignore[no-any-return] # reason: func is any callable
+        return func(input, pad, mode)
     border = func(torch.zeros_like(input[:1]), pad, mode, value)
     return shift(func(input, pad), border)
 
@@ -125,7 +124,7 @@ def add_quotient(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: floa
 
 
 @composition("lerp")
-def interpolation(input: Tensor, end: Tensor, weight: Any) -> Tensor:
+def interpolation(input: Tensor, end: Tensor, weight: Any) -> Any:
     """``input + weight · (end - input)``."""
     return input + weight * (end - input)
 

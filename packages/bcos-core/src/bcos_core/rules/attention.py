@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bcos_core.dependence import depends
 from bcos_core.errors import BcosError
 from bcos_core.rules.elementwise import frozen
 from bcos_core.rules.table import Function, composition, rule
-from bcos_core.dependence import depends
 
 
 @rule("scaled_dot_product_attention")

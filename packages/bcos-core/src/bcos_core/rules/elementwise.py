@@ -57,7 +57,7 @@ def _between(func: Function, input: Tensor, *bounds: Any, **named_bounds: Any) -
 
 
 @rule("pow", "__pow__", "float_power")
-def power(func: Function, input: Any, exponent: Any) -> Tensor:
+def power(func: Function, input: Any, exponent: Any) -> Any:
     """``x^p = x · x^(p-1)`` with a frozen ``x^(p-1)`` for p > 0; square roots and negative powers are frozen."""
     if depends(exponent) or not depends(input):
         return frozen(func, input, exponent)

@@ -1,6 +1,7 @@
 """Functions that need no rule: linear in their tensor, or selecting elements of it."""
 
 import torch
+from torch import Tensor
 
 from bcos_core.errors import BcosError
 from bcos_core.rules.table import LINEAR, Function, functions, rule
@@ -31,14 +32,12 @@ _SELECTIONS = """
     adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices
 """.split()
 
-LINEAR.update(
-    f for name in (*_SHAPES, *_TYPES, *_SUMS, *_IMAGES, *_FOURIER, *_SELECTIONS) for f in functions(name)
-)
-LINEAR.update((torch.Tensor.grad.__get__, torch.Tensor.backward, torch.autograd.grad, torch.autograd.backward))  # type: ignore[attr-defined] # reason: a property
+LINEAR.update(f for name in (*_SHAPES, *_TYPES, *_SUMS, *_IMAGES, *_FOURIER, *_SELECTIONS) for f in functions(name))
+LINEAR.update((*functions("grad"), torch.Tensor.backward, torch.autograd.grad, torch.autograd.backward))
 
 
 @rule("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
-def dropout(func: Function, input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+def dropout(func: Function, input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Nothing is dropped.
 
     Raises:
@@ -47,5 +46,3 @@ def dropout(func: Function, input: torch.Tensor, p: float = 0.5, training: bool 
     if training and p > 0:
         raise BcosError(f"cannot explain: the model drops activations at random (p={p:g}); call model.eval() first")
     return func(input, p, training, inplace)  # type: ignore[no-any-return] # reason: func is any callable
-
-

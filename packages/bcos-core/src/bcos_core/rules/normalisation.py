@@ -1,6 +1,7 @@
 """Norms: the variance is frozen, never the mean."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,20 +93,20 @@ def rms_norm(
 
 
 @composition("normalize")
-def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None) -> Tensor:
+def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None) -> Any:
     """``x / max(‖x‖, eps)``."""
     del out
     return input / torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
 
 
 @composition("cosine_similarity")
-def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
+def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Any:
     """``x₁·x₂ / (‖x₁‖ ‖x₂‖)``."""
     return (normalize(x1, dim=dim, eps=eps) * normalize(x2, dim=dim, eps=eps)).sum(dim)
 
 
 @rule("local_response_norm")
-def local_response_norm(func: Function, input: Tensor, *args: object, **kwargs: object) -> Tensor:
+def local_response_norm(func: Function, input: Tensor, *args: object, **kwargs: object) -> Any:
     """``x`` divided by a power of its neighbours' mean square."""
     ones = func(input.detach(), *args, **kwargs) / input.detach()
     return input * ones.nan_to_num(0.0)

@@ -13,7 +13,20 @@ from bcos_core.rules.table import Function, count_dependent, rule
 
 
 @rule(
-    *("mul", "multiply", "__mul__", "__rmul__", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot", "vdot"),
+    *(
+        "mul",
+        "multiply",
+        "__mul__",
+        "__rmul__",
+        "matmul",
+        "__matmul__",
+        "__rmatmul__",
+        "mm",
+        "bmm",
+        "mv",
+        "dot",
+        "vdot",
+    ),
     *("inner", "outer", "ger", "kron", "einsum", "tensordot", "chain_matmul", "multi_dot", "cross", "vecdot"),
 )
 def product(func: Function, *args: Any, **kwargs: Any) -> Tensor:

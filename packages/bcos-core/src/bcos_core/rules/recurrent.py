@@ -1,6 +1,6 @@
 """Recurrent networks, step by step: gates are frozen, candidates are ``x`` times a frozen gate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -45,7 +45,7 @@ def _layers(
     cell: Callable[[Tensor, State, Tensor, Tensor | None], State],
     input: Tensor,
     hx: State,
-    params: Sequence[Tensor],
+    params: Any,
     has_biases: Any,
     num_layers: Any,
     dropout: float = 0.0,

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import torch
@@ -83,7 +84,9 @@ def _is_additive(func: Function, probe: tuple[Arguments, Arguments], result: Any
             continue
         if not x.shape == r.shape == both.shape:
             return False
-        size = torch.stack([t.detach().abs().amax() if t.numel() else t.new_zeros(()).abs() for t in (x, r, both)]).max()
+        size = torch.stack(
+            [t.detach().abs().amax() if t.numel() else t.new_zeros(()).abs() for t in (x, r, both)]
+        ).max()
         missing = (x.detach() + r - both).abs()
         if not bool((missing <= _TOLERANCE.get(x.dtype, 1e-2) * size).all()):
             return False
@@ -93,11 +96,11 @@ def _is_additive(func: Function, probe: tuple[Arguments, Arguments], result: Any
 def _caller(model: nn.Module) -> str:
     """Which module of the model the running code belongs to, by the innermost frame that has one."""
     names = {id(module): name for name, module in model.named_modules()}
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         module = frame.f_locals.get("self")
         if isinstance(module, nn.Module):
             name = names.get(id(module))
             return f"in module {name!r} ({type(module).__name__})" if name else f"in {type(module).__name__}"
-        frame = frame.f_back  # type: ignore[assignment] # reason: ends with None
+        frame = frame.f_back
     return "outside of any module"

@@ -5,6 +5,7 @@
 :mod:`.observe`    one look at the network at work: gates, classifier, first layers
 :mod:`.layers`     B-cos layers that take over weights of special convolutions
 :mod:`.rules`      which layer becomes what
+:mod:`.walk`       the rules, applied to all modules
 :mod:`.heads`      the classifier before the pooling; the encoding of the input
 :mod:`.bcosify`    all of it together
 :mod:`.anneal`     from B = 1 to B = 2, and biases to 0, while training

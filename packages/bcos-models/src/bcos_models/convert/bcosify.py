@@ -1,7 +1,6 @@
 """Networks of any family become B-cos networks."""
 
 import copy
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,19 +11,16 @@ from torch import Tensor, nn
 
 from bcos_core import AddInverse, LogitLayer, explain
 from bcos_core.errors import BcosError, first_line
-from bcos_models import plugins
 from bcos_models.classifier import LogitBias, Logits
 from bcos_models.convert.heads import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
 from bcos_models.convert.observe import Observation, observe
-from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport, Input, Step
-from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, without_bias
+from bcos_models.convert.options import ConversionOptions, ConversionReport, Input, Step
+from bcos_models.convert.walk import Walk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _TOLERANCE = 1e-3
 """Of the logits' size: how far the exact conversion may be off in float32 before it is refused."""
-_QUERY_KEY_VALUE = re.compile(r"(to_)?(q|k|v|qk|kv|qkv|query|key|value|queries|keys|values)(_?(proj|conv|lin))?\d*")
-GATE = "computes a frozen factor (gate, attention weight): no contribution passes through it"
 
 
 def bcosify(
@@ -106,7 +102,8 @@ def bcosify(
         raise BcosError(f"the conversion does not reproduce the network with B = 1 and everything kept: {problem}")
     del exact
     network.conversion.constants = _constants(network.eval(), image, options.input, seen)
-    return network.train(model.training)
+    network.train(model.training)
+    return network
 
 
 class _Converter:
@@ -154,7 +151,7 @@ class _Converter:
         moved = classifier if classifier and self.observed.pool and not options.skips(classifier) else None
         if moved is not None:
             self._move_classifier(network, report)
-        _Walk(options, self.observed, moved, report).convert_children(network, "")
+        Walk(options, self.observed, moved, report).convert_children(network)
         encoder = self._encoder(network, report)
         classes = self.observed.logits.shape[1]
         kept = options.keep_bias and self.logit_bias == "auto"
@@ -162,9 +159,7 @@ class _Converter:
         if layer.logit_bias is not None:
             report.notes.append(f"logits get the bias {layer.logit_bias:.4g}")
         self._say_what_stays(report, moved)
-        made = BcosifiedNetwork(encoder, network, layer, classes)
-        made.conversion = report  # type: ignore[assignment] # reason: modules are typed without it
-        return made
+        return BcosifiedNetwork(encoder, network, layer, classes, report)
 
     def _move_classifier(self, network: nn.Module, report: ConversionReport) -> None:
         name, pool = self.observed.classifier, self.observed.pool
@@ -210,74 +205,6 @@ class _Converter:
                 report.notes.append(f"{name} is called as a function ({functions[name]} times) and stays")
 
 
-class _Walk:
-    """Goes through the modules of a network and replaces what there are rules for."""
-
-    def __init__(
-        self, options: ConversionOptions, observed: Observation, moved: str | None, report: ConversionReport
-    ) -> None:
-        self.options = options
-        self.observed = observed
-        self.moved = moved
-        self.report = report
-        self._done: dict[int, nn.Module] = {}
-        self._alive: list[nn.Module] = []  # so that ids stay their own
-
-    def convert_children(self, parent: nn.Module, prefix: str) -> None:
-        """Convert everything below a module."""
-        for key, child in list(parent._modules.items()):
-            name = f"{prefix}{key}"
-            if child is None or name == self.moved:
-                continue
-            if id(child) not in self._done:
-                self._alive.append(child)
-                self._done[id(child)] = self._converted(child, name)
-            parent._modules[key] = self._done[id(child)]
-
-    def _converted(self, layer: nn.Module, name: str) -> nn.Module:
-        if self.options.skips(name):
-            return self._stays(layer, name, "skipped, as asked")
-        known = isinstance(layer, (*WEIGHTED, *NORMS, *MAX_POOLS)) or is_activation(layer)
-        if known and name not in self.observed.called:
-            return self._stays(layer, name, "does not run by itself: a function of a module around it uses its weights")
-        if known and name in self.observed.gates:
-            return self._stays(layer, name, GATE)
-        before = dict(layer.named_parameters()) | dict(layer.named_buffers())
-        if isinstance(layer, WEIGHTED) and is_query_key_value(name):
-            conversion = without_bias(layer, self.options)
-            self._note(layer, name, conversion, "query, key and value stay linear")
-            return layer
-        conversion = plugins.manager().hook.bcos_models_convert_layer(layer=layer, options=self.options)
-        if conversion is not None:
-            _check_copied(name, before, conversion)
-            self._note(layer, name, conversion, conversion.rule)
-            inside = conversion.module
-            if inside is not layer or list(layer.children()):
-                self.convert_children(inside, f"{name}.")
-            return inside
-        if known:
-            self._stays(layer, name, _why_kept(layer, self.options))
-        elif list(layer._parameters) and not list(layer.children()):
-            self._stays(layer, name, "no rule for it")
-        self.convert_children(layer, f"{name}.")
-        return layer
-
-    def _stays(self, layer: nn.Module, name: str, reason: str) -> nn.Module:
-        self.report.steps.append(Step(name, type(layer).__name__, type(layer).__name__, reason, False))
-        return layer
-
-    def _note(self, layer: nn.Module, name: str, conversion: Conversion | None, reason: str) -> None:
-        after = layer if conversion is None else conversion.module
-        dropped = () if conversion is None else conversion.dropped
-        replaced = after is not layer or bool(dropped)
-        self.report.steps.append(Step(name, type(layer).__name__, type(after).__name__, reason, replaced, dropped))
-
-
-def is_query_key_value(name: str) -> bool:
-    """Whether a module's name says that it projects to queries, keys or values."""
-    return any(_QUERY_KEY_VALUE.fullmatch(part) for part in name.split("."))
-
-
 def encoded(image: Tensor, input: Input, seen: Tensor) -> Tensor:
     """What the converted network sees of an image in [0, 1] of which the original saw `seen`."""
     return AddInverse()(image) if input == "6ch" else seen
@@ -297,30 +224,6 @@ def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
 
 def _names(skip: Sequence[str]) -> tuple[str, ...]:
     return (skip,) if isinstance(skip, str) else tuple(skip)
-
-
-def _why_kept(layer: nn.Module, options: ConversionOptions) -> str:
-    if isinstance(layer, WEIGHTED):
-        return f"no rule for {type(layer).__module__}.{type(layer).__name__}"
-    if isinstance(layer, NORMS):
-        return "norms are kept" if options.keep_norms else "has no mean or bias of its own"
-    if isinstance(layer, MAX_POOLS):
-        return "pooling is kept" if options.keep_pooling else "no average pooling has its dilation or indices"
-    return "activations are kept"
-
-
-def _check_copied(name: str, before: dict[str, Tensor], conversion: Conversion) -> None:
-    """Refuse a conversion that lost a parameter or a buffer, or changed one."""
-    after = dict(conversion.module.named_parameters()) | dict(conversion.module.named_buffers())
-    for key, tensor in before.items():
-        if key in conversion.dropped:
-            continue
-        if key not in after or after[key].shape != tensor.shape or not torch.equal(after[key].detach(), tensor.detach()):
-            kind = "is not in" if key not in after else "is another in"
-            raise BcosError(
-                f"the conversion of {name!r} loses a weight: its {key} {kind} the {type(conversion.module).__name__} that "
-                f"the rule {conversion.rule!r} returned; let the rule copy it, or name it among what it drops"
-            )
 
 
 def _example(network: nn.Module, channels: int, size: int | tuple[int, int]) -> Tensor:

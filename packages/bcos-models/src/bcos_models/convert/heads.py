@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_core import BcosConv2d, LogitLayer
-from bcos_models.convert.options import ConversionOptions
+from bcos_core import BcosConv2d, LogitLayer, is_explaining
+from bcos_core.additive import name_as
+from bcos_models.convert.options import ConversionOptions, ConversionReport
 from bcos_models.convert.rules import mark_bias
 
 
@@ -24,19 +25,18 @@ class Standardize(nn.Module):
     Source: Arya et al., "B-cosification", NeurIPS 2024, section 3.2.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, mean: Sequence[float], std: Sequence[float], difference: bool = False) -> None:
         super().__init__()
-        values = torch.tensor([*mean, *(1 - m for m in mean)]), torch.tensor([*std, *std])
-        for name, value in zip(("mean", "std"), values, strict=True):
-            self.register_buffer(name, value.reshape(-1, 1, 1), persistent=False)
+        self.mean = [*mean, *(1 - m for m in mean)]
+        self.std = [*std, *std]
         self.difference = difference
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise."""
-        y = (x - self.mean.to(x.dtype)) / self.std.to(x.dtype)
+        mean, std = (x.new_tensor(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        if is_explaining():
+            name_as(mean, "mean of the images")
+        y = (x - mean) / std
         if not self.difference:
             return y
         image, inverse = y.chunk(2, 1)
@@ -95,17 +95,15 @@ class PositionClassifier(nn.Module):
         return votes.mean((2, 3), keepdim=self.keep_dims)
 
 
-def position_classifier(old: nn.Linear | nn.Conv2d, options: ConversionOptions) -> PositionClassifier:
+def position_classifier(old: Any, options: ConversionOptions) -> PositionClassifier:
     """Classifier with the weights of a linear layer or a 1×1 convolution."""
-    is_conv = isinstance(old, nn.Conv2d)
-    features, classes = (old.in_channels, old.out_channels) if is_conv else (old.in_features, old.out_features)
+    classes, features = old.weight.shape[:2]
     bias = options.keep_bias and old.bias is not None
-    conv = BcosConv2d(
-        features, classes, 1, b=options.b, normalize_weight=options.unit_norm, bias=bias, device="meta"
-    )
+    conv = BcosConv2d(features, classes, 1, b=options.b, normalize_weight=options.unit_norm, bias=bias, device="meta")
     conv.weight = nn.Parameter(old.weight.detach().reshape(classes, features, 1, 1))
-    conv.bias = old.bias if bias else None
-    return PositionClassifier(mark_bias(conv.train(old.training)), keep_dims=is_conv)
+    if bias:
+        conv.bias = old.bias
+    return PositionClassifier(mark_bias(conv.train(old.training)), keep_dims=isinstance(old, nn.Conv2d))
 
 
 class BcosifiedNetwork(nn.Module):
@@ -116,19 +114,27 @@ class BcosifiedNetwork(nn.Module):
         network: converted.
         logit_layer: the last step.
         num_classes: K.
+        conversion: tells what was replaced, what stays, and why.
 
     Shapes: (N, channels, H, W) → (N, K).
     """
 
-    def __init__(self, encoder: nn.Module, network: nn.Module, logit_layer: LogitLayer, num_classes: int) -> None:
+    def __init__(
+        self,
+        encoder: nn.Module,
+        network: nn.Module,
+        logit_layer: LogitLayer,
+        num_classes: int,
+        conversion: ConversionReport,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.network = network
         self.logit_layer = logit_layer
         self.num_classes = num_classes
+        self.conversion = conversion
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""
         y: Tensor = self.logit_layer(self.network(self.encoder(x)))
         return y
-

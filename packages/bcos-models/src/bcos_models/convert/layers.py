@@ -65,9 +65,14 @@ class SamePaddedBcosConv2d(BcosConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Pad, then transform."""
-        from timm.layers import pad_same  # type: ignore[attr-defined] # reason: timm exports implicitly
+        return self.transform(_padded(self, x), self.weight, 0)
 
-        return self.transform(pad_same(x, self.kernel_size, self.stride, self.dilation), self.weight, 0)
+
+def _padded(conv: BcosConv, x: Tensor) -> Tensor:
+    from timm.layers import pad_same  # type: ignore[attr-defined] # reason: timm exports implicitly
+
+    padded: Tensor = pad_same(x, list(conv.kernel_size), list(conv.stride), list(conv.dilation))
+    return padded
 
 
 class StandardizedBcosConv2d(BcosConv2d):
@@ -93,11 +98,8 @@ class StandardizedBcosConv2d(BcosConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise the kernels, then transform."""
-        if not self.same:
-            return self.transform(x, self.standardized(), self.padding)
-        from timm.layers import pad_same  # type: ignore[attr-defined] # reason: timm exports implicitly
-
-        return self.transform(pad_same(x, self.kernel_size, self.stride, self.dilation), self.standardized(), 0)
+        x, padding = (_padded(self, x), 0) if self.same else (x, self.padding)
+        return self.transform(x, self.standardized(), padding)
 
     def standardized(self) -> Tensor:
         """Kernels as they are used."""
@@ -118,7 +120,7 @@ class UncenteredBatchNormAct(BatchNormUncentered2d):
         return y
 
 
-def uncentered(old: nn.modules.batchnorm._BatchNorm, options: ConversionOptions) -> nn.Module:
+def uncentered(old: Any, options: ConversionOptions) -> nn.Module:
     """Uncentred batch norm with the weight and the running variance of a centred one.
 
     Where biases are kept, its bias is ``bias - weight · mean / sqrt(var + eps)``, with which it computes the same.
@@ -132,28 +134,25 @@ def uncentered(old: nn.modules.batchnorm._BatchNorm, options: ConversionOptions)
         bias=options.keep_bias,
         track_running_stats=old.track_running_stats,
     )
-    weight = old.weight if old.affine else torch.ones_like(new.running_var)  # type: ignore[arg-type] # reason: no parameters but statistics
-    bias = torch.zeros_like(weight) if old.bias is None else old.bias.detach()
-    if options.keep_bias and old.running_mean is not None and old.running_var is not None:
-        bias = bias - weight.detach() * old.running_mean * (old.running_var + old.eps).rsqrt()
+    weight = old.weight if old.affine else nn.Parameter(torch.ones_like(old.running_var))
     if new.weight is not None:
-        new.weight = nn.Parameter(weight.detach().clone())
+        new.weight = weight
     if new.bias is not None:
-        new.bias = nn.Parameter(bias.clone())
+        shift = -weight.detach() * old.running_mean * (old.running_var + old.eps).rsqrt()
+        new.bias = nn.Parameter(shift if old.bias is None else old.bias.detach() + shift)
     for name in ("running_var", "num_batches_tracked"):
         setattr(new, name, getattr(old, name))
     if isinstance(new, UncenteredBatchNormAct):
-        new.drop, new.act = old.drop, old.act  # type: ignore[assignment] # reason: attributes of timm's class
+        new.drop, new.act = old.drop, old.act
     return new.train(old.training)
 
 
-def average_pool(old: nn.Module) -> nn.Module | None:
+def average_pool(old: Any) -> nn.Module | None:
     """Average pooling of the same geometry; None where there is none."""
     if isinstance(old, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d):
         kind = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[_dimensions(old)]
-        pool: nn.Module = kind(old.output_size)  # type: ignore[arg-type] # reason: the same kinds of sizes
+        pool: nn.Module = kind(old.output_size)
         return pool
-    assert isinstance(old, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d)
     dilation: Sequence[int] = old.dilation if isinstance(old.dilation, tuple) else (old.dilation,)
     if any(d != 1 for d in dilation) or old.return_indices:
         return None

@@ -142,11 +142,12 @@ def _of_other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
 
 def _timm(name: str) -> Origin:
     import timm
+    from timm.data import resolve_data_config  # type: ignore[attr-defined] # reason: timm exports implicitly
 
     if not timm.is_model(name):
         raise BcosError(f"timm has no model {name!r}; {suggestion(name, timm.list_models())}")
     cfg: Any = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
-    cfg = timm.data.resolve_data_config({}, pretrained_cfg=cfg.to_dict())
+    cfg = resolve_data_config({}, pretrained_cfg=cfg.to_dict())  # type: ignore[no-untyped-call] # reason: untyped in timm
     size = int(cfg["input_size"][-1])
     seen = InputSpec(
         size=size,
@@ -169,7 +170,9 @@ def _torchvision(name: str) -> Origin:
     from torchvision import models
 
     if name not in models.list_models(module=models):
-        raise BcosError(f"torchvision has no classifier {name!r}; {suggestion(name, models.list_models(module=models))}")
+        raise BcosError(
+            f"torchvision has no classifier {name!r}; {suggestion(name, models.list_models(module=models))}"
+        )
     weights: Any = models.get_model_weights(name).DEFAULT
     preset = weights.transforms()
     seen = InputSpec(

@@ -19,7 +19,7 @@ _FUNCTIONS: dict[Callable[..., Any], str] = {
     **{getattr(F, name): name for name in ("relu", "gelu", "silu", "mish", "hardswish", "leaky_relu", "elu")},
     **{getattr(F, name): name for name in ("max_pool1d", "max_pool2d", "max_pool3d")},
     torch.max_pool2d: "max_pool2d",
-    torch.relu: "relu",
+    **dict.fromkeys((torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_, F.relu_), "relu"),
 }
 """Operations that a conversion cannot replace where a forward method calls them itself."""
 

@@ -45,7 +45,7 @@ class ConversionOptions:
         for flag in ("unit_norm", "keep_bias", "keep_norms", "keep_activations", "keep_pooling"):
             if not isinstance(getattr(self, flag), bool):
                 raise BcosError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
-        if isinstance(self.skip, str) or not all(isinstance(name, str) for name in self.skip):
+        if not all(isinstance(name, str) for name in self.skip):
             raise BcosError(f"skip must be a list of names of modules, got {self.skip!r}")
 
     def skips(self, name: str) -> bool:

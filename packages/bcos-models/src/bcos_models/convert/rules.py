@@ -1,5 +1,6 @@
 """Which layer becomes what: our own implementation of the hook ``bcos_models_convert_layer``."""
 
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
@@ -88,9 +89,13 @@ def _norm(layer: Any, options: ConversionOptions) -> Conversion | None:
     if isinstance(layer, _BatchNorm):
         if layer.running_var is None:
             return None
-        folded = "the mean folded into its bias" if options.keep_bias else "without mean and bias"
+        folded = ", its mean folded into its bias" if options.keep_bias else ""
         dropped = ("running_mean", "bias") if layer.bias is not None else ("running_mean",)
-        return Conversion(mark_bias(layers.uncentered(layer, options)), f"batch norm becomes uncentred, {folded}", dropped)
+        return Conversion(
+            mark_bias(layers.uncentered(layer, options)), f"batch norm becomes uncentred{folded}", dropped
+        )
+    if isinstance(layer, nn.LayerNorm) and prod(layer.normalized_shape) == 1:
+        return None  # it is its bias
     return without_bias(layer, options)
 
 

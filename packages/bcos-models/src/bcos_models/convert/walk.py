@@ -1,0 +1,114 @@
+"""Through the modules of a network, replacing what there are rules for."""
+
+import re
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core.errors import BcosError
+from bcos_models import plugins
+from bcos_models.convert.observe import Observation
+from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport, Step
+from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, without_bias
+
+_QUERY_KEY_VALUE = re.compile(r"(to_)?(q|k|v|qk|kv|qkv|query|key|value|queries|keys|values)(_?(proj|conv|lin))?\d*")
+GATE = "computes a frozen factor (gate, attention weight): no contribution passes through it"
+
+
+class Walk:
+    """Converts the modules of one network, in place.
+
+    Args:
+        options: how far.
+        observed: what the network does.
+        moved: name of the classifier, if it has been replaced already.
+        report: where steps are noted.
+    """
+
+    def __init__(
+        self, options: ConversionOptions, observed: Observation, moved: str | None, report: ConversionReport
+    ) -> None:
+        self.options = options
+        self.observed = observed
+        self.moved = moved
+        self.report = report
+        self._done: dict[int, nn.Module] = {}
+        self._alive: list[nn.Module] = []  # so that ids stay their own
+
+    def convert_children(self, parent: nn.Module, prefix: str = "") -> None:
+        """Convert everything below a module, whose name and a dot are `prefix`."""
+        for key, child in list(parent._modules.items()):
+            name = f"{prefix}{key}"
+            if child is None or name == self.moved:
+                continue
+            if id(child) not in self._done:
+                self._alive.append(child)
+                self._done[id(child)] = self._converted(child, name)
+            parent._modules[key] = self._done[id(child)]
+
+    def _converted(self, layer: nn.Module, name: str) -> nn.Module:
+        if self.options.skips(name):
+            return self._stays(layer, name, "skipped, as asked")
+        known = isinstance(layer, (*WEIGHTED, *NORMS, *MAX_POOLS)) or is_activation(layer)
+        if known and name not in self.observed.called:
+            return self._stays(layer, name, "does not run by itself: a function of a module around it uses its weights")
+        if known and name in self.observed.gates:
+            return self._stays(layer, name, GATE)
+        before = dict(layer.named_parameters()) | dict(layer.named_buffers())
+        if isinstance(layer, WEIGHTED) and is_query_key_value(name):
+            self._note(layer, name, without_bias(layer, self.options), "query, key and value stay linear")
+            return layer
+        conversion: Conversion | None = plugins.manager().hook.bcos_models_convert_layer(
+            layer=layer, options=self.options
+        )
+        if conversion is not None:
+            _check_copied(name, before, conversion)
+            self._note(layer, name, conversion, conversion.rule)
+            self.convert_children(conversion.module, f"{name}.")
+            return conversion.module
+        if known:
+            self._stays(layer, name, _why_kept(layer, self.options))
+        elif list(layer._parameters) and not list(layer.children()):
+            self._stays(layer, name, "no rule for it")
+        self.convert_children(layer, f"{name}.")
+        return layer
+
+    def _stays(self, layer: nn.Module, name: str, reason: str) -> nn.Module:
+        self.report.steps.append(Step(name, type(layer).__name__, type(layer).__name__, reason, False))
+        return layer
+
+    def _note(self, layer: nn.Module, name: str, conversion: Conversion | None, reason: str) -> None:
+        after = layer if conversion is None else conversion.module
+        dropped = () if conversion is None else conversion.dropped
+        replaced = after is not layer or bool(dropped)
+        self.report.steps.append(Step(name, type(layer).__name__, type(after).__name__, reason, replaced, dropped))
+
+
+def is_query_key_value(name: str) -> bool:
+    """Whether a module's name says that it projects to queries, keys or values."""
+    return any(_QUERY_KEY_VALUE.fullmatch(part) for part in name.split("."))
+
+
+def _why_kept(layer: nn.Module, options: ConversionOptions) -> str:
+    if isinstance(layer, WEIGHTED):
+        return f"no rule for {type(layer).__module__}.{type(layer).__name__}"
+    if isinstance(layer, NORMS):
+        return "norms are kept" if options.keep_norms else "has no mean or bias that could go"
+    if isinstance(layer, MAX_POOLS):
+        return "pooling is kept" if options.keep_pooling else "no average pooling has its dilation or indices"
+    return "activations are kept"
+
+
+def _check_copied(name: str, before: dict[str, Tensor], conversion: Conversion) -> None:
+    """Refuse a conversion that lost a parameter or a buffer, or changed one."""
+    after = dict(conversion.module.named_parameters()) | dict(conversion.module.named_buffers())
+    for key, tensor in before.items():
+        if key in conversion.dropped:
+            continue
+        if key not in after or not torch.equal(after[key].detach(), tensor.detach()):
+            new = type(conversion.module).__name__
+            kind = "is not in" if key not in after else "is another in"
+            raise BcosError(
+                f"the conversion of {name!r} loses a weight: its {key} {kind} the {new} that "
+                f"the rule {conversion.rule!r} returned; let the rule copy it, or name it among what it drops"
+            )

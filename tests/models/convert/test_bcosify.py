@@ -1,0 +1,273 @@
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from bcos_core import AddInverse, BcosConv2d, BcosError, BcosLinear, explain
+from bcos_core.norms import BatchNormUncentered2d
+from bcos_models import bcosify
+
+KEPT = {"b": 1.0, "keep_bias": True, "keep_norms": True, "keep_pooling": True}
+encode = AddInverse()
+
+
+def standardized(images, statistics):
+    mean, std = (torch.tensor(v, dtype=torch.float64)[:, None, None] for v in statistics.values())
+    return (images - mean) / std
+
+
+def step(network, name):
+    return next(s for s in network.conversion.steps if s.name == name)
+
+
+@pytest.fixture(params=["cnn", "transformer"])
+def original(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_everything_kept_with_b_1_reproduces_the_logits(original, images, statistics):
+    network = bcosify(original, **KEPT, image_size=16, **statistics)
+    expected = original(standardized(images, statistics))
+    torch.testing.assert_close(network(encode(images)), expected, rtol=1e-10, atol=1e-10)
+
+
+def test_three_channels_take_what_the_original_took(original, images, statistics):
+    network = bcosify(original, **KEPT, input="3ch", image_size=16, **statistics)
+    x = standardized(images, statistics)
+    torch.testing.assert_close(network(x), original(x), rtol=1e-10, atol=1e-10)
+
+
+def test_uncentred_norms_with_the_mean_in_their_bias_reproduce_the_logits_too(cnn, images, statistics):
+    network = bcosify(cnn, **KEPT | {"keep_norms": False}, image_size=16, **statistics)
+    assert isinstance(network.network.bn1, BatchNormUncentered2d)
+    expected = cnn(standardized(images, statistics))
+    torch.testing.assert_close(network(encode(images)), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("b", [1.0, 1.5, 2.0])
+@pytest.mark.parametrize("keep_bias", [False, True])
+@pytest.mark.parametrize("unit_norm", [False, True])
+def test_contributions_and_bias_sum_to_the_logit(original, images, b, keep_bias, unit_norm):
+    network = bcosify(original, b=b, keep_bias=keep_bias, unit_norm=unit_norm, image_size=16)
+    e = explain(network, encode(images))
+    torch.testing.assert_close(e.logits, network(encode(images)))
+    assert (e.residual.abs() <= 1e-10 * (e.score.abs() + e.contributions.abs().flatten(1).sum(1))).all()
+
+
+def test_converted_layers_are_the_definition(cnn):
+    """``|cos(x, ŵ)| · wᵀx`` with the weights as they were."""
+    network = bcosify(cnn, image_size=16, logit_bias=None)
+    x = torch.rand(2, 8, 5, 5).double()
+    cosine = torch.zeros(2, 12, 2, 2).double()
+    linear = cnn.conv2(x)
+    for o in range(12):
+        group = x[:, :4] if o < 6 else x[:, 4:]
+        for i in range(2):
+            for j in range(2):
+                patch = group[:, :, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].flatten(1)
+                cosine[:, o, i, j] = torch.cosine_similarity(patch, cnn.conv2.weight[o].flatten()[None])
+    expected = (cosine.abs() * linear).detach()
+    torch.testing.assert_close(network.network.conv2(x).detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_classifier_votes_at_every_position_before_the_average(cnn, images):
+    network = bcosify(cnn, image_size=16, logit_bias=None)
+    maps = []
+    network.network.fc.conv.register_forward_hook(lambda _m, _x, votes: maps.append(votes))
+    logits = network(encode(images))
+    assert maps[0].shape == (3, 5, 9, 1)  # 3×3 positions, flattened by the network
+    torch.testing.assert_close(logits, maps[0].mean((2, 3)))
+
+
+def test_the_original_is_left_as_it_was(original):
+    before = copy.deepcopy(original.state_dict())
+    original.train()
+    network = bcosify(original, image_size=16)
+    assert original.training
+    assert network.training
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert all(torch.equal(before[k], v) for k, v in original.state_dict().items())
+
+
+def test_what_is_replaced_and_what_stays_is_told(cnn):
+    network = bcosify(cnn, image_size=16)
+    told = {s.name: (s.before, s.after, s.replaced) for s in network.conversion.steps}
+    assert told["conv1"] == ("Conv2d", "BcosConv2d", True)
+    assert told["bn1"] == ("BatchNorm2d", "BatchNormUncentered2d", True)
+    assert told["maxpool"] == ("MaxPool2d", "AvgPool2d", True)
+    assert told["norm2"] == ("GroupNorm", "GroupNorm", True)
+    assert step(network, "norm2").dropped == ("bias",)
+    assert told["fc"] == ("Linear", "PositionClassifier", True)
+    assert told["act"] == ("ReLU", "ReLU", False)
+    assert told["gate.squeeze"] == ("Conv2d", "Conv2d", False)
+    assert "frozen factor" in step(network, "gate.excite").reason
+    assert any("conv1 takes as [w, -w]/2" in note for note in network.conversion.notes)
+    assert network.conversion.to_dict()["steps"][0]["name"] == "fc"
+
+
+def test_gates_keep_their_biases_because_these_reach_no_contribution(cnn):
+    network = bcosify(cnn, image_size=16)
+    assert network.network.gate.excite.bias is not None
+    assert not any("gate" in name for name in network.conversion.constants)
+
+
+def test_query_key_and_value_stay_linear_without_bias(transformer):
+    network = bcosify(transformer, image_size=16)
+    assert type(network.network.qkv) is nn.Linear
+    assert network.network.qkv.bias is None
+    assert isinstance(network.network.proj, BcosLinear)
+    assert "stay linear" in step(network, "qkv").reason
+
+
+def test_what_the_network_still_adds_is_named(transformer):
+    constants = bcosify(transformer, image_size=16, logit_bias=None).conversion.constants
+    assert {"network.positions", "network.cls_token", "mean of the images"} == set(constants)
+
+
+def test_without_biases_nothing_of_them_is_left(cnn, images):
+    network = bcosify(cnn, input="3ch", image_size=16, logit_bias=None)
+    assert not [name for name, _ in network.named_parameters() if name.endswith("bias") and "gate" not in name]
+    assert (explain(network, images).bias == 0).all()
+
+
+def test_activations_go_on_request_but_gates_do_not(cnn):
+    network = bcosify(cnn, keep_activations=False, image_size=16)
+    assert isinstance(network.network.act, nn.Identity)
+    assert isinstance(network.network.gate.act, nn.ReLU)
+
+
+def test_skipped_modules_stay(cnn):
+    network = bcosify(cnn, skip=["conv*", "fc"], image_size=16)
+    assert type(network.network.conv2) is nn.Conv2d
+    assert type(network.network.fc) is nn.Linear
+    assert step(network, "conv2").reason == "skipped, as asked"
+
+
+def test_unit_norm_weights_make_the_layers_of_a_network_from_scratch(cnn):
+    network = bcosify(cnn, unit_norm=True, image_size=16)
+    x = torch.rand(1, 8, 5, 5).double()
+    fresh = BcosConv2d(8, 12, 3, stride=2, groups=2).double()
+    fresh.weight = cnn.conv2.weight
+    torch.testing.assert_close(network.network.conv2(x), fresh(x))
+
+
+def test_logit_bias_is_the_prior_where_biases_go(cnn):
+    automatic = bcosify(cnn, image_size=16).logit_layer.logit_bias
+    assert automatic == pytest.approx(-torch.tensor(4.0).log().item())
+    assert bcosify(cnn, keep_bias=True, image_size=16).logit_layer.logit_bias is None
+    assert bcosify(cnn, keep_bias=True, logit_bias=-1.0, image_size=16).logit_layer.logit_bias == -1.0
+
+
+def test_modules_used_twice_are_converted_once(images):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 8, 1)
+            self.a = nn.Conv2d(8, 8, 3, padding=1)
+            self.b = self.a
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.head(self.b(self.a(self.conv1(x))).mean((2, 3)))
+
+    network = bcosify(Twice(), image_size=16).network
+    assert network.a is network.b
+
+
+def test_images_that_two_layers_see_are_put_together_again(images):
+    """A layer that needs three channels keeps the first convolution from taking six."""
+
+    class TwoEyes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Conv2d(3, 8, 3)
+            self.gray = nn.Linear(3, 1)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.head(self.a(x).mean((2, 3)) + self.gray(x.mean((2, 3))))
+
+    original = TwoEyes().double()
+    network = bcosify(original, **KEPT, image_size=16)
+    assert "put together" in network.conversion.notes[0]
+    seen = standardized(images, {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
+    torch.testing.assert_close(network(encode(images)), original(seen))
+    assert (explain(network, encode(images)).residual.abs() < 1e-12).all()
+
+
+def test_functions_that_cannot_be_replaced_are_told():
+    class Functional(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.head(nn.functional.max_pool2d(self.conv(x).relu(), 2).mean((2, 3)))
+
+    notes = bcosify(Functional(), keep_activations=False, image_size=16).conversion.notes
+    assert "max_pool2d is called as a function (1 times) and stays" in notes
+    assert "relu is called as a function (1 times) and stays" in notes
+
+
+def test_weights_used_by_a_function_of_the_parent_are_left_alone():
+    class Unusual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.inner = nn.Linear(8, 8)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x):
+            y = self.conv(x).mean((2, 3))
+            return self.head(nn.functional.linear(y, self.inner.weight, self.inner.bias))
+
+    network = bcosify(Unusual(), image_size=16)
+    assert type(network.network.inner) is nn.Linear
+    assert "does not run by itself" in step(network, "inner").reason
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "mobilenet_v3_small", "vit_b_16", "swin_t", "convnext_tiny", "densenet121"]
+)
+def test_torchvision_networks_are_reproduced_and_explained(name):
+    torch.manual_seed(0)
+    size = 224 if name == "vit_b_16" else 64
+    original = torchvision.models.get_model(name, num_classes=5).eval()
+    x = torch.rand(2, 3, 64, 64) if size == 64 else torch.rand(1, 3, size, size)
+    seen = standardized(x, {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
+    with torch.no_grad():
+        expected = original(seen.float())
+        logits = bcosify(original, **KEPT, image_size=size)(encode(x))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    network = bcosify(original, image_size=size).eval()
+    assert any(isinstance(m, BcosConv2d) for m in network.modules())
+    e = explain(network, encode(x))
+    assert (e.residual.abs() <= 1e-5 * e.score.abs()).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"b": 0.5}, "b must be at least 1, got 0.5; 1 computes what the network did"),
+        ({"input": "4ch"}, r"input must be one of \('6ch', '3ch'\), got '4ch'"),
+        ({"keep_bias": "no"}, "keep_bias must be true or false, got 'no'"),
+        ({"skip": [3]}, "skip must be a list of names of modules"),
+        ({"mean": (0.5,), "std": (0.5, 0.5)}, "mean and std must name one number for each channel"),
+        ({"std": (0.5, 0.0, 0.5)}, "std positive"),
+    ],
+)
+def test_impossible_options_are_answered_in_words(cnn, options, message):
+    with pytest.raises(BcosError, match=message):
+        bcosify(cnn, image_size=16, **options)
+
+
+def test_networks_that_are_no_classifiers_are_refused():
+    with pytest.raises(BcosError, match=r"needs a classifier, whose output has shape \(N, K\); this network's is"):
+        bcosify(nn.Conv2d(3, 4, 3), image_size=16)
+    with pytest.raises(BcosError, match=r"needs a torch\.nn\.Module, got function"):
+        bcosify(lambda x: x)

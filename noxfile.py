@@ -51,7 +51,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, with all packages and the reference implementation."""
-    session.install(*editable(*PACKAGES), *group("test-base"), *group("parity"), *group("export"))
+    session.install(*editable(*PACKAGES), *group("test-base"), *group("parity"), *group("export"), *group("examples"))
     session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
@@ -71,10 +71,23 @@ def isolated(session: nox.Session, package: str) -> None:
     )
 
 
+@nox.session(default=False)
+def coverage(session: nox.Session) -> None:
+    """Every family of timm, explained and converted; writes docs/coverage.md. Half an hour."""
+    session.install(*editable("bcos-core", "bcos-models"), *group("test-base"))
+    results = Path(session.create_tmp()).resolve() / "coverage"
+    shutil.rmtree(results, ignore_errors=True)
+    results.mkdir()
+    everything = {"BCOS_COVERAGE": "all", "BCOS_COVERAGE_RESULTS": str(results)}
+    session.run("pytest", "tests/coverage", *PARALLEL, *session.posargs, env=ONE_THREAD | everything)
+    if not session.posargs:
+        session.run("python", "tests/coverage/write_table.py", str(results), "docs/coverage.md")
+
+
 @nox.session
 def docs(session: nox.Session) -> None:
     """Run the examples of the documents."""
-    session.install(*editable(*PACKAGES), *group("test-base"))
+    session.install(*editable(*PACKAGES), *group("test-base"), *group("examples"))
     session.run("pytest", "tests/docs", *session.posargs)
 
 

@@ -7,6 +7,8 @@ import pytest
 import yaml
 from braceexpand import braceexpand
 
+from bcos_core.rules.table import RULES
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path for pattern in ("*.md", "packages/*/*.md", "docs/*.md", "examples/*/*.md") for path in ROOT.glob(pattern)
@@ -28,7 +30,12 @@ def cases(language):
 @pytest.mark.parametrize("code", cases("python"))
 def test_python_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "example", "exec"), {"__name__": "example"})
+    rules = dict(RULES)
+    try:
+        exec(compile(code, "example", "exec"), {"__name__": "example"})
+    finally:  # an example may have registered rules
+        RULES.clear()
+        RULES.update(rules)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))

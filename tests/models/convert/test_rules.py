@@ -10,8 +10,8 @@ from torch import nn
 from bcos_core import BcosConv1d, BcosConv2d, BcosConv3d, BcosError, BcosLinear
 from bcos_core.norms import BatchNormUncentered2d
 from bcos_models import Conversion, ConversionOptions, bcosify, hookimpl, plugins
-from bcos_models.convert.bcosify import is_query_key_value
 from bcos_models.convert.rules import convert_layer
+from bcos_models.convert.walk import is_query_key_value
 
 EXACT = ConversionOptions(b=1.0, keep_bias=True)
 WEIGHTED = [

@@ -78,7 +78,11 @@ def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
         changes["channels"] = recipe.data.image_channels
     seen = replace(spec.input, **changes)
     changed = seen.encoded_channels != spec.input.encoded_channels
-    options = {**({"in_chans": seen.encoded_channels} if changed else {}), **recipe.model.options}
+    options = dict(recipe.model.options)
+    if changed and "/" in recipe.model.name:  # the original network sees the images without inverse channels
+        options["network"] = {"in_chans": seen.channels, **options.get("network", {})}
+    elif changed:
+        options = {"in_chans": seen.encoded_channels, **options}
     model = create_model(
         recipe.model.name,
         num_classes=len(classes),

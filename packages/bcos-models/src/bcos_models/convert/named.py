@@ -85,6 +85,8 @@ def converted(
     """
     library, _, inner = origin.partition("/")
     made = _ORIGINS[library](inner)
+    if "in_chans" in (network or {}):
+        made = replace(made, input=made.input.seen_with(int((network or {})["in_chans"])))
     state = None if weights is None else read_state(find_weights(weights))
     is_converted = state is not None and all(key.startswith(_PREFIX) for key in state)
     try:

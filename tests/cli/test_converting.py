@@ -1,0 +1,106 @@
+"""``bcos convert``: from names and runs to folders."""
+
+import json
+
+import pytest
+import torch
+
+from bcos_cli.trained import load_trained
+from bcos_models import create_model, save_weights
+
+
+@pytest.fixture
+def plain(recipe, tmp_path):
+    """A trained plain network: the folder of its run."""
+    from bcos_cli.training.engine import train
+
+    options = {"name": "standard_cifar10_resnet20", "options": {"depths": [1], "width": 8}}
+    train(recipe(model=options, data={"image_channels": None}, train={"epochs": 1}), tmp_path / "plain")
+    return tmp_path / "plain"
+
+
+def test_plan_is_printed_without_weights(bcos, tmp_path):
+    status, out, err = bcos("convert", "timm/test_resnet", "--dry-run")
+    assert status == 0, err
+    assert "conv1.0: Conv2d → BcosConv2d (convolution becomes B-cos)" in out
+    assert "act1: ReLU (activations are kept)" in out
+    assert "layers replaced" in out
+    assert "takes as [w, -w]/2" in out
+    assert "constants that remain" in out
+    assert not list(tmp_path.iterdir())
+
+
+def test_plan_as_json_tells_every_layer(bcos):
+    status, out, _ = bcos("convert", "timm/test_resnet", "--dry-run", "--json", "-o", "keep_norms=true")
+    plan = json.loads(out)
+    assert status == 0
+    assert plan["options"]["keep_norms"] is True
+    step = next(s for s in plan["steps"] if s["name"] == "bn1")
+    assert (step["replaced"], step["reason"]) == (False, "norms are kept")
+
+
+def test_weights_are_converted_to_a_folder_that_the_other_commands_take(bcos, tmp_path):
+    import timm
+
+    original = timm.create_model("test_resnet", num_classes=3)
+    save_weights(original, tmp_path / "plain.safetensors")
+    exact = ["-o", "b=1", "-o", "keep_bias=true", "-o", "keep_norms=true", "-o", "keep_pooling=true"]
+    status, out, err = bcos(
+        "convert", "timm/test_resnet", "--weights", "plain.safetensors", "--classes", "3", "--out", "net", *exact
+    )
+    assert status == 0, err
+    assert "written to net" in out
+    trained = load_trained("net")
+    x = torch.rand(2, 3, 96, 96)
+    with torch.no_grad():
+        expected = original.eval()((x - 0.5) / 0.5)
+        torch.testing.assert_close(trained.model(trained.encode(x)), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_run_is_converted_with_its_weights_options_and_classes(bcos, plain):
+    status, _, err = bcos("convert", plain, "--out", "net", "-o", "b=1", "-o", "keep_bias=true")
+    assert status == 0, err
+    before, after = load_trained(str(plain)), load_trained("net")
+    assert after.classes == before.classes == ["rows", "columns", "corner"]
+    assert after.name == "bcosified/standard_cifar10_resnet20"
+    assert after.input.size == 8
+    x = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(after.model(after.encode(x)), before.model(before.encode(x)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["timm/test_resnet"], "nowhere to write the converted network; give a folder with --out, or --dry-run"),
+        (["timm/test_resnet1", "--dry-run"], "timm has no model 'test_resnet1'; did you mean 'test_resnet'?"),
+        (["resnet18", "--dry-run"], "'resnet18' is one of our models; bcos convert takes timm/NAME"),
+        (["timm/test_resnet", "--dry-run", "-o", "bb=1"], "has no option 'bb'; did you mean 'b'?"),
+        (["timm/test_resnet", "--dry-run", "-o", "b"], "an override is written key=value"),
+        (["timm/test_resnet", "--weights", "no.pth", "--out", "net"], "there is no weights file 'no.pth'"),
+        (["full", "--out", "net"], "holds no model.safetensors"),
+        (["timm/test_resnet", "--out", "full"], "'full' is not empty; choose another folder with --out"),
+    ],
+)
+def test_mistakes_are_one_line(bcos, line, arguments, message, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("here")
+    assert message in line(bcos("convert", *arguments))
+    assert not (tmp_path / "net").exists()
+
+
+def test_networks_to_be_converted_are_not_explained_before(bcos, line, tree):
+    text = line(bcos("explain", "timm/test_resnet", tree, "--out", "pictures"))
+    assert "do that first, with: bcos convert timm/test_resnet --out DIR" in text
+
+
+def test_bcos_network_of_a_run_is_not_converted_again(bcos, line, recipe, tmp_path):
+    from bcos_cli.training.engine import train
+
+    train(recipe(train={"epochs": 1}), tmp_path / "run")
+    assert "is a B-cos network already" in line(bcos("convert", tmp_path / "run", "--out", "net"))
+
+
+def test_create_model_gives_the_network_that_the_command_wrote(bcos):
+    assert bcos("convert", "bcosified/standard_cifar10_resnet20", "--dry-run")[0] == 0
+    assert create_model("bcosified/standard_cifar10_resnet20").conversion.replaced

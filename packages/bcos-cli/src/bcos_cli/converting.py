@@ -74,7 +74,7 @@ def convert_network(
     config: ModelConfig = made.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
     if run is not None:
         describe(made, replace(config, input=replace(config.input, size=run.input.size, resize=run.input.resize)))
-    if pretrained and config.num_classes == spec.num_classes == IMAGENET_CLASSES:
+    if num_classes is None and config.num_classes == spec.num_classes == IMAGENET_CLASSES:
         names = imagenet_classes()
     if out is not None and not dry_run:
         save_pretrained(made, out, class_names=names)

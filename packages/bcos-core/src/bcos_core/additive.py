@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bcos_core.dependence import depends
+
 UNNAMED = "constant"
 _NAME = "_bcos_additive_name"
 
@@ -45,16 +47,18 @@ class AdditiveTerms:
             self._detached[id(tensor)] = name_as(tensor.detach(), self._named[id(tensor)][1])
         return self._detached[id(tensor)]
 
-    def leaf(self, value: Tensor | float, beside: Tensor) -> Tensor:
+    def leaf(self, value: Any, beside: Tensor, *, broadcast: bool = True) -> Tensor:
         """Stand-in for the constant `value`, through which its contribution is measured.
 
         Args:
-            value: broadcastable with `beside`.
-            beside: (N, ...), the other operand; the stand-in gets a copy for each of its samples.
+            value: a number or a tensor.
+            beside: (N, ...), the other operand, with which it is promoted to a common type.
+            broadcast: it is broadcast with `beside`, and gets a copy for each of its samples.
         """
         name = name_of(value) or UNNAMED
-        constant = torch.as_tensor(value, dtype=beside.dtype, device=beside.device).detach()
-        if constant.ndim <= beside.ndim and beside.ndim:
+        dtype = torch.result_type(beside, value)
+        constant = torch.as_tensor(value, dtype=dtype, device=beside.device).detach()
+        if broadcast and constant.ndim <= beside.ndim and beside.ndim:
             constant = constant.reshape((1,) * (beside.ndim - constant.ndim) + constant.shape)
             if constant.shape[0] == 1:
                 constant = constant.expand(beside.shape[0], *constant.shape[1:])
@@ -100,7 +104,8 @@ class AdditiveTerms:
 
 def _product(gradient: Tensor, leaf: Tensor) -> Tensor:
     """``∂f/∂c · c``; 0 where the gradient is, also for the infinite constants of masks and padding."""
-    return torch.where(gradient == 0, 0, gradient * leaf.detach())
+    product = torch.where(gradient == 0, 0, gradient.conj() * leaf.detach())
+    return product.real if product.is_complex() else product
 
 
 _TERMS: ContextVar[AdditiveTerms | None] = ContextVar("bcos_additive_terms", default=None)
@@ -124,7 +129,9 @@ def current_terms() -> AdditiveTerms | None:
 def shift(x: Tensor, constant: Tensor) -> Tensor:
     """``x + constant``, measured if somebody asked."""
     terms = _TERMS.get()
-    return torch.add(x, constant.to(x.dtype) if terms is None else terms.leaf(constant, x))
+    if terms is None or depends(constant):
+        return torch.add(x, constant.to(x.dtype))
+    return torch.add(x, terms.leaf(constant, x).to(x.dtype))
 
 
 def name_of(value: object) -> str | None:

@@ -40,6 +40,12 @@ def tensors(values: Any) -> Iterator[Tensor]:
         yield from tensors(list(values.values()))
 
 
+def mark_dependent(tensor: Tensor) -> None:
+    """Note that the input has been written into a tensor that was a constant before."""
+    if hasattr(tensor, _CONSTANT):
+        delattr(tensor, _CONSTANT)
+
+
 def mark_constant(result: Any) -> None:
     """Note that a result was computed from constants alone, though it requires a gradient."""
     for tensor in tensors(result):

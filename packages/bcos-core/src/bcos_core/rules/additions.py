@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bcos_core.additive import current_terms, name_as, name_of, shift
-from bcos_core.dependence import depends, is_constant, tensors
-from bcos_core.rules.table import Function, composition, method, overwrite, rule
+from bcos_core.dependence import depends, is_constant, mark_dependent, tensors
+from bcos_core.rules.table import Function, composition, count_dependent, method, overwrite, rule
 
 
 @rule("add", "sub", "subtract", "rsub", "__rsub__", "__radd__")
@@ -23,9 +23,8 @@ def addition(func: Function, input: Any, other: Any, **kwargs: Any) -> Any:
 
 @rule(
     *("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "block_diag"),
-    *("broadcast_tensors", "maximum", "minimum", "max", "min", "fmax", "fmin"),
-    *("scatter", "scatter_add", "index_add", "index_copy", "index_put", "masked_scatter", "slice_scatter"),
-    *("select_scatter", "diagonal_scatter", "scatter_reduce", "index_fill"),
+    *("scatter_add", "index_add", "index_copy", "index_put", "masked_scatter", "slice_scatter", "diff", "complex"),
+    *("select_scatter", "diagonal_scatter", "scatter_reduce"),
 )
 def jointly_linear(func: Function, *args: Any, **kwargs: Any) -> Any:
     """Constants beside tensors that depend on the input, such as a class token, are measured."""
@@ -33,21 +32,45 @@ def jointly_linear(func: Function, *args: Any, **kwargs: Any) -> Any:
     return func(*_all_measured(beside, list(args)), **_all_measured(beside, kwargs))
 
 
-def _all_measured(beside: Tensor, values: Any) -> Any:
+@rule("maximum", "minimum", "max", "min", "fmax", "fmin")
+def largest(func: Function, *args: Any, **kwargs: Any) -> Any:
+    """Constants that are chosen where they are larger (or smaller) are measured."""
+    beside = next(t for t in tensors([args, kwargs]) if depends(t))
+    return func(*_all_measured(beside, list(args), broadcast=True), **_all_measured(beside, kwargs, broadcast=True))
+
+
+@rule("scatter", "index_fill")
+def scatter(func: Function, input: Tensor, dim: int, index: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Numbers that are written are measured, as tensors."""
+    values = [*args, *kwargs.values()]
+    if not values or not isinstance(values[0], int | float):
+        return jointly_linear(func, input, dim, index, *args, **kwargs)  # type: ignore[no-any-return] # reason: rules are any callables
+    filled = input.detach().new_tensor(values[0])
+    if func.__name__.startswith("scatter"):
+        filled = filled.expand(index.shape)
+    return jointly_linear(func, input, dim, index, filled)  # type: ignore[no-any-return] # reason: rules are any callables
+
+
+def _all_measured(beside: Tensor, values: Any, *, broadcast: bool = False) -> Any:
     if isinstance(values, Tensor):
-        return measured_beside(beside, values) if is_constant(values) else values
+        return measured_beside(beside, values, broadcast=broadcast) if is_constant(values) else values
     if isinstance(values, list | tuple):
-        measured = [_all_measured(beside, value) for value in values]
+        measured = [_all_measured(beside, value, broadcast=broadcast) for value in values]
         return type(values)(measured)
     if isinstance(values, dict):
-        return {name: _all_measured(beside, value) for name, value in values.items()}
+        return {name: _all_measured(beside, value, broadcast=broadcast) for name, value in values.items()}
     return values
 
 
 @rule("where")
-def where(func: Function, condition: Tensor, input: Any, other: Any) -> Tensor:
+def where(func: Function, first: Tensor, second: Any = None, third: Any = None, **named: Any) -> Any:
     """Constants that are chosen instead of what depends on the input are measured."""
-    del func
+    if second is None and not named:
+        return func(first)  # indices
+    if func is torch.Tensor.where:  # input.where(condition, other)
+        input, condition, other = first, named.get("condition", second), named.get("other", third)
+    else:
+        condition, input, other = first, named.get("input", second), named.get("other", third)
     return select(condition, input, other)
 
 
@@ -72,14 +95,18 @@ def pad(func: Function, input: Tensor, pad: Sequence[int], mode: str = "constant
     """Pad with zeros, and add what is not zero."""
     if mode != "constant" or not value:
         return func(input, pad, mode)
-    border = func(torch.zeros_like(input[:1]), pad, mode, value)
+    one = input if len(pad) == 2 * input.ndim else input[:1]  # the same for every sample, unless they are padded
+    border = func(torch.zeros_like(one), pad, mode, value)
     return shift(func(input, pad), border)
 
 
 @method("copy_")
 def _copy(func: Function, destination: Tensor, source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Copy `source` into `destination`; if it is a constant, measured."""
-    source = measured_beside(destination, source) if is_constant(source) and depends(destination) else source
+    if depends(source):
+        mark_dependent(destination)
+    elif is_constant(source) and depends(destination):
+        source = measured_beside(destination, source)
     return func(destination, source, *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
 
 
@@ -87,28 +114,55 @@ def _copy(func: Function, destination: Tensor, source: Tensor, *args: Any, **kwa
 def _assign(func: Function, destination: Tensor, index: Any, value: Any) -> None:
     """``destination[index] = value``: a constant beside the input, whichever of the two it is, is measured."""
     if is_constant(value) and depends(destination):
-        value = measured_beside(destination, value)
-    elif not depends(destination) and bool(destination.any()):
-        overwrite(destination, measured_beside(value, destination.clone()))
+        place = destination.detach()[index]
+        constant = torch.as_tensor(value, dtype=place.dtype, device=place.device)
+        named = constant if name_of(value) is None else name_as(constant, str(name_of(value)))
+        value = measured_beside(destination, reshaped_to(named, place.shape), broadcast=False)
+    elif not depends(destination):
+        if bool(destination.any()):
+            overwrite(destination, measured_beside(value, destination.clone(), broadcast=False))
+        mark_dependent(destination)
     func(destination, index, value)
 
 
 @method("fill_", "zero_", "normal_", "uniform_")
 def _fill(func: Function, destination: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """What is filled with a constant does not depend on the input any longer."""
+    if count_dependent(args, kwargs):  # filled with what depends on the input
+        return overwrite(destination, next(tensors([args, kwargs])).expand_as(destination))
     with torch.no_grad():
-        func(destination, *args, **kwargs)
-    return destination.detach_()
+        filled = func(destination.detach().clone(), *args, **kwargs)
+    return overwrite(destination, filled)
 
 
-@composition("addmm", "addbmm", "baddbmm", "addmv", "addr", "sspaddmm")
+@composition("addmm", "baddbmm", "addmv", "addr", "sspaddmm")
 def matrix_addition(input: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
     """``beta · input + alpha · first @ second``."""
     product = torch.outer(first, second) if first.ndim == 1 else first @ second
-    if input.ndim == 2 and product.ndim == 3:  # addbmm adds the products of a batch up
-        product = product.sum(0)
-    constant = input if beta == 1 else beta * input
-    return constant + (product if alpha == 1 else alpha * product)
+    return _weighted_sum(input, product, beta, alpha)
+
+
+@composition("addbmm")
+def matrix_addition_over_a_batch(
+    input: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1
+) -> Tensor:
+    """``beta · input + alpha · Σ first @ second``."""
+    return _weighted_sum(input, (first @ second).sum(0), beta, alpha)
+
+
+def _weighted_sum(constant: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:
+    product = product if alpha == 1 else alpha * product
+    if beta == 0:  # whatever the other is, NaN too
+        return product
+    return (constant if beta == 1 else beta * constant) + product
+
+
+@composition("broadcast_tensors")
+def broadcast_tensors(*given: Any) -> tuple[Tensor, ...]:
+    """Each expanded by itself: what is a constant stays one."""
+    expanded = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
+    shape = torch.broadcast_shapes(*(t.shape for t in expanded))
+    return tuple(t.expand(shape) for t in expanded)
 
 
 @composition("addcmul")
@@ -130,17 +184,35 @@ def interpolation(input: Tensor, end: Tensor, weight: Any) -> Any:
 
 
 @composition("log_softmax")
-def log_softmax(input: Tensor, dim: int | None = None, *_: Any, dtype: torch.dtype | None = None, **__: Any) -> Tensor:
+def log_softmax(
+    input: Tensor, dim: int | None = None, *more: Any, dtype: torch.dtype | None = None, **_: Any
+) -> Tensor:
     """``x - log Σ exp x``, the sum frozen."""
+    dtype = next((value for value in more if isinstance(value, torch.dtype)), dtype)
     input = input if dtype is None else input.to(dtype)
-    return input - torch.logsumexp(input, -1 if dim is None else dim, keepdim=True)
+    if dim is None:  # PyTorch's choice
+        dim = 0 if input.ndim in (0, 1, 3) else 1
+    return input - torch.logsumexp(input, dim, keepdim=True)
 
 
-def measured_beside(beside: Tensor, constant: Any) -> Any:
-    """Stand-in for `constant`, beside a tensor that depends on the input, through which it is measured."""
+def measured_beside(beside: Tensor, constant: Any, *, broadcast: bool = True) -> Any:
+    """Stand-in for `constant`, beside a tensor that depends on the input, through which it is measured.
+
+    Args:
+        beside: the tensor.
+        constant: a number or a tensor.
+        broadcast: the operation broadcasts it with `beside`.
+    """
     terms = current_terms()
     is_zero = not isinstance(constant, Tensor) and constant == 0
-    return constant if terms is None or is_zero else terms.leaf(constant, beside)
+    return constant if terms is None or is_zero else terms.leaf(constant, beside, broadcast=broadcast)
+
+
+def reshaped_to(constant: Tensor, shape: torch.Size) -> Tensor:
+    """Expand a constant to a shape, with its name."""
+    name = name_of(constant)
+    expanded = constant.expand(shape)
+    return expanded if name is None else name_as(expanded, name)
 
 
 def reshaped(parameter: Tensor, shape: tuple[int, ...], name: str | None = None) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 from bcos_core.additive import name_as, shift
 from bcos_core.dependence import depends
 from bcos_core.gradients import as_gated
-from bcos_core.rules.table import Function, count_dependent, overwrite, rule, split_inplace
+from bcos_core.rules.table import Function, composition, count_dependent, overwrite, rule, split_inplace
 
 FROZEN = " (frozen)"
 """Ends the name of what an operation gave that is held constant."""
@@ -56,6 +56,13 @@ def _between(func: Function, input: Tensor, *bounds: Any, **named_bounds: Any) -
     return result
 
 
+@composition("glu")
+def glu(input: Tensor, dim: int = -1) -> Tensor:
+    """``a · sigmoid(b)`` for the halves of the input."""
+    a, b = input.chunk(2, dim)
+    return a * b.sigmoid()
+
+
 @rule("pow", "__pow__", "float_power")
 def power(func: Function, input: Any, exponent: Any) -> Any:
     """``x^p = x · x^(p-1)`` with a frozen ``x^(p-1)`` for p > 0; square roots and negative powers are frozen."""
@@ -78,9 +85,9 @@ def frozen(func: Function, *args: Any, **kwargs: Any) -> Any:
     inplace, args, kwargs = split_inplace(func, args, kwargs)
     with torch.no_grad():
         result = func(*args, **kwargs)
-    if inplace:
-        result = overwrite(args[0], result)
-    return name_as(result, f"{func.__name__.strip('_')}{FROZEN}") if isinstance(result, Tensor) else result
+    if isinstance(result, Tensor):
+        name_as(result, f"{func.__name__.strip('_')}{FROZEN}")
+    return overwrite(args[0], result) if inplace else result
 
 
 @rule("var_mean", "std_mean")

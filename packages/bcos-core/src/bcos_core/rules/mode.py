@@ -9,7 +9,15 @@ from torch.overrides import TorchFunctionMode
 
 from bcos_core.additive import AdditiveTerms, current_terms, name_as, name_of
 from bcos_core.dependence import mark_constant, tensors
-from bcos_core.rules.table import COMPOSITIONS, IN_PLACE_COMPOSITIONS, LINEAR, RULES, count_dependent, overwrite
+from bcos_core.rules.table import (
+    COMPOSITIONS,
+    IN_PLACE_COMPOSITIONS,
+    LINEAR,
+    RULES,
+    count_dependent,
+    functions,
+    overwrite,
+)
 from bcos_core.rules.unlisted import call_if_linear
 
 
@@ -37,16 +45,15 @@ class FrozenOperations(TorchFunctionMode):
         if terms is not None:
             args = [_detached(terms, a) for a in args]
             kwargs = {name: _detached(terms, value) for name, value in kwargs.items()}
-        if count_dependent(args, kwargs):
+        if count_dependent(args[:1] if func in _LIKE_ANOTHER else args, kwargs):
             return self._apply(func, args, kwargs)
         learned = terms is None and any(t.requires_grad for t in tensors([args, kwargs]))
         result = func(*args, **kwargs)
         if learned:
             mark_constant(result)
-        elif isinstance(result, Tensor):
-            named = next((name for a in args if (name := name_of(a)) is not None), None)
-            if named is not None:  # a view, slice or multiple of a parameter keeps its name
-                name_as(result, named)
+        named = next((name for a in tensors(list(args)) if (name := name_of(a)) is not None), None)
+        for tensor in tensors(result) if named is not None else ():  # a view, slice or multiple of a parameter
+            name_as(tensor, str(named))
         return result
 
     def _apply(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -68,6 +75,12 @@ _PROPERTIES = frozenset(
     for name in ("requires_grad", "is_leaf", "shape", "dtype", "device", "ndim", "layout", "is_cuda", "grad_fn")
 )
 """Properties that tell of the tensor itself."""
+
+
+_LIKE_ANOTHER = frozenset(
+    f for name in ("expand_as", "reshape_as", "view_as", "type_as", "to") for f in functions(name)
+)
+"""Functions that take shape, type or device alone from their other argument."""
 
 
 def _detached(terms: AdditiveTerms, value: Any) -> Any:

@@ -8,8 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcos_core.additive import name_of, shift
+from bcos_core.dependence import depends
 from bcos_core.norms.base import divide_by_std, variance
 from bcos_core.rules.additions import named_multiple, reshaped
+from bcos_core.rules.products import product
 from bcos_core.rules.table import Function, composition, rule
 
 
@@ -43,7 +45,7 @@ def layer_norm(
 ) -> Tensor:
     """Standardised over the last dimensions."""
     y = _standardise(input, tuple(range(-len(normalized_shape), 0)), eps)
-    y = y if weight is None else y * weight.to(y.dtype)
+    y = y if weight is None else _scaled(y, weight, weight.to(y.dtype))
     return y if bias is None else shift(y, bias)
 
 
@@ -102,14 +104,17 @@ def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, o
 @composition("cosine_similarity")
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Any:
     """``x₁·x₂ / (‖x₁‖ ‖x₂‖)``."""
+    x1, x2 = torch.broadcast_tensors(x1, x2)
     return (normalize(x1, dim=dim, eps=eps) * normalize(x2, dim=dim, eps=eps)).sum(dim)
 
 
-@rule("local_response_norm")
-def local_response_norm(func: Function, input: Tensor, *args: object, **kwargs: object) -> Any:
-    """``x`` divided by a power of its neighbours' mean square."""
-    ones = func(input.detach(), *args, **kwargs) / input.detach()
-    return input * ones.nan_to_num(0.0)
+@composition("local_response_norm")
+def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:
+    """``x / (k + alpha · m)^beta`` with the mean square m of the `size` channels around."""
+    squares = input.detach().square().flatten(2).unsqueeze(1)  # (N, 1, C, positions)
+    padded = F.pad(squares, (0, 0, size // 2, (size - 1) // 2))
+    mean = F.avg_pool2d(padded, (size, 1), stride=1).reshape(input.shape)
+    return input / (k + alpha * mean).pow(beta)
 
 
 def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
@@ -121,6 +126,11 @@ def _along_channels(parameter: Tensor, x: Tensor) -> Tensor:
     return reshaped(parameter.to(x.dtype), (1, -1, *[1] * (x.ndim - 2)), name_of(parameter))
 
 
+def _scaled(y: Tensor, weight: Tensor, view: Tensor) -> Tensor:
+    """``y · weight``; `view` is the weight in the shape of y (rules cannot tell a view of a parameter from the input)."""
+    return product(torch.mul, y, view) if depends(weight) else y * view
+
+
 def _affine(y: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    y = y if weight is None else y * _along_channels(weight, y)
+    y = y if weight is None else _scaled(y, weight, _along_channels(weight, y))
     return y if bias is None else shift(y, _along_channels(bias, y))

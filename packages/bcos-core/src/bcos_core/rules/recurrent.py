@@ -1,5 +1,6 @@
 """Recurrent networks, step by step: gates are frozen, candidates are ``x`` times a frozen gate."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from bcos_core.errors import BcosError
 from bcos_core.rules.table import composition
 
 State = tuple[Tensor, ...]
+Cell = Callable[[Tensor, State, Tensor, Tensor | None], State]
 
 
 @composition("lstm")
@@ -42,7 +44,7 @@ def rnn_relu(input: Tensor, hx: Tensor, params: Any, *options: Any) -> tuple[Ten
 
 
 def _layers(
-    cell: Callable[[Tensor, State, Tensor, Tensor | None], State],
+    cell: Cell,
     input: Tensor,
     hx: State,
     params: Any,
@@ -86,7 +88,7 @@ def _layers(
 
 def _lstm_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
     h, c = state
-    i, f, g, o = (x + F.linear(h, weight, bias)).chunk(4, -1)
+    i, f, g, o = _projected(x, h, weight, bias).chunk(4, -1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
     return o.sigmoid() * c.tanh(), c
 
@@ -101,8 +103,30 @@ def _gru_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> S
 
 
 def _tanh_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
-    return ((x + F.linear(state[0], weight, bias)).tanh(),)
+    return (_projected(x, state[0], weight, bias).tanh(),)
 
 
 def _relu_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
-    return (F.relu(x + F.linear(state[0], weight, bias)),)
+    return (F.relu(_projected(x, state[0], weight, bias)),)
+
+
+def _projected(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``x + W h + bias``; the bias is added first, so that it is measured under its name."""
+    return (x if bias is None else x + bias) + F.linear(h, weight)
+
+
+def _one_step(
+    cell: Cell, input: Tensor, hx: Any, w_x: Tensor, w_h: Tensor, b_x: Tensor | None = None, b_h: Tensor | None = None
+) -> Any:
+    """One step of a cell, as :class:`torch.nn.LSTMCell` and its kin have it."""
+    state = cell(F.linear(input, w_x, b_x), tuple(hx) if isinstance(hx, tuple | list) else (hx,), w_h, b_h)
+    return state if len(state) > 1 else state[0]
+
+
+for _name, _cell in {
+    "lstm_cell": _lstm_cell,
+    "gru_cell": _gru_cell,
+    "rnn_tanh_cell": _tanh_cell,
+    "rnn_relu_cell": _relu_cell,
+}.items():
+    composition(_name)(functools.partial(_one_step, _cell))

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bcos_core.dependence import depends, tensors
+from bcos_core.additive import current_terms, name_as, name_of
+from bcos_core.dependence import depends, mark_dependent, tensors
 from bcos_core.errors import BcosError
 
 Function = Callable[..., Any]
@@ -48,7 +49,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         for name in names:
             for original in functions(name):
                 RULES[original] = function
-            for in_place in functions(f"{name}_"):
+            augmented = f"__i{name.strip('_')}__" if name.startswith("__") else f"{name}_"
+            for in_place in functions(augmented):
                 RULES[in_place] = functools.partial(_in_place, function, functions(name)[0])
         return function
 
@@ -102,12 +104,18 @@ def AS_IT_IS(function: Function, *args: Any, **kwargs: Any) -> Any:  # noqa: N80
 
 
 def overwrite(x: Tensor, result: Tensor) -> Tensor:
-    """Give `x` the values, and the dependence on the input, of `result`."""
+    """Give `x` the values, the dependence on the input, and the name of `result`."""
     if depends(result):
+        mark_dependent(x)
         return x.copy_(result)
+    if x.requires_grad and x._is_view():  # a part of a tensor whose other parts may depend on the input
+        terms = current_terms()
+        return x.copy_(result.detach() if terms is None else terms.leaf(result, x, broadcast=False))
     with torch.no_grad():
         x.copy_(result)
-    return x.detach_()
+    x.detach_()
+    name = name_of(result)
+    return x if name is None else name_as(x, name)
 
 
 def split_inplace(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any, Any]:
@@ -131,7 +139,10 @@ def _position_of_inplace(function: Function) -> int | None:
 
 
 def _in_place(replacement: Rule, functional: Function, _func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return overwrite(x, replacement(functional, x.clone() if depends(x) else x, *args, **kwargs))
+    name = name_of(x)
+    before = x.clone() if name is None else name_as(x.clone(), name)
+    args = tuple(before if a is x else a for a in args)
+    return overwrite(x, replacement(functional, before, *args, **kwargs))
 
 
 def count_dependent(*values: Any) -> int:

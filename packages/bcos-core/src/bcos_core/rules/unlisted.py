@@ -31,11 +31,10 @@ def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], 
         BcosError: it is not linear; names the function and the module that called it.
     """
     changes_input = func.__name__.endswith("_") and not func.__name__.endswith("__")
-    before = _probe(args, kwargs)
     result = func(*args, **kwargs)
     if not any(depends(t) for t in tensors(result)):
         return result  # shapes, comparisons, indices
-    if changes_input or not _is_additive(func, before, result):
+    if changes_input or not _is_additive(func, _probe(args, kwargs), result):
         raise BcosError(
             f"explanation mode has no rule for {resolve_name(func) or func.__name__}, called {_caller(model)}, and it "
             "is not linear in its inputs; give it one with bcos_core.register_rules, or freeze the model's dynamic "

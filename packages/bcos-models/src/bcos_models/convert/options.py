@@ -64,7 +64,10 @@ class Conversion:
     rule: str
     """What was done, in a few words."""
     dropped: tuple[str, ...] = ()
-    """Parameters and buffers of the layer that are gone or folded; all others must be in `module`, unchanged."""
+    """Parameters and buffers of the layer that are gone or folded; all others must be in `module`, unchanged.
+
+    Under the same name, or another.
+    """
 
 
 @dataclass(frozen=True)

@@ -105,10 +105,11 @@ def _check_copied(name: str, before: dict[str, Tensor], conversion: Conversion) 
     for key, tensor in before.items():
         if key in conversion.dropped:
             continue
-        if key not in after or not torch.equal(after[key].detach(), tensor.detach()):
-            new = type(conversion.module).__name__
+        candidates = [after[key]] if key in after else list(after.values())  # a rule may give it another name
+        if not any(torch.equal(new.detach(), tensor.detach()) for new in candidates):
+            made = type(conversion.module).__name__
             kind = "is not in" if key not in after else "is another in"
             raise BcosError(
-                f"the conversion of {name!r} loses a weight: its {key} {kind} the {new} that "
+                f"the conversion of {name!r} loses a weight: its {key} {kind} the {made} that "
                 f"the rule {conversion.rule!r} returned; let the rule copy it, or name it among what it drops"
             )

@@ -51,7 +51,8 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, with all packages and the reference implementation."""
-    session.install(*editable(*PACKAGES), *group("test-base"), *group("parity"), *group("export"), *group("examples"))
+    session.install(*editable(*PACKAGES), *group("test-base"), *group("parity"), *group("export"))
+    session.install(*group("examples"), *group("real"))
     session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 

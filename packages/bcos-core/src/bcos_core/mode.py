@@ -49,8 +49,10 @@ def explanation_mode(model: nn.Module) -> Iterator[None]:
     """
     from bcos_core.eager import eager
     from bcos_core.rules import FrozenOperations
+    from bcos_core.rules.plugins import load_rules
 
     check_deterministic(model)
+    load_rules()
     token = _DEPTH.set(_DEPTH.get() + 1)
     try:
         if _DEPTH.get() == 1:

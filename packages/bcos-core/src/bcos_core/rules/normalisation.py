@@ -127,7 +127,7 @@ def _along_channels(parameter: Tensor, x: Tensor) -> Tensor:
 
 
 def _scaled(y: Tensor, weight: Tensor, view: Tensor) -> Tensor:
-    """``y · weight``; `view` is the weight in the shape of y (rules cannot tell a view of a parameter from the input)."""
+    """``y · weight``, whose `view` has the shape of y; rules cannot tell a view of a parameter from the input."""
     return product(torch.mul, y, view) if depends(weight) else y * view
 
 

@@ -92,6 +92,8 @@ def register_rules(rules: Mapping[Function, Rule]) -> None:
     Raises:
         BcosError: what is not callable.
     """
+    if not isinstance(rules, Mapping):
+        raise BcosError(f"rules are a mapping of functions to functions, got {type(rules).__name__}")
     for function, replacement in rules.items():
         if not callable(function) or not callable(replacement):
             raise BcosError(f"a rule maps a function to a function, got {function!r}: {replacement!r}")

@@ -1,0 +1,35 @@
+"""Rules of other packages, found by entry point.
+
+A package names a mapping of functions to rules, as :func:`bcos_core.register_rules` takes it, in its
+``pyproject.toml``:
+
+.. code-block:: toml
+
+    [project.entry-points.bcos_core]
+    mine = "my_package.rules:RULES"
+"""
+
+import warnings
+from functools import cache
+from importlib.metadata import entry_points
+
+from bcos_core.errors import first_line
+from bcos_core.rules.table import register_rules
+
+GROUP = "bcos_core"
+
+
+@cache
+def load_rules() -> None:
+    """Register the rules of every installed package, once; called when a network is first explained.
+
+    A package whose rules cannot be loaded is named in a warning; the others keep working.
+    """
+    for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        try:
+            register_rules(entry.load())
+        except Exception as reason:  # a stranger's module may raise anything
+            warnings.warn(
+                f"the rules {entry.name!r} ({entry.value}) are not used: {type(reason).__name__}: {first_line(reason)}",
+                stacklevel=2,
+            )

@@ -216,7 +216,7 @@ def test_zeros_have_finite_weights(frozen):
 
 
 @pytest.mark.parametrize("function", CASES)
-def test_frozen_result_alone_is_all_bias(function):
-    e = explain(Call(lambda x: function(x).expand_as(x) * 1), X, target=2)
+def test_frozen_result_that_is_added_is_bias_alone(function):
+    e = explain(Call(lambda x: 3 * x + function(x).expand_as(x)), X, target=2)
     torch.testing.assert_close(e.bias, function(X).detach().expand_as(X)[:, 2])
-    assert (e.weight == 0).all()
+    assert (e.weight[:, 2] == 3).all()

@@ -1,6 +1,5 @@
 """Rules of other packages, by entry point."""
 
-
 import pytest
 import torch
 from torch import nn
@@ -56,5 +55,3 @@ def test_broken_package_is_named_and_the_others_keep_working(entry_points, broke
     entry_points(a_broken=broken, theirs=RULES)
     with pytest.warns(UserWarning, match=r"the rules 'a_broken' \(somewhere:a_broken\) are not used: "):
         explain(Gated(), torch.rand(2, 3).double() + 2)
-
-

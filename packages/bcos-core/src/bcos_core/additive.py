@@ -35,6 +35,8 @@ class AdditiveTerms:
         self._detached: dict[int, Tensor] = {}
         self.names: list[str] = []
         self.leaves: list[Tensor] = []
+        self.dtypes: set[torch.dtype] = set()
+        """Of what depended on the input anywhere."""
 
     def without_gradient(self, tensor: Tensor) -> Tensor:
         """`tensor`, detached and named if it is a parameter or buffer of the model, or another leaf."""

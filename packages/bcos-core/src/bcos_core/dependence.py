@@ -1,6 +1,6 @@
 """Which tensors of a forward pass depend on the input, and which are constants beside it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -38,6 +38,19 @@ def tensors(values: Any) -> Iterator[Tensor]:
             yield from tensors(value)
     elif isinstance(values, dict):
         yield from tensors(list(values.values()))
+
+
+def map_tensors(function: Callable[[Tensor], Any], values: Any) -> Any:
+    """`values`, which may be nested lists, tuples and dictionaries, with the function applied to each tensor."""
+    if isinstance(values, Tensor):
+        return function(values)
+    if isinstance(values, list | tuple) and any(True for _ in tensors(values)):
+        mapped = [map_tensors(function, value) for value in values]
+        named = getattr(values, "_make", None)  # of named tuples
+        return type(values)(mapped) if named is None else named(mapped)
+    if isinstance(values, dict):
+        return {name: map_tensors(function, value) for name, value in values.items()}
+    return values
 
 
 def mark_dependent(tensor: Tensor) -> None:

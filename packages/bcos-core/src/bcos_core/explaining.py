@@ -5,8 +5,9 @@ import threading
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors, disable_saved_tensors_hooks
 
-from bcos_core.additive import UNNAMED, AdditiveTerms, measured
+from bcos_core.additive import AdditiveTerms, measured
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.mode import explanation_mode
@@ -15,8 +16,10 @@ from bcos_core.targets import Target, select
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
 """Share of Σ|contributions| that may be missing before an explanation is refused.
 
-Lower precisions are not checked.
+Where a lower precision is used anywhere, it is not checked.
 """
+_SUSPICIOUS = 1e-3
+"""Share from which samples may lie in another dimension than the first, in lower precisions."""
 
 
 def explain(
@@ -65,14 +68,30 @@ def explain(
     _check_input(x)
     module = _find_layer(model, layer)
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = x.detach().clone().requires_grad_()
-        terms = AdditiveTerms(model)
-        with explanation_mode(model):
-            seen = leaf.clone()  # no leaf itself: the model may change it in place
-            with measured(terms):
-                outputs = _outputs(model, module, seen)
-                logits, scores, indices = select(outputs, target, relative, module, n=x.shape[0])
-            return _read_off(leaf, logits, scores, indices, terms)
+        try:
+            with disable_saved_tensors_hooks("activations are recomputed by checkpointing"):
+                return _explained(model, module, x, target, relative)
+        except RuntimeError as reason:
+            if "checkpoint" in str(reason):
+                raise BcosError(
+                    "cannot explain a model that recomputes its activations; turn checkpointing off first "
+                    "(set_grad_checkpointing(False), gradient_checkpointing_disable())"
+                ) from reason
+            if "modified by an inplace operation" not in str(reason):
+                raise
+        with allow_mutation_on_saved_tensors():  # slower: the model changes what an earlier step has to remember
+            return _explained(model, module, x, target, relative)
+
+
+def _explained(model: nn.Module, module: nn.Module | None, x: Tensor, target: Target, relative: bool) -> Explanation:
+    leaf = x.detach().clone().requires_grad_()
+    terms = AdditiveTerms(model)
+    with explanation_mode(model):
+        seen = leaf.clone()  # no leaf itself: the model may change it in place
+        with measured(terms):
+            outputs = _outputs(model, module, seen)
+            logits, scores, indices = select(outputs, target, relative, module, n=x.shape[0])
+        return _read_off(leaf, logits, scores, indices, terms)
 
 
 def _read_off(leaf: Tensor, logits: Tensor, scores: Tensor, indices: Tensor, terms: AdditiveTerms) -> Explanation:
@@ -103,15 +122,23 @@ def _read_off(leaf: Tensor, logits: Tensor, scores: Tensor, indices: Tensor, ter
 
 def _one_target(leaf: Tensor, scores: Tensor, terms: AdditiveTerms) -> tuple[Tensor, dict[str, Tensor]]:
     """Dynamic linear map (N, C, *spatial) and additive shares (N,) of `scores` (N,)."""
-    if not scores.requires_grad:  # independent of the input
-        return torch.zeros_like(leaf), {UNNAMED: scores.detach().clone()}
+    if not scores.requires_grad:
+        raise BcosError(
+            "the output does not depend on the input through anything that is not frozen: the model's forward runs "
+            "under no_grad or inference_mode, or the target is a frozen quantity; explain a logit, not its softmax or "
+            "sigmoid, of a model that records gradients"
+        )
     sources = [leaf, *terms.leaves]
     gradients = torch.autograd.grad(scores.sum(), sources, retain_graph=True, allow_unused=True)
     weight = torch.zeros_like(leaf) if gradients[0] is None else gradients[0]
     shares = terms.shares(scores, gradients[1:])
-    allowed = max(_TOLERANCE.get(dtype, math.inf) for dtype in (scores.dtype, leaf.dtype))
-    if shares is None or _missing(leaf, weight, shares, scores) > allowed:
-        shares = terms.shares_one_by_one(scores)  # the samples may be in another dimension than the first
+    dtypes = {scores.dtype, leaf.dtype, *terms.dtypes}
+    allowed = max(_TOLERANCE.get(dtype, math.inf) for dtype in dtypes)
+    missing = math.inf if shares is None else _missing(leaf, weight, shares, scores)
+    if shares is None or missing > min(allowed, _SUSPICIOUS):
+        one_by_one = terms.shares_one_by_one(scores)  # the samples may be in another dimension than the first
+        if shares is None or _missing(leaf, weight, one_by_one, scores) < missing:
+            shares = one_by_one
     missing = _missing(leaf, weight, shares, scores)
     if not missing <= allowed:
         raise BcosError(

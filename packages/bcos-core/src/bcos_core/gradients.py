@@ -6,6 +6,8 @@ from torch import Tensor
 
 def scale_gradient(y: Tensor, factor: float) -> Tensor:
     """Return `y`, the result of an operation, through which gradients pass multiplied by `factor`."""
+    if not y.requires_grad:  # computed where no gradients are recorded, as in an autograd function
+        return y
     y.register_hook(lambda gradient: gradient * factor)  # of this tensor alone; safe if it is then changed in place
     return y
 

@@ -1,13 +1,13 @@
 """Functions that are linear in several arguments at once: constants beside the input are measured."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bcos_core.additive import current_terms, name_as, name_of, shift
-from bcos_core.dependence import depends, is_constant, mark_dependent, tensors
+from bcos_core.dependence import depends, is_constant, map_tensors, mark_dependent, tensors
 from bcos_core.rules.table import Function, composition, count_dependent, method, overwrite, rule
 
 
@@ -23,20 +23,34 @@ def addition(func: Function, input: Any, other: Any, **kwargs: Any) -> Any:
 
 @rule(
     *("cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "block_diag"),
-    *("scatter_add", "index_add", "index_copy", "index_put", "masked_scatter", "slice_scatter", "diff", "complex"),
-    *("select_scatter", "diagonal_scatter", "scatter_reduce"),
+    *("diff", "complex", "slice_scatter", "select_scatter", "diagonal_scatter"),
 )
-def jointly_linear(func: Function, *args: Any, **kwargs: Any) -> Any:
+def side_by_side(func: Function, *args: Any, **kwargs: Any) -> Any:
     """Constants beside tensors that depend on the input, such as a class token, are measured."""
+    return _with_constants_measured(func, args, kwargs, lambda value: not depends(value))
+
+
+@rule("scatter_add", "index_add", "index_copy", "index_put", "masked_scatter")
+def written_at_indices(func: Function, *args: Any, **kwargs: Any) -> Any:
+    """Constants that are written into what depends on the input, or are written into, are measured."""
+    return _with_constants_measured(func, args, kwargs, is_constant)
+
+
+def _with_constants_measured(
+    func: Function, args: Any, kwargs: Any, is_value: Callable[[Tensor], bool], *, broadcast: bool = False
+) -> Any:
     beside = next(t for t in tensors([args, kwargs]) if depends(t))
-    return func(*_all_measured(beside, list(args)), **_all_measured(beside, kwargs))
+
+    def measured(value: Tensor) -> Any:
+        return measured_beside(beside, value, broadcast=broadcast) if is_value(value) else value
+
+    return func(*map_tensors(measured, list(args)), **map_tensors(measured, kwargs))
 
 
 @rule("maximum", "minimum", "max", "min", "fmax", "fmin")
 def largest(func: Function, *args: Any, **kwargs: Any) -> Any:
     """Constants that are chosen where they are larger (or smaller) are measured."""
-    beside = next(t for t in tensors([args, kwargs]) if depends(t))
-    return func(*_all_measured(beside, list(args), broadcast=True), **_all_measured(beside, kwargs, broadcast=True))
+    return _with_constants_measured(func, args, kwargs, lambda value: not depends(value), broadcast=True)
 
 
 @rule("scatter", "index_fill")
@@ -44,43 +58,29 @@ def scatter(func: Function, input: Tensor, dim: int, index: Tensor, *args: Any, 
     """Numbers that are written are measured, as tensors."""
     values = [*args, *kwargs.values()]
     if not values or not isinstance(values[0], int | float):
-        return jointly_linear(func, input, dim, index, *args, **kwargs)  # type: ignore[no-any-return] # reason: rules are any callables
+        return written_at_indices(func, input, dim, index, *args, **kwargs)  # type: ignore[no-any-return] # reason: rules are any callables
     filled = input.detach().new_tensor(values[0])
     if func.__name__.startswith("scatter"):
         filled = filled.expand(index.shape)
-    return jointly_linear(func, input, dim, index, filled)  # type: ignore[no-any-return] # reason: rules are any callables
-
-
-def _all_measured(beside: Tensor, values: Any, *, broadcast: bool = False) -> Any:
-    if isinstance(values, Tensor):
-        return measured_beside(beside, values, broadcast=broadcast) if is_constant(values) else values
-    if isinstance(values, list | tuple):
-        measured = [_all_measured(beside, value, broadcast=broadcast) for value in values]
-        return type(values)(measured)
-    if isinstance(values, dict):
-        return {name: _all_measured(beside, value, broadcast=broadcast) for name, value in values.items()}
-    return values
+    return written_at_indices(func, input, dim, index, filled)  # type: ignore[no-any-return] # reason: rules are any callables
 
 
 @rule("where")
-def where(func: Function, first: Tensor, second: Any = None, third: Any = None, **named: Any) -> Any:
+def where(func: Function, *args: Any, **kwargs: Any) -> Any:
     """Constants that are chosen instead of what depends on the input are measured."""
-    if second is None and not named:
-        return func(first)  # indices
-    if func is torch.Tensor.where:  # input.where(condition, other)
-        input, condition, other = first, named.get("condition", second), named.get("other", third)
-    else:
-        condition, input, other = first, named.get("input", second), named.get("other", third)
-    return select(condition, input, other)
+    names = ("input", "condition", "other") if func is torch.Tensor.where else ("condition", "input", "other")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    if len(given) == 1:
+        return func(*args, **kwargs)  # indices
+    return select(given["condition"], given.get("input", given.get("self")), given["other"])
 
 
 def select(condition: Tensor, input: Any, other: Any) -> Tensor:
     """``torch.where``, measuring constants."""
-    beside = input if depends(input) else other
-    if is_constant(input):
-        input = measured_beside(beside, input)
-    if is_constant(other):
-        other = measured_beside(beside, other)
+    if not depends(input):
+        input = measured_beside(other, input)
+    elif not depends(other):
+        other = measured_beside(input, other)
     return torch.where(condition, input, other)
 
 
@@ -113,7 +113,7 @@ def _copy(func: Function, destination: Tensor, source: Tensor, *args: Any, **kwa
 @method("__setitem__")
 def _assign(func: Function, destination: Tensor, index: Any, value: Any) -> None:
     """``destination[index] = value``: a constant beside the input, whichever of the two it is, is measured."""
-    if is_constant(value) and depends(destination):
+    if depends(destination) and not depends(value):
         place = destination.detach()[index]
         constant = torch.as_tensor(value, dtype=place.dtype, device=place.device)
         named = constant if name_of(value) is None else name_as(constant, str(name_of(value)))
@@ -136,18 +136,19 @@ def _fill(func: Function, destination: Tensor, *args: Any, **kwargs: Any) -> Ten
 
 
 @composition("addmm", "baddbmm", "addmv", "addr", "sspaddmm")
-def matrix_addition(input: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """``beta · input + alpha · first @ second``."""
+def matrix_addition(input: Tensor, *factors: Tensor, beta: float = 1, alpha: float = 1, **named: Tensor) -> Tensor:
+    """``beta · input + alpha · first @ second``; each function has names of its own for the factors."""
+    first, second = (*factors, *named.values())
     product = torch.outer(first, second) if first.ndim == 1 else first @ second
     return _weighted_sum(input, product, beta, alpha)
 
 
 @composition("addbmm")
 def matrix_addition_over_a_batch(
-    input: Tensor, first: Tensor, second: Tensor, *, beta: float = 1, alpha: float = 1
+    input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1
 ) -> Tensor:
-    """``beta · input + alpha · Σ first @ second``."""
-    return _weighted_sum(input, (first @ second).sum(0), beta, alpha)
+    """``beta · input + alpha · Σ batch1 @ batch2``."""
+    return _weighted_sum(input, (batch1 @ batch2).sum(0), beta, alpha)
 
 
 def _weighted_sum(constant: Tensor, product: Tensor, beta: float, alpha: float) -> Tensor:

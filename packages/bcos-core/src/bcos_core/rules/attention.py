@@ -21,11 +21,13 @@ def scaled_dot_product_attention(
     value: Tensor,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
+    is_causal: bool = False,
     **kwargs: Any,
 ) -> Tensor:
     """``softmax(Q Kᵀ / √d + mask) V`` with frozen Q, K and mask."""
     _refuse_dropout(dropout_p)
     mask = None if attn_mask is None else attn_mask.detach()
+    kwargs["is_causal"] = is_causal
     if not depends(value):
         return frozen(func, query, key, value, mask, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
     return func(query.detach(), key.detach(), value, mask, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable

@@ -7,13 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bcos_core.additive import AdditiveTerms, current_terms, name_as, name_of
-from bcos_core.dependence import mark_constant, tensors
+from bcos_core.additive import current_terms, name_as, name_of
+from bcos_core.dependence import map_tensors, mark_constant, tensors
 from bcos_core.rules.table import (
     COMPOSITIONS,
     IN_PLACE_COMPOSITIONS,
     LINEAR,
     RULES,
+    copied_beside,
     count_dependent,
     functions,
     overwrite,
@@ -43,8 +44,8 @@ class FrozenOperations(TorchFunctionMode):
             return func(*args, **kwargs)
         terms = current_terms()
         if terms is not None:
-            args = [_detached(terms, a) for a in args]
-            kwargs = {name: _detached(terms, value) for name, value in kwargs.items()}
+            args = map_tensors(terms.without_gradient, list(args))
+            kwargs = map_tensors(terms.without_gradient, kwargs)
         if count_dependent(args[:1] if func in _LIKE_ANOTHER else args, kwargs):
             return self._apply(func, args, kwargs)
         learned = terms is None and any(t.requires_grad for t in tensors([args, kwargs]))
@@ -57,6 +58,9 @@ class FrozenOperations(TorchFunctionMode):
         return result
 
     def _apply(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        terms = current_terms()
+        if terms is not None and args and isinstance(args[0], Tensor):
+            terms.dtypes.add(args[0].dtype)
         rule = RULES.get(func)
         if rule is not None:
             return rule(func, *args, **kwargs)
@@ -65,9 +69,12 @@ class FrozenOperations(TorchFunctionMode):
         formula = COMPOSITIONS.get(func) or IN_PLACE_COMPOSITIONS.get(func)
         if formula is None:
             return call_if_linear(func, args, kwargs, self.model)
+        target = args[0]
+        if func in IN_PLACE_COMPOSITIONS:
+            args, kwargs = copied_beside(target, args, kwargs)
         with self:
             result = formula(*args, **kwargs)
-        return overwrite(args[0], result) if func in IN_PLACE_COMPOSITIONS else result
+        return overwrite(target, result) if func in IN_PLACE_COMPOSITIONS else result
 
 
 _PROPERTIES = frozenset(
@@ -81,12 +88,3 @@ _LIKE_ANOTHER = frozenset(
     f for name in ("expand_as", "reshape_as", "view_as", "type_as", "to") for f in functions(name)
 )
 """Functions that take shape, type or device alone from their other argument."""
-
-
-def _detached(terms: AdditiveTerms, value: Any) -> Any:
-    """`value` with the parameters in it detached; looks into lists, as torch.cat takes them."""
-    if isinstance(value, Tensor):
-        return terms.without_gradient(value)
-    if isinstance(value, list | tuple) and any(isinstance(v, Tensor) for v in value):
-        return type(value)([_detached(terms, v) for v in value])
-    return value

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcos_core.additive import current_terms, name_as, name_of
-from bcos_core.dependence import depends, mark_dependent, tensors
+from bcos_core.dependence import depends, map_tensors, mark_dependent, tensors
 from bcos_core.errors import BcosError
 
 Function = Callable[..., Any]
@@ -141,10 +141,21 @@ def _position_of_inplace(function: Function) -> int | None:
 
 
 def _in_place(replacement: Rule, functional: Function, _func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    name = name_of(x)
-    before = x.clone() if name is None else name_as(x.clone(), name)
-    args = tuple(before if a is x else a for a in args)
-    return overwrite(x, replacement(functional, before, *args, **kwargs))
+    (before, *others), kwargs = copied_beside(x, (x, *args), kwargs)
+    return overwrite(x, replacement(functional, before, *others, **kwargs))
+
+
+def copied_beside(x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Arguments in which whatever shares memory with `x`, which is about to be changed, is a copy."""
+    memory = x.untyped_storage().data_ptr()
+
+    def copied(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() != memory:
+            return tensor
+        name = name_of(tensor)
+        return tensor.clone() if name is None else name_as(tensor.clone(), name)
+
+    return map_tensors(copied, list(args)), map_tensors(copied, kwargs)
 
 
 def count_dependent(*values: Any) -> int:

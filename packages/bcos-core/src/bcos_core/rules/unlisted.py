@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import resolve_name
 
-from bcos_core.dependence import depends, tensors
+from bcos_core.dependence import depends, map_tensors, tensors
 from bcos_core.errors import BcosError
 from bcos_core.rules.table import Function
 
@@ -56,17 +56,11 @@ def _probe(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Arguments, Argu
             noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
             other[id(tensor)] = (noise * x.abs().double().mean()).to(x.dtype)
             added[id(tensor)] = x + other[id(tensor)]
-    return (_replaced(args, other), _replaced(kwargs, other)), (_replaced(args, added), _replaced(kwargs, added))
 
+    def replaced(new: dict[int, Tensor]) -> Arguments:
+        return map_tensors(lambda t: new.get(id(t), t), list(args)), map_tensors(lambda t: new.get(id(t), t), kwargs)
 
-def _replaced(values: Any, new: dict[int, Tensor]) -> Any:
-    if isinstance(values, Tensor):
-        return new.get(id(values), values)
-    if isinstance(values, list | tuple) and any(True for _ in tensors(values)):
-        return type(values)([_replaced(value, new) for value in values])
-    if isinstance(values, dict):
-        return {name: _replaced(value, new) for name, value in values.items()}
-    return values
+    return replaced(other), replaced(added)
 
 
 def _is_additive(func: Function, probe: tuple[Arguments, Arguments], result: Any) -> bool:

@@ -84,6 +84,12 @@ def test_saved_network_is_a_bcos_network_with_the_scores_of_the_last_epoch(run, 
     assert (e.residual.abs() < 1e-5 * (1 + e.score.abs())).all()
 
 
+def test_best_checkpoint_is_one_of_a_bcos_network(run, wanted, tmp_path):
+    run(wanted(train={"epochs": 3}))
+    state = safetensors.torch.load_file(tmp_path / "run" / "checkpoints" / "best" / "model.safetensors")
+    assert not any(value.any() for key, value in state.items() if key.endswith("bias"))
+
+
 def test_resumed_annealing_gives_the_same_weights(run, wanted, tmp_path, monkeypatch):
     run(wanted(), "whole")
     original = engine._Training._one_epoch
@@ -116,6 +122,10 @@ def test_resumed_annealing_gives_the_same_weights(run, wanted, tmp_path, monkeyp
         (
             {"model": {"name": "cifar10_resnet20", "options": {}}},
             "annealing is for converted networks .*, not cifar10_resnet20",
+        ),
+        (
+            {"model": {**MODEL, "options": {**MODEL["options"], "keep_bias": True}}},
+            "annealing.bias_epochs removes the biases that model.options.keep_bias=true keeps; choose one",
         ),
         ({"annealing": {"exponent_from": 0.5}}, "annealing.exponent_from"),
         (

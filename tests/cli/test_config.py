@@ -190,7 +190,7 @@ def test_recipe_that_is_its_own_base_is_refused(tmp_path):
         (b"train: [", "is no YAML: while parsing"),
         (
             b"- a\n- b\n",
-            "must be a mapping with the keys model, data, optimizer, schedule, train, evaluation",
+            "must be a mapping with the keys model, annealing, data, optimizer, schedule, train, evaluation",
         ),
         (b"", "must be a mapping"),
         (b"train: \xff\xfe", "is no text in UTF-8"),

@@ -72,7 +72,7 @@ FUNCTIONS = {
     "addmm by name": lambda m, y: torch.addmm(m.c, mat1=y, mat2=m.last.weight.T @ m.last.weight),
     "baddbmm by name": lambda m, y: m.c.expand(len(y), 1, 6).baddbmm(
         batch1=y[:, None], batch2=m.c.diag()[None].expand(len(y), 6, 6)
-    )[:, 0],  # noqa: E501 - reason: one call
+    )[:, 0],
     "attention, causal by position": lambda m, y: F.scaled_dot_product_attention(
         *(y.reshape(-1, 1, 3, 2),) * 3, None, 0.0, True
     ).reshape(-1, 6),

@@ -31,6 +31,17 @@ def test_removed_biases_leave_the_network_that_a_conversion_without_them_makes(r
     torch.testing.assert_close(network(encode(images)), expected(encode(images)))
 
 
+def test_batch_norm_without_parameters_keeps_none_but_its_bias(images):
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=False), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )
+    with torch.no_grad():
+        network[1].running_mean.normal_()
+    kept = bcosify(network.eval(), keep_bias=True, b=1.0, image_size=16, logit_bias=-1.0)
+    remove_biases(kept)
+    assert kept.state_dict().keys() == bcosify(network, image_size=16).state_dict().keys()
+
+
 def test_half_the_biases_are_half_of_each(cnn):
     network = bcosify(cnn, keep_bias=True, image_size=16)
     before = copy.deepcopy(network.state_dict())

@@ -250,9 +250,74 @@ def test_torchvision_networks_are_reproduced_and_explained(name):
     assert (e.residual.abs() <= 1e-5 * e.score.abs()).all()
 
 
+def test_frozen_parameters_and_modules_stay_frozen(cnn):
+    cnn.train().requires_grad_(False)
+    cnn.bn1.eval()
+    network = bcosify(cnn, keep_bias=True, image_size=16)
+    assert not [name for name, p in network.named_parameters() if p.requires_grad]
+    assert not network.network.bn1.training
+    assert network.network.norm2.training
+    assert network.training
+
+
+def test_pooling_that_something_else_uses_too_leaves_the_classifier_behind_it(images):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.pool = nn.AdaptiveAvgPool2d(1)
+            self.squeeze = nn.Conv2d(8, 8, 1)
+            self.fc = nn.Linear(8, 5)
+
+        def forward(self, x):
+            x = self.conv(x)
+            x = x * self.squeeze(self.pool(x)).sigmoid()
+            return self.fc(self.pool(x).flatten(1))
+
+    network = bcosify(Shared(), image_size=16)
+    assert isinstance(network.network.fc, BcosLinear)
+    assert any("or something else uses it" in note for note in network.conversion.notes)
+
+
+def test_skipped_pooling_leaves_the_classifier_behind_it(cnn):
+    network = bcosify(cnn, skip=["avgpool"], image_size=16)
+    assert isinstance(network.network.avgpool, nn.AdaptiveAvgPool2d)
+    assert isinstance(network.network.fc, BcosLinear)
+
+
+def test_layers_named_like_values_are_no_values():
+    network = nn.Sequential()
+    network.add_module("v1", nn.Conv2d(3, 8, 3))
+    network.add_module("v2", nn.Conv2d(8, 8, 3))
+    network.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)])
+    converted = bcosify(network, image_size=16).network
+    assert isinstance(converted.v1, BcosConv2d)
+    assert isinstance(converted.v2, BcosConv2d)
+
+
+@pytest.mark.parametrize(
+    "parametrize", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm]
+)
+def test_parametrized_layers_stay(parametrize, images):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), parametrize(nn.Conv2d(8, 8, 3)), nn.Flatten(), nn.Linear(8 * 144, 5))
+    converted = bcosify(network.eval(), image_size=16)
+    assert "computed by a parametrization" in step(converted, "1").reason
+    x = encode(images).float()
+    assert (explain(converted, x).residual.abs() < 1e-4).all()
+
+
+def test_wrong_size_or_channels_are_answered_in_words(transformer, cnn):
+    with pytest.raises(BcosError, match=r"does not run on images of \(3, 32, 32\) in float64: .* give its image_size"):
+        bcosify(transformer, image_size=32)
+    with pytest.raises(BcosError, match=r"does not run on images of \(1, 16, 16\) .* mean and std for each"):
+        bcosify(cnn, image_size=16, mean=(0.5,), std=(0.5,))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"skip": ["conv9"]}, "skip names 'conv9', and the network has no such module; did you mean 'conv1'?"),
         ({"b": 0.5}, "b must be at least 1, got 0.5; 1 computes what the network did"),
         ({"input": "4ch"}, r"input must be one of \('6ch', '3ch'\), got '4ch'"),
         ({"keep_bias": "no"}, "keep_bias must be true or false, got 'no'"),

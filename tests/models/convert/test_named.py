@@ -53,7 +53,8 @@ def test_weights_of_the_original_are_converted(original, images, tmp_path):
 
 def test_weights_of_other_classes_bring_all_but_the_classifier(original, tmp_path):
     save_weights(original, tmp_path / "plain.safetensors")
-    network = create_model(f"timm/{NAME}", weights=tmp_path / "plain.safetensors", num_classes=4)
+    with pytest.warns(UserWarning, match=r"'timm/test_resnet' has a new, untrained classifier of 4 classes"):
+        network = create_model(f"timm/{NAME}", weights=tmp_path / "plain.safetensors", num_classes=4)
     assert torch.equal(network.network.layer1[0].conv1.weight, original.layer1[0].conv1.weight)
     assert network.num_classes == 4
 
@@ -102,6 +103,30 @@ def test_plain_baselines_of_ours_are_converted_too():
     assert type(network.network.conv1).__name__ == "BcosConv2d"
 
 
+def test_weights_saved_in_data_parallel_are_those_of_the_network(original, tmp_path):
+    network = create_model(f"timm/{NAME}", num_classes=7)
+    for state in (original.state_dict(), network.state_dict()):
+        save_file({f"module.{key}": value.clone() for key, value in state.items()}, tmp_path / "parallel.safetensors")
+        again = create_model(f"timm/{NAME}", weights=tmp_path / "parallel.safetensors", num_classes=7)
+        name = "layer1.0.conv1.weight"
+        assert torch.equal(again.network.get_parameter(name), state.get(name, state.get(f"network.{name}")))
+
+
+def test_classes_are_those_of_the_librarys_weights():
+    assert get_spec("timm/vit_base_patch16_224.augreg_in21k").num_classes == 21843
+    with pytest.raises(BcosError, match="have no classifier; give num_classes for a new one"):
+        create_model("timm/vit_small_patch16_224.dino", pretrained=True)
+
+
+def test_transformer_of_torchvision_is_built_for_the_images_of_its_weights():
+    assert get_spec("torchvision/vit_h_14").input.size == 518
+    with torch.device("meta"):
+        from bcos_models.convert.named import _ORIGINS
+
+        network = _ORIGINS["torchvision"]("vit_h_14").build(10, False, num_layers=1)
+    assert network.image_size == 518
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
@@ -110,6 +135,13 @@ def test_plain_baselines_of_ours_are_converted_too():
         ("bcosified/resnet18", {}, "'resnet18' is a B-cos network already; bcosified/ takes the plain ones"),
         ("bcosified/nothing", {}, "there is no model 'nothing'"),
         ("elsewhere/resnet18", {}, "there is no model 'elsewhere/resnet18'"),
+        (f"timm/{NAME}.nowhere", {}, "timm has no weights 'test_resnet.nowhere': Invalid pretrained tag"),
+        (f"timm/{NAME}", {"network": {"num_classes": 3}}, "sets num_classes; give that to create_model itself"),
+        (
+            f"timm/{NAME}",
+            {"skip": ["layr4"]},
+            "skip names 'layr4', and the network has no such module; did you mean 'layer4'?",
+        ),
         (f"timm/{NAME}", {"bb": 1}, "has no option 'bb'; did you mean 'b'?"),
         (f"timm/{NAME}", {"b": 0.5}, "b must be at least 1"),
         (f"timm/{NAME}", {"network": {"nothing": 1}}, "timm cannot build 'test_resnet'"),

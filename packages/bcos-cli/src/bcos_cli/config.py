@@ -168,6 +168,10 @@ class Recipe(_Section):
             raise ValueError(
                 f"annealing takes {longest:g} epochs, more than train.epochs={self.train.epochs}; make it shorter"
             )
+        if self.annealing.bias_epochs and self.model.options.get("keep_bias"):
+            raise ValueError(
+                "annealing.bias_epochs removes the biases that model.options.keep_bias=true keeps; choose one"
+            )
         if longest and "/" not in self.model.name:
             raise ValueError(
                 f"annealing is for converted networks (timm/..., torchvision/..., bcosified/...), not {self.model.name}"

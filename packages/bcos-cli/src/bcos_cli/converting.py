@@ -61,7 +61,7 @@ def convert_network(
             raise BcosError(f"--weights and --classes go with the name of a model; {model!r} has its own")
         weights, num_classes, names = str(Path(model) / WEIGHTS_NAME), len(run.classes), run.classes
         model, options = _of_run(run, options)
-    spec = get_spec(model)
+    get_spec(model)  # a wrong name fails here
     if "/" not in model:
         raise BcosError(
             f"{model!r} is one of our models; bcos convert takes timm/NAME, torchvision/NAME, bcosified/{model} if it "
@@ -74,7 +74,7 @@ def convert_network(
     config: ModelConfig = made.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
     if run is not None:
         describe(made, replace(config, input=replace(config.input, size=run.input.size, resize=run.input.resize)))
-    if num_classes is None and config.num_classes == spec.num_classes == IMAGENET_CLASSES:
+    if run is None and num_classes is None and config.num_classes == IMAGENET_CLASSES:
         names = imagenet_classes()
     if out is not None and not dry_run:
         save_pretrained(made, out, class_names=names)

@@ -1,12 +1,12 @@
 """From a converted network with B = 1 and biases to a B-cos network, step by step."""
 
-import math
 from typing import Any
 
 from torch import nn
 
 from bcos_cli.config import Recipe
 from bcos_models import scale_biases, set_exponent
+from bcos_models.classifier import Logits
 from bcos_models.convert.anneal import remove_biases
 
 DEFAULT_EXPONENT = 2.0
@@ -20,7 +20,7 @@ def before_annealing(recipe: Recipe, num_classes: int) -> dict[str, Any]:
     if recipe.annealing.bias_epochs:
         options["keep_bias"] = True
         if recipe.model.options.get("logit_bias", "auto") == "auto":  # there from the first step, as in the end
-            options["logit_bias"] = -math.log(num_classes - 1)
+            options["logit_bias"] = Logits().layer(num_classes).logit_bias
     return options
 
 
@@ -56,6 +56,10 @@ class Annealer:
         if self._bias_steps:
             before = 1 - _progress(step - 1, self._bias_steps)
             scale_biases(model, (1 - _progress(step, self._bias_steps)) / before if before else 0.0)
+
+    def is_over(self, step: int) -> bool:
+        """Whether the network is a B-cos network after `step` steps."""
+        return step >= max(self._exponent_steps, self._bias_steps)
 
     def finish(self, model: nn.Module) -> None:
         """Take off the biases, which are 0 by now."""

@@ -159,9 +159,10 @@ class _Training:
         seconds = time.perf_counter() - start
         self._share_buffers()
         self.scores = self._evaluate()
-        is_best = self.scores.top1 > self.progress.best_top1
+        comparable = self.annealer.is_over((epoch + 1) * self.steps_per_epoch)  # with what the run ends with
+        is_best = comparable and self.scores.top1 > self.progress.best_top1
         self.progress = Progress(
-            epoch + 1, (epoch + 1) * self.steps_per_epoch, max(self.scores.top1, self.progress.best_top1)
+            epoch + 1, (epoch + 1) * self.steps_per_epoch, self.scores.top1 if is_best else self.progress.best_top1
         )
         images = len(self.batches.stream) * self.accelerator.num_processes
         values = {

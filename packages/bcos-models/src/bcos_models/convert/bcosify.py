@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from bcos_core import AddInverse, LogitLayer, explain
 from bcos_core.errors import BcosError, first_line
+from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
 from bcos_models.convert.heads import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
 from bcos_models.convert.observe import Observation, observe
@@ -82,28 +84,75 @@ def bcosify(
     check_statistics(mean, std)
     if not isinstance(model, nn.Module):
         raise BcosError(f"bcosify needs a torch.nn.Module, got {type(model).__name__}")
-    original = copy.deepcopy(model).eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    original = _copied(model).eval()
+    _check_skipped(original, options)
     exact = copy.deepcopy(original).double()  # in which rounding cannot pass for a mistake
     image = _example(original, len(mean), image_size)
     seen = _standardized(image, mean, std)
-    observed = observe(exact, seen)
-    unchanged = [True, False] if options.input == "6ch" and observed.image_layers else [False]
-    network = None
-    for widened in unchanged:  # where the first layer cannot be widened, the image is put together again
-        made = _Converter(options, observed, widened, mean, std, logit_bias)
-        try:
-            problem = made.difference(exact, image, seen)
-        except (RuntimeError, BcosError) as reason:  # of shapes: somebody else sees the image too
-            problem = first_line(reason)
-        if problem is None:
-            network = made.convert(original)
-            break
-    if network is None:
-        raise BcosError(f"the conversion does not reproduce the network with B = 1 and everything kept: {problem}")
+    try:
+        observed = observe(exact, seen)
+    except (RuntimeError, AssertionError, ValueError, NotImplementedError) as reason:
+        raise BcosError(
+            f"cannot convert a network that does not run on images of {tuple(seen.shape[1:])} in float64: "
+            f"{first_line(reason)}; give its image_size, and mean and std for each of its channels"
+        ) from reason
+    network = _converted(original, exact, options, observed, (mean, std), logit_bias, image, seen)
     del exact
     network.conversion.constants = _constants(network.eval(), image, options.input, seen)
-    network.train(model.training)
+    for name, module in network.network.named_modules():
+        module.training = modes.get(name, model.training)
+    network.training = model.training
     return network
+
+
+def _converted(
+    original: nn.Module,
+    exact: nn.Module,
+    options: ConversionOptions,
+    observed: Observation,
+    statistics: tuple[Sequence[float], Sequence[float]],
+    logit_bias: LogitBias,
+    image: Tensor,
+    seen: Tensor,
+) -> BcosifiedNetwork:
+    """The most thorough conversion that computes the same with everything kept.
+
+    The first layer cannot be widened where something else sees the image too, nor the classifier moved where
+    something else uses the pooling, or reshapes what it gives.
+    """
+    widened = [True, False] if options.input == "6ch" and observed.image_layers else [False]
+    ends = (observed.classifier, observed.pool)
+    movable = None not in ends and not any(options.skips(str(name)) for name in ends)
+    problem = None
+    for moved in [True, False] if movable else [False]:
+        for widen_first in widened:
+            made = _Converter(options, observed, widen_first, moved, *statistics, logit_bias)
+            try:
+                problem = made.difference(exact, image, seen)
+            except (RuntimeError, BcosError) as reason:  # of shapes
+                problem = first_line(reason)
+            if problem is None:
+                return made.convert(original)
+    raise BcosError(f"the conversion does not reproduce the network with B = 1 and everything kept: {problem}")
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as reason:
+        raise BcosError(
+            f"cannot copy the network: {first_line(reason)}; call torch.nn.utils.remove_weight_norm on it first, "
+            "or use torch.nn.utils.parametrizations"
+        ) from reason
+
+
+def _check_skipped(network: nn.Module, options: ConversionOptions) -> None:
+    """Refuse patterns that mean no module."""
+    names = [name for name, _ in network.named_modules() if name]
+    for pattern in options.skip:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise BcosError(f"skip names {pattern!r}, and the network has no such module; {suggestion(pattern, names)}")
 
 
 class _Converter:
@@ -114,6 +163,7 @@ class _Converter:
         options: ConversionOptions,
         observed: Observation,
         widened: bool,
+        moved: bool,
         mean: Sequence[float],
         std: Sequence[float],
         logit_bias: LogitBias,
@@ -121,6 +171,7 @@ class _Converter:
         self.options = options
         self.observed = observed
         self.widened = widened
+        self.moved = moved
         self.mean, self.std = mean, std
         self.logit_bias = logit_bias
 
@@ -135,7 +186,8 @@ class _Converter:
             keep_activations=True,
             keep_pooling=True,
         )
-        exact = _Converter(options, self.observed, self.widened, self.mean, self.std, None).convert(original)
+        made = _Converter(options, self.observed, self.widened, self.moved, self.mean, self.std, None)
+        exact = made.convert(original)
         with torch.no_grad():
             logits = exact.eval()(encoded(image, options.input, seen))
         size = self.observed.logits.abs().max().clamp_min(1e-12)
@@ -147,8 +199,7 @@ class _Converter:
         options = self.options
         network = copy.deepcopy(original)
         report = ConversionReport(options)
-        classifier = self.observed.classifier
-        moved = classifier if classifier and self.observed.pool and not options.skips(classifier) else None
+        moved = self.observed.classifier if self.moved else None
         if moved is not None:
             self._move_classifier(network, report)
         Walk(options, self.observed, moved, report).convert_children(network)
@@ -193,10 +244,15 @@ class _Converter:
     def _say_what_stays(self, report: ConversionReport, moved: str | None) -> None:
         if moved is None and self.observed.classifier is None:
             report.notes.append("classifier: stays where it is; no linear layer gives the logits by itself")
-        elif moved is None:
+        elif moved is None and self.observed.pool is None:
             report.notes.append(
                 f"classifier: {self.observed.classifier} stays where it is; "
                 "no global average pooling of feature maps comes right before it"
+            )
+        elif moved is None:
+            report.notes.append(
+                f"classifier: {self.observed.classifier} stays behind the pooling; that is to be skipped, or something "
+                "else uses it or what it gives"
             )
         functions = self.observed.functions
         for name in sorted(functions):

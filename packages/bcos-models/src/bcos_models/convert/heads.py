@@ -45,7 +45,8 @@ class Standardize(nn.Module):
 
 def widen(conv: Any) -> None:
     """Let a convolution of C channels take 2C, the second half being minus the first: ``[w, -w] / 2``."""
-    conv.weight = nn.Parameter(torch.cat([conv.weight, -conv.weight], 1).detach() / 2)
+    weight = conv.weight
+    conv.weight = nn.Parameter(torch.cat([weight, -weight], 1).detach() / 2, requires_grad=weight.requires_grad)
     conv.in_channels *= 2
 
 
@@ -100,7 +101,8 @@ def position_classifier(old: Any, options: ConversionOptions) -> PositionClassif
     classes, features = old.weight.shape[:2]
     bias = options.keep_bias and old.bias is not None
     conv = BcosConv2d(features, classes, 1, b=options.b, normalize_weight=options.unit_norm, bias=bias, device="meta")
-    conv.weight = nn.Parameter(old.weight.detach().reshape(classes, features, 1, 1))
+    weight = old.weight.detach().reshape(classes, features, 1, 1)
+    conv.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
     if bias:
         conv.bias = old.bias
     return PositionClassifier(mark_bias(conv.train(old.training)), keep_dims=isinstance(old, nn.Conv2d))

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -130,16 +129,15 @@ def uncentered(old: Any, options: ConversionOptions) -> nn.Module:
         old.num_features,
         eps=old.eps,
         momentum=old.momentum,
-        affine=old.affine or options.keep_bias,
-        bias=options.keep_bias,
+        affine=old.affine,
         track_running_stats=old.track_running_stats,
     )
-    weight = old.weight if old.affine else nn.Parameter(torch.ones_like(old.running_var))
-    if new.weight is not None:
-        new.weight = weight
-    if new.bias is not None:
-        shift = -weight.detach() * old.running_mean * (old.running_var + old.eps).rsqrt()
-        new.bias = nn.Parameter(shift if old.bias is None else old.bias.detach() + shift)
+    new.weight = old.weight
+    if options.keep_bias:
+        shift = -old.running_mean * (old.running_var + old.eps).rsqrt()
+        shift = shift if old.weight is None else shift * old.weight.detach()
+        learned = old.weight is None or old.weight.requires_grad
+        new.bias = nn.Parameter(shift if old.bias is None else old.bias.detach() + shift, requires_grad=learned)
     for name in ("running_var", "num_batches_tracked"):
         setattr(new, name, getattr(old, name))
     if isinstance(new, UncenteredBatchNormAct):

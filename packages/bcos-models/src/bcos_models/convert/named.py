@@ -1,6 +1,7 @@
 """Converted networks by name: ``timm/NAME``, ``torchvision/NAME``, and ``bcosified/NAME`` for our plain baselines."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,9 @@ from bcos_models.weights import convert_state, find_weights, load_state, read_st
 BUILDER = f"{__name__}:converted"
 _PREFIX = "network."
 """Before every key of a converted network's state dict, and of no other's."""
+_PARALLEL = "module."
+UNKNOWN_CLASSES = 1000
+"""What is built where the library's weights have no classifier."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Origin:
     input: InputSpec
     """As the network was trained: standardised."""
     num_classes: int = 1000
+    """Of the library's weights; 0 where they have no classifier."""
 
 
 def find_spec(name: str) -> ModelSpec | None:
@@ -49,7 +54,7 @@ def find_spec(name: str) -> ModelSpec | None:
         family=library,
         summary=f"{inner} of {library}, B-cosified",
         input=replace(origin.input, encoding="add_inverse"),
-        num_classes=origin.num_classes,
+        num_classes=origin.num_classes or UNKNOWN_CLASSES,
         options={"origin": name},
     )
 
@@ -87,15 +92,22 @@ def converted(
     made = _ORIGINS[library](inner)
     if "in_chans" in (network or {}):
         made = replace(made, input=made.input.seen_with(int((network or {})["in_chans"])))
-    state = None if weights is None else read_state(find_weights(weights))
+    state = None if weights is None else _unwrapped(read_state(find_weights(weights)))
     is_converted = state is not None and all(key.startswith(_PREFIX) for key in state)
+    if pretrained and made.num_classes < 1 and num_classes == UNKNOWN_CLASSES:
+        raise BcosError(f"the weights of {origin!r} have no classifier; give num_classes for a new one, to be trained")
+    if reserved := {"num_classes", "pretrained"} & set(network or {}):
+        raise BcosError(f"network={network} sets {', '.join(sorted(reserved))}; give that to create_model itself")
     try:
         original = made.build(num_classes, pretrained, **(network or {}))
     except (TypeError, ValueError, RuntimeError, OSError, AssertionError) as reason:
         with_weights = " with its weights" if pretrained else ""
         raise BcosError(f"{library} cannot build {inner!r}{with_weights}: {first_line(reason)}") from reason
+    replaced = pretrained and num_classes != made.num_classes
     if state is not None and not is_converted:
-        load_original(original, state, num_classes != made.num_classes, str(weights))
+        replaced = load_original(original, state, num_classes != made.num_classes, str(weights))
+    if replaced:
+        warnings.warn(f"{origin!r} has a new, untrained classifier of {num_classes} classes", stacklevel=3)
     result = bcosify(
         original,
         b=b,
@@ -118,7 +130,7 @@ def converted(
     return result
 
 
-def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_classifier: bool, source: str) -> None:
+def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_classifier: bool, source: str) -> bool:
     """Load the weights of an original network.
 
     Args:
@@ -126,12 +138,23 @@ def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_class
         state: its state dict, or that of the same network for other classes.
         replace_classifier: leave the classifier as it is where it is of other classes.
         source: where they are from, for messages.
+
+    Returns:
+        Whether the classifier was left as it is.
     """
     own = network.state_dict()
     fitting = dict(convert_state(own, state, ""))
-    if replace_classifier:
-        fitting |= {key: own[key] for key in _of_other_classes(own, fitting)}
+    other = _of_other_classes(own, fitting) if replace_classifier else []
+    fitting |= {key: own[key] for key in other}
     load_state(network, fitting, source=source)
+    return bool(other)
+
+
+def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without the prefix that data parallelism puts before every key."""
+    if not all(key.startswith(_PARALLEL) for key in state):
+        return state
+    return {key.removeprefix(_PARALLEL): tensor for key, tensor in state.items()}
 
 
 def _of_other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
@@ -148,7 +171,11 @@ def _timm(name: str) -> Origin:
 
     if not timm.is_model(name):
         raise BcosError(f"timm has no model {name!r}; {suggestion(name, timm.list_models())}")
-    cfg: Any = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    try:
+        cfg: Any = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    except RuntimeError as reason:  # an unknown tag
+        raise BcosError(f"timm has no weights {name!r}: {first_line(reason)}") from reason
+    classes = int(cfg.num_classes or 0)
     cfg = resolve_data_config({}, pretrained_cfg=cfg.to_dict())  # type: ignore[no-untyped-call] # reason: untyped in timm
     size = int(cfg["input_size"][-1])
     seen = InputSpec(
@@ -165,7 +192,7 @@ def _timm(name: str) -> Origin:
         network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
         return network
 
-    return Origin(build, seen)
+    return Origin(build, seen, classes)
 
 
 def _torchvision(name: str) -> Origin:
@@ -187,7 +214,9 @@ def _torchvision(name: str) -> Origin:
     )
 
     def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
-        options = _WITHOUT_AUXILIARY.get(name, {}) | options
+        options = (
+            _WITHOUT_AUXILIARY.get(name, {}) | ({"image_size": seen.size} if name.startswith("vit_") else {}) | options
+        )
         network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
         if pretrained:
             state = weights.get_state_dict(progress=False, check_hash=True)

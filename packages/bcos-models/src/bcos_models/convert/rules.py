@@ -51,6 +51,8 @@ def convert_layer(layer: nn.Module, options: ConversionOptions) -> Conversion | 
 
 
 def _weighted(layer: Any, options: ConversionOptions) -> Conversion | None:
+    if not isinstance(layer._parameters.get("weight"), nn.Parameter):
+        return None  # its weight is computed, by a parametrization
     dropped = () if options.keep_bias or layer.bias is None else ("bias",)
     forward = type(layer).forward
     if isinstance(layer, nn.Linear):

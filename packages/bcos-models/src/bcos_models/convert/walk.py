@@ -11,7 +11,9 @@ from bcos_models.convert.observe import Observation
 from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport, Step
 from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, without_bias
 
-_QUERY_KEY_VALUE = re.compile(r"(to_)?(q|k|v|qk|kv|qkv|query|key|value|queries|keys|values)(_?(proj|conv|lin))?\d*")
+_QUERY_KEY_VALUE = re.compile(r"(to_|w)?(q|k|v|qk|kv|qkvs?|query|key|value|queries|keys|values)(_?(proj|conv|lin))?")
+_INNERMOST = 3
+"""Parts of a name, from its end, that are looked at: ``attn.qkv.conv``."""
 GATE = "computes a frozen factor (gate, attention weight): no contribution passes through it"
 
 
@@ -86,10 +88,12 @@ class Walk:
 
 def is_query_key_value(name: str) -> bool:
     """Whether a module's name says that it projects to queries, keys or values."""
-    return any(_QUERY_KEY_VALUE.fullmatch(part) for part in name.split("."))
+    return any(_QUERY_KEY_VALUE.fullmatch(part) for part in name.split(".")[-_INNERMOST:])
 
 
 def _why_kept(layer: nn.Module, options: ConversionOptions) -> str:
+    if isinstance(layer, WEIGHTED) and "weight" not in layer._parameters:
+        return "its weight is computed by a parametrization"
     if isinstance(layer, WEIGHTED):
         return f"no rule for {type(layer).__module__}.{type(layer).__name__}"
     if isinstance(layer, NORMS):

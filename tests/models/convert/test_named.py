@@ -123,7 +123,7 @@ def test_transformer_of_torchvision_is_built_for_the_images_of_its_weights():
     with torch.device("meta"):
         from bcos_models.convert.named import _ORIGINS
 
-        network = _ORIGINS["torchvision"]("vit_h_14").build(10, False, num_layers=1)
+        network = _ORIGINS["torchvision"]("vit_h_14").build(10, False)
     assert network.image_size == 518
 
 

@@ -1,6 +1,7 @@
 """A network with all that is needed to use it: input, classes, and what its logits mean."""
 
 import json
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -83,13 +84,15 @@ def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
         options["network"] = {"in_chans": seen.channels, **options.get("network", {})}
     elif changed:
         options = {"in_chans": seen.encoded_channels, **options}
-    model = create_model(
-        recipe.model.name,
-        num_classes=len(classes),
-        pretrained=recipe.model.pretrained,
-        weights=recipe.model.weights,
-        **options | before_annealing(recipe, len(classes)),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*new, untrained classifier")  # which is about to be trained
+        model = create_model(
+            recipe.model.name,
+            num_classes=len(classes),
+            pretrained=recipe.model.pretrained,
+            weights=recipe.model.weights,
+            **options | before_annealing(recipe, len(classes)),
+        )
     seen = replace(getattr(model, "input_spec", seen), **changes)
     describe(model, ModelConfig(recipe.model.name, len(classes), options, seen))
     probabilities: Probabilities = "softmax" if recipe.train.loss == "cross_entropy" else "sigmoid"

@@ -314,6 +314,31 @@ def test_wrong_size_or_channels_are_answered_in_words(transformer, cnn):
         bcosify(cnn, image_size=16, mean=(0.5,), std=(0.5,))
 
 
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_encoder_of_pytorch_is_converted_with_its_attention(images, norm_first):
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches = nn.Conv2d(3, 8, 4, stride=4)
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first)
+            self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+            self.head = nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.head(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
+
+    torch.manual_seed(0)
+    original = Encoder().double().eval()
+    seen = standardized(images, {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)})
+    exact = bcosify(original, **KEPT, image_size=16)
+    torch.testing.assert_close(exact(encode(images)), original(seen))
+    network = bcosify(original, image_size=16)
+    assert isinstance(network.network.encoder.layers[1].self_attn.out_proj, BcosLinear)
+    assert not [n for n, _ in network.named_parameters() if n.endswith("bias")]
+    e = explain(network, encode(images))
+    assert (e.residual.abs() <= 1e-10 * e.score.abs()).all()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

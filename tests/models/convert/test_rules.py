@@ -144,6 +144,45 @@ def test_gates_are_no_activations():
         assert convert_layer(gate, ConversionOptions(keep_activations=False)) is None
 
 
+def masks(n, heads, tokens):
+    causal = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+    padding = torch.zeros(n, tokens, dtype=torch.bool)
+    padding[0, -1] = True
+    each = torch.randn(n * heads, tokens, tokens).double()
+    return [{}, {"attn_mask": causal}, {"key_padding_mask": padding}, {"attn_mask": each}]
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"bias": False}], ids=str)
+@pytest.mark.parametrize("case", range(4))
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_attention_of_pytorch_with_b_1_computes_what_it_did(options, case, need_weights):
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(8, 2, **options).double().eval()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    new = convert_layer(layer, EXACT).module
+    assert isinstance(new.out_proj, BcosLinear)
+    x = torch.randn(3, 5, 8).double() if options.get("batch_first") else torch.randn(5, 3, 8).double()
+    given = masks(3, 2, 5)[case]
+    expected, attention = layer(x, x, x, need_weights=need_weights, **given)
+    found, shown = new(x, x, x, need_weights=need_weights, **given)
+    torch.testing.assert_close(found, expected)
+    assert (attention is None and shown is None) or torch.allclose(attention, shown)
+
+
+def test_attention_takes_one_sequence_without_a_batch():
+    layer = nn.MultiheadAttention(8, 2).double().eval()
+    new, x = convert_layer(layer, EXACT).module, torch.randn(5, 8).double()
+    for found, expected in zip(new(x, x, x), layer(x, x, x), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_rarer_attention_stays():
+    for layer in (nn.MultiheadAttention(8, 2, kdim=4), nn.MultiheadAttention(8, 2, add_zero_attn=True)):
+        assert convert_layer(layer, EXACT) is None
+
+
 def test_names_of_queries_keys_and_values_are_known():
     assert all(map(is_query_key_value, ("blocks.0.attn.qkv", "attn.to_q", "a.k_proj", "qkv.conv", "self.query", "kv")))
     assert not any(map(is_query_key_value, ("attn.proj", "mlp.fc1", "quality", "blocks.0", "keypoints", "head")))

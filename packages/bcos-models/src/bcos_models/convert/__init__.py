@@ -4,6 +4,7 @@
 :mod:`.options`    what is converted, and what rules return
 :mod:`.observe`    one look at the network at work: gates, classifier, first layers
 :mod:`.layers`     B-cos layers that take over weights of special convolutions
+:mod:`.attention`  PyTorch's multi-head attention, likewise
 :mod:`.rules`      which layer becomes what
 :mod:`.walk`       the rules, applied to all modules
 :mod:`.heads`      the classifier before the pooling; the encoding of the input

@@ -68,6 +68,8 @@ class Conversion:
 
     Under the same name, or another.
     """
+    is_finished: bool = False
+    """Nothing inside of `module` is to be converted any more."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from bcos_core.conv import BcosConv
 from bcos_core.linear import BcosLinear
 from bcos_models.convert import layers
+from bcos_models.convert.attention import bcos_attention
 from bcos_models.convert.options import Conversion, ConversionOptions
 
 WEIGHTED = (nn.Linear, _ConvNd)
@@ -40,6 +41,8 @@ def convert_layer(layer: nn.Module, options: ConversionOptions) -> Conversion | 
     """Make a layer B-cos, as far as the options say; None where there is no rule."""
     if isinstance(layer, WEIGHTED):
         return _weighted(layer, options)
+    if isinstance(layer, nn.MultiheadAttention):
+        return _attention(layer, options)
     if isinstance(layer, NORMS):
         return _norm(layer, options)
     if isinstance(layer, MAX_POOLS) and not options.keep_pooling:
@@ -83,6 +86,17 @@ def mark_bias(layer: nn.Module) -> nn.Module:
     if isinstance(layer.bias, nn.Parameter):
         setattr(layer, REMOVABLE_BIAS, True)
     return layer
+
+
+def _attention(layer: Any, options: ConversionOptions) -> Conversion | None:
+    new: Any = bcos_attention(layer, options) if type(layer).forward is nn.MultiheadAttention.forward else None
+    if new is None:
+        return None
+    mark_bias(new.in_proj)
+    mark_bias(new.out_proj)
+    biases = () if options.keep_bias else ("in_proj_bias", "out_proj.bias")
+    dropped = tuple(name for name in biases if name in dict(layer.named_parameters()))
+    return Conversion(new, "attention's output projection becomes B-cos", dropped, is_finished=True)
 
 
 def _norm(layer: Any, options: ConversionOptions) -> Conversion | None:

@@ -66,7 +66,8 @@ class Walk:
         if conversion is not None:
             _check_copied(name, before, conversion)
             self._note(layer, name, conversion, conversion.rule)
-            self.convert_children(conversion.module, f"{name}.")
+            if not conversion.is_finished:
+                self.convert_children(conversion.module, f"{name}.")
             return conversion.module
         if known:
             self._stays(layer, name, _why_kept(layer, self.options))

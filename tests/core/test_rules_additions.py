@@ -5,30 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from rule_networks import COLUMN, MASK, C, K, Net, X, changed, column
 from torch import nn
 
 from bcos_core import explain
 
 INF = math.inf
-X = torch.tensor([[-1.2, 0.4, 0.9, -0.3], [0.2, -2.0, 1.7, 0.6], [1.1, 0.8, -0.5, 2.2]]).double()
-C = torch.tensor([0.5, -0.7, 1.3, 0.1]).double()
-K = torch.tensor([-0.4, 0.9, 0.3, -1.6]).double()
-MASK = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0], [1, 1, 0, 0]]).bool()
-COLUMN = torch.full((3, 1), 2)
 ALL = [[0, 1, 2, 3]] * 3
-
-
-class Net(nn.Module):
-    """A function of the input, a parameter `c` (4,) and a buffer `k` (4,)."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.c = nn.Parameter(C.clone())
-        self.register_buffer("k", K.clone())
-        self.function = function
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def check(function, bias, names, x=X):
@@ -43,24 +26,6 @@ def check(function, bias, names, x=X):
     torch.testing.assert_close(e.bias, torch.as_tensor(bias, dtype=torch.float64).expand(3, 4))
     assert {name for name, share in e.bias_terms.items() if share.any()} == (set(names.split(", ")) - {""})
     return e
-
-
-def column(value, where=2):
-    """`value` in one column, else 0."""
-    bias = torch.zeros(3, 4).double()
-    bias[:, where] = value
-    return bias
-
-
-def changed(change):
-    """A function that changes a copy of x."""
-
-    def function(m, x):
-        y = x * 1
-        change(m, y)
-        return y
-
-    return function
 
 
 SUMS = {

@@ -5,26 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from rule_networks import COLUMN, MASK, C, Net, X, changed, column
 
 from bcos_core import explain
-
-X = torch.tensor([[-1.2, 0.4, 0.9, -0.3], [0.2, -2.0, 1.7, 0.6], [1.1, 0.8, -0.5, 2.2]]).double()
-C = torch.tensor([0.5, -0.7, 1.3, 0.1]).double()
-MASK = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0], [1, 1, 0, 0]]).bool()
-COLUMN = torch.full((3, 1), 2)
-
-
-class Net(nn.Module):
-    """A function of the input and a parameter `c` (4,)."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.c = nn.Parameter(C.clone())
-        self.function = function
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def check(function, bias):
@@ -38,25 +21,10 @@ def check(function, bias):
     return e
 
 
-def column(value):
-    bias = torch.zeros(3, 4).double()
-    bias[:, 2] = value
-    return bias
-
-
 def row(value):
     bias = torch.zeros(3, 4).double()
     bias[2] = torch.as_tensor(value)
     return bias
-
-
-def changed(change):
-    def function(m, x):
-        y = x * 1
-        change(m, y)
-        return y
-
-    return function
 
 
 def assigned(index, value):

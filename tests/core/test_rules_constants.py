@@ -3,25 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from rule_networks import MASK, C, Net, X
 
 from bcos_core import explain, explanation_mode
-
-X = torch.tensor([[-1.2, 0.4, 0.9, -0.3], [0.2, -2.0, 1.7, 0.6], [1.1, 0.8, -0.5, 2.2]]).double()
-C = torch.tensor([0.5, -0.7, 1.3, 0.1]).double()
-MASK = torch.tensor([[1, 0, 0, 1], [0, 1, 1, 0], [1, 1, 0, 0]]).bool()
-
-
-class Net(nn.Module):
-    """A function of the input and a parameter `c` (4,)."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.c = nn.Parameter(C.clone())
-        self.function = function
-
-    def forward(self, x):
-        return self.function(self, x)
 
 
 def found_gradient(function):

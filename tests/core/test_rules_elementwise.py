@@ -5,31 +5,14 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from rule_networks import Call, weights
 from torch import nn
 
-from bcos_core import explain, explanation_mode
+from bcos_core import explain
 
 X = torch.tensor([[-4.0, -2.0, -0.7, -0.3, -1e-3, 0.0], [1e-3, 0.2, 0.6, 0.9, 3.2, 7.0]]).double()
 POSITIVE = X.abs() + 0.1
 NAMESPACES = {"torch": torch, "Tensor": torch.Tensor, "F": F, "special": torch.special}
-
-
-class Call(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
-def weights(function, x):
-    """Value, and gradient of its sum in explanation mode."""
-    leaf = x.clone().requires_grad_()
-    with explanation_mode(nn.Identity()):
-        y = function(leaf.clone())
-        (gradient,) = torch.autograd.grad(y.sum(), leaf, allow_unused=True) if y.requires_grad else (None,)
-    return y.detach(), torch.zeros_like(x) if gradient is None else gradient
 
 
 def gate(f, x):

@@ -5,29 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from rule_networks import Call, weights
 from torch import nn
 
-from bcos_core import explain, explanation_mode
+from bcos_core import explain
 
 X = torch.tensor([[0.3, 1.2, 2.5, 0.7], [1.6, 0.2, 0.9, 3.1], [0.4, 2.2, 1.1, 0.05]]).double()
 SIGNED = X * torch.tensor([1.0, -1.0, 1.0, -1.0]).double()
-
-
-class Call(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
-def weights(function, x):
-    """Value, and gradient of its sum in explanation mode."""
-    leaf = x.clone().requires_grad_()
-    with explanation_mode(nn.Identity()):
-        y = function(leaf.clone())
-        return y.detach(), torch.autograd.grad(y.sum(), leaf)[0]
 
 
 GATES = {

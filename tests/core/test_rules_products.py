@@ -3,18 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from rule_networks import Call
 from torch import nn
 
 from bcos_core import explain, explanation_mode
-
-
-class Call(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
 
 
 def randn(*shape):

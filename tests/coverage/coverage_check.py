@@ -13,7 +13,9 @@ from bcos_core import AddInverse, explain
 from bcos_models import bcosify, recalibrate_norms, set_exponent
 
 EXPONENTS = (2.0, 1.25, 1.0)
-"""For the training step: networks without norms, untrained, have no signal left in float32 with B = 2."""
+"""Networks without norms, untrained, have no signal left with B = 2: they are looked at with less."""
+SIGNAL = 1e-6
+"""Size of the logits that is enough of it."""
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Result:
     replaced: int = 0
     kept: int = 0
     exponent: float = 2.0
-    """B of the training step."""
+    """B of the converted network that is explained and trained."""
     loss: float = 0.0
     without_gradient: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -107,14 +109,19 @@ def _convert(result, network, images):
     result.notes = list(converted.conversion.notes)
     generator = torch.Generator().manual_seed(2)
     batch = torch.cat([images, torch.rand(6, *images.shape[1:], generator=generator, dtype=images.dtype)])
-    recalibrate_norms(converted, [AddInverse()(batch)])
+    for result.exponent in EXPONENTS:
+        set_exponent(converted, result.exponent)
+        recalibrate_norms(converted, [AddInverse()(batch)])
+        with torch.no_grad():
+            if converted(x).abs().max() > SIGNAL:
+                break
     result.converted_float64 = explained(converted, x)[1]
     return converted, x
 
 
 def _train(result, network, x):
     network.train()
-    for exponent in EXPONENTS:
+    for exponent in (e for e in EXPONENTS if e <= result.exponent):
         set_exponent(network, exponent)
         network.zero_grad()
         labels = F.one_hot(torch.arange(len(x)), CLASSES).float()

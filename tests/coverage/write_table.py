@@ -20,15 +20,15 @@ noise on all biases, gains and embeddings and with measured batch statistics, so
   network's own float32 logits are off). `bias` is measured as `Σ gradient · value` over every constant that the network adds,
   never as a difference. The values are those of the plain forward pass, to 1e-10 and 1e-5.
 - **B = 1, kept**: difference of the logits after a conversion with everything kept, float64 (bound 1e-5).
-- **converted**: error of the explanation after `bcosify(model)` with its defaults and B = 2, float64 (1e-9) and float32 (1e-4).
+- **converted**: error of the explanation after `bcosify(model)` with its defaults, float64 (1e-9) and float32 (1e-4).
 - **layers**: how many were replaced, how many stay.
-- **trained with B**: for one step with finite loss and a finite, non-zero gradient in every parameter; below 2 where an untrained network
-  without norms has no signal left in float32.
+- **B**: of the converted network, which is then trained for one step, with finite loss and a finite, non-zero gradient in every parameter; below 2
+  where an untrained network without norms has no signal left in float32.
 
 All errors are relative to the largest logit or sum of contributions. Networks that cast to float32 themselves compute in float64 for the
 float64 columns.
 
-| family | model | pixels | as is, float64 | float32 | B = 1, kept | converted, float64 | float32 | layers | trained with B | note |
+| family | model | pixels | as is, float64 | float32 | B = 1, kept | converted, float64 | float32 | layers | B | note |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
 SHORT = (

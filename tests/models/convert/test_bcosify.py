@@ -231,6 +231,7 @@ def test_weights_used_by_a_function_of_the_parent_are_left_alone():
     assert "does not run by itself" in step(network, "inner").reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["resnet18", "mobilenet_v3_small", "vit_b_16", "swin_t", "convnext_tiny", "densenet121"]
 )

@@ -1,4 +1,4 @@
-"""timm networks as they are and converted, in one run, as ratios: training step, and explaining beside a plain gradient.
+"""timm networks as they are and converted, in one run, as ratios: training step; explaining beside a gradient.
 
 ``uv run python benchmarks/converted.py [NAME ...]``; CPU by default, ``--device cuda`` on a GPU.
 """

@@ -1,13 +1,14 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import nn
 
 from bcos_core import AddInverse, BcosConv2d, BcosError, BcosLinear, explain
 from bcos_core.norms import BatchNormUncentered2d
-from bcos_models import bcosify
+from bcos_models import bcosify, create_model
 
 KEPT = {"b": 1.0, "keep_bias": True, "keep_norms": True, "keep_pooling": True}
 encode = AddInverse()
@@ -252,6 +253,20 @@ def test_torchvision_networks_are_reproduced_and_explained(name):
     assert any(isinstance(m, BcosConv2d) for m in network.modules())
     e = explain(network, encode(x))
     assert (e.residual.abs() <= 1e-5 * e.score.abs()).all()
+
+
+def test_size_and_statistics_are_those_that_the_network_tells():
+    original = timm.create_model("test_vit", num_classes=5).eval()
+    network = bcosify(original, **KEPT)
+    x = torch.rand(1, 3, 160, 160)
+    assert network.encoder.mean == [0.5] * 6
+    torch.testing.assert_close(network(encode(x)), original((x - 0.5) / 0.5), rtol=1e-4, atol=1e-5)
+    baseline = create_model("standard_cifar10_resnet20").eval()
+    assert bcosify(baseline).encoder.mean[:3] == [0.4914, 0.4822, 0.4465]
+
+
+def test_network_built_for_other_images_is_tried_with_those():
+    assert bcosify(timm.create_model("test_vit", num_classes=5, img_size=64), **KEPT).conversion.replaced
 
 
 def test_frozen_parameters_and_modules_stay_frozen(cnn):

@@ -6,6 +6,7 @@
 :mod:`.layers`     B-cos layers that take over weights of special convolutions
 :mod:`.attention`  PyTorch's multi-head attention, likewise
 :mod:`.rules`      which layer becomes what
+:mod:`.described`  what a network says of its images
 :mod:`.walk`       the rules, applied to all modules
 :mod:`.heads`      the classifier before the pooling; the encoding of the input
 :mod:`.bcosify`    all of it together

@@ -14,13 +14,12 @@ from bcos_core import AddInverse, LogitLayer, explain
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
+from bcos_models.convert.described import input_of
 from bcos_models.convert.heads import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
 from bcos_models.convert.observe import Observation, observe
 from bcos_models.convert.options import ConversionOptions, ConversionReport, Input, Step
 from bcos_models.convert.walk import Walk
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _TOLERANCE = 1e-3
 """Of the logits' size: how far the exact conversion may be off in float32 before it is refused."""
 
@@ -37,9 +36,9 @@ def bcosify(
     input: Input = "6ch",
     skip: Sequence[str] = (),
     logit_bias: LogitBias = "auto",
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-    image_size: int | tuple[int, int] = 224,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> BcosifiedNetwork:
     """Convert a trained image classifier into a B-cos network.
 
@@ -59,8 +58,9 @@ def bcosify(
         input: ``"6ch"`` for (N, 6, H, W) in [0, 1] with inverse channels; ``"3ch"`` for what `model` saw.
         skip: names of modules that stay, or patterns such as ``"layer4.*"``.
         logit_bias: added to the logits; ``"auto"`` is ``-ln(K-1)`` where biases go, and none where they are kept.
-        mean: that was subtracted from images in [0, 1] before `model` saw them, for each channel; so is `std`.
-        image_size: side, or height and width, of the image that the conversion is tried with.
+        mean: that was subtracted from images in [0, 1] before `model` saw them, for each channel; None for what a
+            model of timm or ours says of itself, else ImageNet's; so is `std`.
+        image_size: side, or height and width, of the image that the conversion is tried with; None likewise, else 224.
 
     Returns:
         The network in the mode of `model`; its attribute ``conversion`` tells what was replaced, what stays, and why.
@@ -81,14 +81,16 @@ def bcosify(
     options = ConversionOptions(
         b, unit_norm, keep_bias, keep_norms, keep_activations, keep_pooling, input, _names(skip)
     )
-    check_statistics(mean, std)
     if not isinstance(model, nn.Module):
         raise BcosError(f"bcosify needs a torch.nn.Module, got {type(model).__name__}")
+    said = input_of(model)
+    mean, std = mean or said.mean, std or said.std
+    check_statistics(mean, std)
     modes = {name: module.training for name, module in model.named_modules()}
     original = _copied(model).eval()
     _check_skipped(original, options)
     exact = copy.deepcopy(original).double()  # in which rounding cannot pass for a mistake
-    image = _example(original, len(mean), image_size)
+    image = _example(original, len(mean), image_size or said.size)
     seen = _standardized(image, mean, std)
     try:
         observed = observe(exact, seen)

@@ -1,6 +1,5 @@
 """Converted networks by name: ``timm/NAME``, ``torchvision/NAME``, and ``bcosified/NAME`` for our plain baselines."""
 
-import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias
 from bcos_models.convert.bcosify import bcosify
+from bcos_models.convert.described import timm_input
 from bcos_models.convert.heads import BcosifiedNetwork
 from bcos_models.convert.options import Input
 from bcos_models.spec import InputSpec, ModelSpec
@@ -167,7 +167,6 @@ def _of_other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) ->
 
 def _timm(name: str) -> Origin:
     import timm
-    from timm.data import resolve_data_config  # type: ignore[attr-defined] # reason: timm exports implicitly
 
     if not timm.is_model(name):
         raise BcosError(f"timm has no model {name!r}; {suggestion(name, timm.list_models())}")
@@ -176,17 +175,7 @@ def _timm(name: str) -> Origin:
     except RuntimeError as reason:  # an unknown tag
         raise BcosError(f"timm has no weights {name!r}: {first_line(reason)}") from reason
     classes = int(cfg.num_classes or 0)
-    cfg = resolve_data_config({}, pretrained_cfg=cfg.to_dict())  # type: ignore[no-untyped-call] # reason: untyped in timm
-    size = int(cfg["input_size"][-1])
-    seen = InputSpec(
-        size=size,
-        channels=int(cfg["input_size"][0]),
-        encoding="standardize",
-        mean=tuple(cfg["mean"]),
-        std=tuple(cfg["std"]),
-        resize=math.floor(size / cfg["crop_pct"]),
-        interpolation="bicubic" if cfg["interpolation"] == "bicubic" else "bilinear",
-    )
+    seen = timm_input(cfg.to_dict())
 
     def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
         network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)

@@ -1,6 +1,6 @@
 """Writes ``docs/coverage.md`` from the results that the tests left in a folder.
 
-    python tests/coverage/write_table.py RESULTS docs/coverage.md
+python tests/coverage/write_table.py RESULTS docs/coverage.md
 """
 
 import json

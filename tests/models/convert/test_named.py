@@ -98,6 +98,15 @@ def test_options_of_the_original_network_are_passed_on():
     assert network.network.drop_rate == 0.3
 
 
+def test_network_built_for_other_images_says_so():
+    network = create_model("timm/test_vit", num_classes=5, network={"img_size": 64})
+    assert (network.bcos_config.input.size, network.bcos_config.input.resize) == (64, None)
+    assert network(torch.rand(1, 6, 64, 64)).shape == (1, 5)
+    gray = create_model("timm/test_resnet", num_classes=5, network={"in_chans": 1})
+    assert gray.bcos_config.input.encoded_channels == 2
+    assert gray(torch.rand(1, 2, 64, 64)).shape == (1, 5)
+
+
 def test_plain_baselines_of_ours_are_converted_too():
     network = create_model("bcosified/standard_cifar10_resnet20")
     assert type(network.network.conv1).__name__ == "BcosConv2d"

@@ -90,8 +90,7 @@ def converted(
     """
     library, _, inner = origin.partition("/")
     made = _ORIGINS[library](inner)
-    if "in_chans" in (network or {}):
-        made = replace(made, input=made.input.seen_with(int((network or {})["in_chans"])))
+    made = replace(made, input=_built_for(made.input, network or {}))
     state = None if weights is None else _unwrapped(read_state(find_weights(weights)))
     is_converted = state is not None and all(key.startswith(_PREFIX) for key in state)
     if pretrained and made.num_classes < 1 and num_classes == UNKNOWN_CLASSES:
@@ -128,6 +127,14 @@ def converted(
     if state is not None and is_converted:
         load_state(result, state, name=origin, source=str(weights))
     return result
+
+
+def _built_for(seen: InputSpec, options: Mapping[str, Any]) -> InputSpec:
+    """The input of a network that is built for images of other channels or another size than its weights."""
+    if "in_chans" in options:
+        seen = seen.seen_with(int(options["in_chans"]))
+    size = options.get("img_size", options.get("image_size"))  # timm's name for it, and torchvision's
+    return seen if size is None else replace(seen, size=int(size), resize=None)
 
 
 def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_classifier: bool, source: str) -> bool:

@@ -145,3 +145,9 @@ def name_as(value: Any, name: str) -> Any:
     """Give a constant a name."""
     setattr(value, _NAME, name)
     return value
+
+
+def named_like(source: object, value: Any) -> Any:
+    """Give a constant the name of the one it was computed from, if that has one."""
+    name = name_of(source)
+    return value if name is None else name_as(value, name)

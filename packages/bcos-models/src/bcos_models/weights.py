@@ -178,7 +178,7 @@ def convert_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: 
     """`state` in the keys of `own`: as it is, without the prefix of a wrapper, or converted by a plugin."""
     if own.keys() == state.keys():
         return state
-    state = _unwrapped(own, state)
+    state = unwrapped(own, state)
     if own.keys() == state.keys():
         return state
     converted = plugins.manager().hook.bcos_models_convert_state_dict(name=name, state_dict=state)
@@ -189,7 +189,7 @@ def convert_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: 
     return {**means, **converted}
 
 
-def _unwrapped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def unwrapped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Without the prefix that compilation, data parallelism or a trainer puts before every key.
 
     What has not the prefix (a trainer's moving average, the state of its loss) is left out.
@@ -197,5 +197,5 @@ def _unwrapped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mappin
     for prefix in _PREFIXES:
         inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if inner and not any(key.startswith(prefix) for key in own):
-            return _unwrapped(own, inner)
+            return unwrapped(own, inner)
     return state

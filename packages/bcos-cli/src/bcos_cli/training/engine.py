@@ -93,7 +93,6 @@ class _Training:
         self.batches, self.test_batches = self._loaders(index)
         self.steps_per_epoch = len(self.batches) // recipe.train.accumulate
         self.annealer = Annealer(recipe, self.steps_per_epoch)
-        self.annealer.set(self.trained.model, 0)
         optimizer = make_optimizer(self.trained.model, recipe.optimizer)
         self.schedule = make_schedule(
             optimizer, recipe.schedule, recipe.optimizer.lr, recipe.train.epochs, self.steps_per_epoch

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcos_core.additive import current_terms, name_as, name_of, shift
+from bcos_core.additive import current_terms, named_like, shift
 from bcos_core.dependence import depends, is_constant, map_tensors, mark_dependent, tensors
 from bcos_core.rules.table import Function, composition, count_dependent, method, overwrite, rule
 
@@ -115,9 +115,8 @@ def _assign(func: Function, destination: Tensor, index: Any, value: Any) -> None
     """``destination[index] = value``: a constant beside the input, whichever of the two it is, is measured."""
     if depends(destination) and not depends(value):
         place = destination.detach()[index]
-        constant = torch.as_tensor(value, dtype=place.dtype, device=place.device)
-        named = constant if name_of(value) is None else name_as(constant, str(name_of(value)))
-        value = measured_beside(destination, reshaped_to(named, place.shape), broadcast=False)
+        constant = torch.as_tensor(value, dtype=place.dtype, device=place.device).expand(place.shape)
+        value = measured_beside(destination, named_like(value, constant), broadcast=False)
     elif not depends(destination):
         if bool(destination.any()):
             overwrite(destination, measured_beside(value, destination.clone(), broadcast=False))
@@ -209,21 +208,13 @@ def measured_beside(beside: Tensor, constant: Any, *, broadcast: bool = True) ->
     return constant if terms is None or is_zero else terms.leaf(constant, beside, broadcast=broadcast)
 
 
-def reshaped_to(constant: Tensor, shape: torch.Size) -> Tensor:
-    """Expand a constant to a shape, with its name."""
-    name = name_of(constant)
-    expanded = constant.expand(shape)
-    return expanded if name is None else name_as(expanded, name)
-
-
-def reshaped(parameter: Tensor, shape: tuple[int, ...], name: str | None = None) -> Tensor:
+def reshaped(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
     """View a constant in another shape, with its name: rules run outside of what passes names on."""
-    name = name or name_of(parameter)
-    view = parameter.reshape(shape)
-    return view if name is None else name_as(view, name)
+    view: Tensor = named_like(parameter, parameter.reshape(shape))
+    return view
 
 
 def named_multiple(factor: float, constant: Tensor) -> Tensor:
     """``factor · constant``, with its name."""
-    name = name_of(constant)
-    return constant if factor == 1 else factor * constant if name is None else name_as(factor * constant, name)
+    multiple: Tensor = constant if factor == 1 else named_like(constant, factor * constant)
+    return multiple

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bcos_core.additive import name_of, shift
+from bcos_core.additive import named_like, shift
 from bcos_core.dependence import depends
 from bcos_core.norms.base import divide_by_std, variance
 from bcos_core.rules.additions import named_multiple, reshaped
@@ -123,7 +123,7 @@ def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
 
 
 def _along_channels(parameter: Tensor, x: Tensor) -> Tensor:
-    return reshaped(parameter.to(x.dtype), (1, -1, *[1] * (x.ndim - 2)), name_of(parameter))
+    return reshaped(named_like(parameter, parameter.to(x.dtype)), (1, -1, *[1] * (x.ndim - 2)))
 
 
 def _scaled(y: Tensor, weight: Tensor, view: Tensor) -> Tensor:

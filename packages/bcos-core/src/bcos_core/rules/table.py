@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bcos_core.additive import current_terms, name_as, name_of
+from bcos_core.additive import current_terms, named_like
 from bcos_core.dependence import depends, map_tensors, mark_dependent, tensors
 from bcos_core.errors import BcosError
 
@@ -115,9 +115,7 @@ def overwrite(x: Tensor, result: Tensor) -> Tensor:
         return x.copy_(result.detach() if terms is None else terms.leaf(result, x, broadcast=False))
     with torch.no_grad():
         x.copy_(result)
-    x.detach_()
-    name = name_of(result)
-    return x if name is None else name_as(x, name)
+    return named_like(result, x.detach_())  # type: ignore[no-any-return] # reason: it is x
 
 
 def split_inplace(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any, Any]:
@@ -152,8 +150,7 @@ def copied_beside(x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> tup
     def copied(tensor: Tensor) -> Tensor:
         if tensor.untyped_storage().data_ptr() != memory:
             return tensor
-        name = name_of(tensor)
-        return tensor.clone() if name is None else name_as(tensor.clone(), name)
+        return named_like(tensor, tensor.clone())  # type: ignore[no-any-return] # reason: a tensor
 
     return map_tensors(copied, list(args)), map_tensors(copied, kwargs)
 

@@ -21,7 +21,7 @@ from bcos_models.convert.options import ConversionOptions, ConversionReport, Inp
 from bcos_models.convert.walk import Walk
 
 _TOLERANCE = 1e-3
-"""Of the logits' size: how far the exact conversion may be off in float32 before it is refused."""
+"""Of the logits' size: how far the exact conversion may be off before it is refused."""
 
 
 def bcosify(

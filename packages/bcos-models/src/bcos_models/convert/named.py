@@ -16,12 +16,11 @@ from bcos_models.convert.described import timm_input
 from bcos_models.convert.heads import BcosifiedNetwork
 from bcos_models.convert.options import Input
 from bcos_models.spec import InputSpec, ModelSpec
-from bcos_models.weights import convert_state, find_weights, load_state, read_state
+from bcos_models.weights import convert_state, find_weights, load_state, read_state, unwrapped
 
 BUILDER = f"{__name__}:converted"
 _PREFIX = "network."
 """Before every key of a converted network's state dict, and of no other's."""
-_PARALLEL = "module."
 UNKNOWN_CLASSES = 1000
 """What is built where the library's weights have no classifier."""
 
@@ -91,8 +90,8 @@ def converted(
     library, _, inner = origin.partition("/")
     made = _ORIGINS[library](inner)
     made = replace(made, input=_built_for(made.input, network or {}))
-    state = None if weights is None else _unwrapped(read_state(find_weights(weights)))
-    is_converted = state is not None and all(key.startswith(_PREFIX) for key in state)
+    state = None if weights is None else read_state(find_weights(weights))
+    is_converted = state is not None and all(key.startswith(_PREFIX) for key in unwrapped({}, state))
     if pretrained and made.num_classes < 1 and num_classes == UNKNOWN_CLASSES:
         raise BcosError(f"the weights of {origin!r} have no classifier; give num_classes for a new one, to be trained")
     if reserved := {"num_classes", "pretrained"} & set(network or {}):
@@ -155,13 +154,6 @@ def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_class
     fitting |= {key: own[key] for key in other}
     load_state(network, fitting, source=source)
     return bool(other)
-
-
-def _unwrapped(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefix that data parallelism puts before every key."""
-    if not all(key.startswith(_PARALLEL) for key in state):
-        return state
-    return {key.removeprefix(_PARALLEL): tensor for key, tensor in state.items()}
 
 
 def _of_other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

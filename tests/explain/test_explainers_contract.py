@@ -1,25 +1,50 @@
-"""One contract for every registered explainer, on B-cos networks and a plain one."""
+"""One contract for every registered explainer, on B-cos networks, a plain one and a transformer."""
 
 import copy
+import threading
 
 import pytest
 import torch
+from explained_networks import BUILDERS, calibrated
 
 import bcos_explain
 from bcos_core import BcosError, explain
-from bcos_explain.explainers import spatial_map
+from bcos_explain.explainers import attribute, spatial_map
 
 NAMES = bcos_explain.list_explainers()
-QUICK = {"integrated_gradients": {"n_steps": 6}}
+QUICK = {
+    "integrated_gradients": {"n_steps": 6},
+    "lime": {"n_samples": 20, "cell": 4, "alpha": 0.01},
+    "occlusion": {"window": 4, "stride": 2},
+    "rise": {"n_masks": 20, "cells": 3, "p": 0.5, "confidence": "logit"},
+    "smoothgrad": {"n_samples": 3},
+}
+TRANSFORMERS_ONLY = {"attention_rollout"}
+SAME_FOR_EVERY_CLASS = {"attention_rollout"}
+
+
+def quick(name):
+    return bcos_explain.get_explainer(name, **QUICK.get(name, {}))
 
 
 @pytest.fixture(params=NAMES)
 def explainer(request):
-    return bcos_explain.get_explainer(request.param, **QUICK.get(request.param, {}))
+    return quick(request.param)
 
 
-def test_all_four_methods_are_registered():
-    assert {"bcos", "gradcam", "input_x_gradient", "integrated_gradients"} <= set(NAMES)
+@pytest.fixture(params=BUILDERS)
+def net_and_input(request, explainer):
+    fitting = {"tokens"} if explainer in map(quick, TRANSFORMERS_ONLY) else set(BUILDERS)
+    if request.param not in fitting:
+        pytest.skip("for transformers")
+    return calibrated(request.param)
+
+
+def test_all_methods_are_registered():
+    assert set(NAMES) >= set(
+        "attention_rollout bcos bcos_relative deeplift gradcam gradient guided_backprop input_x_gradient "
+        "integrated_gradients layercam lime occlusion rise smoothgrad".split()
+    )
 
 
 def test_shape_type_and_values(explainer, net_and_input):
@@ -29,6 +54,55 @@ def test_shape_type_and_values(explainer, net_and_input):
     assert a.dtype == x.dtype
     assert a.isfinite().all()
     assert sum(explainer(net, x, k).abs().sum() for k in range(5)) > 0
+
+
+def test_several_targets_are_those_of_single_calls(explainer, net_and_input):
+    net, x = net_and_input
+    targets = torch.tensor([[0, 3], [1, 1], [4, 2]])
+    together = explainer(net, x, targets)
+    assert together.shape[:2] == (3, 2)
+    for t in range(2):
+        torch.testing.assert_close(together[:, t], explainer(net, x, targets[:, t]), atol=1e-6, rtol=1e-4)
+
+
+def test_one_forward_pass_serves_all_targets(explainer, net_and_input):
+    net, x = net_and_input
+    passed = []
+    handle = next(m for m in net.modules() if not list(m.children())).register_forward_hook(
+        lambda _m, args, _o: passed.append(len(args[0]))
+    )
+    explainer(net, x, torch.tensor([0, 3, 4]))
+    alone = sum(passed)
+    passed.clear()
+    explainer(net, x, torch.tensor([[0, 3, 1], [1, 2, 0], [4, 2, 0]]))
+    handle.remove()
+    assert alone > 0
+    assert sum(passed) == alone
+
+
+def test_threads_explain_one_model_as_one_thread_would(explainer, net_and_input):
+    net, x = net_and_input
+    expected = [explainer(net, x, k) for k in range(4)]
+    found = [None] * 4
+
+    def work(k):
+        found[k] = explainer(net, x, k)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for ours, one in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, one, atol=1e-6, rtol=1e-4)
+
+
+def test_maps_in_small_batches_are_those_of_one(explainer, net_and_input):
+    net, x = net_and_input
+    targets = torch.tensor([[0, 3], [1, 1], [4, 2]])
+    whole = attribute(explainer, net, x, targets)
+    assert whole.shape == (3, 2, *x.shape[2:])
+    torch.testing.assert_close(attribute(explainer, net, x, targets, batch_size=2), whole, atol=1e-6, rtol=1e-4)
 
 
 def test_result_is_detached_and_owns_its_memory(explainer, net_and_input):
@@ -102,15 +176,16 @@ def test_images_are_explained_independently(explainer, net_and_input):
 
 
 @pytest.mark.parametrize("name", [s.name for s in bcos_explain.explainer_specs() if s.exact])
-def test_exact_explainers_sum_to_the_logit(name, net_and_input):
-    net, x = net_and_input
+@pytest.mark.parametrize("net", BUILDERS)
+def test_exact_explainers_sum_to_the_logit(name, net):
+    net, x = calibrated(net)
     bias = explain(net, x, 1).bias
     total = spatial_map(bcos_explain.get_explainer(name)(net, x, 1)).sum((1, 2)) + bias
     torch.testing.assert_close(total, net(x)[:, 1])
 
 
 def test_exactness_is_described_as_it_is(explainer):
-    spec = {type(bcos_explain.get_explainer(s.name)): s for s in bcos_explain.explainer_specs()}[type(explainer)]
+    spec = next(s for s in bcos_explain.explainer_specs() if quick(s.name) == explainer)
     assert spec.exact == getattr(explainer, "exact", False)
 
 
@@ -128,8 +203,9 @@ def test_impossible_targets_are_refused(explainer, net_and_input, target, messag
         explainer(net, x, target)
 
 
-def test_models_in_train_mode_are_refused_and_keep_their_statistics(explainer, net_and_input):
-    net, x = net_and_input
+@pytest.mark.parametrize("net", ["bcos_rgb", "plain"])
+def test_models_in_train_mode_are_refused_and_keep_their_statistics(explainer, net):
+    net, x = calibrated(net)
     net.train()
     state = copy.deepcopy(net.state_dict())
     with pytest.raises(BcosError, match=r"call model.eval\(\) first"):

@@ -1,7 +1,6 @@
 """Reading off ``W(x)`` and ``b(x)``."""
 
 import math
-import threading
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from bcos_core.additive import AdditiveTerms, measured
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.mode import explanation_mode
+from bcos_core.structure import shared_copy
 from bcos_core.targets import Target, select
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
@@ -202,17 +202,14 @@ def _outputs(model: nn.Module, module: nn.Module | None, x: Tensor) -> Tensor:
 
 def _layer_output(model: nn.Module, module: nn.Module, x: Tensor) -> object:
     captured: list[object] = []
-    thread = threading.get_ident()
 
     def capture(_module: nn.Module, _args: object, output: object) -> None:
-        if threading.get_ident() == thread:
-            captured.append(output.clone() if isinstance(output, Tensor) else output)  # in-place layers may follow
+        captured.append(output.clone() if isinstance(output, Tensor) else output)  # in-place layers may follow
 
-    handle = module.register_forward_hook(capture)
-    try:
-        model(x)
-    finally:
-        handle.remove()
+    name = next(name for name, candidate in model.named_modules() if candidate is module)
+    copied = shared_copy(model)
+    copied.get_submodule(name).register_forward_hook(capture)
+    copied(x)
     if not captured:
         raise BcosError(f"the layer {type(module).__name__} did not run in the model's forward pass")
     return captured[-1]

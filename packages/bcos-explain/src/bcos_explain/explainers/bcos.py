@@ -15,14 +15,35 @@ class BcosContributions:
 
     See :func:`bcos_core.explain`, which also returns W, the bias and what that is made of.
 
-    Returns (N, C, H, W), in units of the logit.
+    Returns (N, [T,] C, H, W), in units of the logit.
 
     Source: Böhle et al., TPAMI 2024, section 3.2.
     """
 
     exact: ClassVar[bool] = True
+    several_targets: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""
         with differentiable(model, x) as leaf:
             return explain(model, leaf, target).contributions.detach().clone()
+
+
+@dataclass(frozen=True)
+class RelativeContributions:
+    """Contributions to ``f_k - mean_j f_j``: what speaks for this class in particular.
+
+    They sum, with the bias of that difference, to the difference, not to the logit.
+
+    Returns (N, [T,] C, H, W), in units of the logit.
+
+    Source: as :class:`BcosContributions`; the reference implementation's option of the same purpose.
+    """
+
+    exact: ClassVar[bool] = False
+    several_targets: ClassVar[bool] = True
+
+    def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
+        """Explain the distance of the logits of `target` from the mean."""
+        with differentiable(model, x) as leaf:
+            return explain(model, leaf, target, relative=True).contributions.detach().clone()

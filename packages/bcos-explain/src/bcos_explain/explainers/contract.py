@@ -17,24 +17,27 @@ Target = int | Tensor | None
 class Explainer(Protocol):
     """Attributes an output of a network to its input.
 
-    An explainer changes nothing: neither the input, its ``.grad`` or the parameters' ``.grad``, nor the mode
-    and buffers of the model. It is deterministic, and works under ``torch.no_grad`` and
-    ``torch.inference_mode``. Explainers may have an attribute ``exact``: whether attributions plus a known
-    bias equal the explained logit.
+    An explainer changes nothing: neither the input, its ``.grad`` or the parameters' ``.grad``, nor the mode,
+    buffers and hooks of the model, so that several threads may explain the same model. It is deterministic
+    (those that draw at random have a `seed`), an image's attribution does not depend on the others of its
+    batch, and it works under ``torch.no_grad`` and ``torch.inference_mode``. Explainers may have an attribute
+    ``exact``: whether attributions plus a known bias equal the explained logit, and an attribute
+    ``several_targets``: whether `target` may be (N, T), which is what makes one forward pass serve all of
+    them. Call :func:`bcos_explain.explainers.attribute` to have several targets explained by any explainer.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
-        """Explain one output for each input.
+        """Explain outputs for each input.
 
         Args:
             model: in eval mode, from (N, C, H, W) to logits (N, K).
             x: (N, C, H, W), encoded as the network expects it.
-            target: the explained class: None for the predicted one, an integer for all, or (N,) for each
-                input.
+            target: the explained class: None for the predicted one, an integer for all, (N,) for each input,
+                or (N, T) for several of each input.
 
         Returns:
-            (N, C, H, W), or (N, H, W) for methods that do not tell channels apart; detached, owning its
-            memory.
+            (N, [T,] C, H, W), or (N, [T,] H, W) for methods that do not tell channels apart; T is there where
+            `target` is (N, T). Detached, owning its memory.
 
         Raises:
             BcosError: an input, a target or a model that cannot be explained.
@@ -74,7 +77,7 @@ def differentiable(model: nn.Module, x: Tensor) -> Iterator[Tensor]:
 
 
 def class_indices(logits: Tensor, target: Target) -> Tensor:
-    """Class of each input, (N,), that `target` means.
+    """Classes that `target` means, (N,) or (N, T).
 
     Raises:
         BcosError: outputs that are not (N, K), a target of another type or shape, or out of range.
@@ -82,12 +85,25 @@ def class_indices(logits: Tensor, target: Target) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BcosError(f"explainers need a model with outputs (N, K), this one gives {got}")
-    indices = class_indices_of(logits, target)
-    if indices.ndim != 1:
-        raise BcosError(f"explainers take one target an input, got shape {tuple(indices.shape)}")
-    return indices
+    return class_indices_of(logits, target)
 
 
-def class_scores(logits: Tensor, target: Target) -> Tensor:
-    """Logit of the target class of each input, (N,)."""
-    return logits.gather(1, class_indices(logits, target)[:, None])[:, 0]
+def as_columns(indices: Tensor) -> Tensor:
+    """(N, T) from indices (N,) or (N, T)."""
+    return indices.reshape(len(indices), -1)
+
+
+def like_target(attribution: Tensor, indices: Tensor) -> Tensor:
+    """(N, T, ...) without the dimension of targets where there is one target an input; detached, of its own memory."""
+    result = attribution if indices.ndim == 2 else attribution[:, 0]
+    return result.detach().clone(memory_format=torch.contiguous_format)
+
+
+def whole_number(name: str, value: object, least: int = 1) -> None:
+    """Check an option.
+
+    Raises:
+        BcosError: no integer, or below `least`.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BcosError(f"{name} must be a whole number of at least {least}, got {value!r}")

@@ -4,10 +4,18 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import captum.attr
+import torch
 from torch import Tensor, nn
 
-from bcos_core import BcosError
-from bcos_explain.explainers.contract import Target, class_indices, differentiable
+from bcos_explain.explainers.contract import (
+    Target,
+    as_columns,
+    class_indices,
+    differentiable,
+    like_target,
+    whole_number,
+)
+from bcos_explain.explainers.gradients import SharedForward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +35,7 @@ class IntegratedGradients:
         internal_batch_size: images that are passed through the network at once, at least the batch itself;
             it bounds the memory.
 
-    Returns (N, C, H, W), in units of the logit.
+    Returns (N, [T,] C, H, W), in units of the logit.
 
     Raises:
         BcosError: a number below 1.
@@ -36,26 +44,27 @@ class IntegratedGradients:
     """
 
     exact: ClassVar[bool] = False
+    several_targets: ClassVar[bool] = True
     n_steps: int = 50
     internal_batch_size: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("n_steps", "internal_batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise BcosError(f"{name} must be a whole number of at least 1, got {value!r}")
+        whole_number("n_steps", self.n_steps)
+        whole_number("internal_batch_size", self.internal_batch_size)
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""
         with differentiable(model, x) as leaf:
             images = leaf.detach()
-            indices = class_indices(model(images).detach(), target)
-            attribution: Tensor = captum.attr.IntegratedGradients(model).attribute(
+            with torch.no_grad():
+                indices = class_indices(model(images), target)
+            method = captum.attr.IntegratedGradients(model, multiply_by_inputs=False)
+            method.gradient_func = SharedForward()
+            average: Tensor = method.attribute(
                 images,
                 baselines=0,
-                target=indices,
+                additional_forward_args=(as_columns(indices),),
                 n_steps=self.n_steps,
                 internal_batch_size=max(self.internal_batch_size, len(images)),
-            )
-            # Captum integrates in float64.
-            return attribution.detach().to(x.dtype).clone()
+            )  # (N, T, C, H, W), float64 as Captum integrates
+            return like_target((images.unsqueeze(1) * average).to(x.dtype), indices)

@@ -1,0 +1,83 @@
+"""DeepLIFT."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import captum.attr
+import torch
+from torch import Tensor, nn
+
+from bcos_core import BcosError
+from bcos_core.errors import first_line
+from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
+from bcos_explain.explainers.gradients import target_gradients
+from bcos_explain.explainers.structure import hookable, without_captums_warnings
+
+
+@dataclass(frozen=True)
+class DeepLift:
+    """``x · m``, m the multipliers ``Δf/Δx`` of the rescale rule, against the all-zero input.
+
+    The rule is applied at modules of activation and max pooling that Captum knows (ReLU, sigmoid, tanh,
+    softmax, ...); everywhere else, dynamic factors of B-cos layers among them, the multipliers are gradients.
+
+    Returns (N, [T,] C, H, W), in units of the logit.
+
+    Raises:
+        BcosError: a network that Captum's implementation cannot take, such as one that calls the same
+            activation module several times.
+
+    Source: Shrikumar et al., *Learning Important Features Through Propagating Activation Differences*, ICML
+    2017.
+    """
+
+    exact: ClassVar[bool] = False
+    several_targets: ClassVar[bool] = True
+
+    def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
+        """Explain the logits of `target`."""
+        with differentiable(model, x) as leaf:
+            with torch.no_grad():
+                indices = class_indices(model(leaf), target)
+            method = _DeepLift(hookable(model), multiply_by_inputs=False)
+            method.gradient_func = _Multipliers(as_columns(indices))
+            try:
+                with without_captums_warnings():
+                    multipliers = method.attribute(leaf, baselines=0)
+            except (AssertionError, RuntimeError, AttributeError) as reason:
+                if isinstance(reason, torch.OutOfMemoryError):
+                    raise
+                raise BcosError(
+                    f"DeepLIFT cannot explain this network ({first_line(reason)}); it needs activations that are "
+                    "modules, each called once in the forward pass"
+                ) from reason
+            return like_target(leaf.detach().unsqueeze(1) * multipliers, indices)
+
+
+class _DeepLift(captum.attr.DeepLift):  # type: ignore[misc] # reason: captum has no types
+    """Captum's, which forgets what activations saw after one backward pass; here there is one for each target."""
+
+    def _forward_hook(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
+        if hasattr(module, "output"):
+            raise RuntimeError(f"its {type(module).__name__} is called several times")
+        super()._forward_hook(module, inputs, outputs)
+
+    def _backward_hook(self, module: nn.Module, grad_input: Any, grad_output: Any) -> Any:
+        seen = module.input, module.output
+        multipliers = super()._backward_hook(module, grad_input, grad_output)
+        module.input, module.output = seen
+        return multipliers
+
+
+class _Multipliers:
+    """Captum's gradient function for DeepLIFT: outputs (2·N, K) hold those of the input and of the baseline."""
+
+    def __init__(self, indices: Tensor) -> None:
+        self.indices = indices
+
+    def __call__(self, forward_fn: Callable[[], Tensor], inputs: tuple[Tensor, ...], *_: Any) -> tuple[Tensor]:
+        outputs = forward_fn()
+        multipliers = target_gradients(outputs, self.indices.repeat(2, 1), inputs[0])
+        assert multipliers is not None  # the outputs depend on the input
+        return (multipliers,)

@@ -1,0 +1,86 @@
+"""Occlusion."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import captum.attr
+import torch
+from torch import Tensor, nn
+
+from bcos_core import BcosError
+from bcos_explain.explainers.contract import (
+    Target,
+    as_columns,
+    class_indices,
+    differentiable,
+    like_target,
+    whole_number,
+)
+
+_WINDOWS = 8
+"""Default windows are this part of the image's shorter side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Occlusion:
+    """How far the logit falls when a window is set to zero, averaged over the windows that cover a pixel.
+
+    Zeros are the absence of an image to a network with inverse channels, and the mean image to one that
+    standardises.
+
+    Args:
+        window: side of the square window, in pixels; None for an eighth of the image's shorter side, so that
+            the number of forward passes (225) does not depend on the image's size. The B-cos papers use 5, 9
+            and 13.
+        stride: step of the window; None for half of it.
+        internal_batch_size: images that are passed through the network at once, at least the batch itself.
+
+    Returns (N, [T,] H, W), in units of the logit.
+
+    Raises:
+        BcosError: a number below 1, or a window larger than the image.
+
+    Source: Zeiler and Fergus, *Visualizing and Understanding Convolutional Networks*, ECCV 2014.
+    """
+
+    exact: ClassVar[bool] = False
+    several_targets: ClassVar[bool] = True
+    window: int | None = None
+    stride: int | None = None
+    internal_batch_size: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("window", "stride"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name))
+        whole_number("internal_batch_size", self.internal_batch_size)
+
+    def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
+        """Explain the logits of `target`."""
+        n, channels, height, width = self._checked(model, x)
+        window = self.window or max(1, min(height, width) // _WINDOWS)
+        stride = self.stride or max(1, window // 2)
+        with differentiable(model, x) as leaf, torch.no_grad():
+            indices = class_indices(model(leaf), target)
+            columns = as_columns(indices)
+
+            def scores(images: Tensor) -> Tensor:  # windows × images, (P·N, T)
+                outputs: Tensor = model(images)
+                return outputs.gather(1, columns.repeat(len(images) // n, 1))
+
+            attribution = captum.attr.Occlusion(scores).attribute(
+                leaf.detach(),
+                sliding_window_shapes=(channels, window, window),
+                strides=(channels, min(stride, window), min(stride, window)),
+                baselines=0,
+                perturbations_per_eval=max(1, self.internal_batch_size // n),
+            )  # (N·T, C, H, W), the same in every channel
+            maps = attribution[:, 0].unflatten(0, (n, -1)).to(x.dtype)
+            return like_target(maps, indices)
+
+    def _checked(self, model: nn.Module, x: Tensor) -> tuple[int, int, int, int]:
+        with differentiable(model, x):  # refuses what is no batch of images
+            n, channels, height, width = x.shape
+        if self.window is not None and self.window > min(height, width):
+            raise BcosError(f"a window of {self.window} pixels does not fit into images of {height}×{width}")
+        return n, channels, height, width

@@ -1,0 +1,65 @@
+"""SmoothGrad."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core import BcosError
+from bcos_explain.explainers.contract import (
+    Target,
+    as_columns,
+    class_indices,
+    differentiable,
+    like_target,
+    whole_number,
+)
+from bcos_explain.explainers.gradient import Gradient
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothGrad:
+    """The gradient averaged over noisy copies of the input, ``mean_i ∂f_k/∂x (x + σ·ε_i)``.
+
+    Every image sees the same noise, so its attribution does not depend on its batch. (Captum's
+    ``NoiseTunnel`` draws from the process's generator, which threads share.)
+
+    Args:
+        n_samples: noisy copies.
+        noise: standard deviation σ, as a share of each image's range ``max x - min x``.
+        seed: of the noise.
+
+    Returns (N, [T,] C, H, W), in units of the logit per unit of the input.
+
+    Raises:
+        BcosError: no sample, or noise that is not positive.
+
+    Source: Smilkov et al., *SmoothGrad*, 2017, arXiv 1706.03825.
+    """
+
+    exact: ClassVar[bool] = False
+    several_targets: ClassVar[bool] = True
+    n_samples: int = 25
+    noise: float = 0.15
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        whole_number("n_samples", self.n_samples)
+        if not 0 < self.noise < float("inf"):
+            raise BcosError(f"noise must be a positive share of the input's range, got {self.noise}")
+
+    def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
+        """Explain the logits of `target`."""
+        with differentiable(model, x) as leaf:
+            images = leaf.detach()
+            with torch.no_grad():
+                indices = class_indices(model(images), target)
+            columns = as_columns(indices)
+            sigma = self.noise * (images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True))
+            generator = torch.Generator().manual_seed(self.seed)
+            total = torch.zeros_like(images).unsqueeze(1).repeat(1, columns.shape[1], 1, 1, 1)
+            for _ in range(self.n_samples):
+                drawn = torch.randn(images.shape[1:], generator=generator, dtype=torch.float64)
+                total += Gradient()(model, images + sigma * drawn.to(images), columns)
+            return like_target(total / self.n_samples, indices)

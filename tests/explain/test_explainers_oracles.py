@@ -1,0 +1,260 @@
+"""Each method against its definition, written out slowly in float64."""
+
+import math
+
+import captum.attr
+import pytest
+import torch
+import torch.nn.functional as F
+from explained_networks import PlainNet, TokenNet, calibrated
+from torch import nn
+
+from bcos_core import BcosError, explain
+from bcos_explain import get_explainer
+
+
+@pytest.fixture
+def plain():
+    net, x = calibrated("plain")
+    return net.double(), x.double()
+
+
+def gradient(net, x, k):
+    leaf = x.clone().requires_grad_()
+    return torch.autograd.grad(net(leaf)[:, k].sum(), leaf)[0]
+
+
+def test_relative_contributions_are_those_minus_the_mean_over_classes():
+    net, x = calibrated("bcos_rgb")
+    every = torch.stack([explain(net, x, k).contributions for k in range(5)])
+    torch.testing.assert_close(get_explainer("bcos_relative")(net, x, 3), every[3] - every.mean(0))
+
+
+def test_gradient_is_literally_that(plain):
+    net, x = plain
+    torch.testing.assert_close(get_explainer("gradient")(net, x, 2), gradient(net, x, 2))
+
+
+class GuidedReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.clamp_min(0)
+
+    @staticmethod
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        return slope.clamp_min(0) * (x > 0)
+
+
+class Guided(nn.Module):
+    def forward(self, x):
+        return GuidedReLU.apply(x)
+
+
+def test_guided_backprop_cuts_negative_gradients_at_every_relu(plain):
+    net, x = plain
+    ours = get_explainer("guided_backprop")(net, x, 1)
+    net.features[2], net.act = Guided(), Guided()
+    expected = gradient(net, x, 1)
+    torch.testing.assert_close(ours, expected)
+    assert expected.abs().sum() > 0
+
+
+def test_guided_backprop_is_the_gradient_without_relus():
+    net, x = calibrated("bcos_rgb")
+    torch.testing.assert_close(get_explainer("guided_backprop")(net, x, 1), get_explainer("gradient")(net, x, 1))
+
+
+class Rescaled(nn.Module):
+    """ReLU whose gradient is the rescale rule's multiplier against what it saw of the zero input."""
+
+    def __init__(self, reference):
+        super().__init__()
+        self.reference = reference
+
+    def forward(self, x):
+        difference = x - self.reference
+        multiplier = (x.relu() - self.reference.relu()) / difference
+        return self.reference.relu() + difference * multiplier.detach()
+
+
+def test_deeplift_follows_the_rescale_rule(plain):
+    net, x = plain
+    ours = get_explainer("deeplift")(net, x, 1)
+    seen = {}
+    handles = [
+        m.register_forward_pre_hook(lambda m, args: seen.__setitem__(m, args[0].clone()))
+        for m in (net.features[2], net.act)
+    ]
+    at_zero = net(torch.zeros_like(x))
+    for handle in handles:
+        handle.remove()
+    first, second = seen[net.features[2]], seen[net.act]
+    net.features[2], net.act = Rescaled(first), Rescaled(second)
+    torch.testing.assert_close(ours, x * gradient(net, x, 1))
+    torch.testing.assert_close(ours.sum((1, 2, 3)), (net(x) - at_zero)[:, 1])
+
+
+def test_deeplift_refuses_an_activation_that_is_called_twice():
+    relu = nn.ReLU()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), relu, nn.Conv2d(4, 4, 3), relu, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(BcosError, match=r"ReLU is called several times.*modules, each called once"):
+        get_explainer("deeplift")(net.eval(), torch.rand(1, 3, 8, 8), 0)
+
+
+def test_smoothgrad_is_the_mean_of_gradients_at_noisy_inputs(plain):
+    net, x = plain
+    generator = torch.Generator().manual_seed(7)
+    noise = [torch.randn(x.shape[1:], generator=generator, dtype=torch.float64) for _ in range(4)]
+    expected = torch.zeros_like(x)
+    for i, image in enumerate(x):
+        spread = 0.2 * (image.max() - image.min())
+        for drawn in noise:
+            expected[i] += gradient(net, (image + spread * drawn)[None], 3)[0] / 4
+    torch.testing.assert_close(get_explainer("smoothgrad", n_samples=4, noise=0.2, seed=7)(net, x, 3), expected)
+
+
+def test_gradcam_and_layercam_are_literally_their_definitions(plain):
+    net, x = plain
+    maps = net.act(net.features(x)).detach().requires_grad_()
+    (slopes,) = torch.autograd.grad(net.pool(net.head(maps)).flatten(1)[:, 2].sum(), maps)
+    for name, weights in (("gradcam", slopes.mean((2, 3), keepdim=True)), ("layercam", slopes.relu())):
+        cam = (weights * maps).sum(1, keepdim=True).relu()
+        expected = F.interpolate(cam, x.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        torch.testing.assert_close(get_explainer(name, layer="act")(net, x, 2), expected)
+        torch.testing.assert_close(get_explainer(name)(net, x, 2), expected)
+
+
+def test_gradcam_is_that_of_captum(plain):
+    net, x = plain
+    theirs = captum.attr.LayerGradCam(net, net.act).attribute(x.clone(), target=1, relu_attributions=True)
+    theirs = captum.attr.LayerAttribution.interpolate(theirs, x.shape[-2:], "bilinear")[:, 0]
+    torch.testing.assert_close(get_explainer("gradcam", layer="act")(net, x, 1), theirs.detach(), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("window", "stride"), [(4, 2), (3, 3), (5, 4)])
+def test_occlusion_is_the_mean_fall_over_the_windows_that_cover_a_pixel(plain, window, stride):
+    net, x = plain
+    n, _, height, width = x.shape
+    fall, covered = torch.zeros(n, height, width).double(), torch.zeros(height, width).double()
+    whole = net(x)[:, 1].detach()
+    tops = range(0, math.ceil((height - window) / stride) * stride + 1, stride)
+    lefts = range(0, math.ceil((width - window) / stride) * stride + 1, stride)
+    for top in tops:
+        for left in lefts:
+            rows, columns = slice(top, top + window), slice(left, left + window)
+            blanked = x.clone()
+            blanked[:, :, rows, columns] = 0
+            fall[:, rows, columns] += (whole - net(blanked)[:, 1].detach())[:, None, None]
+            covered[rows, columns] += 1
+    ours = get_explainer("occlusion", window=window, stride=stride)(net, x, 1)
+    torch.testing.assert_close(ours, fall / covered.clamp_min(1), atol=1e-6, rtol=1e-6)  # captum sums in float32
+
+
+def test_occlusion_passes_as_many_images_of_any_size():
+    net, _ = calibrated("plain")
+    passed = []
+    net.register_forward_pre_hook(lambda _m, args: passed.append(len(args[0])))
+    for side in (16, 64):
+        passed.clear()
+        get_explainer("occlusion")(net, torch.rand(1, 3, side, side), 1)
+        assert sum(passed) == 2 + 15**2  # for the target, for the whole image, and for each window
+
+
+def test_rise_is_the_average_of_masks_by_confidence(plain):
+    net, x = plain
+    rise = get_explainer("rise", n_masks=30, cells=4, p=0.3, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    masks = [rise._mask(x.shape[2:], generator).double() for _ in range(30)]
+    expected = sum(net(x * m).softmax(1)[:, 2, None, None].detach() * m for m in masks) / (30 * 0.3)
+    torch.testing.assert_close(rise(net, x, 2), expected)
+
+
+def test_masks_of_rise_are_smooth_shifted_grids_of_the_given_density():
+    rise = get_explainer("rise", cells=8, p=0.1)
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.stack([rise._mask(torch.Size([24, 32]), generator) for _ in range(800)])
+    assert masks.shape == (800, 24, 32)
+    assert masks.min() >= 0
+    assert masks.max() <= 1
+    assert abs(float(masks.mean()) - 0.1) < 0.01
+    assert len({tuple(m.flatten().tolist()) for m in masks}) > 700
+
+
+class Cells(nn.Module):
+    """A logit that is linear in the presence of four cells."""
+
+    def __init__(self, coefficients):
+        super().__init__()
+        self.coefficients = coefficients
+
+    def forward(self, x):
+        present = F.avg_pool2d(x.mean(1, keepdim=True), 4).flatten(1)
+        return torch.stack([present @ self.coefficients, -present @ self.coefficients], 1)
+
+
+def test_lime_finds_the_coefficients_of_a_network_that_is_linear_in_its_cells():
+    coefficients = torch.tensor([3.0, -1.0, 0.5, 2.0])
+    lime = get_explainer("lime", cell=4, n_samples=400, alpha=0.0)
+    maps = lime(Cells(coefficients), torch.ones(1, 3, 8, 8), torch.tensor([[0, 1]]))
+    expected = coefficients.reshape(1, 1, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    torch.testing.assert_close(maps, torch.cat([expected, -expected], 1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["rise", "lime", "smoothgrad"])
+def test_random_methods_follow_their_own_seed_alone(name, plain):
+    net, x = plain
+    options = {"rise": {"n_masks": 9}, "lime": {"n_samples": 30}, "smoothgrad": {"n_samples": 2}}[name]
+    before = torch.random.get_rng_state()
+    first = get_explainer(name, seed=1, **options)(net, x, 0)
+    if name != "lime":  # Captum's fit advances the global generator, but draws nothing of use from it
+        assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(123)
+    again, other = (get_explainer(name, seed=s, **options)(net, x, 0) for s in (1, 2))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other)
+
+
+@pytest.mark.parametrize("pool", ["token", "mean"])
+def test_rollout_multiplies_the_attention_of_all_layers(pool):
+    net = TokenNet(pool).double().eval()
+    x = torch.rand(2, 3, 16, 12).double()
+    tokens = net.patches(x).flatten(2).transpose(1, 2)
+    tokens = torch.cat([net.token.expand(2, -1, -1), tokens], 1)
+    attention = net.block.self_attn
+    normed = net.block.norm1(tokens)
+    _, matrix = attention(normed, normed, normed, need_weights=True)
+    rolled = 0.5 * matrix + 0.5 * torch.eye(13).double()
+    expected = F.interpolate(rolled[:, 0, 1:].unflatten(1, (1, 4, 3)), (16, 12), mode="bilinear", align_corners=False)[
+        :, 0
+    ]
+    torch.testing.assert_close(get_explainer("attention_rollout")(net, x, 1), expected.detach())
+
+
+def test_rollout_refuses_networks_without_attention(plain):
+    net, x = plain
+    with pytest.raises(BcosError, match="found no attention; use another method, such as gradcam"):
+        get_explainer("attention_rollout")(net, x, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("smoothgrad", {"noise": 0.0}, "noise must be a positive share of the input's range, got 0.0"),
+        ("smoothgrad", {"n_samples": 0}, "n_samples must be a whole number of at least 1, got 0"),
+        ("occlusion", {"window": 2.5}, "window must be a whole number of at least 1, got 2.5"),
+        ("rise", {"p": 1.0}, r"p must be a probability inside \(0, 1\), got 1.0"),
+        ("rise", {"confidence": "odds"}, "confidence must be one of softmax, sigmoid, logit, got 'odds'"),
+        ("lime", {"alpha": -1.0}, "alpha must not be negative, got -1.0"),
+        ("attention_rollout", {"residual": 1.0}, r"residual must be a share in \[0, 1\), got 1.0"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(name, options, message):
+    with pytest.raises(BcosError, match=message):
+        get_explainer(name, **options)
+
+
+def test_windows_larger_than_the_image_are_refused():
+    with pytest.raises(BcosError, match="a window of 20 pixels does not fit into images of 8×8"):
+        get_explainer("occlusion", window=20)(PlainNet().eval(), torch.rand(1, 3, 8, 8), 0)

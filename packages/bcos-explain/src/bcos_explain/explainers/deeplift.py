@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 import captum.attr
 import torch
+from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
 from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_core.errors import first_line
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
 from bcos_explain.explainers.gradients import target_gradients
-from bcos_explain.explainers.structure import hookable, without_captums_warnings
+from bcos_explain.explainers.structure import hookable, one_module_a_call, without_captums_warnings
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,7 @@ class DeepLift:
     Returns (N, [T,] C, H, W), in units of the logit.
 
     Raises:
-        BcosError: a network that Captum's implementation cannot take, such as one that calls the same
-            activation module several times.
+        BcosError: a network that Captum's implementation cannot take.
 
     Source: Shrikumar et al., *Learning Important Features Through Propagating Activation Differences*, ICML
     2017.
@@ -38,9 +38,9 @@ class DeepLift:
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""
         with differentiable(model, x) as leaf:
-            with torch.no_grad():
-                indices = class_indices(model(leaf), target)
-            method = _DeepLift(hookable(model), multiply_by_inputs=False)
+            copied = hookable(model)
+            indices = class_indices(one_module_a_call(copied, tuple(SUPPORTED_NON_LINEAR), leaf), target)
+            method = _DeepLift(copied, multiply_by_inputs=False)
             method.gradient_func = _Multipliers(as_columns(indices))
             try:
                 with without_captums_warnings():
@@ -49,19 +49,14 @@ class DeepLift:
                 if isinstance(reason, torch.OutOfMemoryError):
                     raise
                 raise BcosError(
-                    f"DeepLIFT cannot explain this network ({first_line(reason)}); it needs activations that are "
-                    "modules, each called once in the forward pass"
+                    f"Captum's DeepLIFT cannot explain this network ({first_line(reason)}); use another method, such "
+                    "as integrated_gradients"
                 ) from reason
             return like_target(leaf.detach().unsqueeze(1) * multipliers, indices)
 
 
 class _DeepLift(captum.attr.DeepLift):  # type: ignore[misc] # reason: captum has no types
     """Captum's, which forgets what activations saw after one backward pass; here there is one for each target."""
-
-    def _forward_hook(self, module: nn.Module, inputs: Any, outputs: Any) -> None:
-        if hasattr(module, "output"):
-            raise RuntimeError(f"its {type(module).__name__} is called several times")
-        super()._forward_hook(module, inputs, outputs)
 
     def _backward_hook(self, module: nn.Module, grad_input: Any, grad_output: Any) -> Any:
         seen = module.input, module.output

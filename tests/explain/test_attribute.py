@@ -44,7 +44,7 @@ def test_batches_are_halved_until_they_fit_and_stay_so(error, caplog):
 
 def test_a_single_image_that_does_not_fit_is_refused():
     net, x = calibrated("plain")
-    with pytest.raises(BcosError, match="out of memory while explaining a single image"):
+    with pytest.raises(BcosError, match="out of memory with a single image"):
         attribute(Limited(0, torch.OutOfMemoryError("out")), net, x, 1)
 
 

@@ -1,14 +1,11 @@
 """Explaining with any explainer: several targets, in batches that fit into memory."""
 
-import logging
-
 import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_explain.explainers.contract import Explainer, Target, spatial_map
-
-_log = logging.getLogger(__name__)
+from bcos_explain.explainers.memory import in_batches
 
 
 def attribute(
@@ -31,31 +28,12 @@ def attribute(
         BcosError: as the explainer, one that returns another shape, or memory that is not enough for a single
             image.
     """
-    size = len(x) if batch_size is None else batch_size
-    if size < 1:
-        raise BcosError(f"batch_size must be at least 1, got {size}")
-    parts: list[Tensor] = []
-    start = 0
-    while start < len(x):
-        part = x[start : start + size]
-        chosen = target[start : start + size] if isinstance(target, Tensor) and target.ndim else target
-        try:
-            parts.append(_maps(explainer, model, part, chosen))
-        except RuntimeError as reason:
-            if not is_out_of_memory(reason):
-                raise
-            if len(part) == 1:
-                raise BcosError(
-                    f"out of memory while explaining a single image of shape {tuple(x.shape[1:])}; use smaller images, "
-                    "or a method that needs less"
-                ) from reason
-            size = len(part) // 2
-            _log.warning("out of memory: explaining %d images at a time from here on", size)
-        else:
-            start += len(part)
-            continue
-        _free_cache()  # outside of the handler, which would hold on to the tensors of the failed call
-    return torch.cat(parts)
+
+    def work(part: slice) -> Tensor:
+        chosen = target[part] if isinstance(target, Tensor) and target.ndim else target
+        return _maps(explainer, model, x[part], chosen)
+
+    return torch.cat(list(in_batches(work, len(x), batch_size)))
 
 
 def _maps(explainer: Explainer, model: nn.Module, x: Tensor, target: Target) -> Tensor:
@@ -74,13 +52,3 @@ def _maps(explainer: Explainer, model: nn.Module, x: Tensor, target: Target) -> 
             f"needed {tuple(expected)}"
         )
     return maps
-
-
-def is_out_of_memory(reason: BaseException) -> bool:
-    """Whether an error says that memory ran out, on an accelerator or on the CPU."""
-    return isinstance(reason, torch.OutOfMemoryError) or "not enough memory" in str(reason)
-
-
-def _free_cache() -> None:
-    if torch.accelerator.is_available():
-        torch.accelerator.memory.empty_cache()

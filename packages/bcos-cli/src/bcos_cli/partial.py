@@ -1,0 +1,59 @@
+"""Results of parts of a long measurement, kept on disk until all of it is done."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+Part = dict[str, Any]
+
+
+class PartialResults:
+    """What was measured so far, one line a part, so that a killed evaluation goes on where it was.
+
+    Args:
+        folder: where; None keeps nothing on disk.
+        fingerprint: of all that the results depend on; those with another one are not taken up.
+        rank: of this process, which writes files of its own. Those of every process are read, so a
+            measurement may go on with another number of processes.
+    """
+
+    def __init__(self, folder: Path | None, fingerprint: str, rank: int) -> None:
+        self.folder = folder
+        self._own = None if folder is None else folder / fingerprint
+        self._rank = rank
+
+    def load(self, task: str) -> dict[int, Part]:
+        """Parts of a task by number; a line that was cut off by a kill does not count."""
+        parts: dict[int, Part] = {}
+        for path in [] if self._own is None else sorted(self._own.glob(f"{task}.*.jsonl")):
+            for line in path.read_text().splitlines():
+                try:
+                    number, part = json.loads(line)
+                except ValueError:
+                    continue
+                parts[number] = part
+        return parts
+
+    def add(self, task: str, number: int, part: Part) -> None:
+        """Keep one part, on the disk before this returns."""
+        if self._own is None:
+            return
+        self._own.mkdir(parents=True, exist_ok=True)
+        with (self._own / f"{task}.{self._rank}.jsonl").open("ab") as file:
+            torn = file.tell() > 0 and not self._ends_with_newline(task)
+            file.write((b"\n" if torn else b"") + json.dumps([number, part]).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _ends_with_newline(self, task: str) -> bool:
+        assert self._own is not None
+        with (self._own / f"{task}.{self._rank}.jsonl").open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
+
+    def clear(self) -> None:
+        """Remove everything, of earlier measurements too: the result is complete."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)

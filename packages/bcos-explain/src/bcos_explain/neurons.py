@@ -1,0 +1,188 @@
+"""Neurons: which images activate a channel of a layer most, and what each of them contributes to it."""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core import BcosError, Explanation, explain
+from bcos_core.plugins import suggestion
+from bcos_core.structure import shared_copy
+from bcos_explain.explainers.feature_map import as_feature_map
+
+
+@dataclass(frozen=True, order=True)
+class Activation:
+    """The strongest activation of a channel in one image."""
+
+    score: float
+    key: int
+    """Of the image; among equal scores the smaller key comes first."""
+    position: tuple[int, ...]
+    """(row, column) in the layer's map, () for a layer without positions."""
+
+
+def as_channels(output: Tensor, size: tuple[int, int]) -> Tensor:
+    """A layer's output as (N, C, h, w); (N, C) becomes (N, C, 1, 1).
+
+    Args:
+        output: (N, C), (N, C, h, w), (N, h, w, C), or tokens (N, T, C), those of a class left out.
+        size: of the image, (H, W).
+
+    Raises:
+        BcosError: another shape.
+    """
+    if output.ndim == 2:
+        return output[:, :, None, None]
+    maps = as_feature_map(output, *size)
+    if maps is None and output.ndim == 4:
+        maps = output
+    if maps is None:
+        raise BcosError(
+            f"neurons need a layer with outputs (N, C), (N, C, h, w) or tokens (N, T, C), got {tuple(output.shape)}"
+        )
+    return maps
+
+
+class LayerOutputs:
+    """A network, run up to the output of one of its layers.
+
+    Args:
+        model: in eval mode.
+        layer: name of a submodule.
+
+    Raises:
+        BcosError: no such layer.
+    """
+
+    def __init__(self, model: nn.Module, layer: str) -> None:
+        names = [name for name, _ in model.named_modules() if name]
+        if layer not in names:
+            raise BcosError(f"the model has no layer {layer!r}; {suggestion(layer, names)}")
+        self._model = shared_copy(model)
+        self._seen: list[Tensor] = []
+        self._model.get_submodule(layer).register_forward_hook(
+            lambda _module, _args, output: self._seen.append(output.clone())
+        )
+        self.layer = layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) for inputs (N, C', H, W)."""
+        self._seen.clear()
+        with torch.inference_mode():
+            self._model(x)
+        if not self._seen:
+            raise BcosError(f"the layer {self.layer!r} did not run in the model's forward pass")
+        return as_channels(self._seen.pop(), (int(x.shape[-2]), int(x.shape[-1])))
+
+
+class TopActivations:
+    """For each channel, the images that activate it most, anywhere in the image.
+
+    Memory is bounded by channels × `count`, whatever the number of images, and the result depends neither on
+    their order nor on their batches.
+
+    Args:
+        channels: of the layer; None for all.
+        count: images a channel.
+
+    Raises:
+        BcosError: a count below 1.
+    """
+
+    def __init__(self, channels: Sequence[int] | None = None, count: int = 9) -> None:
+        if count < 1:
+            raise BcosError(f"count must be at least 1 image a channel, got {count}")
+        self.channels = None if channels is None else list(channels)
+        self.count = count
+        self._best: dict[int, list[Activation]] = {}
+
+    def update(self, activations: Tensor, keys: Sequence[int] | Tensor) -> None:
+        """Take a batch into account.
+
+        Args:
+            activations: (N, C, h, w), as :class:`LayerOutputs` gives them.
+            keys: N numbers, one for each image of the data set.
+
+        Raises:
+            BcosError: a channel that the layer does not have.
+        """
+        available = activations.shape[1]
+        chosen = range(available) if self.channels is None else self.channels
+        if wrong := [c for c in chosen if not 0 <= c < available]:
+            raise BcosError(f"the layer has {available} channels, from 0 to {available - 1}; got {wrong[0]}")
+        names = keys.tolist() if isinstance(keys, Tensor) else list(keys)
+        scores, where = activations.flatten(2).max(2)  # (N, C)
+        width = activations.shape[3]
+        positions = activations.shape[2] * width
+        for c in chosen:
+            column, places = scores[:, c].tolist(), where[:, c].tolist()
+            found = [
+                Activation(score, key, divmod(place, width) if positions > 1 else ())
+                for score, key, place in zip(column, names, places, strict=True)
+            ]
+            self._best[c] = _best(self._best.get(c, []) + found, self.count)
+
+    def merge(self, other: "TopActivations") -> None:
+        """Take what another process saw into account."""
+        for c, found in other._best.items():
+            self._best[c] = _best(self._best.get(c, []) + found, self.count)
+
+    def collected(self) -> dict[int, list[Activation]]:
+        """Activations by channel, the strongest first."""
+        return {c: list(self._best[c]) for c in sorted(self._best)}
+
+    def strongest(self, count: int) -> list[int]:
+        """The channels that are activated most by any image, the strongest first."""
+        return heapq.nsmallest(count, self._best, key=lambda c: (-self._best[c][0].score, c))
+
+
+def _best(activations: list[Activation], count: int) -> list[Activation]:
+    return heapq.nsmallest(count, activations, key=lambda a: (-a.score, a.key))
+
+
+def explain_neuron(
+    model: nn.Module, x: Tensor, layer: str, channel: int, positions: Sequence[tuple[int, ...]] | None = None
+) -> Explanation:
+    """Explain a channel of a layer, at one position of each image, exactly.
+
+    Args:
+        model: in eval mode.
+        x: (N, C, H, W), encoded.
+        layer: name of a submodule.
+        channel: of its output.
+        positions: (row, column) in the layer's map for each image, as :class:`Activation` has them; None for
+            where the channel is activated most.
+
+    Returns:
+        An explanation whose ``score`` is the activation: ``Σ weight·x + bias`` equals it.
+
+    Raises:
+        BcosError: no such layer, channel or position, or as :func:`bcos_core.explain`.
+
+    Source: Böhle et al., CVPR 2022, section 5.2.
+    """
+    size = (int(x.shape[-2]), int(x.shape[-1]))
+
+    def activation(output: Tensor) -> Tensor:
+        maps = as_channels(output, size)
+        if not 0 <= channel < maps.shape[1]:
+            raise BcosError(f"the layer {layer!r} has channels from 0 to {maps.shape[1] - 1}, got {channel}")
+        flat = maps[:, channel].flatten(1)  # (N, h·w)
+        if positions is None:
+            chosen = flat.detach().argmax(1)
+        else:
+            places = [_flat(p, maps.shape[2], maps.shape[3], layer) for p in positions]
+            chosen = torch.tensor(places, device=flat.device)
+        return flat.gather(1, chosen[:, None])[:, 0]
+
+    return explain(model, x, activation, layer=layer)
+
+
+def _flat(position: tuple[int, ...], height: int, width: int, layer: str) -> int:
+    row, column = position or (0, 0)
+    if not (0 <= row < height and 0 <= column < width):
+        raise BcosError(f"the layer {layer!r} has positions up to ({height - 1}, {width - 1}), got {position}")
+    return row * width + column

@@ -1,0 +1,51 @@
+from bcos_cli.partial import PartialResults
+
+PART = {"scores": [0.1, float("inf"), 1 / 3]}
+
+
+def test_parts_come_back_exactly(tmp_path):
+    PartialResults(tmp_path / "p", "f", 0).add("gridpg.bcos", 3, PART)
+    assert PartialResults(tmp_path / "p", "f", 0).load("gridpg.bcos") == {3: PART}
+
+
+def test_parts_of_every_process_are_read(tmp_path):
+    for rank in range(3):
+        PartialResults(tmp_path, "f", rank).add("t", rank, PART)
+    assert sorted(PartialResults(tmp_path, "f", 1).load("t")) == [0, 1, 2]
+
+
+def test_tasks_and_fingerprints_are_kept_apart(tmp_path):
+    PartialResults(tmp_path, "f", 0).add("t", 0, PART)
+    assert PartialResults(tmp_path, "f", 0).load("u") == {}
+    assert PartialResults(tmp_path, "g", 0).load("t") == {}
+
+
+def test_a_line_that_a_kill_cut_off_does_not_count_and_spoils_nothing(tmp_path):
+    partial = PartialResults(tmp_path, "f", 0)
+    partial.add("t", 0, PART)
+    partial.add("t", 1, PART)
+    (file,) = (tmp_path / "f").iterdir()
+    whole = file.read_bytes()
+    for end in range(len(whole)):
+        file.write_bytes(whole[:end])
+        before = set(partial.load("t"))
+        assert before <= {0, 1}
+        partial.add("t", 2, PART)
+        assert partial.load("t") == dict.fromkeys([*before, 2], PART)
+
+
+def test_clearing_removes_everything(tmp_path):
+    PartialResults(tmp_path / "p", "old", 0).add("t", 0, PART)
+    partial = PartialResults(tmp_path / "p", "f", 0)
+    partial.add("t", 0, PART)
+    partial.clear()
+    assert not (tmp_path / "p").exists()
+    partial.clear()
+
+
+def test_without_a_folder_nothing_is_kept(tmp_path):
+    partial = PartialResults(None, "f", 0)
+    partial.add("t", 0, PART)
+    assert partial.load("t") == {}
+    partial.clear()
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """A network with all that is needed to use it: input, classes, and what its logits mean."""
 
+import hashlib
 import json
 import warnings
 from dataclasses import asdict, dataclass, replace
@@ -56,6 +57,14 @@ class TrainedModel:
         """
         wide = logits.float()
         return wide.sigmoid() if self.probabilities == "sigmoid" else wide.softmax(1)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the weights and of how images are encoded, which tells networks apart."""
+        digest = hashlib.sha256(json.dumps([self.name, asdict(self.input)]).encode())
+        for name, tensor in self.model.state_dict().items():
+            data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+            digest.update(name.encode() + data.numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, path: Path, model: nn.Module | None = None) -> None:
         """Write the weights (of `model` if given) with the description in their header."""

@@ -1,0 +1,269 @@
+"""Explaining a whole set of shards: shards in, shards of maps out, as much memory for a million images as for ten."""
+
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import webdataset
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bcos_cli import console
+from bcos_cli.data.index import ShardIndex, ShardRecord, load_index, shard_urls
+from bcos_cli.data.stream import Shards, ShardStream
+from bcos_cli.data.transforms import BytesTransform, inference_transform
+from bcos_cli.processes import process_state
+from bcos_cli.trained import TrainedModel
+from bcos_core import explain
+from bcos_core.errors import BcosError
+from bcos_core.files import write_atomically
+from bcos_explain import get_explainer
+from bcos_explain.explainers import attribute
+from bcos_explain.explainers.memory import in_batches
+
+INDEX_NAME = "maps.json"
+FORMAT_VERSION = 1
+EXACT = "bcos"
+WEIGHT = "weight"
+_FINISHED = ".finished"
+PREDICTED, LABEL = "predicted", "label"
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """What is written for each image."""
+
+    methods: tuple[str, ...] = (EXACT,)
+    targets: tuple[int, ...] = ()
+    """Classes to explain; none for one that depends on the image, `choice`."""
+    choice: str = PREDICTED
+    """``"predicted"`` or ``"label"``."""
+    weights: bool = False
+    """Write W too, (C, H, W), not only its contributions."""
+
+
+@dataclass
+class WrittenMaps:
+    """What was written, and what was there already."""
+
+    images: int
+    shards: int
+    resumed: int
+    """Shards that an earlier, interrupted call had finished."""
+
+
+def explain_shards(
+    trained: TrainedModel,
+    data: str,
+    out: Path,
+    options: MapOptions,
+    *,
+    split: str = "test",
+    batch_size: int = 16,
+    workers: int = 2,
+    name: str = "",
+) -> WrittenMaps:
+    """Write maps for every image of a split.
+
+    For each shard one of the same name: for each sample ``KEY.json`` (label, prediction, target, logit, sum of
+    contributions, bias, scales) and, for each method, ``KEY.METHOD.npy``, float16 (H, W), or (T, H, W) for
+    several targets, to be multiplied by its ``scale``, so that neither tiny nor huge values are lost. With
+    ``options.weights`` also ``KEY.weight.npy``, ([T,] C, H, W). ``maps.json`` comes last and describes all.
+
+    A shard is written aside and renamed when it is whole; calling again goes on after the last whole one.
+    Shards are dealt out to the processes.
+
+    Raises:
+        BcosError: no such split, classes that do not fit, or a folder with other maps.
+    """
+    state = process_state()
+    index = load_index(data)
+    if len(index.classes) != len(trained.classes):
+        raise BcosError(f"the network knows {len(trained.classes)} classes, {data!r} has {len(index.classes)}")
+    records = index.of(split)
+    explainers = {method: get_explainer(method) for method in options.methods}
+    described = _description(trained, index, records, data, split, options, name)
+    if state.is_main_process:
+        _claim(out, described)
+    state.wait_for_everyone()
+    trained.model.to(state.device).eval()
+    finished = {path.stem for path in (out / _FINISHED).glob("*.json")}
+    own = [k for k in range(state.process_index, len(records), state.num_processes) if records[k].name not in finished]
+    urls = shard_urls(data, records)
+    with console.counted("explaining", sum(records[k].samples for k in own), state.is_main_process) as counter:
+        for k in own:
+            shards = Shards([urls[k]], [records[k].samples])
+            with _aside(out, records[k]) as writer:
+                for batch in _batches(shards, trained, batch_size, workers):
+                    _write_batch(trained, batch, explainers, options, writer)
+                    counter.advance(len(batch[0]), images=len(batch[0]))
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _write_index(out, described, records)
+    return WrittenMaps(sum(r.samples for r in records), len(records), len(finished))
+
+
+class _KeyedStream(ShardStream):
+    """Samples with the key that the shard has for them."""
+
+    def _decode(self, sample: dict[str, Any], epoch: int) -> Any:
+        image, label, _ = super()._decode(sample, epoch)
+        return image, label, sample["__key__"]
+
+
+_Batch = tuple[Tensor, Tensor, Sequence[str]]
+
+
+def _batches(shards: Shards, trained: TrainedModel, batch_size: int, workers: int) -> Iterator[_Batch]:
+    transform = BytesTransform(trained.input.channels, inference_transform(trained.input), is_random=False)
+    stream = _KeyedStream(shards, transform, rank=0, world=1, batch_size=batch_size)
+    yield from DataLoader(stream, batch_size=batch_size, num_workers=workers)
+
+
+class _aside:  # noqa: N801 - reason: a context manager, called like a function
+    """A tar file that appears whole, with a note that it is finished, or not at all."""
+
+    def __init__(self, out: Path, record: ShardRecord) -> None:
+        self.path = out / Path(record.name).name
+        self.note = out / _FINISHED / f"{record.name}.json"
+        self.temporary = self.path.with_name(f".{self.path.name}.tmp")
+        self.samples = record.samples
+
+    def __enter__(self) -> webdataset.TarWriter:
+        self.stream = self.temporary.open("wb")
+        self.writer = webdataset.TarWriter(self.stream, mtime=0.0)
+        return self.writer
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self.writer.close()
+        self.stream.close()
+        if kind is not None:
+            self.temporary.unlink()
+            return
+        with self.temporary.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size = self.temporary.stat().st_size
+        self.temporary.replace(self.path)
+        note = {"name": self.path.name, "samples": self.samples, "bytes": size, "sha256": digest}
+        write_atomically(self.note, json.dumps(note))
+
+
+def _write_batch(
+    trained: TrainedModel,
+    batch: _Batch,
+    explainers: dict[str, Any],
+    options: MapOptions,
+    writer: webdataset.TarWriter,
+) -> None:
+    images, labels, keys = batch
+    device = process_state().device
+    x = trained.encode(images.to(device))
+    with torch.inference_mode():
+        logits = trained.model(x).float()
+    target = _targets(logits, labels.to(device), options)
+    arrays, bias = _explained(trained, x, target, explainers, options)
+    probabilities = trained.confidences(logits)
+    for i, key in enumerate(keys):
+        halves = {array: _as_half(values[i]) for array, values in arrays.items()}
+        predicted = int(logits[i].argmax())
+        description: dict[str, Any] = {
+            "label": int(labels[i]),
+            "predicted": predicted,
+            "confidence": float(probabilities[i, predicted]),
+            "target": target[i].tolist(),
+            "logit": logits[i].gather(0, target[i].reshape(-1)).reshape(target[i].shape).tolist(),
+            "sum": {m: arrays[m][i].flatten(target.ndim - 1).double().sum(-1).tolist() for m in explainers},
+            "scale": {array: scale for array, (_, scale) in halves.items()},
+        }
+        if bias is not None:
+            description["bias"] = bias[i].tolist()
+        members = {f"{array}.npy": _npy(half) for array, (half, _) in halves.items()}
+        writer.write({"__key__": key, "json": json.dumps(description).encode(), **members})
+
+
+def _explained(
+    trained: TrainedModel, x: Tensor, target: Tensor, explainers: dict[str, Any], options: MapOptions
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """Arrays (N, ...) by name, and the bias (N,) or (N, T) of the exact explanation; halved if memory runs out."""
+
+    def work(part: slice) -> dict[str, Tensor]:
+        others = {m: e for m, e in explainers.items() if m != EXACT}
+        found = {m: attribute(e, trained.model, x[part], target[part]) for m, e in others.items()}
+        if options.weights or EXACT in explainers:
+            exact = explain(trained.model, x[part], target[part])
+            found |= {EXACT: exact.map, WEIGHT: exact.weight, "bias": exact.bias}
+        return found
+
+    parts = list(in_batches(work, len(x)))
+    arrays = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    bias = arrays.pop("bias", None)
+    wanted = [*explainers, *([WEIGHT] if options.weights else [])]
+    return {name: arrays[name] for name in wanted}, bias
+
+
+def _targets(logits: Tensor, labels: Tensor, options: MapOptions) -> Tensor:
+    if options.targets:
+        return torch.tensor(options.targets, device=logits.device).expand(len(logits), -1)
+    return labels if options.choice == LABEL else logits.argmax(1)
+
+
+def _as_half(values: Tensor) -> tuple[np.ndarray[Any, Any], float]:
+    """Values divided by the largest of them, in half precision, and that largest."""
+    scale = float(values.abs().max()) or 1.0
+    return (values.double() / scale).half().cpu().numpy(), scale
+
+
+def _npy(array: np.ndarray[Any, Any]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def _description(
+    trained: TrainedModel,
+    index: ShardIndex,
+    records: Sequence[ShardRecord],
+    data: str,
+    split: str,
+    options: MapOptions,
+    name: str,
+) -> dict[str, Any]:
+    shards = [[r.name, r.samples, r.sha256] for r in records]
+    seen = hashlib.sha256(json.dumps([trained.fingerprint(), shards]).encode())
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": name or trained.name,
+        "data": data,
+        "split": split,
+        "classes": index.classes,
+        "options": asdict(options),
+        "fingerprint": seen.hexdigest(),
+    }
+
+
+def _claim(out: Path, described: dict[str, Any]) -> None:
+    """Make the folder ours, or refuse one with other maps or other things."""
+    (out / _FINISHED).parent.mkdir(parents=True, exist_ok=True)
+    note = out / _FINISHED / "description"
+    existing = note if note.exists() else out / INDEX_NAME
+    if existing.exists():
+        before = {k: v for k, v in json.loads(existing.read_text()).items() if k != "shards"}
+        here = json.loads(json.dumps(described))
+        if differing := [k for k in here if k not in ("model", "data") and before.get(k) != here[k]]:
+            raise BcosError(
+                f"{str(out)!r} holds other maps ({', '.join(differing)} differ); choose another folder with --out"
+            )
+    elif any(out.iterdir()):
+        raise BcosError(f"{str(out)!r} is not empty; choose another folder with --out")
+    write_atomically(note, json.dumps(described))
+
+
+def _write_index(out: Path, described: dict[str, Any], records: Sequence[ShardRecord]) -> None:
+    notes = [json.loads((out / _FINISHED / f"{record.name}.json").read_text()) for record in records]
+    write_atomically(out / INDEX_NAME, json.dumps({**described, "shards": notes}, indent=1) + "\n")

@@ -51,8 +51,9 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, with all packages and the reference implementation."""
-    session.install(*editable(*PACKAGES), *group("test-base"), *group("parity"), *group("export"))
-    session.install(*group("examples"), *group("real"))
+    session.install(*editable(*BELOW["bcos-cli"]), "-e", "packages/bcos-cli[serve,video]")
+    session.install(*group("test-base"), *group("parity"), *group("export"))
+    session.install(*group("examples"), *group("real"), *group("quantus"), *group("browser"))
     session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 

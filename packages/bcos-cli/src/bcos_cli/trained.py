@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from bcos_cli.config import Recipe
+from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.training.annealing import before_annealing
 from bcos_core.errors import BcosError
 from bcos_models import (
@@ -195,6 +195,19 @@ def _load_file(path: Path) -> TrainedModel:
     return TrainedModel(
         model.eval(), described["model"], options, seen, described["classes"], described["probabilities"]
     )
+
+
+def data_of(run: str) -> str:
+    """Where the shards of a run are.
+
+    Raises:
+        BcosError: it is no run's folder, or does not say.
+    """
+    config = Path(run) / "config.yaml"
+    data = load_recipe(str(config)).data.path if config.is_file() else None
+    if data is None:
+        raise BcosError(f"there are no data to go with {run!r}; give a folder of shards with --data")
+    return data
 
 
 def default_device() -> torch.device:

@@ -1,0 +1,50 @@
+"""``bcos neurons``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(neurons)
+
+
+def neurons(
+    run_or_model: Annotated[
+        str, typer.Argument(help="Folder of a run, weights file of one, or a model with --weights.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for neurons.html and neurons.json.")],
+    data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Name of a layer; by default the last with a map over the image.")
+    ] = None,
+    channel: Annotated[
+        list[int] | None, typer.Option(help="A channel of the layer; repeatable. By default the strongest.", min=0)
+    ] = None,
+    strongest: Annotated[int, typer.Option(help="How many channels, where none is named.", min=1)] = 8,
+    images: Annotated[int, typer.Option(help="Images for each channel.", min=1)] = 6,
+    split: Annotated[str, typer.Option(help="Split to search.")] = "test",
+    scanned: Annotated[
+        int | None, typer.Option(help="Search only so many images, from the start of the split.", min=1)
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
+    workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
+) -> None:
+    """Show what neurons look for: the images that activate a channel most, each explained for that channel."""
+    from bcos_cli import console
+    from bcos_cli.neurons import NeuronOptions, write_neurons
+    from bcos_cli.trained import data_of, load_trained
+
+    trained = load_trained(run_or_model, weights)
+    options = NeuronOptions(layer, tuple(channel or ()), strongest, images, scanned)
+    rows = write_neurons(
+        trained, data or data_of(run_or_model), split, options, out, name=run_or_model, workers=workers
+    )
+    table = [
+        (row.channel, f"{row.items[0].score:.3f}", f"{row.items[-1].score:.3f}", ", ".join(i.label for i in row.items))
+        for row in rows
+    ]
+    console.table(f"neurons of {rows[0].layer}", ["channel", "strongest", "weakest shown", "images"], table)
+    console.out.print(f"report {out / 'neurons.html'}")

@@ -163,3 +163,13 @@ def test_explain_works_inside_explanation_mode(net, images):
         inside = explain(net, images)
     torch.testing.assert_close(inside.weight, expected.weight)
     torch.testing.assert_close(inside.bias, expected.bias)
+
+
+def test_a_small_difference_of_large_outputs_is_explained():
+    """In float32 the outputs of -100 leave no more than 1e-5 of their difference."""
+    model = nn.Sequential(BcosConv2d(6, 3, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), LogitLayer(logit_bias=-100.0))
+    x = torch.rand(2, 6, 8, 8) * 1e-3
+    for options in ({"target": 0, "relative": True}, {"target": lambda z: z[:, 0] - z[:, 1]}):
+        e = explain(model, x, **options)
+        assert e.residual.abs().max() <= 3e-5
+        assert e.contributions.abs().sum() > 0

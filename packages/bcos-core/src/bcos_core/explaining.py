@@ -14,7 +14,7 @@ from bcos_core.structure import shared_copy
 from bcos_core.targets import Target, select
 
 _TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-4}
-"""Share of Σ|contributions| that may be missing before an explanation is refused.
+"""Share of Σ|contributions| + |bias| + largest |output| that may be missing before an explanation is refused.
 
 Where a lower precision is used anywhere, it is not checked.
 """
@@ -91,14 +91,17 @@ def _explained(model: nn.Module, module: nn.Module | None, x: Tensor, target: Ta
         with measured(terms):
             outputs = _outputs(model, module, seen)
             logits, scores, indices = select(outputs, target, relative, module, n=x.shape[0])
-        return _read_off(leaf, logits, scores, indices, terms)
+        largest = outputs.detach().flatten(1).abs().amax(1)  # differences of outputs have the rounding error of these
+        return _read_off(leaf, logits, scores, indices, terms, largest)
 
 
-def _read_off(leaf: Tensor, logits: Tensor, scores: Tensor, indices: Tensor, terms: AdditiveTerms) -> Explanation:
+def _read_off(
+    leaf: Tensor, logits: Tensor, scores: Tensor, indices: Tensor, terms: AdditiveTerms, largest: Tensor
+) -> Explanation:
     """One backward pass for each column of `scores` (N, T)."""
     weights, shares = [], []
     for column in scores.unbind(1):
-        weight, share = _one_target(leaf, column, terms)
+        weight, share = _one_target(leaf, column, terms, largest)
         weights.append(weight)
         shares.append(share)
 
@@ -120,7 +123,9 @@ def _read_off(leaf: Tensor, logits: Tensor, scores: Tensor, indices: Tensor, ter
     )
 
 
-def _one_target(leaf: Tensor, scores: Tensor, terms: AdditiveTerms) -> tuple[Tensor, dict[str, Tensor]]:
+def _one_target(
+    leaf: Tensor, scores: Tensor, terms: AdditiveTerms, largest: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Dynamic linear map (N, C, *spatial) and additive shares (N,) of `scores` (N,)."""
     if not scores.requires_grad:
         raise BcosError(
@@ -134,12 +139,12 @@ def _one_target(leaf: Tensor, scores: Tensor, terms: AdditiveTerms) -> tuple[Ten
     shares = terms.shares(scores, gradients[1:])
     dtypes = {scores.dtype, leaf.dtype, *terms.dtypes}
     allowed = max(_TOLERANCE.get(dtype, math.inf) for dtype in dtypes)
-    missing = math.inf if shares is None else _missing(leaf, weight, shares, scores)
+    missing = math.inf if shares is None else _missing(leaf, weight, shares, scores, largest)
     if shares is None or missing > min(allowed, _SUSPICIOUS):
         one_by_one = terms.shares_one_by_one(scores)  # the samples may be in another dimension than the first
-        if shares is None or _missing(leaf, weight, one_by_one, scores) < missing:
+        if shares is None or _missing(leaf, weight, one_by_one, scores, largest) < missing:
             shares = one_by_one
-    missing = _missing(leaf, weight, shares, scores)
+    missing = _missing(leaf, weight, shares, scores, largest)
     if not missing <= allowed:
         raise BcosError(
             f"the contributions and the bias miss the output by {missing:.1e} of their size (allowed: {allowed:.0e}): "
@@ -149,12 +154,12 @@ def _one_target(leaf: Tensor, scores: Tensor, terms: AdditiveTerms) -> tuple[Ten
     return weight, shares
 
 
-def _missing(leaf: Tensor, weight: Tensor, shares: dict[str, Tensor], scores: Tensor) -> float:
-    """Largest share of ``Σ |contributions| + |bias| + |score|`` that contributions and bias miss."""
+def _missing(leaf: Tensor, weight: Tensor, shares: dict[str, Tensor], scores: Tensor, largest: Tensor) -> float:
+    """Largest share of ``Σ |contributions| + |bias| + largest |output|`` that contributions and bias miss."""
     contributions = (weight * leaf).detach().flatten(1)
     score = scores.detach()
     bias = sum(shares.values(), start=torch.zeros_like(score))
-    size = contributions.abs().sum(1) + bias.abs() + score.abs()
+    size = contributions.abs().sum(1) + bias.abs() + torch.maximum(score.abs(), largest)
     missing = (score - contributions.sum(1) - bias).abs() / size.clamp_min(torch.finfo(size.dtype).tiny)
     return float(missing.max())
 

@@ -11,14 +11,13 @@ from bcos_models import create_model
 QUICK = {
     "integrated_gradients": {"n_steps": 3},
     "lime": {"n_samples": 12},
-    "occlusion": {"window": 32, "stride": 16},
     "rise": {"n_masks": 6, "p": 0.5},
     "smoothgrad": {"n_samples": 2},
 }
 NETWORKS = {
     "bcos": (lambda: create_model("cifar10_resnet20", depths=[1, 1, 1]), 6, 32),
     "bcos_vit": (lambda: create_model("simple_vit_ti_patch16_224"), 6, 224),
-    "converted": (lambda: create_model("timm/resnet18", num_classes=10), 6, 64),
+    "converted": (lambda: create_model("timm/resnet18", num_classes=10, b=1.25), 6, 64),
     "torchvision": (lambda: torchvision.models.resnet18(num_classes=10), 3, 64),
     "timm_vit": (
         lambda: __import__("timm").create_model("vit_tiny_patch16_224", img_size=64, patch_size=8, num_classes=10),
@@ -43,7 +42,8 @@ def test_every_explainer_works_on(network):
     for name in list_explainers():
         if name == "attention_rollout" and network not in TRANSFORMERS:
             continue
-        maps = attribute(get_explainer(name, **QUICK.get(name, {})), model, x, torch.tensor([[0, 3]]))
+        options = {"window": size // 4} if name == "occlusion" else QUICK.get(name, {})
+        maps = attribute(get_explainer(name, **options), model, x, torch.tensor([[0, 3]]))
         assert maps.shape == (1, 2, size, size), name
         assert maps.isfinite().all(), name
         assert maps[0, 0].std() > 0, name

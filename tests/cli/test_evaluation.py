@@ -66,7 +66,7 @@ def test_scores_are_those_of_a_literal_computation(loss, classes, trained, batch
         make_loss(loss, evaluation=True),
         device=torch.device("cpu"),
         show_progress=False,
-    ).scores
+    )
     n, top1, top5, error, confusion, logits, labels = literal(model, batches, loss == "bce")
     assert scores.samples == n == 24
     assert scores.top1 == pytest.approx(top1)
@@ -88,7 +88,7 @@ def test_scores_do_not_depend_on_the_batches(batch_size, trained, batches):
     model = trained("sigmoid")
     device = torch.device("cpu")
     one, two = (
-        evaluate(model, model.model, b, make_loss("bce"), device=device, show_progress=False).scores
+        evaluate(model, model.model, b, make_loss("bce"), device=device, show_progress=False)
         for b in (batches(5), batches(batch_size))
     )
     assert (one.confusion, one.samples) == (two.confusion, two.samples)

@@ -1,8 +1,8 @@
 """Scoring a network on a split, on every process that was started."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +10,11 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import BinaryCalibrationError, MulticlassAccuracy, MulticlassConfusionMatrix
 
 from bcos_cli import console
+from bcos_cli.collecting import Collector
 from bcos_cli.data.loader import Batches
 from bcos_cli.trained import TrainedModel
 
-if TYPE_CHECKING:
-    from bcos_explain.metrics.confident import ConfidentImages
-
 CALIBRATION_BINS = 15
-MIN_CONFIDENCE = 0.5
-"""Images for the pointing game are classified correctly with more than this probability."""
 
 
 @dataclass(frozen=True)
@@ -36,14 +32,6 @@ class Scores:
     confusion: list[list[int]]
     """Rows: true class; columns: predicted class."""
     images_per_second: float
-
-
-@dataclass
-class Evaluated:
-    """Scores, and the images that metrics of explanations work on."""
-
-    scores: Scores
-    confident: "ConfidentImages | None"
 
 
 class _Classification:
@@ -90,9 +78,9 @@ def evaluate(
     loss: nn.Module,
     *,
     device: torch.device,
-    confident_per_class: int = 0,
+    collectors: Sequence[Collector] = (),
     show_progress: bool = True,
-) -> Evaluated:
+) -> Scores:
     """Score `model` on all samples of `batches`, each counted once over all processes.
 
     Args:
@@ -102,7 +90,7 @@ def evaluate(
         batches: of this process.
         loss: averaged over samples.
         device: where to compute.
-        confident_per_class: how many of the most confident correctly classified images of each class to keep.
+        collectors: see every image; afterwards each knows what those of all processes saw.
         show_progress: show a progress bar.
     """
     from accelerate.utils import gather_object
@@ -110,7 +98,6 @@ def evaluate(
     was_training = model.training
     model.eval()
     classification = _Classification(len(trained.classes), device)
-    confident = _confident_images(confident_per_class)
     start = time.perf_counter()
     with torch.inference_mode(), console.counted("evaluating", len(batches), show_progress) as counter:
         for images, labels, positions in batches.epoch(0):
@@ -119,21 +106,13 @@ def evaluate(
             logits = model(x)
             probabilities = trained.confidences(logits)
             classification.update(logits, labels, probabilities, loss(logits.float(), labels))
-            if confident is not None:
-                confidence, predicted = probabilities.max(1)
-                confident.update(images, labels, confidence, predicted, positions)
+            confidence, predicted = probabilities.max(1)
+            for collector in collectors:
+                collector.update(images, labels, confidence, predicted, positions)
             counter.advance(images=len(labels))
     model.train(was_training)
     scores = classification.compute(time.perf_counter() - start)
-    if confident is not None:
-        for state in gather_object([confident.state()]):
-            confident.merge(state)
-    return Evaluated(scores, confident)
-
-
-def _confident_images(per_class: int) -> "ConfidentImages | None":
-    if not per_class:
-        return None
-    from bcos_explain.metrics.confident import ConfidentImages
-
-    return ConfidentImages(per_class, min_confidence=MIN_CONFIDENCE)
+    for collector in collectors:
+        for state in gather_object([collector.state()]):
+            collector.merge(state)
+    return scores

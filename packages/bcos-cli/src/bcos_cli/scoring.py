@@ -1,31 +1,30 @@
 """Scoring a trained network and its explanations: what ``bcos eval`` and the end of a training do."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from bcos_cli import console
+from bcos_cli.collecting import Collector, SampledImages
 from bcos_cli.config import Loss
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluation import Scores, evaluate
+from bcos_cli.measuring import GridOptions, Material, measure, samples
 from bcos_cli.metrics import CLASSIFICATION
+from bcos_cli.partial import PartialResults
 from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel
 from bcos_cli.training.optim import make_loss
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
-from bcos_explain import get_explainer, get_metric, metric_specs
-from bcos_explain.metrics.confident import ConfidentImages
-from bcos_explain.metrics.gridpg import grid_pointing_game
+from bcos_explain import MetricSpec, get_explainer, metric_specs
+from bcos_explain.metrics import ConfidentImages, MetricResult
 
-GRIDPG_BATCH = 8
-"""Grids explained at a time."""
-PLUGIN_IMAGES = 64
-"""First images of the split, given to metrics that need no confident ones."""
+MIN_CONFIDENCE = 0.5
+"""Images for the pointing games are classified correctly with more than this probability."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +35,18 @@ class ScoringOptions:
     metrics: tuple[str, ...] = ()
     explainers: tuple[str, ...] = ("bcos",)
     batch_size: int = 256
+    explain_batch: int = 8
+    """Images, or grids, explained at a time."""
     workers: int = 2
+    images: int = 64
+    """For metrics of single images: as many, spread evenly over the split."""
     grids: int = 100
     grid_size: int = 2
     smooth: int = 1
     seed: int = 0
     loss: Loss = "bce"
-
-
-@dataclass
-class GridScores:
-    """The grid pointing game of one explainer."""
-
-    mean: float
-    std: float
-    images: int
-    chance: float
-    scores: list[float] = field(repr=False, default_factory=list)
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Options of metrics and explainers, by name."""
 
 
 @dataclass
@@ -65,14 +59,26 @@ class Evaluation:
     classes: list[str]
     scores: Scores
     metrics: dict[str, float]
-    gridpg: dict[str, GridScores]
+    """Every mean by ``metric`` or ``metric/explainer``."""
+    explanations: dict[str, dict[str, MetricResult]]
+    """Results by metric and explainer (``""`` where a metric takes none)."""
+    samples: dict[str, list[int]]
+    """Positions in the split that the scores of a metric belong to, where they are of single images."""
     grid_size: int
     skipped: dict[str, str]
     """Metrics that could not be measured, and why."""
 
+    @property
+    def gridpg(self) -> dict[str, MetricResult]:
+        """The grid pointing game of each explainer."""
+        return self.explanations.get("gridpg", {})
+
     def to_json(self) -> str:
         """JSON with every value."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        values = {k: v for k, v in vars(self).items() if k != "explanations"}
+        values["scores"] = asdict(self.scores)
+        values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}
+        return json.dumps(values, indent=1) + "\n"
 
     def save(self, path: Path) -> None:
         """Write the JSON whole or not at all."""
@@ -87,6 +93,7 @@ def score(
     *,
     index: ShardIndex | None = None,
     name: str = "",
+    partial: Path | None = None,
 ) -> Evaluation:
     """Score `trained` on the shards at `data`.
 
@@ -96,6 +103,8 @@ def score(
         options: what to score.
         index: of the shards, if it is loaded already.
         name: how the result calls the network.
+        partial: folder for what was measured of explanations so far, so that a killed evaluation goes on
+            there; removed in the end.
 
     Raises:
         BcosError: shards of other classes, or an unknown explainer.
@@ -107,10 +116,9 @@ def score(
             f"the network knows {len(trained.classes)} classes, the shards at {data!r} have {len(index.classes)}; "
             "give the shards it was trained on"
         )
-    with_grids = "gridpg" in options.metrics and options.grids > 0
-    explainers = {e: get_explainer(e) for e in options.explainers} if with_grids else {}
-    wanted = options.grids * options.grid_size**2
-    per_class = 2 * -(-wanted // len(index.classes)) if with_grids else 0  # drawn at random, some classes give more
+    for explainer in options.explainers:
+        get_explainer(explainer, **options.options.get(explainer, {}))
+    specs = [spec for spec in metric_specs() if spec.name in options.metrics and not _left_out(spec, options)]
     trained.model.to(state.device).eval()
     batches = make_batches(
         data,
@@ -122,89 +130,76 @@ def score(
         world=state.num_processes,
         workers=options.workers,
     )
-    evaluated = evaluate(
+    sampled, confident = _collectors(specs, options, index)
+    collectors: list[Collector] = [c for c in (sampled, confident) if c is not None]
+    scores = evaluate(
         trained,
         trained.model,
         batches,
         make_loss(options.loss, evaluation=True),
         device=state.device,
-        confident_per_class=per_class,
+        collectors=collectors,
         show_progress=state.is_main_process,
     )
-    gridpg: dict[str, GridScores] = {}
-    skipped: dict[str, str] = {}
-    metrics = {m: getattr(evaluated.scores, m) for m in options.metrics if hasattr(evaluated.scores, m)}
-    if state.is_main_process:  # the others need not wait: nothing follows that they take part in
-        for metric in (m for m in options.metrics if m not in CLASSIFICATION):
-            try:
-                if metric != "gridpg":
-                    metrics |= _of_explanations(metric, trained, data, index, options, evaluated.confident)
-                elif evaluated.confident is not None:
-                    gridpg = {e: _gridpg(trained, e, f, evaluated.confident, options) for e, f in explainers.items()}
-            except BcosError as reason:  # no reason to lose the other scores
-                skipped[metric] = str(reason)
-        metrics |= {f"gridpg/{e}": result.mean for e, result in gridpg.items()}
+    grids = GridOptions(options.grid_size, options.grids, options.smooth, options.seed)
+    named = {k: dict(v) for k, v in options.options.items()}
+    material = Material(trained, sampled, confident, grids, options.explain_batch, named)
+    kept = PartialResults(partial, _fingerprint(trained, index, options), state.process_index)
+    explanations, skipped = _measure_all(material, specs, options.explainers, kept)
+    if state.is_main_process:
+        kept.clear()
+    metrics = {m: float(getattr(scores, m)) for m in options.metrics if m in CLASSIFICATION}
+    for metric, results in explanations.items():
+        metrics |= {f"{metric}/{e}" if e else metric: result.mean for e, result in results.items()}
     return Evaluation(
-        name or trained.name,
-        data,
-        options.split,
-        index.classes,
-        evaluated.scores,
-        metrics,
-        gridpg,
-        options.grid_size,
-        skipped,
+        model=name or trained.name,
+        data=data,
+        split=options.split,
+        classes=index.classes,
+        scores=scores,
+        metrics=metrics,
+        explanations=explanations,
+        samples={spec.name: found for spec in specs if (found := samples(material, spec))},
+        grid_size=options.grid_size,
+        skipped=skipped,
     )
 
 
-def _gridpg(
-    trained: TrainedModel, name: str, explainer: Any, confident: ConfidentImages, options: ScoringOptions
-) -> GridScores:
-    images, labels, confidences = confident.collected()
-    with console.counted(f"gridpg {name}", options.grids) as counter:
-        result = grid_pointing_game(
-            trained.model,
-            explainer,
-            images,
-            labels,
-            confidences,
-            n=options.grid_size,
-            num_grids=options.grids,
-            smooth=options.smooth,
-            batch_size=GRIDPG_BATCH,
-            generator=torch.Generator().manual_seed(options.seed),
-            encode=trained.encode,
-            progress=counter.set,
-        )
-    return GridScores(result.mean, result.std, len(result.scores), result.chance, result.scores.tolist())
+def _left_out(spec: MetricSpec, options: ScoringOptions) -> bool:
+    return spec.unit == "grid" and options.grids == 0
 
 
-def _of_explanations(
-    name: str,
-    trained: TrainedModel,
-    data: str,
-    index: ShardIndex,
-    options: ScoringOptions,
-    confident: ConfidentImages | None,
-) -> dict[str, float]:
-    """Mean of a plugin's metric, for each explainer if it takes one; called with what its description needs."""
-    spec = next(spec for spec in metric_specs() if spec.name == name)
-    given: dict[str, Any] = {"model": trained.model}
-    if {"labels", "confidences"} & set(spec.needs):
-        if confident is None:
-            raise BcosError("it needs confident images, which are collected for gridpg; evaluate that too")
-        given["images"], given["labels"], given["confidences"] = confident.collected()
-    else:
-        batches = make_batches(data, index, options.split, trained.input, batch_size=PLUGIN_IMAGES)
-        given["images"], given["labels"], _ = next(iter(batches.epoch(0)))
-    if unknown := [need for need in spec.needs if need not in (*given, "explainer")]:
-        raise BcosError(f"it needs {', '.join(unknown)}, which bcos eval does not have")
-    function = get_metric(name)
-    if "explainer" not in spec.needs:
-        return {name: float(function(*(given[n] for n in spec.needs), encode=trained.encode).mean)}
-    means = {}
-    for explainer in options.explainers:
-        given["explainer"] = get_explainer(explainer)
-        result = function(*(given[n] for n in spec.needs), encode=trained.encode)
-        means[f"{name}/{explainer}"] = float(result.mean)
-    return means
+def _collectors(
+    specs: list[MetricSpec], options: ScoringOptions, index: ShardIndex
+) -> tuple[SampledImages | None, ConfidentImages | None]:
+    of_confident = [spec for spec in specs if spec.unit == "grid" or "confidences" in spec.needs]
+    total = sum(record.samples for record in index.of(options.split))
+    sampled = SampledImages(options.images, total) if len(of_confident) < len(specs) else None
+    wanted = max(options.grids * options.grid_size**2, len(index.classes))
+    per_class = 2 * -(-wanted // len(index.classes))  # drawn at random, some classes give more
+    confident = ConfidentImages(per_class, min_confidence=MIN_CONFIDENCE) if of_confident else None
+    return sampled, confident
+
+
+def _measure_all(
+    material: Material, specs: list[MetricSpec], explainers: tuple[str, ...], partial: PartialResults
+) -> tuple[dict[str, dict[str, MetricResult]], dict[str, str]]:
+    """Results by metric and explainer; what cannot be measured is no reason to lose the rest."""
+    explanations: dict[str, dict[str, MetricResult]] = {}
+    skipped: dict[str, str] = {}
+    for spec in specs:
+        for explainer in explainers if "explainer" in spec.needs else (None,):
+            try:
+                explanations.setdefault(spec.name, {})[explainer or ""] = measure(material, spec, explainer, partial)
+            except BcosError as reason:
+                skipped[spec.name if explainer is None else f"{spec.name}/{explainer}"] = str(reason)
+    return {metric: results for metric, results in explanations.items() if results}, skipped
+
+
+def _fingerprint(trained: TrainedModel, index: ShardIndex, options: ScoringOptions) -> str:
+    """Of all that results of explanations depend on, apart from the version of this program."""
+    measured = asdict(options)
+    for irrelevant in ("metrics", "explainers", "batch_size", "workers", "loss"):
+        del measured[irrelevant]
+    shards = [[r.name, r.samples, r.sha256] for r in index.of(options.split)]
+    return hashlib.sha256(json.dumps([trained.fingerprint(), measured, shards]).encode()).hexdigest()[:16]

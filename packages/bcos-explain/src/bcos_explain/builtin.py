@@ -105,6 +105,8 @@ def bcos_explain_metrics() -> Iterable[MetricSpec]:
         "share of positive contributions inside the explained class's cell of a grid of images",
         ("model", "explainer", "images", "labels", "confidences"),
         "Böhle et al., CVPR 2021, arXiv 2104.00032, section 4.2",
+        unit="grid",
+        higher_is_better=True,
     )
     yield MetricSpec(
         "completeness",
@@ -112,4 +114,6 @@ def bcos_explain_metrics() -> Iterable[MetricSpec]:
         "distance of contributions plus bias from the explained logit",
         ("model", "images"),
         "Sundararajan et al., ICML 2017",
+        unit="image",
+        higher_is_better=False,
     )

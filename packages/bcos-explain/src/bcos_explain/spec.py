@@ -1,6 +1,9 @@
 """Descriptions of explainers and metrics: light, frozen, importable without torch."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Unit = Literal["image", "grid", "whole"]
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,10 @@ class MetricSpec:
     """
     source: str = ""
     """The paper that describes the metric."""
+    unit: Unit = "whole"
+    """What the function may be given a part of, so that a measurement can be spread over processes and resumed:
+    ``"image"``, one score an image, which depends on no other; ``"grid"``, called with ``grids`` (G, n²), of
+    images that it tiles; ``"whole"``, nothing.
+    """
+    higher_is_better: bool | None = None
+    """None where neither is."""

@@ -17,29 +17,54 @@ def evaluate(
     ],
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
     metric: Annotated[
-        list[str] | None, typer.Option(help="A metric that bcos metrics lists; repeatable. All by default.")
+        list[str] | None,
+        typer.Option(
+            help="A metric that bcos metrics lists; repeatable. By default accuracy, calibration, gridpg, completeness."
+        ),
     ] = None,
     explainer: Annotated[
         list[str] | None,
         typer.Option(help="For the metrics of explanations; repeatable. Those of the run, or bcos."),
     ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Of a metric or explainer: NAME.KEY=VALUE, such as rise.n_masks=1000; repeatable."),
+    ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(help="METRIC>=VALUE, such as gridpg/bcos>=0.8; exit status 1 if it does not hold; repeatable."),
+    ] = None,
     split: Annotated[str | None, typer.Option(help="Split to score on; test by default.")] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
-    grids: Annotated[int | None, typer.Option(help="Grids of the pointing game.", min=1)] = None,
+    images: Annotated[
+        int | None, typer.Option(help="Images for metrics of single images, spread over the split.", min=1)
+    ] = None,
+    grids: Annotated[int | None, typer.Option(help="Grids of the pointing games.", min=1)] = None,
     grid_size: Annotated[int | None, typer.Option(help="Images along a side of a grid.", min=2)] = None,
     smooth: Annotated[int | None, typer.Option(help="Side of the mean filter over maps, odd.", min=1)] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images at a time.", min=1)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images classified at a time.", min=1)] = None,
+    explain_batch: Annotated[
+        int | None, typer.Option(help="Images, or grids, explained at a time; halved if memory runs out.", min=1)
+    ] = None,
     workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all values to this file.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for scores.csv and scores.json, and for what a killed evaluation goes on with."),
+    ] = None,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
 ) -> None:
     """Score a network and its explanations on a split.
 
-    For a run's folder, evaluation.json and report.html are renewed.
+    For a run's folder, evaluation.json and report.html are renewed. A killed evaluation goes on where it was. Exit
+    status 1 if contributions do not add up to the logits, or a --require does not hold.
     """
-    from bcos_cli.metrics import check_metrics
+    from bcos_cli.gate import Condition, failures
+    from bcos_cli.metrics import check_metrics, named_options
 
-    metrics = check_metrics(metric or [])
+    options_by_name = named_options(option or [])
+    conditions = [Condition.parse(text) for text in require or []]
+    metrics = check_metrics([*(metric or []), *(c.name for c in conditions if metric)])
     if num_processes > 1:
         from bcos_cli.launch import launch
 
@@ -52,11 +77,21 @@ def evaluate(
     options = {
         "split": split,
         "explainers": tuple(explainer) if explainer else None,
+        "images": images,
         "batch_size": batch_size,
+        "explain_batch": explain_batch,
         "grids": grids,
         "grid_size": grid_size,
         "smooth": smooth,
+        "options": options_by_name or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    evaluate_run(run_or_model, data, weights, json_file, {**given, "metrics": tuple(metrics), "workers": workers})
+    evaluation = evaluate_run(
+        run_or_model, data, weights, json_file, {**given, "metrics": tuple(metrics), "workers": workers}, out=out
+    )
     leave()
+    failed = failures(evaluation, conditions)
+    for reason in failed:
+        typer.echo(f"bcos: {reason}", err=True)
+    if failed:
+        raise typer.Exit(1)

@@ -245,7 +245,7 @@ class _Training:
             make_loss(self.recipe.train.loss, evaluation=True),
             device=self.accelerator.device,
             show_progress=self.accelerator.is_main_process,
-        ).scores
+        )
 
     def _state(self) -> dict[str, Any]:
         scaler = self.accelerator.scaler

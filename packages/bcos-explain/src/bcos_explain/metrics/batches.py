@@ -1,13 +1,21 @@
 """From stored images to what a network takes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from bcos_core import BcosError
+from bcos_explain.explainers.contract import Target, class_indices
 
-def as_input(images: Tensor, model: nn.Module, encode: Callable[[Tensor], Tensor] | None) -> Tensor:
-    """(N, C, H, W) on the device and in the precision of the model's parameters, encoded.
+Encode = Callable[[Tensor], Tensor]
+Progress = Callable[[int, int], None]
+"""Called with the number of samples done and of all samples, after each batch."""
+
+
+def as_float(images: Tensor, model: nn.Module) -> Tensor:
+    """Images on the device and in the precision of the model's parameters.
 
     8-bit integers become floats in [0, 1].
     """
@@ -16,4 +24,65 @@ def as_input(images: Tensor, model: nn.Module, encode: Callable[[Tensor], Tensor
         images = images.float() / 255
     if parameter is not None:
         images = images.to(parameter.device, parameter.dtype if parameter.is_floating_point() else None)
+    return images
+
+
+def as_input(images: Tensor, model: nn.Module, encode: Encode | None) -> Tensor:
+    """(N, C, H, W) as :func:`as_float` makes them, encoded."""
+    images = as_float(images, model)
     return images if encode is None else encode(images)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some of the images, ready to be explained."""
+
+    images: Tensor
+    """(N, C, H, W), floats before the encoding."""
+    x: Tensor
+    """(N, C', H, W), encoded."""
+    target: Tensor
+    """(N,), the explained classes."""
+    samples: slice
+    """Which of all images these are."""
+
+
+def each_batch(
+    model: nn.Module,
+    images: Tensor,
+    target: Target,
+    *,
+    encode: Encode | None,
+    batch_size: int,
+    progress: Progress | None = None,
+) -> Iterator[Batch]:
+    """Go through the images in batches.
+
+    Args:
+        model: in eval mode.
+        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255. They may stay on the CPU: each
+            batch is moved to the model's device.
+        target: None for the predicted class, an integer, or (M,).
+        encode: from images to what the network takes; None for images that are encoded already.
+        batch_size: images in a batch.
+        progress: called when the next batch is asked for.
+
+    Raises:
+        BcosError: no batch of images, a batch size below 1, or a target that does not fit.
+    """
+    if images.ndim != 4 or len(images) == 0:
+        raise BcosError(f"metrics need images (M, C, H, W), at least one, got shape {tuple(images.shape)}")
+    if batch_size < 1:
+        raise BcosError(f"batch_size must be at least 1, got {batch_size}")
+    if isinstance(target, Tensor) and target.ndim and target.shape != (len(images),):
+        raise BcosError(f"metrics explain one class an image: target must be ({len(images)},), got {tuple(target.shape)}")
+    for start in range(0, len(images), batch_size):
+        samples = slice(start, min(start + batch_size, len(images)))
+        part = as_float(images[samples], model)
+        x = part if encode is None else encode(part)
+        chosen = target[samples] if isinstance(target, Tensor) and target.ndim else target
+        with torch.no_grad():
+            classes = class_indices(model(x), chosen)
+        yield Batch(part, x, classes, samples)
+        if progress is not None:
+            progress(samples.stop, len(images))

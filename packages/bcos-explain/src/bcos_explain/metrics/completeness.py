@@ -1,6 +1,5 @@
 """Whether contributions and bias make up the explained logit."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,17 +7,21 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation, explain
 from bcos_explain.explainers.contract import Target
-from bcos_explain.metrics.batches import as_input
+from bcos_explain.metrics.batches import Encode, Progress, each_batch
+from bcos_explain.metrics.result import MetricResult
 
 
-@dataclass(frozen=True)
-class CompletenessResult:
-    """How far each explanation is from adding up."""
+@dataclass(frozen=True, kw_only=True)
+class CompletenessResult(MetricResult):
+    """How far each explanation is from adding up; the scores are the relative distances."""
 
     absolute: Tensor
-    """(N,): ``|Σ contributions + bias - logit|``, in units of the logit."""
-    relative: Tensor
-    """(N,): the same divided by ``Σ |contributions| + |bias| + |logit|``, the size of what was added up."""
+    """(M,): ``|Σ contributions + bias - logit|``, in units of the logit."""
+
+    @property
+    def relative(self) -> Tensor:
+        """(M,): the same divided by ``Σ |contributions| + |bias| + |logit|``, the size of what was added up."""
+        return self.scores
 
     @staticmethod
     def of(explanation: Explanation) -> "CompletenessResult":
@@ -31,17 +34,11 @@ class CompletenessResult:
         bias, score = explanation.bias.double(), explanation.score.double()
         absolute = (contributions.sum(1) + bias - score).abs()
         size = contributions.abs().sum(1) + bias.abs() + score.abs()
-        return CompletenessResult(absolute, absolute / size.clamp_min(torch.finfo(torch.float64).tiny))
+        return _result(absolute.detach().cpu(), (absolute / size.clamp_min(torch.finfo(torch.float64).tiny)).cpu())
 
-    @property
-    def mean(self) -> float:
-        """Mean relative distance, the number to report."""
-        return float(self.relative.mean())
-
-    def to_dict(self) -> dict[str, float | int]:
-        """Summary for JSON."""
-        return {
-            "count": len(self.absolute),
+    def to_dict(self) -> dict[str, object]:
+        """Everything but the absolute distance of each image, for JSON."""
+        return super().to_dict() | {
             "mean_absolute": float(self.absolute.mean()),
             "max_absolute": float(self.absolute.max()),
             "mean_relative": float(self.relative.mean()),
@@ -52,10 +49,11 @@ class CompletenessResult:
 def completeness(
     model: nn.Module,
     images: Tensor,
-    target: Target = None,
     *,
-    encode: Callable[[Tensor], Tensor] | None = None,
+    target: Target = None,
+    encode: Encode | None = None,
     batch_size: int = 32,
+    progress: Progress | None = None,
 ) -> CompletenessResult:
     """``|Σ contributions + bias - logit|`` of the exact explanation, for each image.
 
@@ -64,22 +62,25 @@ def completeness(
 
     Args:
         model: in eval mode.
-        images: (N, C, H, W), floats, or 8-bit integers that are divided by 255.
-        target: None for the predicted class, an integer, or (N,).
+        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
+        target: None for the predicted class, an integer, or (M,).
         encode: applied to each batch of images, such as :class:`bcos_core.AddInverse`; None for images that
             are encoded already.
         batch_size: images explained at once.
+        progress: called with the number of images done and of all images, after each batch.
+
+    Returns:
+        Relative distances, lower is better.
 
     Raises:
         BcosError: no images, or as :func:`bcos_core.explain`.
 
     Source: the completeness axiom of Sundararajan et al., ICML 2017, with b(x) as the baseline's output.
     """
-    if len(images) == 0 or batch_size < 1:
-        raise BcosError(f"completeness needs images and a batch_size of at least 1, got {len(images)} and {batch_size}")
-    results = []
-    for start in range(0, len(images), batch_size):
-        x = as_input(images[start : start + batch_size], model, encode)
-        chosen = target[start : start + batch_size] if isinstance(target, Tensor) and target.ndim else target
-        results.append(CompletenessResult.of(explain(model, x, chosen)))
-    return CompletenessResult(torch.cat([r.absolute for r in results]), torch.cat([r.relative for r in results]))
+    batches = each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress)
+    results = [CompletenessResult.of(explain(model, batch.x, batch.target)) for batch in batches]
+    return _result(torch.cat([r.absolute for r in results]), torch.cat([r.relative for r in results]))
+
+
+def _result(absolute: Tensor, relative: Tensor) -> CompletenessResult:
+    return CompletenessResult(scores=relative, absolute=absolute, higher_is_better=False)

@@ -1,0 +1,174 @@
+"""Metrics of explanations over many images: in parts, on all processes, and going on after a kill."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bcos_cli import console
+from bcos_cli.collecting import SampledImages
+from bcos_cli.partial import Part, PartialResults
+from bcos_cli.processes import process_state
+from bcos_cli.trained import TrainedModel
+from bcos_core.errors import BcosError
+from bcos_core.plugins import check_options, takes
+from bcos_explain import MetricSpec, get_explainer, get_metric
+from bcos_explain.metrics import ConfidentImages, MetricResult, sample_grids
+
+
+@dataclass(frozen=True)
+class GridOptions:
+    """Grids of the pointing games."""
+
+    n: int
+    count: int
+    smooth: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Material:
+    """What metrics work on, the same in every process."""
+
+    trained: TrainedModel
+    sampled: SampledImages | None
+    confident: ConfidentImages | None
+    grids: GridOptions
+    batch_size: int
+    """Images, or grids, in a part, which are explained at once."""
+    options: dict[str, dict[str, Any]]
+    """Of metrics and explainers, by name."""
+
+    @functools.cached_property
+    def confident_images(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, labels and confidences."""
+        if self.confident is None:
+            raise BcosError("it needs confident images, which were not collected")
+        return self.confident.collected()
+
+    @functools.cached_property
+    def sampled_grids(self) -> Tensor:
+        """(G, n²): which images each grid shows."""
+        _, labels, confidences = self.confident_images
+        generator = torch.Generator().manual_seed(self.grids.seed)
+        return sample_grids(labels, confidences, self.grids.n, self.grids.count, generator)
+
+
+Work = Callable[[slice], Any]
+"""Measures samples start to stop."""
+
+
+def measure(material: Material, spec: MetricSpec, explainer: str | None, partial: PartialResults) -> MetricResult:
+    """Measure one metric of one explainer.
+
+    Parts are dealt out to the processes in turn; every process returns the whole result.
+
+    Raises:
+        BcosError: in every process, if it cannot be measured in one of them.
+    """
+    from accelerate.utils import gather_object
+
+    state = process_state()
+    task = spec.name if explainer is None else f"{spec.name}.{explainer}"
+    try:
+        count, size, work = _work(material, spec, explainer)
+        parts = partial.load(task)
+        todo = [k for k in range(state.process_index, -(-count // size), state.num_processes) if k not in parts]
+        with console.counted(_described(spec, explainer), len(todo), state.is_main_process) as counter:
+            for number in todo:
+                part = slice(number * size, min((number + 1) * size, count))
+                parts[number] = _as_part(work(part), spec)
+                partial.add(task, number, parts[number])
+                counter.advance(images=part.stop - part.start)
+        outcome: tuple[str | None, dict[int, Part]] = (None, parts)
+    except BcosError as mistake:
+        outcome = (str(mistake), {})  # the others wait for this process, whatever happened
+    joined: dict[int, Part] = {}
+    for reason, parts in gather_object([outcome]):
+        if reason is not None:
+            raise BcosError(reason)
+        joined |= parts
+    return MetricResult.concatenate([_as_result(joined[number]) for number in sorted(joined)])
+
+
+def samples(material: Material, spec: MetricSpec) -> list[int]:
+    """What the scores of a metric belong to: positions of images in the split, or numbers of grids."""
+    if spec.unit == "image" and "confidences" not in spec.needs and material.sampled is not None:
+        return material.sampled.collected()[3]
+    return []
+
+
+def _described(spec: MetricSpec, explainer: str | None) -> str:
+    return spec.name if explainer is None else f"{spec.name} {explainer}"
+
+
+def _work(material: Material, spec: MetricSpec, explainer: str | None) -> tuple[int, int, Work]:
+    """Number of samples, of samples in a part, and the work on a part."""
+    function = get_metric(spec.name)
+    options = dict(material.options.get(spec.name, {}))
+    check_options(f"the metric {spec.name!r}", function, options)
+    options |= {"encode": material.trained.encode}
+    if takes(function, "batch_size"):
+        options.setdefault("batch_size", material.batch_size)
+    given: dict[str, Any] = {"model": material.trained.model}
+    if explainer is not None:
+        given["explainer"] = get_explainer(explainer, **material.options.get(explainer, {}))
+    if spec.unit == "grid":
+        return _over_grids(material, spec, function, given, options)
+    given |= _images(material, spec)
+    if missing := [need for need in spec.needs if need not in given]:
+        raise BcosError(f"it needs {', '.join(missing)}, which these data do not have")
+    count = len(given["images"])
+    size = count if spec.unit == "whole" else material.batch_size
+
+    def work(part: slice) -> Any:
+        chosen = {k: v if k in ("model", "explainer") else v[part] for k, v in given.items()}
+        return function(*(chosen[need] for need in spec.needs), **options)
+
+    return count, size, work
+
+
+def _over_grids(
+    material: Material, spec: MetricSpec, function: Callable[..., Any], given: dict[str, Any], options: dict[str, Any]
+) -> tuple[int, int, Work]:
+    given["images"], given["labels"], given["confidences"] = material.confident_images
+    grids = material.sampled_grids
+    options = {"n": material.grids.n, "smooth": material.grids.smooth, **options}
+
+    def work(part: slice) -> Any:
+        return function(*(given[need] for need in spec.needs), grids=grids[part], **options)
+
+    return len(grids), material.batch_size, work
+
+
+def _images(material: Material, spec: MetricSpec) -> dict[str, Any]:
+    if "confidences" in spec.needs:
+        images, labels, confidences = material.confident_images
+        return {"images": images, "labels": labels, "confidences": confidences}
+    assert material.sampled is not None
+    images, labels, _, keys = material.sampled.collected()
+    return {"images": images, "labels": labels, "keys": keys}
+
+
+def _as_part(result: Any, spec: MetricSpec) -> Part:
+    """Plain lists; a plugin's result that has a mean only counts as one score."""
+    if not isinstance(result, MetricResult):
+        return {"scores": [float(result.mean)], "higher_is_better": spec.higher_is_better}
+    part: Part = {
+        "scores": result.scores.tolist(),
+        "cluster": result.cluster,
+        "higher_is_better": result.higher_is_better,
+        "chance": result.chance,
+    }
+    if result.curves is not None and result.curve_x is not None:
+        part |= {"curves": result.curves.tolist(), "curve_x": result.curve_x.tolist()}
+    return part
+
+
+def _as_result(part: Part) -> MetricResult:
+    tensors = {k: torch.tensor(part[k], dtype=torch.float64) for k in ("scores", "curves", "curve_x") if k in part}
+    merged: dict[str, Any] = {**part, **tensors}
+    return MetricResult(**merged)

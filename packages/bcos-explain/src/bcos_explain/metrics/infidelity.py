@@ -1,0 +1,110 @@
+"""Infidelity: how far attributions are from what the removal of squares costs."""
+
+import captum.metrics
+import torch
+from torch import Tensor, nn
+
+from bcos_core import BcosError
+from bcos_explain.explainers.attribute import attribute
+from bcos_explain.explainers.contract import Explainer, Target, whole_number
+from bcos_explain.metrics.batches import Batch, Encode, Progress, each_batch
+from bcos_explain.metrics.removal import Baseline, Output, replacement, target_output
+from bcos_explain.metrics.result import MetricResult
+
+
+def infidelity(
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    *,
+    target: Target = None,
+    encode: Encode | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    squares: int = 50,
+    side: float = 0.25,
+    normalize: bool = True,
+    baseline: Baseline = "zero",
+    output: Output = "logit",
+    seed: int = 0,
+) -> MetricResult:
+    """Mean squared distance of the attribution of a random square from what its removal costs.
+
+    ``score = min_β mean_S (β Σ_{p in S} a_p - (f(x) - f(x without S)))²``, with β = 1 without `normalize`.
+    Computed by Captum. Squares are the same for all images, so a score does not depend on the other images.
+
+    Args:
+        model: in eval mode.
+        explainer: channels are summed.
+        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
+        target: None for the predicted class, an integer, or (M,).
+        encode: from images to what the network takes, pixel by pixel; None for encoded images.
+        batch_size: images at once.
+        progress: called with the number of images done and of all images.
+        squares: random squares, each of which lies inside of the image.
+        side: of a square, as a part of the image's shorter side.
+        normalize: scale each explanation by the β that fits best, as the paper does to compare methods whose
+            attributions have different units.
+        baseline: what is put in place of the square, see :func:`bcos_explain.metrics.removal.replacement`.
+        output: f: the target's logit, or its probability.
+        seed: of the squares.
+
+    Returns:
+        Squared distances in units of f², lower is better.
+
+    Raises:
+        BcosError: options that make no sense, or as the explainer.
+
+    Source: Yeh et al., *On the (In)fidelity and Sensitivity of Explanations*, NeurIPS 2019, definition 2.1 and
+        the square removal of section 2.3.
+    """
+    whole_number("squares", squares)
+    if not 0 < side <= 1:
+        raise BcosError(f"side must be inside (0, 1], a part of the image's side, got {side}")
+    masks = square_masks(*images.shape[-2:], side, squares, torch.Generator().manual_seed(seed))
+    scores = []
+    for batch in each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress):
+        maps = attribute(explainer, model, batch.x, batch.target)
+        other = replacement(batch, encode, baseline)
+        scores.append(_of_batch(model, batch, maps, other, masks.to(maps.device), output, normalize).cpu())
+    return MetricResult(scores=torch.cat(scores), higher_is_better=False)
+
+
+def square_masks(height: int, width: int, side: float, count: int, generator: torch.Generator) -> Tensor:
+    """(count, H, W), bool: random squares inside of the image."""
+    pixels = max(1, round(side * min(height, width)))
+    top = torch.randint(height - pixels + 1, (count, 1), generator=generator)
+    left = torch.randint(width - pixels + 1, (count, 1), generator=generator)
+    row, column = torch.arange(height), torch.arange(width)
+    rows, columns = (row >= top) & (row < top + pixels), (column >= left) & (column < left + pixels)
+    return rows[:, :, None] & columns[:, None, :]
+
+
+def _of_batch(
+    model: nn.Module, batch: Batch, maps: Tensor, other: Tensor, masks: Tensor, output: Output, normalize: bool
+) -> Tensor:
+    n, channels = batch.x.shape[:2]
+    at_once = max(1, min(len(masks), 64 // n))
+    done = 0
+
+    def remove(x: Tensor) -> tuple[Tensor, Tensor]:  # x: each image `repeats` times in a row
+        nonlocal done
+        repeats = len(x) // n
+        gone = masks[done : done + repeats].repeat(n, 1, 1)[:, None].expand_as(x)
+        done += repeats
+        return gone.to(x.dtype), torch.where(gone, other.repeat_interleave(repeats, 0), x)
+
+    def score(x: Tensor) -> Tensor:
+        return target_output(model, x, batch.target.repeat_interleave(len(x) // n), output)
+
+    spread = (maps.double() / channels)[:, None].expand(-1, channels, -1, -1)  # Captum sums over channels
+    value: Tensor = captum.metrics.infidelity(
+        score,
+        remove,
+        batch.x,
+        spread,
+        n_perturb_samples=len(masks),
+        max_examples_per_batch=at_once * n,
+        normalize=normalize,
+    )
+    return value

@@ -1,0 +1,158 @@
+"""Pixel deletion and insertion: whether the output follows the pixels that an explanation calls important."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core import BcosError
+from bcos_explain.explainers.attribute import attribute
+from bcos_explain.explainers.contract import Explainer, Target, whole_number
+from bcos_explain.metrics.batches import Batch, Encode, Progress, each_batch
+from bcos_explain.metrics.removal import Baseline, Output, replacement, target_output
+from bcos_explain.metrics.result import MetricResult
+
+First = Literal["most", "least"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Course:
+    """Which pixels are there at each step."""
+
+    steps: int
+    until: float
+    first: First
+    insert: bool
+    baseline: Baseline
+    output: Output
+
+    def __post_init__(self) -> None:
+        whole_number("steps", self.steps)
+        if not 0 < self.until <= 1:
+            raise BcosError(f"until must be inside (0, 1], the share of pixels to go through, got {self.until}")
+        if self.first not in ("most", "least"):
+            raise BcosError(f"first must be 'most' or 'least', got {self.first!r}")
+
+    @property
+    def fractions(self) -> Tensor:
+        return torch.linspace(0, self.until, self.steps + 1, dtype=torch.float64)
+
+    def curves(self, model: nn.Module, batch: Batch, maps: Tensor, encode: Encode | None) -> Tensor:
+        """(N, steps + 1): output at each step over the output for the whole image; NaN where that is not positive."""
+        other = replacement(batch, encode, self.baseline)
+        order = maps.flatten(1).argsort(1, descending=self.first == "most", stable=True)
+        rank = order.argsort(1).view_as(maps)  # 0 for the pixel that goes first
+        whole = target_output(model, batch.x, batch.target, self.output)
+        values = []
+        for fraction in self.fractions.tolist():
+            gone = (rank < round(fraction * rank[0].numel()))[:, None]  # (N, 1, H, W)
+            x = torch.where(gone ^ self.insert, other, batch.x)
+            values.append(target_output(model, x, batch.target, self.output))
+        return torch.stack(values, 1) / torch.where(whole > 0, whole, torch.nan)[:, None]
+
+
+def _play(
+    course: _Course,
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    target: Target,
+    encode: Encode | None,
+    batch_size: int,
+    progress: Progress | None,
+) -> MetricResult:
+    batches = each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress)
+    curves = torch.cat(
+        [course.curves(model, b, attribute(explainer, model, b.x, b.target), encode).cpu() for b in batches]
+    )
+    areas = torch.trapezoid(curves, course.fractions, dim=1) / course.until
+    higher = course.insert == (course.first == "most")
+    return MetricResult(scores=areas, higher_is_better=higher, curves=curves, curve_x=course.fractions)
+
+
+def pixel_deletion(
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    *,
+    target: Target = None,
+    encode: Encode | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    steps: int = 20,
+    until: float = 1.0,
+    first: First = "most",
+    baseline: Baseline = "zero",
+    output: Output = "softmax",
+) -> MetricResult:
+    """Area under the curve of the target's output while pixels are removed in order of their attribution.
+
+    ``score = ∫_0^until p(q) dq / (until · p(0))`` by the trapezoidal rule, where p(q) is the output when the
+    share q of the pixels is gone. A pixel goes with all its channels.
+
+    Args:
+        model: in eval mode.
+        explainer: channels are summed; among equal attributions the pixels go row by row.
+        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
+        target: None for the predicted class, an integer, or (M,).
+        encode: from images to what the network takes, pixel by pixel; None for encoded images.
+        batch_size: images at once.
+        progress: called with the number of images done and of all images.
+        steps: number of steps, of equal size.
+        until: share of the pixels that is removed in the end.
+        first: whether the most or the least important pixels go first. Böhle et al. remove the least important
+            ones, up to a quarter.
+        baseline: what is put in their place, see :func:`bcos_explain.metrics.removal.replacement`.
+        output: the target's probability (``"softmax"``, or ``"sigmoid"`` where each class is for itself), or
+            its ``"logit"``.
+
+    Returns:
+        Areas and curves; the lower the better, with first="least" the higher. Undefined where the output for
+        the whole image is not positive.
+
+    Raises:
+        BcosError: options that make no sense, or as the explainer.
+
+    Source: Petsiuk et al., *RISE*, BMVC 2018, section 4.1; Samek et al., TNNLS 2017; with first="least"
+        Böhle et al., CVPR 2022, section 4.
+    """
+    course = _Course(steps=steps, until=until, first=first, insert=False, baseline=baseline, output=output)
+    return _play(course, model, explainer, images, target, encode, batch_size, progress)
+
+
+def pixel_insertion(
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    *,
+    target: Target = None,
+    encode: Encode | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    steps: int = 20,
+    until: float = 1.0,
+    baseline: Baseline = "blur",
+    output: Output = "softmax",
+) -> MetricResult:
+    """Area under the curve of the target's output while the most important pixels are put into a baseline.
+
+    ``score = ∫_0^until p(q) dq / (until · p(whole image))`` by the trapezoidal rule, where p(q) is the output
+    when the share q of the pixels is there.
+
+    Args:
+        model, explainer, images, target, encode, batch_size, progress, steps, output: as of
+            :func:`pixel_deletion`.
+        until: share of the pixels that is there in the end.
+        baseline: what the pixels are put into; a blurred image has no edges that look like objects.
+
+    Returns:
+        Areas and curves, the higher the better. Undefined where the output for the whole image is not positive.
+
+    Raises:
+        BcosError: options that make no sense, or as the explainer.
+
+    Source: Petsiuk et al., *RISE*, BMVC 2018, section 4.1.
+    """
+    course = _Course(steps=steps, until=until, first="most", insert=True, baseline=baseline, output=output)
+    return _play(course, model, explainer, images, target, encode, batch_size, progress)

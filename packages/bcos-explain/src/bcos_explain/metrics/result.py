@@ -1,0 +1,158 @@
+"""Scores of a metric, one a sample, and what they say about their mean."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bcos_core import BcosError
+
+DEFAULT_SEED = 0
+"""Of the generator that is made where none is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricResult:
+    """What every metric returns.
+
+    Raises:
+        BcosError: scores that are not (M,), no whole number of clusters, or curves that do not fit.
+    """
+
+    scores: Tensor
+    """(M,), float64 on the CPU, one a sample; NaN where the metric is undefined for a sample."""
+    cluster: int = 1
+    """This many consecutive scores belong together, such as those of the cells of a grid."""
+    higher_is_better: bool | None = None
+    chance: float | None = None
+    """Expected score of an uninformative explanation; None where it is unknown or differs from sample to sample."""
+    curves: Tensor | None = None
+    """(M, S), for metrics that summarise a curve."""
+    curve_x: Tensor | None = None
+    """(S,): where the curves were measured."""
+
+    def __post_init__(self) -> None:
+        for name in ("scores", "curves", "curve_x"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, value.detach().double().cpu())
+        if self.scores.ndim != 1 or self.cluster < 1 or len(self.scores) % self.cluster:
+            raise BcosError(
+                f"scores must be (M,) with M a multiple of cluster={self.cluster}, got shape {tuple(self.scores.shape)}"
+            )
+        if self.curves is None and self.curve_x is None:
+            return
+        shapes = [None if t is None else tuple(t.shape) for t in (self.curves, self.curve_x)]
+        if shapes[1] is None or len(shapes[1]) != 1 or shapes[0] != (len(self.scores), *shapes[1]):
+            raise BcosError(
+                f"curves must be (M, S) and curve_x (S,) for M={len(self.scores)} scores, got {shapes[0]} and {shapes[1]}"
+            )
+
+    @property
+    def count(self) -> int:
+        """Scores that are defined."""
+        return int((~self.scores.isnan()).sum())
+
+    @property
+    def undefined(self) -> int:
+        """Samples for which the metric is undefined."""
+        return len(self.scores) - self.count
+
+    @property
+    def mean(self) -> float:
+        """Mean of the scores that are defined; NaN if none is."""
+        return float(self.scores.nanmean())
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the scores that are defined (0 for a single one, NaN for none)."""
+        defined = self.scores[~self.scores.isnan()]
+        if len(defined) < 2:
+            return 0.0 if len(defined) else math.nan
+        return float(defined.std())
+
+    def bootstrap_interval(
+        self, level: float = 0.95, *, resamples: int = 1000, generator: torch.Generator | None = None
+    ) -> tuple[float, float]:
+        """Percentile bootstrap interval of the mean; (NaN, NaN) where no score is defined.
+
+        Whole clusters are resampled, as their scores depend on each other.
+
+        Args:
+            level: probability that the interval should cover the mean.
+            resamples: number of bootstrap samples.
+            generator: None for one with a fixed seed.
+
+        Raises:
+            BcosError: a level outside of (0, 1), or no resamples.
+        """
+        if not 0 < level < 1 or resamples < 1:
+            raise BcosError(f"level must be inside (0, 1) and resamples at least 1, got {level} and {resamples}")
+        clusters = self.scores.reshape(-1, self.cluster)
+        counts = (~clusters.isnan()).sum(1)
+        sums, counts = clusters.nansum(1)[counts > 0], counts[counts > 0]
+        if len(sums) == 0:
+            return math.nan, math.nan
+        generator = or_default(generator)
+        means = []
+        for _ in range(resamples):  # one at a time: memory does not grow with their number
+            drawn = torch.randint(len(sums), (len(sums),), generator=generator)
+            means.append(sums[drawn].sum() / counts[drawn].sum())
+        tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        low, high = torch.quantile(torch.stack(means), tails).tolist()
+        return low, high
+
+    def to_dict(self) -> dict[str, object]:
+        """Summary and scores, for JSON: what is undefined is None; of curves their mean."""
+        summary: dict[str, object] = {
+            "mean": _or_none(self.mean),
+            "std": _or_none(self.std),
+            "interval_95": [_or_none(end) for end in self.bootstrap_interval()],
+            "count": self.count,
+            "undefined": self.undefined,
+            "chance": self.chance,
+            "higher_is_better": self.higher_is_better,
+            "cluster": self.cluster,
+            "scores": [_or_none(score) for score in self.scores.tolist()],
+        }
+        if self.curves is not None and self.curve_x is not None:
+            mean = [_or_none(value) for value in self.curves.nanmean(0).tolist()]
+            summary["curve"] = {"x": self.curve_x.tolist(), "mean": mean}
+        return summary
+
+    @staticmethod
+    def concatenate(results: "Sequence[MetricResult]") -> "MetricResult":
+        """Join parts of one measurement, in their order.
+
+        Raises:
+            BcosError: no parts, or parts that were measured differently.
+        """
+        if not results:
+            raise BcosError("there are no results to concatenate")
+        first = results[0]
+        same = ("cluster", "higher_is_better", "chance")
+        for other in results:
+            if differing := [name for name in same if getattr(first, name) != getattr(other, name)]:
+                values = {name: (getattr(first, name), getattr(other, name)) for name in differing}
+                raise BcosError(f"results of one measurement are needed, got parts that differ in {values}")
+            xs = (first.curve_x, other.curve_x)
+            if (xs[0] is None) != (xs[1] is None) or (xs[0] is not None and not torch.equal(xs[0], xs[1])):
+                raise BcosError("results of one measurement are needed, got curves at different positions")
+        curves = [result.curves for result in results if result.curves is not None]
+        return MetricResult(
+            scores=torch.cat([result.scores for result in results]),
+            curves=torch.cat(curves) if curves else None,
+            curve_x=first.curve_x,
+            **{name: getattr(first, name) for name in same},
+        )
+
+
+def or_default(generator: torch.Generator | None) -> torch.Generator:
+    """Return the generator, or one with a fixed seed."""
+    return torch.Generator().manual_seed(DEFAULT_SEED) if generator is None else generator
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -1,0 +1,94 @@
+"""Sensitivity-n: whether attributions predict what happens when pixels are removed."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core import BcosError
+from bcos_explain.explainers.attribute import attribute
+from bcos_explain.explainers.contract import Explainer, Target, whole_number
+from bcos_explain.metrics.batches import Batch, Encode, Progress, each_batch
+from bcos_explain.metrics.removal import Baseline, Output, pixel_subsets, replacement, target_output
+from bcos_explain.metrics.result import MetricResult
+from bcos_explain.metrics.similarity import pearson
+
+
+def sensitivity_n(
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    *,
+    target: Target = None,
+    encode: Encode | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    fractions: Sequence[float] = (0.01, 0.05, 0.2, 0.5, 0.8),
+    subsets: int = 50,
+    baseline: Baseline = "zero",
+    output: Output = "logit",
+    seed: int = 0,
+) -> MetricResult:
+    """Correlation of the attribution of random pixels with what their removal costs.
+
+    ``score = mean_n corr_S(Σ_{p in S} a_p, f(x) - f(x without S))`` over random subsets S of n pixels. Subsets
+    are the same for all images, so a score does not depend on the other images.
+
+    Args:
+        model: in eval mode.
+        explainer: channels are summed.
+        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
+        target: None for the predicted class, an integer, or (M,).
+        encode: from images to what the network takes, pixel by pixel; None for encoded images.
+        batch_size: images at once.
+        progress: called with the number of images done and of all images.
+        fractions: the n, as shares of all pixels (at least one pixel); each costs `subsets` forward passes.
+        subsets: random subsets of each size.
+        baseline: what is put in place of a pixel, see :func:`bcos_explain.metrics.removal.replacement`.
+        output: f: the target's logit, or its probability.
+        seed: of the subsets.
+
+    Returns:
+        Correlations, 1 is best, 0 by chance, with one curve over `fractions` an image. Undefined where
+        attributions or outputs are constant for every n.
+
+    Raises:
+        BcosError: options that make no sense, or as the explainer.
+
+    Source: Ancona et al., *Towards Better Understanding of Gradient-Based Attribution Methods*, ICLR 2018,
+        section 4.
+    """
+    whole_number("subsets", subsets, least=3)
+    if not fractions or not all(0 < fraction < 1 for fraction in fractions):
+        raise BcosError(f"fractions must be shares inside (0, 1), at least one, got {tuple(fractions)}")
+    height, width = images.shape[-2:]
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [max(1, round(fraction * height * width)) for fraction in fractions]
+    removed = [pixel_subsets(height, width, size, subsets, generator) for size in sizes]  # each (S, H, W)
+    curves = []
+    for batch in each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress):
+        maps = attribute(explainer, model, batch.x, batch.target).double()
+        other = replacement(batch, encode, baseline)
+        whole = target_output(model, batch.x, batch.target, output)
+        columns = []
+        for masks in removed:
+            attributed = torch.einsum("nhw,shw->ns", maps, masks.to(maps))
+            cost = whole[:, None] - _outputs_without(model, batch, other, masks, output)
+            columns.append(pearson(attributed, cost))
+        curves.append(torch.stack(columns, 1).cpu())
+    joined = torch.cat(curves)
+    return MetricResult(
+        scores=joined.nanmean(1),
+        higher_is_better=True,
+        chance=0.0,
+        curves=joined,
+        curve_x=torch.tensor(list(fractions), dtype=torch.float64),
+    )
+
+
+def _outputs_without(model: nn.Module, batch: Batch, other: Tensor, masks: Tensor, output: Output) -> Tensor:
+    """(N, S)."""
+    values = [
+        target_output(model, torch.where(mask.to(other.device), other, batch.x), batch.target, output) for mask in masks
+    ]
+    return torch.stack(values, 1)

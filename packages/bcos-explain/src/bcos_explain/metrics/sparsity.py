@@ -1,0 +1,131 @@
+"""Sparseness, complexity and effective pixels: over how many pixels an explanation is spread."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bcos_explain.explainers.attribute import attribute
+from bcos_explain.explainers.contract import Explainer, Target
+from bcos_explain.metrics.batches import Encode, Progress, each_batch
+from bcos_explain.metrics.result import MetricResult
+
+
+def gini(maps: Tensor) -> Tensor:
+    """Gini index of ``|a|`` over the pixels of (N, H, W): ``Σ_i (2i - P - 1) |a|_(i) / (P Σ |a|)``, sorted upwards.
+
+    Returns:
+        (N,), float64: 0 for an even map, 1 - 1/P for a single pixel, NaN for a map of zeros.
+    """
+    ordered = maps.double().abs().flatten(1).sort(1).values
+    pixels = ordered.shape[1]
+    weights = 2 * torch.arange(1, pixels + 1, device=maps.device, dtype=torch.float64) - pixels - 1
+    return (ordered * weights).sum(1) / (pixels * ordered.sum(1))
+
+
+def entropy(maps: Tensor) -> Tensor:
+    """Entropy of the distribution ``|a| / Σ |a|`` over the pixels of (N, H, W), in nats.
+
+    Returns:
+        (N,), float64: 0 for a single pixel, ln P for an even map, NaN for a map of zeros.
+    """
+    sizes = maps.double().abs().flatten(1)
+    total = sizes.sum(1, keepdim=True)
+    value = torch.special.entr(sizes / total).sum(1)
+    return torch.where(total[:, 0] > 0, value, torch.nan)
+
+
+def sparseness(
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    *,
+    target: Target = None,
+    encode: Encode | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> MetricResult:
+    """Gini index of the map, see :func:`gini`; higher is sparser.
+
+    Args:
+        model: in eval mode.
+        explainer: channels are summed.
+        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
+        target: None for the predicted class, an integer, or (M,).
+        encode: from images to what the network takes; None for encoded images.
+        batch_size: images at once.
+        progress: called with the number of images done and of all images.
+
+    Raises:
+        BcosError: no images, or as the explainer.
+
+    Source: Chalasani et al., *Concise Explanations of Neural Networks Using Adversarial Training*, ICML 2020.
+    """
+    scores = _of_maps(gini, model, explainer, images, target, encode, batch_size, progress)
+    return MetricResult(scores=scores, higher_is_better=True, chance=0.0)
+
+
+def complexity(
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    *,
+    target: Target = None,
+    encode: Encode | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> MetricResult:
+    """Entropy of the map, see :func:`entropy`; lower is simpler.
+
+    Args:
+        model, explainer, images, target, encode, batch_size, progress: as of :func:`sparseness`.
+
+    Raises:
+        BcosError: no images, or as the explainer.
+
+    Source: Bhatt et al., *Evaluating and Aggregating Feature-based Model Explanations*, IJCAI 2020.
+    """
+    scores = _of_maps(entropy, model, explainer, images, target, encode, batch_size, progress)
+    return MetricResult(scores=scores, higher_is_better=False)
+
+
+def effective_pixels(
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    *,
+    target: Target = None,
+    encode: Encode | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+) -> MetricResult:
+    """Exponential of the entropy: how many pixels would share an even map of the same entropy.
+
+    Args:
+        model, explainer, images, target, encode, batch_size, progress: as of :func:`sparseness`.
+
+    Returns:
+        Numbers from 1 to the number of pixels; lower is simpler.
+
+    Raises:
+        BcosError: no images, or as the explainer.
+
+    Source: the entropy is that of Bhatt et al., IJCAI 2020; its exponential is the perplexity, Hill's number of
+        order 1 (Ecology, 1973).
+    """
+    scores = _of_maps(entropy, model, explainer, images, target, encode, batch_size, progress).exp()
+    return MetricResult(scores=scores, higher_is_better=False)
+
+
+def _of_maps(
+    measure: Callable[[Tensor], Tensor],
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    target: Target,
+    encode: Encode | None,
+    batch_size: int,
+    progress: Progress | None,
+) -> Tensor:
+    batches = each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress)
+    return torch.cat([measure(attribute(explainer, model, b.x, b.target)).cpu() for b in batches])

@@ -1,0 +1,222 @@
+"""Metrics of explanations over shards: in parts, on several processes, going on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import bcos_cli.measuring
+from bcos_cli.data.index import load_index
+from bcos_cli.data.loader import make_batches
+from bcos_cli.scoring import ScoringOptions, score
+from bcos_cli.trained import build
+from bcos_core import BcosError
+from bcos_explain import get_explainer, metrics
+from bcos_explain.metrics import ConfidentImages, grid_pointing_game
+from bcos_explain.spec import MetricSpec
+
+CLASSES = ["rows", "columns", "corner"]
+OPTIONS = ScoringOptions(
+    split="train",
+    metrics=("top1", "gridpg", "completeness"),
+    explainers=("bcos", "gradcam"),
+    workers=0,
+    images=10,
+    explain_batch=3,
+)
+
+
+@pytest.fixture
+def trained(recipe, shards):
+    """A network that is sure of the stripes."""
+    made = build(recipe(), CLASSES)
+    model = made.model
+    images, labels, _ = next(iter(every(made, shards)))
+    with torch.no_grad():
+        model.train()(made.encode(images))
+        model.eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    for _ in range(60):
+        logits = model(made.encode(images))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.eye(3)[labels])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert made.confidences(model(made.encode(images))).gather(1, labels[:, None]).min() > 0.5
+    return made
+
+
+def every(trained, shards):
+    return make_batches(shards, load_index(shards), "train", trained.input, batch_size=100).epoch(0)
+
+
+def two_by_one(monkeypatch):
+    """Grids of 2×2 need four classes; these data have three."""
+    monkeypatch.setattr(
+        bcos_cli.measuring,
+        "sample_grids",
+        lambda labels, *_: torch.randint(len(labels), (7, 4), generator=torch.Generator()),
+    )
+
+
+def test_parts_make_up_what_the_metric_gives_at_once(trained, shards, monkeypatch):
+    two_by_one(monkeypatch)
+    evaluation = score(trained, shards, OPTIONS)
+    assert evaluation.skipped == {}
+    images, labels, positions = next(iter(every(trained, shards)))
+    logits = trained.model(trained.encode(images)).detach()
+    confidence, predicted = trained.confidences(logits).max(1)
+    best = ConfidentImages(100, min_confidence=0.5)
+    best.update(images, labels, confidence, predicted, positions)
+    kept = best.collected()
+    grids = bcos_cli.measuring.sample_grids(kept[1])
+    for name in ("bcos", "gradcam"):
+        explainer = get_explainer(name)
+        whole = grid_pointing_game(trained.model, explainer, *kept, grids=grids, encode=trained.encode)
+        found = evaluation.gridpg[name]
+        torch.testing.assert_close(found.scores, whole.scores, atol=1e-5, rtol=1e-4)
+        assert (found.cluster, found.chance) == (4, 0.25)
+        assert evaluation.metrics[f"gridpg/{name}"] == found.mean
+    chosen = [i * 24 // 10 for i in range(10)]
+    assert evaluation.samples == {"completeness": chosen}
+    x = torch.stack([images[positions.tolist().index(p)] for p in chosen])
+    expected = metrics.completeness(trained.model, x, encode=trained.encode).scores
+    torch.testing.assert_close(evaluation.explanations["completeness"][""].scores, expected, atol=1e-7, rtol=0)
+
+
+def test_what_was_measured_before_a_kill_is_not_measured_again(trained, shards, monkeypatch, tmp_path):
+    two_by_one(monkeypatch)
+    whole = score(trained, shards, OPTIONS)
+    original, calls = bcos_cli.measuring._as_part, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(bcos_cli.measuring, "_as_part", killed)
+    with pytest.raises(KeyboardInterrupt):
+        score(trained, shards, OPTIONS, partial=tmp_path / "partial")
+    calls.clear()
+    monkeypatch.setattr(bcos_cli.measuring, "_as_part", lambda *a: calls.append(1) or original(*a))
+    resumed = score(trained, shards, OPTIONS, partial=tmp_path / "partial")
+    assert len(calls) == 4 + 3 + 3 - 5
+    assert not (tmp_path / "partial").exists()
+    for metric, by_explainer in whole.explanations.items():
+        for explainer, result in by_explainer.items():
+            assert torch.equal(resumed.explanations[metric][explainer].scores, result.scores)
+
+
+def test_parts_of_another_network_are_not_taken_up(trained, shards, monkeypatch, tmp_path):
+    two_by_one(monkeypatch)
+    monkeypatch.setattr(bcos_cli.scoring.PartialResults, "clear", lambda self: None)
+    score(trained, shards, OPTIONS, partial=tmp_path / "partial")
+    with torch.no_grad():
+        next(trained.model.parameters()).add_(0.1)
+    fresh = score(trained, shards, OPTIONS)
+    again = score(trained, shards, OPTIONS, partial=tmp_path / "partial")
+    assert torch.equal(again.gridpg["bcos"].scores, fresh.gridpg["bcos"].scores)
+
+
+def test_a_metric_that_fails_is_named_with_the_reason_and_the_rest_measured(trained, shards):
+    evaluation = score(trained, shards, OPTIONS)
+    assert set(evaluation.skipped) == {"gridpg/bcos", "gridpg/gradcam"}
+    assert "need images of at least 4 classes, got 3" in evaluation.skipped["gridpg/bcos"]
+    assert "completeness" in evaluation.metrics
+
+
+class OnlyAMean:
+    mean = 0.25
+
+
+def test_metrics_of_plugins_get_what_they_need(trained, shards, monkeypatch):
+    seen = {}
+
+    def plain(model, images, labels, *, encode):
+        seen["plain"] = (model, len(images), len(labels), encode)
+        return OnlyAMean()
+
+    def chunked(model, explainer, images, keys, *, encode, batch_size, strength=1):
+        seen.setdefault("chunked", []).append((len(images), keys, batch_size, strength))
+        return metrics.MetricResult(scores=torch.tensor(keys).double())
+
+    specs = [
+        MetricSpec("plain", "x:plain", needs=("model", "images", "labels")),
+        MetricSpec("chunked", "x:chunked", needs=("model", "explainer", "images", "keys"), unit="image"),
+        MetricSpec("odd", "x:plain", needs=("model", "masks")),
+    ]
+    monkeypatch.setattr("bcos_cli.scoring.metric_specs", lambda: specs)
+    monkeypatch.setattr("bcos_cli.measuring.get_metric", {"plain": plain, "chunked": chunked, "odd": plain}.get)
+    options = ScoringOptions(
+        split="train",
+        metrics=("plain", "chunked", "odd"),
+        explainers=("bcos",),
+        workers=0,
+        images=8,
+        explain_batch=3,
+        options={"chunked": {"strength": 5}},
+    )
+    evaluation = score(trained, shards, options)
+    assert evaluation.metrics["plain"] == 0.25
+    assert seen["plain"][1:3] == (8, 8)
+    assert [(n, b, s) for n, _, b, s in seen["chunked"]] == [(3, 3, 5), (3, 3, 5), (2, 3, 5)]
+    assert evaluation.explanations["chunked"]["bcos"].scores.tolist() == [i * 24 // 8 for i in range(8)]
+    assert evaluation.skipped == {"odd": "it needs masks, which these data do not have"}
+
+
+def test_unknown_options_are_refused(trained, shards):
+    options = ScoringOptions(split="train", metrics=("gridpg",), workers=0, options={"bcos": {"steps": 3}})
+    with pytest.raises(BcosError, match="the explainer 'bcos' has no option 'steps'"):
+        score(trained, shards, options)
+
+
+def start(*arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "bcos_cli", "eval", "model.safetensors", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+
+
+def scores(folder):
+    return json.loads((folder / "scores.json").read_text())
+
+
+@pytest.mark.slow
+def test_processes_agree_and_a_killed_evaluation_goes_on(trained, shards, tmp_path):
+    trained.save(tmp_path / "model.safetensors")
+    common = [
+        "--data",
+        shards,
+        "--split",
+        "train",
+        "--workers",
+        0,
+        "--metric",
+        "completeness",
+        "--metric",
+        "complexity",
+    ]
+    common += ["--explainer", "rise", "--option", "rise.n_masks=3000", "--images", 24, "--explain-batch", 2]
+    one = start(*common, "--out", "one")
+    _, err = one.communicate(timeout=300)
+    assert one.returncode == 0, err
+    killed = start(*common, "--out", "two")
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("two/.partial/*/complexity*"))) == 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "two/scores.json").exists()
+    before = sum(len(p.read_text().splitlines()) for p in tmp_path.glob("two/.partial/*/*"))
+    assert before > 12  # all of completeness, and some of complexity
+    two = start(*common, "--out", "two", "--num-processes", 2)
+    _, err = two.communicate(timeout=300)
+    assert two.returncode == 0, err
+    assert not (tmp_path / "two/.partial").exists()
+    for name, result in scores(tmp_path / "one").items():
+        assert scores(tmp_path / "two")[name]["scores"] == pytest.approx(result["scores"], rel=1e-4, abs=1e-6)

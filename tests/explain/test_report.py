@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import io
 import re
 from html.parser import HTMLParser
@@ -9,10 +10,20 @@ from PIL import Image
 
 from bcos_core import BcosError
 from bcos_explain.render import contribution_rgb, symmetric_limit
-from bcos_explain.report import Confusion, GalleryItem, ReportData, render_report, write_report
+from bcos_explain.report import (
+    Confusion,
+    GalleryItem,
+    MetricScores,
+    NeuronItem,
+    NeuronRow,
+    ReportData,
+    Table,
+    render_report,
+    write_report,
+)
 
 EVIL = "<script>alert(\"x\")</script> & 'more'"
-VOID = {"meta", "img", "br", "link", "input", "hr"}
+VOID = {"meta", "img", "br", "link", "input", "hr", "wbr"}
 
 
 class Page(HTMLParser):
@@ -37,23 +48,40 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += data
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
 
     def all(self, tag, **attributes):
         return [a for t, a in self.elements if t == tag and attributes.items() <= a.items()]
 
 
-def item(rng, truth="cat", predicted="cat", size=(8, 10)):
-    return GalleryItem(
-        input=rng.random((*size, 3)),
-        explanation=rng.random((*size, 4)),
-        map=rng.normal(size=size),
-        true_class=truth,
-        predicted_class=predicted,
-        confidence=0.912,
-        logit=-1.5,
-        bias=-2.25,
-    )
+def item(rng, truth="cat", predicted="cat", size=(8, 10), **options):
+    values = {
+        "input": rng.random((*size, 3)),
+        "explanation": rng.random((*size, 4)),
+        "map": rng.normal(size=size),
+        "true_class": truth,
+        "predicted_class": predicted,
+        "confidence": 0.912,
+        "logit": -1.5,
+        "bias": -2.25,
+    }
+    return GalleryItem(**values | options)
+
+
+def pixels(attributes):
+    """The picture in [0, 1] that an <img> shows."""
+    kind, content = attributes["src"].split(",")
+    assert kind == "data:image/webp;base64"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))) / 255
+
+
+def premultiplied(picture):
+    return picture[..., :3] * picture[..., 3:] if picture.shape[2] == 4 else picture
+
+
+def page_of(**parts):
+    return Page(render_report(ReportData(title="t", **parts)))
 
 
 @pytest.fixture
@@ -78,70 +106,173 @@ def page(data):
     return Page(render_report(data))
 
 
-def test_nothing_is_loaded_and_nothing_runs(data, page):
+def test_nothing_is_loaded(data, page):
     html = render_report(data)
     assert not re.search(r"https?://|//cdn|@import|url\((?!#)", html)
-    assert not page.all("script")
     assert not page.all("link")
     assert not page.all("iframe")
     assert not [k for _, a in page.elements for k in a if k.startswith("on")]
     for _, attributes in page.elements:
         for name in ("src", "href"):
-            assert attributes.get(name, "#").startswith(("data:image/png;base64,", "#"))
+            assert attributes.get(name, "#").startswith(("data:image/webp;base64,", "#"))
+
+
+def test_only_the_one_script_of_the_page_may_run(data, page):
+    assert len(page.all("script")) == 1
+    (script,) = re.findall(r"<script>(.*?)</script>", render_report(data), flags=re.DOTALL)
+    (policy,) = page.all("meta", **{"http-equiv": "Content-Security-Policy"})
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert policy["content"].split("; ") == [
+        "default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", f"script-src 'sha256-{digest}'",
+        "base-uri 'none'", "form-action 'none'",
+    ]  # fmt: skip
 
 
 def test_every_text_is_escaped(data, page):
-    assert "<script" not in render_report(data)
+    assert "<script>alert" not in render_report(data)
     for start in ("Title", "Model", "name", "value", "note", "other", "dog", "truly dog"):
         assert f"{start} {EVIL}" in page.text
     assert "<script" in page.all("img")[6]["alt"]  # as an attribute's value
 
 
 def test_every_picture_is_there(data, page):
-    images = [
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(a["src"].split(",")[1])))) / 255 for a in page.all("img")
-    ]
+    images = [pixels(a) for a in page.all("img") if "src" in a]
     assert len(images) == 9
     limit = symmetric_limit(np.stack([i.map for i in data.gallery]))
     ordered = [data.gallery[0], data.gallery[2], data.gallery[1]]  # by class
     for i, shown in enumerate(ordered):
         expected = (shown.input, shown.explanation, contribution_rgb(shown.map, limit=limit))
         for image, wanted in zip(images[3 * i : 3 * i + 3], expected, strict=True):
-            np.testing.assert_allclose(image, wanted, atol=0.5 / 255 + 1e-9)
+            np.testing.assert_allclose(premultiplied(image), premultiplied(wanted), atol=1 / 255)
     assert f"+{limit:.3g}" in page.text
-    assert all(a["alt"] for a in page.all("img"))
+    assert all(a["alt"] for a in page.all("img") if "src" in a)
+
+
+def test_pictures_wait_until_they_are_seen_and_keep_their_place(page):
+    for image in page.all("img", **{"data-label": "original"}):
+        assert image["loading"] == "lazy"
+        assert image["decoding"] == "async"
+        assert (image["width"], image["height"]) == ("10", "8")
+
+
+def test_each_baseline_has_a_scale_of_its_own():
+    rng = np.random.default_rng(1)
+    maps = {"gradcam": 100 * rng.random((8, 10)), "my_own": -rng.random((8, 10))}
+    page = page_of(gallery=[item(rng, baselines=maps), item(rng)])
+    for name, values in maps.items():
+        (image,) = page.all("img", **{"data-label": name})
+        limit = symmetric_limit(values)
+        assert image["data-note"] == f"own scale ±{limit:.3g}"
+        np.testing.assert_allclose(pixels(image), contribution_rgb(values, limit=limit), atol=0.51 / 255)
+        assert f"own scale ±{limit:.3g}" in page.text
+    assert "The maps of gradcam, my_own" in page.text
 
 
 def test_wrong_predictions_are_marked(page):
     assert len(page.all("figure", **{"class": "shot wrong"})) == 2
     assert len(page.all("figure", **{"class": "shot"})) == 1
-    assert page.text.count("✗") == 2
+    assert page.text.count("✗ cat") + page.text.count("✗ owl") == 2
     assert "✓ cat" in page.text
 
 
-def test_logit_is_shown_as_contributions_and_bias(page):
-    assert "logit −1.50 = contributions 0.75 + bias −2.25" in page.text
+def test_receipt_adds_up_what_the_map_holds():
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=(8, 10)).astype(np.float32)
+    total = sum(float(v) for v in values.ravel())
+    shown = item(rng, map=values, bias=-4.0, logit=total - 4, bias_terms={"fc.bias": -3.0, "2 others": -0.5})
+    assert abs(shown.residual) < 1e-9
+    assert shown.adds_up
+    text = page_of(gallery=[shown]).text
+    assert f"logit {total - 4:.2f} = contributions {total:.2f} + bias −4.00 ✓ adds up".replace("-", "−") in text
+    rows = re.findall(r"(contributions of all pixels|bias: [\w .]+|sum|logit of the network)\s*?([−\d.]+)\n", text)
+    assert [(name, float(v.replace("−", "-"))) for name, v in rows] == [
+        ("contributions of all pixels", pytest.approx(total, abs=0.005)),
+        ("bias: fc.bias", -3.0),
+        ("bias: 2 others", -0.5),
+        ("bias: not named", -0.5),
+        ("sum", pytest.approx(total - 4, abs=0.005)),
+        ("logit of the network", pytest.approx(total - 4, abs=0.005)),
+    ]
+
+
+def test_receipt_that_does_not_add_up_says_so(data, page):
+    assert not any(shown.adds_up for shown in data.gallery)  # their maps are random
+    assert page.text.count("✗ does not add up") == 3
     assert "91.2 %" in page.text
 
 
 def test_curves_and_scores_are_drawn(page):
-    drawings = [a["aria-label"] for a in page.all("svg")]
+    drawings = [a["aria-label"] for a in page.all("svg") if "aria-label" in a]
     assert drawings == [
         "loss over epochs",
         "accuracy (top-1) over epochs",
         "learning rate over epochs",
-        "Box plot of the scores of each explainer",
+        "Box plot of bcos",
+        f"Box plot of other {EVIL}",
     ]
-    assert "chance" in page.text
+    assert "dashed: chance, 0.25" in page.text
     assert "0.900" in page.text
     assert "0.250" in page.text
+
+
+def test_other_metrics_are_shown_like_the_grid_pointing_game():
+    scores = {"a": [0.2, 0.4, 0.3], "b": [0.5, 0.9, 0.7], "none": []}
+    metric = MetricScores(title="Deletion: area", scores=scores, chance=0.5, best="low", description="Lower is better.")
+    page = page_of(metrics=[metric], gridpg={"a": [0.5] * 8})
+    assert [a["href"] for a in page.all("a")] == ["#metric-1", "#metric-2"]
+    assert "Lower is better." in page.text
+    assert len(page.all("tr", **{"class": "best"})) == 1
+    assert "none" not in page.text
+    assert len(page.all("svg", **{"class": "strip"})) == 3
+
+
+def test_tables_hold_any_values():
+    rows = [("a", 12.5, 1_000_000, None), ("b", 1.25, -2, True), (f"c {EVIL}", None, 3, "x")]
+    page = page_of(tables=[Table(title="Speed", columns=("name", "per second", "n", "rest"), rows=rows, note="Note.")])
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", render_report(ReportData(title="t", tables=[
+        Table(title="Speed", columns=("name", "per second", "n", "rest"), rows=rows[:2])])))  # fmt: skip
+    assert cells == ["a", "12.50", "1,000,000", "", "b", "1.25", "−2", "True"]
+    assert f"c {EVIL}" in page.text
+    assert "Note." in page.text
+    assert [a.get("data-value") for a in page.all("td")][:8] == [
+        None, "12.5", "1000000.0", None, None, "1.25", "-2.0", None,
+    ]  # fmt: skip
+    assert page.all("table", **{"class": "numbers sortable"})
+
+
+def test_tables_of_two_rows_need_no_sorting():
+    page = page_of(tables=[Table(title="Speed", columns=("a",), rows=[(1,), (2,)])])
+    assert page.all("table", **{"class": "numbers"})
+
+
+def test_neurons_show_their_images_on_one_scale():
+    rng = np.random.default_rng(3)
+    items = [
+        NeuronItem(input=rng.random((6, 6, 3)), explanation=rng.random((6, 6, 4)), map=k * rng.normal(size=(6, 6)),
+                   score=9.5 - k, label=f"image {k} {EVIL}")
+        for k in (1, 2)
+    ]  # fmt: skip
+    page = page_of(
+        neurons=[NeuronRow(layer="layer3.2", channel=17, items=items), NeuronRow(layer="e", channel=0, items=[])]
+    )
+    assert "layer3.2, channel 17" in page.text
+    assert f"8.50 image 1 {EVIL}" in page.text
+    limit = symmetric_limit(np.stack([shown.map for shown in items]))
+    maps = [pixels(a) for a in page.all("img", **{"data-label": "contributions"})]
+    for picture, shown in zip(maps, items, strict=True):
+        np.testing.assert_allclose(picture, contribution_rgb(shown.map, limit=limit), atol=0.51 / 255)
+
+
+def test_headline_stands_first():
+    text = page_of(headline={"top-1": "78.1 %"}, summary={"Model": {"name": "x"}}).text
+    assert text.index("78.1 %") < text.index("Model")
 
 
 def test_ids_are_unique_and_references_inside_drawings_exist(data, page):
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
     references = re.findall(r'(?:url\(|href=")#([\w-]+)', render_report(data))
-    assert set(references) <= set(ids)
+    assert set(references) - {"class"} <= set(ids)  # #class=... are states of the gallery
 
 
 def test_page_suits_phones_and_dark_rooms(data, page):
@@ -165,12 +296,28 @@ def test_confusion_is_a_picture_for_many_classes():
     page = Page(render_report(data))
     (image,) = page.all("img")
     assert "Confusion matrix of 30 classes" in image["alt"]
-    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1]))))
+    picture = pixels(image)
     assert picture.shape == (480, 480, 3)
-    assert (picture[16 * 3, 16 * 17] < 255).any()
-    assert (picture[0, 16 * 17] == 255).all()
-    assert len(page.all("tr")) == 2  # one confusion below the heading
+    assert (picture[16 * 3, 16 * 17] < 1).any()
+    assert (picture[0, 16 * 17] == 1).all()
+    assert len(page.all("tr")) == 31 + 2  # scores of each class, and one confusion, below headings
     assert "class 17" in page.text
+
+
+def test_each_class_has_its_recall_and_precision():
+    page = page_of(confusion=Confusion([[6, 2, 0], [1, 9, 0], [0, 0, 0]], ["a", "b", "c"]))
+    values = [a.get("data-value") for a in page.all("td")][9:]  # after the matrix
+    assert values == [
+        None, "8.0", "0.75", str(6 / 7), None, "10.0", "0.9", str(9 / 11), None, "0.0", None, None,
+        None, None, "2.0", None, None, "1.0",
+    ]  # fmt: skip
+
+
+def test_counts_lead_to_the_images_that_are_there():
+    rng = np.random.default_rng(4)
+    names = ["a&b", "c=d #"]
+    page = page_of(confusion=Confusion([[3, 1], [1, 3]], names), gallery=[item(rng, "a&b", "c=d #")])
+    assert [a["href"] for a in page.all("a") if "=" in a["href"]] == ["#class=a%26b&predicted=c%3Dd+%23"]
 
 
 def test_parts_without_data_are_left_out():
@@ -183,10 +330,7 @@ def test_parts_without_data_are_left_out():
 def test_missing_and_infinite_values_leave_gaps():
     curves = [{"epoch": 1, "train_loss": 1.0}, {"epoch": 2, "train_loss": float("nan"), "test_top1": None}]
     page = Page(render_report(ReportData(title="t", curves=curves, gridpg={"none": [], "one": [0.5]})))
-    assert [a["aria-label"] for a in page.all("svg")] == [
-        "loss over epochs",
-        "Box plot of the scores of each explainer",
-    ]
+    assert [a["aria-label"] for a in page.all("svg") if "aria-label" in a] == ["loss over epochs", "Box plot of one"]
 
 
 def test_the_same_data_give_the_same_file(data, tmp_path):
@@ -210,8 +354,20 @@ def test_a_failed_report_leaves_the_old_one(data, tmp_path, monkeypatch):
 def test_data_that_do_not_fit_are_refused():
     with pytest.raises(BcosError, match=r"must be \(3, 3\), got \(2, 2\)"):
         Confusion([[1, 2], [3, 4]], ["a", "b", "c"])
+    rng = np.random.default_rng(0)
     with pytest.raises(BcosError, match=r"got \(4, 4, 3\), \(4, 4, 3\) and \(4, 4\)"):
-        GalleryItem(
-            input=np.zeros((4, 4, 3)), explanation=np.zeros((4, 4, 3)), map=np.zeros((4, 4)),
-            true_class="a", predicted_class="a", confidence=1.0, logit=0.0, bias=0.0,
-        )  # fmt: skip
+        item(rng, size=(4, 4), explanation=np.zeros((4, 4, 3)))
+    with pytest.raises(BcosError, match=r"'cam' must have the shape of the contributions \(4, 4\), got \(3, 4, 4\)"):
+        item(rng, size=(4, 4), baselines={"cam": np.zeros((3, 4, 4))})
+    with pytest.raises(BcosError, match=r"an image of a neuron needs input .* got \(4, 4\)"):
+        NeuronItem(input=np.zeros((4, 4)), explanation=np.zeros((4, 4, 4)), map=np.zeros((4, 4)), score=1.0)
+    with pytest.raises(BcosError, match=r"row 1 of the table 'T' must have 2 cells, got 3; use None"):
+        Table(title="T", columns=("a", "b"), rows=[(1, 2), (1, 2, 3)])
+    with pytest.raises(BcosError, match=r"'a' has 5 scores under 'M', which are no whole groups of 4"):
+        MetricScores(title="M", scores={"a": [0.5] * 5}, group=4)
+    with pytest.raises(BcosError, match=r"scores of 'a' under 'M' must be finite"):
+        MetricScores(title="M", scores={"a": [float("nan")]})
+    with pytest.raises(BcosError, match=r"group must be at least 1, got 0"):
+        MetricScores(title="M", scores={}, group=0)
+    with pytest.raises(BcosError, match=r"must have values in \[0, 1\], got 0 to 2"):
+        render_report(ReportData(title="t", gallery=[item(rng, size=(4, 4), input=np.eye(4)[..., None] * [2, 2, 2])]))

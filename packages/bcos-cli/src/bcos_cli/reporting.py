@@ -1,24 +1,26 @@
-"""The end of a run: scores, a gallery, ``report.html`` and a table in the terminal."""
+"""The end of a run: scores, ``report.html`` and a table in the terminal."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from bcos_cli import console
 from bcos_cli.config import Loss, Recipe, load_recipe
-from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import make_batches
+from bcos_cli.gallery import gallery
+from bcos_cli.measured import grid_scores, metric_scores, metric_tables
 from bcos_cli.metrics import check_metrics
-from bcos_cli.pictures import as_floats, smoothing
 from bcos_cli.processes import process_state
 from bcos_cli.scoring import Evaluation, ScoringOptions, score
 from bcos_cli.trained import TrainedModel, load_trained
 from bcos_cli.training.engine import TrainingResult
 from bcos_cli.training.folder import RunFolder
-from bcos_core import explain
 from bcos_core.errors import BcosError
-from bcos_explain import explanation_image
-from bcos_explain.report import Confusion, GalleryItem, ReportData, write_report
+from bcos_explain.metrics import write_results
+from bcos_explain.report import Confusion, ReportData, write_report
+
+PARTIAL = ".partial"
+"""Folder of what was measured so far."""
+SCORES = "scores"
+"""Folder in that of a run for every score."""
 
 
 def finish_run(result: TrainingResult, recipe: Recipe, out: Path) -> Evaluation:
@@ -34,6 +36,8 @@ def evaluate_run(
     weights: str | None,
     json_file: Path | None,
     given: dict[str, Any],
+    *,
+    out: Path | None = None,
 ) -> Evaluation:
     """Score what a user names; for a run's folder on its own test split, renew its evaluation and report.
 
@@ -43,6 +47,8 @@ def evaluate_run(
         weights: of a model by name.
         json_file: for all values.
         given: fields of :class:`ScoringOptions` that replace those of the run's recipe.
+        out: folder for every score as CSV and JSON, and for what a killed evaluation goes on with; for a run,
+            by default, its own.
 
     Raises:
         BcosError: nothing of that name, no shards, or an unknown metric or explainer.
@@ -58,16 +64,34 @@ def evaluate_run(
         options = ScoringOptions(loss=loss, **given)
     else:
         options = scoring_options(recipe, **given)
-    evaluation = score(trained, location, options, name=run_or_model)
+    kept = out or (folder.path if recipe is not None else None)
+    partial = None if kept is None else kept / PARTIAL
+    evaluation = score(trained, location, options, name=run_or_model, partial=partial)
     if not process_state().is_main_process:
         return evaluation
     if json_file is not None:
         evaluation.save(json_file)
+    if out is not None:
+        write_scores(evaluation, out)
     if recipe is not None and location == recipe.data.path and _is_full(options, recipe):
         _write_run(folder, recipe, trained, evaluation)
     else:
         show(evaluation)
+        if recipe is not None:
+            console.err.print("the run's own evaluation.json and report.html stay: its recipe asks for other or more")
     return evaluation
+
+
+def write_scores(evaluation: Evaluation, folder: Path) -> None:
+    """Write every score of every metric of explanations as CSV and JSON."""
+    results = {
+        f"{metric}/{explainer}" if explainer else metric: result
+        for metric, by_explainer in evaluation.explanations.items()
+        for explainer, result in by_explainer.items()
+    }
+    if results:
+        keys = {name: found for name in results if (found := evaluation.samples.get(name.partition("/")[0]))}
+        write_results(folder, results, keys)
 
 
 def scoring_options(recipe: Recipe, **given: Any) -> ScoringOptions:
@@ -93,7 +117,7 @@ def _is_full(options: ScoringOptions, recipe: Recipe) -> bool:
     config = recipe.evaluation
     return (
         options.split == recipe.data.test_split
-        and set(options.metrics) == set(check_metrics([]))
+        and set(options.metrics) >= set(check_metrics([]))
         and set(options.explainers) >= set(config.explainers)
         and options.grids >= config.gridpg_grids
         and (options.grid_size, options.smooth) == (config.gridpg_size, config.gridpg_smooth)
@@ -105,14 +129,17 @@ def show(evaluation: Evaluation) -> None:
     shares = ("top1", "top5", "calibration_error")
     rows = []
     for name, value in evaluation.metrics.items():
-        is_share = name in shares or name.startswith("gridpg")
-        rows.append((name, f"{value:.2%}" if is_share else f"{value:.4g}"))
-    if evaluation.gridpg:
-        first = next(iter(evaluation.gridpg.values()))
-        rows.append((f"gridpg by chance ({evaluation.grid_size}×{evaluation.grid_size})", f"{first.chance:.2%}"))
-    rows += [(name, f"not measured: {reason}") for name, reason in evaluation.skipped.items()]
+        metric, _, explainer = name.partition("/")
+        result = evaluation.explanations.get(metric, {}).get(explainer)
+        number = "{:.2%}".format if metric in shares or (result and result.chance is not None) else "{:.4g}".format
+        interval = "" if result is None else " to ".join(map(number, result.bootstrap_interval()))
+        chance = "" if result is None or result.chance is None else number(result.chance)
+        rows.append((name, number(value), interval, chance))
+    rows += [(name, f"not measured: {reason}", "", "") for name, reason in evaluation.skipped.items()]
     title = f"{evaluation.model} on {evaluation.scores.samples:,} images of {evaluation.data} ({evaluation.split})"
-    console.table(title, ["metric", "value"], rows)
+    columns = ["metric", "value", "95 % interval", "by chance"]
+    used = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
+    console.table(title, [columns[i] for i in used], [[row[i] for i in used] for row in rows])
 
 
 def _write_run(folder: RunFolder, recipe: Recipe, trained: TrainedModel, evaluation: Evaluation) -> None:
@@ -120,20 +147,48 @@ def _write_run(folder: RunFolder, recipe: Recipe, trained: TrainedModel, evaluat
     if not process_state().is_main_process:
         return
     evaluation.save(folder.evaluation)
-    metrics = folder.read_metrics()
-    data = ReportData(
-        title=f"{trained.name} on {Path(evaluation.data).name}",
-        summary=_summary(recipe, trained, evaluation, metrics),
-        curves=metrics,
-        confusion=Confusion(evaluation.scores.confusion, evaluation.classes),
-        gallery=list(gallery(trained, evaluation, recipe)),
-        gridpg={name: result.scores for name, result in evaluation.gridpg.items()},
-        gridpg_n=evaluation.grid_size,
-        notes=[f"{name} was not measured: {reason}" for name, reason in evaluation.skipped.items()],
-    )
+    write_scores(evaluation, folder.path / SCORES)
+    data = report_data(recipe, trained, evaluation, folder.read_metrics())
     write_report(folder.report, data)
     show(evaluation)
     console.out.print(f"run     {folder.path}\nweights {folder.weights}\nreport  {folder.report}")
+
+
+def report_data(
+    recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, metrics: list[dict[str, Any]]
+) -> ReportData:
+    """What a run's report shows; `metrics` are those of its epochs."""
+    notes = [f"{name} was not measured: {reason}" for name, reason in evaluation.skipped.items()]
+    return ReportData(
+        title=f"{trained.name} on {Path(evaluation.data).name}",
+        headline=_headline(evaluation),
+        summary=_summary(recipe, trained, evaluation, metrics),
+        curves=metrics,
+        confusion=Confusion(evaluation.scores.confusion, evaluation.classes),
+        gallery=list(gallery(trained, evaluation, recipe, left_out=notes.append)),
+        gridpg=grid_scores(evaluation),
+        gridpg_n=evaluation.grid_size,
+        metrics=metric_scores(evaluation),
+        tables=metric_tables(evaluation),
+        notes=notes,
+    )
+
+
+def _headline(evaluation: Evaluation) -> dict[str, str]:
+    """Accuracy, and how well and how exactly its decisions are explained."""
+    scores = evaluation.scores
+    headline = {"top-1 accuracy": _percent(scores.top1, 1), "calibration error": _percent(scores.calibration_error, 1)}
+    if evaluation.gridpg:
+        shown = "bcos" if "bcos" in evaluation.gridpg else next(iter(evaluation.gridpg))
+        result = evaluation.gridpg[shown]
+        headline[f"GridPG of {shown} (chance {_percent(result.chance or 0, 0)})"] = _percent(result.mean, 1)
+    if "completeness" in evaluation.metrics:
+        headline["relative residual of explanations"] = f"{evaluation.metrics['completeness']:.1e}".replace("-", "−")
+    return headline
+
+
+def _percent(share: float, decimals: int = 2) -> str:
+    return f"{100 * share:.{decimals}f} %"
 
 
 def _summary(
@@ -163,56 +218,10 @@ def _summary(
         },
         "Training": training,
         "Scores": {
-            "top-1": f"{scores.top1:.2%}",
-            "top-5": f"{scores.top5:.2%}",
+            "top-1": _percent(scores.top1),
+            "top-5": _percent(scores.top5),
             "loss": f"{scores.loss:.4f}",
-            "calibration error": f"{scores.calibration_error:.2%}",
-            **{f"GridPG {name}": f"{result.mean:.1%}" for name, result in evaluation.gridpg.items()},
+            "calibration error": _percent(scores.calibration_error),
+            **{f"GridPG {name}": _percent(result.mean, 1) for name, result in evaluation.gridpg.items()},
         },
     }
-
-
-def gallery(trained: TrainedModel, evaluation: Evaluation, recipe: Recipe) -> Iterable[GalleryItem]:
-    """Explain the first images of each class in the split: not chosen, right or wrong."""
-    import torch
-
-    config = recipe.evaluation
-    if config.gallery_per_class == 0:
-        return
-    chosen = _first_of_each_class(evaluation, trained, config.gallery_per_class, config.gallery_classes)
-    if not chosen:
-        return
-    images = torch.stack([image for image, _ in chosen])
-    for start in range(0, len(images), config.batch_size):
-        part = images[start : start + config.batch_size]
-        explanation = explain(trained.model, trained.encode(part.to(process_state().device)))
-        probabilities = trained.confidences(explanation.logits)
-        for i, image in enumerate(part):
-            k = int(explanation.target[i])
-            x, weight = explanation.input[i], explanation.weight[i]
-            yield GalleryItem(
-                input=as_floats(image.permute(1, 2, 0).numpy()),
-                explanation=explanation_image(x, weight, smooth=smoothing(x.shape[-1])),
-                map=explanation.map[i].cpu().numpy(),
-                true_class=evaluation.classes[chosen[start + i][1]],
-                predicted_class=evaluation.classes[k],
-                confidence=float(probabilities[i, k]),
-                logit=float(explanation.score[i]),
-                bias=float(explanation.bias[i]),
-            )
-
-
-def _first_of_each_class(
-    evaluation: Evaluation, trained: TrainedModel, per_class: int, classes: int
-) -> list[tuple[Any, int]]:
-    """(8-bit image, label) of the first images of the first classes, by class."""
-    batches = make_batches(evaluation.data, load_index(evaluation.data), evaluation.split, trained.input, batch_size=64)
-    wanted = min(classes, len(evaluation.classes))
-    found: dict[int, list[Any]] = {label: [] for label in range(wanted)}
-    for images, labels, _ in batches.epoch(0):
-        for image, label in zip(images, labels.tolist(), strict=True):
-            if label in found and len(found[label]) < per_class:
-                found[label].append(image)
-        if all(len(images) == per_class for images in found.values()):
-            break
-    return [(image, label) for label, images in found.items() for image in images]

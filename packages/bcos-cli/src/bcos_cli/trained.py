@@ -161,9 +161,13 @@ def _from_pretrained(source: str) -> TrainedModel:
 
 
 def _published(model: nn.Module, config: ModelConfig, names: list[str] | None) -> TrainedModel:
-    """Describe a network that no run of ours made: B-cos networks give a sigmoid for each class, others a softmax."""
+    """Describe a network that no run of ours made: B-cos networks give a sigmoid for each class, others a softmax.
+
+    Those that were converted (``timm/NAME``) and not trained since are others.
+    """
     classes = names or [str(k) for k in range(config.num_classes)]
-    probabilities: Probabilities = "softmax" if config.input.encoding == "standardize" else "sigmoid"
+    is_other = config.input.encoding == "standardize" or "/" in config.name
+    probabilities: Probabilities = "softmax" if is_other else "sigmoid"
     return TrainedModel(model, config.name, dict(config.options), config.input, classes, probabilities)
 
 

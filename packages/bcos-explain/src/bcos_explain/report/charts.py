@@ -1,4 +1,4 @@
-"""Charts as SVG to stand inside an HTML page.
+"""Learning curves as SVG to stand inside an HTML page.
 
 Lines and letters take the colours of the page, so that they can be read on light and dark backgrounds, and
 nothing in the SVG refers to anything outside of it.
@@ -72,37 +72,6 @@ def learning_curves(epochs: Sequence[Mapping[str, float | None]]) -> list[str]:
                 ax.legend()
             charts.append(_svg(figure, title.split()[0], f"{title} over epochs"))
     return charts
-
-
-def score_boxes(scores: Mapping[str, Sequence[float]], chance: float) -> str:
-    """SVG of a box plot of scores in [0, 1], one box for each method, with a line at `chance`."""
-    import matplotlib
-
-    names = list(scores)
-    with matplotlib.rc_context(_STYLE):
-        figure, ax = _figure(7.2, 0.9 + 0.5 * len(names))
-        boxes = ax.boxplot(
-            [scores[name] for name in names],
-            orientation="horizontal",
-            widths=0.55,
-            patch_artist=True,
-            showmeans=True,
-            flierprops={"marker": ".", "markersize": 3, "markerfacecolor": _INK, "markeredgecolor": "none"},
-            meanprops={"marker": "D", "markersize": 4, "markerfacecolor": "#ffffff", "markeredgecolor": _INK},
-            medianprops={"color": _INK},
-            boxprops={"edgecolor": _INK, "facecolor": "#3b82f6"},
-            whiskerprops={"color": _INK},
-            capprops={"color": _INK},
-        )
-        for box in boxes["boxes"]:
-            box.set_alpha(0.75)
-        ax.axvline(chance, color="#dc2626", linestyle="--", linewidth=1.2)
-        ax.annotate("chance", (chance, 1), xycoords=("data", "axes fraction"), xytext=(4, -1),
-                    textcoords="offset points", color="#dc2626", va="bottom")  # fmt: skip
-        ax.set(xlim=(-0.02, 1.02), xlabel="share of positive contributions in the right cell", yticklabels=names)
-        ax.invert_yaxis()
-        ax.grid(visible=False, axis="y")
-        return _svg(figure, "gridpg", "Box plot of the scores of each explainer")
 
 
 def _points(epochs: Sequence[Mapping[str, float | None]], key: str) -> list[tuple[float, float]]:

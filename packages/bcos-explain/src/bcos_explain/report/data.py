@@ -8,43 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcos_core import BcosError
-
-
-@dataclass(frozen=True, kw_only=True)
-class GalleryItem:
-    """One explained image.
-
-    Raises:
-        BcosError: pictures of different sizes or numbers of channels.
-    """
-
-    input: NDArray[Any]
-    """(H, W, 3) in [0, 1]; see :func:`bcos_explain.input_image`."""
-    explanation: NDArray[Any]
-    """(H, W, 4) in [0, 1]; see :func:`bcos_explain.explanation_image`."""
-    map: NDArray[Any]
-    """(H, W), contributions to the logit of the predicted class."""
-    true_class: str
-    predicted_class: str
-    confidence: float
-    """Probability of the predicted class."""
-    logit: float
-    """Of the predicted class."""
-    bias: float
-    """Part of the logit that does not come from the input."""
-
-    def __post_init__(self) -> None:
-        size = self.map.shape
-        if len(size) != 2 or self.input.shape != (*size, 3) or self.explanation.shape != (*size, 4):
-            raise BcosError(
-                "a gallery item needs input (H, W, 3), explanation (H, W, 4) and map (H, W), "
-                f"got {self.input.shape}, {self.explanation.shape} and {size}"
-            )
-
-    @property
-    def correct(self) -> bool:
-        """Whether the prediction is right."""
-        return self.true_class == self.predicted_class
+from bcos_explain.report.items import GalleryItem, NeuronRow
+from bcos_explain.report.scores import MetricScores
 
 
 @dataclass(frozen=True)
@@ -71,10 +36,36 @@ class Confusion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of any values; it can be sorted by each of its columns.
+
+    Raises:
+        BcosError: a row with more or fewer cells than there are columns.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    """Cells: text, integers, floats, or None for an empty cell."""
+    note: str = ""
+    """A paragraph before the table."""
+
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise BcosError(
+                    f"row {number} of the table {self.title!r} must have {len(self.columns)} cells, got {len(row)}; "
+                    "use None for an empty cell"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportData:
     """All that a report shows. Parts that are empty are left out."""
 
     title: str
+    headline: Mapping[str, str] = field(default_factory=dict)
+    """The few numbers to see first, in large letters, by what they are: ``{"top-1": "78.2 %"}``."""
     summary: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Tables of labels and values, by heading: ``{"Model": {"name": "resnet18"}, ...}``."""
     curves: Sequence[Mapping[str, float | None]] = ()
@@ -84,10 +75,15 @@ class ReportData:
     """
     confusion: Confusion | None = None
     gallery: Sequence[GalleryItem] = ()
-    """Shown in order, in a section for each true class."""
+    """Shown by class, classes in the order in which they first appear."""
+    neurons: Sequence[NeuronRow] = ()
+    """Channels with the images that activate them most."""
     gridpg: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Scores of the grid pointing game for each explainer."""
+    """Scores of the grid pointing game for each explainer; grid by grid, ``gridpg_n²`` scores each."""
     gridpg_n: int = 2
     """Images in a row of a grid; a uniform attribution scores ``1 / n²``."""
+    metrics: Sequence[MetricScores] = ()
+    """Other metrics, shown as the grid pointing game is."""
+    tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
     """Paragraphs at the end."""

@@ -1,0 +1,116 @@
+"""The explained images of a report."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bcos_cli.config import Recipe
+from bcos_cli.data.index import load_index
+from bcos_cli.data.loader import make_batches
+from bcos_cli.pictures import as_floats, smoothing
+from bcos_cli.processes import process_state
+from bcos_cli.scoring import Evaluation
+from bcos_cli.trained import TrainedModel
+from bcos_core import Explanation, explain
+from bcos_core.errors import BcosError
+from bcos_explain import explanation_image, get_explainer
+from bcos_explain.explainers.contract import spatial_map
+from bcos_explain.report import GalleryItem
+
+EXACT = "bcos"
+NAMED_BIAS_TERMS = 4
+"""The largest terms of a bias are named, the others are summed."""
+BATCH = 32
+"""Images explained at a time: other explainers need more memory than an evaluation."""
+
+
+def gallery(
+    trained: TrainedModel,
+    evaluation: Evaluation,
+    recipe: Recipe,
+    *,
+    left_out: Callable[[str], None] = lambda _: None,
+) -> Iterator[GalleryItem]:
+    """Explain the first images of each class in the split: not chosen, right or wrong.
+
+    Args:
+        trained: the network.
+        evaluation: of the network, says where the images are.
+        recipe: how many images, and which explainers besides the exact one.
+        left_out: told about each explainer that cannot explain this network, which is no reason to have no
+            report.
+    """
+    config = recipe.evaluation
+    chosen = _first_of_each_class(evaluation, trained, config.gallery_per_class, config.gallery_classes)
+    baselines = {name: get_explainer(name) for name in config.explainers if name != EXACT}
+    size = min(config.batch_size, BATCH)
+    for start in range(0, len(chosen), size):
+        part = chosen[start : start + size]
+        x = trained.encode(torch.stack([image for image, _, _ in part]).to(process_state().device))
+        explanation = explain(trained.model, x)
+        probabilities = trained.confidences(explanation.logits)
+        maps = _baseline_maps(trained, x, explanation.target, baselines, left_out)
+        for i, (image, label, position) in enumerate(part):
+            k = int(explanation.target[i])
+            yield GalleryItem(
+                input=as_floats(image.permute(1, 2, 0).numpy()),
+                explanation=explanation_image(x[i], explanation.weight[i], smooth=smoothing(x.shape[-1])),
+                map=explanation.map[i].cpu().numpy(),
+                true_class=evaluation.classes[label],
+                predicted_class=evaluation.classes[k],
+                confidence=float(probabilities[i, k]),
+                logit=float(explanation.score[i]),
+                bias=float(explanation.bias[i]),
+                bias_terms=bias_terms(explanation, i),
+                baselines={name: batch[i].float().cpu().numpy() for name, batch in maps.items()},
+                name=f"{evaluation.split} #{position}",
+            )
+
+
+def bias_terms(explanation: Explanation, i: int) -> dict[str, float]:
+    """Bias of image `i` by name: the largest terms, then the sum of the others as ``"n others"``."""
+    terms = {name: float(values[i]) for name, values in explanation.bias_terms.items()}
+    ordered = sorted((name for name, value in terms.items() if value), key=lambda name: -abs(terms[name]))
+    kept, others = ordered[:NAMED_BIAS_TERMS], ordered[NAMED_BIAS_TERMS:]
+    if len(others) == 1:
+        kept, others = ordered, []
+    rest = {f"{len(others)} others": sum(terms[name] for name in others)} if others else {}
+    return {name: terms[name] for name in kept} | rest
+
+
+def _baseline_maps(
+    trained: TrainedModel,
+    x: Tensor,
+    target: Tensor,
+    baselines: dict[str, Any],
+    left_out: Callable[[str], None],
+) -> dict[str, Tensor]:
+    """(N, H, W) of each explainer; one that cannot explain the network is dropped from `baselines`."""
+    maps = {}
+    for name, explainer in list(baselines.items()):
+        try:
+            maps[name] = spatial_map(explainer(trained.model, x, target))
+        except BcosError as reason:
+            del baselines[name]
+            left_out(f"{name} is not among the explanations: {reason}")
+    return maps
+
+
+def _first_of_each_class(
+    evaluation: Evaluation, trained: TrainedModel, per_class: int, classes: int
+) -> list[tuple[Tensor, int, int]]:
+    """(8-bit image, label, position in the split) of the first images of the first classes, by class."""
+    if per_class == 0:
+        return []
+    batches = make_batches(evaluation.data, load_index(evaluation.data), evaluation.split, trained.input, batch_size=64)
+    wanted = min(classes, len(evaluation.classes))
+    found: dict[int, list[tuple[Tensor, int, int]]] = {label: [] for label in range(wanted)}
+    for images, labels, positions in batches.epoch(0):
+        for image, label, position in zip(images, labels.tolist(), positions.tolist(), strict=True):
+            if label in found and len(found[label]) < per_class:
+                found[label].append((image, label, position))
+        if all(len(images) == per_class for images in found.values()):
+            break
+    return [entry for entries in found.values() for entry in entries]

@@ -1,0 +1,108 @@
+"""Box plots as strips: one a row of a table, drawn in per cent of the width, so that they fit any screen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcos_explain.report.scores import MetricScores, bootstrap_interval
+
+WHISKER = 1.5
+"""Whiskers reach to the last score within this many interquartile ranges of the box (Tukey, 1977)."""
+_TICKS = 4
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Positions of one box plot, in per cent of the axis."""
+
+    low: float
+    """End of the lower whisker."""
+    first: float
+    """First quartile."""
+    median: float
+    third: float
+    high: float
+    outliers: list[float]
+    mean: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scores of one explainer in numbers, and as a strip."""
+
+    name: str
+    mean: float
+    interval: tuple[float, float]
+    std: float
+    """Standard deviation of the scores, 0 for a single one."""
+    count: int
+    best: bool
+    strip: Strip
+
+
+@dataclass(frozen=True)
+class Boxes:
+    """All rows of a metric, with the axis that they share."""
+
+    rows: list[Row]
+    ticks: list[tuple[float, float]]
+    """(position in per cent, value)."""
+    chance: float | None
+    """Position in per cent."""
+
+
+def boxes(metric: MetricScores) -> Boxes:
+    """Rows, axis and chance of a metric; explainers without scores are left out."""
+    scores = {name: np.asarray(values, dtype=np.float64) for name, values in metric.scores.items() if len(values)}
+    ticks = _ticks(metric, list(scores.values()))
+    means = [float(values.mean()) for values in scores.values()]
+    best = {"high": max, "low": min}[metric.best](means) if metric.best and len(means) > 1 else None
+    rows = []
+    for (name, values), mean in zip(scores.items(), means, strict=True):
+        interval = bootstrap_interval(values, group=metric.group)
+        std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+        strip = _strip(values, mean, interval, ticks)
+        rows.append(Row(name, mean, interval, std, len(values), mean == best, strip))
+    chance = None if metric.chance is None else _percent(metric.chance, ticks)
+    return Boxes(rows, [(_percent(t, ticks), t) for t in ticks], chance)
+
+
+def _ticks(metric: MetricScores, scores: Sequence[NDArray[np.float64]]) -> list[float]:
+    """Round values, the first and the last of which are the ends of the axis."""
+    from matplotlib.ticker import MaxNLocator
+
+    if metric.limits is not None:
+        low, high = metric.limits
+        return [float(t) for t in np.linspace(low, high, _TICKS + 1)]
+    known = np.concatenate([*scores, [] if metric.chance is None else [metric.chance]])
+    if not len(known):
+        return [0.0, 1.0]
+    low, high = float(known.min()), float(known.max())
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    values = MaxNLocator(nbins=_TICKS).tick_values(low, high)
+    return [float(t) for t in values]
+
+
+def _strip(values: NDArray[np.float64], mean: float, interval: tuple[float, float], ticks: list[float]) -> Strip:
+    first, median, third = np.quantile(values, [0.25, 0.5, 0.75])
+    reach = WHISKER * (third - first)
+    inside = values[(values >= first - reach) & (values <= third + reach)]
+    outside = np.unique(values[(values < first - reach) | (values > third + reach)])
+    return Strip(
+        low=_percent(min(inside.min(), first), ticks),
+        first=_percent(first, ticks),
+        median=_percent(median, ticks),
+        third=_percent(third, ticks),
+        high=_percent(max(inside.max(), third), ticks),
+        outliers=[_percent(v, ticks) for v in outside],
+        mean=_percent(mean, ticks),
+        interval=(_percent(interval[0], ticks), _percent(interval[1], ticks)),
+    )
+
+
+def _percent(value: float, ticks: list[float]) -> float:
+    return float(100 * (value - ticks[0]) / (ticks[-1] - ticks[0]))

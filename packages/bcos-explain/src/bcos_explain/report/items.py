@@ -1,0 +1,117 @@
+"""Explained images that a report shows; plain data, checked when it is made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcos_core import BcosError
+
+TOLERANCE = 1e-4
+"""Largest residual of a receipt that adds up, relative to the size of what was added: float32 rounding in a network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryItem:
+    """One explained image.
+
+    Raises:
+        BcosError: pictures or maps of different sizes or numbers of channels.
+    """
+
+    input: NDArray[Any]
+    """(H, W, 3) in [0, 1]; see :func:`bcos_explain.input_image`."""
+    explanation: NDArray[Any]
+    """(H, W, 4) in [0, 1]; see :func:`bcos_explain.explanation_image`."""
+    map: NDArray[Any]
+    """(H, W), contributions to the logit of the predicted class."""
+    true_class: str
+    predicted_class: str
+    confidence: float
+    """Probability of the predicted class."""
+    logit: float
+    """Of the predicted class."""
+    bias: float
+    """Part of the logit that does not come from the input."""
+    bias_terms: Mapping[str, float] = field(default_factory=dict)
+    """What `bias` is made of, by name; what is missing from the bias is shown as a term of its own."""
+    baselines: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """Maps (H, W) of other explainers, signed or not, each shown on a scale of its own."""
+    name: str = ""
+    """Of the image, such as its file."""
+
+    def __post_init__(self) -> None:
+        _check_pictures("a gallery item", self.input, self.explanation, self.map)
+        for name, other in self.baselines.items():
+            if np.shape(other) != self.map.shape:
+                raise BcosError(
+                    f"the map of {name!r} must have the shape of the contributions {self.map.shape}, "
+                    f"got {np.shape(other)}; sum over channels and upsample it first"
+                )
+
+    @property
+    def correct(self) -> bool:
+        """Whether the prediction is right."""
+        return self.true_class == self.predicted_class
+
+    @property
+    def contributions(self) -> float:
+        """Sum of the map, in float64."""
+        return float(np.sum(self.map, dtype=np.float64))
+
+    @property
+    def residual(self) -> float:
+        """``logit - Σ map - bias``: rounding error for an exact explanation."""
+        return self.logit - self.contributions - self.bias
+
+    @property
+    def adds_up(self) -> bool:
+        """Whether ``|residual| ≤ TOLERANCE · (Σ |map| + |bias| + |logit|)``."""
+        size = float(np.abs(self.map).sum(dtype=np.float64)) + abs(self.bias) + abs(self.logit)
+        return abs(self.residual) <= TOLERANCE * size
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronItem:
+    """One image that activates a channel, explained for that channel.
+
+    Raises:
+        BcosError: pictures of different sizes or numbers of channels.
+    """
+
+    input: NDArray[Any]
+    """(H, W, 3) in [0, 1]."""
+    explanation: NDArray[Any]
+    """(H, W, 4) in [0, 1]."""
+    map: NDArray[Any]
+    """(H, W), contributions to the channel."""
+    score: float
+    """Activation of the channel."""
+    label: str = ""
+    """What the image is, such as its class."""
+
+    def __post_init__(self) -> None:
+        _check_pictures("an image of a neuron", self.input, self.explanation, self.map)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuronRow:
+    """A channel of a layer with the images that activate it most, in order.
+
+    Source: Böhle et al., CVPR 2022, section 5.2, which explains intermediate neurons in this way.
+    """
+
+    layer: str
+    channel: int
+    items: Sequence[NeuronItem]
+
+
+def _check_pictures(what: str, image: NDArray[Any], explanation: NDArray[Any], map: NDArray[Any]) -> None:
+    size = map.shape
+    if len(size) != 2 or image.shape != (*size, 3) or explanation.shape != (*size, 4):
+        raise BcosError(
+            f"{what} needs input (H, W, 3), explanation (H, W, 4) and map (H, W), "
+            f"got {image.shape}, {explanation.shape} and {size}"
+        )

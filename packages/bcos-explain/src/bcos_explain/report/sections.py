@@ -1,0 +1,134 @@
+"""From data to what each part of the page needs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcos_explain.report.boxes import boxes
+from bcos_explain.report.data import Confusion, ReportData, Table
+from bcos_explain.report.items import GalleryItem, NeuronRow
+from bcos_explain.report.pictures import SMALL, data_uri, gallery_views, neuron_views, shared_limit
+from bcos_explain.report.scores import MetricScores
+from bcos_explain.report.tables import shown_table
+
+MAX_TABLE_CLASSES = 20
+"""A confusion matrix of more classes is shown as a picture, with a table of the most frequent confusions."""
+_TOP_CONFUSIONS = 10
+_PICTURE_PIXELS = 480
+GRIDPG_DESCRIPTION = (
+    "{n}×{n} images of different classes form one input, and each of their classes is explained on it. The score is "
+    "the share of positive contributions that lies on the image of the explained class: 1 is perfect, a uniform map "
+    "scores {chance:.3g}."
+)
+
+
+def confusion_section(confusion: Confusion, gallery: Sequence[GalleryItem]) -> dict[str, Any]:
+    """Matrix or picture, scores of each class, and the most frequent confusions."""
+    counts = confusion.counts
+    names = list(confusion.class_names)
+    shares = counts / counts.sum(1, keepdims=True).clip(min=1)  # of each true class
+    few = len(names) <= MAX_TABLE_CLASSES
+    shown = {(item.true_class, item.predicted_class) for item in gallery}
+    return {
+        "names": names,
+        "accuracy": counts.trace() / max(counts.sum(), 1),
+        "total": int(counts.sum()),
+        "rows": [
+            (name, [_cell(counts, shares, i, j, (name, names[j]) in shown) for j in range(len(names))])
+            for i, name in enumerate(names if few else [])
+        ],
+        "picture": None if few else data_uri(_heat(shares), max(1, _PICTURE_PIXELS // len(names))),
+        "classes": shown_table(_class_scores(counts, names)),
+        "top": shown_table(_top_confusions(counts, names)),
+    }
+
+
+def _cell(counts: NDArray[np.int64], shares: NDArray[np.float64], i: int, j: int, in_gallery: bool) -> dict[str, Any]:
+    share = float(shares[i, j])
+    strength = 0.1 + 0.5 * share if i == j else min(0.03 + 2.5 * share, 0.6)
+    return {"count": int(counts[i, j]), "strength": strength, "right": i == j, "in_gallery": in_gallery}
+
+
+def _class_scores(counts: NDArray[np.int64], names: list[str]) -> Table:
+    right, images, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
+    rows = [
+        (
+            name,
+            int(images[k]),
+            float(right[k] / images[k]) if images[k] else None,
+            float(right[k] / predicted[k]) if predicted[k] else None,
+        )
+        for k, name in enumerate(names)
+    ]
+    return Table(title="Each class", columns=("class", "images", "recall", "precision"), rows=rows)
+
+
+def _top_confusions(counts: NDArray[np.int64], names: list[str]) -> Table:
+    wrong = counts * (1 - np.eye(len(names), dtype=np.int64))
+    most = [divmod(int(i), len(names)) for i in np.argsort(-wrong, axis=None, kind="stable")[:_TOP_CONFUSIONS]]
+    rows = [(names[t], names[p], int(wrong[t, p])) for t, p in most if wrong[t, p] > 0]
+    return Table(title="Most frequent confusions", columns=("true class", "taken for", "images"), rows=rows)
+
+
+def _heat(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """White to dark blue; the square root makes rare confusions visible."""
+    strength = np.sqrt(shares)[..., None]
+    heat: NDArray[np.float64] = 1 - strength * (1 - np.array([0.03, 0.19, 0.42]))
+    return heat
+
+
+def metric_sections(data: ReportData) -> list[dict[str, Any]]:
+    """Every metric with its box plots, the grid pointing game first."""
+    metrics = ([_gridpg(data)] if data.gridpg else []) + list(data.metrics)
+    return [{"id": f"metric-{n}", "metric": metric, "boxes": boxes(metric)} for n, metric in enumerate(metrics, 1)]
+
+
+def _gridpg(data: ReportData) -> MetricScores:
+    cells = data.gridpg_n**2
+    whole = all(len(values) % cells == 0 for values in data.gridpg.values())
+    return MetricScores(
+        title="Localisation: the grid pointing game",
+        scores=data.gridpg,
+        description=GRIDPG_DESCRIPTION.format(n=data.gridpg_n, chance=1 / cells),
+        chance=1 / cells,
+        limits=(0.0, 1.0),
+        group=cells if whole else 1,
+    )
+
+
+def gallery_section(gallery: Sequence[GalleryItem]) -> dict[str, Any]:
+    """Items by class, with their pictures and the values to filter by."""
+    order = {name: k for k, name in reversed(list(enumerate(item.true_class for item in gallery)))}  # first appearance
+    items = sorted(gallery, key=lambda item: order[item.true_class])
+    limit = shared_limit(items)
+    return {
+        "limit": limit,
+        "entries": [{"item": item, "views": gallery_views(item, limit)} for item in items],
+        "small": all(max(item.map.shape) < SMALL for item in items),
+        "views": max(3 + len(item.baselines) for item in items),
+        "baselines": list(dict.fromkeys(name for item in items for name in item.baselines)),
+        "true_classes": _counted(item.true_class for item in items),
+        "predicted_classes": _counted(item.predicted_class for item in items),
+        "right": sum(item.correct for item in items),
+    }
+
+
+def _counted(names: Any) -> list[tuple[str, int]]:
+    """Names with how often each is there, in the order in which they first appear."""
+    counts: dict[str, int] = {}
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+    return list(counts.items())
+
+
+def neuron_sections(rows: Sequence[NeuronRow]) -> list[dict[str, Any]]:
+    """Each channel with the pictures of its images; a channel has one scale."""
+    sections = []
+    for row in rows:
+        if row.items:
+            limit = shared_limit(row.items)
+            entries = [{"item": item, "views": neuron_views(item, row, limit)} for item in row.items]
+            sections.append({"row": row, "limit": limit, "entries": entries})
+    return sections

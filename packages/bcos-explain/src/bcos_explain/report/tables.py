@@ -1,0 +1,70 @@
+"""Cells of tables as text."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+from bcos_explain.report.data import Table
+
+_DIGITS = 3
+"""After the point for numbers below 10; one fewer for each digit before the point."""
+_SMALLEST, _LARGEST = 1e-2, 1e6
+"""Columns with other values than these (and 0) are shown with 4 significant digits, in powers of ten if need be."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell."""
+
+    text: str
+    value: float | None
+    """By which a number is sorted; None for text and for empty cells."""
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as text."""
+
+    title: str
+    note: str
+    columns: list[tuple[str, bool]]
+    """Names, and whether there are numbers below (which stand at the right)."""
+    rows: list[list[Cell]]
+
+    @property
+    def sortable(self) -> bool:
+        """Whether there is anything to sort."""
+        return len(self.rows) > 2
+
+
+def shown_table(table: Table) -> ShownTable:
+    """Give each column of floats as many decimals as suit all of its values."""
+    columns = [[row[k] for row in table.rows] for k in range(len(table.columns))]
+    cells = [_cells(column) for column in columns]
+    heads = [
+        (name, any(c.value is not None for c in column)) for name, column in zip(table.columns, cells, strict=True)
+    ]
+    return ShownTable(table.title, table.note, heads, [list(row) for row in zip(*cells, strict=True)])
+
+
+def _cells(column: Sequence[Any]) -> list[Cell]:
+    floats = [abs(float(v)) for v in column if _is_number(v) and not isinstance(v, Integral) and math.isfinite(v)]
+    largest = max(floats, default=0.0)
+    if all(v == 0 or _SMALLEST <= v < _LARGEST for v in floats):
+        form = f",.{max(0, _DIGITS - math.floor(math.log10(max(largest, 1))))}f"
+    else:
+        form = ".4g"
+    return [_cell(value, form) for value in column]
+
+
+def _cell(value: Any, form: str) -> Cell:
+    if not _is_number(value):
+        return Cell("" if value is None else str(value), None)
+    text = format(value, ",d" if isinstance(value, Integral) else form)
+    return Cell(text.replace("-", "−"), float(value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

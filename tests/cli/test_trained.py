@@ -116,3 +116,17 @@ def test_what_cannot_be_loaded_is_named(what, message, tmp_path):
     save_weights(torch.nn.Linear(1, 1), tmp_path / "bare.safetensors")
     with pytest.raises(BcosError, match=message):
         load_trained(what)
+
+
+def test_networks_of_other_libraries_are_taken_as_they_are(tmp_path):
+    import timm
+
+    original = timm.create_model("mobilenetv3_small_050").eval()
+    torch.save(original.state_dict(), tmp_path / "w.pth")
+    trained = load_trained("timm/mobilenetv3_small_050", str(tmp_path / "w.pth"))
+    images = torch.rand(2, 3, 64, 64)
+    mean, std = torch.tensor(trained.input.mean), torch.tensor(trained.input.std)
+    expected = original((images - mean[:, None, None]) / std[:, None, None])
+    torch.testing.assert_close(trained.model(trained.encode(images)), expected)
+    assert trained.probabilities == "softmax"
+    assert (len(trained.classes), trained.classes[207]) == (1000, "golden retriever")

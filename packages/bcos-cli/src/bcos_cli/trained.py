@@ -24,6 +24,7 @@ from bcos_models import (
     load_weights,
     save_weights,
 )
+from bcos_models.convert.named import original
 from bcos_models.hub import CONFIG_NAME
 from bcos_models.registry import describe
 from bcos_models.transforms import input_encoder
@@ -31,6 +32,7 @@ from bcos_models.weights import WEIGHTS_NAME
 
 Probabilities = Literal["sigmoid", "softmax"]
 _METADATA = "bcos"
+IMAGENET_CLASSES = 1000
 
 
 @dataclass
@@ -113,7 +115,8 @@ def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
 
     Args:
         run_or_model: a run's folder, a run's weights file, a folder or ``hf://`` repository that
-            :func:`bcos_models.save_pretrained` or ``push_to_hub`` filled, or a model's name.
+            :func:`bcos_models.save_pretrained` or ``push_to_hub`` filled, or a model's name; ``timm/NAME`` and
+            ``torchvision/NAME`` are those networks as they are, not converted.
         weights: of a model that is named; None for the published ones.
 
     Raises:
@@ -141,9 +144,7 @@ def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
         )
     spec = get_spec(run_or_model)
     if "/" in run_or_model:
-        raise BcosError(
-            f"{run_or_model!r} is a network to be converted; do that first, with: bcos convert {run_or_model} --out DIR"
-        )
+        return _as_it_is(run_or_model, weights)
     if weights is None and spec.checkpoint is None:
         raise BcosError(
             f"the model {run_or_model!r} has no published weights; name a file with --weights, or give a run's folder"
@@ -151,6 +152,13 @@ def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
     model = create_model(run_or_model, weights=weights, pretrained=weights is None).eval()
     names = imagenet_classes() if weights is None else None
     return _published(model, ModelConfig(run_or_model, spec.num_classes, {}, spec.input), names)
+
+
+def _as_it_is(name: str, weights: str | None) -> TrainedModel:
+    """A network of another library, unconverted."""
+    model, seen, num_classes = original(name, weights)
+    names = imagenet_classes() if num_classes == IMAGENET_CLASSES else None
+    return _published(model, ModelConfig(name, num_classes, {}, seen), names)
 
 
 def _from_pretrained(source: str) -> TrainedModel:
@@ -176,7 +184,7 @@ def imagenet_classes() -> list[str]:
     from timm.data.imagenet_info import ImageNetInfo
 
     info = ImageNetInfo()
-    names = [info.index_to_description(k).split(",")[0] for k in range(1000)]
+    names = [info.index_to_description(k).split(",")[0] for k in range(IMAGENET_CLASSES)]
     return [
         name if names.count(name) == 1 else f"{name} ({info.index_to_label_name(k)})" for k, name in enumerate(names)
     ]

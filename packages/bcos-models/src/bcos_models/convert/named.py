@@ -128,6 +128,33 @@ def converted(
     return result
 
 
+def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, InputSpec, int]:
+    """A network as its library has it, to be explained as it is.
+
+    Args:
+        name: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
+        weights: a file or URL of its weights; None for those of the library.
+
+    Returns:
+        The network, what it sees, and the number of its classes.
+
+    Raises:
+        BcosError: no such network, or weights that do not fit or have no classifier.
+    """
+    library, _, inner = name.partition("/")
+    made = _ORIGINS[library](inner)
+    classes = made.num_classes
+    if classes < 1:
+        raise BcosError(f"the weights of {name!r} have no classifier, so there is no logit to explain")
+    try:
+        network = made.build(classes, weights is None)
+    except (TypeError, ValueError, RuntimeError, OSError, AssertionError) as reason:
+        raise BcosError(f"{library} cannot build {inner!r} with its weights: {first_line(reason)}") from reason
+    if weights is not None:
+        load_original(network, read_state(find_weights(weights)), False, str(weights))
+    return network.eval(), made.input, classes
+
+
 def _built_for(seen: InputSpec, options: Mapping[str, Any]) -> InputSpec:
     """The input of a network that is built for images of other channels or another size than its weights."""
     if "in_chans" in options:

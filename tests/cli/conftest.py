@@ -85,6 +85,7 @@ def recipe(shards):
                 "batch_size": 4,
                 "gridpg_grids": 2,
                 "gallery_per_class": 1,
+                "neurons": 2,
                 "explainers": ["bcos", "input_x_gradient"],
             },
         }

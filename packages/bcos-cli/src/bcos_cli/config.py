@@ -134,6 +134,12 @@ class Evaluation(_Section):
     gallery_per_class: Count = 3
     gallery_classes: Positive = 20
     """The first so many classes are shown."""
+    neurons: Count = 6
+    """Channels whose most activating images the report shows, the strongest of a layer; 0 leaves them out."""
+    neurons_layer: str | None = None
+    """None for the last layer with a map over the image."""
+    metrics: list[str] = []
+    """Besides those that every evaluation has; bcos metrics lists them."""
 
 
 class Recipe(_Section):

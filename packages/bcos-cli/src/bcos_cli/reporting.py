@@ -7,7 +7,8 @@ from bcos_cli import console
 from bcos_cli.config import Loss, Recipe, load_recipe
 from bcos_cli.gallery import gallery
 from bcos_cli.measured import grid_scores, metric_scores, metric_tables
-from bcos_cli.metrics import check_metrics
+from bcos_cli.metrics import DEFAULT, check_metrics
+from bcos_cli.neurons import NeuronOptions, neuron_rows
 from bcos_cli.processes import process_state
 from bcos_cli.scoring import Evaluation, ScoringOptions, score
 from bcos_cli.trained import TrainedModel, load_trained
@@ -15,10 +16,12 @@ from bcos_cli.training.engine import TrainingResult
 from bcos_cli.training.folder import RunFolder
 from bcos_core.errors import BcosError
 from bcos_explain.metrics import write_results
-from bcos_explain.report import Confusion, ReportData, write_report
+from bcos_explain.report import Confusion, NeuronRow, ReportData, write_report
 
 PARTIAL = ".partial"
 """Folder of what was measured so far."""
+SCANNED_FOR_NEURONS = 2000
+"""Images at the start of the split in which the report looks for the most activating ones."""
 SCORES = "scores"
 """Folder in that of a run for every score."""
 
@@ -61,7 +64,7 @@ def evaluate_run(
         raise BcosError("there are no data to score on; give a folder of shards with --data")
     if recipe is None:
         loss: Loss = "cross_entropy" if trained.probabilities == "softmax" else "bce"
-        options = ScoringOptions(loss=loss, **given)
+        options = ScoringOptions(**{"loss": loss, "metrics": DEFAULT, **given})
     else:
         options = scoring_options(recipe, **given)
     kept = out or (folder.path if recipe is not None else None)
@@ -99,7 +102,7 @@ def scoring_options(recipe: Recipe, **given: Any) -> ScoringOptions:
     config = recipe.evaluation
     values: dict[str, Any] = {
         "split": recipe.data.test_split,
-        "metrics": tuple(check_metrics([])),
+        "metrics": tuple(check_metrics([*DEFAULT, *config.metrics])),
         "explainers": tuple(config.explainers),
         "batch_size": config.batch_size,
         "workers": recipe.data.workers,
@@ -117,7 +120,7 @@ def _is_full(options: ScoringOptions, recipe: Recipe) -> bool:
     config = recipe.evaluation
     return (
         options.split == recipe.data.test_split
-        and set(options.metrics) >= set(check_metrics([]))
+        and set(options.metrics) >= {*DEFAULT, *config.metrics}
         and set(options.explainers) >= set(config.explainers)
         and options.grids >= config.gridpg_grids
         and (options.grid_size, options.smooth) == (config.gridpg_size, config.gridpg_smooth)
@@ -166,12 +169,26 @@ def report_data(
         curves=metrics,
         confusion=Confusion(evaluation.scores.confusion, evaluation.classes),
         gallery=list(gallery(trained, evaluation, recipe, left_out=notes.append)),
+        neurons=_neurons(recipe, trained, evaluation, notes),
         gridpg=grid_scores(evaluation),
         gridpg_n=evaluation.grid_size,
         metrics=metric_scores(evaluation),
         tables=metric_tables(evaluation),
         notes=notes,
     )
+
+
+def _neurons(recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, notes: list[str]) -> list[NeuronRow]:
+    """The strongest channels; a network without maps is no reason to have no report."""
+    config = recipe.evaluation
+    if config.neurons == 0:
+        return []
+    options = NeuronOptions(layer=config.neurons_layer, strongest=config.neurons, scanned=SCANNED_FOR_NEURONS)
+    try:
+        return neuron_rows(trained, evaluation.data, evaluation.split, options, batch_size=config.batch_size)
+    except BcosError as reason:
+        notes.append(f"there are no neurons: {reason}")
+        return []
 
 
 def _headline(evaluation: Evaluation) -> dict[str, str]:

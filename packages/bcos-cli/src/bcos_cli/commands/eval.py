@@ -64,7 +64,7 @@ def evaluate(
 
     options_by_name = named_options(option or [])
     conditions = [Condition.parse(text) for text in require or []]
-    metrics = check_metrics([*(metric or []), *(c.name for c in conditions if metric)])
+    metrics = check_metrics([*metric, *(c.name for c in conditions)]) if metric else None
     if num_processes > 1:
         from bcos_cli.launch import launch
 
@@ -75,6 +75,7 @@ def evaluate(
     from bcos_cli.reporting import evaluate_run
 
     options = {
+        "metrics": None if metrics is None else tuple(metrics),
         "split": split,
         "explainers": tuple(explainer) if explainer else None,
         "images": images,
@@ -86,9 +87,7 @@ def evaluate(
         "options": options_by_name or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    evaluation = evaluate_run(
-        run_or_model, data, weights, json_file, {**given, "metrics": tuple(metrics), "workers": workers}, out=out
-    )
+    evaluation = evaluate_run(run_or_model, data, weights, json_file, {**given, "workers": workers}, out=out)
     leave()
     failed = failures(evaluation, conditions)
     for reason in failed:

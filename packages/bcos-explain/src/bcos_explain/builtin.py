@@ -98,22 +98,170 @@ def bcos_explain_explainers() -> Iterable[ExplainerSpec]:
 
 @hookimpl
 def bcos_explain_metrics() -> Iterable[MetricSpec]:
-    """Return the measures of localisation and of exactness."""
+    """Return the measures of localisation, faithfulness, stability and simplicity."""
+    yield from _localisation()
+    yield from _faithfulness()
+    yield from _stability()
+    yield from _simplicity()
+
+
+_OF_GRIDS = ("model", "explainer", "images", "labels", "confidences")
+_OF_IMAGES = ("model", "explainer", "images")
+_RAO = "Rao et al., CVPR 2022, section 3.1"
+_WANG = "Wang et al., CVPR Workshops 2020, section 4.3"
+
+
+def _localisation() -> Iterable[MetricSpec]:
     yield MetricSpec(
         "gridpg",
         f"{_METRICS}.gridpg:grid_pointing_game",
         "share of positive contributions inside the explained class's cell of a grid of images",
-        ("model", "explainer", "images", "labels", "confidences"),
+        _OF_GRIDS,
         "Böhle et al., CVPR 2021, arXiv 2104.00032, section 4.2",
         unit="grid",
         higher_is_better=True,
     )
+    yield MetricSpec(
+        "difull",
+        f"{_METRICS}.disjoint:difull",
+        "the same where each cell passes the network alone, so that no other cell can matter",
+        _OF_GRIDS,
+        _RAO,
+        unit="grid",
+        higher_is_better=True,
+    )
+    yield MetricSpec(
+        "dipart",
+        f"{_METRICS}.disjoint:dipart",
+        "the same where each cell of the last feature map is classified alone",
+        _OF_GRIDS,
+        _RAO,
+        unit="grid",
+        higher_is_better=True,
+    )
+    yield MetricSpec(
+        "epg",
+        f"{_METRICS}.pointing:energy_pointing_game",
+        "share of positive contributions inside boxes around the object",
+        (*_OF_IMAGES, "boxes"),
+        _WANG,
+        unit="image",
+        higher_is_better=True,
+    )
+    yield MetricSpec(
+        "epg_masks",
+        f"{_METRICS}.pointing:energy_pointing_game_masks",
+        "share of positive contributions inside the mask of the object",
+        (*_OF_IMAGES, "masks"),
+        _WANG,
+        unit="image",
+        higher_is_better=True,
+    )
+
+
+def _faithfulness() -> Iterable[MetricSpec]:
     yield MetricSpec(
         "completeness",
         f"{_METRICS}.completeness:completeness",
         "distance of contributions plus bias from the explained logit",
         ("model", "images"),
         "Sundararajan et al., ICML 2017",
+        unit="image",
+        higher_is_better=False,
+    )
+    yield MetricSpec(
+        "deletion",
+        f"{_METRICS}.perturbation:pixel_deletion",
+        "area under the probability while pixels are removed, the most important first",
+        _OF_IMAGES,
+        "Petsiuk et al., BMVC 2018, section 4.1",
+        unit="image",
+        higher_is_better=False,
+    )
+    yield MetricSpec(
+        "insertion",
+        f"{_METRICS}.perturbation:pixel_insertion",
+        "area under the probability while pixels are put into a blurred image, the most important first",
+        _OF_IMAGES,
+        "Petsiuk et al., BMVC 2018, section 4.1",
+        unit="image",
+        higher_is_better=True,
+    )
+    yield MetricSpec(
+        "sensitivity_n",
+        f"{_METRICS}.sensitivity_n:sensitivity_n",
+        "correlation of the attribution of random pixels with what their removal costs",
+        _OF_IMAGES,
+        "Ancona et al., ICLR 2018, section 4",
+        unit="image",
+        higher_is_better=True,
+    )
+    yield MetricSpec(
+        "infidelity",
+        f"{_METRICS}.infidelity:infidelity",
+        "squared distance of the attribution of random squares from what their removal costs",
+        _OF_IMAGES,
+        "Yeh et al., NeurIPS 2019, definition 2.1",
+        unit="image",
+        higher_is_better=False,
+    )
+    yield MetricSpec(
+        "randomisation",
+        f"{_METRICS}.randomisation:model_randomisation",
+        "similarity to the explanation of the network with shuffled parameters",
+        _OF_IMAGES,
+        "Adebayo et al., NeurIPS 2018, section 3.1",
+        unit="image",
+        higher_is_better=False,
+    )
+
+
+def _stability() -> Iterable[MetricSpec]:
+    yield MetricSpec(
+        "max_sensitivity",
+        f"{_METRICS}.noise:max_sensitivity",
+        "largest relative change of the explanation under weak noise",
+        _OF_IMAGES,
+        "Yeh et al., NeurIPS 2019, definition 3.1",
+        unit="image",
+        higher_is_better=False,
+    )
+    yield MetricSpec(
+        "shift_stability",
+        f"{_METRICS}.shifts:shift_stability",
+        "similarity to the explanation of the image that was shifted by a pixel or two",
+        _OF_IMAGES,
+        "Crabbé and van der Schaar, NeurIPS 2023, arXiv 2304.06715, equivariance",
+        unit="image",
+        higher_is_better=True,
+    )
+
+
+def _simplicity() -> Iterable[MetricSpec]:
+    yield MetricSpec(
+        "sparseness",
+        f"{_METRICS}.sparsity:sparseness",
+        "Gini index of the contributions of all pixels",
+        _OF_IMAGES,
+        "Chalasani et al., ICML 2020",
+        unit="image",
+        higher_is_better=True,
+    )
+    yield MetricSpec(
+        "complexity",
+        f"{_METRICS}.sparsity:complexity",
+        "entropy of the contributions of all pixels",
+        _OF_IMAGES,
+        "Bhatt et al., IJCAI 2020",
+        unit="image",
+        higher_is_better=False,
+    )
+    yield MetricSpec(
+        "effective_pixels",
+        f"{_METRICS}.sparsity:effective_pixels",
+        "number of pixels that would share an even map of the same entropy",
+        _OF_IMAGES,
+        "Bhatt et al., IJCAI 2020, exponential of the entropy",
         unit="image",
         higher_is_better=False,
     )

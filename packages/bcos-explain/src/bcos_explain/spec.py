@@ -31,9 +31,10 @@ class MetricSpec:
     """``"module:function"``: the function that computes the metric."""
     summary: str = ""
     needs: tuple[str, ...] = ("model", "images")
-    """ The positional arguments of the function, in order, among ``"model"``, ``"explainer"``, ``"images"``,
-    ``"labels"`` and ``"confidences"``. A metric that needs labels and confidences is about correctly
-    classified images, as :class:`bcos_explain.metrics.ConfidentImages` collects them.
+    """The positional arguments of the function, in order, among ``"model"``, ``"explainer"``, ``"images"``,
+    ``"labels"``, ``"confidences"``, ``"boxes"``, ``"masks"`` and ``"keys"``, of which all but the first two hold
+    one entry an image. A metric that needs labels and confidences is about correctly classified images, as
+    :class:`bcos_explain.metrics.ConfidentImages` collects them.
     """
     source: str = ""
     """The paper that describes the metric."""

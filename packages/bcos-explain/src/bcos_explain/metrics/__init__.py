@@ -1,38 +1,71 @@
 """Measures of explanations."""
 
+from bcos_explain.metrics.annotations import (
+    Annotation,
+    Placement,
+    boxes_in_input,
+    masks_in_input,
+    read_coco,
+    read_voc,
+    segmentation_mask,
+)
 from bcos_explain.metrics.completeness import CompletenessResult, completeness
 from bcos_explain.metrics.confident import ConfidentImages
+from bcos_explain.metrics.disjoint import DisjointCells, difull, dipart
 from bcos_explain.metrics.gridpg import grid_pointing_game
-from bcos_explain.metrics.grids import GridPointingResult, cell_scores, sample_grids, tile
+from bcos_explain.metrics.grids import GridPointingResult, cell_scores, sample_grids, tile, untile
 from bcos_explain.metrics.infidelity import infidelity
 from bcos_explain.metrics.noise import max_sensitivity
 from bcos_explain.metrics.perturbation import pixel_deletion, pixel_insertion
+from bcos_explain.metrics.pointing import (
+    box_masks,
+    energy_inside,
+    energy_pointing_game,
+    energy_pointing_game_masks,
+)
 from bcos_explain.metrics.randomisation import model_randomisation
 from bcos_explain.metrics.result import MetricResult
 from bcos_explain.metrics.sensitivity_n import sensitivity_n
 from bcos_explain.metrics.shifts import shift_stability
+from bcos_explain.metrics.similarity import similarity
 from bcos_explain.metrics.sparsity import complexity, effective_pixels, sparseness
 from bcos_explain.metrics.writing import write_results
 
 __all__ = [
+    "Annotation",
     "CompletenessResult",
     "ConfidentImages",
+    "DisjointCells",
     "GridPointingResult",
     "MetricResult",
+    "Placement",
+    "box_masks",
+    "boxes_in_input",
     "cell_scores",
     "completeness",
     "complexity",
+    "difull",
+    "dipart",
     "effective_pixels",
+    "energy_inside",
+    "energy_pointing_game",
+    "energy_pointing_game_masks",
     "grid_pointing_game",
     "infidelity",
+    "masks_in_input",
     "max_sensitivity",
     "model_randomisation",
     "pixel_deletion",
     "pixel_insertion",
+    "read_coco",
+    "read_voc",
     "sample_grids",
+    "segmentation_mask",
     "sensitivity_n",
     "shift_stability",
+    "similarity",
     "sparseness",
     "tile",
+    "untile",
     "write_results",
 ]

@@ -75,7 +75,9 @@ def each_batch(
     if batch_size < 1:
         raise BcosError(f"batch_size must be at least 1, got {batch_size}")
     if isinstance(target, Tensor) and target.ndim and target.shape != (len(images),):
-        raise BcosError(f"metrics explain one class an image: target must be ({len(images)},), got {tuple(target.shape)}")
+        raise BcosError(
+            f"metrics explain one class an image: target must be ({len(images)},), got {tuple(target.shape)}"
+        )
     for start in range(0, len(images), batch_size):
         samples = slice(start, min(start + batch_size, len(images)))
         part = as_float(images[samples], model)

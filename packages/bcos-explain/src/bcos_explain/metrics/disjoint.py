@@ -29,7 +29,7 @@ class DisjointCells(nn.Module):
     The logit of class k in cell c, counted row by row, is output ``c · K + k``. With part ``"full"`` each cell
     passes the whole network alone. With ``"part"`` the whole grid passes it up to the last feature map, each
     cell's part of which is classified alone. The features of all cells exist as one map (N, F, n·h, n·w), the
-    output of ``cells``, for explainers that read feature maps. Parameters are those of the network itself.
+    output of ``grid_features``, for explainers that read feature maps. Parameters are the network's own.
 
     Args:
         model: a network with logits (N, K); not changed.
@@ -43,40 +43,166 @@ class DisjointCells(nn.Module):
 
     def __init__(self, model: nn.Module, n: int, part: Part, cell: Tensor) -> None:
         super().__init__()
-        layer = _last_map(model, cell)
-        if part == "part" and layer is None:
-            raise BcosError(
-                f"DiPart needs a network that ends with feature maps (N, F, h, w) before its classifier; "
-                f"{type(model).__name__} has none that can be cut into cells; use DiFull"
-            )
         self.model = shared_copy(model)
         self.n = n
         self.part = part
-        self.cells = nn.Identity()
-        self.separate = nn.Identity()
+        self.grid_features = nn.Identity()
+        self.cell_features = nn.Identity()
         self.train(model.training)
+        self.num_classes, layer, self._channels_last = _last_map(self.model, cell)
         if layer is not None:
-            self.model.get_submodule(layer).register_forward_hook(self._cut)
+            layer.register_forward_hook(self._cut)
+        elif part == "part":
+            raise BcosError(
+                f"DiPart needs a network whose last features before the classifier are a map (N, F, h, w), which "
+                f"those of {type(model).__name__} are not; use DiFull"
+            )
 
     def forward(self, grids: Tensor) -> Tensor:
         """Logits of all classes for all cells."""
         logits: Tensor = self.model(untile(grids, self.n).flatten(0, 1) if self.part == "full" else grids)
-        return logits.unflatten(0, (len(grids), -1)).flatten(1)
+        of_grids: Tensor = logits.unflatten(0, (len(grids), -1)).flatten(1)
+        return of_grids
 
     def get_classifier(self) -> nn.Module:
-        """Where features of the grid end."""
-        return self.separate
+        """Where the features of the grid end, for :func:`bcos_explain.explainers.feature_map.last_feature_layer`."""
+        return self.cell_features
 
     def _cut(self, _module: nn.Module, _args: object, features: Tensor) -> Tensor:
-        """Replace the last feature map by those of the cells (N·n², ...), after it was that of the grid."""
-        last = _channels_last(features)
-        maps = features.movedim(-1, 1) if last else features
+        """Features of the cells (N·n², ...), by way of those of the grid."""
+        maps = features.movedim(-1, 1) if self._channels_last else features
         if self.part == "full":
             maps = tile(maps.unflatten(0, (-1, self.n**2)), self.n)
         if maps.shape[-2] % self.n or maps.shape[-1] % self.n:
             raise BcosError(
-                f"the last feature map of a grid of {self.n}×{self.n} images has {tuple(maps.shape[-2:])} positions, "
-                f"which are not multiples of {self.n}; use images of another size"
+                f"the last features of a grid of {self.n}×{self.n} images are a map of {tuple(maps.shape[-2:])} "
+                f"positions, which cannot be cut into cells; use images of another size"
             )
-        cells: Tensor = self.separate(untile(self.cells(maps), self.n).flatten(0, 1))
-        return cells.movedim(1, -1) if last else cells
+        cells: Tensor = self.cell_features(untile(self.grid_features(maps), self.n).flatten(0, 1))
+        return cells.movedim(1, -1) if self._channels_last else cells
+
+
+def _last_map(model: nn.Module, cell: Tensor) -> tuple[int, nn.Module | None, bool]:
+    """Number of classes; the layer that ends with the last feature map, and whether its channels come last."""
+    outputs: list[Tensor] = []
+    try:
+        layer: nn.Module | None = last_feature_layer(model, cell)
+    except BcosError:
+        layer = None
+    handle = None if layer is None else layer.register_forward_hook(lambda _m, _a, output: outputs.append(output))
+    with torch.no_grad():
+        logits = model(cell)
+    if handle is not None:
+        handle.remove()
+    if not outputs or outputs[-1].ndim != 4:
+        return logits.shape[1], None, False
+    return logits.shape[1], layer, as_feature_map(outputs[-1], *cell.shape[-2:]) is not outputs[-1]
+
+
+def difull(
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    labels: Tensor,
+    confidences: Tensor,
+    *,
+    n: int = 2,
+    num_grids: int = 250,
+    grids: Tensor | None = None,
+    smooth: int = 1,
+    batch_size: int = 16,
+    generator: torch.Generator | None = None,
+    encode: Encode | None = None,
+    progress: Progress | None = None,
+) -> GridPointingResult:
+    """Pointing game where each cell of the grid passes the network alone.
+
+    The paper scores two opposite corners that show images of one class; here all cells are scored, on the
+    grids of distinct classes that the grid pointing game is played with.
+
+    Args:
+        model, images, labels, confidences, n, num_grids, grids, smooth, batch_size, generator, encode,
+            progress: as of :func:`bcos_explain.metrics.grid_pointing_game`, but the network sees images of
+            their own size.
+        explainer: is given a :class:`DisjointCells` as network.
+
+    Returns:
+        Scores of all cells: 1 for an explainer that keeps to what the network can see, 1 / n² by chance.
+
+    Raises:
+        BcosError: as :func:`bcos_explain.metrics.grid_pointing_game`.
+
+    Source: Rao, Böhle, Schiele, CVPR 2022, section 3.1.
+    """
+    requested = num_grids if grids is None else len(grids)
+    grids = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
+    game = GridGame(
+        images=images,
+        labels=labels,
+        grids=grids,
+        n=n,
+        smooth=smooth,
+        batch_size=batch_size,
+        encode=encode,
+        progress=progress,
+        requested=requested,
+    )
+    return _play(model, explainer, game, "full")
+
+
+def dipart(
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    labels: Tensor,
+    confidences: Tensor,
+    *,
+    n: int = 2,
+    num_grids: int = 250,
+    grids: Tensor | None = None,
+    smooth: int = 1,
+    batch_size: int = 16,
+    generator: torch.Generator | None = None,
+    encode: Encode | None = None,
+    progress: Progress | None = None,
+) -> GridPointingResult:
+    """Pointing game where each cell of the last feature map is classified alone.
+
+    As in the grid pointing game, features at the border of a cell see some of the next one, as far as
+    receptive fields reach.
+
+    Args:
+        model, images, labels, confidences, n, num_grids, grids, smooth, batch_size, generator, encode,
+            progress: as of :func:`bcos_explain.metrics.grid_pointing_game`.
+        explainer: is given a :class:`DisjointCells` as network.
+
+    Returns:
+        Scores of all cells, higher is better, 1 / n² by chance.
+
+    Raises:
+        BcosError: as :func:`bcos_explain.metrics.grid_pointing_game`, or a network whose last features are no
+            map (N, F, h, w), such as the tokens of a transformer.
+
+    Source: Rao, Böhle, Schiele, CVPR 2022, section 3.1.
+    """
+    requested = num_grids if grids is None else len(grids)
+    grids = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
+    game = GridGame(
+        images=images,
+        labels=labels,
+        grids=grids,
+        n=n,
+        smooth=smooth,
+        batch_size=batch_size,
+        encode=encode,
+        progress=progress,
+        requested=requested,
+    )
+    return _play(model, explainer, game, "part")
+
+
+def _play(model: nn.Module, explainer: Explainer, game: GridGame, part: Part) -> GridPointingResult:
+    cell = as_input(game.images[:1], model, game.encode)
+    cells = DisjointCells(model, game.n, part, cell)
+    offsets = torch.arange(game.n**2, device=cell.device) * cells.num_classes
+    return game.play(model, lambda x, classes: attribute(explainer, cells, x, classes + offsets))

@@ -53,7 +53,8 @@ def untile(grids: Tensor, n: int) -> Tensor:
     if grids.ndim < 3 or grids.shape[-2] % n or grids.shape[-1] % n:
         raise BcosError(f"cells of a {n}×{n} grid need sides that are multiples of {n}, got shape {tuple(grids.shape)}")
     cells = grids.unflatten(-1, (n, -1)).unflatten(-3, (n, -1))  # (..., C, row, H, column, W)
-    return cells.movedim((-4, -2), (-5, -4)).flatten(-5, -4)
+    apart: Tensor = cells.movedim((-4, -2), (-5, -4)).flatten(-5, -4)
+    return apart
 
 
 def cell_scores(attribution: Tensor, n: int, smooth: int = 1) -> Tensor:

@@ -61,7 +61,7 @@ def infidelity(
     whole_number("squares", squares)
     if not 0 < side <= 1:
         raise BcosError(f"side must be inside (0, 1], a part of the image's side, got {side}")
-    masks = square_masks(*images.shape[-2:], side, squares, torch.Generator().manual_seed(seed))
+    masks = square_masks(images.shape[-2], images.shape[-1], side, squares, torch.Generator().manual_seed(seed))
     scores = []
     for batch in each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress):
         maps = attribute(explainer, model, batch.x, batch.target)

@@ -72,11 +72,12 @@ def _largest_change(explain: Callable[[Tensor], Tensor], images: Tensor, noise: 
     remaining = iter(noise)
     without_noise = explain(images)
 
-    def explain_either(x: Tensor | tuple[Tensor]) -> Tensor:  # Captum passes the images themselves in a tuple
-        return without_noise if isinstance(x, tuple) else explain(x)
+    def explain_either(x: Tensor | tuple[Tensor]) -> Tensor | tuple[Tensor]:  # Captum asks for a tuple first
+        return (without_noise,) if isinstance(x, tuple) else explain(x)
 
     def perturb(repeated: Tensor) -> Tensor:
-        return repeated + next(remaining)
+        drawn: Tensor = next(remaining)
+        return repeated + drawn
 
     change: Tensor = captum.metrics.sensitivity_max(
         explain_either, images, perturb, n_perturb_samples=len(noise), max_examples_per_batch=len(images)

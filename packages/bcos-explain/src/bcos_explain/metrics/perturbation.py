@@ -41,7 +41,7 @@ class _Course:
     def curves(self, model: nn.Module, batch: Batch, maps: Tensor, encode: Encode | None) -> Tensor:
         """(N, steps + 1): output at each step over the output for the whole image; NaN where that is not positive."""
         other = replacement(batch, encode, self.baseline)
-        order = maps.flatten(1).argsort(1, descending=self.first == "most", stable=True)
+        order = maps.flatten(1).argsort(dim=1, descending=self.first == "most", stable=True)
         rank = order.argsort(1).view_as(maps)  # 0 for the pixel that goes first
         whole = target_output(model, batch.x, batch.target, self.output)
         values = []

@@ -47,7 +47,8 @@ class MetricResult:
         shapes = [None if t is None else tuple(t.shape) for t in (self.curves, self.curve_x)]
         if shapes[1] is None or len(shapes[1]) != 1 or shapes[0] != (len(self.scores), *shapes[1]):
             raise BcosError(
-                f"curves must be (M, S) and curve_x (S,) for M={len(self.scores)} scores, got {shapes[0]} and {shapes[1]}"
+                f"curves must be (M, S) and curve_x (S,) for M={len(self.scores)} scores, "
+                f"got {shapes[0]} and {shapes[1]}"
             )
 
     @property
@@ -137,8 +138,8 @@ class MetricResult:
             if differing := [name for name in same if getattr(first, name) != getattr(other, name)]:
                 values = {name: (getattr(first, name), getattr(other, name)) for name in differing}
                 raise BcosError(f"results of one measurement are needed, got parts that differ in {values}")
-            xs = (first.curve_x, other.curve_x)
-            if (xs[0] is None) != (xs[1] is None) or (xs[0] is not None and not torch.equal(xs[0], xs[1])):
+            positions = [None if r.curve_x is None else r.curve_x.tolist() for r in (first, other)]
+            if positions[0] != positions[1]:
                 raise BcosError("results of one measurement are needed, got curves at different positions")
         curves = [result.curves for result in results if result.curves is not None]
         return MetricResult(

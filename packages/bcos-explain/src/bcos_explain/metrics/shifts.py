@@ -49,9 +49,8 @@ def shift_stability(
     Raises:
         BcosError: a shift of the whole image, or as the explainer.
 
-    Source: the input-translation test of Kindermans et al., *The (Un)reliability of Saliency Methods*, 2017,
-        arXiv 1711.00867, asks for invariance to constants; this is its counterpart for positions, after
-        the equivariance of Crabbé and van der Schaar, NeurIPS 2023.
+    Source: the equivariance of Crabbé and van der Schaar, *Evaluating the Robustness of Interpretability Methods
+        through Explanation Invariance and Equivariance*, NeurIPS 2023, for shifts.
     """
     whole_number("pixels", pixels)
     if pixels >= min(images.shape[-2:]):

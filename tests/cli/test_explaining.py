@@ -73,9 +73,12 @@ def test_every_target_and_method_gets_its_pictures(run_folder, pictures, tmp_pat
     assert len(found) == len(written.explanations) == 3 * 2 * 4
     assert {t for _, t, _ in found} == {"corner", "rows"}
     assert all((e.bias is not None) == (e.method == "bcos") for e in written.explanations)
-    names = [n for e in written.explanations for n in (*e.pictures.values(), e.map)]
-    assert len(set(names)) == len(names)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {*names, "explanations.json"}
+    own = [n for e in written.explanations for kind, n in e.pictures.items() if kind != "overview"]
+    own += [e.map for e in written.explanations]
+    assert len(set(own)) == len(own)
+    overviews = {e.pictures["overview"] for e in written.explanations}
+    assert len(overviews) == 3  # one an image, with all targets and methods
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {*own, *overviews, "explanations.json"}
 
 
 def test_damaged_file_is_noted_and_the_others_explained(run_folder, pictures, tmp_path, bcos):
@@ -186,7 +189,7 @@ def test_demo_leaves_all_it_promises_and_can_be_repeated_and_evaluated(bcos, tmp
     assert len(json.loads((demo / "explanations" / "explanations.json").read_text())["explanations"]) == 12
     assert "report.html" in out
     report = (demo / "run" / "report.html").read_text()
-    assert "data:image/png;base64," in report
+    assert "data:image/webp;base64," in report
     assert not re.search(r"(src|href)=[\"']?(?!data:|#)[^\"'>]*\.(png|css|js)", report)
     before = evaluation(demo / "run" / "evaluation.json")
     assert set(before["gridpg"]) == {"bcos", "input_x_gradient", "integrated_gradients", "gradcam"}

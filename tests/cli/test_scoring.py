@@ -201,7 +201,7 @@ def test_processes_agree_and_a_killed_evaluation_goes_on(trained, shards, tmp_pa
         "--metric",
         "complexity",
     ]
-    common += ["--explainer", "rise", "--option", "rise.n_masks=3000", "--images", 24, "--explain-batch", 2]
+    common += ["--explainer", "rise", "--option", "rise.n_masks=1000", "--images", 16, "--explain-batch", 1]
     one = start(*common, "--out", "one")
     _, err = one.communicate(timeout=300)
     assert one.returncode == 0, err
@@ -213,7 +213,7 @@ def test_processes_agree_and_a_killed_evaluation_goes_on(trained, shards, tmp_pa
     killed.communicate()
     assert not (tmp_path / "two/scores.json").exists()
     before = sum(len(p.read_text().splitlines()) for p in tmp_path.glob("two/.partial/*/*"))
-    assert before > 12  # all of completeness, and some of complexity
+    assert before > 16  # all of completeness, and some of complexity
     two = start(*common, "--out", "two", "--num-processes", 2)
     _, err = two.communicate(timeout=300)
     assert two.returncode == 0, err

@@ -1,9 +1,10 @@
 import dataclasses
+import re
 
 import pytest
 import torch
 
-from bcos_core import Explanation
+from bcos_core import BcosError, Explanation, display
 
 
 @pytest.fixture
@@ -60,3 +61,36 @@ def test_explanation_is_immutable(images):
 
 def test_bias_terms_are_empty_unless_given(images):
     assert images.bias_terms == {}
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """No package that draws is there."""
+    monkeypatch.setattr(display, "_renderers", [])
+
+
+def test_notebook_shows_a_table_that_adds_up(alone, images):
+    html = images._repr_html_()
+    rows = re.findall(r"<tr>(.*?)</tr>", html)
+    assert re.findall(r"<th>(.*?)</th>", rows[0]) == ["image", "target", "score", "contributions", "bias", "residual"]
+    cells = [re.findall(r"<td>(.*?)</td>", row) for row in rows[1:]]
+    assert [c[:3] for c in cells] == [["0", "0", "7"], ["1", "0", "7"]]
+    for i, (*_, contributions, bias, residual) in enumerate(cells):
+        assert float(contributions) == images.contributions[i].sum()
+        assert float(bias) == 0.5
+        assert float(residual) == pytest.approx(float(images.residual[i]), rel=1e-3)
+
+
+def test_table_of_many_is_cut(alone):
+    x, weight, zeros = torch.rand(9, 3), torch.rand(9, 2, 3), torch.zeros(9, 2)
+    html = Explanation(x, torch.zeros(9, 4), zeros.long(), zeros, weight, zeros)._repr_html_()
+    assert html.count("<tr>") == 13
+    assert "… and 6 more" in html
+
+
+def test_function_that_a_package_registers_draws_it(alone, images):
+    display.register_html("builtins:repr")
+    assert images._repr_html_() == repr(images)
+    display.register_html("bcos_core.targets:callable")  # a name that is not there
+    with pytest.raises(BcosError, match=r"cannot load 'bcos_core.targets:callable'"):
+        images._repr_html_()

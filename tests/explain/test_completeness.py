@@ -27,16 +27,18 @@ def test_what_is_missing_is_measured(net_and_input):
 def test_batches_targets_and_8_bit_images(colour_net):
     images = torch.randint(0, 256, (5, 3, 6, 6), dtype=torch.uint8)
     target = torch.tensor([0, 1, 2, 3, 4])
-    result = completeness(colour_net, images, target, encode=AddInverse(), batch_size=2)
+    result = completeness(colour_net, images, target=target, encode=AddInverse(), batch_size=2)
     assert len(result.absolute) == 5
     summary = result.to_dict()
     assert summary["count"] == 5
     assert summary["mean_relative"] == result.mean < 1e-6
+    assert summary["mean"] == result.mean
+    assert torch.equal(result.scores, result.relative)
     assert summary["max_absolute"] == float(result.absolute.max())
 
 
 def test_mistakes_are_refused(colour_net):
-    with pytest.raises(BcosError, match="needs images and a batch_size of at least 1, got 0 and 32"):
+    with pytest.raises(BcosError, match=r"metrics need images \(M, C, H, W\), at least one, got shape \(0, 6, 4, 4\)"):
         completeness(colour_net, torch.rand(0, 6, 4, 4))
     with pytest.raises(BcosError, match=r"one target an input, got targets of shape \(1, 2\)"):
         CompletenessResult.of(explain(colour_net, torch.rand(1, 6, 4, 4), torch.tensor([[0, 1]])))

@@ -4,7 +4,7 @@ from torch import nn
 
 from bcos_core import AddInverse, BcosError
 from bcos_explain import get_explainer, get_metric
-from bcos_explain.metrics import GridPointingResult, cell_scores, grid_pointing_game, sample_grids, tile
+from bcos_explain.metrics import cell_scores, grid_pointing_game, sample_grids, tile, untile
 
 
 def literal_cell_scores(attribution, n, k=1):
@@ -100,6 +100,17 @@ def test_tiles_lie_row_by_row(n):
 def test_tiling_commutes_with_the_encoding():
     images = torch.rand(4, 3, 4, 4)
     assert torch.equal(tile(AddInverse()(images), 2), AddInverse()(tile(images, 2)))
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_cutting_undoes_tiling(n):
+    images = torch.rand(2, n * n, 3, 4, 5)
+    assert torch.equal(untile(tile(images, n), n), images)
+
+
+def test_grids_that_cannot_be_cut_are_refused():
+    with pytest.raises(BcosError, match=r"multiples of 3, got shape \(1, 3, 6, 8\)"):
+        untile(torch.rand(1, 3, 6, 8), 3)
 
 
 def test_wrong_number_of_tiles_is_refused():
@@ -251,26 +262,44 @@ def test_maps_of_another_size_are_refused(colour_net, game):
         grid_pointing_game(colour_net, small, *game, num_grids=1, encode=AddInverse())
 
 
-def test_result_summarises_its_scores():
-    scores = torch.tensor([0.2, 0.4, 0.6, 0.8, 0.5, 0.5, 0.5, 0.5]).double()
-    result = GridPointingResult(scores, torch.arange(8).reshape(2, 4), 2, 1, requested=10)
-    assert result.mean == pytest.approx(0.5)
-    assert result.std == pytest.approx(scores.numpy().std(ddof=1))
-    assert result.chance == 0.25
-    low, high = result.bootstrap_interval()
-    assert (low, high) == pytest.approx((0.5, 0.5))  # both grids have the same mean
-    summary = result.to_dict()
-    assert summary["grids"] == 2
-    assert summary["requested"] == 10
-    assert summary["scores"] == scores.tolist()
+def test_given_grids_are_played_as_they_are(colour_net, game):
+    _, labels, confidences = game
+    grids = torch.tensor([[0, 1, 2, 3], [9, 7, 3, 1], [0, 1, 2, 3]])
+    given = {"encode": AddInverse(), "smooth": 3, "batch_size": 2}
+    result = grid_pointing_game(colour_net, get_explainer("bcos"), *game, grids=grids, **given)
+    assert torch.equal(result.grids, grids)
+    assert (result.requested, len(result.scores), result.cluster) == (3, 12, 4)
+    drawn = sample_grids(labels, confidences, 2, 5)
+    expected = grid_pointing_game(colour_net, get_explainer("bcos"), *game, num_grids=5, **given)
+    parts = [grid_pointing_game(colour_net, get_explainer("bcos"), *game, grids=g, **given) for g in drawn.split(2)]
+    torch.testing.assert_close(torch.cat([p.scores for p in parts]), expected.scores, atol=1e-6, rtol=1e-5)
 
 
-def test_bootstrap_interval_covers_the_mean_and_narrows_with_more_grids():
-    scores = torch.rand(4000).double()
-    small = GridPointingResult(scores[:40], torch.zeros(10, 4), 2, 1, 10).bootstrap_interval()
-    large = GridPointingResult(scores, torch.zeros(1000, 4), 2, 1, 1000).bootstrap_interval()
-    assert large[0] < scores.mean() < large[1]
-    assert large[1] - large[0] < (small[1] - small[0]) / 3
+def test_all_classes_of_a_grid_are_explained_in_one_call(colour_net, game):
+    targets = []
+
+    class Counting:
+        several_targets = True
+
+        def __call__(self, model, x, target=None):
+            targets.append(tuple(target.shape))
+            return get_explainer("bcos")(model, x, target)
+
+    grid_pointing_game(colour_net, Counting(), *game, num_grids=3, batch_size=2, encode=AddInverse())
+    assert targets == [(2, 4), (1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("grids", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.long), r"grids of 2×2 must be \(G, 4\).*got shape \(2, 3\)"),
+        (torch.zeros(0, 4, dtype=torch.long), "at least one grid"),
+        (torch.tensor([[0, 1, 2, 30]]), "indices of 30 images, got values from 0 to 30"),
+    ],
+)
+def test_grids_of_other_images_are_refused(colour_net, game, grids, message):
+    with pytest.raises(BcosError, match=message):
+        grid_pointing_game(colour_net, get_explainer("bcos"), *game, grids=grids, encode=AddInverse())
 
 
 def test_the_metric_is_found_by_name():

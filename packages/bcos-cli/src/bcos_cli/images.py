@@ -1,17 +1,36 @@
 """Image files that a user names, ready for a network."""
 
+import glob
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from bcos_cli.data.sources import IMAGE_SUFFIXES
 from bcos_cli.data.transforms import inference_transform
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 from bcos_models import InputSpec
 from bcos_models.images import as_seen
+
+VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
+LARGEST = 2**28
+"""Pixels of the largest image that is decoded: 268 megapixels, which take about 1 GB."""
+_DRAFT_FROM = 2**25
+"""Pixels from which a JPEG is decoded at a fraction of its size, never below four times what the network sees."""
+_STRIP = 16
+"""Longest side, in shortest ones; of longer images the middle is taken before they are resized."""
+_LONGEST_NAME = 80
+_RESERVED = ("contact-sheet", "explanations")
+_ORIENTATION = 0x0112
+_opening = Lock()
+
+
+class UnreadableImageError(BcosError):
+    """A file that cannot be shown to a network; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -22,36 +41,85 @@ class ImageFile:
     name: str
 
 
-def find_images(paths: Sequence[Path]) -> list[ImageFile]:
-    """Return the files, and those with the name of an image in the folders, in order.
+@dataclass(frozen=True)
+class Failure:
+    """A file or folder of which nothing could be explained."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An image as the network gets it."""
+
+    pixels: Tensor
+    """8-bit (C, H, W)."""
+    size: tuple[int, int]
+    """Width and height of the upright original."""
+    notes: tuple[str, ...] = ()
+    """What was done to it beside resizing."""
+
+
+def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Failure]]:
+    """Return the files, and those with the name of an image or video in the folders, in order.
+
+    Args:
+        paths: files as they are; folders, searched with all below them, hidden files left out; or patterns with
+            ``*``, ``?``, ``[...]`` and ``**``.
+
+    Returns:
+        The files, and the folders that hold none.
 
     Raises:
-        BcosError: a path that is not there, or no image at all.
+        BcosError: a path that is not there, a pattern that nothing matches, or no image at all.
     """
     found: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            found += sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in IMAGE_SUFFIXES)
-        elif path.is_file():
+    empty: list[Failure] = []
+    suffixes = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+    for path in [match for given in paths for match in _matches(str(given))]:
+        if not path.is_dir():
             found.append(path)
-        else:
-            raise BcosError(f"there is no image or folder {str(path)!r}; give files or folders of images")
+            continue
+        below = sorted(
+            p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file() and not _is_hidden(p, path)
+        )
+        found += below
+        if not below:
+            empty.append(Failure(str(path), f"no images in this folder; they end in {', '.join(suffixes)}"))
     if not found:
-        raise BcosError(f"no images in {', '.join(map(str, paths))}; images end in {', '.join(IMAGE_SUFFIXES)}")
+        raise BcosError(f"no images in {', '.join(map(str, paths))}; images end in {', '.join(suffixes)}")
     unique = list(dict.fromkeys(found))
-    return [ImageFile(path, name) for path, name in zip(unique, _names(unique), strict=True)]
+    return [ImageFile(path, name) for path, name in zip(unique, _names(unique), strict=True)], empty
+
+
+def _matches(given: str) -> list[Path]:
+    path = Path(given)
+    if path.exists():
+        return [path]
+    if not glob.has_magic(given):
+        raise BcosError(f"there is no image or folder {given!r}; give files, folders or patterns of images")
+    matches = sorted(glob.glob(given, recursive=True))  # noqa: PTH207 - reason: Path.glob takes no absolute patterns
+    if not matches:
+        raise BcosError(f"no file matches the pattern {given!r}")
+    return [Path(match) for match in matches]
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _names(paths: list[Path]) -> Iterator[str]:
-    """File names without extension; numbered where the name is taken."""
-    taken: set[str] = set()
+    """File names without extension and dots, not too long; numbered where the name is taken, however it is cased."""
+    taken = set(_RESERVED)
     for path in paths:
-        name = path.stem
+        stem = path.stem.replace(".", "_")[:_LONGEST_NAME]
+        name = stem
         number = 2
-        while name in taken:
-            name = f"{path.stem}-{number}"
+        while name.casefold() in taken:
+            name = f"{stem}-{number}"
             number += 1
-        taken.add(name)
+        taken.add(name.casefold())
         yield name
 
 
@@ -62,8 +130,87 @@ def load_image(path: Path, spec: InputSpec) -> Tensor:
         8-bit (C, H, W).
 
     Raises:
-        OSError: the file is no image or is damaged.
+        UnreadableImageError: the file is no image, is damaged, too large, or may not be read.
     """
-    with Image.open(path) as image:
-        tensor: Tensor = inference_transform(spec)(as_seen(image, spec.channels))
-        return tensor
+    return read_image(path, spec).pixels
+
+
+def read_image(path: Path, spec: InputSpec) -> Loaded:
+    """As :func:`load_image`, with the original's size and what was done to it."""
+    with opened(path) as image:
+        notes = list(_notes(image))
+        if image.format == "JPEG" and image.width * image.height > _DRAFT_FROM:
+            shrink = min(image.size) / (4 * (spec.resize or spec.size))
+            image.draft(None, (round(image.width / shrink), round(image.height / shrink)))
+        return prepare(image, spec, tuple(notes))
+
+
+def prepare(image: Image.Image, spec: InputSpec, notes: tuple[str, ...] = ()) -> Loaded:
+    """An image in memory, resized and cropped as the network was evaluated."""
+    seen = as_seen(image, spec.channels)
+    size = seen.size
+    if spec.resize is not None and max(size) > _STRIP * min(size):
+        seen = _middle(seen)
+        notes = (*notes, "a long strip: only its middle is seen")
+    return Loaded(inference_transform(spec)(seen), size, notes)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A file as an image that is decoded on use, of any size up to :data:`LARGEST`.
+
+    Whatever goes wrong inside the block is the file's fault.
+
+    Raises:
+        UnreadableImageError: with the reason.
+    """
+    try:
+        with _open(path) as image:
+            if image.width * image.height > LARGEST:
+                raise UnreadableImageError(
+                    f"too large: {image.width}×{image.height} pixels, at most {LARGEST / 1e6:.0f} megapixels are "
+                    "decoded; make it smaller first"
+                )
+            yield image
+    except UnreadableImageError:
+        raise
+    except Exception as reason:  # decoders raise anything for damaged files
+        raise UnreadableImageError(_why(path, reason)) from reason
+
+
+def _open(path: Path) -> Image.Image:
+    """Open without Pillow's own limit, which is lower and, for some sizes, a warning."""
+    with _opening:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _why(path: Path, reason: Exception) -> str:
+    if isinstance(reason, PermissionError):
+        return "may not be read: permission denied"
+    if isinstance(reason, UnidentifiedImageError):
+        return "the file is empty" if path.stat().st_size == 0 else "this is no image, or of an unknown format"
+    return f"cannot be read: {first_line(reason) if str(reason) else type(reason).__name__}"
+
+
+def _notes(image: Image.Image) -> Iterator[str]:
+    if image.getexif().get(_ORIENTATION, 1) != 1:
+        yield "turned upright, as its EXIF orientation says"
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        yield "transparent parts laid on white, as in training"
+    if image.mode == "CMYK":
+        yield "converted from CMYK to RGB"
+    if image.mode.startswith("I"):
+        yield "converted from 16 bits to 8"
+    if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+        yield f"the first of {getattr(image, 'n_frames', 1)} pages"
+
+
+def _middle(image: Image.Image) -> Image.Image:
+    side = _STRIP // 4 * min(image.size)
+    width, height = min(image.width, side), min(image.height, side)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bcos_cli import console
+from bcos_cli.annotated import AnnotatedImages
 from bcos_cli.collecting import SampledImages
 from bcos_cli.partial import Part, PartialResults
 from bcos_cli.processes import process_state
@@ -41,6 +42,8 @@ class Material:
     """Images, or grids, in a part, which are explained at once."""
     options: dict[str, dict[str, Any]]
     """Of metrics and explainers, by name."""
+    annotated: AnnotatedImages | None = None
+    """Instead of images of shards."""
 
     @functools.cached_property
     def confident_images(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,8 +97,10 @@ def measure(material: Material, spec: MetricSpec, explainer: str | None, partial
     return MetricResult.concatenate([_as_result(joined[number]) for number in sorted(joined)])
 
 
-def samples(material: Material, spec: MetricSpec) -> list[int]:
-    """What the scores of a metric belong to: positions of images in the split, or numbers of grids."""
+def samples(material: Material, spec: MetricSpec) -> list[int] | list[str]:
+    """What the scores of a metric belong to, where that is single images: positions in the split, or file names."""
+    if material.annotated is not None:
+        return material.annotated.keys
     if spec.unit == "image" and "confidences" not in spec.needs and material.sampled is not None:
         return material.sampled.collected()[3]
     return []
@@ -119,6 +124,7 @@ def _work(material: Material, spec: MetricSpec, explainer: str | None) -> tuple[
     if spec.unit == "grid":
         return _over_grids(material, spec, function, given, options)
     given |= _images(material, spec)
+    target = given["labels"] if material.annotated is not None and takes(function, "target") else None
     if missing := [need for need in spec.needs if need not in given]:
         raise BcosError(f"it needs {', '.join(missing)}, which these data do not have")
     count = len(given["images"])
@@ -126,7 +132,8 @@ def _work(material: Material, spec: MetricSpec, explainer: str | None) -> tuple[
 
     def work(part: slice) -> Any:
         chosen = {k: v if k in ("model", "explainer") else v[part] for k, v in given.items()}
-        return function(*(chosen[need] for need in spec.needs), **options)
+        explained = {} if target is None else {"target": target[part]}
+        return function(*(chosen[need] for need in spec.needs), **explained, **options)
 
     return count, size, work
 
@@ -145,6 +152,8 @@ def _over_grids(
 
 
 def _images(material: Material, spec: MetricSpec) -> dict[str, Any]:
+    if material.annotated is not None:
+        return material.annotated.given()
     if "confidences" in spec.needs:
         images, labels, confidences = material.confident_images
         return {"images": images, "labels": labels, "confidences": confidences}
@@ -169,6 +178,7 @@ def _as_part(result: Any, spec: MetricSpec) -> Part:
 
 
 def _as_result(part: Part) -> MetricResult:
-    tensors = {k: torch.tensor(part[k], dtype=torch.float64) for k in ("scores", "curves", "curve_x") if k in part}
-    merged: dict[str, Any] = {**part, **tensors}
-    return MetricResult(**merged)
+    tensors: dict[str, Any] = {
+        k: torch.tensor(part[k], dtype=torch.float64) for k in ("scores", "curves", "curve_x") if k in part
+    }
+    return MetricResult(**part | tensors)

@@ -10,7 +10,7 @@ from bcos_cli.measured import grid_scores, metric_scores, metric_tables
 from bcos_cli.metrics import DEFAULT, check_metrics
 from bcos_cli.neurons import NeuronOptions, neuron_rows
 from bcos_cli.processes import process_state
-from bcos_cli.scoring import Evaluation, ScoringOptions, score
+from bcos_cli.scoring import Evaluation, ScoringOptions, score, score_annotated
 from bcos_cli.trained import TrainedModel, load_trained
 from bcos_cli.training.engine import TrainingResult
 from bcos_cli.training.folder import RunFolder
@@ -85,6 +85,34 @@ def evaluate_run(
     return evaluation
 
 
+def evaluate_annotated(
+    run_or_model: str,
+    boxes: Path,
+    photos: Path,
+    weights: str | None,
+    json_file: Path | None,
+    given: dict[str, Any],
+    *,
+    out: Path | None = None,
+) -> Evaluation:
+    """Score explanations of annotated photographs; arguments as for :func:`evaluate_run`.
+
+    Raises:
+        BcosError: as :func:`bcos_cli.scoring.score_annotated`.
+    """
+    trained = load_trained(run_or_model, weights)
+    options = ScoringOptions(**{"metrics": ("epg",), **given})
+    partial = None if out is None else out / PARTIAL
+    evaluation = score_annotated(trained, boxes, photos, options, name=run_or_model, partial=partial)
+    if process_state().is_main_process:
+        if json_file is not None:
+            evaluation.save(json_file)
+        if out is not None:
+            write_scores(evaluation, out)
+        show(evaluation)
+    return evaluation
+
+
 def write_scores(evaluation: Evaluation, folder: Path) -> None:
     """Write every score of every metric of explanations as CSV and JSON."""
     results = {
@@ -139,7 +167,8 @@ def show(evaluation: Evaluation) -> None:
         chance = "" if result is None or result.chance is None else number(result.chance)
         rows.append((name, number(value), interval, chance))
     rows += [(name, f"not measured: {reason}", "", "") for name, reason in evaluation.skipped.items()]
-    title = f"{evaluation.model} on {evaluation.scores.samples:,} images of {evaluation.data} ({evaluation.split})"
+    images = f"{evaluation.scores.samples:,} images of " if evaluation.classification else ""
+    title = f"{evaluation.model} on {images}{evaluation.data} ({evaluation.split})"
     columns = ["metric", "value", "95 % interval", "by chance"]
     used = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
     console.table(title, [columns[i] for i in used], [[row[i] for i in used] for row in rows])

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bcos_cli.annotated import load_annotated
 from bcos_cli.collecting import Collector, SampledImages
 from bcos_cli.config import Loss
 from bcos_cli.data.index import ShardIndex, load_index
@@ -57,16 +58,23 @@ class Evaluation:
     data: str
     split: str
     classes: list[str]
-    scores: Scores
+    classification: Scores | None
+    """None for annotated photographs, which are explained but not counted."""
     metrics: dict[str, float]
     """Every mean by ``metric`` or ``metric/explainer``."""
     explanations: dict[str, dict[str, MetricResult]]
     """Results by metric and explainer (``""`` where a metric takes none)."""
-    samples: dict[str, list[int]]
-    """Positions in the split that the scores of a metric belong to, where they are of single images."""
+    samples: dict[str, list[int] | list[str]]
+    """What the scores of a metric belong to, where they are of single images: positions in the split, or files."""
     grid_size: int
     skipped: dict[str, str]
     """Metrics that could not be measured, and why."""
+
+    @property
+    def scores(self) -> Scores:
+        """Classification scores; there are none for annotated photographs."""
+        assert self.classification is not None
+        return self.classification
 
     @property
     def gridpg(self) -> dict[str, MetricResult]:
@@ -75,8 +83,8 @@ class Evaluation:
 
     def to_json(self) -> str:
         """JSON with every value."""
-        values = {k: v for k, v in vars(self).items() if k != "explanations"}
-        values["scores"] = asdict(self.scores)
+        values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification")}
+        values["scores"] = None if self.classification is None else asdict(self.classification)
         values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}
         return json.dumps(values, indent=1) + "\n"
 
@@ -149,20 +157,71 @@ def score(
     if state.is_main_process:
         kept.clear()
     metrics = {m: float(getattr(scores, m)) for m in options.metrics if m in CLASSIFICATION}
-    for metric, results in explanations.items():
-        metrics |= {f"{metric}/{e}" if e else metric: result.mean for e, result in results.items()}
     return Evaluation(
         model=name or trained.name,
         data=data,
         split=options.split,
         classes=index.classes,
-        scores=scores,
-        metrics=metrics,
+        classification=scores,
+        metrics=metrics | _means(explanations),
         explanations=explanations,
         samples={spec.name: found for spec in specs if (found := samples(material, spec))},
         grid_size=options.grid_size,
         skipped=skipped,
     )
+
+
+def score_annotated(
+    trained: TrainedModel,
+    annotations: Path,
+    photos: Path,
+    options: ScoringOptions,
+    *,
+    name: str = "",
+    partial: Path | None = None,
+) -> Evaluation:
+    """Score explanations of photographs whose objects have boxes or masks, for the classes of these objects.
+
+    Raises:
+        BcosError: malformed annotations, no image to score, or a metric that works on something else.
+    """
+    state = process_state()
+    specs = [spec for spec in metric_specs() if spec.name in options.metrics]
+    if unfit := [m for m in options.metrics if m not in {spec.name for spec in specs if spec.unit == "image"}]:
+        raise BcosError(f"{', '.join(unfit)} cannot be measured on annotated photographs; leave out --boxes")
+    masks = any("masks" in spec.needs for spec in specs)
+    annotated = load_annotated(trained, annotations, photos, masks=masks)
+    trained.model.to(state.device).eval()
+    grids = GridOptions(options.grid_size, options.grids, options.smooth, options.seed)
+    named = {k: dict(v) for k, v in options.options.items()}
+    material = Material(trained, None, None, grids, options.explain_batch, named, annotated)
+    seen = [trained.fingerprint(), hashlib.sha256(annotated.images.numpy().tobytes()).hexdigest(), named]
+    fingerprint = hashlib.sha256(json.dumps([*seen, [b.tolist() for b in annotated.boxes]]).encode()).hexdigest()[:16]
+    kept = PartialResults(partial, fingerprint, state.process_index)
+    explanations, skipped = _measure_all(material, specs, options.explainers, kept)
+    if state.is_main_process:
+        kept.clear()
+    return Evaluation(
+        model=name or trained.name,
+        data=str(photos),
+        split=str(annotations),
+        classes=trained.classes,
+        classification=None,
+        metrics=_means(explanations),
+        explanations=explanations,
+        samples={spec.name: list(annotated.keys) for spec in specs},
+        grid_size=options.grid_size,
+        skipped={**annotated.left_out, **skipped},
+    )
+
+
+def _means(explanations: Mapping[str, Mapping[str, MetricResult]]) -> dict[str, float]:
+    """Mean of each metric, by ``metric`` or ``metric/explainer``."""
+    return {
+        f"{metric}/{explainer}" if explainer else metric: result.mean
+        for metric, results in explanations.items()
+        for explainer, result in results.items()
+    }
 
 
 def _left_out(spec: MetricSpec, options: ScoringOptions) -> bool:

@@ -4,6 +4,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from bcos_core.display import html_of
+
+_ROWS_SHOWN = 12
+"""Images and targets in a notebook's table."""
+
 
 @dataclass(frozen=True)
 class Explanation:
@@ -54,3 +59,23 @@ class Explanation:
     def residual(self) -> Tensor:
         """(N,) or (N, T): ``score - Σ contributions - bias``, which is rounding error."""
         return self.score - self.contributions.flatten(self.target.ndim).sum(-1) - self.bias
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: pictures and receipts if bcos_explain was imported, else a table of numbers."""
+        return html_of(self) or self._table()
+
+    def _table(self) -> str:
+        """Score, contributions, bias and residual of the first images and targets."""
+        n = len(self.target)
+        sums = self.contributions.reshape(*self.score.shape, -1).sum(-1)
+        columns = [self.target, self.score, sums, self.bias, self.residual]
+        rows = list(zip(*(column.reshape(n, -1).tolist() for column in columns), strict=True))
+        cells = [(i, *values) for i, row in enumerate(rows) for values in zip(*row, strict=True)]
+        names = ("image", "target", "score", "contributions", "bias", "residual")
+        head = "".join(f"<th>{name}</th>" for name in names)
+        body = "".join(
+            f"<tr><td>{i}</td><td>{target}</td>{''.join(f'<td>{value:.4g}</td>' for value in values)}</tr>"
+            for i, target, *values in cells[:_ROWS_SHOWN]
+        )
+        more = f"<p>… and {len(cells) - _ROWS_SHOWN} more</p>" if len(cells) > _ROWS_SHOWN else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bcos_explain import explainers, metrics, render, report
+    from bcos_explain import explainers, export, metrics, neurons, render, report
     from bcos_explain.hookspecs import hookimpl
     from bcos_explain.registry import (
         explainer_specs,
@@ -47,7 +47,7 @@ _HOMES = {
     "save_png": "render",
     "write_report": "report",
 }
-_MODULES = ("explainers", "metrics", "render", "report")
+_MODULES = ("explainers", "export", "metrics", "neurons", "render", "report")
 
 __all__ = [
     "ExplainerSpec",
@@ -58,6 +58,7 @@ __all__ = [
     "explainer_specs",
     "explainers",
     "explanation_image",
+    "export",
     "get_explainer",
     "get_metric",
     "hookimpl",
@@ -66,6 +67,7 @@ __all__ = [
     "list_metrics",
     "metric_specs",
     "metrics",
+    "neurons",
     "on_background",
     "plot_contribution_map",
     "render",

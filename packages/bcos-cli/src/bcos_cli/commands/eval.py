@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from bcos_core.errors import BcosError
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -36,6 +38,13 @@ def evaluate(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to score on; test by default.")] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Annotations of photographs, a COCO file or VOC files, instead of shards; for the metric epg."
+        ),
+    ] = None,
+    photos: Annotated[Path | None, typer.Option(help="Folder of the annotated photographs.")] = None,
     images: Annotated[
         int | None, typer.Option(help="Images for metrics of single images, spread over the split.", min=1)
     ] = None,
@@ -62,6 +71,8 @@ def evaluate(
     from bcos_cli.gate import Condition, failures
     from bcos_cli.metrics import check_metrics, named_options
 
+    if (boxes is None) != (photos is None):
+        raise BcosError("--boxes and --photos go together: annotations, and the folder of the images they are of")
     options_by_name = named_options(option or [])
     conditions = [Condition.parse(text) for text in require or []]
     metrics = check_metrics([*metric, *(c.name for c in conditions)]) if metric else None
@@ -72,7 +83,7 @@ def evaluate(
         return
 
     from bcos_cli.processes import leave
-    from bcos_cli.reporting import evaluate_run
+    from bcos_cli.reporting import evaluate_annotated, evaluate_run
 
     options = {
         "metrics": None if metrics is None else tuple(metrics),
@@ -87,7 +98,10 @@ def evaluate(
         "options": options_by_name or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
-    evaluation = evaluate_run(run_or_model, data, weights, json_file, {**given, "workers": workers}, out=out)
+    if boxes is not None and photos is not None:
+        evaluation = evaluate_annotated(run_or_model, boxes, photos, weights, json_file, given, out=out)
+    else:
+        evaluation = evaluate_run(run_or_model, data, weights, json_file, {**given, "workers": workers}, out=out)
     leave()
     failed = failures(evaluation, conditions)
     for reason in failed:

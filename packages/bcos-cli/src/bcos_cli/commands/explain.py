@@ -1,9 +1,15 @@
 """``bcos explain``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from bcos_cli.explaining import ExplainedImage
+
+_ROWS = 40
+"""Explanations listed in the terminal; all are in the JSON file."""
 
 
 def register(app: typer.Typer) -> None:
@@ -15,10 +21,18 @@ def explain(
     run_or_model: Annotated[
         str, typer.Argument(help="Folder of a run, weights file of one, or a model with --weights.")
     ],
-    images: Annotated[list[Path], typer.Argument(help="Image files, or folders of them.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Images, videos and animated images; folders of them; patterns such as 'photos/*.jpg'."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for the pictures and explanations.json.")],
     target: Annotated[
         list[str] | None, typer.Option(help="Class name or number; repeatable. By default what is predicted.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Explain so many of the most likely classes.", min=1)] = None,
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option(help="A:B for why A and not B, or B for why the predicted class and not B; repeatable."),
     ] = None,
     method: Annotated[
         list[str] | None,
@@ -26,37 +40,76 @@ def explain(
     ] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images explained at a time.", min=1)] = 16,
+    layout: Annotated[
+        list[str] | None,
+        typer.Option(help="side-by-side, overlay or separate; repeatable. side-by-side and separate by default."),
+    ] = None,
+    contact_sheet: Annotated[bool, typer.Option("--contact-sheet", help="Also one sheet for all images.")] = False,
+    format: Annotated[Literal["png", "svg", "webp"], typer.Option(help="Of pictures.")] = "png",
+    scale: Annotated[
+        Literal["own", "shared"], typer.Option(help="A scale of colours and opacity for each image, or one for all.")
+    ] = "own",
+    colorbar: Annotated[bool, typer.Option(help="Scales in units of the logit.")] = True,
+    background: Annotated[
+        Literal["white", "black", "checker", "none"] | None,
+        typer.Option(help="Of what is transparent. By default white; none in separate pictures."),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Side of each picture in pixels; about 224 by default.")] = None,
+    raw_weight: Annotated[bool, typer.Option("--raw-weight", help="Also write W as an array.")] = False,
+    animation: Annotated[Literal["gif", "webp"], typer.Option(help="What clips become.")] = "gif",
+    max_frames: Annotated[int, typer.Option(help="Frames explained of each clip.", min=1)] = 300,
+    every: Annotated[int, typer.Option(help="Explain every so many-th frame of a clip.", min=1)] = 1,
 ) -> None:
     """Explain what a network sees in images.
 
     Pictures, and numbers as JSON. Exit status 1 if a file could not be read.
     """
     from bcos_cli import console
-    from bcos_cli.explaining import explain_files
+    from bcos_cli.explaining import ClipOptions, PictureOptions, explain_files
 
     written = explain_files(
         run_or_model,
         images,
         out,
         targets=target or [],
+        top_k=top_k,
+        contrasts=contrast or [],
         methods=method or ["bcos"],
         weights=weights,
         batch_size=batch_size,
+        pictures=PictureOptions(
+            layouts=tuple(layout or PictureOptions.layouts),  # type: ignore[arg-type] # reason: they are checked there
+            contact_sheet=contact_sheet,
+            format=format,
+            scale=scale,
+            colorbar=colorbar,
+            background=background,
+            side=size,
+            raw_weight=raw_weight,
+        ),
+        clips=ClipOptions(format=animation, max_frames=max_frames, every=every),
     )
-    rows = [
-        (
-            Path(e.file).name,
-            e.predicted,
-            f"{e.confidence:.1%}",
-            e.target,
-            e.method,
-            f"{e.logit:.3f}",
-        )
-        for e in written.explanations
-    ]
-    columns = ["image", "predicted", "confidence", "explained", "method", "logit"]
-    console.table(f"explanations in {out}", columns, rows)
+    columns = ["image", "predicted", "confidence", "explained", "method", "logit", "adds up"]
+    console.table(f"explanations in {out}", columns, [_row(e) for e in written.explanations[:_ROWS]])
+    if len(written.explanations) > _ROWS:
+        console.out.print(f"… and {len(written.explanations) - _ROWS:,} more in {out / 'explanations.json'}")
     for failure in written.failures:
         typer.echo(f"bcos: {failure.file}: {failure.reason}", err=True)
     if written.failures:
         raise typer.Exit(1)
+
+
+def _row(explained: "ExplainedImage") -> tuple[str, ...]:
+    from bcos_cli.explaining.drawing import percent
+
+    against = f", not {explained.against}" if explained.against is not None else ""
+    receipt = explained.receipt
+    return (
+        Path(explained.file).name,
+        explained.predicted,
+        percent(explained.confidence).replace(" ", ""),
+        f"{explained.target}{against}",
+        explained.method,
+        f"{explained.logit:.3f}",
+        "" if receipt is None else "yes" if receipt["passed"] else f"{receipt['residual']:.1e} missing",
+    )

@@ -83,8 +83,8 @@ def each_batch(
         part = as_float(images[samples], model)
         x = part if encode is None else encode(part)
         chosen = target[samples] if isinstance(target, Tensor) and target.ndim else target
-        with torch.no_grad():
-            classes = class_indices(model(x), chosen)
+        with torch.inference_mode(False), torch.no_grad():  # explainers differentiate what is chosen here
+            classes = class_indices(model(x), chosen).clone()
         yield Batch(part, x, classes, samples)
         if progress is not None:
             progress(samples.stop, len(images))

@@ -127,7 +127,8 @@ def difull(
         explainer: is given a :class:`DisjointCells` as network.
 
     Returns:
-        Scores of all cells: 1 for an explainer that keeps to what the network can see, 1 / n² by chance.
+        Scores of all cells: 1 for an explainer that keeps to what the network can see (less what `smooth`
+        carries over the borders of cells), 1 / n² by chance.
 
     Raises:
         BcosError: as :func:`bcos_explain.metrics.grid_pointing_game`.

@@ -209,6 +209,8 @@ class GridGame:
                 f"grids must hold indices of {count} images, got values from {int(grids.min())} to {int(grids.max())}"
             )
 
+    @torch.inference_mode(False)  # explainers differentiate what is chosen here
+    @torch.no_grad()
     def play(self, model: nn.Module, maps: Callable[[Tensor, Tensor], Tensor]) -> GridPointingResult:
         """Score the maps.
 

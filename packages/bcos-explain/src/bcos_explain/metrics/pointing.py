@@ -61,7 +61,7 @@ def box_masks(boxes: Sequence[Tensor], height: int, width: int) -> Tensor:
         left, top, right, bottom = corners.t()[..., None]  # each (B, 1)
         inside_rows, inside_columns = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
         masks.append((inside_rows[:, :, None] & inside_columns[:, None, :]).any(0))
-    return torch.stack(masks)
+    return torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool)
 
 
 def energy_pointing_game(

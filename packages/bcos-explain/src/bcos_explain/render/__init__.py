@@ -1,16 +1,52 @@
-"""Pictures of explanations, as numpy arrays with values in [0, 1]."""
+"""Pictures of explanations, as numpy arrays with values in [0, 1], as sheets with text, and as files."""
 
-from bcos_explain.render.colour import common_alpha_scale, explanation_image
+from bcos_core.display import register_html
+from bcos_explain.render.animation import animation
+from bcos_explain.render.colorbar import ColorBar
+from bcos_explain.render.colour import (
+    common_alpha_scale,
+    explanation_image,
+    explanation_of_parts,
+    explanation_parts,
+    opaque_at,
+)
 from bcos_explain.render.contributions import contribution_rgb, plot_contribution_map, symmetric_limit
-from bcos_explain.render.picture import input_image, on_background, save_png
+from bcos_explain.render.files import save_sheet, sheet_bytes
+from bcos_explain.render.grid import Tile, grid, laid_on
+from bcos_explain.render.notebook import explanation_html
+from bcos_explain.render.overlay import contribution_overlay, explanation_overlay, greyed
+from bcos_explain.render.picture import input_image, on_background, picture_bytes, save_png
+from bcos_explain.render.scales import percentile_of_many, smoothing
+from bcos_explain.render.sheet import Background, Sheet
 
 __all__ = [
+    "Background",
+    "ColorBar",
+    "Sheet",
+    "Tile",
+    "animation",
     "common_alpha_scale",
+    "contribution_overlay",
     "contribution_rgb",
+    "explanation_html",
     "explanation_image",
+    "explanation_of_parts",
+    "explanation_overlay",
+    "explanation_parts",
+    "greyed",
+    "grid",
     "input_image",
+    "laid_on",
     "on_background",
+    "opaque_at",
+    "percentile_of_many",
+    "picture_bytes",
     "plot_contribution_map",
     "save_png",
+    "save_sheet",
+    "sheet_bytes",
+    "smoothing",
     "symmetric_limit",
 ]
+
+register_html("bcos_explain.render.notebook:explanation_html")

@@ -1,5 +1,6 @@
 """The colour picture of a dynamic linear map."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -50,13 +51,35 @@ def explanation_image(
     Source: Böhle et al., TPAMI 2024, section 5.3, figure 7; the reference implementation's
         ``gradient_to_image``.
     """
+    colours, strength = explanation_parts(x, weight, smooth=smooth)
+    scale = opaque_at(strength, percentile) if alpha_scale is None else alpha_scale
+    return explanation_of_parts(colours, strength, scale)
+
+
+def explanation_parts(x: Array, weight: Array, *, smooth: int = SMOOTH) -> tuple[Picture, Picture]:
+    """Colours (H, W, 3) and smoothed norm (H, W) of W, of which :func:`explanation_image` is made.
+
+    They are what has to be kept of a W whose picture waits for a scale that is common to many.
+
+    Raises:
+        BcosError: as :func:`explanation_image`.
+    """
     inputs, w = _checked(x, weight)
+    return as_picture(_colours(w)), _strength(inputs, w, smooth).numpy()
+
+
+def explanation_of_parts(colours: Picture, strength: Picture, alpha_scale: float | None) -> Picture:
+    """RGBA (H, W, 4) from colours (H, W, 3) and norm (H, W), opaque from `alpha_scale` on.
+
+    None, which is the scale of maps without positive contributions, leaves everything transparent.
+
+    Raises:
+        BcosError: a scale that is not positive.
+    """
     if alpha_scale is not None and not alpha_scale > 0:
         raise BcosError(f"alpha_scale must be positive, got {alpha_scale}; use None for the picture's own")
-    strength = _strength(inputs, w, smooth)
-    scale = _opaque_at(strength, percentile) if alpha_scale is None else alpha_scale
-    alpha = (strength / scale).clamp(0, 1) if scale > 0 else torch.zeros_like(strength)
-    return as_picture(torch.cat([_colours(w), alpha[None]]))
+    alpha = np.zeros_like(strength) if alpha_scale is None else (strength / alpha_scale).clip(0, 1)
+    return np.concatenate([colours, alpha[..., None]], axis=-1)
 
 
 def common_alpha_scale(
@@ -80,7 +103,7 @@ def common_alpha_scale(
     if len(inputs) != len(weights):
         raise BcosError(f"x and weight must be as many, got {len(inputs)} and {len(weights)}")
     strengths = [_strength(*_checked(i, w), smooth) for i, w in zip(inputs, weights, strict=True)]
-    return _opaque_at(torch.stack(strengths), percentile) or None
+    return opaque_at(torch.stack(strengths).numpy(), percentile)
 
 
 def _checked(x: Array, weight: Array) -> tuple[Tensor, Tensor]:
@@ -117,13 +140,12 @@ def _strength(x: Tensor, weight: Tensor, smooth: int) -> Tensor:
     return F.avg_pool2d(norm[None], size, stride=1, padding=size // 2)[0] if size > 1 else norm
 
 
-def _opaque_at(strength: Tensor, percentile: float) -> float:
-    """The percentile of all strengths, or their maximum where that is 0 (few pixels contribute)."""
+def opaque_at(strength: Picture, percentile: float = PERCENTILE) -> float | None:
+    """The percentile of strengths of any shape, their maximum where that is 0, None where that is 0 too.
+
+    Raises:
+        BcosError: a percentile outside [0, 100].
+    """
     if not 0 <= percentile <= 100:
         raise BcosError(f"percentile must be in [0, 100], got {percentile}")
-    values = strength.flatten().sort().values
-    position = percentile / 100 * (len(values) - 1)
-    below = int(position)
-    above = min(below + 1, len(values) - 1)
-    quantile = torch.lerp(values[below], values[above], position - below)  # torch.quantile has a size limit
-    return float(quantile) or float(values[-1])
+    return float(np.percentile(strength, percentile)) or float(strength.max()) or None

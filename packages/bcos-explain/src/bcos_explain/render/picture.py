@@ -13,6 +13,7 @@ from bcos_core import BcosError
 from bcos_core.files import write_atomically
 from bcos_explain.render.arrays import Array, Picture, as_picture, as_tensor
 
+FORMATS = ("png", "svg", "webp")
 _ROUNDING = 1e-3
 """How far values may lie outside [0, 1] and still be an image in [0, 1]."""
 
@@ -78,6 +79,21 @@ def png_bytes(array: NDArray[Any], scale: int = 1) -> bytes:
     """
     from PIL import Image
 
+    values = _bytes_of(array)
+    if not isinstance(scale, int) or scale < 1:
+        raise BcosError(f"scale must be a whole number of at least 1, got {scale!r}")
+    enlarged = values.repeat(scale, axis=0).repeat(scale, axis=1)
+    buffer = io.BytesIO()
+    Image.fromarray(enlarged).save(buffer, format="png", optimize=True)
+    return buffer.getvalue()
+
+
+def _bytes_of(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """A picture in 8 bits.
+
+    Raises:
+        BcosError: another shape, or values outside [0, 1].
+    """
     values = np.asarray(array)
     if values.ndim not in (2, 3) or values.size == 0 or (values.ndim == 3 and values.shape[2] not in (3, 4)):
         raise BcosError(f"a picture must be (H, W), (H, W, 3) or (H, W, 4), got shape {values.shape}")
@@ -88,12 +104,33 @@ def png_bytes(array: NDArray[Any], scale: int = 1) -> bytes:
                 "colour contribution maps with contribution_rgb first"
             )
         values = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
-    if not isinstance(scale, int) or scale < 1:
-        raise BcosError(f"scale must be a whole number of at least 1, got {scale!r}")
-    enlarged = values.repeat(scale, axis=0).repeat(scale, axis=1)
-    buffer = io.BytesIO()
-    Image.fromarray(enlarged).save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
+    return values
+
+
+def picture_bytes(array: NDArray[Any], format: str, *, side: int | None = None) -> bytes:
+    """Encode a picture without text, transparency kept, as PNG, WebP (without loss) or SVG (a PNG inside).
+
+    Args:
+        array: (H, W, 3) or (H, W, 4), floats in [0, 1] or 8-bit.
+        format: ``"png"``, ``"webp"`` or ``"svg"``.
+        side: width in pixels, enlarged as squares or shrunk by averaging; None for that of the array.
+
+    Raises:
+        BcosError: another shape, values or format.
+    """
+    from bcos_explain.render.raster import encoded, resized
+    from bcos_explain.render.sheet import Panel, Sheet
+    from bcos_explain.render.svg import svg_of
+
+    if format not in FORMATS:
+        raise BcosError(f"pictures can be {', '.join(FORMATS)}, got {format!r}")
+    values = _bytes_of(array)
+    height, width = values.shape[:2]
+    wide = width if side is None else side
+    high = max(1, round(height * wide / width))
+    if format == "svg":
+        return svg_of(Sheet(wide, high, "none", [Panel(0, 0, wide, high, values)])).encode()
+    return encoded(resized(values, wide, high), format)
 
 
 def save_png(array: NDArray[Any], path: str | Path, scale: int = 1) -> None:

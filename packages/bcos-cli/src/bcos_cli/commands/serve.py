@@ -1,0 +1,42 @@
+"""``bcos serve``."""
+
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(serve)
+
+
+def serve(
+    run_or_model: Annotated[
+        list[str],
+        typer.Argument(help="Folders of runs, weights files of runs, or models by name; all are offered on the page."),
+    ],
+    weights: Annotated[str | None, typer.Option(help="A .safetensors file, for one model by name.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; this machine alone by default.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 for any that is free.", min=0, max=65535)] = 7860,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="Explainer that is ticked at the start; repeatable. bcos by default."),
+    ] = None,
+    max_megabytes: Annotated[float, typer.Option(help="Largest file that may be uploaded.", min=0.001)] = 20,
+    max_megapixels: Annotated[float, typer.Option(help="Largest image that is decoded.", min=0.001)] = 64,
+    open: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Serve a local page: drop an image, and see what networks see in it.
+
+    Needs Gradio: pip install 'bcos-cli[serve]'.
+    """
+    from bcos_cli.serving import Address, Limits, serve
+
+    serve(
+        run_or_model,
+        weights=weights,
+        address=Address(host, port),
+        limits=Limits(megabytes=max_megabytes, megapixels=max_megapixels),
+        methods=method or ["bcos"],
+        open_browser=open,
+    )

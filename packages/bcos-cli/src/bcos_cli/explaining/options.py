@@ -1,0 +1,77 @@
+"""What is drawn, and how."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from bcos_core.errors import BcosError
+from bcos_explain.render import Background
+from bcos_explain.render.animation import AnimationFormat
+from bcos_explain.render.picture import FORMATS
+
+Layout = Literal["side-by-side", "overlay", "separate"]
+Scale = Literal["own", "shared"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions:
+    """Pictures of still images.
+
+    Raises:
+        BcosError: a value that is none of those that there are.
+    """
+
+    layouts: tuple[Layout, ...] = ("side-by-side", "separate")
+    """``side-by-side``: input, W and contributions in one picture; ``overlay``: the same over the input in grey;
+    ``separate``: a file for each, without text."""
+    contact_sheet: bool = False
+    """Also one sheet for all images, in pages."""
+    format: str = "png"
+    """``png``, ``svg`` or ``webp``."""
+    scale: Scale = "own"
+    """Whether each image has its own scale of colour and opacity, or all share one."""
+    colorbar: bool = True
+    background: Background | None = None
+    """Of what is transparent. None is white where there is text, and nothing in separate pictures."""
+    side: int | None = None
+    """Width of each picture in pixels; None for about 224, each pixel of the input a square."""
+    raw_weight: bool = False
+    """Also write W itself as an array."""
+
+    def __post_init__(self) -> None:
+        for layout in self.layouts:
+            _one_of("layout", layout, get_args(Layout))
+        _one_of("format", self.format, FORMATS)
+        _one_of("scale", self.scale, get_args(Scale))
+        _one_of("background", self.background or "white", get_args(Background))
+        if self.side is not None and self.side < 16:
+            raise BcosError(f"size must be at least 16 pixels, got {self.side}")
+
+    @property
+    def page(self) -> Background:
+        """Background of pictures with text."""
+        return self.background or "white"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipOptions:
+    """Videos and animated images.
+
+    Raises:
+        BcosError: a value that is none of those that there are.
+    """
+
+    format: AnimationFormat = "gif"
+    max_frames: int = 300
+    """Frames explained of each clip."""
+    every: int = 1
+    """Of so many frames one is explained, and shown as long as all of them."""
+
+    def __post_init__(self) -> None:
+        _one_of("animation", self.format, get_args(AnimationFormat))
+        if self.max_frames < 1 or self.every < 1:
+            raise BcosError(f"max_frames and every must be at least 1, got {self.max_frames} and {self.every}")
+
+
+def _one_of(what: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise BcosError(f"{what} must be one of {', '.join(known)}, got {given!r}")

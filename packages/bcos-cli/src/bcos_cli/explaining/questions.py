@@ -1,0 +1,132 @@
+"""Which classes are explained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bcos_core.errors import BcosError
+from bcos_core.plugins import suggestion
+
+_LONGEST_SLUG = 60
+
+
+@dataclass(frozen=True)
+class Question:
+    """Why this class, or why this class and not that one."""
+
+    target: int
+    against: int | None = None
+
+    def text(self, classes: Sequence[str]) -> str:
+        """For people."""
+        name = class_text(self.target, classes)
+        return name if self.against is None else f"{name}, not {class_text(self.against, classes)}"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a user asks of each image."""
+
+    targets: tuple[int, ...] = ()
+    top_k: int | None = None
+    """So many of the most likely classes that are not among the targets."""
+    contrasts: tuple[tuple[int | None, int], ...] = ()
+    """(A, B): why A and not B; None for the predicted class."""
+
+    def of(self, logits: Tensor) -> list[list[Question]]:
+        """Questions for each image of a batch with these logits (N, K), without repetitions."""
+        return [self._of_one(order) for order in logits.argsort(dim=1, descending=True, stable=True).tolist()]
+
+    def _of_one(self, order: list[int]) -> list[Question]:
+        questions = [Question(k) for k in self.targets]
+        nothing_named = not (self.targets or self.contrasts)
+        count = self.top_k if self.top_k is not None else int(nothing_named)
+        questions += [Question(k) for k in order if k not in self.targets][:count]
+        for a, b in self.contrasts:
+            target = order[0] if a is None else a
+            against = order[1] if target == b else b  # predicted is what it was to be compared with: the runner-up
+            questions += [Question(target), Question(against), Question(target, against)]
+        return list(dict.fromkeys(questions))
+
+
+def wanted(targets: Sequence[str], top_k: int | None, contrasts: Sequence[str], classes: Sequence[str]) -> Wanted:
+    """Understand what a user named.
+
+    Args:
+        targets: names or numbers of classes.
+        top_k: at least 1.
+        contrasts: ``"A:B"`` or ``"B"``, names or numbers.
+        classes: names by number.
+
+    Raises:
+        BcosError: an unknown class, more classes than there are, or a class that is compared with itself.
+    """
+    if top_k is not None and not 1 <= top_k <= len(classes):
+        raise BcosError(f"top-k must be from 1 to the {len(classes)} classes of the network, got {top_k}")
+    indices = tuple(class_index(name, classes) for name in targets)
+    if contrasts and len(classes) < 2:
+        raise BcosError("a network of one class has nothing to compare it with; leave out --contrast")
+    return Wanted(indices, top_k, tuple(_pair(text, classes) for text in contrasts))
+
+
+def class_index(name: str, classes: Sequence[str]) -> int:
+    """Number of a class that is named, or given as a number.
+
+    Raises:
+        BcosError: no such class.
+    """
+    if name in classes:
+        return classes.index(name)
+    if name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    raise BcosError(
+        f"there is no class {name!r}; {suggestion(name, list(classes))} (or a number from 0 to {len(classes) - 1})"
+    )
+
+
+def class_text(index: int, classes: Sequence[str]) -> str:
+    """A class for people: its name, or ``class 7`` where that is only a number."""
+    name = classes[index]
+    return f"class {name}" if name.isdecimal() else name
+
+
+def slugs(classes: Sequence[str]) -> list[str]:
+    """Class names as parts of file names; numbered where two would be the same."""
+    made = ["".join(c if c.isalnum() else "_" for c in name)[:_LONGEST_SLUG] for name in classes]
+    lowered = [slug.casefold() for slug in made]
+    counts = {slug: lowered.count(slug) for slug in set(lowered)} if len(set(lowered)) < len(lowered) else {}
+    return [
+        f"{slug}_{k}" if counts.get(low, 1) > 1 else slug
+        for k, (slug, low) in enumerate(zip(made, lowered, strict=True))
+    ]
+
+
+def as_indices(questions: Sequence[Sequence[Question]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Target and contrasted class, both (N, T); the latter -1 where there is none.
+
+    Images with fewer questions than others repeat their last one.
+    """
+    most = max(map(len, questions))
+    padded = [[*row, *[row[-1]] * (most - len(row))] for row in questions]
+    targets = torch.tensor([[q.target for q in row] for row in padded], device=device)
+    against = torch.tensor([[-1 if q.against is None else q.against for q in row] for row in padded], device=device)
+    return targets, against
+
+
+def _pair(text: str, classes: Sequence[str]) -> tuple[int | None, int]:
+    """(A, B) of ``A:B``, also where names hold colons; (None, B) of ``B``."""
+    if text in classes or ":" not in text:
+        return None, class_index(text, classes)
+    splits = [(text[:i], text[i + 1 :]) for i, c in enumerate(text) if c == ":"]
+    known = [pair for pair in splits if all(_is_class(name, classes) for name in pair)]
+    a, b = known[0] if known else splits[0]
+    first, second = class_index(a, classes), class_index(b, classes)
+    if first == second:
+        raise BcosError(f"--contrast needs two different classes, got {text!r}")
+    return first, second
+
+
+def _is_class(name: str, classes: Sequence[str]) -> bool:
+    return name in classes or (name.isdecimal() and int(name) < len(classes))

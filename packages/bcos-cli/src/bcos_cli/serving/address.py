@@ -1,0 +1,65 @@
+"""Where the page is, and who can reach it."""
+
+import socket
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+from bcos_core.errors import BcosError, first_line
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host and a port of this machine to listen at."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    """0 for any that is free."""
+
+    @property
+    def url(self) -> str:
+        """For a browser on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
+
+    @property
+    def warning(self) -> str | None:
+        """Who can reach it, if that is anyone but users of this machine."""
+        addresses = [ip_address(found) for found in _resolved(self.host)]
+        if all(address.is_loopback for address in addresses):
+            return None
+        where = "any address of this machine" if any(a.is_unspecified for a in addresses) else self.host
+        return (
+            f"everyone who can reach {where} on port {self.port} can use this page and the networks behind it, without "
+            "a password and unencrypted; --host 127.0.0.1 is for this machine alone"
+        )
+
+    def free(self) -> "Address":
+        """The address with the port that it will have; checked to be free.
+
+        Raises:
+            BcosError: a host that is not of this machine, or a port that is taken or not allowed.
+        """
+        family = socket.AF_INET6 if ":" in _resolved(self.host)[0] else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((self.host, self.port))
+            except OSError as reason:
+                raise BcosError(
+                    f"cannot listen at {self.host} on port {self.port}: {reason.strerror or first_line(reason)}; name "
+                    "another port with --port (0 for any that is free), or an address of this machine with --host"
+                ) from reason
+            return Address(self.host, int(probe.getsockname()[1]))
+
+
+def _resolved(host: str) -> list[str]:
+    """IP addresses of a host.
+
+    Raises:
+        BcosError: none.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError as reason:
+        raise BcosError(f"there is no host {host!r}: {reason.strerror or first_line(reason)}") from reason
+    return [str(address[0]) for *_, address in found]

@@ -1,0 +1,97 @@
+"""Whether a graph gives what `bcos_core.explain` gives."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core import BcosError, explain
+
+Run = Callable[[Tensor], Mapping[str, Tensor]]
+
+_ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-8}
+"""Share by which logits may differ, and which contributions and bias may miss."""
+_FLIPS = {torch.float32: 1e-1, torch.float64: 1e-6}
+"""Share of ``‖W‖`` by which W may differ.
+
+It is larger: where a ReLU is at 0, or two values of a maximum are equal, rounding decides between two maps that
+explain the same logit. Eager explanations of a ReLU6 network in float32 and float64 differ by 3e-2 for some images.
+"""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a graph is from eager :func:`bcos_core.explain`, for the worst image."""
+
+    logits: float
+    """Largest difference of logits, as a share of the largest logit."""
+    weight: float
+    """Largest difference of elements of W, as a share of the largest element."""
+    weight_norm: float
+    """``‖W - W'‖ / ‖W'‖`` of an image."""
+    incomplete: float
+    """``|Σ map + bias - logit|`` as a share of ``Σ |map| + |bias| + |logit|``."""
+
+    def worse(self, other: "Agreement") -> "Agreement":
+        """Return the larger of each of the differences."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Agreement(*(max(a, b) for a, b in pairs))
+
+
+def agreement(results: Mapping[str, Tensor], model: nn.Module, x: Tensor) -> Agreement:
+    """Compare what a graph returned for encoded images with :func:`bcos_core.explain`.
+
+    Args:
+        results: by the names of :data:`~bcos_explain.export.OUTPUTS`.
+        model: the network.
+        x: (N, C, *spatial), encoded.
+    """
+    eager = explain(model, x, results["target"])
+    logit = results["logits"].gather(1, results["target"][:, None])[:, 0]
+    summed, bias = results["map"].flatten(1), results["bias"]
+    size = summed.abs().sum(1) + bias.abs() + logit.abs()
+    difference = (results["weight"] - eager.weight).flatten(1)
+    expected = eager.weight.flatten(1)
+    return Agreement(
+        logits=_share((results["logits"] - eager.logits).abs().amax(1), eager.logits.abs().amax(1)),
+        weight=_share(difference.abs().amax(1), expected.abs().amax(1)),
+        weight_norm=_share(difference.norm(dim=1), expected.norm(dim=1)),
+        incomplete=_share((summed.sum(1) + bias - logit).abs(), size),
+    )
+
+
+def checked(run: Run, model: nn.Module, encode: nn.Module | None, batches: Iterable[Tensor], what: str) -> Agreement:
+    """Run a graph on images, and refuse it if its explanations are others.
+
+    Args:
+        run: images → results by name.
+        model: the network.
+        encode: what is done to images before.
+        batches: of images, (N, ...).
+        what: name of the graph, for the message.
+
+    Raises:
+        BcosError: naming what differs, and by how much.
+    """
+    worst = Agreement(0.0, 0.0, 0.0, 0.0)
+    for images in batches:
+        with torch.no_grad():
+            x = images if encode is None else encode(images)
+        worst = worst.worse(agreement(run(images), model, x))
+    for name, share, limit in (
+        ("logits", worst.logits, _ROUNDING[x.dtype]),
+        ("weights", worst.weight_norm, _FLIPS[x.dtype]),
+        ("sum of contributions and bias", worst.incomplete, _ROUNDING[x.dtype]),
+    ):
+        if not share <= limit:
+            raise BcosError(
+                f"{what} does not reproduce bcos_core.explain for the example: its {name} differ by {share:.1e} of "
+                f"their size (allowed: {limit:.0e}). Either values of the network's input decide what it computes, "
+                "which a graph cannot, or an operation was translated wrongly. Nothing was written"
+            )
+    return worst
+
+
+def _share(difference: Tensor, size: Tensor) -> float:
+    return float((difference / size.clamp_min(torch.finfo(size.dtype).tiny)).nan_to_num(nan=torch.inf).max())

@@ -1,0 +1,170 @@
+"""Moving pictures, written frame by frame: GIF and WebP, with one frame in memory at a time."""
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, get_args
+
+from bcos_core import BcosError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+AnimationFormat = Literal["gif", "webp"]
+_OPAQUE = 128
+"""Opacity, of 255, from which a pixel of a GIF is seen; GIF knows no degrees of it."""
+_PAGE, _HIDDEN = 254, 255
+"""Places in a GIF's palette: of the first pixel's colour, which is kept exactly, and of what is transparent."""
+_NO_BLENDING = 2
+_CLEARED = 1
+_ANIMATED, _TRANSPARENT = 0x02, 0x10
+
+
+class AnimationWriter(Protocol):
+    """Takes frames one by one."""
+
+    def add(self, frame: "Image", milliseconds: float) -> None:
+        """Show a frame, RGB or RGBA and of the first one's size, for a time."""
+
+
+@contextmanager
+def animation(path: str | Path, format: AnimationFormat) -> Iterator[AnimationWriter]:
+    """Write an animation that repeats for ever; the file appears complete, or not at all on an error.
+
+    Raises:
+        BcosError: another format, no frame, or frames of different sizes.
+    """
+    if format not in get_args(AnimationFormat):
+        raise BcosError(f"animations can be {', '.join(get_args(AnimationFormat))}, got {format!r}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with aside.open("wb") as file:
+            writer = _Gif(file) if format == "gif" else _WebP(file)
+            yield writer
+            writer.finish()
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+class _Frames:
+    """What both formats share: one size, and times without accumulated rounding."""
+
+    unit = 1
+    """Milliseconds in which times are written."""
+    shortest = 1
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size: tuple[int, int] | None = None
+        self._owed = 0.0
+
+    def check(self, frame: "Image") -> bool:
+        """Whether this is the first frame."""
+        if self.size is None:
+            self.size = frame.size
+            return True
+        if frame.size != self.size:
+            raise BcosError(f"all frames of an animation must be as large as the first, {self.size}, got {frame.size}")
+        return False
+
+    def time(self, milliseconds: float) -> int:
+        """Whole units; what is rounded off is made up for by later frames."""
+        self._owed += milliseconds
+        units = max(self.shortest, round(self._owed / self.unit))
+        self._owed -= units * self.unit
+        return units
+
+    def finish(self) -> None:
+        """Check that there is a frame."""
+        if self.size is None:
+            raise BcosError("an animation needs at least one frame")
+
+
+class _Gif(_Frames):
+    """Every frame has 256 colours of its own."""
+
+    unit = 10
+    shortest = 2  # what is shorter, browsers show for ten times as long
+
+    def add(self, frame: "Image", milliseconds: float) -> None:
+        from PIL import GifImagePlugin
+
+        if self.check(frame):
+            self.file.write(b"GIF89a" + struct.pack("<HHBBB", *frame.size, 0x70, 0, 0))
+            self.file.write(b"!\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<H", 0) + b"\0")
+        options: dict[str, Any] = {"duration": self.time(milliseconds) * self.unit, "include_color_table": True}
+        palette = _paletted(frame.convert("RGB"))
+        if "A" in frame.getbands():
+            hidden = frame.getchannel("A").point(lambda value: 255 * (value < _OPAQUE))
+            palette.paste(_HIDDEN, mask=hidden)
+            options |= {"transparency": _HIDDEN, "disposal": 2}
+        for part in GifImagePlugin.getdata(palette, **options):
+            self.file.write(part)
+
+    def finish(self) -> None:
+        super().finish()
+        self.file.write(b";")
+
+
+class _WebP(_Frames):
+    """Without loss; each frame a picture of its own in the container that the format's specification describes."""
+
+    def add(self, frame: "Image", milliseconds: float) -> None:
+        if self.check(frame):
+            width, height = (n - 1 for n in frame.size)
+            flags = _ANIMATED | (_TRANSPARENT if "A" in frame.getbands() else 0)
+            header = bytes([flags, 0, 0, 0]) + _three_bytes(width) + _three_bytes(height)
+            self.file.write(b"RIFF\0\0\0\0WEBP" + _chunk(b"VP8X", header) + _chunk(b"ANIM", bytes(6)))
+        encoded = io.BytesIO()
+        frame.save(encoded, format="webp", lossless=True, method=4)
+        place = bytes(6) + _three_bytes(frame.width - 1) + _three_bytes(frame.height - 1)
+        shown = _three_bytes(self.time(milliseconds)) + bytes([_NO_BLENDING | _CLEARED])
+        self.file.write(_chunk(b"ANMF", place + shown + _picture_chunks(encoded.getvalue())))
+
+    def finish(self) -> None:
+        super().finish()
+        size = self.file.tell()
+        self.file.seek(4)
+        self.file.write(struct.pack("<I", size - 8))
+
+
+def _paletted(rgb: "Image") -> "Image":
+    """256 colours, the last of them free; dithered, but for what has the colour of the first pixel: the page."""
+    from PIL import Image, ImageChops
+
+    few = rgb.quantize(_PAGE, kmeans=1)  # without k-means the ends of colour scales get lost
+    colours = (few.getpalette() or [])[: 3 * _PAGE]
+    page = rgb.crop((0, 0, 1, 1))
+    few.putpalette(bytes(colours).ljust(3 * _PAGE, b"\0") + page.tobytes() + b"\0\0\0")
+    paletted = rgb.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG)
+    red, green, blue = ImageChops.difference(rgb, page.resize(rgb.size)).split()
+    largest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    paletted.paste(_PAGE, mask=largest.point(lambda value: 255 * (value == 0)))
+    return paletted
+
+
+def _chunk(name: bytes, content: bytes) -> bytes:
+    return name + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+
+
+def _three_bytes(number: int) -> bytes:
+    return struct.pack("<I", number)[:3]
+
+
+def _picture_chunks(webp: bytes) -> bytes:
+    """The chunks of a still picture that a frame holds: without the file's header and extended header."""
+    kept = b""
+    position = 12
+    while position + 8 <= len(webp):
+        name, length = webp[position : position + 4], struct.unpack_from("<I", webp, position + 4)[0]
+        end = position + 8 + length + length % 2
+        if name in (b"VP8 ", b"VP8L", b"ALPH"):
+            kept += webp[position:end]
+        position = end
+    return kept

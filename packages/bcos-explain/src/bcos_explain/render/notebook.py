@@ -1,0 +1,68 @@
+"""What a notebook shows of an explanation: input, W, contributions and the receipt. Loads nothing."""
+
+import base64
+from html import escape
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bcos_core import Explanation
+from bcos_explain.receipt import Receipt, number, receipts
+from bcos_explain.render.colour import explanation_image
+from bcos_explain.render.contributions import contribution_rgb, symmetric_limit
+from bcos_explain.render.picture import input_image, on_background, picture_bytes
+from bcos_explain.render.scales import smoothing
+
+IMAGES_SHOWN = 4
+TARGETS_SHOWN = 3
+TERMS_SHOWN = 6
+SIDE = 192
+"""Width of each picture in pixels."""
+
+
+def explanation_html(explanation: Explanation) -> str | None:
+    """HTML of the first images and targets of an explanation; None where its inputs are no images (N, C, H, W)."""
+    if explanation.input.ndim != 4:
+        return None
+    n = len(explanation.target)
+    checked = receipts(explanation)
+    weights = explanation.weight.reshape(n, -1, *explanation.input.shape[1:])
+    maps = explanation.map.reshape(n, -1, *explanation.input.shape[2:])
+    targets = explanation.target.reshape(n, -1)
+    rows = []
+    for i in range(min(n, IMAGES_SHOWN)):
+        x = explanation.input[i]
+        limit = symmetric_limit(maps[i, :TARGETS_SHOWN])
+        for t in range(min(targets.shape[1], TARGETS_SHOWN)):
+            w = explanation_image(x, weights[i, t], smooth=smoothing(min(x.shape[1:])))
+            pictures = [on_background(w), contribution_rgb(maps[i, t], limit=limit)]
+            if t == 0:
+                pictures.insert(0, input_image(x))
+            cells = "".join(f"<td>{_image(picture)}</td>" for picture in pictures)
+            before = "" if t == 0 else "<td></td>"
+            rows.append(f"<tr>{before}{cells}<td>{_receipt(int(targets[i, t]), checked[i][t], limit)}</td></tr>")
+    head = "".join(f"<th>{escape(name)}</th>" for name in ("input", "W(x)", "contributions", "receipt"))
+    left = n - IMAGES_SHOWN, targets.shape[1] - TARGETS_SHOWN
+    more = [f"{count} more {what}" for count, what in zip(left, ("images", "targets"), strict=True) if count > 0]
+    note = f"<p>… {escape(' and '.join(more))}</p>" if more else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{note}"
+
+
+def _image(picture: NDArray[Any]) -> str:
+    data = base64.b64encode(picture_bytes(picture, "png")).decode("ascii")
+    return f'<img width="{SIDE}" style="image-rendering:pixelated" src="data:image/png;base64,{data}">'
+
+
+def _receipt(target: int, receipt: Receipt, limit: float) -> str:
+    terms = sorted(receipt.terms.items(), key=lambda item: -abs(item[1]))
+    lines = [
+        (f"output {target}", number(receipt.score)),
+        ("contributions", number(receipt.contributions)),
+        ("bias", number(receipt.bias)),
+        *((f"  {name}", number(value)) for name, value in terms[:TERMS_SHOWN]),
+    ]
+    if len(terms) > TERMS_SHOWN:
+        lines.append((f"  {len(terms) - TERMS_SHOWN} more", number(sum(value for _, value in terms[TERMS_SHOWN:]))))
+    verdict = "adds up" if receipt.passed else "does not add up"
+    lines += [("residual", f"{receipt.residual:.1e} ({verdict})"), ("red and blue", f"±{limit:.3g} per pixel")]
+    return "<br>".join(f"{escape(name)}: <b>{escape(value)}</b>" for name, value in lines)

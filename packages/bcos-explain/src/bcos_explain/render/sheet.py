@@ -1,0 +1,114 @@
+"""A page of pictures and text, before it is drawn in pixels or as SVG."""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bcos_core import BcosError
+
+Background = Literal["white", "black", "checker", "none"]
+Anchor = Literal["left", "middle", "right"]
+
+CHECKER = (1.0, 0.85)
+"""Greys of the squares under transparent pictures."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colours of a page, RGB 0 to 255."""
+
+    page: tuple[int, int, int] | None
+    """None for a transparent one."""
+    ink: tuple[int, int, int]
+    faint: tuple[int, int, int]
+    """Of notes."""
+    line: tuple[int, int, int]
+
+
+LOOKS: dict[Background, Look] = {
+    "white": Look((255, 255, 255), (17, 17, 17), (90, 90, 90), (200, 200, 200)),
+    "black": Look((0, 0, 0), (240, 240, 240), (170, 170, 170), (80, 80, 80)),
+    "checker": Look((255, 255, 255), (17, 17, 17), (90, 90, 90), (200, 200, 200)),
+    "none": Look(None, (118, 118, 118), (118, 118, 118), (150, 150, 150)),  # can be read on white and on black
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture in its place, in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    picture: NDArray[np.uint8]
+    """(h, w, 3 or 4), enlarged or shrunk to the place."""
+    framed: bool = False
+    """With a thin line around it."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """One line of text; y is that of its baseline."""
+
+    x: int
+    y: int
+    text: str
+    size: int
+    anchor: Anchor = "left"
+    bold: bool = False
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A horizontal or vertical line, one pixel wide."""
+
+    x: int
+    y: int
+    width: int = 1
+    height: int = 1
+
+
+@dataclass
+class Sheet:
+    """A page, filled by those that lay it out.
+
+    Raises:
+        BcosError: an unknown background.
+    """
+
+    width: int
+    height: int
+    background: Background = "white"
+    panels: list[Panel] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        look_of(self.background)
+
+    @property
+    def look(self) -> Look:
+        """Colours of the page."""
+        return look_of(self.background)
+
+
+def look_of(background: Background) -> Look:
+    """Colours of a page.
+
+    Raises:
+        BcosError: an unknown background.
+    """
+    if background not in LOOKS:
+        raise BcosError(f"background must be one of {', '.join(get_args(Background))}, got {background!r}")
+    return LOOKS[background]
+
+
+def checkerboard(height: int, width: int, square: int) -> NDArray[np.float64]:
+    """(H, W, 3) squares of two greys, to lay transparent pictures on."""
+    rows, columns = np.ogrid[:height, :width]
+    grey = np.where((rows // square + columns // square) % 2, CHECKER[1], CHECKER[0])
+    return np.repeat(grey[..., None], 3, axis=2)

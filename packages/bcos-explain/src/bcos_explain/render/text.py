@@ -1,0 +1,80 @@
+"""Text in pictures: fonts, widths, and what is done with letters that a font does not have."""
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
+
+FAMILIES = "DejaVu Sans, Verdana, sans-serif"
+"""For SVG: the font of the raster pictures, and one of the same widths."""
+MISSING = "□"
+_FALLBACKS = ("Noto Sans CJK", "Noto Sans", "WenQuanYi", "Arial Unicode", "Hiragino", "Microsoft YaHei", "Malgun")
+"""Starts of the names of fonts that have letters which DejaVu Sans lacks, where they are installed."""
+
+
+def printable(text: str) -> str:
+    """`text` on one line: white space is one space, control characters are gone."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+
+
+def drawable(text: str, *, bold: bool = False) -> tuple[str, Path]:
+    """`text` and a font that has its letters; those that no font has become boxes."""
+    own = _font_file(bold)
+    if _letters(own).issuperset(map(ord, text)):
+        return text, own
+    for path in _fallback_files():
+        if _letters(path).issuperset(map(ord, text)):
+            return text, path
+    return "".join(c if ord(c) in _letters(own) else MISSING for c in text), own
+
+
+def width_of(text: str, size: int, *, bold: bool = False) -> float:
+    """Width in pixels of one line."""
+    shown, path = drawable(text, bold=bold)
+    return font(path, size).getlength(shown)
+
+
+def shortened(text: str, room: float, size: int, *, bold: bool = False) -> str:
+    """`text` on one line, its end replaced by an ellipsis where it is wider than `room` pixels."""
+    line = printable(text)
+    if width_of(line, size, bold=bold) <= room:
+        return line
+    fits, too_long = 0, len(line)
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        if width_of(line[:middle].rstrip() + "…", size, bold=bold) <= room:
+            fits = middle
+        else:
+            too_long = middle
+    return line[:fits].rstrip() + "…"
+
+
+@cache
+def font(path: Path, size: int) -> "FreeTypeFont":
+    """Font of `size` pixels, laid out the same on every machine."""
+    from PIL import ImageFont
+
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _font_file(bold: bool) -> Path:
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
+
+
+@cache
+def _letters(path: Path) -> frozenset[int]:
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(str(path)).get_charmap())
+
+
+@cache
+def _fallback_files() -> list[Path]:
+    from matplotlib.font_manager import fontManager
+
+    found = {e.name: Path(e.fname) for e in fontManager.ttflist if e.style == "normal" and Path(e.fname).is_file()}
+    return [path for start in _FALLBACKS for name, path in sorted(found.items()) if name.startswith(start)]

@@ -192,14 +192,14 @@ def test_demo_leaves_all_it_promises_and_can_be_repeated_and_evaluated(bcos, tmp
     assert "data:image/webp;base64," in report
     assert not re.search(r"(src|href)=[\"']?(?!data:|#)[^\"'>]*\.(png|css|js)", report)
     before = evaluation(demo / "run" / "evaluation.json")
-    assert set(before["gridpg"]) == {"bcos", "input_x_gradient", "integrated_gradients", "gradcam"}
-    assert all(g["chance"] == 0.25 and 0 <= g["mean"] <= 1 for g in before["gridpg"].values())
+    assert set(before["explanations"]["gridpg"]) == {"bcos", "input_x_gradient", "integrated_gradients", "gradcam"}
+    assert all(g["chance"] == 0.25 and 0 <= g["mean"] <= 1 for g in before["explanations"]["gridpg"].values())
     status, _, err = bcos("eval", "demo/run", "--workers", 0)
     assert status == 0, err
     again = evaluation(demo / "run" / "evaluation.json")
     assert again["scores"]["confusion"] == before["scores"]["confusion"]
-    for name, scores in before["gridpg"].items():
-        assert again["gridpg"][name]["mean"] == pytest.approx(scores["mean"], rel=1e-4)
+    for name, scores in before["explanations"]["gridpg"].items():
+        assert again["explanations"]["gridpg"][name]["mean"] == pytest.approx(scores["mean"], rel=1e-4)
 
 
 def test_demo_of_one_epoch_ends_well_too(bcos):

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from bcos_core.display import register_html
+
 if TYPE_CHECKING:
     from bcos_explain import explainers, export, metrics, neurons, render, report
     from bcos_explain.hookspecs import hookimpl
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from bcos_explain.spec import ExplainerSpec, MetricSpec
 
 __version__ = "0.1.0"
+
+register_html("bcos_explain.render.notebook:explanation_html")  # how notebooks show explanations
 
 _HOMES = {
     "ExplainerSpec": "spec",

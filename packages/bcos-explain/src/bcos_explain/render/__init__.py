@@ -1,6 +1,5 @@
 """Pictures of explanations, as numpy arrays with values in [0, 1], as sheets with text, and as files."""
 
-from bcos_core.display import register_html
 from bcos_explain.render.animation import animation
 from bcos_explain.render.colorbar import ColorBar
 from bcos_explain.render.colour import (
@@ -48,5 +47,3 @@ __all__ = [
     "smoothing",
     "symmetric_limit",
 ]
-
-register_html("bcos_explain.render.notebook:explanation_html")

@@ -89,9 +89,18 @@ def test_mistakes_are_one_line(bcos, line, arguments, message, tmp_path):
     assert not (tmp_path / "net").exists()
 
 
-def test_networks_to_be_converted_are_not_explained_before(bcos, line, tree):
-    text = line(bcos("explain", "timm/test_resnet", tree, "--out", "pictures"))
-    assert "do that first, with: bcos convert timm/test_resnet --out DIR" in text
+def test_networks_are_explained_as_they_are_without_a_conversion(bcos, tree, tmp_path):
+    import timm
+
+    torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
+    arguments = ("explain", "timm/test_resnet", tree / "test", "--weights", "w.pth", "--out", "pictures")
+    status, _, err = bcos(*arguments, "--method", "bcos", "--method", "gradcam")
+    assert status == 0, err
+    found = json.loads((tmp_path / "pictures/explanations.json").read_text())["explanations"]
+    assert len(found) == 20
+    for one in found:
+        if one["method"] == "bcos":
+            assert one["contributions"] + one["bias"] == pytest.approx(one["logit"], abs=1e-4)
 
 
 def test_bcos_network_of_a_run_is_not_converted_again(bcos, line, recipe, tmp_path):

@@ -1,7 +1,9 @@
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
@@ -73,6 +75,25 @@ def test_only_the_start_of_the_split_is_searched_if_asked(trained, shards):
     options = NeuronOptions(layer="layer1", images=50, scanned=8)
     (first, *_) = neuron_rows(trained, shards, "train", options, batch_size=4)
     assert len(first.items) == 8
+
+
+def test_channels_are_explained_in_images_of_ones_own(bcos, trained, tmp_path, line):
+    for i in range(3):
+        Image.fromarray(np.random.default_rng(i).integers(0, 255, (8, 8), np.uint8)).save(tmp_path / f"{i}.png")
+    trained.save(tmp_path / "model.safetensors")
+    images = [part for i in range(3) for part in ("--image", f"{i}.png")]
+    arguments = ("neurons", "model.safetensors", "--out", "n", *images, "--layer", "conv1")
+    status, _, err = bcos(*arguments, "--channel", 2)
+    assert status == 0, err
+    (row,) = json.loads((tmp_path / "n/neurons.json").read_text())["neurons"]
+    x = torch.stack([torch.tensor(np.array(Image.open(f"{i}.png")))[None] for i in range(3)])
+    strengths = activations(trained, trained.encode(x), "conv1")[:, 2].flatten(1).amax(1)
+    order = strengths.argsort(descending=True).tolist()
+    assert [image["label"] for image in row["images"]] == [f"{i}.png" for i in order]
+    assert [image["activation"] for image in row["images"]] == pytest.approx(strengths[order].tolist(), rel=1e-5)
+    assert "which channel? name one with --channel" in line(bcos(*arguments))
+    (tmp_path / "0.png").write_bytes(b"broken")
+    assert "0.png" in line(bcos(*arguments, "--channel", 2))
 
 
 def test_command_writes_a_page_and_numbers(bcos, trained, shards, tmp_path, line):

@@ -1,5 +1,8 @@
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 
 import numpy as np
@@ -148,3 +151,37 @@ def test_other_maps_and_other_things_are_left_alone(trained, shards, tmp_path):
     (tmp_path / "mine/thesis.tex").write_text("x")
     with pytest.raises(BcosError, match="is not empty"):
         explain_shards(trained, shards, tmp_path / "mine", MapOptions(), split="test", workers=0)
+
+
+def test_command_writes_maps_and_goes_on(bcos, trained, shards, tmp_path, line):
+    trained.save(tmp_path / "model.safetensors")
+    arguments = ("maps", "model.safetensors", "--data", shards, "--workers", 0)
+    status, _, err = bcos(*arguments, "--out", "maps", "--target", "rows", "--target", "2", "--method", "gradcam")
+    assert status == 0, err
+    found = members(tmp_path / "maps")
+    assert len(found) == 7
+    assert all(sample["gradcam.npy"].shape == (2, 8, 8) for sample in found.values())
+    assert all(sample["json"]["target"] == [0, 2] for sample in found.values())
+    assert bcos(*arguments, "--out", "own", "--target", "label", "--raw-weight")[0] == 0
+    assert all(s["json"]["target"] == s["json"]["label"] for s in members(tmp_path / "own").values())
+    assert "there is no class 'teapot'" in line(bcos(*arguments, "--out", "no", "--target", "teapot"))
+    assert "--target label stands alone" in line(bcos(*arguments, "--out", "no", "--target", "label", "--target", "0"))
+    assert "holds other maps" in line(bcos(*arguments, "--out", "maps"))
+    shown = line(bcos("explain", "model.safetensors", shards, "--out", "no"))
+    assert "is a folder of shards; explain them with: bcos maps RUN" in shown
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
+def test_processes_share_the_shards(trained, shards, tmp_path):
+    trained.save(tmp_path / "model.safetensors")
+    explain_shards(trained, shards, tmp_path / "one", MapOptions(), split="train", workers=0)
+    command = [sys.executable, "-m", "bcos_cli", "maps", "model.safetensors", "--data", shards, "--split", "train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    options = ["--workers", "0", "--out", "two", "--num-processes", "2"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    one, two = members(tmp_path / "one"), members(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for key, sample in one.items():
+        np.testing.assert_allclose(sample["bcos.npy"], two[key]["bcos.npy"], atol=2e-3)

@@ -10,6 +10,7 @@ from threading import Lock
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from bcos_cli.data.index import INDEX_NAME
 from bcos_cli.data.sources import IMAGE_SUFFIXES
 from bcos_cli.data.transforms import inference_transform
 from bcos_core.errors import BcosError, first_line
@@ -81,6 +82,10 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Fail
         if not path.is_dir():
             found.append(path)
             continue
+        if (path / INDEX_NAME).is_file():
+            raise BcosError(
+                f"{str(path)!r} is a folder of shards; explain them with: bcos maps RUN --data {path} --out DIR"
+            )
         below = sorted(
             p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file() and not _is_hidden(p, path)
         )

@@ -1,20 +1,23 @@
 """The images that activate each channel of a layer most, explained for that channel: what ``bcos neurons`` does."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from bcos_cli import console
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.picked import images_at
+from bcos_cli.images import UnreadableImageError, read_image
 from bcos_cli.pictures import as_floats, smoothing
 from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel
+from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 from bcos_explain import explanation_image
 from bcos_explain.explainers.feature_map import last_feature_layer
@@ -76,12 +79,41 @@ def neuron_rows(
     return rows
 
 
+def rows_of_images(trained: TrainedModel, files: Sequence[Path], options: NeuronOptions) -> list[NeuronRow]:
+    """Explain channels in images that a user names, each at the position that is activated most.
+
+    Raises:
+        BcosError: an image that cannot be read, no channel named, or no such layer or channel.
+    """
+    if not options.channels:
+        raise BcosError("which channel? name one with --channel, or leave out --image to find the strongest ones")
+    trained.model.to(process_state().device).eval()
+    layer = options.layer or _default_layer(trained)
+    images = torch.stack([_read(file, trained) for file in files])
+    activations = LayerOutputs(trained.model, layer)(trained.encode(images.to(process_state().device)))
+    top = TopActivations(options.channels, count=len(files))
+    top.update(activations, range(len(files)))
+    rows = []
+    for channel, found in top.collected().items():
+        chosen, names = images[[a.key for a in found]], [files[a.key].name for a in found]
+        items = _items(trained, layer, channel, found, chosen, names)
+        rows.append(NeuronRow(layer=layer, channel=channel, items=list(items)))
+    return rows
+
+
+def _read(file: Path, trained: TrainedModel) -> Tensor:
+    try:
+        return read_image(file, trained.input).pixels
+    except UnreadableImageError as reason:
+        raise BcosError(f"{file}: {reason}") from reason
+
+
 def _items(
     trained: TrainedModel,
     layer: str,
     channel: int,
     activations: Sequence[Activation],
-    images: torch.Tensor,
+    images: Tensor,
     labels: Sequence[str],
 ) -> Iterator[NeuronItem]:
     x = trained.encode(images.to(process_state().device))
@@ -106,27 +138,28 @@ def _default_layer(trained: TrainedModel) -> str:
 
 
 def write_neurons(
-    trained: TrainedModel, data: str, split: str, options: NeuronOptions, out: Path, *, name: str, workers: int
-) -> list[NeuronRow]:
+    rows: Sequence[NeuronRow], out: Path, *, options: NeuronOptions, model: str, searched: Mapping[str, str]
+) -> None:
     """Write ``neurons.html`` and ``neurons.json`` to `out`.
 
-    Raises:
-        BcosError: as :func:`neuron_rows`.
+    Args:
+        rows: at least one.
+        out: folder; made if it is missing.
+        options: that the rows were made with.
+        model: how the network is called.
+        searched: where the images are from, such as ``{"data": ..., "split": ...}``.
     """
-    rows = neuron_rows(trained, data, split, options, workers=workers)
-    data_name = Path(data).name
     write_report(
         out / "neurons.html",
         ReportData(
-            title=f"Neurons of {rows[0].layer} in {trained.name}",
-            summary={"Model": {"name": name}, "Data": {"shards": data_name, "split": split}},
+            title=f"Neurons of {rows[0].layer}",
+            summary={"Model": {"name": model}, "Images": dict(searched)},
             neurons=rows,
         ),
     )
     described = {
-        "model": name,
-        "data": data,
-        "split": split,
+        "model": model,
+        **searched,
         "options": asdict(options),
         "neurons": [
             {
@@ -138,4 +171,3 @@ def write_neurons(
         ],
     }
     write_atomically(out / "neurons.json", json.dumps(described, indent=1) + "\n")
-    return rows

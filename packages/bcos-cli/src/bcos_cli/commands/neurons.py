@@ -25,6 +25,10 @@ def neurons(
     ] = None,
     strongest: Annotated[int, typer.Option(help="How many channels, where none is named.", min=1)] = 8,
     images: Annotated[int, typer.Option(help="Images for each channel.", min=1)] = 6,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(help="Explain the channels in this image, instead of searching shards; repeatable."),
+    ] = None,
     split: Annotated[str, typer.Option(help="Split to search.")] = "test",
     scanned: Annotated[
         int | None, typer.Option(help="Search only so many images, from the start of the split.", min=1)
@@ -34,14 +38,18 @@ def neurons(
 ) -> None:
     """Show what neurons look for: the images that activate a channel most, each explained for that channel."""
     from bcos_cli import console
-    from bcos_cli.neurons import NeuronOptions, write_neurons
+    from bcos_cli.neurons import NeuronOptions, neuron_rows, rows_of_images, write_neurons
     from bcos_cli.trained import data_of, load_trained
 
     trained = load_trained(run_or_model, weights)
     options = NeuronOptions(layer, tuple(channel or ()), strongest, images, scanned)
-    rows = write_neurons(
-        trained, data or data_of(run_or_model), split, options, out, name=run_or_model, workers=workers
-    )
+    if image:
+        searched = {"files": ", ".join(map(str, image))}
+        rows = rows_of_images(trained, image, options)
+    else:
+        searched = {"data": data or data_of(run_or_model), "split": split}
+        rows = neuron_rows(trained, searched["data"], split, options, workers=workers)
+    write_neurons(rows, out, options=options, model=run_or_model, searched=searched)
     table = [
         (row.channel, f"{row.items[0].score:.3f}", f"{row.items[-1].score:.3f}", ", ".join(i.label for i in row.items))
         for row in rows

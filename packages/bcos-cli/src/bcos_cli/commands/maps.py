@@ -1,0 +1,75 @@
+"""``bcos maps``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bcos_core.errors import BcosError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(maps)
+
+
+def maps(
+    run_or_model: Annotated[
+        str, typer.Argument(help="Folder of a run, weights file of one, or a model with --weights.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for shards of maps and maps.json.")],
+    data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
+    split: Annotated[str, typer.Option(help="Split to explain.")] = "test",
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help="An explainer that bcos explainers lists; repeatable. bcos by default."),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Class name or number, repeatable; or predicted (the default), or label: each image's own."),
+    ] = None,
+    raw_weight: Annotated[bool, typer.Option("--raw-weight", help="Also write W.")] = False,
+    weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images explained at a time; halved if memory runs out.", min=1)] = 16,
+    workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
+    num_processes: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
+) -> None:
+    """Explain a whole set of shards: maps as float16 arrays in shards of the same names, numbers as JSON.
+
+    Memory does not grow with the number of images. An interrupted call goes on after the last whole shard.
+    """
+    if num_processes > 1:
+        from bcos_cli.launch import launch
+
+        launch(num_processes)
+        return
+
+    from bcos_cli import console
+    from bcos_cli.explaining.questions import class_index
+    from bcos_cli.processes import leave, process_state
+    from bcos_cli.shardmaps import LABEL, PREDICTED, MapOptions, explain_shards
+    from bcos_cli.trained import data_of, load_trained
+
+    trained = load_trained(run_or_model, weights)
+    given = target or [PREDICTED]
+    choices = [name for name in given if name in (PREDICTED, LABEL) and name not in trained.classes]
+    if choices and len(given) > 1:
+        raise BcosError(f"--target {choices[0]} stands alone, got {', '.join(given)}")
+    options = MapOptions(
+        methods=tuple(method or MapOptions.methods),
+        targets=() if choices else tuple(class_index(name, trained.classes) for name in given),
+        choice=choices[0] if choices else PREDICTED,
+        weights=raw_weight,
+    )
+    location = data or data_of(run_or_model)
+    written = explain_shards(
+        trained, location, out, options, split=split, batch_size=batch_size, workers=workers, name=run_or_model
+    )
+    if process_state().is_main_process:
+        rows = [
+            ("images", f"{written.images:,}"),
+            ("shards", written.shards),
+            ("of these there before", written.resumed),
+        ]
+        console.table(f"maps in {out}", ["", "count"], rows)
+    leave()

@@ -154,6 +154,15 @@ def test_works_without_recorded_gradients(explainer, net_and_input, mode):
         assert not torch.is_grad_enabled()
 
 
+def test_targets_may_come_from_inference_mode(explainer, net_and_input):
+    net, x = net_and_input
+    expected = explainer(net, x, torch.tensor([0, 3, 1]))
+    with torch.inference_mode():
+        target = torch.tensor([0, 3, 1]) + 0
+        torch.testing.assert_close(explainer(net, x.clone(), target), expected)
+    torch.testing.assert_close(explainer(net, x, target), expected)
+
+
 def test_works_with_frozen_parameters(explainer, net_and_input):
     net, x = net_and_input
     expected = explainer(net, x, 2)

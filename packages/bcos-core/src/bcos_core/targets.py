@@ -83,4 +83,4 @@ def class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None) -
         raise BcosError(
             f"target must be in [0, {k}) for {k} outputs, got values from {int(indices.min())} to {int(indices.max())}"
         )
-    return indices.long()
+    return indices.long().clone()  # an inference tensor could not be saved for the backward pass

@@ -85,3 +85,22 @@ def test_no_images_at_once_is_refused():
     net, x = calibrated("plain")
     with pytest.raises(BcosError, match="batch_size must be at least 1, got 0"):
         attribute(get_explainer("bcos"), net, x, 0, batch_size=0)
+
+
+@pytest.mark.parametrize("name", ["integrated_gradients", "occlusion", "rise", "lime"])
+def test_methods_that_pass_many_variants_pass_fewer_where_memory_runs_out(name, caplog):
+    net, x = calibrated("plain")
+    options = {"lime": {"n_samples": 20}, "rise": {"n_masks": 12}}.get(name, {})
+    expected = get_explainer(name, **options)(net, x[:1], 2)
+    sizes = []
+
+    def limited(_module, args):
+        sizes.append(len(args[0]))
+        if len(args[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    net.register_forward_pre_hook(limited)
+    found = get_explainer(name, **options)(net, x[:1], 2)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+    assert sum(size > 3 for size in sizes) <= 4
+    assert "out of memory: passing 2 images at a time" in caplog.text

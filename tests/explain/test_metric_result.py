@@ -157,3 +157,12 @@ def test_grids_describe_themselves():
     assert summary["scores"] == r.scores.tolist()
     joined = MetricResult.concatenate([r, r])
     assert (len(joined.scores), joined.cluster) == (16, 4)
+
+
+def test_notebooks_show_a_table():
+    scores = torch.tensor([0.25, 0.75, float("nan")])
+    html = MetricResult(scores=scores, higher_is_better=True, chance=0.125)._repr_html_()
+    assert "MetricResult, higher is better" in html
+    for text in ("mean</th><td>0.5<", "scores</th><td>2<", "undefined</th><td>1<", "by chance</th><td>0.125<"):
+        assert text in html
+    assert "undefined" not in MetricResult(scores=scores[:2])._repr_html_()

@@ -38,7 +38,7 @@ def get_explainer(name: str, **options: Any) -> "Explainer":
         BcosError: an unknown explainer or option, or an option's value that makes no sense.
 
     >>> get_explainer("integrated_gradients", n_steps=20)
-    IntegratedGradients(n_steps=20, internal_batch_size=64)
+    IntegratedGradients(n_steps=20, internal_batch_size=16)
     """
     builder = resolve(plugins.explainers()[name].builder)
     check_options(f"the explainer {name!r}", builder, options)

@@ -16,6 +16,7 @@ from bcos_explain.explainers.contract import (
     whole_number,
 )
 from bcos_explain.explainers.gradients import SharedForward
+from bcos_explain.explainers.memory import shrinking
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class IntegratedGradients:
     Args:
         n_steps: points of the quadrature.
         internal_batch_size: images that are passed through the network at once, at least the batch itself;
-            it bounds the memory.
+            it bounds the memory, and is halved where that runs out.
 
     Returns (N, [T,] C, H, W), in units of the logit.
 
@@ -46,7 +47,7 @@ class IntegratedGradients:
     exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     n_steps: int = 50
-    internal_batch_size: int = 64
+    internal_batch_size: int = 16
 
     def __post_init__(self) -> None:
         whole_number("n_steps", self.n_steps)
@@ -60,11 +61,14 @@ class IntegratedGradients:
                 indices = class_indices(model(images), target)
             method = captum.attr.IntegratedGradients(model, multiply_by_inputs=False)
             method.gradient_func = SharedForward()
-            average: Tensor = method.attribute(
-                images,
-                baselines=0,
-                additional_forward_args=(as_columns(indices),),
-                n_steps=self.n_steps,
-                internal_batch_size=max(self.internal_batch_size, len(images)),
+            average: Tensor = shrinking(
+                lambda at_once: method.attribute(
+                    images,
+                    baselines=0,
+                    additional_forward_args=(as_columns(indices),),
+                    n_steps=self.n_steps,
+                    internal_batch_size=max(at_once, len(images)),
+                ),
+                self.internal_batch_size,
             )  # (N, T, C, H, W), float64 as Captum integrates
             return like_target((images.unsqueeze(1) * average).to(x.dtype), indices)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import captum.attr
@@ -18,6 +19,7 @@ from bcos_explain.explainers.contract import (
     like_target,
     whole_number,
 )
+from bcos_explain.explainers.memory import shrinking
 
 _CELLS = 8
 """Default cells are this part of the image's shorter side."""
@@ -35,7 +37,7 @@ class Lime:
         cell: side of a cell in pixels; None for an eighth of the image's shorter side (4 pixels for 32, as in
             the B-cos papers).
         alpha: strength of the ridge penalty.
-        internal_batch_size: images that are passed through the network at once.
+        internal_batch_size: images that are passed through the network at once; halved where memory runs out.
         seed: of the samples; the same for every image.
 
     Returns (N, [T,] H, W), in units of the logit per cell.
@@ -51,7 +53,7 @@ class Lime:
     n_samples: int = 500
     cell: int | None = None
     alpha: float = 1.0
-    internal_batch_size: int = 64
+    internal_batch_size: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,7 +70,7 @@ class Lime:
             indices = class_indices(model(leaf), target)
             cells = self._cells(x)
             maps = [
-                self._one_image(model, image[None], classes, cells)
+                shrinking(partial(self._one_image, model, image[None], classes, cells), self.internal_batch_size)
                 for image, classes in zip(leaf.detach(), as_columns(indices), strict=True)
             ]
             return like_target(torch.stack(maps), indices)
@@ -80,7 +82,7 @@ class Lime:
         rows, columns = (torch.arange(n, device=x.device) // side for n in (height, width))
         return (rows[:, None] * (int(columns[-1]) + 1) + columns)[None, None]
 
-    def _one_image(self, model: nn.Module, image: Tensor, classes: Tensor, cells: Tensor) -> Tensor:
+    def _one_image(self, model: nn.Module, image: Tensor, classes: Tensor, cells: Tensor, at_once: int) -> Tensor:
         """Maps (T, H, W) of one image (1, C, H, W)."""
         outputs = _Recorded(model)
         maps = []
@@ -96,7 +98,7 @@ class Lime:
                 baselines=0,
                 feature_mask=cells,
                 n_samples=self.n_samples,
-                perturbations_per_eval=self.internal_batch_size,
+                perturbations_per_eval=at_once,
             )
             maps.append(attribution[0, 0].to(image.dtype))
         return torch.stack(maps)

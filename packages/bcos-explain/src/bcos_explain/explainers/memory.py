@@ -49,6 +49,25 @@ def in_batches(work: Callable[[slice], Result], count: int, batch_size: int | No
         _free_cache()  # outside of the handler, which would hold on to the tensors of the failed call
 
 
+def shrinking(work: Callable[[int], Result], size: int) -> Result:
+    """Result of `work` with at most `size` images at once: half as many, from the start, where memory runs out.
+
+    For methods that pass many variants of an image through the network.
+
+    Raises:
+        RuntimeError: memory that is not enough for one image at a time.
+    """
+    while True:
+        try:
+            return work(size)
+        except RuntimeError as reason:
+            if size == 1 or not is_out_of_memory(reason):
+                raise
+            size //= 2
+            _log.warning("out of memory: passing %d images at a time", size)
+        _free_cache()
+
+
 def is_out_of_memory(reason: BaseException) -> bool:
     """Whether an error says that memory ran out, on an accelerator or on the CPU."""
     return isinstance(reason, torch.OutOfMemoryError) or "not enough memory" in str(reason)

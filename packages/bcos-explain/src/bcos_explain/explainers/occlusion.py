@@ -16,6 +16,7 @@ from bcos_explain.explainers.contract import (
     like_target,
     whole_number,
 )
+from bcos_explain.explainers.memory import shrinking
 
 _WINDOWS = 8
 """Default windows are this part of the image's shorter side."""
@@ -33,7 +34,8 @@ class Occlusion:
             the number of forward passes (225) does not depend on the image's size. The B-cos papers use 5, 9
             and 13.
         stride: step of the window; None for half of it.
-        internal_batch_size: images that are passed through the network at once, at least the batch itself.
+        internal_batch_size: images that are passed through the network at once, at least the batch itself;
+            halved where memory runs out.
 
     Returns (N, [T,] H, W), in units of the logit.
 
@@ -47,7 +49,7 @@ class Occlusion:
     several_targets: ClassVar[bool] = True
     window: int | None = None
     stride: int | None = None
-    internal_batch_size: int = 64
+    internal_batch_size: int = 32
 
     def __post_init__(self) -> None:
         for name in ("window", "stride"):
@@ -68,12 +70,15 @@ class Occlusion:
                 outputs: Tensor = model(images)
                 return outputs.gather(1, columns.repeat(len(images) // n, 1))
 
-            attribution = captum.attr.Occlusion(scores).attribute(
-                leaf.detach(),
-                sliding_window_shapes=(channels, window, window),
-                strides=(channels, min(stride, window), min(stride, window)),
-                baselines=0,
-                perturbations_per_eval=max(1, self.internal_batch_size // n),
+            attribution = shrinking(
+                lambda at_once: captum.attr.Occlusion(scores).attribute(
+                    leaf.detach(),
+                    sliding_window_shapes=(channels, window, window),
+                    strides=(channels, min(stride, window), min(stride, window)),
+                    baselines=0,
+                    perturbations_per_eval=max(1, at_once // n),
+                ),
+                self.internal_batch_size,
             )  # (N·T, C, H, W), the same in every channel
             maps = attribution[:, 0].unflatten(0, (n, -1)).to(x.dtype)
             return like_target(maps, indices)

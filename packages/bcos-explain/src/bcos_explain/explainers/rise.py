@@ -16,6 +16,7 @@ from bcos_explain.explainers.contract import (
     like_target,
     whole_number,
 )
+from bcos_explain.explainers.memory import shrinking
 
 _CONFIDENCES = {
     "softmax": lambda logits: logits.softmax(1),
@@ -36,7 +37,8 @@ class Rise:
         cells: cells in a row and a column of a mask.
         p: probability of a one.
         confidence: what f is, ``"softmax"`` (as in the paper), ``"sigmoid"`` or ``"logit"``.
-        internal_batch_size: images that are passed through the network at once, at least the batch itself.
+        internal_batch_size: images that are passed through the network at once, at least the batch itself;
+            halved where memory runs out.
         seed: of the masks.
 
     Returns (N, [T,] H, W).
@@ -53,7 +55,7 @@ class Rise:
     cells: int = 8
     p: float = 0.1
     confidence: Literal["softmax", "sigmoid", "logit"] = "softmax"
-    internal_batch_size: int = 64
+    internal_batch_size: int = 32
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -70,17 +72,24 @@ class Rise:
             images = leaf.detach()
             indices = class_indices(model(images), target)
             columns = as_columns(indices)
-            n = len(images)
-            total = torch.zeros(n, columns.shape[1], *images.shape[2:], dtype=torch.float64, device=images.device)
-            at_once = max(1, self.internal_batch_size // n)
-            generator = torch.Generator().manual_seed(self.seed)
-            for start in range(0, self.n_masks, at_once):
-                count = min(at_once, self.n_masks - start)
-                masks = torch.stack([self._mask(images.shape[2:], generator) for _ in range(count)]).to(images)
-                masked = (images.unsqueeze(0) * masks[:, None, None]).flatten(0, 1)  # masks × images
-                scores = _CONFIDENCES[self.confidence](model(masked)).gather(1, columns.repeat(count, 1))
-                total += torch.einsum("mnt,mhw->nthw", scores.unflatten(0, (count, n)).double(), masks.double())
+            total = shrinking(
+                lambda at_once: self._sum(model, images, columns, max(1, at_once // len(images))),
+                self.internal_batch_size,
+            )
             return like_target((total / (self.n_masks * self.p)).to(x.dtype), indices)
+
+    def _sum(self, model: nn.Module, images: Tensor, columns: Tensor, at_once: int) -> Tensor:
+        """``Σ_i f_k(x ⊙ m_i) m_i``, (N, T, H, W), float64, `at_once` masks at a time."""
+        n = len(images)
+        total = torch.zeros(n, columns.shape[1], *images.shape[2:], dtype=torch.float64, device=images.device)
+        generator = torch.Generator().manual_seed(self.seed)
+        for start in range(0, self.n_masks, at_once):
+            count = min(at_once, self.n_masks - start)
+            masks = torch.stack([self._mask(images.shape[2:], generator) for _ in range(count)]).to(images)
+            masked = (images.unsqueeze(0) * masks[:, None, None]).flatten(0, 1)  # masks × images
+            scores = _CONFIDENCES[self.confidence](model(masked)).gather(1, columns.repeat(count, 1))
+            total += torch.einsum("mnt,mhw->nthw", scores.unflatten(0, (count, n)).double(), masks.double())
+        return total
 
     def _mask(self, size: torch.Size, generator: torch.Generator) -> Tensor:
         """(H, W) in [0, 1]."""

@@ -123,6 +123,21 @@ class MetricResult:
             summary["curve"] = {"x": self.curve_x.tolist(), "mean": mean}
         return summary
 
+    def _repr_html_(self) -> str:
+        """Mean, interval and counts as a table, for notebooks."""
+        low, high = self.bootstrap_interval()
+        sense = {True: "higher is better", False: "lower is better", None: ""}[self.higher_is_better]
+        rows = [
+            ("mean", f"{self.mean:.4g}"),
+            ("95 % interval", f"{low:.4g} to {high:.4g}"),
+            ("scores", str(self.count)),
+        ]
+        rows += [("undefined", str(self.undefined))] if self.undefined else []
+        rows += [] if self.chance is None else [("by chance", f"{self.chance:.4g}")]
+        cells = "".join(f"<tr><th style='text-align: left'>{name}</th><td>{value}</td></tr>" for name, value in rows)
+        caption = f"<caption>{type(self).__name__}{', ' + sense if sense else ''}</caption>"
+        return f"<table>{caption}{cells}</table>"
+
     @staticmethod
     def concatenate(results: "Sequence[MetricResult]") -> "MetricResult":
         """Join parts of one measurement, in their order.

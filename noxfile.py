@@ -32,6 +32,9 @@ def editable(*packages: str) -> list[str]:
     return [part for package in packages for part in ("-e", f"packages/{package}")]
 
 
+EVERYTHING = (*editable(*BELOW["bcos-cli"]), "-e", "packages/bcos-cli[serve,video]")
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Style: ruff."""
@@ -43,7 +46,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types and the direction of dependence: mypy strict, import-linter."""
-    session.install(*editable(*PACKAGES), *group("types"))
+    session.install(*EVERYTHING, *group("types"))
     session.run("mypy")
     session.run("lint-imports")
 
@@ -51,8 +54,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """All tests, with all packages and the reference implementation."""
-    session.install(*editable(*BELOW["bcos-cli"]), "-e", "packages/bcos-cli[serve,video]")
-    session.install(*group("test-base"), *group("parity"), *group("export"))
+    session.install(*EVERYTHING, *group("test-base"), *group("parity"), *group("export"))
     session.install(*group("examples"), *group("real"), *group("quantus"), *group("browser"))
     session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 

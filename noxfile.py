@@ -88,10 +88,10 @@ def coverage(session: nox.Session) -> None:
         session.run("python", "tests/coverage/write_table.py", str(results), "docs/coverage.md")
 
 
-@nox.session
+@nox.session(default=False)
 def docs(session: nox.Session) -> None:
-    """Run the examples of the documents."""
-    session.install(*editable(*PACKAGES), *group("test-base"), *group("examples"))
+    """Run the examples of the documents, which the tests do too."""
+    session.install(*EVERYTHING, *group("test-base"), *group("examples"), *group("export"))
     session.run("pytest", "tests/docs", *session.posargs)
 
 

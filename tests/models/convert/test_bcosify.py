@@ -380,3 +380,18 @@ def test_networks_that_are_no_classifiers_are_refused():
         bcosify(nn.Conv2d(3, 4, 3), image_size=16)
     with pytest.raises(BcosError, match=r"needs a torch\.nn\.Module, got function"):
         bcosify(lambda x: x)
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: timm.create_model("test_resnet", num_classes=5), "fc"),
+        (lambda: timm.create_model("test_efficientnet", num_classes=5), "classifier"),
+        (lambda: torchvision.models.resnet18(num_classes=5), "fc"),
+        (lambda: create_model("standard_cifar10_resnet20", depths=[1, 1, 1]), "fc"),
+    ],
+)
+def test_converted_networks_know_their_classifier(build, name):
+    converted = bcosify(build(), b=1.25)
+    assert converted.get_classifier() is converted.network.get_submodule(name)
+    assert converted.state_dict().keys() == bcosify(build(), b=1.25).state_dict().keys()

@@ -212,7 +212,7 @@ class _Converter:
         if layer.logit_bias is not None:
             report.notes.append(f"logits get the bias {layer.logit_bias:.4g}")
         self._say_what_stays(report, moved)
-        return BcosifiedNetwork(encoder, network, layer, classes, report)
+        return BcosifiedNetwork(encoder, network, layer, classes, report, classifier=self.observed.classifier)
 
     def _move_classifier(self, network: nn.Module, report: ConversionReport) -> None:
         name, pool = self.observed.classifier, self.observed.pool

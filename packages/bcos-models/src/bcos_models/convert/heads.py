@@ -117,6 +117,7 @@ class BcosifiedNetwork(nn.Module):
         logit_layer: the last step.
         num_classes: K.
         conversion: tells what was replaced, what stays, and why.
+        classifier: name, inside of the network, of the layer that gives the logits; None if no single one does.
 
     Shapes: (N, channels, H, W) → (N, K).
     """
@@ -128,13 +129,24 @@ class BcosifiedNetwork(nn.Module):
         logit_layer: LogitLayer,
         num_classes: int,
         conversion: ConversionReport,
+        *,
+        classifier: str | None = None,
     ) -> None:
         super().__init__()
+        self._classifier = classifier
         self.encoder = encoder
         self.network = network
         self.logit_layer = logit_layer
         self.num_classes = num_classes
         self.conversion = conversion
+
+    def get_classifier(self) -> nn.Module | None:
+        """Return the layer that gives the logits, or what the network itself calls its classifier; None without."""
+        if self._classifier is not None:
+            return self.network.get_submodule(self._classifier)
+        own = getattr(self.network, "get_classifier", None)
+        found = own() if callable(own) else None
+        return found if isinstance(found, nn.Module) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits."""

@@ -34,13 +34,23 @@ def test_a_line_that_a_kill_cut_off_does_not_count_and_spoils_nothing(tmp_path):
         assert partial.load("t") == dict.fromkeys([*before, 2], PART)
 
 
-def test_clearing_removes_everything(tmp_path):
-    PartialResults(tmp_path / "p", "old", 0).add("t", 0, PART)
+def test_clearing_leaves_what_another_evaluation_keeps(tmp_path):
+    other = PartialResults(tmp_path / "p", "other", 0)
+    other.add("t", 0, PART)
     partial = PartialResults(tmp_path / "p", "f", 0)
     partial.add("t", 0, PART)
     partial.clear()
+    assert other.load("t") == {0: PART}
+    other.clear()
     assert not (tmp_path / "p").exists()
     partial.clear()
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path):
+    (tmp_path / "p").write_text("a file")
+    partial = PartialResults(tmp_path / "p", "f", 0)
+    partial.add("t", 0, PART)
+    assert partial.load("t") == {}
 
 
 def test_without_a_folder_nothing_is_kept(tmp_path):

@@ -235,7 +235,7 @@ def test_rollout_multiplies_the_attention_of_all_layers(pool):
 
 def test_rollout_refuses_networks_without_attention(plain):
     net, x = plain
-    with pytest.raises(BcosError, match="found no attention; use another method, such as gradcam"):
+    with pytest.raises(BcosError, match="found no such attention; use another method, such as gradcam"):
         get_explainer("attention_rollout")(net, x, 0)
 
 

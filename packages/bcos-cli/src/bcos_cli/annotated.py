@@ -31,7 +31,7 @@ class AnnotatedImages:
     images: Tensor
     """8-bit (M, C, H, W)."""
     targets: Tensor
-    """(M,): the class of the annotated objects, of the largest where they have several."""
+    """(M,): the class of the annotated objects; of several the one whose boxes cover most."""
     boxes: list[Tensor]
     """For each image (B, 4): left, top, right, bottom, in pixels of the image the network sees."""
     keys: list[str]

@@ -84,7 +84,7 @@ def failures(evaluation: "Evaluation", conditions: Sequence[Condition]) -> list[
     if (reason := evaluation.skipped.get("completeness")) is not None:
         found.append(f"completeness failed: {reason}")
     for result in evaluation.explanations.get("completeness", {}).values():
-        wrong = int((result.scores > INCOMPLETE).sum())
+        wrong = int((~(result.scores <= INCOMPLETE)).sum())  # what is no number neither
         if wrong:
             found.append(
                 f"completeness failed: contributions and bias of {wrong} of {result.count} images miss the logit "

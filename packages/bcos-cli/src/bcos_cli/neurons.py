@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -62,9 +61,10 @@ def neuron_rows(
     outputs = LayerOutputs(trained.model, layer)
     top = TopActivations(options.channels or None, options.images)
     batches = make_batches(data, index, split, trained.input, batch_size=batch_size, workers=workers)
-    total = len(batches) if options.scanned is None else min(len(batches), -(-options.scanned // batch_size))
-    with console.counted(f"neurons of {layer}", total) as counter:
-        for images, _, positions in islice(batches.epoch(0), total):
+    if options.scanned is not None:
+        batches.stream.end = min(batches.stream.end, options.scanned)
+    with console.counted(f"neurons of {layer}", len(batches)) as counter:
+        for images, _, positions in batches.epoch(0):
             top.update(outputs(trained.encode(images.to(device))), positions)
             counter.advance(images=len(images))
     channels = options.channels or tuple(top.strongest(options.strongest))

@@ -1,5 +1,6 @@
 """Results of parts of a long measurement, kept on disk until all of it is done."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -38,22 +39,29 @@ class PartialResults:
 
     def add(self, task: str, number: int, part: Part) -> None:
         """Keep one part, on the disk before this returns."""
-        if self._own is None:
-            return
-        self._own.mkdir(parents=True, exist_ok=True)
-        with (self._own / f"{task}.{self._rank}.jsonl").open("ab") as file:
-            torn = file.tell() > 0 and not self._ends_with_newline(task)
+        if self._own is not None:
+            try:
+                self._append(self._own, task, number, part)
+            except OSError:  # a folder that cannot be written, or that another evaluation has finished with
+                self._own = None
+
+    def _append(self, own: Path, task: str, number: int, part: Part) -> None:
+        own.mkdir(parents=True, exist_ok=True)
+        with (own / f"{task}.{self._rank}.jsonl").open("ab") as file:
+            torn = file.tell() > 0 and not _ends_with_newline(own / f"{task}.{self._rank}.jsonl")
             file.write((b"\n" if torn else b"") + json.dumps([number, part]).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def _ends_with_newline(self, task: str) -> bool:
-        assert self._own is not None
-        with (self._own / f"{task}.{self._rank}.jsonl").open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read() == b"\n"
-
     def clear(self) -> None:
-        """Remove everything, of earlier measurements too: the result is complete."""
-        if self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove what was kept: the result is complete."""
+        if self.folder is not None and self._own is not None:
+            shutil.rmtree(self._own, ignore_errors=True)
+            with contextlib.suppress(OSError):  # not empty: another evaluation is under way, or was killed
+                self.folder.rmdir()
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"

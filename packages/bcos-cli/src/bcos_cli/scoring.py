@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -84,6 +85,7 @@ class Evaluation:
     def to_json(self) -> str:
         """JSON with every value."""
         values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification")}
+        values["metrics"] = {name: None if math.isnan(mean) else mean for name, mean in self.metrics.items()}
         values["scores"] = None if self.classification is None else asdict(self.classification)
         values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}
         return json.dumps(values, indent=1) + "\n"

@@ -61,8 +61,9 @@ class TrainedModel:
         return wide.sigmoid() if self.probabilities == "sigmoid" else wide.softmax(1)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the weights and of how images are encoded, which tells networks apart."""
-        digest = hashlib.sha256(json.dumps([self.name, asdict(self.input)]).encode())
+        """SHA-256 of the weights and of all else that makes the network what it is."""
+        described = [self.name, self.options, asdict(self.input), self.probabilities, self.classes]
+        digest = hashlib.sha256(json.dumps(described, default=str).encode())
         for name, tensor in self.model.state_dict().items():
             data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
             digest.update(name.encode() + data.numpy().tobytes())

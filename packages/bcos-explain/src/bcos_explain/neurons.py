@@ -95,7 +95,7 @@ class TopActivations:
     def __init__(self, channels: Sequence[int] | None = None, count: int = 9) -> None:
         if count < 1:
             raise BcosError(f"count must be at least 1 image a channel, got {count}")
-        self.channels = None if channels is None else list(channels)
+        self.channels = None if channels is None else list(dict.fromkeys(channels))
         self.count = count
         self._best: dict[int, list[Activation]] = {}
 

@@ -48,7 +48,7 @@ class AttentionRollout:
             with seen, explanation_mode(model):  # which takes apart what is fused
                 logits = model(leaf)
             indices = class_indices(logits, target)
-            reached = self._rollout(seen.matrices, x)
+            reached = self._rollout([] if seen.is_partial else seen.matrices, x)
             tokens = reached.unsqueeze(-1)  # (N, tokens, 1)
             maps = as_feature_map(tokens, x.shape[-2], x.shape[-1])
             assert maps is not None  # _rollout has looked
@@ -60,7 +60,7 @@ class AttentionRollout:
         sizes = {m.shape[-1] for m in matrices}
         grids = {t: as_feature_map(x.new_zeros(1, t, 1), x.shape[-2], x.shape[-1]) for t in sizes}
         if len(sizes) != 1 or any(grid is None for grid in grids.values()):
-            found = f"attention over {', '.join(map(str, sorted(sizes)))} tokens" if sizes else "no attention"
+            found = f"attention over {', '.join(map(str, sorted(sizes)))} tokens" if sizes else "no such attention"
             raise BcosError(
                 f"attention rollout needs a transformer that attends to all patches in every layer, found {found}; "
                 "use another method, such as gradcam"
@@ -83,6 +83,8 @@ class _AttentionMatrices(TorchFunctionMode):
         super().__init__()
         self.batch = batch
         self.matrices: list[Tensor] = []
+        self.is_partial = False
+        """Whether some attention is within parts of an image, such as windows."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -96,6 +98,7 @@ class _AttentionMatrices(TorchFunctionMode):
 
     def _add(self, attention: Tensor) -> None:
         square = attention.ndim == 4 and attention.shape[-1] == attention.shape[-2]
+        self.is_partial |= square and len(attention) != self.batch
         if square and len(attention) == self.batch:
             self.matrices.append(attention.detach().double().mean(1))
 

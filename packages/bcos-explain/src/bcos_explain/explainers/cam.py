@@ -36,6 +36,8 @@ def maps_and_slopes(
     output, logits = _forward(model, module, x, method)
     indices = class_indices(logits, target)
     size = (int(x.shape[-2]), int(x.shape[-1]))
+    if len(output) != len(x):
+        raise BcosError(f"{method} needs one output of layer {name!r} for each of {len(x)} inputs, got {len(output)}")
     maps = as_feature_map(output.detach(), *size)
     if maps is None:
         raise BcosError(

@@ -25,10 +25,13 @@ def as_feature_map(output: object, height: int, width: int) -> Tensor | None:
     if not isinstance(output, Tensor):
         return None
     if output.ndim == 4:
-        for candidate in (output, output.permute(0, 3, 1, 2)):
-            h, w = candidate.shape[-2:]
-            if h * w > 1 and 1 / _MAX_STRETCH <= (h * width) / (w * height) <= _MAX_STRETCH:
-                return candidate
+        fitting = [
+            (stretch, candidate)
+            for candidate in (output, output.permute(0, 3, 1, 2))
+            if candidate.shape[-2:].numel() > 1 and (stretch := _stretch(candidate, height, width)) <= _MAX_STRETCH
+        ]
+        if fitting:
+            return min(fitting, key=lambda found: found[0])[1]  # of equals the first: channels in front
     if output.ndim == 3:
         grid = _token_grid(output.shape[1], height, width)
         if grid is not None:
@@ -36,6 +39,12 @@ def as_feature_map(output: object, height: int, width: int) -> Tensor | None:
             maps: Tensor = output[:, prefix:].transpose(1, 2).unflatten(2, grid)
             return maps
     return None
+
+
+def _stretch(maps: Tensor, height: int, width: int) -> float:
+    """How far the aspect ratio of maps (N, C, h, w) is from the image's, at least 1."""
+    ratio: float = (maps.shape[-2] * width) / (maps.shape[-1] * height)
+    return max(ratio, 1 / ratio)
 
 
 def find_layer(model: nn.Module, name: str) -> nn.Module:

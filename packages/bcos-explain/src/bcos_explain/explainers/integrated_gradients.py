@@ -67,8 +67,9 @@ class IntegratedGradients:
                     baselines=0,
                     additional_forward_args=(as_columns(indices),),
                     n_steps=self.n_steps,
-                    internal_batch_size=max(at_once, len(images)),
+                    internal_batch_size=at_once,
                 ),
                 self.internal_batch_size,
+                least=len(images),
             )  # (N, T, C, H, W), float64 as Captum integrates
             return like_target((images.unsqueeze(1) * average).to(x.dtype), indices)

@@ -29,7 +29,7 @@ _CELLS = 8
 class Lime:
     """Coefficients of a linear model of the logit in the presence of square cells of pixels.
 
-    Cells are present or zero, with even chances; samples are weighted by ``exp(-d²)`` with d the cosine
+    Cells are present or zero, with even chances; samples are weighted by ``exp(-d²/2)`` with d the cosine
     distance of the sample from the image, and the model is fitted by ridge regression.
 
     Args:

@@ -25,6 +25,8 @@ def in_batches(work: Callable[[slice], Result], count: int, batch_size: int | No
     Raises:
         BcosError: a size below 1, or memory that is not enough for a single image.
     """
+    if count < 1:
+        raise BcosError("there are no images to explain")
     size = count if batch_size is None else batch_size
     if size < 1:
         raise BcosError(f"batch_size must be at least 1, got {size}")
@@ -49,21 +51,23 @@ def in_batches(work: Callable[[slice], Result], count: int, batch_size: int | No
         _free_cache()  # outside of the handler, which would hold on to the tensors of the failed call
 
 
-def shrinking(work: Callable[[int], Result], size: int) -> Result:
+def shrinking(work: Callable[[int], Result], size: int, *, least: int = 1) -> Result:
     """Result of `work` with at most `size` images at once: half as many, from the start, where memory runs out.
 
-    For methods that pass many variants of an image through the network.
+    For methods that pass many variants of an image through the network; those of all images at once, so that
+    fewer than `least` would change nothing.
 
     Raises:
-        RuntimeError: memory that is not enough for one image at a time.
+        RuntimeError: memory that is not enough for `least` at a time.
     """
+    size = max(size, least)
     while True:
         try:
             return work(size)
         except RuntimeError as reason:
-            if size == 1 or not is_out_of_memory(reason):
+            if size == least or not is_out_of_memory(reason):
                 raise
-            size //= 2
+            size = max(size // 2, least)
             _log.warning("out of memory: passing %d images at a time", size)
         _free_cache()
 

@@ -76,9 +76,10 @@ class Occlusion:
                     sliding_window_shapes=(channels, window, window),
                     strides=(channels, min(stride, window), min(stride, window)),
                     baselines=0,
-                    perturbations_per_eval=max(1, at_once // n),
+                    perturbations_per_eval=at_once // n,
                 ),
                 self.internal_batch_size,
+                least=n,
             )  # (N·T, C, H, W), the same in every channel
             maps = attribution[:, 0].unflatten(0, (n, -1)).to(x.dtype)
             return like_target(maps, indices)

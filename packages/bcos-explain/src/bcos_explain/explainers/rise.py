@@ -73,8 +73,9 @@ class Rise:
             indices = class_indices(model(images), target)
             columns = as_columns(indices)
             total = shrinking(
-                lambda at_once: self._sum(model, images, columns, max(1, at_once // len(images))),
+                lambda at_once: self._sum(model, images, columns, at_once // len(images)),
                 self.internal_batch_size,
+                least=len(images),
             )
             return like_target((total / (self.n_masks * self.p)).to(x.dtype), indices)
 

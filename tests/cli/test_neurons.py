@@ -71,10 +71,15 @@ def test_the_strongest_channels_are_taken_where_none_is_named(trained, shards):
     assert [row.channel for row in rows] == strongest.tolist()
 
 
-def test_only_the_start_of_the_split_is_searched_if_asked(trained, shards):
-    options = NeuronOptions(layer="layer1", images=50, scanned=8)
-    (first, *_) = neuron_rows(trained, shards, "train", options, batch_size=4)
-    assert len(first.items) == 8
+@pytest.mark.parametrize("workers", [0, 2])
+def test_only_the_start_of_the_split_is_searched_if_asked(workers, trained, shards):
+    options = NeuronOptions(layer="layer1", images=50, scanned=9)
+    (first, *_) = neuron_rows(trained, shards, "train", options, batch_size=4, workers=workers)
+    images, _, _ = whole_split(trained, shards)
+    strengths = activations(trained, trained.encode(images[:9]), "layer1")[:, first.channel].flatten(1).amax(1)
+    assert [item.score for item in first.items] == pytest.approx(
+        strengths.sort(descending=True).values.tolist(), rel=1e-5
+    )
 
 
 def test_channels_are_explained_in_images_of_ones_own(bcos, trained, tmp_path, line):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ import torch
 import bcos_cli.measuring
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
+from bcos_cli.gate import Condition
 from bcos_cli.scoring import ScoringOptions, score
 from bcos_cli.trained import build
+from bcos_cli.training import engine
 from bcos_core import BcosError
 from bcos_explain import get_explainer, metrics
 from bcos_explain.metrics import ConfidentImages, grid_pointing_game
@@ -152,7 +155,9 @@ def test_metrics_of_plugins_get_what_they_need(trained, shards, monkeypatch):
         MetricSpec("odd", "x:plain", needs=("model", "masks")),
     ]
     monkeypatch.setattr("bcos_cli.scoring.metric_specs", lambda: specs)
-    monkeypatch.setattr("bcos_cli.measuring.get_metric", {"plain": plain, "chunked": chunked, "odd": plain}.get)
+    functions = {"plain": plain, "chunked": chunked, "odd": plain}
+    for module in ("scoring", "measuring"):
+        monkeypatch.setattr(f"bcos_cli.{module}.get_metric", functions.get)
     options = ScoringOptions(
         split="train",
         metrics=("plain", "chunked", "odd"),
@@ -174,6 +179,61 @@ def test_unknown_options_are_refused(trained, shards):
     options = ScoringOptions(split="train", metrics=("gridpg",), workers=0, options={"bcos": {"steps": 3}})
     with pytest.raises(BcosError, match="the explainer 'bcos' has no option 'steps'"):
         score(trained, shards, options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": {"rise": {"n_masks": 3}}}, "rise has options, but is not measured"),
+        ({"options": {"gridpg": {"stepz": 3}}}, "the metric 'gridpg' has no option 'stepz'"),
+        ({"explainers": ("gradcma",)}, "there is no explainer 'gradcma'; did you mean 'gradcam'"),
+        ({"require": (Condition("gridpg", ">", 0.5),)}, "there will be no score 'gridpg'; did you mean 'gridpg/bcos'"),
+        ({"require": (Condition("gridpg/rise", ">", 0.5),)}, "there will be no score 'gridpg/rise'"),
+    ],
+)
+def test_what_would_fail_in_the_end_is_refused_at_once(changes, message, trained, shards, monkeypatch):
+    monkeypatch.setattr("bcos_cli.scoring.evaluate", None)
+    with pytest.raises(BcosError, match=message):
+        score(trained, shards, replace(OPTIONS, **changes))
+
+
+def test_metrics_of_conditions_are_measured_too(trained, shards):
+    evaluation = score(
+        trained, shards, replace(OPTIONS, metrics=("top1",), require=(Condition("sparseness/bcos", ">", 0.1),))
+    )
+    assert evaluation.metrics.keys() == {"top1", "sparseness/bcos", "sparseness/gradcam"}
+
+
+def test_fewer_grids_than_asked_for_are_noted(trained, shards, monkeypatch):
+    two_by_one(monkeypatch)
+    assert score(trained, shards, OPTIONS).notes == [
+        "7 grids instead of 100: no more images were classified with confidence"
+    ]
+    assert score(trained, shards, replace(OPTIONS, grids=7)).notes == []
+
+
+def test_classes_in_another_order_are_refused(trained, shards):
+    trained.classes = ["columns", "rows", "corner"]
+    with pytest.raises(BcosError, match=r"in another order \(class 0 is 'rows' there, 'columns' here\)"):
+        score(trained, shards, OPTIONS)
+
+
+def test_networks_of_the_same_weights_are_told_apart(trained, recipe):
+    other = build(recipe(model={"options": {"depths": [1], "width": 8, "b": 1.5}}), CLASSES)
+    other.model.load_state_dict(trained.model.state_dict())
+    assert other.fingerprint() != trained.fingerprint()
+
+
+@pytest.mark.slow
+def test_a_gate_that_fails_leaves_everything_written_by_all_processes(recipe, tmp_path):
+    wanted = recipe(train={"epochs": 1}, evaluation={"explainers": ["bcos"], "gridpg_grids": 2, "gallery_per_class": 1})
+    engine.train(wanted, tmp_path / "run")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "bcos_cli", "eval", "run", "--num-processes", "2", "--require", "top1>1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("needed > 1") == 1
+    assert {"evaluation.json", "report.html", "scores"} <= {p.name for p in (tmp_path / "run").iterdir()}
 
 
 def start(*arguments):

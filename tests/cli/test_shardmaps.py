@@ -138,6 +138,17 @@ def test_the_index_describes_what_was_written(trained, shards, tmp_path):
     assert sum(s["samples"] for s in index["shards"]) == 7
 
 
+def test_a_shard_that_was_lost_or_cut_since_is_made_again(trained, shards, tmp_path, files):
+    out = tmp_path / "maps"
+    explain_shards(trained, shards, out, MapOptions(), split="train", workers=0)
+    before = files(out)
+    first, second, *_ = sorted(out.glob("*.tar"))
+    first.unlink()
+    second.write_bytes(second.read_bytes()[:100])
+    assert explain_shards(trained, shards, out, MapOptions(), split="train", workers=0).resumed == 3
+    assert files(out) == before
+
+
 def test_other_maps_and_other_things_are_left_alone(trained, shards, tmp_path):
     out = tmp_path / "maps"
     explain_shards(trained, shards, out, MapOptions(), split="test", workers=0)

@@ -15,6 +15,20 @@ def gradient(net, x, k):
     return torch.autograd.grad(net(leaf)[:, k].sum(), leaf)[0]
 
 
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((2, 56, 56, 96), (2, 96, 56, 56)),
+        ((2, 8, 8, 16), (2, 16, 8, 8)),
+        ((2, 96, 56, 56), (2, 96, 56, 56)),
+        ((2, 7, 7, 7), (2, 7, 7, 7)),
+        ((2, 16, 7, 9), (2, 16, 7, 9)),
+    ],
+)
+def test_channels_last_are_told_by_the_aspect_ratio(shape, expected):
+    assert as_feature_map(torch.zeros(shape), 224, 224).shape == expected
+
+
 def test_bcos_is_the_contributions_of_the_core(net_and_input):
     net, x = net_and_input
     assert torch.equal(get_explainer("bcos")(net, x, 3), explain(net, x, 3).contributions)

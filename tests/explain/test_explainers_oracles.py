@@ -233,6 +233,19 @@ def test_rollout_multiplies_the_attention_of_all_layers(pool):
     torch.testing.assert_close(get_explainer("attention_rollout")(net, x, 1), expected.detach())
 
 
+def test_rollout_refuses_attention_within_windows():
+    class Windowed(nn.Module):
+        def forward(self, x):
+            windows = x.mean(1).unfold(1, 4, 4).unfold(2, 4, 4).flatten(1, 2).flatten(2)  # (N, 16, 16)
+            tokens = windows.flatten(0, 1)[:, None, :, None]  # windows as batch
+            mixed = F.scaled_dot_product_attention(tokens, tokens, tokens)
+            last = x.mean((1, 3))[:, None, :, None]  # (N, 1, 16, 1)
+            return mixed.reshape(len(x), -1)[:, :3] + F.scaled_dot_product_attention(last, last, last)[:, 0, :3, 0]
+
+    with pytest.raises(BcosError, match="attends to all patches in every layer, found no such attention"):
+        get_explainer("attention_rollout")(Windowed(), torch.rand(2, 3, 16, 16), 0)
+
+
 def test_rollout_refuses_networks_without_attention(plain):
     net, x = plain
     with pytest.raises(BcosError, match="found no such attention; use another method, such as gradcam"):

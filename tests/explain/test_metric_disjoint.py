@@ -168,3 +168,12 @@ def test_features_that_cannot_be_cut_are_refused():
     disjoint = DisjointCells(net, 3, "part", torch.rand(1, 3, 8, 8))
     with pytest.raises(BcosError, match=r"a map of \(22, 22\) positions, which cannot be cut into cells"):
         disjoint(torch.rand(1, 3, 24, 24))
+
+
+def test_grad_cam_on_tokens_is_refused_in_words():
+    from explained_networks import TokenNet
+
+    net = TokenNet("token").eval()
+    images, labels = torch.rand(4, 3, 16, 12), torch.arange(4)
+    with pytest.raises(BcosError, match="Grad-CAM needs one output of layer"):
+        difull(net, get_explainer("gradcam"), images, labels, torch.ones(4), n=2, grids=torch.tensor([[0, 1, 2, 3]]))

@@ -1,5 +1,7 @@
 """Photographs with boxes or masks around their objects, as ``bcos eval --boxes`` scores them."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +42,13 @@ class AnnotatedImages:
     """(M, H, W), bool, where the annotations have outlines."""
     left_out: dict[str, str] = field(default_factory=dict)
     """Annotated images that are not used, and why."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that scores depend on."""
+        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest.update(b"" if self.masks is None else self.masks.numpy().tobytes())
+        digest.update(json.dumps([self.keys, self.targets.tolist(), [b.tolist() for b in self.boxes]]).encode())
+        return digest.hexdigest()
 
     def given(self) -> dict[str, Any]:
         """What metrics may need, by name."""

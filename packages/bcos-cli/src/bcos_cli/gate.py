@@ -11,6 +11,7 @@ from bcos_core.plugins import suggestion
 
 if TYPE_CHECKING:
     from bcos_cli.scoring import Evaluation
+    from bcos_explain import MetricSpec
 
 INCOMPLETE = 1e-4
 """Relative distance from the logit that float32 does not explain."""
@@ -54,6 +55,21 @@ class Condition:
         """The metric without the explainer."""
         return self.metric.partition("/")[0]
 
+    def check(self, metrics: Sequence[str], explainers: Sequence[str]) -> None:
+        """Refuse a condition on what is not going to be measured.
+
+        Raises:
+            BcosError: a metric of that name is not, or not for that explainer, or only for each.
+        """
+        names = {name: "explainer" in spec.needs for name, spec in _specs().items()}
+        scores = [
+            score
+            for metric in metrics
+            for score in ([f"{metric}/{e}" for e in explainers] if names.get(metric) else [metric])
+        ]
+        if self.metric not in scores:
+            raise BcosError(f"there will be no score {self.metric!r}; {suggestion(self.metric, scores)}")
+
     def failure(self, values: Mapping[str, float], unmeasured: Mapping[str, str]) -> str | None:
         """Why it does not hold, or None if it does.
 
@@ -71,18 +87,33 @@ class Condition:
         return f"{self.metric} is {value:.4g}, needed {self.comparison} {self.bound:g}"
 
 
-def failures(evaluation: "Evaluation", conditions: Sequence[Condition]) -> list[str]:
+def _specs() -> dict[str, "MetricSpec"]:
+    from bcos_explain import metric_specs
+
+    return {spec.name: spec for spec in metric_specs()}
+
+
+def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: Sequence[str] = ()) -> list[str]:
     """Why an evaluation does not pass, in one line each.
 
-    Contributions and bias must add up to every logit, wherever completeness was asked for, and all conditions
-    must hold.
+    Contributions and bias must add up to every logit, wherever completeness was measured, all conditions must
+    hold, and what was asked for by name must have been measured.
+
+    Args:
+        evaluation: that is judged.
+        conditions: on its means.
+        asked: metrics that a user named.
 
     Raises:
         BcosError: a condition on what was not asked for.
     """
     found = []
-    if (reason := evaluation.skipped.get("completeness")) is not None:
-        found.append(f"completeness failed: {reason}")
+    for name, reason in evaluation.skipped.items():
+        metric = name.partition("/")[0]
+        if metric == "completeness":
+            found.append(f"completeness failed: {reason}")
+        elif metric in asked:
+            found.append(f"{name} was not measured: {reason}")
     for result in evaluation.explanations.get("completeness", {}).values():
         wrong = int((~(result.scores <= INCOMPLETE)).sum())  # what is no number neither
         if wrong:

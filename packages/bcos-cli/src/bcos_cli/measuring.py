@@ -17,6 +17,7 @@ from bcos_cli.trained import TrainedModel
 from bcos_core.errors import BcosError
 from bcos_core.plugins import check_options, takes
 from bcos_explain import MetricSpec, get_explainer, get_metric
+from bcos_explain.explainers.memory import is_out_of_memory
 from bcos_explain.metrics import ConfidentImages, MetricResult, sample_grids
 
 
@@ -89,6 +90,10 @@ def measure(material: Material, spec: MetricSpec, explainer: str | None, partial
         outcome: tuple[str | None, dict[int, Part]] = (None, parts)
     except BcosError as mistake:
         outcome = (str(mistake), {})  # the others wait for this process, whatever happened
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        outcome = (f"out of memory with {material.batch_size} at a time; use a smaller --explain-batch", {})
     joined: dict[int, Part] = {}
     for reason, parts in gather_object([outcome]):
         if reason is not None:
@@ -116,6 +121,8 @@ def _work(material: Material, spec: MetricSpec, explainer: str | None) -> tuple[
     options = dict(material.options.get(spec.name, {}))
     check_options(f"the metric {spec.name!r}", function, options)
     options |= {"encode": material.trained.encode}
+    if takes(function, "smooth"):
+        options.setdefault("smooth", material.grids.smooth)
     if takes(function, "batch_size"):
         options.setdefault("batch_size", material.batch_size)
     given: dict[str, Any] = {"model": material.trained.model}
@@ -143,7 +150,7 @@ def _over_grids(
 ) -> tuple[int, int, Work]:
     given["images"], given["labels"], given["confidences"] = material.confident_images
     grids = material.sampled_grids
-    options = {"n": material.grids.n, "smooth": material.grids.smooth, **options}
+    options = {"n": material.grids.n, **options}
 
     def work(part: slice) -> Any:
         return function(*(given[need] for need in spec.needs), grids=grids[part], **options)

@@ -1,5 +1,7 @@
 """The processes that were started together, as Accelerate sees them."""
 
+from datetime import timedelta
+
 import torch
 from accelerate import PartialState
 
@@ -9,9 +11,13 @@ def has_no_accelerator() -> bool:
     return not torch.accelerator.is_available()
 
 
+_PATIENCE = timedelta(days=7)
+"""How long a process waits for the others, which may have far more to do."""
+
+
 def process_state() -> PartialState:
     """Rank, number of processes and device."""
-    return PartialState(cpu=has_no_accelerator())
+    return PartialState(cpu=has_no_accelerator(), timeout=_PATIENCE)
 
 
 def leave() -> None:

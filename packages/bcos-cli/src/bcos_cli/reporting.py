@@ -148,6 +148,8 @@ def _is_full(options: ScoringOptions, recipe: Recipe) -> bool:
     config = recipe.evaluation
     return (
         options.split == recipe.data.test_split
+        and options.images >= ScoringOptions.images
+        and not options.options
         and set(options.metrics) >= {*DEFAULT, *config.metrics}
         and set(options.explainers) >= set(config.explainers)
         and options.grids >= config.gridpg_grids
@@ -167,6 +169,7 @@ def show(evaluation: Evaluation) -> None:
         chance = "" if result is None or result.chance is None else number(result.chance)
         rows.append((name, number(value), interval, chance))
     rows += [(name, f"not measured: {reason}", "", "") for name, reason in evaluation.skipped.items()]
+    rows += [("note", note, "", "") for note in evaluation.notes]
     images = f"{evaluation.scores.samples:,} images of " if evaluation.classification else ""
     title = f"{evaluation.model} on {images}{evaluation.data} ({evaluation.split})"
     columns = ["metric", "value", "95 % interval", "by chance"]
@@ -190,7 +193,7 @@ def report_data(
     recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, metrics: list[dict[str, Any]]
 ) -> ReportData:
     """What a run's report shows; `metrics` are those of its epochs."""
-    notes = [f"{name} was not measured: {reason}" for name, reason in evaluation.skipped.items()]
+    notes = [f"{name} was not measured: {reason}" for name, reason in evaluation.skipped.items()] + evaluation.notes
     return ReportData(
         title=f"{trained.name} on {Path(evaluation.data).name}",
         headline=_headline(evaluation),

@@ -14,6 +14,7 @@ from bcos_cli.config import Loss
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluation import Scores, evaluate
+from bcos_cli.gate import Condition
 from bcos_cli.measuring import GridOptions, Material, measure, samples
 from bcos_cli.metrics import CLASSIFICATION
 from bcos_cli.partial import PartialResults
@@ -22,7 +23,8 @@ from bcos_cli.trained import TrainedModel
 from bcos_cli.training.optim import make_loss
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
-from bcos_explain import MetricSpec, get_explainer, metric_specs
+from bcos_core.plugins import check_options
+from bcos_explain import MetricSpec, get_explainer, get_metric, metric_specs
 from bcos_explain.metrics import ConfidentImages, MetricResult
 
 MIN_CONFIDENCE = 0.5
@@ -49,6 +51,30 @@ class ScoringOptions:
     loss: Loss = "bce"
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Options of metrics and explainers, by name."""
+    require: tuple[Condition, ...] = ()
+    """Conditions, whose metrics are measured too."""
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Metrics, those of conditions among them."""
+        return tuple(dict.fromkeys([*self.metrics, *(condition.name for condition in self.require)]))
+
+    def check(self) -> None:
+        """Refuse, before anything is computed, what would fail in the end.
+
+        Raises:
+            BcosError: an unknown explainer, an option that it or a metric does not have, or that belongs to
+                nothing that is measured, or a condition on what is not measured.
+        """
+        for explainer in self.explainers:
+            get_explainer(explainer, **self.options.get(explainer, {}))
+        for name, options in self.options.items():
+            if name not in (*self.measured, *self.explainers):
+                raise BcosError(f"{name} has options, but is not measured; add --metric or --explainer {name}")
+            if name in self.measured:
+                check_options(f"the metric {name!r}", get_metric(name), options)
+        for condition in self.require:
+            condition.check(self.measured, self.explainers)
 
 
 @dataclass
@@ -70,6 +96,8 @@ class Evaluation:
     grid_size: int
     skipped: dict[str, str]
     """Metrics that could not be measured, and why."""
+    notes: list[str] = field(default_factory=list)
+    """What else a reader of the scores should know."""
 
     @property
     def scores(self) -> Scores:
@@ -121,14 +149,9 @@ def score(
     """
     state = process_state()
     index = load_index(data) if index is None else index
-    if len(index.classes) != len(trained.classes):
-        raise BcosError(
-            f"the network knows {len(trained.classes)} classes, the shards at {data!r} have {len(index.classes)}; "
-            "give the shards it was trained on"
-        )
-    for explainer in options.explainers:
-        get_explainer(explainer, **options.options.get(explainer, {}))
-    specs = [spec for spec in metric_specs() if spec.name in options.metrics and not _left_out(spec, options)]
+    trained.check_classes(index.classes, data)
+    options.check()
+    specs = [spec for spec in metric_specs() if spec.name in options.measured and not _left_out(spec, options)]
     trained.model.to(state.device).eval()
     batches = make_batches(
         data,
@@ -158,7 +181,7 @@ def score(
     explanations, skipped = _measure_all(material, specs, options.explainers, kept)
     if state.is_main_process:
         kept.clear()
-    metrics = {m: float(getattr(scores, m)) for m in options.metrics if m in CLASSIFICATION}
+    metrics = {m: float(getattr(scores, m)) for m in options.measured if m in CLASSIFICATION}
     return Evaluation(
         model=name or trained.name,
         data=data,
@@ -170,7 +193,20 @@ def score(
         samples={spec.name: found for spec in specs if (found := samples(material, spec))},
         grid_size=options.grid_size,
         skipped=skipped,
+        notes=_fewer_grids(specs, explanations, options),
     )
+
+
+def _fewer_grids(
+    specs: list[MetricSpec], explanations: Mapping[str, Mapping[str, MetricResult]], options: ScoringOptions
+) -> list[str]:
+    """Where images ran out before all grids were made."""
+    for spec in specs:
+        for result in explanations.get(spec.name, {}).values() if spec.unit == "grid" else ():
+            played = len(result.scores) // result.cluster
+            if played < options.grids:
+                return [f"{played} grids instead of {options.grids}: no more images were classified with confidence"]
+    return []
 
 
 def score_annotated(
@@ -188,8 +224,9 @@ def score_annotated(
         BcosError: malformed annotations, no image to score, or a metric that works on something else.
     """
     state = process_state()
-    specs = [spec for spec in metric_specs() if spec.name in options.metrics]
-    if unfit := [m for m in options.metrics if m not in {spec.name for spec in specs if spec.unit == "image"}]:
+    options.check()
+    specs = [spec for spec in metric_specs() if spec.name in options.measured]
+    if unfit := [m for m in options.measured if m not in {spec.name for spec in specs if spec.unit == "image"}]:
         raise BcosError(f"{', '.join(unfit)} cannot be measured on annotated photographs; leave out --boxes")
     masks = any("masks" in spec.needs for spec in specs)
     annotated = load_annotated(trained, annotations, photos, masks=masks)
@@ -197,9 +234,9 @@ def score_annotated(
     grids = GridOptions(options.grid_size, options.grids, options.smooth, options.seed)
     named = {k: dict(v) for k, v in options.options.items()}
     material = Material(trained, None, None, grids, options.explain_batch, named, annotated)
-    seen = [trained.fingerprint(), hashlib.sha256(annotated.images.numpy().tobytes()).hexdigest(), named]
-    fingerprint = hashlib.sha256(json.dumps([*seen, [b.tolist() for b in annotated.boxes]]).encode()).hexdigest()[:16]
-    kept = PartialResults(partial, fingerprint, state.process_index)
+    measured = [named, options.smooth, options.explain_batch]
+    fingerprint = hashlib.sha256(json.dumps([trained.fingerprint(), annotated.fingerprint(), measured]).encode())
+    kept = PartialResults(partial, fingerprint.hexdigest()[:16], state.process_index)
     explanations, skipped = _measure_all(material, specs, options.explainers, kept)
     if state.is_main_process:
         kept.clear()
@@ -260,7 +297,7 @@ def _measure_all(
 def _fingerprint(trained: TrainedModel, index: ShardIndex, options: ScoringOptions) -> str:
     """Of all that results of explanations depend on, apart from the version of this program."""
     measured = asdict(options)
-    for irrelevant in ("metrics", "explainers", "batch_size", "workers", "loss"):
+    for irrelevant in ("metrics", "explainers", "batch_size", "workers", "loss", "require"):
         del measured[irrelevant]
     shards = [[r.name, r.samples, r.sha256] for r in index.of(options.split)]
     return hashlib.sha256(json.dumps([trained.fingerprint(), measured, shards]).encode()).hexdigest()[:16]

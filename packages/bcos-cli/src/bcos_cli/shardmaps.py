@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from bcos_cli import console
 from bcos_cli.data.index import ShardIndex, ShardRecord, load_index, shard_urls
+from bcos_cli.data.loader import Batches
 from bcos_cli.data.stream import Shards, ShardStream
 from bcos_cli.data.transforms import BytesTransform, inference_transform
 from bcos_cli.processes import process_state
@@ -82,10 +83,11 @@ def explain_shards(
     Raises:
         BcosError: no such split, classes that do not fit, or a folder with other maps.
     """
+    from accelerate.utils import broadcast_object_list
+
     state = process_state()
     index = load_index(data)
-    if len(index.classes) != len(trained.classes):
-        raise BcosError(f"the network knows {len(trained.classes)} classes, {data!r} has {len(index.classes)}")
+    trained.check_classes(index.classes, data)
     records = index.of(split)
     explainers = {method: get_explainer(method) for method in options.methods}
     described = _description(trained, index, records, data, split, options, name)
@@ -93,8 +95,10 @@ def explain_shards(
         _claim(out, described)
     state.wait_for_everyone()
     trained.model.to(state.device).eval()
-    finished = {path.stem for path in (out / _FINISHED).glob("*.json")}
-    own = [k for k in range(state.process_index, len(records), state.num_processes) if records[k].name not in finished]
+    whole = [[record.name for record in records if _is_whole(out, record)] if state.is_main_process else []]
+    finished = set(broadcast_object_list(whole)[0])  # the same for all, who may be at work already
+    left = [k for k, record in enumerate(records) if record.name not in finished]
+    own = left[state.process_index :: state.num_processes]
     urls = shard_urls(data, records)
     with console.counted("explaining", sum(records[k].samples for k in own), state.is_main_process) as counter:
         for k in own:
@@ -107,6 +111,12 @@ def explain_shards(
     if state.is_main_process:
         _write_index(out, described, records)
     return WrittenMaps(sum(r.samples for r in records), len(records), len(finished))
+
+
+def _is_whole(out: Path, record: ShardRecord) -> bool:
+    """Whether the maps of a shard are there, as long as they were when they were finished."""
+    note, path = out / _FINISHED / f"{record.name}.json", out / Path(record.name).name
+    return note.is_file() and path.is_file() and path.stat().st_size == json.loads(note.read_text())["bytes"]
 
 
 class _KeyedStream(ShardStream):
@@ -123,7 +133,7 @@ _Batch = tuple[Tensor, Tensor, Sequence[str]]
 def _batches(shards: Shards, trained: TrainedModel, batch_size: int, workers: int) -> Iterator[_Batch]:
     transform = BytesTransform(trained.input.channels, inference_transform(trained.input), is_random=False)
     stream = _KeyedStream(shards, transform, rank=0, world=1, batch_size=batch_size)
-    yield from DataLoader(stream, batch_size=batch_size, num_workers=workers)
+    yield from Batches(stream, DataLoader(stream, batch_size=batch_size, num_workers=workers)).epoch(0)  # type: ignore[misc] # reason: keys instead of positions
 
 
 class _aside:  # noqa: N801 - reason: a context manager, called like a function

@@ -46,6 +46,24 @@ class TrainedModel:
     classes: list[str]
     probabilities: Probabilities
 
+    def check_classes(self, classes: list[str], data: str) -> None:
+        """Refuse shards of other classes than the network knows.
+
+        Raises:
+            BcosError: another number of them, or the same names in another order.
+        """
+        if len(classes) != len(self.classes):
+            raise BcosError(
+                f"the network knows {len(self.classes)} classes, the shards at {data!r} have {len(classes)}; "
+                "give the shards it was trained on"
+            )
+        if classes != self.classes and set(classes) == set(self.classes):
+            first = next(k for k, (a, b) in enumerate(zip(classes, self.classes, strict=True)) if a != b)
+            raise BcosError(
+                f"the shards at {data!r} number the network's classes in another order (class {first} is "
+                f"{classes[first]!r} there, {self.classes[first]!r} here); pack them again in its order"
+            )
+
     def encode(self, images: Tensor) -> Tensor:
         """8-bit images, or floats in [0, 1], (N, C, H, W) → what the network sees."""
         scaled = images if images.is_floating_point() else images.float() / 255

@@ -75,14 +75,19 @@ def evaluate(
         raise BcosError("--boxes and --photos go together: annotations, and the folder of the images they are of")
     options_by_name = named_options(option or [])
     conditions = [Condition.parse(text) for text in require or []]
-    metrics = check_metrics([*metric, *(c.name for c in conditions)]) if metric else None
+    check_metrics([c.name for c in conditions])
+    metrics = check_metrics(metric) if metric else None
+    if boxes is not None:
+        refused = {"--data": data, "--split": split, "--images": images, "--grids": grids, "--grid-size": grid_size}
+        if unused := [name for name, value in refused.items() if value is not None]:
+            raise BcosError(f"{', '.join(unused)} cannot go with --boxes, which scores all annotated photographs")
     if num_processes > 1:
         from bcos_cli.launch import launch
 
         launch(num_processes)
         return
 
-    from bcos_cli.processes import leave
+    from bcos_cli.processes import leave, process_state
     from bcos_cli.reporting import evaluate_annotated, evaluate_run
 
     options = {
@@ -96,14 +101,17 @@ def evaluate(
         "grid_size": grid_size,
         "smooth": smooth,
         "options": options_by_name or None,
+        "require": tuple(conditions) or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
     if boxes is not None and photos is not None:
         evaluation = evaluate_annotated(run_or_model, boxes, photos, weights, json_file, given, out=out)
     else:
         evaluation = evaluate_run(run_or_model, data, weights, json_file, {**given, "workers": workers}, out=out)
+    state = process_state()
+    failed = failures(evaluation, conditions, metric or []) if state.is_main_process else []
+    state.wait_for_everyone()  # a process that ends ends the others
     leave()
-    failed = failures(evaluation, conditions)
     for reason in failed:
         typer.echo(f"bcos: {reason}", err=True)
     if failed:

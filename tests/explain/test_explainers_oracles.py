@@ -203,6 +203,24 @@ def test_lime_finds_the_coefficients_of_a_network_that_is_linear_in_its_cells():
     torch.testing.assert_close(maps, torch.cat([expected, -expected], 1), atol=1e-4, rtol=1e-4)
 
 
+def test_lime_is_the_weighted_ridge_regression_of_its_samples(plain):
+    net, x = plain
+    generator = torch.Generator().manual_seed(3)
+    present = torch.stack([torch.rand(1, 12, generator=generator)[0] < 0.5 for _ in range(40)]).double()
+    cells = present.unflatten(1, (1, 3, 4)).repeat_interleave(4, 2).repeat_interleave(4, 3)  # 12×16 pixels
+    for i in range(2):
+        outputs = net(x[i] * cells)[:, 1].detach()
+        distance = 1 - torch.nn.functional.cosine_similarity(present, torch.ones_like(present))
+        weights = (-(distance**2) / (2 * 0.25**2)).exp()
+        centred = present - (weights[:, None] * present).sum(0) / weights.sum()
+        target = outputs - (weights * outputs).sum() / weights.sum()
+        gram = centred.T @ (weights[:, None] * centred) + 0.5 * torch.eye(12).double()
+        expected = torch.linalg.solve(gram, centred.T @ (weights * target))
+        maps = get_explainer("lime", cell=4, n_samples=40, alpha=0.5, seed=3)(net, x[i : i + 1], 1)
+        found = maps[0, ::4, ::4].flatten()
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)  # Captum fits in float32
+
+
 @pytest.mark.parametrize("name", ["rise", "lime", "smoothgrad"])
 def test_random_methods_follow_their_own_seed_alone(name, plain):
     net, x = plain

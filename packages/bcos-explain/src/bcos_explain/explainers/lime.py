@@ -1,5 +1,6 @@
 """LIME."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from bcos_explain.explainers.contract import (
 )
 from bcos_explain.explainers.memory import shrinking
 
+_KERNEL_WIDTH = 0.25
 _CELLS = 8
 """Default cells are this part of the image's shorter side."""
 
@@ -29,8 +31,9 @@ _CELLS = 8
 class Lime:
     """Coefficients of a linear model of the logit in the presence of square cells of pixels.
 
-    Cells are present or zero, with even chances; samples are weighted by ``exp(-d²/2)`` with d the cosine
-    distance of the sample from the image, and the model is fitted by ridge regression.
+    Cells are present or zero, with even chances; the model is fitted by ridge regression to samples weighted by
+    ``exp(-d² / 2w²)``, with d the cosine distance of a sample's cells from those of the image (all present)
+    and w = 0.25, as in the authors' own implementation for images.
 
     Args:
         n_samples: sampled images.
@@ -91,6 +94,7 @@ class Lime:
             method = captum.attr.Lime(
                 outputs.column(k),
                 interpretable_model=SkLearnRidge(alpha=self.alpha),
+                similarity_func=_nearness,
                 perturb_func=_coin_tosses(generator),
             )
             attribution = method.attribute(
@@ -102,6 +106,12 @@ class Lime:
             )
             maps.append(attribution[0, 0].to(image.dtype))
         return torch.stack(maps)
+
+
+def _nearness(_original: Tensor, _perturbed: Tensor, cells: Tensor, **_: Any) -> float:
+    """Weight of a sample with some `cells` (1, cells) present: ``1 - √share`` is their cosine distance from all."""
+    distance = 1 - math.sqrt(float(cells.float().mean()))
+    return math.exp(-(distance**2) / (2 * _KERNEL_WIDTH**2))
 
 
 def _coin_tosses(generator: torch.Generator) -> Callable[..., Tensor]:

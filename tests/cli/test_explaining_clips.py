@@ -186,9 +186,11 @@ def test_long_clips_are_cut_and_that_is_said(clip, run, tmp_path):
     path = clip("x.gif")
     whole = explain_files(run, [path], tmp_path / "a", clips=ClipOptions(max_frames=5)).explanations[0]
     cut = explain_files(run, [path], tmp_path / "b", clips=ClipOptions(max_frames=2, every=2)).explanations[0]
-    assert (len(whole.frames), whole.notes) == (5, [])
+    means = "numbers are means over frames; predicted is the class of the largest mean logit"
+    assert (len(whole.frames), whole.notes) == (5, [means])
     assert len(cut.frames) == 2
-    assert cut.notes == ["only the first 2 frames of the clip: --max-frames"]
+    assert cut.notes == ["only the first 2 frames of the clip: --max-frames", means]
+    assert whole.confidence == whole.probability
 
 
 def test_stills_and_clips_come_in_order(clip, run, tmp_path):

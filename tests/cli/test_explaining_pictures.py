@@ -242,7 +242,7 @@ def test_command_takes_every_option(run, pictures, tmp_path, bcos):
     ("options", "message"),
     [
         (["--layout", "beside"], "layout must be one of side-by-side, overlay, separate, got 'beside'"),
-        (["--size", 4], "size must be at least 16 pixels, got 4"),
+        (["--size", 4], "size must be from 16 to 4096 pixels, got 4"),
         (["--top-k", 9], "top-k must be from 1 to the 3 classes"),
     ],
 )

@@ -152,15 +152,14 @@ def test_metrics_of_plugins_get_what_they_need(trained, shards, monkeypatch):
     specs = [
         MetricSpec("plain", "x:plain", needs=("model", "images", "labels")),
         MetricSpec("chunked", "x:chunked", needs=("model", "explainer", "images", "keys"), unit="image"),
-        MetricSpec("odd", "x:plain", needs=("model", "masks")),
     ]
     monkeypatch.setattr("bcos_cli.scoring.metric_specs", lambda: specs)
-    functions = {"plain": plain, "chunked": chunked, "odd": plain}
+    functions = {"plain": plain, "chunked": chunked}
     for module in ("scoring", "measuring"):
         monkeypatch.setattr(f"bcos_cli.{module}.get_metric", functions.get)
     options = ScoringOptions(
         split="train",
-        metrics=("plain", "chunked", "odd"),
+        metrics=("plain", "chunked"),
         explainers=("bcos",),
         workers=0,
         images=8,
@@ -172,7 +171,7 @@ def test_metrics_of_plugins_get_what_they_need(trained, shards, monkeypatch):
     assert seen["plain"][1:3] == (8, 8)
     assert [(n, b, s) for n, _, b, s in seen["chunked"]] == [(3, 3, 5), (3, 3, 5), (2, 3, 5)]
     assert evaluation.explanations["chunked"]["bcos"].scores.tolist() == [i * 24 // 8 for i in range(8)]
-    assert evaluation.skipped == {"odd": "it needs masks, which these data do not have"}
+    assert evaluation.classification is None
 
 
 def test_unknown_options_are_refused(trained, shards):
@@ -186,6 +185,8 @@ def test_unknown_options_are_refused(trained, shards):
     [
         ({"options": {"rise": {"n_masks": 3}}}, "rise has options, but is not measured"),
         ({"options": {"gridpg": {"stepz": 3}}}, "the metric 'gridpg' has no option 'stepz'"),
+        ({"metrics": ("epg",)}, "epg needs boxes, which shards do not have; see --boxes"),
+        ({"smooth": 2}, "smooth must be odd and at least 1, got 2"),
         ({"explainers": ("gradcma",)}, "there is no explainer 'gradcma'; did you mean 'gradcam'"),
         ({"require": (Condition("gridpg", ">", 0.5),)}, "there will be no score 'gridpg'; did you mean 'gridpg/bcos'"),
         ({"require": (Condition("gridpg/rise", ">", 0.5),)}, "there will be no score 'gridpg/rise'"),

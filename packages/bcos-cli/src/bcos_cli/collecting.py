@@ -1,6 +1,6 @@
 """Images that metrics of explanations work on, picked while a split is evaluated."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -36,27 +36,31 @@ class SampledImages:
         if count < 1:
             raise BcosError(f"images must be at least 1, got {count}")
         self.positions = {i * total // count for i in range(count)} if count < total else set(range(total))
-        self._taken: dict[int, tuple[Tensor, int, int]] = {}
+        self._taken: dict[int, tuple[Tensor, int]] = {}
 
     def update(
         self, images: Tensor, labels: Tensor, confidences: Tensor, predictions: Tensor, keys: Sequence[int] | Tensor
     ) -> None:
         """Keep those of a batch whose position was chosen."""
-        del confidences
+        del confidences, predictions
         for i, key in enumerate(torch.as_tensor(keys).tolist()):
             if key in self.positions:
-                self._taken[key] = (images[i].cpu().clone(), int(labels[i]), int(predictions[i]))
+                self._taken[key] = (images[i].cpu().clone(), int(labels[i]))
 
-    def state(self) -> dict[int, tuple[Tensor, int, int]]:
-        """Image, label and predicted class by position."""
+    def take(self, images: Mapping[int, tuple[Tensor, int]]) -> None:
+        """Keep images and labels that were read by their positions."""
+        self._taken |= images
+
+    def state(self) -> dict[int, tuple[Tensor, int]]:
+        """Image and label by position."""
         return self._taken
 
-    def merge(self, state: dict[int, tuple[Tensor, int, int]]) -> None:
+    def merge(self, state: dict[int, tuple[Tensor, int]]) -> None:
         """Add those of another process."""
-        self._taken |= state
+        self.take(state)
 
-    def collected(self) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-        """Images (M, C, H, W), labels (M,), predicted classes (M,) and positions, in order of the split."""
+    def collected(self) -> tuple[Tensor, Tensor, list[int]]:
+        """Images (M, C, H, W), labels (M,) and positions, in order of the split."""
         positions = sorted(self._taken)
-        images, labels, predictions = zip(*(self._taken[p] for p in positions), strict=True)
-        return torch.stack(images), torch.tensor(labels), torch.tensor(predictions), positions
+        images, labels = zip(*(self._taken[p] for p in positions), strict=True)
+        return torch.stack(images), torch.tensor(labels), positions

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from bcos_cli.outputs import check_writable
 from bcos_cli.trained import load_trained
 from bcos_core.errors import BcosError
 from bcos_explain.export import SavedExplainer, save_explainer
@@ -32,6 +33,7 @@ def export_network(
     """
     if out.suffix not in SUFFIXES:  # before anything is loaded
         raise BcosError(f"--out takes a file ending in {' or '.join(SUFFIXES)}, got {str(out)!r}")
+    check_writable(out)
     trained = load_trained(run_or_model, weights)
     seen = trained.input
     generator = torch.Generator().manual_seed(0)

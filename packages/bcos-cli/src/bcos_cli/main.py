@@ -86,6 +86,10 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         return _report(mistake, str(mistake), USER_MISTAKE, debug)
     except KeyboardInterrupt:
         return _report(None, "interrupted", INTERRUPTED, debug)
+    except OSError as reason:
+        if reason.filename is None or reason.strerror is None:
+            return _report_bug(reason, debug)
+        return _report(reason, f"cannot use {str(reason.filename)!r}: {reason.strerror}", USER_MISTAKE, debug)
     except Exception as reason:
         message = getattr(reason, "format_message", None)  # click's exceptions, wherever typer takes click from
         if message is not None:
@@ -94,12 +98,16 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
             return code
         if type(reason).__name__ == "Abort":  # what click makes of an interrupt
             return _report(None, "interrupted", INTERRUPTED, debug)
-        text = f"internal error: {type(reason).__name__}: {reason}"
-        hint = "" if debug else "; --debug shows the traceback"
-        return _report(reason, " ".join(text.split()) + hint, FAILURE, debug)
+        return _report_bug(reason, debug)
     if result == INTERRUPTED:
         return _report(None, "interrupted", INTERRUPTED, debug)
     return result if isinstance(result, int) else 0
+
+
+def _report_bug(reason: Exception, debug: bool) -> int:
+    text = f"internal error: {type(reason).__name__}: {reason}"
+    hint = "" if debug else "; --debug shows the traceback"
+    return _report(reason, " ".join(text.split()) + hint, FAILURE, debug)
 
 
 def _report(reason: BaseException | None, message: str, status: int, debug: bool) -> int:
@@ -116,6 +124,7 @@ def _usage(message: str, arguments: list[str]) -> str:
     """What click says of a mistake, and where help is; nothing where it has printed the help itself."""
     if not message:
         return ""
+    message = message.replace("Value error, ", "")
     command = arguments[0] if arguments and arguments[0] in _command_names() else ""
     return f"{message} (see: bcos {command}{' ' if command else ''}--help)"
 

@@ -107,7 +107,7 @@ def samples(material: Material, spec: MetricSpec) -> list[int] | list[str]:
     if material.annotated is not None:
         return material.annotated.keys
     if spec.unit == "image" and "confidences" not in spec.needs and material.sampled is not None:
-        return material.sampled.collected()[3]
+        return material.sampled.collected()[2]
     return []
 
 
@@ -133,7 +133,7 @@ def _work(material: Material, spec: MetricSpec, explainer: str | None) -> tuple[
     given |= _images(material, spec)
     target = given["labels"] if material.annotated is not None and takes(function, "target") else None
     if missing := [need for need in spec.needs if need not in given]:
-        raise BcosError(f"it needs {', '.join(missing)}, which these data do not have")
+        raise BcosError(f"it needs {', '.join(missing)}, which these annotations do not have")
     count = len(given["images"])
     size = count if spec.unit == "whole" else material.batch_size
 
@@ -165,7 +165,7 @@ def _images(material: Material, spec: MetricSpec) -> dict[str, Any]:
         images, labels, confidences = material.confident_images
         return {"images": images, "labels": labels, "confidences": confidences}
     assert material.sampled is not None
-    images, labels, _, keys = material.sampled.collected()
+    images, labels, keys = material.sampled.collected()
     return {"images": images, "labels": labels, "keys": keys}
 
 

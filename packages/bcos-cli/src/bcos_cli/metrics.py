@@ -51,7 +51,7 @@ def named_options(given: list[str]) -> dict[str, dict[str, Any]]:
     options: dict[str, Any] = {}
     for text in given:
         name, dot, _ = text.partition("=")[0].partition(".")
-        if not dot:
+        if not dot or "=" not in text:
             raise BcosError(f"an option is written NAME.KEY=VALUE, such as rise.n_masks=1000, got {text!r}")
         known = [*list_explainers(), *metric_summaries()]
         if name not in known:

@@ -23,6 +23,9 @@ from bcos_explain.explainers.feature_map import last_feature_layer
 from bcos_explain.neurons import Activation, LayerOutputs, TopActivations, explain_neuron
 from bcos_explain.report import NeuronItem, NeuronRow, ReportData, write_report
 
+RECORDS = "neurons.json"
+"""File with all numbers, which comes last."""
+
 
 @dataclass(frozen=True)
 class NeuronOptions:
@@ -102,6 +105,8 @@ def rows_of_images(trained: TrainedModel, files: Sequence[Path], options: Neuron
 
 
 def _read(file: Path, trained: TrainedModel) -> Tensor:
+    if not file.is_file():
+        raise BcosError(f"there is no image {str(file)!r}")
     try:
         return read_image(file, trained.input).pixels
     except UnreadableImageError as reason:
@@ -170,4 +175,4 @@ def write_neurons(
             for row in rows
         ],
     }
-    write_atomically(out / "neurons.json", json.dumps(described, indent=1) + "\n")
+    write_atomically(out / RECORDS, json.dumps(described, indent=1) + "\n")

@@ -9,6 +9,7 @@ from bcos_cli.gallery import gallery
 from bcos_cli.measured import grid_scores, metric_scores, metric_tables
 from bcos_cli.metrics import DEFAULT, check_metrics
 from bcos_cli.neurons import NeuronOptions, neuron_rows
+from bcos_cli.outputs import check_writable
 from bcos_cli.processes import process_state
 from bcos_cli.scoring import Evaluation, ScoringOptions, score, score_annotated
 from bcos_cli.trained import TrainedModel, load_trained
@@ -56,6 +57,7 @@ def evaluate_run(
     Raises:
         BcosError: nothing of that name, no shards, or an unknown metric or explainer.
     """
+    _check_outputs(json_file, out)
     trained = load_trained(run_or_model, weights)
     folder = RunFolder(Path(run_or_model))
     recipe = load_recipe(str(folder.config)) if folder.config.exists() else None
@@ -81,7 +83,9 @@ def evaluate_run(
     else:
         show(evaluation)
         if recipe is not None:
-            console.err.print("the run's own evaluation.json and report.html stay: its recipe asks for other or more")
+            console.err.print(
+                "evaluation.json and report.html of the run stay as they are: its recipe scores more, or other things"
+            )
     return evaluation
 
 
@@ -100,6 +104,7 @@ def evaluate_annotated(
     Raises:
         BcosError: as :func:`bcos_cli.scoring.score_annotated`.
     """
+    _check_outputs(json_file, out)
     trained = load_trained(run_or_model, weights)
     options = ScoringOptions(**{"metrics": ("epg",), **given})
     partial = None if out is None else out / PARTIAL
@@ -111,6 +116,13 @@ def evaluate_annotated(
             write_scores(evaluation, out)
         show(evaluation)
     return evaluation
+
+
+def _check_outputs(json_file: Path | None, out: Path | None) -> None:
+    if json_file is not None:
+        check_writable(json_file, "--json")
+    if out is not None:
+        check_writable(out / SCORES)
 
 
 def write_scores(evaluation: Evaluation, folder: Path) -> None:
@@ -159,21 +171,23 @@ def _is_full(options: ScoringOptions, recipe: Recipe) -> bool:
 
 def show(evaluation: Evaluation) -> None:
     """Print the scores as a table."""
-    shares = ("top1", "top5", "calibration_error")
+    shares = {"top1", "top5", "calibration_error", "gridpg", "difull", "dipart", "epg", "epg_masks"}
     rows = []
     for name, value in evaluation.metrics.items():
         metric, _, explainer = name.partition("/")
         result = evaluation.explanations.get(metric, {}).get(explainer)
-        number = "{:.2%}".format if metric in shares or (result and result.chance is not None) else "{:.4g}".format
+        number = "{:.2%}".format if metric in shares else "{:.4g}".format
         interval = "" if result is None else " to ".join(map(number, result.bootstrap_interval()))
         chance = "" if result is None or result.chance is None else number(result.chance)
-        rows.append((name, number(value), interval, chance))
-    rows += [(name, f"not measured: {reason}", "", "") for name, reason in evaluation.skipped.items()]
-    rows += [("note", note, "", "") for note in evaluation.notes]
+        count = "" if result is None else f"{result.count:,}"
+        better = {True: "higher", False: "lower", None: ""}[None if result is None else result.higher_is_better]
+        rows.append((name, number(value), interval, chance, count, better))
+    rows += [(name, f"not measured: {reason}", "", "", "", "") for name, reason in evaluation.skipped.items()]
+    rows += [("note", note, "", "", "", "") for note in evaluation.notes]
     images = f"{evaluation.scores.samples:,} images of " if evaluation.classification else ""
     title = f"{evaluation.model} on {images}{evaluation.data} ({evaluation.split})"
-    columns = ["metric", "value", "95 % interval", "by chance"]
-    used = [i for i in range(4) if i < 2 or any(row[i] for row in rows)]
+    columns = ["metric", "value", "95 % interval", "by chance", "scores", "better"]
+    used = [i for i in range(len(columns)) if i < 2 or any(row[i] for row in rows)]
     console.table(title, [columns[i] for i in used], [[row[i] for i in used] for row in rows])
 
 

@@ -13,6 +13,7 @@ from bcos_cli.collecting import Collector, SampledImages
 from bcos_cli.config import Loss
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import make_batches
+from bcos_cli.data.picked import images_at
 from bcos_cli.evaluation import Scores, evaluate
 from bcos_cli.gate import Condition
 from bcos_cli.measuring import GridOptions, Material, measure, samples
@@ -27,6 +28,8 @@ from bcos_core.plugins import check_options
 from bcos_explain import MetricSpec, get_explainer, get_metric, metric_specs
 from bcos_explain.metrics import ConfidentImages, MetricResult
 
+OF_SHARDS = ("model", "explainer", "images", "labels", "confidences", "keys")
+"""What metrics may need of a set of shards."""
 MIN_CONFIDENCE = 0.5
 """Images for the pointing games are classified correctly with more than this probability."""
 
@@ -66,6 +69,8 @@ class ScoringOptions:
             BcosError: an unknown explainer, an option that it or a metric does not have, or that belongs to
                 nothing that is measured, or a condition on what is not measured.
         """
+        if self.smooth < 1 or self.smooth % 2 == 0:
+            raise BcosError(f"smooth must be odd and at least 1, got {self.smooth}; use 1 for no smoothing")
         for explainer in self.explainers:
             get_explainer(explainer, **self.options.get(explainer, {}))
         for name, options in self.options.items():
@@ -86,7 +91,7 @@ class Evaluation:
     split: str
     classes: list[str]
     classification: Scores | None
-    """None for annotated photographs, which are explained but not counted."""
+    """None where only some images were looked at."""
     metrics: dict[str, float]
     """Every mean by ``metric`` or ``metric/explainer``."""
     explanations: dict[str, dict[str, MetricResult]]
@@ -101,7 +106,7 @@ class Evaluation:
 
     @property
     def scores(self) -> Scores:
-        """Classification scores; there are none for annotated photographs."""
+        """Classification scores, where all images were looked at."""
         assert self.classification is not None
         return self.classification
 
@@ -152,28 +157,16 @@ def score(
     trained.check_classes(index.classes, data)
     options.check()
     specs = [spec for spec in metric_specs() if spec.name in options.measured and not _left_out(spec, options)]
+    for spec in specs:
+        if missing := [need for need in spec.needs if need not in OF_SHARDS]:
+            raise BcosError(f"{spec.name} needs {' and '.join(missing)}, which shards do not have; see --boxes")
     trained.model.to(state.device).eval()
-    batches = make_batches(
-        data,
-        index,
-        options.split,
-        trained.input,
-        batch_size=options.batch_size,
-        rank=state.process_index,
-        world=state.num_processes,
-        workers=options.workers,
-    )
     sampled, confident = _collectors(specs, options, index)
-    collectors: list[Collector] = [c for c in (sampled, confident) if c is not None]
-    scores = evaluate(
-        trained,
-        trained.model,
-        batches,
-        make_loss(options.loss, evaluation=True),
-        device=state.device,
-        collectors=collectors,
-        show_progress=state.is_main_process,
-    )
+    if confident is None and sampled is not None and not any(m in CLASSIFICATION for m in options.measured):
+        scores = None  # nothing is asked of all images
+        sampled.take(images_at(data, index, options.split, trained.input, sampled.positions))
+    else:
+        scores = _classify(trained, data, index, options, [c for c in (sampled, confident) if c is not None])
     grids = GridOptions(options.grid_size, options.grids, options.smooth, options.seed)
     named = {k: dict(v) for k, v in options.options.items()}
     material = Material(trained, sampled, confident, grids, options.explain_batch, named)
@@ -181,7 +174,7 @@ def score(
     explanations, skipped = _measure_all(material, specs, options.explainers, kept)
     if state.is_main_process:
         kept.clear()
-    metrics = {m: float(getattr(scores, m)) for m in options.measured if m in CLASSIFICATION}
+    metrics = {m: float(getattr(scores, m)) for m in options.measured if m in CLASSIFICATION and scores}
     return Evaluation(
         model=name or trained.name,
         data=data,
@@ -261,6 +254,32 @@ def _means(explanations: Mapping[str, Mapping[str, MetricResult]]) -> dict[str, 
         for metric, results in explanations.items()
         for explainer, result in results.items()
     }
+
+
+def _classify(
+    trained: TrainedModel, data: str, index: ShardIndex, options: ScoringOptions, collectors: list[Collector]
+) -> Scores:
+    """Pass the whole split through the network."""
+    state = process_state()
+    batches = make_batches(
+        data,
+        index,
+        options.split,
+        trained.input,
+        batch_size=options.batch_size,
+        rank=state.process_index,
+        world=state.num_processes,
+        workers=options.workers,
+    )
+    return evaluate(
+        trained,
+        trained.model,
+        batches,
+        make_loss(options.loss, evaluation=True),
+        device=state.device,
+        collectors=collectors,
+        show_progress=state.is_main_process,
+    )
 
 
 def _left_out(spec: MetricSpec, options: ScoringOptions) -> bool:

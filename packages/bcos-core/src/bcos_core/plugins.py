@@ -154,7 +154,7 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
-    return f"choose from {', '.join(known[:12])}{', ...' if len(known) > 12 else ''}"
+    return f"choose from {', '.join(known[:20])}{', ...' if len(known) > 20 else ''}"
 
 
 def resolve(reference: str) -> Callable[..., Any]:

@@ -23,7 +23,9 @@ def explain(
     ],
     images: Annotated[
         list[str],
-        typer.Argument(help="Images, videos and animated images; folders of them; patterns such as 'photos/*.jpg'."),
+        typer.Argument(
+            help="Images, videos and animated images; folders, with all below them; patterns such as 'photos/*.jpg'."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the pictures and explanations.json.")],
     target: Annotated[
@@ -44,7 +46,9 @@ def explain(
         list[str] | None,
         typer.Option(help="side-by-side, overlay or separate; repeatable. side-by-side and separate by default."),
     ] = None,
-    contact_sheet: Annotated[bool, typer.Option("--contact-sheet", help="Also one sheet for all images.")] = False,
+    contact_sheet: Annotated[
+        bool, typer.Option("--contact-sheet", help="Also one sheet for all images, not overlaid.")
+    ] = False,
     format: Annotated[Literal["png", "svg", "webp"], typer.Option(help="Of pictures.")] = "png",
     scale: Annotated[
         Literal["own", "shared"], typer.Option(help="A scale of colours and opacity for each image, or one for all.")
@@ -54,7 +58,9 @@ def explain(
         Literal["white", "black", "checker", "none"] | None,
         typer.Option(help="Of what is transparent. By default white; none in separate pictures."),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Side of each picture in pixels; about 224 by default.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of each picture in pixels, up to 4096; about 224 by default.")
+    ] = None,
     raw_weight: Annotated[bool, typer.Option("--raw-weight", help="Also write W as an array.")] = False,
     animation: Annotated[Literal["gif", "webp"], typer.Option(help="What clips become.")] = "gif",
     max_frames: Annotated[int, typer.Option(help="Frames explained of each clip.", min=1)] = 300,

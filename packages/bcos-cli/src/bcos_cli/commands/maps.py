@@ -46,10 +46,12 @@ def maps(
 
     from bcos_cli import console
     from bcos_cli.explaining.questions import class_index
+    from bcos_cli.outputs import check_writable
     from bcos_cli.processes import leave, process_state
     from bcos_cli.shardmaps import LABEL, PREDICTED, MapOptions, explain_shards
     from bcos_cli.trained import data_of, load_trained
 
+    check_writable(out)
     trained = load_trained(run_or_model, weights)
     given = target or [PREDICTED]
     choices = [name for name in given if name in (PREDICTED, LABEL) and name not in trained.classes]

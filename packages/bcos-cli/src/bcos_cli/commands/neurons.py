@@ -27,7 +27,9 @@ def neurons(
     images: Annotated[int, typer.Option(help="Images for each channel.", min=1)] = 6,
     image: Annotated[
         list[Path] | None,
-        typer.Option(help="Explain the channels in this image, instead of searching shards; repeatable."),
+        typer.Option(
+            help="Explain the channels named by --channel in this image, instead of searching shards; repeatable."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to search.")] = "test",
     scanned: Annotated[
@@ -38,9 +40,11 @@ def neurons(
 ) -> None:
     """Show what neurons look for: the images that activate a channel most, each explained for that channel."""
     from bcos_cli import console
-    from bcos_cli.neurons import NeuronOptions, neuron_rows, rows_of_images, write_neurons
+    from bcos_cli.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
+    from bcos_cli.outputs import check_folder
     from bcos_cli.trained import data_of, load_trained
 
+    check_folder(out, RECORDS, inputs=image or [])
     trained = load_trained(run_or_model, weights)
     options = NeuronOptions(layer, tuple(channel or ()), strongest, images, scanned)
     if image:

@@ -28,7 +28,7 @@ def serve(
 ) -> None:
     """Serve a local page: drop an image, and see what networks see in it.
 
-    Needs Gradio: pip install 'bcos-cli[serve]'.
+    Needs Gradio, which the extra 'serve' of bcos-cli brings.
     """
     from bcos_cli.serving import Address, Limits, serve
 

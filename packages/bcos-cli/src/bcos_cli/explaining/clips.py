@@ -19,7 +19,7 @@ from bcos_cli.explaining.answers import Answer, Asker, Subject
 from bcos_cli.explaining.drawing import overview
 from bcos_cli.explaining.frames import frames
 from bcos_cli.explaining.options import ClipOptions
-from bcos_cli.explaining.questions import Wanted
+from bcos_cli.explaining.questions import Question, Wanted
 from bcos_cli.explaining.records import ExplainedImage
 from bcos_cli.explaining.scales import Scales, Shelf, scales_of
 from bcos_cli.explaining.writing import Writer, receipt_record, record, scale_of
@@ -134,7 +134,13 @@ class ClipExplainer:
         predicted = int(mean.argmax())
         numbers = shelf.numbers
         confidences = self.asker.trained.confidences(mean[None])[0]
-        clip = Subject(predicted, float(confidences[predicted]))
+        own = [
+            fmean(subject.answers[i].probability for subject in numbers)
+            for i, first in enumerate(numbers[0].answers)
+            if first.question == Question(predicted)
+        ]
+        clip = Subject(predicted, own[0] if own else float(confidences[predicted]))
+        notes = [*notes, "numbers are means over frames; predicted is the class of the largest mean logit"]
         starts = np.cumsum([0.0, *times[:-1]]).tolist()
         made = []
         for i, first in enumerate(numbers[0].answers):

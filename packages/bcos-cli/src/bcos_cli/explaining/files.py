@@ -19,8 +19,12 @@ from bcos_cli.explaining.records import Written
 from bcos_cli.explaining.scales import Scales, Shelf, scales_of
 from bcos_cli.explaining.writing import Writer
 from bcos_cli.images import Failure, ImageFile, Loaded, UnreadableImageError, find_images, read_image
+from bcos_cli.outputs import check_folder
 from bcos_cli.trained import default_device, load_trained
 from bcos_explain import get_explainer
+
+RECORDS = "explanations.json"
+"""File with all numbers, which comes last."""
 
 
 def explain_files(
@@ -59,6 +63,7 @@ def explain_files(
     """
     pictures, clips = pictures or PictureOptions(), clips or ClipOptions()
     files, empty = find_images(paths)
+    check_folder(out, RECORDS, inputs=[file.path for file in files])
     explainers = {name: get_explainer(name) for name in methods}
     trained = load_trained(run_or_model, weights)
     asked = wanted(targets, top_k, contrasts, trained.classes)
@@ -69,7 +74,7 @@ def explain_files(
     with _waiting_room(pictures, out) as folder:
         session = _Session(asker, asked, writer, clips, batch_size, Written(failures=empty), folder)
         written = session.run(files)
-    written.save(out / "explanations.json", model=run_or_model, scale=pictures.scale)
+    written.save(out / RECORDS, model=run_or_model, scale=pictures.scale)
     return written
 
 

@@ -12,6 +12,9 @@ Layout = Literal["side-by-side", "overlay", "separate"]
 Scale = Literal["own", "shared"]
 
 
+SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
+
+
 @dataclass(frozen=True, kw_only=True)
 class PictureOptions:
     """Pictures of still images.
@@ -43,8 +46,8 @@ class PictureOptions:
         _one_of("format", self.format, FORMATS)
         _one_of("scale", self.scale, get_args(Scale))
         _one_of("background", self.background or "white", get_args(Background))
-        if self.side is not None and self.side < 16:
-            raise BcosError(f"size must be at least 16 pixels, got {self.side}")
+        if self.side is not None and not SMALLEST_SIDE <= self.side <= LARGEST_SIDE:
+            raise BcosError(f"size must be from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, got {self.side}")
 
     @property
     def page(self) -> Background:

@@ -201,10 +201,10 @@ def test_mark_broken_touches_the_named_plugin_only():
     assert errors(loaded) == {"a": None, "b": "why"}
 
 
-def test_suggestion_is_cut_after_twelve():
-    names = [f"name{i:02d}" for i in range(13)]
-    assert suggestion("q", names[:12]) == f"choose from {', '.join(names[:12])}"
-    assert suggestion("q", iter(names)) == f"choose from {', '.join(names[:12])}, ..."
+def test_suggestion_is_cut_after_twenty():
+    names = [f"name{i:02d}" for i in range(21)]
+    assert suggestion("q", names[:20]) == f"choose from {', '.join(names[:20])}"
+    assert suggestion("q", iter(names)) == f"choose from {', '.join(names[:20])}, ..."
 
 
 def test_resolve_finds_a_function():

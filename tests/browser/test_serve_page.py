@@ -20,7 +20,8 @@ from sklearn.datasets import load_digits
 
 from bcos_cli.config import validate_recipe
 from bcos_cli.images import load_image
-from bcos_cli.trained import build, load_trained
+from bcos_cli.trained import load_trained
+from bcos_cli.training.building import build
 from bcos_core import explain
 
 pytestmark = pytest.mark.slow

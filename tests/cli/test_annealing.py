@@ -7,9 +7,10 @@ import safetensors.torch
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from bcos_cli.trained import build, load_trained
+from bcos_cli.trained import load_trained
 from bcos_cli.training import engine
 from bcos_cli.training.annealing import Annealer
+from bcos_cli.training.building import build
 from bcos_cli.training.engine import train
 from bcos_core import AddInverse, BcosError, explain
 
@@ -92,20 +93,20 @@ def test_best_checkpoint_is_one_of_a_bcos_network(run, wanted, tmp_path):
 
 def test_resumed_annealing_gives_the_same_weights(run, wanted, tmp_path, monkeypatch):
     run(wanted(), "whole")
-    original = engine._Training._one_epoch
+    original = engine._Run._after_step
 
     class Killed(BaseException):
         pass
 
-    def killed(self, epoch):
-        if epoch == 1:
+    def killed(self):
+        original(self)
+        if self.progress.step == 5:  # in the second epoch
             raise Killed
-        original(self, epoch)
 
-    monkeypatch.setattr(engine._Training, "_one_epoch", killed)
+    monkeypatch.setattr(engine._Run, "_after_step", killed)
     with pytest.raises(Killed):
-        run(wanted(), "killed")
-    monkeypatch.setattr(engine._Training, "_one_epoch", original)
+        run(wanted(train={"epochs": 3, "checkpoint_steps": 1}), "killed")
+    monkeypatch.setattr(engine._Run, "_after_step", original)
     run(wanted(), "killed", resume=True)
     a, b = (safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert a.keys() == b.keys()

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from bcos_cli.annotated import load_annotated
-from bcos_cli.trained import build
+from bcos_cli.training.building import build
 from bcos_core import BcosError, explain
 
 CLASSES = ["rows", "columns", "corner"]

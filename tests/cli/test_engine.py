@@ -10,8 +10,9 @@ from accelerate.state import AcceleratorState, GradientState
 
 from bcos_cli.config import load_recipe
 from bcos_cli.trained import load_trained
-from bcos_cli.training import engine
+from bcos_cli.training import engine, setup
 from bcos_cli.training.engine import train
+from bcos_cli.training.history import History
 from bcos_core import BcosError
 
 
@@ -53,7 +54,8 @@ def test_training_learns_and_fills_its_folder(run, recipe, tmp_path):
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"config.yaml", "metrics.jsonl", "checkpoints", "model.safetensors", "tensorboard"} <= names
     checkpoints = {p.name for p in (tmp_path / "run" / "checkpoints").iterdir()}
-    assert checkpoints == {"best", "epoch-0007", "epoch-0008"}
+    assert checkpoints == {"best", "step-00000021", "step-00000024"}
+    assert {p.name for p in (tmp_path / "run" / "explanations").iterdir()} == {f"epoch-000{i}.png" for i in range(1, 9)}
     assert list((tmp_path / "run" / "tensorboard").rglob("events*"))
     assert load_recipe(str(tmp_path / "run" / "config.yaml")) == wanted
     assert load_trained(str(tmp_path / "run")).classes == ["rows", "columns", "corner"]
@@ -71,61 +73,71 @@ class Killed(BaseException):
     pass
 
 
-def interrupt(monkeypatch, where, epoch):
-    real = getattr(engine._Training, where)
+def kill_after(monkeypatch, where, is_time):
+    """Let a method of the run do its work, and then end the process, once `is_time`."""
+    real = getattr(engine._Run, where)
 
     def stop(self, *args):
         result = real(self, *args)
-        if self.progress.epoch == epoch:
+        if is_time(self.progress):
             raise Killed
         return result
 
-    monkeypatch.setattr(engine._Training, where, stop)
+    monkeypatch.setattr(engine._Run, where, stop)
+
+
+RANDOM = {"drop_path": 0.5}
+EVERYTHING = {
+    "mixing": {"mixup": 0.2, "cutmix": 1.0},
+    "ema": {"decay": 0.9, "every": 2},
+    "clipping": {"adaptive": 0.1},
+    "optimizer": {"name": "lamb", "lr": 0.01, "weight_decay": 0.01},
+}
 
 
 @pytest.mark.parametrize(
-    ("workers", "options"),
+    ("workers", "options", "sections"),
     [
-        (0, {}),
-        (0, {"drop_path": 0.5}),
-        pytest.param(1, {"drop_path": 0.5}, marks=pytest.mark.slow),
+        (0, {}, {}),
+        (0, RANDOM, EVERYTHING),
+        pytest.param(2, RANDOM, {}, marks=pytest.mark.slow),
     ],
-    ids=["plain", "stochastic depth", "stochastic depth and a worker"],
+    ids=["plain", "all that is random", "stochastic depth and workers"],
 )
+@pytest.mark.parametrize("step", [9, 10], ids=["before an evaluation", "in the middle of an epoch"])
 def test_interrupted_run_ends_bit_identical_to_the_uninterrupted_one(
-    workers, options, run, recipe, tmp_path, monkeypatch
+    step, workers, options, sections, run, recipe, tmp_path, monkeypatch
 ):
     wanted = recipe(
-        train={"epochs": 4},
+        **sections,
+        train={"epochs": 4, "checkpoint_steps": 1},
         data={"workers": workers, "augment": {"pad_crop": 1, "horizontal_flip": 0.5}},
         model={"name": "cifar10_resnet20", "options": {"depths": [2], "width": 8, **options}},
         schedule={"warmup_epochs": 1},
     )
     run(wanted, "whole")
     with monkeypatch.context() as patch:
-        interrupt(patch, "_train_epoch", 2)  # in the third epoch, after two checkpoints
+        kill_after(patch, "_train_epoch" if step == 9 else "_after_step", lambda progress: progress.step == step)
         with pytest.raises(Killed):
             run(wanted, "killed")
-    assert len(metrics(tmp_path / "killed")) == 2
+    assert len(metrics(tmp_path / "killed")) == (2 if step == 9 else 3)
     run(wanted, "killed", resume=True)
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
     assert equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
 
 
 @pytest.mark.parametrize("killed_after", [0, 1])
-def test_epoch_whose_checkpoint_was_not_written_is_trained_and_noted_once(
-    killed_after, run, recipe, tmp_path, monkeypatch
-):
-    """The metrics of an epoch are written before its checkpoint."""
+def test_epoch_whose_line_was_not_written_is_noted_once(killed_after, run, recipe, tmp_path, monkeypatch):
+    """The line of an epoch comes after its checkpoint."""
     with monkeypatch.context() as patch:
-        real = engine.Checkpoints.save
+        real = History.add
 
-        def save(self, model, state, progress, *, is_best):
-            if progress.epoch > killed_after:
+        def add(self, values):
+            if values["epoch"] > killed_after:
                 raise Killed
-            return real(self, model, state, progress, is_best=is_best)
+            return real(self, values)
 
-        patch.setattr(engine.Checkpoints, "save", save)
+        patch.setattr(History, "add", add)
         with pytest.raises(Killed):
             run(recipe(), "killed")
     run(recipe(), "killed", resume=True)
@@ -160,10 +172,10 @@ def test_accumulated_gradients_are_those_of_one_large_batch(accumulate, run, rec
 
 def test_clip_norm_bounds_the_step(run, recipe, tmp_path):
     sgd = {"name": "sgd", "lr": 1.0, "momentum": 0.5}
-    clipped = recipe(train={"epochs": 1, "clip_norm": 1e-4, "batch_size": 24}, optimizer=sgd)
+    clipped = recipe(train={"epochs": 1, "batch_size": 24}, clipping={"norm": 1e-4}, optimizer=sgd)
     run(clipped)
-    engine.set_seed(clipped.train.seed)
-    model = engine.build(clipped, ["a", "b", "c"]).model
+    setup.set_seed(clipped.train.seed)
+    model = setup.build(clipped, ["a", "b", "c"]).model
     after = weights(tmp_path / "run")
     moved = sum(float((after[k] - p.detach()).pow(2).sum()) for k, p in model.named_parameters()) ** 0.5
     assert moved == pytest.approx(1e-4, rel=0.02)
@@ -173,11 +185,17 @@ def test_sgd_without_momentum_trains(run, recipe):
     assert math.isfinite(run(recipe(optimizer={"name": "sgd", "momentum": 0.0})).scores.loss)
 
 
-def test_loss_that_is_not_finite_ends_the_run_in_one_line(run, recipe, monkeypatch):
-    monkeypatch.setattr(engine, "make_loss", lambda *_, **__: lambda logits, _: logits.sum() * float("nan"))
-    message = "the loss is nan at epoch 1, step 1, learning rate 0.00.*; lower optimizer.lr, set train.clip_norm"
+class NeverFinite(torch.nn.Module):
+    def forward(self, logits, _):
+        return logits.sum() * float("nan")
+
+
+def test_loss_that_is_not_finite_ends_the_run_in_one_line(run, recipe, monkeypatch, tmp_path):
+    monkeypatch.setattr(setup, "make_loss", lambda *_: NeverFinite())
+    message = "the loss is not finite at epoch 1, step 1, learning rate 0.01; lower optimizer.lr, set clipping.norm"
     with pytest.raises(BcosError, match=message):
         run(recipe())
+    assert not list((tmp_path / "run" / "checkpoints").glob("*"))
 
 
 @pytest.mark.parametrize(
@@ -203,16 +221,18 @@ def test_batch_that_cannot_be_split_over_the_processes_is_refused(run, recipe, m
     from accelerate import Accelerator
 
     monkeypatch.setattr(Accelerator, "num_processes", property(lambda self: 3))
-    message = "train.batch_size=8 cannot be split over 3 processes and 2 .*; make it a multiple of 6"
+    message = "train.batch_size=12 cannot be split over 3 processes and 3 .*; make it a multiple of 9"
     with pytest.raises(BcosError, match=message):
-        run(recipe(train={"accumulate": 2}))
+        run(recipe(train={"batch_size": 12, "accumulate": 3}))
+    with pytest.raises(BcosError, match=r"batch_size=8 cannot be split over 3 processes; make it a multiple of 3, or"):
+        run(recipe())
 
 
 def test_precision_that_the_device_does_not_have_is_told(run, recipe, monkeypatch):
     def refuse(**_):
         raise ValueError("fp16 mixed precision requires a GPU")
 
-    monkeypatch.setattr(engine, "Accelerator", refuse)
+    monkeypatch.setattr(setup, "Accelerator", refuse)
     message = "train.precision=fp16 does not work on this device: fp16 .* requires a GPU; use bf16 or no"
     with pytest.raises(BcosError, match=message):
         run(recipe(train={"precision": "fp16"}))

@@ -10,7 +10,7 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluation import evaluate
 from bcos_cli.trained import TrainedModel
-from bcos_cli.training.optim import make_loss
+from bcos_cli.training.losses import LossOptions, make_loss
 from bcos_models import InputSpec
 
 SPEC = InputSpec(size=8, channels=1, resize=None)
@@ -63,7 +63,7 @@ def test_scores_are_those_of_a_literal_computation(loss, classes, trained, batch
         model,
         model.model,
         batches(),
-        make_loss(loss, evaluation=True),
+        make_loss(loss, LossOptions(evaluation=True)),
         device=torch.device("cpu"),
         show_progress=False,
     )

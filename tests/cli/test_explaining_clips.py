@@ -11,7 +11,8 @@ from PIL import Image
 from bcos_cli.explaining import ClipOptions, PictureOptions, explain_files
 from bcos_cli.explaining.frames import frames, is_clip
 from bcos_cli.images import UnreadableImageError
-from bcos_cli.trained import build, load_trained
+from bcos_cli.trained import load_trained
+from bcos_cli.training.building import build
 from bcos_core import BcosError, explain
 from bcos_explain.render import symmetric_limit
 

@@ -14,7 +14,8 @@ from bcos_cli.explaining.answers import Asker
 from bcos_cli.explaining.drawing import percent
 from bcos_cli.explaining.questions import Question, Wanted
 from bcos_cli.images import load_image
-from bcos_cli.trained import build, load_trained
+from bcos_cli.trained import load_trained
+from bcos_cli.training.building import build
 from bcos_core import BcosError, explain
 from bcos_explain import explanation_image, get_explainer
 from bcos_explain.render import common_alpha_scale, contribution_rgb, on_background, smoothing, symmetric_limit

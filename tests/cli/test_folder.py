@@ -15,7 +15,7 @@ def run(tmp_path):
 def test_new_run_has_its_complete_recipe(run, recipe):
     run.start(recipe())
     assert load_recipe(str(run.config)) == recipe()
-    run.check_same(recipe())
+    run.resume(recipe())
 
 
 def test_folder_in_use_is_refused(run, recipe, tmp_path):
@@ -37,7 +37,7 @@ def test_resuming_with_another_recipe_names_keys_and_both_values(run, recipe):
     run.start(recipe())
     other = recipe(train={"epochs": 5, "seed": 3}, model={"options": {"depths": [1], "width": 16}})
     with pytest.raises(BcosError, match="has another recipe") as error:
-        run.check_same(other)
+        run.resume(other)
     for part in (
         "model.options.width: 8 there, 16 here",
         "train.epochs: 2 there, 5 here",
@@ -49,7 +49,7 @@ def test_resuming_with_another_recipe_names_keys_and_both_values(run, recipe):
 
 def test_nothing_to_resume_is_told(run, recipe):
     with pytest.raises(BcosError, match=r"there is no run in '.*a' to resume; leave out --resume"):
-        run.check_same(recipe())
+        run.resume(recipe())
 
 
 def test_metrics_are_lines_and_those_of_later_epochs_can_be_dropped(run, recipe):

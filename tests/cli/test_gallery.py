@@ -8,7 +8,7 @@ from bcos_cli import gallery as module
 from bcos_cli.gallery import bias_terms, gallery
 from bcos_cli.reporting import report_data, scoring_options
 from bcos_cli.scoring import score
-from bcos_cli.trained import build
+from bcos_cli.training.building import build
 from bcos_core import BcosError, Explanation, explain
 from bcos_explain import get_explainer
 from bcos_explain.metrics import MetricResult

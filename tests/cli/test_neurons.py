@@ -9,7 +9,7 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.picked import images_at
 from bcos_cli.neurons import NeuronOptions, neuron_rows
-from bcos_cli.trained import build
+from bcos_cli.training.building import build
 from bcos_core import BcosError
 
 
@@ -32,7 +32,7 @@ def test_images_at_positions_are_those_of_the_split(trained, shards):
     for position, (image, label) in found.items():
         i = positions.tolist().index(position)
         assert torch.equal(image, images[i])
-        assert label == labels[i]
+        assert label == [labels[i]]
 
 
 def test_positions_outside_of_the_split_are_refused(trained, shards):

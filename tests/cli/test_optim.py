@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bcos_cli.config import OptimizerConfig, Schedule
-from bcos_cli.training.optim import make_loss, make_optimizer, make_schedule
+from bcos_cli.config import Optimizer, Schedule
+from bcos_cli.training.losses import LossOptions, make_loss
+from bcos_cli.training.optim import make_optimizer, make_schedule
 from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
 
 LR = 0.2
@@ -64,7 +65,7 @@ def test_resumed_schedule_is_the_uninterrupted_one():
     ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
 )
 def test_optimizer_by_name(name, kind):
-    config = OptimizerConfig(name=name, lr=0.3, weight_decay=0.1, momentum=0.7)
+    config = Optimizer(name=name, lr=0.3, weight_decay=0.1, momentum=0.7)
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     optimizer = make_optimizer(model, config)
     assert isinstance(optimizer, kind)
@@ -84,5 +85,5 @@ def test_optimizer_by_name(name, kind):
 )
 def test_loss_by_name(name, training, evaluation):
     assert type(make_loss(name)) is training
-    assert type(make_loss(name, evaluation=True)) is evaluation
+    assert type(make_loss(name, LossOptions(evaluation=True))) is evaluation
     assert make_loss(name)(torch.randn(2, 3), torch.tensor([0, 2])).ndim == 0

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from bcos_cli.outputs import check_folder, check_writable
-from bcos_cli.trained import build
+from bcos_cli.training.building import build
 from bcos_core import BcosError
 
 

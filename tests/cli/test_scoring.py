@@ -16,8 +16,8 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.gate import Condition
 from bcos_cli.scoring import ScoringOptions, score
-from bcos_cli.trained import build
 from bcos_cli.training import engine
+from bcos_cli.training.building import build
 from bcos_core import BcosError
 from bcos_explain import get_explainer, metrics
 from bcos_explain.metrics import ConfidentImages, grid_pointing_game

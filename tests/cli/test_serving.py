@@ -19,7 +19,8 @@ from bcos_cli.serving.networks import Network
 from bcos_cli.serving.requests import Answerer, UnexplainedError, methods_offered
 from bcos_cli.serving.results import problem, results
 from bcos_cli.serving.uploads import read_upload
-from bcos_cli.trained import build, load_trained
+from bcos_cli.trained import load_trained
+from bcos_cli.training.building import build
 from bcos_core import BcosError, explain
 from bcos_explain import get_explainer
 

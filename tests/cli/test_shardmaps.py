@@ -13,7 +13,7 @@ import bcos_cli.shardmaps
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.shardmaps import MapOptions, explain_shards
-from bcos_cli.trained import build
+from bcos_cli.training.building import build
 from bcos_core import BcosError, explain
 from bcos_explain import get_explainer
 

@@ -3,6 +3,7 @@
 import itertools
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from bcos_cli.data import stream as module
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.pack import pack
+from bcos_cli.data.shards import Shards
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
-from bcos_cli.data.stream import Shards, ShardStream
+from bcos_cli.data.stream import Drawing, Labelling, ShardStream
 from bcos_core import BcosError
 from bcos_models import InputSpec
 
+FIVE = Labelling(5)
+DRAWING = ("shuffle", "multiple", "repeats", "class_counts")
 SPEC = InputSpec(size=4, channels=1, resize=None)
 
 
@@ -36,7 +40,7 @@ def packed(tmp_path_factory):
         if (n, size) not in made:
             folder = tmp_path_factory.mktemp("s") / "shards"
             index = pack(source(n), "s", folder, samples_per_shard=size, workers=1)
-            stream = ShardStream(Shards.of(str(folder), index, "train"), value, rank=0, world=1, batch_size=1)
+            stream = ShardStream(Shards.of(str(folder), index, "train"), value, FIVE)
             made[n, size] = str(folder), index, [v for v, _, _ in stream]
         return made[n, size]
 
@@ -88,7 +92,7 @@ def test_evaluation_yields_every_sample_once(n, size, world, workers, packed, as
         found = []
         for rank in range(world):
             stream = ShardStream(
-                Shards.of(folder, index, "train"), value, rank=rank, world=world, batch_size=batch_size
+                Shards.of(folder, index, "train"), value, FIVE, rank=rank, world=world, batch_size=batch_size
             )
             samples = as_worker(stream, workers)
             assert sum(map(len, samples)) == len(stream)
@@ -112,11 +116,11 @@ def test_training_gives_equal_whole_batches_and_no_sample_twice(n, size, world, 
             stream = ShardStream(
                 Shards.of(folder, index, "train"),
                 value,
+                FIVE,
                 rank=rank,
                 world=world,
                 batch_size=batch_size,
-                shuffle=shuffle,
-                equal_multiple=accumulate,
+                drawing=Drawing(shuffle, accumulate),
             )
             cut = batches_in_turn(as_worker(stream, workers), batch_size)
             assert all(len(b) == batch_size for b in cut)
@@ -131,8 +135,9 @@ def test_training_gives_equal_whole_batches_and_no_sample_twice(n, size, world, 
 
 def make(packed, n=25, size=4, **options):
     folder, index, _ = packed(n, size)
-    given = {"rank": 0, "world": 1, "batch_size": 2, "shuffle": 6, "equal_multiple": 1, **options}
-    return ShardStream(Shards.of(folder, index, "train"), value, **given)
+    drawing = Drawing(**{k: options.pop(k) for k in list(options) if k in DRAWING}) if options else Drawing()
+    given = {"batch_size": 2, "drawing": replace(drawing, shuffle=drawing.shuffle or 6), **options}
+    return ShardStream(Shards.of(folder, index, "train"), value, FIVE, **given)
 
 
 def positions(stream, epoch=0):
@@ -217,7 +222,7 @@ def test_real_loader_gives_the_batches_of_every_worker_in_turn(workers, packed):
 
 def test_workers_that_persist_see_the_epoch(packed):
     folder, index, _ = packed(26, 7)
-    options = {"batch_size": 4, "workers": 2, "augment": Augment(pad_crop=1), "shuffle": 10}
+    options = {"batch_size": 4, "workers": 2, "augment": Augment(pad_crop=1), "drawing": Drawing(shuffle=10)}
     kept = make_batches(folder, index, "train", SPEC, **options)
     orders = [torch.cat([b[2] for b in kept.epoch(e)]).tolist() for e in (0, 1, 2)]
     assert len({tuple(o) for o in orders}) == 3
@@ -227,7 +232,7 @@ def test_workers_that_persist_see_the_epoch(packed):
 
 def test_too_few_samples_for_one_step_are_refused(packed):
     with pytest.raises(BcosError, match=r"25 samples are fewer than the 32 of one step \(train.batch_size\)"):
-        make(packed, world=2, batch_size=8, equal_multiple=2)
+        make(packed, world=2, batch_size=8, multiple=2)
 
 
 @pytest.mark.parametrize("cut", [-1, 0.75, 0.5, 512 * 7, 512 * 7 + 100, 10, 0])
@@ -237,14 +242,14 @@ def test_truncated_shard_is_named_with_what_to_do(cut, packed, tmp_path):
     length = {-1: 512 * 2 * 12, 0.75: len(content) * 3 // 4, 0.5: len(content) // 2}.get(cut, cut)
     path = tmp_path / "train-000000.tar"
     path.write_bytes(content[:length])
-    stream = ShardStream(Shards([str(path)], [12]), value, rank=0, world=1, batch_size=4)
+    stream = ShardStream(Shards([str(path)], [12]), value, FIVE, batch_size=4)
     with pytest.raises(BcosError, match=r"train-000000.tar'.*check it with: bcos shards verify") as error:
         list(stream)
     assert "\n" not in str(error.value)
 
 
 def test_missing_shard_is_named(tmp_path):
-    stream = ShardStream(Shards([str(tmp_path / "no.tar")], [2]), value, rank=0, world=1, batch_size=1)
+    stream = ShardStream(Shards([str(tmp_path / "no.tar")], [2]), value, FIVE)
     with pytest.raises(BcosError, match=r"cannot open the shard '.*no.tar': .*; check it with: bcos shards verify"):
         list(stream)
 
@@ -268,7 +273,7 @@ def test_sample_without_label_and_image_that_does_not_decode_are_named(tmp_path)
                 info = tarfile.TarInfo(f"cat/1.{name}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-        return ShardStream(Shards([str(tmp_path / "t.tar")], [1]), value, rank=0, world=1, batch_size=1)
+        return ShardStream(Shards([str(tmp_path / "t.tar")], [1]), value, FIVE)
 
     with pytest.raises(BcosError, match=r"the sample 'cat/1' of .*t.tar' needs an image and a .cls file, has"):
         list(shard(png=b"x"))

@@ -3,11 +3,18 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import BinaryCalibrationError, MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics import MeanMetric, MetricCollection, SumMetric
+from torchmetrics.classification import (
+    BinaryCalibrationError,
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MultilabelAveragePrecision,
+    MultilabelF1Score,
+)
 
 from bcos_cli import console
 from bcos_cli.collecting import Collector
@@ -30,8 +37,28 @@ class Scores:
     calibration_error: float
     """Expected calibration error of the predicted class's probability, 15 bins (Guo et al., 2017)."""
     confusion: list[list[int]]
-    """Rows: true class; columns: predicted class."""
+    """Rows: true class; columns: predicted class. Empty where images have several labels."""
     images_per_second: float
+    mean_average_precision: float | None = None
+    """Mean over classes, where images have several labels; top-1 and top-5 then say whether one of them is among the
+    largest logits."""
+    f1: float | None = None
+    """Of all labels together, those with a probability above 0.5 being predicted."""
+
+    @property
+    def accuracy(self) -> float:
+        """What makes one network better than another: top-1, or, with several labels, mean average precision."""
+        return self.top1 if self.mean_average_precision is None else self.mean_average_precision
+
+
+class Scorer(Protocol):
+    """Accumulates scores over batches and processes."""
+
+    def update(self, logits: Tensor, labels: Tensor, probabilities: Tensor, loss: Tensor) -> None:
+        """Take a batch into account."""
+
+    def compute(self, seconds: float) -> Scores:
+        """Scores of all batches of all processes."""
 
 
 class _Classification:
@@ -71,6 +98,50 @@ class _Classification:
         )
 
 
+def _missing(batches: int, device: torch.device) -> int:
+    """Return how many batches another process has more."""
+    from accelerate.utils import gather
+
+    return int(gather(torch.tensor([batches], device=device)).max()) - batches
+
+
+class _SeveralLabels:
+    """The same where an image has any number of labels."""
+
+    def __init__(self, num_classes: int, device: torch.device) -> None:
+        self.average_precision = MultilabelAveragePrecision(num_classes).to(device)
+        self.f1 = MultilabelF1Score(num_classes, average="micro").to(device)
+        self.calibration = BinaryCalibrationError(CALIBRATION_BINS).to(device)
+        self.loss = MeanMetric().to(device)
+        self.samples = SumMetric().to(device)
+        self.hits = {k: MeanMetric().to(device) for k in (1, min(5, num_classes))}
+
+    def update(self, logits: Tensor, labels: Tensor, probabilities: Tensor, loss: Tensor) -> None:
+        wanted = labels.int()
+        self.average_precision.update(probabilities, wanted)
+        self.f1.update(probabilities, wanted)
+        self.calibration.update(probabilities.flatten(), wanted.flatten())
+        self.loss.update(loss, weight=len(labels))
+        self.samples.update(len(labels))
+        for k, mean in self.hits.items():
+            mean.update(wanted.gather(1, logits.topk(k).indices).amax(1).float())
+
+    def compute(self, seconds: float) -> Scores:
+        top1, top5 = (float(self.hits[k].compute()) for k in (1, max(self.hits)))
+        samples = int(self.samples.compute())
+        return Scores(
+            samples=samples,
+            top1=top1,
+            top5=top5,
+            loss=float(self.loss.compute()),
+            calibration_error=float(self.calibration.compute()),
+            confusion=[],
+            images_per_second=samples / seconds,
+            mean_average_precision=float(self.average_precision.compute()),
+            f1=float(self.f1.compute()),
+        )
+
+
 def evaluate(
     trained: TrainedModel,
     model: nn.Module,
@@ -80,6 +151,7 @@ def evaluate(
     device: torch.device,
     collectors: Sequence[Collector] = (),
     show_progress: bool = True,
+    together: bool = False,
 ) -> Scores:
     """Score `model` on all samples of `batches`, each counted once over all processes.
 
@@ -92,26 +164,35 @@ def evaluate(
         device: where to compute.
         collectors: see every image; afterwards each knows what those of all processes saw.
         show_progress: show a progress bar.
+        together: pass as many batches through the network in every process, because each holds a part of it.
     """
     from accelerate.utils import gather_object
 
     was_training = model.training
     model.eval()
-    classification = _Classification(len(trained.classes), device)
+    make = _SeveralLabels if batches.stream.labelling.multi_label else _Classification
+    scorer: Scorer = make(len(trained.classes), device)
     start = time.perf_counter()
+    dtype = next((p.dtype for p in model.parameters() if p.dtype == torch.float64), torch.float32)
+    x = trained.encode(torch.zeros(1, trained.input.channels, trained.input.size, trained.input.size, device=device))
     with torch.inference_mode(), console.counted("evaluating", len(batches), show_progress) as counter:
         for images, labels, positions in batches.epoch(0):
             x = trained.encode(images.to(device, non_blocking=True))
             labels = labels.to(device, non_blocking=True)
-            logits = model(x)
+            logits = model(x.to(dtype))
             probabilities = trained.confidences(logits)
-            classification.update(logits, labels, probabilities, loss(logits.float(), labels))
+            scorer.update(logits, labels, probabilities, loss(logits.float(), labels))
             confidence, predicted = probabilities.max(1)
+            if labels.ndim == 2:  # what was predicted, where it is among the labels
+                found = labels.gather(1, predicted[:, None])[:, 0] > 0
+                labels = torch.where(found, predicted, labels.argmax(1))
             for collector in collectors:
                 collector.update(images, labels, confidence, predicted, positions)
             counter.advance(images=len(labels))
+        for _ in range(_missing(len(batches), device) if together else 0):
+            model(x.to(dtype))
     model.train(was_training)
-    scores = classification.compute(time.perf_counter() - start)
+    scores = scorer.compute(time.perf_counter() - start)
     for collector in collectors:
         for state in gather_object([collector.state()]):
             collector.merge(state)

@@ -52,20 +52,21 @@ def gallery(
         explanation = explain(trained.model, x)
         probabilities = trained.confidences(explanation.logits)
         maps = _baseline_maps(trained, x, explanation.target, baselines, left_out)
-        for i, (image, label, position) in enumerate(part):
+        for i, (image, labels, position) in enumerate(part):
             k = int(explanation.target[i])
+            names = [evaluation.classes[label] for label in labels]
             yield GalleryItem(
                 input=as_floats(image.permute(1, 2, 0).numpy()),
                 explanation=explanation_image(x[i], explanation.weight[i], smooth=smoothing(x.shape[-1])),
                 map=explanation.map[i].cpu().numpy(),
-                true_class=evaluation.classes[label],
+                true_class=evaluation.classes[k] if k in labels else ", ".join(names) or "none",
                 predicted_class=evaluation.classes[k],
                 confidence=float(probabilities[i, k]),
                 logit=float(explanation.score[i]),
                 bias=float(explanation.bias[i]),
                 bias_terms=bias_terms(explanation, i),
                 baselines={name: batch[i].float().cpu().numpy() for name, batch in maps.items()},
-                name=f"{evaluation.split} #{position}",
+                name=f"{evaluation.split} #{position}" + (f": {', '.join(names)}" if len(names) > 1 else ""),
             )
 
 
@@ -100,17 +101,19 @@ def _baseline_maps(
 
 def _first_of_each_class(
     evaluation: Evaluation, trained: TrainedModel, per_class: int, classes: int
-) -> list[tuple[Tensor, int, int]]:
-    """(8-bit image, label, position in the split) of the first images of the first classes, by class."""
+) -> list[tuple[Tensor, list[int], int]]:
+    """(8-bit image, labels, position in the split) of the first images of the first classes, by class."""
     if per_class == 0:
         return []
     batches = make_batches(evaluation.data, load_index(evaluation.data), evaluation.split, trained.input, batch_size=64)
     wanted = min(classes, len(evaluation.classes))
-    found: dict[int, list[tuple[Tensor, int, int]]] = {label: [] for label in range(wanted)}
+    found: dict[int, list[tuple[Tensor, list[int], int]]] = {label: [] for label in range(wanted)}
     for images, labels, positions in batches.epoch(0):
-        for image, label, position in zip(images, labels.tolist(), positions.tolist(), strict=True):
-            if label in found and len(found[label]) < per_class:
-                found[label].append((image, label, position))
+        for image, label, position in zip(images, labels, positions.tolist(), strict=True):
+            several = label.nonzero()[:, 0].tolist() if label.ndim else [int(label)]
+            first = next((k for k in several if k in found and len(found[k]) < per_class), None)
+            if first is not None:
+                found[first].append((image, several, position))
         if all(len(images) == per_class for images in found.values()):
             break
     return [entry for entries in found.values() for entry in entries]

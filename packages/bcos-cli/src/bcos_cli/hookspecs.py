@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pluggy
 import typer
 
-from bcos_cli.spec import DatasetSpec, RecipeSpec
+from bcos_cli.spec import DatasetSpec, LossSpec, RecipeSpec
 
 PROJECT = "bcos_cli"
 
@@ -22,6 +22,12 @@ def bcos_cli_recipes() -> Iterable[RecipeSpec]:
 @hookspec
 def bcos_cli_datasets() -> Iterable[DatasetSpec]:
     """Return the data sets this plugin offers to ``bcos shards pack NAME``."""
+    raise NotImplementedError
+
+
+@hookspec
+def bcos_cli_losses() -> Iterable[LossSpec]:
+    """Return the losses this plugin offers as ``train.loss``."""
     raise NotImplementedError
 
 

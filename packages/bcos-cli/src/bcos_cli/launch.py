@@ -2,25 +2,39 @@
 
 import logging
 import os
+import signal
 import sys
 import uuid
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
 
 import typer
 
 from bcos_cli.main import given_arguments
+from bcos_cli.training.stopping import EXIT_STATUS, SIGNALS
+from bcos_core.errors import BcosError
+
+_PATIENCE = 600
+"""Seconds that processes have for their last checkpoint."""
 
 
 def launch(num_processes: int) -> None:
     """Run the given command again, in `num_processes` processes that Accelerate joins.
 
     Raises:
-        typer.Exit: with the status of the first process that failed.
+        typer.Exit: with the status of the first process that failed, or that of a run that was asked to end.
+        BcosError: a process was killed.
     """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process itself says what is wrong
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
+    names = [signal.Signals(number).name for number in (*SIGNALS, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)]
+    known = {field.name for field in fields(LaunchConfig)}  # not all of them before torch 2.12
+    passed: dict[str, Any] = {"signals_to_handle": ",".join(names), "shutdown_timeout": _PATIENCE}
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -30,18 +44,29 @@ def launch(num_processes: int) -> None:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.5,
+        **{key: value for key, value in passed.items() if key in known},
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "bcos_cli", *_without("--num-processes"))
+        elastic_launch(config, sys.executable)("-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
     except ChildFailedError as failed:
-        raise typer.Exit(max(1, failed.get_first_failure()[1].exitcode)) from failed
+        first = failed.get_first_failure()[1]
+        if first.exitcode < 0:
+            name = signal.Signals(-first.exitcode).name
+            raise BcosError(
+                f"process {first.local_rank} was killed by {name}, and the others were ended; if memory was short, use "
+                "a smaller train.max_batch or fewer data.workers; bcos train --resume continues a run"
+            ) from failed
+        raise typer.Exit(max(1, first.exitcode)) from failed
+    except SignalException as ended:
+        status = EXIT_STATUS if ended.sigval in SIGNALS else 128 + ended.sigval
+        raise typer.Exit(status) from ended
 
 
-def _without(option: str) -> list[str]:
-    """Return the given arguments without an option and its value."""
+def without(arguments: Sequence[str], option: str) -> list[str]:
+    """Return arguments without an option and its value."""
     kept: list[str] = []
     skip = False
-    for argument in given_arguments.get():
+    for argument in arguments:
         if not skip and argument != option and not argument.startswith(f"{option}="):
             kept.append(argument)
         skip = argument == option

@@ -13,9 +13,12 @@ CLASSIFICATION = {
     "top5": "share of images whose class is among the five largest logits",
     "loss": "the training loss, with plain targets",
     "calibration_error": "expected calibration error of the predicted class, 15 bins",
+    "mean_average_precision": "mean over classes, where images have several labels",
+    "f1": "of all labels together, where images have several",
 }
+OF_SEVERAL_LABELS = ("mean_average_precision", "f1")
 
-DEFAULT = (*CLASSIFICATION, "gridpg", "completeness")
+DEFAULT = ("top1", "top5", "loss", "calibration_error", "gridpg", "completeness")
 """What is measured where nothing is asked for; others take longer, or need more than shards."""
 
 

@@ -65,7 +65,7 @@ def neuron_rows(
     top = TopActivations(options.channels or None, options.images)
     batches = make_batches(data, index, split, trained.input, batch_size=batch_size, workers=workers)
     if options.scanned is not None:
-        batches.stream.end = min(batches.stream.end, options.scanned)
+        batches.stream.length = min(batches.stream.length, options.scanned)
     with console.counted(f"neurons of {layer}", len(batches)) as counter:
         for images, _, positions in batches.epoch(0):
             top.update(outputs(trained.encode(images.to(device))), positions)
@@ -76,7 +76,7 @@ def neuron_rows(
     rows = []
     for channel, activations in found.items():
         images = torch.stack([pictures[a.key][0] for a in activations])
-        labels = [index.classes[pictures[a.key][1]] for a in activations]
+        labels = [", ".join(index.classes[k] for k in pictures[a.key][1]) for a in activations]
         items = _items(trained, layer, channel, activations, images, labels)
         rows.append(NeuronRow(layer=layer, channel=channel, items=list(items)))
     return rows

@@ -5,7 +5,7 @@ from functools import cache
 import pluggy
 
 from bcos_cli import hookspecs
-from bcos_cli.spec import DatasetSpec, RecipeSpec
+from bcos_cli.spec import DatasetSpec, LossSpec, RecipeSpec
 from bcos_core.plugins import Plugins, Registry, load_plugins
 
 
@@ -23,7 +23,7 @@ def manager() -> pluggy.PluginManager:
 
 def plugins() -> Plugins:
     """Which plugins there are, and which of them are broken."""
-    recipes(), datasets()
+    recipes(), datasets(), losses()
     return _loaded()[1]
 
 
@@ -37,3 +37,9 @@ def recipes() -> Registry[RecipeSpec]:
 def datasets() -> Registry[DatasetSpec]:
     """All data sets by name."""
     return Registry("data set", manager().hook.bcos_cli_datasets, _loaded()[1])
+
+
+@cache
+def losses() -> Registry[LossSpec]:
+    """All losses by name."""
+    return Registry("loss", manager().hook.bcos_cli_losses, _loaded()[1])

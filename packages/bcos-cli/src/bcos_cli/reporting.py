@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from bcos_cli import console
-from bcos_cli.config import Loss, Recipe, load_recipe
+from bcos_cli.config import Recipe, load_recipe
+from bcos_cli.evaluation import Scores
 from bcos_cli.gallery import gallery
 from bcos_cli.measured import grid_scores, metric_scores, metric_tables
 from bcos_cli.metrics import DEFAULT, check_metrics
@@ -13,6 +14,7 @@ from bcos_cli.outputs import check_writable
 from bcos_cli.processes import process_state
 from bcos_cli.scoring import Evaluation, ScoringOptions, score, score_annotated
 from bcos_cli.trained import TrainedModel, load_trained
+from bcos_cli.training.distillation import Agreement
 from bcos_cli.training.engine import TrainingResult
 from bcos_cli.training.folder import RunFolder
 from bcos_core.errors import BcosError
@@ -27,8 +29,20 @@ SCORES = "scores"
 """Folder in that of a run for every score."""
 
 
-def finish_run(result: TrainingResult, recipe: Recipe, out: Path) -> Evaluation:
-    """Score a trained network as its recipe says, and write ``evaluation.json`` and ``report.html``."""
+def finish_run(result: TrainingResult, recipe: Recipe, out: Path) -> Evaluation | None:
+    """Score a trained network as its recipe says, and write ``evaluation.json`` and ``report.html``.
+
+    None for a network that has no classes, because it has learned a teacher's embedding.
+    """
+    if isinstance(result.scores, Agreement):
+        if process_state().is_main_process:
+            console.out.print(
+                f"run     {out}\nweights {RunFolder(out).weights}\n"
+                f"cosine of its outputs and the teacher's: {result.scores.cosine:.4f} over "
+                f"{result.scores.samples:,} images\n"
+                f"train a classifier on it with: bcos train --from {out} --data SHARDS"
+            )
+        return None
     evaluation = score(result.trained, result.data, scoring_options(recipe), index=result.index, name=str(out))
     _write_run(RunFolder(out), recipe, result.trained, evaluation)
     return evaluation
@@ -65,7 +79,7 @@ def evaluate_run(
     if location is None:
         raise BcosError("there are no data to score on; give a folder of shards with --data")
     if recipe is None:
-        loss: Loss = "cross_entropy" if trained.probabilities == "softmax" else "bce"
+        loss = "cross_entropy" if trained.probabilities == "softmax" else "bce"
         options = ScoringOptions(**{"loss": loss, "metrics": DEFAULT, **given})
     else:
         options = scoring_options(recipe, **given)
@@ -171,7 +185,18 @@ def _is_full(options: ScoringOptions, recipe: Recipe) -> bool:
 
 def show(evaluation: Evaluation) -> None:
     """Print the scores as a table."""
-    shares = {"top1", "top5", "calibration_error", "gridpg", "difull", "dipart", "epg", "epg_masks"}
+    shares = {
+        "top1",
+        "top5",
+        "calibration_error",
+        "mean_average_precision",
+        "f1",
+        "gridpg",
+        "difull",
+        "dipart",
+        "epg",
+        "epg_masks",
+    }
     rows = []
     for name, value in evaluation.metrics.items():
         metric, _, explainer = name.partition("/")
@@ -213,7 +238,7 @@ def report_data(
         headline=_headline(evaluation),
         summary=_summary(recipe, trained, evaluation, metrics),
         curves=metrics,
-        confusion=Confusion(evaluation.scores.confusion, evaluation.classes),
+        confusion=Confusion(evaluation.scores.confusion, evaluation.classes) if evaluation.scores.confusion else None,
         gallery=list(gallery(trained, evaluation, recipe, left_out=notes.append)),
         neurons=_neurons(recipe, trained, evaluation, notes),
         gridpg=grid_scores(evaluation),
@@ -240,7 +265,8 @@ def _neurons(recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, note
 def _headline(evaluation: Evaluation) -> dict[str, str]:
     """Accuracy, and how well and how exactly its decisions are explained."""
     scores = evaluation.scores
-    headline = {"top-1 accuracy": _percent(scores.top1, 1), "calibration error": _percent(scores.calibration_error, 1)}
+    accuracy = "top-1 accuracy" if scores.mean_average_precision is None else "mean average precision"
+    headline = {accuracy: _percent(scores.accuracy, 1), "calibration error": _percent(scores.calibration_error, 1)}
     if evaluation.gridpg:
         shown = "bcos" if "bcos" in evaluation.gridpg else next(iter(evaluation.gridpg))
         result = evaluation.gridpg[shown]
@@ -248,6 +274,12 @@ def _headline(evaluation: Evaluation) -> dict[str, str]:
     if "completeness" in evaluation.metrics:
         headline["relative residual of explanations"] = f"{evaluation.metrics['completeness']:.1e}".replace("-", "−")
     return headline
+
+
+def _of_several_labels(scores: Scores) -> dict[str, str]:
+    if scores.mean_average_precision is None or scores.f1 is None:
+        return {}
+    return {"mean average precision": _percent(scores.mean_average_precision), "F1": _percent(scores.f1)}
 
 
 def _percent(share: float, decimals: int = 2) -> str:
@@ -283,6 +315,7 @@ def _summary(
         "Scores": {
             "top-1": _percent(scores.top1),
             "top-5": _percent(scores.top5),
+            **_of_several_labels(scores),
             "loss": f"{scores.loss:.4f}",
             "calibration error": _percent(scores.calibration_error),
             **{f"GridPG {name}": _percent(result.mean, 1) for name, result in evaluation.gridpg.items()},

@@ -10,18 +10,17 @@ from typing import Any
 
 from bcos_cli.annotated import load_annotated
 from bcos_cli.collecting import Collector, SampledImages
-from bcos_cli.config import Loss
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.picked import images_at
 from bcos_cli.evaluation import Scores, evaluate
 from bcos_cli.gate import Condition
 from bcos_cli.measuring import GridOptions, Material, measure, samples
-from bcos_cli.metrics import CLASSIFICATION
+from bcos_cli.metrics import CLASSIFICATION, OF_SEVERAL_LABELS
 from bcos_cli.partial import PartialResults
 from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel
-from bcos_cli.training.optim import make_loss
+from bcos_cli.training.losses import LossOptions, make_loss
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 from bcos_core.plugins import check_options
@@ -30,6 +29,7 @@ from bcos_explain.metrics import ConfidentImages, MetricResult
 
 OF_SHARDS = ("model", "explainer", "images", "labels", "confidences", "keys")
 """What metrics may need of a set of shards."""
+SEVERAL_LABELS = "it needs images of one class, these have several labels"
 MIN_CONFIDENCE = 0.5
 """Images for the pointing games are classified correctly with more than this probability."""
 
@@ -51,7 +51,7 @@ class ScoringOptions:
     grid_size: int = 2
     smooth: int = 1
     seed: int = 0
-    loss: Loss = "bce"
+    loss: str = "bce"
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Options of metrics and explainers, by name."""
     require: tuple[Condition, ...] = ()
@@ -157,6 +157,8 @@ def score(
     trained.check_classes(index.classes, data)
     options.check()
     specs = [spec for spec in metric_specs() if spec.name in options.measured and not _left_out(spec, options)]
+    several = {spec.name: SEVERAL_LABELS for spec in specs if index.multi_label and _needs_one_label(spec)}
+    specs = [spec for spec in specs if spec.name not in several]
     for spec in specs:
         if missing := [need for need in spec.needs if need not in OF_SHARDS]:
             raise BcosError(f"{spec.name} needs {' and '.join(missing)}, which shards do not have; see --boxes")
@@ -164,7 +166,8 @@ def score(
     sampled, confident = _collectors(specs, options, index)
     if confident is None and sampled is not None and not any(m in CLASSIFICATION for m in options.measured):
         scores = None  # nothing is asked of all images
-        sampled.take(images_at(data, index, options.split, trained.input, sampled.positions))
+        picked = images_at(data, index, options.split, trained.input, sampled.positions)
+        sampled.take({position: (image, labels[0] if labels else 0) for position, (image, labels) in picked.items()})
     else:
         scores = _classify(trained, data, index, options, [c for c in (sampled, confident) if c is not None])
     grids = GridOptions(options.grid_size, options.grids, options.smooth, options.seed)
@@ -174,7 +177,10 @@ def score(
     explanations, skipped = _measure_all(material, specs, options.explainers, kept)
     if state.is_main_process:
         kept.clear()
-    metrics = {m: float(getattr(scores, m)) for m in options.measured if m in CLASSIFICATION and scores}
+    skipped = several | skipped
+    metrics = {
+        m: float(value) for m in _classification(options, index) if (value := getattr(scores, m, None)) is not None
+    }
     return Evaluation(
         model=name or trained.name,
         data=data,
@@ -275,11 +281,21 @@ def _classify(
         trained,
         trained.model,
         batches,
-        make_loss(options.loss, evaluation=True),
+        make_loss(options.loss, LossOptions(evaluation=True)),
         device=state.device,
         collectors=collectors,
         show_progress=state.is_main_process,
     )
+
+
+def _needs_one_label(spec: MetricSpec) -> bool:
+    return spec.unit == "grid" or "confidences" in spec.needs
+
+
+def _classification(options: ScoringOptions, index: ShardIndex) -> list[str]:
+    """Metrics of classification that are asked for; with several labels an image also those that are made for that."""
+    asked = [metric for metric in options.measured if metric in CLASSIFICATION]
+    return asked + [m for m in OF_SEVERAL_LABELS if asked and index.multi_label and m not in asked]
 
 
 def _left_out(spec: MetricSpec, options: ScoringOptions) -> bool:
@@ -289,7 +305,7 @@ def _left_out(spec: MetricSpec, options: ScoringOptions) -> bool:
 def _collectors(
     specs: list[MetricSpec], options: ScoringOptions, index: ShardIndex
 ) -> tuple[SampledImages | None, ConfidentImages | None]:
-    of_confident = [spec for spec in specs if spec.unit == "grid" or "confidences" in spec.needs]
+    of_confident = [spec for spec in specs if _needs_one_label(spec)]
     total = sum(record.samples for record in index.of(options.split))
     sampled = SampledImages(options.images, total) if len(of_confident) < len(specs) else None
     wanted = max(options.grids * options.grid_size**2, len(index.classes))

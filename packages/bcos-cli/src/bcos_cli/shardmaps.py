@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 from bcos_cli import console
 from bcos_cli.data.index import ShardIndex, ShardRecord, load_index, shard_urls
 from bcos_cli.data.loader import Batches
-from bcos_cli.data.stream import Shards, ShardStream
+from bcos_cli.data.shards import Shards
+from bcos_cli.data.stream import Labelling, ShardStream
 from bcos_cli.data.transforms import BytesTransform, inference_transform
 from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel
@@ -100,11 +101,12 @@ def explain_shards(
     left = [k for k, record in enumerate(records) if record.name not in finished]
     own = left[state.process_index :: state.num_processes]
     urls = shard_urls(data, records)
+    labelling = Labelling(len(index.classes), index.multi_label)
     with console.counted("explaining", sum(records[k].samples for k in own), state.is_main_process) as counter:
         for k in own:
             shards = Shards([urls[k]], [records[k].samples])
             with _aside(out, records[k]) as writer:
-                for batch in _batches(shards, trained, batch_size, workers):
+                for batch in _batches(shards, trained, labelling, batch_size, workers):
                     _write_batch(trained, batch, explainers, options, writer)
                     counter.advance(len(batch[0]), images=len(batch[0]))
     state.wait_for_everyone()
@@ -130,9 +132,11 @@ class _KeyedStream(ShardStream):
 _Batch = tuple[Tensor, Tensor, Sequence[str]]
 
 
-def _batches(shards: Shards, trained: TrainedModel, batch_size: int, workers: int) -> Iterator[_Batch]:
+def _batches(
+    shards: Shards, trained: TrainedModel, labelling: Labelling, batch_size: int, workers: int
+) -> Iterator[_Batch]:
     transform = BytesTransform(trained.input.channels, inference_transform(trained.input), is_random=False)
-    stream = _KeyedStream(shards, transform, rank=0, world=1, batch_size=batch_size)
+    stream = _KeyedStream(shards, transform, labelling, batch_size=batch_size)
     yield from Batches(stream, DataLoader(stream, batch_size=batch_size, num_workers=workers)).epoch(0)  # type: ignore[misc] # reason: keys instead of positions
 
 

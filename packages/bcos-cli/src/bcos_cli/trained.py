@@ -2,18 +2,19 @@
 
 import hashlib
 import json
-import warnings
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import safetensors.torch
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from bcos_cli.config import Recipe, load_recipe
-from bcos_cli.training.annealing import before_annealing
+from bcos_cli.config import load_recipe
 from bcos_core.errors import BcosError
+from bcos_core.files import write_atomically
 from bcos_models import (
     InputSpec,
     ModelConfig,
@@ -89,6 +90,15 @@ class TrainedModel:
 
     def save(self, path: Path, model: nn.Module | None = None) -> None:
         """Write the weights (of `model` if given) with the description in their header."""
+        save_weights(model or self.model, path, metadata=self.metadata())
+
+    def save_state(self, path: Path, state: Mapping[str, Tensor]) -> None:
+        """Write weights that are not in this process's network, as :meth:`save`."""
+        header = {"format": "pt", **self.metadata()}
+        write_atomically(path, safetensors.torch.save({k: v.contiguous() for k, v in state.items()}, header))
+
+    def metadata(self) -> dict[str, str]:
+        """Return the description for the header of a weights file."""
         description = {
             "model": self.name,
             "options": self.options,
@@ -96,37 +106,7 @@ class TrainedModel:
             "classes": self.classes,
             "probabilities": self.probabilities,
         }
-        save_weights(model or self.model, path, metadata={_METADATA: json.dumps(description)})
-
-
-def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
-    """Build the untrained network of a recipe for `classes`."""
-    spec = get_spec(recipe.model.name)
-    changes: dict[str, Any] = {}
-    if recipe.data.image_size is not None:
-        changes |= {"size": recipe.data.image_size, "resize": None}
-    if recipe.data.image_channels is not None:
-        changes["channels"] = recipe.data.image_channels
-    seen = replace(spec.input, **changes)
-    changed = seen.encoded_channels != spec.input.encoded_channels
-    options = dict(recipe.model.options)
-    if changed and "/" in recipe.model.name:  # the original network sees the images without inverse channels
-        options["network"] = {"in_chans": seen.channels, **options.get("network", {})}
-    elif changed:
-        options = {"in_chans": seen.encoded_channels, **options}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*new, untrained classifier")  # which is about to be trained
-        model = create_model(
-            recipe.model.name,
-            num_classes=len(classes),
-            pretrained=recipe.model.pretrained,
-            weights=recipe.model.weights,
-            **options | before_annealing(recipe, len(classes)),
-        )
-    seen = replace(getattr(model, "input_spec", seen), **changes)
-    describe(model, ModelConfig(recipe.model.name, len(classes), options, seen))
-    probabilities: Probabilities = "softmax" if recipe.train.loss == "cross_entropy" else "sigmoid"
-    return TrainedModel(model, recipe.model.name, options, seen, classes, probabilities)
+        return {_METADATA: json.dumps(description)}
 
 
 def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:

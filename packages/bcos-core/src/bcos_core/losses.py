@@ -38,25 +38,33 @@ class BinaryCrossEntropyLoss(nn.Module):
     Args:
         smoothing: label smoothing s: ``t ← t(1-s) + s/K``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        pos_weight: (K,), factors of the first term: above 1, missing a class costs more than imagining it.
 
     Shapes: logits (N, K); targets (N,) class indices, or (N, K) probabilities, one- or multi-hot.
 
     Source: Böhle et al., TPAMI 2024, section 3.4; smoothing: Szegedy et al., arXiv 1512.00567, section 7.
     """
 
-    def __init__(self, smoothing: float = 0.0, reduction: Reduction = "mean") -> None:
+    pos_weight: Tensor | None
+
+    def __init__(
+        self, smoothing: float = 0.0, reduction: Reduction = "mean", *, pos_weight: Tensor | None = None
+    ) -> None:
         super().__init__()
         if not 0 <= smoothing < 1:
             raise BcosError(f"smoothing must be in [0, 1), got {smoothing}")
         self.smoothing = smoothing
         self.reduction: Reduction = reduction
+        self.register_buffer("pos_weight", pos_weight, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss."""
         dense = dense_targets(logits, target)
         if self.smoothing:
             dense = dense * (1 - self.smoothing) + self.smoothing / logits.shape[-1]
-        return F.binary_cross_entropy_with_logits(logits, dense, reduction=self.reduction)
+        return F.binary_cross_entropy_with_logits(
+            logits, dense, reduction=self.reduction, pos_weight=_like(self.pos_weight, logits)
+        )
 
 
 class UniformOffLabelsBCELoss(nn.Module):
@@ -65,6 +73,7 @@ class UniformOffLabelsBCELoss(nn.Module):
     Args:
         off_label: lower bound of every target; None for 1/K.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        pos_weight: (K,), as of :class:`BinaryCrossEntropyLoss`.
 
     Shapes: logits (N, K); targets (N,) class indices, or (N, K) probabilities, one- or multi-hot.
 
@@ -77,15 +86,26 @@ class UniformOffLabelsBCELoss(nn.Module):
     Source: Böhle et al., TPAMI 2024, section 4 (ImageNet training).
     """
 
-    def __init__(self, off_label: float | None = None, reduction: Reduction = "mean") -> None:
+    pos_weight: Tensor | None
+
+    def __init__(
+        self, off_label: float | None = None, reduction: Reduction = "mean", *, pos_weight: Tensor | None = None
+    ) -> None:
         super().__init__()
         if off_label is not None and not 0 <= off_label <= 1:
             raise BcosError(f"off_label must be in [0, 1], got {off_label}; use None for 1/K")
         self.off_label = off_label
         self.reduction: Reduction = reduction
+        self.register_buffer("pos_weight", pos_weight, persistent=False)
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """Compute the loss."""
         off_label = 1 / logits.shape[-1] if self.off_label is None else self.off_label
         dense = dense_targets(logits, target).clamp(min=off_label)
-        return F.binary_cross_entropy_with_logits(logits, dense, reduction=self.reduction)
+        return F.binary_cross_entropy_with_logits(
+            logits, dense, reduction=self.reduction, pos_weight=_like(self.pos_weight, logits)
+        )
+
+
+def _like(weight: Tensor | None, logits: Tensor) -> Tensor | None:
+    return None if weight is None else weight.to(logits)

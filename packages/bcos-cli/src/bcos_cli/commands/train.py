@@ -12,21 +12,46 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or a name that bcos recipes lists.")],
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A YAML file, or a name that bcos recipes lists; finetune by default with --from, the run's own with "
+            "--resume."
+        ),
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards.")] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("-o", "--override", help="key=value, such as train.epochs=5; repeatable."),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Start from this network: a run, a .safetensors file, hf://owner/repository, or a model's name.",
+        ),
+    ] = None,
+    head_only: Annotated[
+        bool, typer.Option("--head-only", help="Train the classifier alone, and leave the rest as it is.")
+    ] = False,
+    classes: Annotated[
+        int | None, typer.Option(help="Number of classes, to be sure that the data have as many.", min=2)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    auto_resume: Annotated[
+        bool, typer.Option("--auto-resume", help="Continue the run in --out if there is one, else start it.")
+    ] = False,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine; one a GPU.", min=1)] = 1,
 ) -> None:
-    """Train a network and write its folder: weights, metrics, checkpoints, evaluation, report.html."""
-    from bcos_cli.config import load_recipe
+    """Train a network and write its folder: weights, metrics, checkpoints, evaluation, report.html.
 
-    loaded = load_recipe(recipe, overrides, data=data)
-    folder = out or Path("runs") / Path(recipe).stem
+    Ended by SIGTERM or SIGUSR1, it writes a checkpoint and exits with status 75.
+    """
+    from bcos_cli.training.request import TrainRequest, resolve_request
+
+    request = TrainRequest(recipe, data, overrides or [], start, head_only, classes, out, resume, auto_resume)
+    resolved = resolve_request(request)
     if num_processes > 1:
         from bcos_cli.launch import launch
 
@@ -37,5 +62,8 @@ def train(
     from bcos_cli.reporting import finish_run
     from bcos_cli.training.engine import train as run_training
 
-    finish_run(run_training(loaded, folder, resume=resume), loaded, folder)
-    leave()
+    try:
+        result = run_training(resolved.recipe, resolved.folder, resume=resolved.resume)
+        finish_run(result, resolved.recipe, resolved.folder)
+    finally:
+        leave()

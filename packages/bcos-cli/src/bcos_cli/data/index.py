@@ -18,11 +18,13 @@ class ShardRecord(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
-    """File name, relative to the index."""
+    """File name, relative to the index; or a URL, or a path from the root."""
     split: str
     samples: int
     bytes: int
     sha256: str
+    class_counts: dict[int, int] | None = None
+    """Samples of each class; None in shards that were packed before it was counted."""
 
 
 class SkippedImage(BaseModel):
@@ -51,6 +53,8 @@ class ShardIndex(BaseModel):
     fingerprint: str
     """SHA-256 of the list of images and of the options, by which a packing is recognised."""
     classes: list[str]
+    multi_label: bool = False
+    """Whether an image has any number of labels instead of one."""
     shards: list[ShardRecord]
     skipped: list[SkippedImage] = []
 
@@ -72,6 +76,23 @@ class ShardIndex(BaseModel):
     def samples(self, split: str) -> int:
         """Count the images of one split."""
         return sum(shard.samples for shard in self.of(split))
+
+    def class_counts(self, split: str) -> list[int]:
+        """Count the images of each class in a split.
+
+        Raises:
+            BcosError: the shards do not say.
+        """
+        totals = [0] * len(self.classes)
+        for shard in self.of(split):
+            if shard.class_counts is None:
+                raise BcosError(
+                    f"the index does not say how many images of each class the shard {shard.name!r} has; "
+                    "pack the images again, or count them with: bcos shards index"
+                )
+            for label, count in shard.class_counts.items():
+                totals[label] += count
+        return totals
 
 
 def is_url(location: str) -> bool:
@@ -123,4 +144,6 @@ def load_index(data: str) -> ShardIndex:
 def shard_urls(data: str, shards: list[ShardRecord]) -> list[str]:
     """Full path or URL of every shard."""
     base = index_location(data).rpartition("/")[0] or "."
-    return [f"{base}/{shard.name}" for shard in shards]
+    return [
+        shard.name if is_url(shard.name) or shard.name.startswith("/") else f"{base}/{shard.name}" for shard in shards
+    ]

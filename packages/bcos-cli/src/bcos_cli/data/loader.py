@@ -2,20 +2,23 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import webdataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bcos_cli.config import Augment
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.data.stream import Sample, Shards, ShardStream
+from bcos_cli.data.shards import Open, Shards
+from bcos_cli.data.stream import Drawing, Labelling, Sample, ShardStream
 from bcos_cli.data.transforms import BytesTransform, inference_transform, training_transform
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""8-bit images (N, C, H, W), labels (N,), positions in the split (N,)."""
+"""8-bit images (N, C, H, W), labels (N,) or (N, K), positions in the split (N,)."""
 
 
 @dataclass
@@ -28,13 +31,24 @@ class Batches:
     def __len__(self) -> int:
         return self.stream.batches
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        """Iterate over the batches of an epoch."""
-        self.stream.set_epoch(epoch)
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
+        """Iterate over the batches of an epoch, from the one numbered `first`.
+
+        Raises:
+            BcosError: something cannot be read, or a loader process has died.
+        """
+        self.stream.set_epoch(epoch, first)
         try:
             yield from self.loader
         except BcosError as mistake:  # a worker's comes with its traceback as text
             raise BcosError(str(mistake).strip().rpartition("BcosError: ")[2]) from mistake
+        except RuntimeError as reason:
+            if "DataLoader worker" not in str(reason):
+                raise
+            raise BcosError(
+                f"a loader process has died ({' '.join(str(reason).split())}); if memory was short, "
+                "use fewer data.workers or a smaller data.shuffle_buffer"
+            ) from reason
 
 
 def make_batches(
@@ -49,24 +63,46 @@ def make_batches(
     workers: int = 0,
     seed: int = 0,
     augment: Augment | None = None,
-    accumulate: int = 1,
-    shuffle: int = 0,
+    size: int | None = None,
+    drawing: Drawing | None = None,
+    open_shard: Open | None = None,
+    skip: bool = False,
+    decoder: Literal["pillow", "torchvision"] = "pillow",
     pin_memory: bool = False,
 ) -> Batches:
     """Batches of `split`.
 
-    For training with an `augment`, in equal numbers for each process, else for evaluation.
+    Args:
+        data: folder or URL of shards.
+        index: of them.
+        split: of it.
+        spec: input of the network.
+        batch_size: of this process.
+        rank: of this process.
+        world: number of processes.
+        workers: loader processes.
+        seed: of order and transforms.
+        augment: for training, in equal numbers for each process; None for evaluation.
+        size: side of augmented images; None for that of `spec`.
+        drawing: how samples are drawn for training.
+        open_shard: opens a path or URL.
+        skip: leave out what cannot be read.
+        decoder: of JPEG.
+        pin_memory: for a device that takes copies from there.
     """
-    steps = inference_transform(spec) if augment is None else training_transform(spec, augment)
+    is_random = augment is not None
+    steps = inference_transform(spec) if augment is None else training_transform(spec, augment, size)
     stream = ShardStream(
         Shards.of(data, index, split),
-        BytesTransform(spec.channels, steps, is_random=augment is not None),
+        BytesTransform(spec.channels, steps, is_random, decoder),
+        Labelling(len(index.classes), index.multi_label),
         rank=rank,
         world=world,
         batch_size=batch_size,
         seed=seed,
-        shuffle=shuffle,
-        equal_multiple=None if augment is None else accumulate,
+        drawing=(drawing or Drawing()) if is_random else None,
+        open_shard=open_shard or webdataset.gopen,
+        skip=skip,
     )
     loader = DataLoader(
         stream,

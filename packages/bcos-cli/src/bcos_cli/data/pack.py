@@ -7,6 +7,7 @@ import os
 import random
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -256,6 +257,7 @@ def write_shard(source: ImageSource, shard: PlannedShard, destination: Path, on_
     """Write one tar file, aside and then renamed; not at all if an image is unreadable and that is fatal."""
     buffer = io.BytesIO()
     skipped: list[SkippedImage] = []
+    counts: Counter[int] = Counter()
     samples = 0
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for key, item in shard.items:
@@ -268,6 +270,7 @@ def write_shard(source: ImageSource, shard: PlannedShard, destination: Path, on_
             _add(tar, f"{key}.{extension}", data)
             _add(tar, f"{key}.cls", str(item.label).encode())
             samples += 1
+            counts[item.label] += 1
     content = buffer.getvalue()
     record = ShardRecord(
         name=shard.name,
@@ -275,6 +278,7 @@ def write_shard(source: ImageSource, shard: PlannedShard, destination: Path, on_
         samples=samples,
         bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
+        class_counts=dict(sorted(counts.items())),
     )
     if samples and not (skipped and on_error == "fail"):
         write_atomically(destination / shard.name, content)

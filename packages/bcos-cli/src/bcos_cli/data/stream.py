@@ -5,8 +5,9 @@ process, and every worker of it, gets a contiguous range of that sequence, from 
 be: all samples once, equal numbers where training needs them, with any number of shards.
 """
 
+import itertools
 import random
-import tarfile
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -15,85 +16,51 @@ import torch
 import webdataset
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
-from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from bcos_cli.data.decoding import UNREADABLE
-from bcos_cli.data.index import ShardIndex, shard_urls
+from bcos_cli.data.labels import parse_labels
+from bcos_cli.data.shards import VERIFY, Open, Shards, read_slice
 from bcos_core.errors import BcosError
 
 Transform = Callable[[bytes, random.Random], Tensor]
 """From encoded bytes to an 8-bit image (C, H, W); draws its randomness from the generator."""
 
-_VERIFY = "check it with: bcos shards verify"
+Sample = tuple[Tensor, int | Tensor, int]
+"""Image (C, H, W), label (or (K,) of zeros and ones, where there are several), position in the split."""
 
-Sample = tuple[Tensor, int, int]
-"""Image (C, H, W), label, position in the split."""
-
-
-@dataclass(frozen=True)
-class ShardSlice:
-    """Samples ``start`` to ``stop`` of one shard, the first of which is at `position` in the split."""
-
-    url: str
-    start: int
-    stop: int
-    position: int
+_TOLD = 3
+"""Problems that a loader process tells one by one; the rest it counts."""
 
 
 @dataclass(frozen=True)
-class Shards:
-    """The shards of one split, with the position of each one's first sample."""
+class Labelling:
+    """What labels mean."""
 
-    urls: list[str]
-    lengths: list[int]
+    num_classes: int
+    multi_label: bool = False
 
-    @classmethod
-    def of(cls, data: str, index: ShardIndex, split: str) -> "Shards":
-        """Take the shards of `split` at the folder or URL `data`."""
-        records = index.of(split)
-        return cls(shard_urls(data, records), [record.samples for record in records])
-
-    @property
-    def total(self) -> int:
-        """Count all samples."""
-        return sum(self.lengths)
-
-    def slices(self, begin: int, end: int, order: list[int] | None = None) -> Iterator[ShardSlice]:
-        """Cut the range [begin, end) of the sequence of samples, the shards taken in `order`."""
-        positions = [sum(self.lengths[:i]) for i in range(len(self.lengths))]
-        seen = 0
-        for shard in range(len(self.urls)) if order is None else order:
-            start, stop = max(begin - seen, 0), min(end - seen, self.lengths[shard])
-            if start < stop:
-                yield ShardSlice(self.urls[shard], start, stop, positions[shard] + start)
-            seen += self.lengths[shard]
+    def read(self, text: bytes) -> int | Tensor:
+        """Label of a sample from its ``.cls`` file."""
+        labels = parse_labels(text, self.num_classes, self.multi_label)
+        if not self.multi_label:
+            return labels[0]
+        several = torch.zeros(self.num_classes)
+        several[labels] = 1
+        return several
 
 
-def read_slice(part: ShardSlice) -> Iterator[dict[str, Any]]:
-    """Samples of a slice, as WebDataset's dictionaries, each with its ``position``.
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn for training."""
 
-    Raises:
-        BcosError: the shard cannot be opened, or ends before the index says.
-    """
-    try:
-        stream = webdataset.gopen(part.url)
-    except OSError as reason:
-        raise BcosError(f"cannot open the shard {part.url!r}: {reason}; {_VERIFY}") from reason
-    samples = group_by_keys(tar_file_expander([{"url": part.url, "stream": stream}]))
-    count = 0
-    try:
-        for count, sample in enumerate(samples, start=1):
-            if count > part.start:
-                yield {**sample, "position": part.position + count - 1 - part.start}
-            if count == part.stop:
-                return
-    except (tarfile.TarError, EOFError) as reason:
-        raise BcosError(f"the shard {part.url!r} is damaged after {count} samples ({reason}); {_VERIFY}") from reason
-    finally:
-        stream.close()
-    raise BcosError(
-        f"the shard {part.url!r} ends after {count} samples, the index says at least {part.stop}; {_VERIFY}"
-    )
+    shuffle: int = 0
+    """Samples in the shuffle buffer; 0 for the order of the shards."""
+    multiple: int = 1
+    """Each process gets a number of batches that is a multiple of this."""
+    repeats: int = 1
+    """Augmented versions of each sample in a batch."""
+    class_counts: tuple[int, ...] | None = None
+    """Samples of each class; with it, every class is drawn equally often."""
 
 
 class ShardStream(IterableDataset[Sample]):
@@ -102,98 +69,234 @@ class ShardStream(IterableDataset[Sample]):
     Args:
         shards: of the split.
         transform: from encoded bytes to an image.
+        labelling: what labels mean.
         rank: of this process.
         world: number of processes.
         batch_size: samples a batch of this process; whole batches go to one worker, so that no worker has a
             part of one.
         seed: of the order and of the transforms.
-        shuffle: samples in the shuffle buffer; 0 for the order of the shards.
-        equal_multiple: give each process the same number of batches, a multiple of this, and leave out what
-            remains (training). None: every sample comes once (evaluation).
+        drawing: for training: every process gets the same number of batches, and what remains is left out.
+            None for evaluation: every sample comes once.
+        open_shard: opens a path or URL.
+        skip: leave out what cannot be read, count it and tell it; else it is an error.
 
     The order depends on (seed, epoch, rank, worker) alone, a transform on (seed, epoch, key). Set the epoch
-    with :meth:`set_epoch` before iterating; workers that persist see it too.
+    with :meth:`set_epoch` before iterating; workers that persist see it too. A stream that begins at a later batch
+    gives what would have come from there on.
     """
 
     def __init__(
         self,
         shards: Shards,
         transform: Transform,
+        labelling: Labelling,
         *,
-        rank: int,
-        world: int,
-        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        batch_size: int = 1,
         seed: int = 0,
-        shuffle: int = 0,
-        equal_multiple: int | None = None,
+        drawing: Drawing | None = None,
+        open_shard: Open = webdataset.gopen,
+        skip: bool = False,
     ) -> None:
         self.shards = shards
         self.transform = transform
+        self.labelling = labelling
         self.rank = rank
+        self.world = world
         self.batch_size = batch_size
         self.seed = seed
-        self.shuffle = shuffle
+        self.drawing = drawing
+        self.open_shard = open_shard
+        self.skip = skip
         total = shards.total
-        if equal_multiple is not None:
-            step = batch_size * equal_multiple  # samples of one process in an optimizer step
-            per_rank = total // (world * step) * step
-            if per_rank == 0:
+        if drawing is not None:
+            if batch_size % drawing.repeats:
+                raise BcosError(
+                    f"data.repeats={drawing.repeats} must divide the {batch_size} images of a process's batch; "
+                    "change one of them"
+                )
+            step = batch_size * drawing.multiple  # samples of one process in an optimizer step
+            self.length = total // (world * step) * step
+            if self.length == 0:
                 raise BcosError(
                     f"{total} samples are fewer than the {world * step} of one step (train.batch_size); "
                     "use a smaller batch"
                 )
-            self.begin, self.end = rank * per_rank, (rank + 1) * per_rank
         else:
-            self.begin, self.end = total * rank // world, total * (rank + 1) // world
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+            self.length = total * (rank + 1) // world - total * rank // world
+        self._position = torch.zeros(2, dtype=torch.int64).share_memory_()  # epoch, first batch
+        self._skipped = torch.zeros(256, dtype=torch.int64).share_memory_()  # one place a worker: no two write to one
 
     def __len__(self) -> int:
-        return self.end - self.begin
+        return self.length
 
     @property
     def batches(self) -> int:
         """Number of batches of this process in an epoch."""
-        return -(-len(self) // self.batch_size)
+        return -(-self.length // self.batch_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration, in worker processes too."""
-        self._epoch.fill_(epoch)
+    def set_epoch(self, epoch: int, first_batch: int = 0) -> None:
+        """Choose the epoch of the next iteration, and its first batch, in worker processes too."""
+        self._position[0] = epoch
+        self._position[1] = first_batch
+        self._skipped.zero_()
+
+    @property
+    def skipped(self) -> int:
+        """Samples that could not be read and were left out, in the iteration that has ended."""
+        return int(self._skipped.sum())
 
     def __iter__(self) -> Iterator[Sample]:
-        epoch = int(self._epoch)
-        worker, workers = _worker()
-        begin, end = self._worker_range(worker, workers)
-        order = None
-        if self.shuffle:
-            order = list(range(len(self.shards.urls)))
-            random.Random(f"{self.seed}/{epoch}").shuffle(order)
-        samples = (s for part in self.shards.slices(begin, end, order) for s in read_slice(part))
-        if self.shuffle:
-            rng = random.Random(f"{self.seed}/{epoch}/{self.rank}/{worker}")
-            samples = webdataset.shuffle(self.shuffle, initial=self.shuffle, rng=rng)(samples)
-        for sample in samples:
-            yield self._decode(sample, epoch)
+        epoch, first_batch = self._position.tolist()
+        process, workers = _worker()
+        # A loader takes batches from its processes in turn and begins with the first: that one goes on as the worker
+        # whose turn it is.
+        worker = (process + first_batch) % workers
+        done = len(range(worker, first_batch, workers))
+        told = _Told(self._skipped, process, self.rank, patience=2 * max(self.length, 1))
+        if self.drawing is None:
+            yield from self._evaluation(worker, workers, done * self.batch_size, told)
+        else:
+            yield from self._training(epoch, worker, workers, done * self.batch_size, told)
 
-    def _worker_range(self, worker: int, workers: int) -> tuple[int, int]:
+    def _evaluation(self, worker: int, workers: int, done: int, told: "_Told") -> Iterator[Sample]:
+        begin = self.shards.total * self.rank // self.world
+        first, last = self._worker_batches(worker, workers)
+        end = begin + min(last * self.batch_size, self.length)
+        for sample in self._read(begin + first * self.batch_size + done, end, None, told):
+            decoded = self._decoded(sample, 0, told)
+            if decoded is not None:
+                yield decoded
+
+    def _training(self, epoch: int, worker: int, workers: int, done: int, told: "_Told") -> Iterator[Sample]:
+        assert self.drawing is not None
+        first, last = self._worker_batches(worker, workers)
+        wanted = (last - first) * self.batch_size
+        samples = self._drawn(epoch, worker, first, last)
+        if not self.skip:  # what is not decoded cannot change what follows
+            samples = itertools.islice(samples, done, wanted)
+            yield from (self._decode(sample, epoch) for sample in samples)
+            return
+        decoded = (d for s in self._drawn(epoch, worker, first, last, told) if (d := self._decoded(s, epoch, told)))
+        yield from itertools.islice(decoded, done, wanted)
+
+    def _drawn(
+        self, epoch: int, worker: int, first: int, last: int, told: "_Told | None" = None
+    ) -> Iterator[dict[str, Any]]:
+        """Samples of a worker for batches `first` to `last` of this process; more passes follow for what is missing."""
+        assert self.drawing is not None
+        repeats, shuffle = self.drawing.repeats, self.drawing.shuffle
+        cycle, window = divmod(epoch, repeats)  # with repeats, an epoch sees one part of the samples
+        length = self.length // repeats
+        begin = (window * self.world + self.rank) * length + first * self.batch_size // repeats
+        end = begin + (last - first) * self.batch_size // repeats
+        order = None
+        if shuffle:
+            order = list(range(len(self.shards.urls)))
+            random.Random(f"{self.seed}/{cycle}").shuffle(order)
+        for turn in itertools.count():
+            suffix = f"/{turn}" if turn else ""
+            rng = random.Random(f"{self.seed}/{epoch}/{self.rank}/{worker}{suffix}")
+            samples = self._balanced(self._read(begin, end, order, told), f"{epoch}{suffix}")
+            if shuffle:
+                samples = webdataset.shuffle(shuffle, initial=shuffle, rng=rng)(samples)
+            for sample in samples:
+                for repeat in range(repeats):
+                    version = [f"{part}" for part in (turn, sample.get("copy", 0), repeat)]
+                    yield {**sample, "version": "" if set(version) == {"0"} else "/" + ".".join(version)}
+
+    def _balanced(self, samples: Iterator[dict[str, Any]], turn: str) -> Iterator[dict[str, Any]]:
+        """Give each sample as often as its class is rarer than the mean, to a whole number by chance."""
+        assert self.drawing is not None
+        counts = self.drawing.class_counts
+        if counts is None:
+            yield from samples
+            return
+        mean = sum(counts) / sum(count > 0 for count in counts)
+        for sample in samples:
+            times = mean / counts[self._class(sample)] if counts[self._class(sample)] else 1.0
+            whole = int(times)
+            chance = random.Random(f"{self.seed}/{turn}/{sample['__key__']}/times").random()
+            for copy in range(whole + (chance < times - whole)):
+                yield {**sample, "copy": copy}
+
+    def _class(self, sample: dict[str, Any]) -> int:
+        try:
+            label = self.labelling.read(sample.get("cls", b""))
+        except BcosError:
+            return 0  # decoding will tell
+        assert isinstance(label, int)
+        return label
+
+    def _read(self, begin: int, end: int, order: list[int] | None, told: "_Told | None") -> Iterator[dict[str, Any]]:
+        on_problem = told if self.skip else None
+        for part in self.shards.slices(begin, end, order):
+            yield from read_slice(part, open_shard=self.open_shard, on_problem=on_problem)
+
+    def _worker_batches(self, worker: int, workers: int) -> tuple[int, int]:
         """Whole batches for every worker; as many for each as the loader will ask of it in turn."""
-        first = worker * (self.batches // workers) + min(worker, self.batches % workers)
-        count = self.batches // workers + (worker < self.batches % workers)
-        begin = self.begin + first * self.batch_size
-        return begin, min(begin + count * self.batch_size, self.end)
+        share, rest = divmod(self.batches, workers)
+        first = worker * share + min(worker, rest)
+        return first, first + share + (worker < rest)
+
+    def _decoded(self, sample: dict[str, Any], epoch: int, told: "_Told") -> Sample | None:
+        """Decode a sample; one that cannot be is told of and left out, where that is wanted."""
+        if not self.skip:
+            return self._decode(sample, epoch)
+        try:
+            decoded = self._decode(sample, epoch)
+        except BcosError as problem:
+            told(1, str(problem))
+            return None
+        told.in_a_row = 0
+        return decoded
 
     def _decode(self, sample: dict[str, Any], epoch: int) -> Sample:
-        key = sample["__key__"]
-        data = next((v for k, v in sample.items() if k not in ("cls", "position") and not k.startswith("__")), None)
+        key, url = sample["__key__"], sample["__url__"]
+        data = encoded_image(sample)
         if data is None or "cls" not in sample:
-            raise BcosError(
-                f"the sample {key!r} of {sample['__url__']!r} needs an image and a .cls file, "
-                f"has {list(sample)}; {_VERIFY}"
-            )
+            members = [name for name in sample if name not in _ADDED]
+            raise BcosError(f"the sample {key!r} of {url!r} needs an image and a .cls file, has {members}; {VERIFY}")
         try:
-            image = self.transform(data, random.Random(f"{self.seed}/{epoch}/{key}"))
+            label = self.labelling.read(sample["cls"])
+        except BcosError as problem:
+            raise BcosError(f"the sample {key!r} of {url!r}: {problem}; {VERIFY}") from problem
+        try:
+            image = self.transform(data, random.Random(f"{self.seed}/{epoch}/{key}{sample.get('version', '')}"))
         except UNREADABLE as reason:
-            raise BcosError(f"the image {key!r} of {sample['__url__']} cannot be read: {reason}") from reason
-        return image, int(sample["cls"]), sample["position"]
+            raise BcosError(f"the image {key!r} of {url} cannot be read: {reason}") from reason
+        return image, label, sample["position"]
+
+
+_ADDED = ("position", "copy", "version")
+
+
+def encoded_image(sample: dict[str, Any]) -> bytes | None:
+    """Return the image of a WebDataset sample: what is neither its label nor a note."""
+    return next((v for k, v in sample.items() if k not in ("cls", *_ADDED) and not k.startswith("__")), None)
+
+
+class _Told:
+    """Counts samples that are left out, where the main process sees it, and tells of the first ones."""
+
+    def __init__(self, counts: Tensor, process: int, rank: int, patience: int) -> None:
+        self._counts = counts
+        self._process = process % len(counts)
+        self._rank = rank
+        self._patience = patience
+        self._told = 0
+        self.in_a_row = 0
+
+    def __call__(self, samples: int, problem: str) -> None:
+        self._counts[self._process] += samples
+        self.in_a_row += samples
+        if self.in_a_row > self._patience:
+            raise BcosError(f"none of {self.in_a_row:,} samples could be read, the last because {problem}")
+        self._told += 1
+        if self._told <= _TOLD:
+            count = "" if samples == 1 else f" {samples}"
+            print(f"bcos: left out{count}: {problem}", file=sys.stderr)  # noqa: T201 - reason: of a loader process
 
 
 def _worker() -> tuple[int, int]:

@@ -5,13 +5,14 @@ The inference transform of a model, and the augmentations of a recipe.
 
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from bcos_cli.config import Augment
-from bcos_cli.data.decoding import decode
+from bcos_cli.data.decoding import decode, quick_decode
 from bcos_models import InputSpec
 from bcos_models.transforms import resize_and_crop
 
@@ -22,20 +23,29 @@ def inference_transform(spec: InputSpec) -> nn.Module:
     return composed
 
 
-def training_transform(spec: InputSpec, augment: Augment) -> nn.Module:
-    """Return the recipe's augmentations, in the order of :class:`bcos_cli.config.Augment`."""
+def training_transform(spec: InputSpec, augment: Augment, size: int | None = None) -> nn.Module:
+    """Return the recipe's augmentations, in the order of :class:`bcos_cli.config.Augment`.
+
+    Args:
+        spec: input of the network.
+        augment: of the recipe.
+        size: side of the result; None for that of the network.
+    """
+    size = size or spec.size
     steps: list[nn.Module] = [v2.PILToTensor()]
     if augment.random_resized_crop is not None:
-        steps.append(v2.RandomResizedCrop(spec.size, scale=augment.random_resized_crop, antialias=True))
+        steps.append(v2.RandomResizedCrop(size, scale=augment.random_resized_crop, antialias=True))
     else:
-        steps.append(v2.Resize((spec.size, spec.size), antialias=True))
+        steps.append(v2.Resize((size, size), antialias=True))
     if augment.pad_crop:
-        steps.append(v2.RandomCrop(spec.size, padding=augment.pad_crop))
+        steps.append(v2.RandomCrop(size, padding=augment.pad_crop))
     if augment.affine_degrees or augment.affine_translate:
         translate = (augment.affine_translate,) * 2 if augment.affine_translate else None
         steps.append(v2.RandomAffine(augment.affine_degrees, translate, interpolation=v2.InterpolationMode.BILINEAR))
     if augment.horizontal_flip:
         steps.append(v2.RandomHorizontalFlip(augment.horizontal_flip))
+    if augment.rand_augment is not None:
+        steps.append(v2.RandAugment(augment.rand_augment.num_ops, augment.rand_augment.magnitude))
     if augment.trivial_augment:
         steps.append(v2.TrivialAugmentWide())
     if augment.random_erasing:
@@ -54,10 +64,12 @@ class BytesTransform:
     channels: int
     steps: nn.Module
     is_random: bool
+    decoder: Literal["pillow", "torchvision"] = "pillow"
 
     def __call__(self, data: bytes, rng: random.Random) -> Tensor:
         """Encoded bytes → 8-bit (C, H, W)."""
-        image = decode(data, self.channels)
+        quick = self.decoder == "torchvision"
+        image = quick_decode(data, self.channels) if quick else decode(data, self.channels)
         if not self.is_random:
             result: Tensor = self.steps(image)
             return result

@@ -1,19 +1,24 @@
 """Checkpoints of a run: written aside and renamed, the last ones and the best kept."""
 
+import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor
 
-from bcos_core.errors import BcosError
-from bcos_models import load_weights, save_weights
+from bcos_core.errors import BcosError, first_line
 
-_WEIGHTS = "model.safetensors"
-_STATE = "state.pt"
+StateDict = Mapping[str, Tensor]
+
+MODEL, EMA = "model", "ema"
+"""Names of weights in a checkpoint."""
 BEST = "best"
+_STATE = "state.pt"
 
 
 @dataclass
@@ -21,10 +26,17 @@ class Progress:
     """How far a run has come."""
 
     epoch: int = 0
-    """Epochs finished."""
+    """The one that is being trained, from 0."""
+    batch: int = 0
+    """Batches of it that every process has finished."""
     step: int = 0
-    """Optimizer steps taken."""
-    best_top1: float = -1.0
+    """Optimizer steps taken in all."""
+    losses: list[float] = field(default_factory=list)
+    """Of each process, the sum over these batches."""
+    seconds: float = 0.0
+    """Of this epoch's training."""
+    left_out: int = 0
+    """Steps that were left out because their loss was not finite."""
 
 
 class Checkpoints:
@@ -39,62 +51,134 @@ class Checkpoints:
         self.folder = folder
         self.keep = keep
 
-    def save(self, model: nn.Module, state: dict[str, Any], progress: Progress, *, is_best: bool) -> Path:
-        """Write ``epoch-NNNN/``, and copy it to ``best/`` if it is the best so far.
+    def save(
+        self,
+        progress: Progress,
+        weights: Mapping[str, StateDict],
+        state: Mapping[str, Any],
+        metadata: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Write ``step-NNNNNNNN/``, which appears whole or not at all; then remove the oldest.
 
         Args:
-            model: whose weights are written as safetensors.
+            progress: epoch, batch and step.
+            weights: state dicts by name, written as safetensors.
             state: of optimizer and scaler.
-            progress: epochs, steps and best accuracy.
-            is_best: whether this is the best so far.
+            metadata: strings for the headers of the weights.
+
+        Raises:
+            BcosError: it cannot be written; what was there before is still there.
         """
-        final = self.folder / f"epoch-{progress.epoch:04d}"
+        final = self.folder / f"step-{progress.step:08d}"
         aside = self.folder / f".{final.name}.tmp"
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-        save_weights(model, aside / _WEIGHTS)
-        torch.save({"progress": vars(progress), **state}, aside / _STATE)
-        if is_best:  # first, so that a checkpoint never tells of a best one that is not there
-            copy = self.folder / f".{BEST}.tmp"
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(aside, copy)
-            _replace(copy, self.folder / BEST)
-        _replace(aside, final)
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir(parents=True)
+            for name, tensors in weights.items():
+                whole = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+                header = {"format": "pt", **(metadata or {})}
+                safetensors.torch.save_file(whole, aside / f"{name}.safetensors", metadata=header)
+            torch.save({"progress": asdict(progress), **state}, aside / _STATE)
+            _replace(aside, final)
+        except Exception as reason:  # torch and safetensors report a full disk in types of their own
+            shutil.rmtree(aside, ignore_errors=True)
+            last = self.all()
+            kept = f"the last one is {last[-1]}" if last else "there is none yet"
+            raise BcosError(
+                f"cannot write a checkpoint to {self.folder} ({first_line(reason)}); {kept}; "
+                "make room on the disk and continue with --resume"
+            ) from reason
         for old in self.all()[: -self.keep]:
             shutil.rmtree(old)
         return final
 
-    def all(self) -> list[Path]:
-        """All checkpoints that are whole, oldest first; not the best."""
-        return sorted(p for p in self.folder.glob("epoch-*") if (p / _STATE).exists())
-
-    def load_last(self, model: nn.Module) -> tuple[Progress, dict[str, Any]] | None:
-        """Fill `model` from the last checkpoint; None if there is none.
+    def keep_best(self, checkpoint: Path) -> None:
+        """Copy a checkpoint's weights to ``best/``.
 
         Raises:
-            BcosError: it is damaged.
+            BcosError: they cannot be written.
         """
-        checkpoints = self.all()
-        if not checkpoints:
-            return None
-        load_weights(model, checkpoints[-1] / _WEIGHTS)
+        aside = self.folder / f".{BEST}.tmp"
         try:
-            state = torch.load(checkpoints[-1] / _STATE, map_location="cpu", weights_only=True)
-        except Exception as reason:  # pickle and zip raise many types
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.mkdir()
+            for file in checkpoint.glob("*.safetensors"):
+                shutil.copy2(file, aside)
+            _replace(aside, self.folder / BEST)
+        except OSError as reason:
             raise BcosError(
-                f"the checkpoint {checkpoints[-1]} is damaged ({' '.join(str(reason).split())[:120]}); "
-                f"remove it to resume from the one before"
+                f"cannot copy the best weights to {self.folder / BEST} ({reason.strerror}); make room on the disk and "
+                "continue with --resume"
             ) from reason
+
+    def clean(self) -> None:
+        """Remove what a killed run was writing."""
+        for stale in self.folder.glob(".*.tmp"):
+            shutil.rmtree(stale, ignore_errors=True)
+
+    def all(self) -> list[Path]:
+        """All checkpoints that are whole, oldest first; not the best."""
+        return sorted(p for p in self.folder.glob("step-*") if (p / _STATE).exists())
+
+    def last(self) -> Path | None:
+        """Return the last checkpoint, if there is one."""
+        return checkpoints[-1] if (checkpoints := self.all()) else None
+
+    def best(self) -> Path | None:
+        """Return the folder with the weights of the best epoch, if there is one."""
+        for folder in (self.folder / BEST, self.folder / f".{BEST}.old"):  # the second while it is being replaced
+            if folder.is_dir():
+                return folder
+        return None
+
+
+def load_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
+    """Read progress and state of a checkpoint.
+
+    Raises:
+        BcosError: it is damaged.
+    """
+    try:
+        state = torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
         return Progress(**state.pop("progress")), state
+    except Exception as reason:  # pickle and zip raise many types
+        raise _damaged(checkpoint, reason) from reason
+
+
+def load_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
+    """Read the weights called `name` of a checkpoint.
+
+    Raises:
+        BcosError: they are damaged.
+    """
+    try:
+        return safetensors.torch.load_file(checkpoint / f"{name}.safetensors")
+    except Exception as reason:  # safetensors raises several types
+        raise _damaged(checkpoint, reason) from reason
+
+
+def _damaged(checkpoint: Path, reason: Exception) -> BcosError:
+    return BcosError(
+        f"the checkpoint {checkpoint} is damaged ({first_line(reason)[:120]}); remove it to resume from the one before"
+    )
 
 
 def _replace(aside: Path, final: Path) -> None:
-    """Put `aside` in the place of `final`."""
+    """Put a folder in the place of `final` once its files are on the disk."""
+    for path in (*aside.iterdir(), aside):
+        _flush(path)
+    old = final.with_name(f".{final.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
     if final.exists():
-        old = final.with_name(f".{final.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
         final.rename(old)
-        aside.rename(final)
-        shutil.rmtree(old)
-    else:
-        aside.rename(final)
+    aside.rename(final)
+    _flush(final.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,31 +1,37 @@
-"""The training loop."""
+"""Training: epochs of steps, an evaluation after each, checkpoints in between."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, broadcast, set_seed
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from bcos_cli import console
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex, load_index
-from bcos_cli.data.loader import Batches, make_batches
 from bcos_cli.evaluation import Scores, evaluate
-from bcos_cli.processes import has_no_accelerator
-from bcos_cli.trained import TrainedModel, build
-from bcos_cli.training.annealing import Annealer
-from bcos_cli.training.checkpoint import Checkpoints, Progress
+from bcos_cli.trained import TrainedModel, load_trained
+from bcos_cli.training import efficiency, state
+from bcos_cli.training.checkpoint import EMA, MODEL, Progress, load_tensors
+from bcos_cli.training.distillation import Agreement, agreement
+from bcos_cli.training.feeding import training_batches
+from bcos_cli.training.finite import LossWatch, SkippedSteps, keep_batch
 from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.optim import make_loss, make_optimizer, make_schedule
+from bcos_cli.training.freezing import train_mode
+from bcos_cli.training.history import epoch_line
+from bcos_cli.training.keeping import restore, save
+from bcos_cli.training.losses import LossOptions, make_loss
+from bcos_cli.training.setup import Setup, make_accelerator
+from bcos_cli.training.stepping import seed_batch
+from bcos_cli.training.stopping import EXIT_STATUS, Preempted
 from bcos_core.errors import BcosError
+from bcos_models.convert.anneal import recalibrate_norms
 
-NAN_CHECK_STEPS = 50
-"""Steps between looks at the loss; each look waits for the device."""
+LOOK_STEPS = 50
+"""Batches between looks at the loss on an accelerator; each look waits for it."""
 
 
 @dataclass
@@ -33,7 +39,7 @@ class TrainingResult:
     """A finished run."""
 
     trained: TrainedModel
-    scores: Scores
+    scores: Scores | Agreement
     index: ShardIndex
     data: str
 
@@ -49,222 +55,240 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
     Raises:
         BcosError: a recipe that does not fit the data or the number of processes, a folder in use, or a loss
             that is not finite.
+        Preempted: a signal asked for an early end; a checkpoint was written.
     """
     if recipe.data.path is None:
         raise BcosError("there are no data to train on; give a folder of shards with --data")
     index = load_index(recipe.data.path)
     if len(index.classes) < 2:
         raise BcosError(f"the shards have the class {index.classes[0]!r} alone; a classifier needs at least two")
-    accelerator = _accelerator(recipe, out)
+    accelerator = make_accelerator(recipe, out)
     folder = RunFolder(out)
-    with accelerator.main_process_first():
-        if accelerator.is_main_process:
-            folder.check_same(recipe) if resume else folder.start(recipe)
-    training = _Training(recipe, index, folder, accelerator)
-    training.run(resume)
-    return TrainingResult(training.trained, training.scores, index, recipe.data.path)
+    with ExitStack() as held:
+        with accelerator.main_process_first():
+            if accelerator.is_main_process:
+                folder.resume(recipe) if resume else folder.start(recipe)
+                held.enter_context(folder.locked())
+        run = _Run(Setup(recipe, index, folder, accelerator))
+        held.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
+        with run.setup.stopper.listening():
+            scores = run.to_the_end(resume)
+    return TrainingResult(run.setup.trained, scores, index, recipe.data.path)
 
 
-def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
-    try:
-        return Accelerator(
-            cpu=has_no_accelerator(),
-            mixed_precision=recipe.train.precision,
-            gradient_accumulation_steps=recipe.train.accumulate,
-            log_with="tensorboard",
-            project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out)),
-        )
-    except ValueError as reason:
-        raise BcosError(
-            f"train.precision={recipe.train.precision} does not work on this device: {reason}; use bf16 or no"
-        ) from reason
+class _Run:
+    """The course of a run in one process."""
 
-
-class _Training:
-    """State of one run in one process."""
-
-    def __init__(self, recipe: Recipe, index: ShardIndex, folder: RunFolder, accelerator: Accelerator) -> None:
-        self.recipe = recipe
-        self.folder = folder
-        self.accelerator = accelerator
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.recipe = setup.recipe
+        self.accelerator = setup.accelerator
         self.progress = Progress()
-        set_seed(recipe.train.seed)
-        self.trained = build(recipe, index.classes)
-        self.batches, self.test_batches = self._loaders(index)
-        self.steps_per_epoch = len(self.batches) // recipe.train.accumulate
-        self.annealer = Annealer(recipe, self.steps_per_epoch)
-        optimizer = make_optimizer(self.trained.model, recipe.optimizer)
-        self.schedule = make_schedule(
-            optimizer, recipe.schedule, recipe.optimizer.lr, recipe.train.epochs, self.steps_per_epoch
-        )
-        self.loss = make_loss(recipe.train.loss)
-        self.scores: Scores
-        self.model: nn.Module
-        self.model, self.optimizer = accelerator.prepare(self.trained.model, optimizer)
-        self.checkpoints = Checkpoints(folder.checkpoints, recipe.train.keep_checkpoints)
+        self.scores: Scores | Agreement | None = None
 
-    def _loaders(self, index: ShardIndex) -> tuple[Batches, Batches]:
-        data, train = self.recipe.data, self.recipe.train
-        world = self.accelerator.num_processes
-        if train.batch_size % (world * train.accumulate):
-            raise BcosError(
-                f"train.batch_size={train.batch_size} cannot be split over {world} processes and "
-                f"{train.accumulate} accumulated batches; make it a multiple of {world * train.accumulate}"
-            )
-        common: dict[str, Any] = {
-            "rank": self.accelerator.process_index,
-            "world": world,
-            "workers": data.workers,
-            "seed": train.seed,
-            "pin_memory": self.accelerator.device.type == "cuda",
-        }
-        assert data.path is not None
-        for_training = make_batches(
-            data.path,
-            index,
-            data.train_split,
-            self.trained.input,
-            batch_size=train.batch_size // (world * train.accumulate),
-            augment=data.augment,
-            accumulate=train.accumulate,
-            shuffle=data.shuffle_buffer,
-            **common,
-        )
-        batch_size = self.recipe.evaluation.batch_size
-        for_test = make_batches(data.path, index, data.test_split, self.trained.input, batch_size=batch_size, **common)
-        return for_training, for_test
-
-    def run(self, resume: bool) -> None:
-        """Train to the last epoch, from the first or from the last checkpoint."""
+    def to_the_end(self, resume: bool) -> Scores | Agreement:
+        """Train to the last epoch, from the first or from the last checkpoint; return the final scores."""
         if resume:
-            self._restore()
-        self.accelerator.init_trackers("tensorboard")
-        for epoch in range(self.progress.epoch, self.recipe.train.epochs):
-            self._one_epoch(epoch)
-        if self.progress.epoch == self.recipe.train.epochs and not hasattr(self, "scores"):
-            self.scores = self._evaluate()  # a finished run was resumed
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
-        self.annealer.finish(self.accelerator.unwrap_model(self.model))
-        if self.accelerator.is_main_process:
-            self.trained.save(self.folder.weights, self.accelerator.unwrap_model(self.model))
-        # without Accelerate's autocast: scores and explanations are those of the saved weights
-        self.trained.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
-        self.accelerator.wait_for_everyone()
+            self.progress = restore(self.setup)
+        self.setup.start_trackers()
+        while self.progress.epoch < self.recipe.train.epochs and not self.setup.history.is_over():
+            if self.progress.batch < len(self.setup.batches):
+                self._train_epoch()
+            if not self.setup.history.has(self.progress.epoch + 1):
+                self._evaluate_epoch()
+            self.progress = Progress(self.progress.epoch + 1, step=self.progress.step, left_out=self.progress.left_out)
+        return self._finish()
 
-    def _one_epoch(self, epoch: int) -> None:
-        start = time.perf_counter()
-        loss = self._train_epoch(epoch)
-        seconds = time.perf_counter() - start
-        self._share_buffers()
-        self.scores = self._evaluate()
-        comparable = self.annealer.is_over((epoch + 1) * self.steps_per_epoch)  # with what the run ends with
-        is_best = comparable and self.scores.top1 > self.progress.best_top1
-        self.progress = Progress(
-            epoch + 1, (epoch + 1) * self.steps_per_epoch, self.scores.top1 if is_best else self.progress.best_top1
+    def _train_epoch(self) -> None:
+        """Train on the batches of an epoch that are left; then write a checkpoint."""
+        setup, progress, train = self.setup, self.progress, self.recipe.train
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        setup.model.train()
+        train_mode(setup.network, self.recipe.model)
+        self.watch = LossWatch(
+            self.accelerator.device, progress.losses[rank] if progress.losses else 0.0, setup.stepper.dtype
         )
-        images = len(self.batches.stream) * self.accelerator.num_processes
-        values = {
-            "epoch": epoch + 1,
-            "step": self.progress.step,
-            "train_loss": loss,
-            "test_loss": self.scores.loss,
-            "test_top1": self.scores.top1,
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": images / seconds,
-            "seconds": seconds,
-        }
-        self.accelerator.log({k: v for k, v in values.items() if k not in ("epoch", "step")}, step=epoch + 1)
+        self.skipped = SkippedSteps(train.max_not_finite, progress.left_out)
+        self.since = time.perf_counter()
+        look = 1 if self.accelerator.device.type == "cpu" else LOOK_STEPS
+        label = f"epoch {progress.epoch + 1}/{train.epochs}"
+        with console.counted(label, len(setup.batches), self.accelerator.is_main_process) as counter:
+            counter.advance(progress.batch)
+            for images, labels, positions in setup.batches.epoch(progress.epoch, progress.batch):
+                seed_batch(train.seed, progress.epoch, progress.batch, rank)
+                self.watch.add(setup.stepper.run(images, labels), progress.batch)
+                if setup.stepper.left_out_batch:
+                    self._keep_batch(progress.batch, images, labels, positions)
+                progress.batch += 1
+                counter.advance(images=len(images) * world, note=self._note())
+                if progress.batch % look == 0:
+                    self._check_finite()
+                if self.accelerator.sync_gradients:
+                    self._after_step()
+        self._save()
+
+    def _note(self) -> str | None:
+        batches = self.progress.batch
+        return f"loss {float(self.watch.total) / batches:.4f}" if batches % LOOK_STEPS == 0 else None
+
+    def _after_step(self) -> None:
+        """What follows a step: schedule, annealing, average, checkpoint, and the question whether to go on."""
+        setup, progress = self.setup, self.progress
+        progress.step += 1
+        if setup.stepper.left_out_step:
+            self.skipped.add(f"at epoch {progress.epoch + 1}, step {progress.step:,}")
+            progress.left_out = self.skipped.count
+        setup.schedule.step_update(progress.step)
+        for network in setup.networks:
+            setup.annealer.after_step(network, progress.step)
+        if setup.ema is not None and self.recipe.ema is not None and progress.step % self.recipe.ema.every == 0:
+            setup.ema.update(setup.network)
+        if progress.batch == len(setup.batches):
+            return  # there is a checkpoint at the end of an epoch
+        if setup.stopper.wanted(progress.step):
+            self._end_early()
+        every = self.recipe.train.checkpoint_steps
+        if every and progress.step % every == 0:
+            self._save()
+
+    def _end_early(self) -> None:
+        path = self._save()
         if self.accelerator.is_main_process:
-            self.folder.add_metrics(values)
-            self.checkpoints.save(
-                self.accelerator.unwrap_model(self.model), self._state(), self.progress, is_best=is_best
+            received = self.setup.stopper.received or "a signal to another process"
+            console.err.print(
+                f"ended by {received} after step {self.progress.step:,}, with the checkpoint {path}; "
+                f"continue with --resume (exit status {EXIT_STATUS})",
+                soft_wrap=True,
             )
-        self.accelerator.wait_for_everyone()
+        raise Preempted
+
+    def _save(self) -> Path | None:
+        self._check_finite()
+        now = time.perf_counter()
+        self.progress.seconds += now - self.since
+        self.since = now
+        return save(self.setup, self.progress, float(self.watch.total))
+
+    def _check_finite(self) -> None:
+        """End the run in every process if a loss was not finite in one, and keep the batch.
+
+        Raises:
+            BcosError: it was not.
+        """
+        bad = None if self.setup.stepper.skips else self.watch.first_bad()
+        if bad is None:
+            return
+        recipe, setup = self.recipe, self.setup
+        again = training_batches(recipe, setup.index, setup.trained.input, setup.plan, self.accelerator)
+        kept = self._keep_batch(bad, *next(again.epoch(self.progress.epoch, bad)))
+        step = self.progress.epoch * setup.steps_per_epoch + bad // setup.plan.accumulate + 1
+        raise BcosError(
+            f"the loss is not finite at epoch {self.progress.epoch + 1}, step {step:,}, learning rate "
+            f"{setup.optimizer.param_groups[0]['lr']:.2g}; lower optimizer.lr, set clipping.norm, use "
+            f"train.precision=no, or leave such steps out with train.on_not_finite=skip; the batch is kept in {kept}"
+        )
+
+    def _keep_batch(self, batch: int, images: Tensor, labels: Tensor, positions: Tensor) -> Path:
+        name = f"epoch-{self.progress.epoch + 1:04d}-batch-{batch:06d}-process-{self.accelerator.process_index}"
+        path = self.setup.folder.not_finite / f"{name}.safetensors"
+        keep_batch(path, images, labels, positions)
+        return path
+
+    def _evaluate_epoch(self) -> None:
+        """Score the network, keep the best, and write the line of the epoch, its last act."""
+        setup, progress, accelerator = self.setup, self.progress, self.accelerator
+        self._share_buffers()
+        plain = self._evaluate(setup.model if setup.sharded else setup.network)
+        averaged = None if setup.ema is None else self._evaluate(setup.ema.module)
+        self.scores = averaged or plain
+        loss = sum(progress.losses) / len(progress.losses) / len(setup.batches)
+        values = epoch_line(progress, loss, setup.optimizer.param_groups[0]["lr"], plain, averaged)
+        images = len(setup.batches.stream) * accelerator.num_processes
+        values |= {"images_per_second": images / progress.seconds, "seconds": progress.seconds}
+        unread = torch.tensor(setup.batches.stream.skipped, device=accelerator.device)
+        if skipped := int(accelerator.reduce(unread)):
+            values["skipped"] = skipped
+            accelerator.print(f"epoch {progress.epoch + 1}: {skipped:,} images could not be read and were left out")
+        if progress.left_out:
+            values["steps_left_out"] = progress.left_out
+        accelerator.log({k: v for k, v in values.items() if k not in ("epoch", "step")}, step=progress.step)
+        seen = setup.networks[-1]
+        if setup.watcher and not setup.watcher.look(seen, progress.epoch + 1, progress.step, accelerator):
+            setup.watcher = None
+        if accelerator.is_main_process:
+            comparable = setup.annealer.is_over(progress.step)  # with what the run ends with
+            if comparable and setup.history.is_best(self.scores.accuracy):
+                last = setup.checkpoints.last()
+                assert last is not None
+                setup.checkpoints.keep_best(last)
+                values["best"] = True
+            setup.history.add(values)
+        setup.history.share()
+
+    def _evaluate(self, network: nn.Module) -> Scores | Agreement:
+        setup, main = self.setup, self.accelerator.is_main_process
+        device = self.accelerator.device
+        if setup.learns_embedding and setup.teacher is not None:
+            return agreement(setup.teacher, network, setup.test_batches, device=device, show_progress=main)
+        loss = make_loss(self.recipe.train.loss, LossOptions(evaluation=True))
+        return evaluate(
+            setup.trained,
+            network,
+            setup.test_batches,
+            loss,
+            device=device,
+            show_progress=main,
+            together=setup.sharded,
+        )
 
     def _share_buffers(self) -> None:
         """Take over the running statistics of the main process, which are the ones that are saved."""
-        for buffer in self.accelerator.unwrap_model(self.model).buffers():
-            broadcast(buffer)
+        for network in () if self.setup.sharded else self.setup.networks:
+            for buffer in network.buffers():
+                broadcast(buffer)
 
-    def _train_epoch(self, epoch: int) -> float:
-        """Train on all batches; return the mean loss over all processes."""
-        # Whatever the network draws at random (stochastic depth) is a function of seed, epoch and rank.
-        torch.manual_seed(hash((self.recipe.train.seed, epoch, self.accelerator.process_index)) % 2**63)
-        self.model.train()
-        total = torch.zeros((), device=self.accelerator.device)
-        step = epoch * self.steps_per_epoch
-        for i, (images, labels) in enumerate(self._counted_batches(epoch, total)):
-            with self.accelerator.accumulate(self.model):
-                loss = self._step(images, labels)
-            if self.accelerator.sync_gradients:
-                step += 1
-                self.schedule.step_update(step)
-                self.annealer.after_step(self.accelerator.unwrap_model(self.model), step)
-            total += loss.detach()
-            if i % NAN_CHECK_STEPS == 0:
-                self._check_finite(total, epoch, step)
-        self._check_finite(total, epoch, step)
-        mean: Tensor = self.accelerator.reduce(total / len(self.batches), reduction="mean")
-        return float(mean)
-
-    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
-        device = self.accelerator.device
-        x = self.trained.encode(images.to(device, non_blocking=True))
-        with self.accelerator.autocast():
-            loss: Tensor = self.loss(self.model(x), labels.to(device, non_blocking=True))
-        self.accelerator.backward(loss)
-        if self.accelerator.sync_gradients and self.recipe.train.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.train.clip_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss
-
-    def _counted_batches(self, epoch: int, total: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        label = f"epoch {epoch + 1}/{self.recipe.train.epochs}"
-        world = self.accelerator.num_processes
-        with console.counted(label, len(self.batches), self.accelerator.is_main_process) as counter:
-            for i, (images, labels, _) in enumerate(self.batches.epoch(epoch)):
-                yield images, labels
-                note = f"loss {float(total) / (i + 1):.4f}" if i % NAN_CHECK_STEPS == 0 else None
-                counter.advance(images=len(images) * world, note=note)
-
-    def _check_finite(self, total: Tensor, epoch: int, step: int) -> None:
-        if not bool(torch.isfinite(total)):
-            lr = self.optimizer.param_groups[0]["lr"]
-            raise BcosError(
-                f"the loss is {float(total)} at epoch {epoch + 1}, step {step}, learning rate {lr:.2g}; "
-                "lower optimizer.lr, set train.clip_norm, or use train.precision=no"
-            )
-
-    def _evaluate(self) -> Scores:
-        return evaluate(
-            self.trained,
-            self.accelerator.unwrap_model(self.model),
-            self.test_batches,
-            make_loss(self.recipe.train.loss, evaluation=True),
-            device=self.accelerator.device,
-            show_progress=self.accelerator.is_main_process,
-        )
-
-    def _state(self) -> dict[str, Any]:
-        scaler = self.accelerator.scaler
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-        }
-
-    def _restore(self) -> None:
-        loaded = self.checkpoints.load_last(self.accelerator.unwrap_model(self.model))
-        if loaded is not None:
-            self.progress, state = loaded
-            self._restore_state(state)
+    def _finish(self) -> Scores | Agreement:
+        """Save the network that the run ends with, and score it if it has not been."""
+        setup, train = self.setup, self.recipe.train
+        if setup.sharded:
+            return self._finish_sharded()
+        network = setup.network
+        efficiency.undo(network)
+        if setup.ema is not None:
+            network.load_state_dict(setup.ema.module.state_dict())
+        best = setup.checkpoints.best()
+        if train.restore_best and best is not None:
+            state.load_weights_into(network, load_tensors(best, EMA if setup.ema is not None else MODEL), False)
+        if train.recalibrate_batches:
+            self._recalibrate(network)
+        setup.annealer.finish(network)
+        network.float()  # also where it was trained in float64
+        if self.scores is None or train.restore_best or train.recalibrate_batches:
+            self.scores = self._evaluate(network)
         if self.accelerator.is_main_process:
-            self.folder.keep_metrics(self.progress.epoch)
+            setup.trained.save(setup.folder.weights, network)
+        # without Accelerate's autocast: scores and explanations are those of the saved weights
+        setup.trained.model = self.accelerator.unwrap_model(setup.model, keep_fp32_wrapper=False).eval()
+        self.accelerator.wait_for_everyone()
+        return self.scores
 
-    def _restore_state(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
-        if state["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.schedule.step_update(self.progress.step)
-        self.annealer.set(self.accelerator.unwrap_model(self.model), self.progress.step)
+    def _finish_sharded(self) -> Scores | Agreement:
+        """The same where every process holds a part: put together in a file, and read from there."""
+        setup = self.setup
+        if self.recipe.train.recalibrate_batches or self.recipe.train.restore_best:
+            raise BcosError("train.recalibrate_batches and train.restore_best do not work with FSDP; leave them out")
+        scores = self.scores or self._evaluate(setup.model)
+        weights = state.weights_of(setup.model, sharded=True)
+        if self.accelerator.is_main_process:
+            setup.trained.save_state(setup.folder.weights, weights)
+        self.accelerator.wait_for_everyone()
+        setup.trained = replace(load_trained(str(setup.folder.weights)), probabilities=setup.trained.probabilities)
+        return scores
+
+    def _recalibrate(self, network: nn.Module) -> None:
+        """Measure batch norms anew, on the first batches of an epoch that never was."""
+        setup, count = self.setup, self.recipe.train.recalibrate_batches
+        device, dtype = self.accelerator.device, setup.stepper.dtype
+        batches = zip(range(count), setup.batches.epoch(self.recipe.train.epochs), strict=False)
+        recalibrate_norms(network, (setup.trained.encode(b[0].to(device)).to(dtype) for _, b in batches))
+        self._share_buffers()

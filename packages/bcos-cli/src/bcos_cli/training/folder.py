@@ -1,20 +1,40 @@
-"""The folder of a run."""
+"""The folder of a run. Imports no torch."""
 
 import json
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
-from bcos_models.weights import WEIGHTS_NAME
+
+WEIGHTS_NAME = "model.safetensors"
+LOCK = ".lock"
+FREE_TO_CHANGE = (
+    "data.path",
+    "data.cache",
+    "data.cache_gb",
+    "train.keep_checkpoints",
+    "train.checkpoint_steps",
+    "train.trackers",
+    "train.explained_images",
+    "evaluation",
+)
+"""What a run may be resumed with another value of: it does not change what is learned."""
 
 
 class RunFolder:
     """Paths of a run, and its small files.
 
     ``config.yaml`` (the complete recipe), ``metrics.jsonl`` (a line an epoch), ``checkpoints/``,
-    ``model.safetensors``, ``tensorboard/``, ``evaluation.json``, ``report.html``.
+    ``model.safetensors``, ``tensorboard/``, ``explanations/`` (of a few images, after every epoch),
+    ``evaluation.json``,
+    ``report.html``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,6 +46,29 @@ class RunFolder:
         self.tensorboard = path / "tensorboard"
         self.evaluation = path / "evaluation.json"
         self.report = path / "report.html"
+        self.explanations = path / "explanations"
+        self.not_finite = path / "not-finite"
+        """For batches whose loss was not finite."""
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training into this folder.
+
+        Raises:
+            BcosError: one does already.
+        """
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as reason:
+            raise BcosError(
+                f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
+                "shares the folder); wait for it, or choose another folder with --out"
+            ) from reason
+        try:
+            yield
+        finally:
+            lock.release()
 
     def start(self, recipe: Recipe) -> None:
         """Make the folder for a new run.
@@ -33,15 +76,15 @@ class RunFolder:
         Raises:
             BcosError: there is something in it.
         """
-        if self.path.is_file() or (self.path.is_dir() and any(self.path.iterdir())):
+        if self.path.is_file() or (self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir())):
             raise BcosError(
                 f"{str(self.path)!r} is not empty; continue that run with --resume, or choose another folder with --out"
             )
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config, dump_recipe(recipe))
 
-    def check_same(self, recipe: Recipe) -> None:
-        """Check that a run to be resumed had this recipe.
+    def resume(self, recipe: Recipe) -> None:
+        """Check that a run to be resumed had this recipe, apart from what may change, and note that.
 
         Raises:
             BcosError: no run here, or one with another recipe.
@@ -49,8 +92,15 @@ class RunFolder:
         if not self.config.exists():
             raise BcosError(f"there is no run in {str(self.path)!r} to resume; leave out --resume")
         before = load_recipe(str(self.config))
-        if before != recipe:
-            changed = _differences(before.model_dump(), recipe.model_dump())
+        differences = recipe_differences(before, recipe)
+        changed = [
+            f"{key}: {left} there, {right} here"
+            for key, (left, right) in differences.items()
+            if not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+        ]
+        if differences and not changed:
+            write_atomically(self.config, dump_recipe(recipe))
+        if changed:
             raise BcosError(
                 f"the run in {str(self.path)!r} has another recipe ({', '.join(changed[:4])}); "
                 "resume it with the same one, or choose another folder with --out"
@@ -74,13 +124,17 @@ class RunFolder:
             file.write(json.dumps(values) + "\n")
 
 
-def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys with different values, and both values."""
-    found = []
+def recipe_differences(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Dotted keys in which two recipes differ, with both values."""
+    return _differences(a.model_dump(), b.model_dump())
+
+
+def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
     for key in sorted(a.keys() | b.keys()):
         left, right = a.get(key), b.get(key)
         if isinstance(left, dict) and isinstance(right, dict):
-            found += _differences(left, right, f"{prefix}{key}.")
+            found |= _differences(left, right, f"{prefix}{key}.")
         elif left != right:
-            found.append(f"{prefix}{key}: {left} there, {right} here")
+            found[f"{prefix}{key}"] = left, right
     return found

@@ -1,43 +1,87 @@
-"""Losses, optimizers and schedules of a recipe."""
+"""Optimizers and schedules of a recipe, all of them timm's."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined] # reason: timm exports implicitly
-from timm.scheduler import CosineLRScheduler  # type: ignore[attr-defined] # reason: timm exports implicitly
+from timm.scheduler import (  # type: ignore[attr-defined] # reason: timm exports implicitly
+    CosineLRScheduler,
+    MultiStepLRScheduler,
+    PolyLRScheduler,
+    StepLRScheduler,
+)
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from bcos_cli.config import Loss, OptimizerConfig, Schedule
-from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
+from bcos_cli import config
+from bcos_core.errors import BcosError
 
 
-def make_loss(name: Loss, *, evaluation: bool = False) -> nn.Module:
-    """Return the loss by name; for evaluation, binary cross-entropies use plain targets."""
-    if name == "cross_entropy":
-        return nn.CrossEntropyLoss()
-    if name == "uniform_off_label_bce" and not evaluation:
-        return UniformOffLabelsBCELoss()
-    return BinaryCrossEntropyLoss()
+def make_optimizer(model: nn.Module, options: config.Optimizer) -> Optimizer:
+    """Return timm's optimizer of that name; weight decay leaves out biases and norms.
+
+    Raises:
+        BcosError: nothing to train.
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        raise BcosError("all parameters are frozen; leave some out of model.freeze")
+    momentum: dict[str, Any] = {"momentum": options.momentum} if options.name == "sgd" else {}
+    name = "momentum" if options.name == "sgd" else options.name  # timm's sgd is Nesterov's
+    if options.layer_decay < 1:
+        model = _Layered(model)
+        momentum["layer_decay"] = options.layer_decay
+    optimizer: Optimizer = create_optimizer_v2(
+        model, opt=name, lr=options.lr, weight_decay=options.weight_decay, **momentum
+    )
+    return optimizer
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
-    """Return timm's optimizer of that name; weight decay leaves out biases and norms."""
-    momentum: dict[str, Any] = {"momentum": config.momentum} if config.name == "sgd" else {}
-    name = "momentum" if config.name == "sgd" else config.name  # timm's sgd is Nesterov's
-    return create_optimizer_v2(model, opt=name, lr=config.lr, weight_decay=config.weight_decay, **momentum)
+class _Layered(nn.Module):
+    """A network that tells timm where its classifier is, so that it can group the layers below."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._parameters_of = model
+        find = getattr(model, "get_classifier", None)
+        classifier = find() if callable(find) else None
+        if not isinstance(classifier, nn.Module):
+            raise BcosError(
+                "optimizer.layer_decay needs a network with get_classifier(), which this one does not have; "
+                "leave it out"
+            )
+        self.pretrained_cfg = {
+            "classifier": next(name for name, module in model.named_modules() if module is classifier)
+        }
+
+    def named_parameters(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters of the network, under its own names."""
+        return self._parameters_of.named_parameters(*arguments, **options)
 
 
 def make_schedule(
-    optimizer: Optimizer, config: Schedule, lr: float, epochs: int, steps_per_epoch: int
-) -> CosineLRScheduler:
-    """Return a schedule over steps: linear warm-up, then a cosine to the end of the last epoch."""
-    warmup = round(config.warmup_epochs * steps_per_epoch)
-    return CosineLRScheduler(
-        optimizer,
-        t_initial=epochs * steps_per_epoch - warmup,
-        lr_min=config.final_factor * lr,
-        warmup_t=warmup,
-        warmup_prefix=True,
-        warmup_lr_init=config.warmup_factor * lr,
-        t_in_epochs=False,
-    )
+    optimizer: Optimizer, options: config.Schedule, lr: float, epochs: int, steps_per_epoch: int
+) -> Scheduler:
+    """Return a schedule over steps: linear warm-up, then the decay that `options` name.
+
+    Raises:
+        BcosError: a warm-up longer than the training.
+    """
+    total = epochs * steps_per_epoch
+    warmup = options.warmup_steps or round(options.warmup_epochs * steps_per_epoch)
+    if warmup >= total and warmup:
+        raise BcosError(f"a warm-up of {warmup} steps leaves nothing of {total}; make it shorter")
+    common: dict[str, Any] = {
+        "warmup_t": warmup,
+        "warmup_lr_init": options.warmup_factor * lr,
+        "t_in_epochs": False,
+    }
+    end = options.final_factor * lr
+    if options.name == "cosine":
+        return CosineLRScheduler(optimizer, t_initial=total - warmup, lr_min=end, warmup_prefix=True, **common)
+    if options.name == "linear":
+        return PolyLRScheduler(optimizer, t_initial=total - warmup, lr_min=end, warmup_prefix=True, **common)
+    if options.name == "step":
+        steps = [epoch * steps_per_epoch + 1 for epoch in options.step_epochs]  # timm looks one step ahead
+        return MultiStepLRScheduler(optimizer, decay_t=steps, decay_rate=options.step_factor, **common)
+    return StepLRScheduler(optimizer, decay_t=1, decay_rate=1.0, **common)

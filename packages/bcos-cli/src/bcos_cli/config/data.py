@@ -1,0 +1,78 @@
+"""Section ``data`` of a recipe."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from bcos_cli.config.base import Count, Positive, Probability, Rate, Section
+
+
+class RandAugment(Section):
+    """RandAugment (Cubuk et al., 2020), torchvision's."""
+
+    num_ops: Positive = 2
+    """Changes of an image."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 10
+    """Strength of all of them, out of 30."""
+
+
+class Augment(Section):
+    """Random changes of training images, in this order; 0, false or null leaves a step out."""
+
+    random_resized_crop: tuple[Probability, Probability] | None = None
+    """Share of the area, from and to."""
+    pad_crop: Count = 0
+    """Pixels of zero padding on each side before a random crop of the original size."""
+    affine_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest rotation."""
+    affine_translate: Probability = 0.0
+    """Largest shift as a share of the size."""
+    horizontal_flip: Probability = 0.0
+    rand_augment: RandAugment | None = None
+    trivial_augment: bool = False
+    """TrivialAugmentWide (Müller and Hutter, 2021)."""
+    random_erasing: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Augment":
+        area = self.random_resized_crop
+        if area is not None and area[0] > area[1]:
+            raise ValueError(
+                f"data.augment.random_resized_crop={list(area)} must go from the smaller to the larger share"
+            )
+        return self
+
+
+class Data(Section):
+    """What it is trained on."""
+
+    path: str | None = None
+    """Folder or URL of shards; ``--data`` sets it."""
+    train_split: str = "train"
+    test_split: str = "test"
+    image_size: Positive | None = None
+    """Side in pixels of training images, and of those that are evaluated; null for the model's own."""
+    train_image_size: Positive | None = None
+    """Side in pixels of training images alone, where it is another one."""
+    image_channels: Literal[1, 3] | None = None
+    """1 for greyscale, 3 for RGB; null for the model's own."""
+    augment: Augment = Augment()
+    repeats: Positive = 1
+    """Augmented versions of an image in a batch; an epoch then sees so many times fewer images.
+
+    Repeated augmentation (Hoffer et al., 2020).
+    """
+    balanced: bool = False
+    """Draw every class equally often, rare classes several times in an epoch."""
+    shuffle_buffer: Positive = 2000
+    """Images among which the next one is drawn, for each loader process."""
+    workers: Count = 2
+    """Loader processes a training process."""
+    decoder: Literal["pillow", "torchvision"] = "pillow"
+    """``torchvision`` is quicker for JPEG, and differs by rounding."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a damaged image or shard does: ends the run, or is left out, counted and told."""
+    cache: str | None = None
+    """Folder for copies of remote shards; null for none."""
+    cache_gb: Rate = 100.0
+    """Size in GB to which the least recently used copies are removed."""

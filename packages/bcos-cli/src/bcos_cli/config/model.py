@@ -1,0 +1,65 @@
+"""Sections ``model`` and ``annealing`` of a recipe."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from bcos_cli.config.base import NonNegative, Section
+
+
+class Model(Section):
+    """What is trained."""
+
+    name: str | None = None
+    """A name that ``bcos models`` lists; not needed where ``start`` says it."""
+    options: dict[str, Any] = {}
+    """Arguments of the model's builder, such as ``b``, ``max_out`` or ``norm``."""
+    pretrained: bool = False
+    """Start from published weights; of ``timm/...`` and ``torchvision/...``, from their library's."""
+    weights: str | None = None
+    """Start from these: a file, URL or ``hf://`` repository."""
+    start: str | None = None
+    """Start from this network, all but its classifier where the classes are others.
+
+    A run's folder, a ``.safetensors`` file of one, a folder or ``hf://`` repository of ours, or a model with published
+    weights; ``--from`` sets it.
+    """
+    train: Literal["all", "head"] = "all"
+    """``head``: the classifier alone; everything before it stays as it is, running statistics included."""
+    freeze: list[str] = []
+    """Names of parameters that stay as they are; patterns such as ``stem.*``."""
+
+    @model_validator(mode="after")
+    def _says_one_network(self) -> "Model":
+        if self.name is None and self.start is None:
+            raise ValueError("model.name is missing; give it a value, or model.start")
+        if "num_classes" in self.options:
+            raise ValueError("model.options.num_classes is given by the data; leave it out")
+        given = {
+            "model.pretrained": self.pretrained,
+            f"model.weights={self.weights}": self.weights is not None,
+            f"model.start={self.start}": self.start is not None,
+        }
+        several = [key for key, is_given in given.items() if is_given]
+        if len(several) > 1:
+            raise ValueError(f"{' and '.join(several)} are both given; choose one")
+        if self.start is not None and (self.name is not None or self.options):
+            raise ValueError(
+                f"model.start={self.start} brings the name and the options of its network; leave out "
+                "model.name and model.options"
+            )
+        return self
+
+
+class Annealing(Section):
+    """How a converted network (``timm/...``, ``torchvision/...``, ``bcosified/...``) becomes a B-cos network.
+
+    With the defaults it is one from the first step: B and biases are as ``model.options`` say.
+    """
+
+    exponent_from: Annotated[float, Field(ge=1)] = 1.0
+    """B at the first step; it grows linearly to that of ``model.options``."""
+    exponent_epochs: NonNegative = 0.0
+    """Epochs until B has grown; 0 for not at all."""
+    bias_epochs: NonNegative = 0.0
+    """Epochs over which biases shrink linearly to 0; 0 removes them before the first step."""

@@ -1,0 +1,95 @@
+"""Sections ``train``, ``distillation`` and ``early_stopping`` of a recipe."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from bcos_cli.config.base import Count, NonNegative, Positive, Probability, Rate, Section
+from bcos_core.errors import BcosError
+
+Precision = Literal["no", "bf16", "fp16", "float64"]
+
+
+class EarlyStopping(Section):
+    """The end of a run that no longer gets better."""
+
+    patience: Positive
+    """Epochs without a better accuracy (mean average precision, where images have several labels)."""
+    min_delta: NonNegative = 0.0
+    """What counts as better."""
+
+
+class Distillation(Section):
+    """A teacher whose answers are learned too (Hinton et al., 2015)."""
+
+    teacher: str
+    """A run's folder, or any network that ``bcos eval`` takes."""
+    kind: Literal["logits", "embedding"] = "logits"
+    """``logits``: what the teacher thinks of each class; ``embedding``: the direction of its output, whatever it means,
+    which the student's output, of the same size, takes on."""
+    weight: Probability = 0.5
+    """Share of the teacher in the loss; the labels have the rest."""
+    temperature: Rate = 1.0
+    """Logits are divided by it."""
+
+    @model_validator(mode="after")
+    def _embeddings_have_no_labels(self) -> "Distillation":
+        if self.kind == "embedding" and self.weight != 1:
+            raise ValueError(
+                f"distillation.weight={self.weight:g} leaves a share to the labels, which an embedding does not have; "
+                "give distillation.weight=1"
+            )
+        return self
+
+
+class Train(Section):
+    """The course of the training."""
+
+    epochs: Positive
+    batch_size: Positive = 64
+    """Effective: over all processes and accumulated batches."""
+    max_batch: Positive | None = None
+    """Images that a process can hold at once; from it follows how many batches are accumulated."""
+    accumulate: Positive | None = None
+    """Batches whose gradients make one step; null for what follows from ``max_batch``."""
+    precision: Precision = "no"
+    seed: Count = 0
+    loss: str = "bce"
+    """``bce``, ``uniform_off_label_bce``, ``cross_entropy``, a plugin's, or one of yours as ``module:function``."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["none", "balanced"] | list[Rate] = "none"
+    """Weight of each class in the loss; ``balanced``: inverse to its share of the training images."""
+    recalibrate_batches: Count = 0
+    """Training batches on which batch norms are measured anew at the end."""
+    restore_best: bool = False
+    """End with the weights of the best epoch, not of the last."""
+    keep_checkpoints: Positive = 2
+    """The last ones, besides the best."""
+    checkpoint_steps: Positive | None = None
+    """Steps between checkpoints; null for one an epoch."""
+    on_not_finite: Literal["stop", "skip"] = "stop"
+    """What a loss that is infinite or not a number does: ends the run, or the step is left out."""
+    max_not_finite: Positive = 10
+    """So many steps may be left out."""
+    channels_last: bool = False
+    compile: Literal["no", "whole", "regional"] = "no"
+    """``torch.compile`` for the network, or for each of its repeated blocks (quicker to start)."""
+    compile_backend: str = "inductor"
+    gradient_checkpointing: bool = False
+    """Compute activations of repeated blocks again in the backward pass, for memory."""
+    trackers: list[str] = ["tensorboard"]
+    """Any that Accelerate knows: tensorboard, wandb, mlflow, comet_ml, aim, clearml, ..."""
+    explained_images: Count = 8
+    """Test images that are explained after every epoch, to see the network learn."""
+
+    @field_validator("loss")
+    @classmethod
+    def _is_known(cls, loss: str) -> str:
+        from bcos_cli.plugins import losses
+
+        if ":" not in loss:
+            try:
+                losses()[loss]
+            except BcosError as reason:
+                raise ValueError(str(reason)) from reason
+        return loss

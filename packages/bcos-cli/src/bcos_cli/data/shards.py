@@ -1,0 +1,104 @@
+"""The shards of a split as one sequence of samples, and reading a range of it."""
+
+import contextlib
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import webdataset
+from webdataset.tariterators import group_by_keys, tar_file_expander
+
+from bcos_cli.data.index import ShardIndex, shard_urls
+from bcos_core.errors import BcosError
+
+Open = Callable[[str], IO[bytes]]
+"""Opens a path or URL."""
+Problem = Callable[[int, str], None]
+"""Is told how many samples are left out, and why."""
+
+VERIFY = "check it with: bcos shards verify"
+
+
+@dataclass(frozen=True)
+class ShardSlice:
+    """Samples ``start`` to ``stop`` of one shard, the first of which is at `position` in the split."""
+
+    url: str
+    start: int
+    stop: int
+    position: int
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The shards of one split, with the position of each one's first sample."""
+
+    urls: list[str]
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, data: str, index: ShardIndex, split: str) -> "Shards":
+        """Take the shards of `split` at the folder or URL `data`."""
+        records = index.of(split)
+        return cls(shard_urls(data, records), [record.samples for record in records])
+
+    @property
+    def total(self) -> int:
+        """Count all samples."""
+        return sum(self.lengths)
+
+    def slices(self, begin: int, end: int, order: list[int] | None = None) -> Iterator[ShardSlice]:
+        """Cut the range [begin, end) of the sequence of samples, the shards taken in `order`."""
+        positions = [sum(self.lengths[:i]) for i in range(len(self.lengths))]
+        seen = 0
+        for shard in range(len(self.urls)) if order is None else order:
+            start, stop = max(begin - seen, 0), min(end - seen, self.lengths[shard])
+            if start < stop:
+                yield ShardSlice(self.urls[shard], start, stop, positions[shard] + start)
+            seen += self.lengths[shard]
+
+
+def read_slice(
+    part: ShardSlice, *, open_shard: Open = webdataset.gopen, on_problem: Problem | None = None
+) -> Iterator[dict[str, Any]]:
+    """Samples of a slice, as WebDataset's dictionaries, each with its ``position``.
+
+    Args:
+        part: of a shard.
+        open_shard: opens its URL.
+        on_problem: is told of samples that cannot be reached, which are then left out; None to raise.
+
+    Raises:
+        BcosError: the shard cannot be opened, or ends before the index says, and there is no `on_problem`.
+    """
+    given = 0
+    try:
+        for sample in _samples(part, open_shard):
+            given += 1
+            yield sample
+    except BcosError as problem:
+        if on_problem is None:
+            raise
+        on_problem(part.stop - part.start - given, str(problem))
+
+
+def _samples(part: ShardSlice, open_shard: Open) -> Iterator[dict[str, Any]]:
+    try:
+        stream = open_shard(part.url)
+    except OSError as reason:
+        raise BcosError(f"cannot open the shard {part.url!r}: {reason}; {VERIFY}") from reason
+    samples = group_by_keys(tar_file_expander([{"url": part.url, "stream": stream}]))
+    count = 0
+    try:
+        for count, sample in enumerate(samples, start=1):
+            if count > part.start:
+                yield {**sample, "position": part.position + count - 1 - part.start}
+            if count == part.stop:
+                return
+    except (tarfile.TarError, EOFError, OSError) as reason:
+        raise BcosError(f"the shard {part.url!r} is damaged after {count} samples ({reason}); {VERIFY}") from reason
+    finally:
+        with contextlib.suppress(OSError):  # of a command that was not read to its end
+            stream.close()
+    raise BcosError(f"the shard {part.url!r} ends after {count} samples, the index says at least {part.stop}; {VERIFY}")

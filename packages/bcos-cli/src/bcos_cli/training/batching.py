@@ -1,0 +1,47 @@
+"""How an effective batch is made up of processes and accumulated batches. Imports no torch."""
+
+from dataclasses import dataclass
+
+from bcos_cli.config import Train
+from bcos_core.errors import BcosError
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """``per_process × accumulate × world`` images make one step."""
+
+    per_process: int
+    """Images that a process passes through the network at once."""
+    accumulate: int
+    """Batches of a process whose gradients make one step."""
+    world: int
+    """Processes."""
+
+    @property
+    def effective(self) -> int:
+        """Images of one step."""
+        return self.per_process * self.accumulate * self.world
+
+
+def plan_batches(train: Train, world: int) -> BatchPlan:
+    """Split the effective batch over `world` processes.
+
+    Raises:
+        BcosError: it cannot be split into equal parts.
+    """
+    share, rest = divmod(train.batch_size, world)
+    if rest:
+        raise BcosError(
+            f"train.batch_size={train.batch_size} cannot be split over {world} processes; "
+            f"make it a multiple of {world}, or use another number of processes"
+        )
+    if train.accumulate is not None:
+        if share % train.accumulate:
+            raise BcosError(
+                f"train.batch_size={train.batch_size} cannot be split over {world} processes and "
+                f"{train.accumulate} accumulated batches; make it a multiple of {world * train.accumulate}"
+            )
+        return BatchPlan(share // train.accumulate, train.accumulate, world)
+    largest = min(train.max_batch or share, share)
+    per_process = next(size for size in range(largest, 0, -1) if share % size == 0)
+    return BatchPlan(per_process, share // per_process, world)

@@ -1,0 +1,110 @@
+"""Memory formats, compilation and checkpointed activations: the same numbers, sooner or in less memory."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from bcos_core.errors import BcosError
+from bcos_core.norms.running import RunningNorm
+
+
+def repeated_blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the outermost blocks that a network repeats: members of a list or sequence, of a class that comes again.
+
+    Layers without layers of their own are no blocks.
+    """
+    members = [
+        child
+        for module in model.modules()
+        if isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+        for child in module.children()
+        if any(True for _ in child.children()) and not isinstance(child, nn.Sequential | nn.ModuleList)
+    ]
+    kinds = Counter(type(block) for block in members)
+    blocks = [block for block in members if kinds[type(block)] > 1]
+    inner = {id(module) for block in blocks for module in block.modules() if module is not block}
+    return [block for block in dict.fromkeys(blocks) if id(block) not in inner]
+
+
+def compile_network(model: nn.Module, how: str, backend: str) -> None:
+    """Compile the network, or each of its repeated blocks, in place.
+
+    Raises:
+        BcosError: no such backend, or no blocks.
+    """
+    if backend not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(torch.compiler.list_backends())
+        raise BcosError(f"there is no train.compile_backend={backend!r}; choose from {known}")
+    for part in [model] if how == "whole" else _blocks(model, "train.compile=regional"):
+        part.compile(backend=backend)
+
+
+def undo(model: nn.Module) -> None:
+    """Make the network as it was before it was compiled or its activations were checkpointed."""
+    for module in model.modules():
+        module._compiled_call_impl = None
+        if isinstance(module.__dict__.get("forward"), _Checkpointed):
+            del module.__dict__["forward"]
+
+
+@contextmanager
+def as_written(model: nn.Module) -> Iterator[None]:
+    """Call the network neither compiled, nor checkpointed, nor in mixed precision, as explanations must."""
+    kept = [(m, m._compiled_call_impl, m.__dict__.pop("forward", None)) for m in model.modules()]
+    undo(model)
+    try:
+        yield
+    finally:
+        for module, call, forward in kept:
+            module._compiled_call_impl = call
+            if forward is not None:
+                module.__dict__["forward"] = forward
+
+
+def checkpoint_activations(model: nn.Module) -> None:
+    """Compute the activations of repeated blocks again in the backward pass; running statistics change once.
+
+    Raises:
+        BcosError: no blocks.
+    """
+    for block in _blocks(model, "train.gradient_checkpointing"):
+        block.forward = _Checkpointed(block)  # the same, in less memory
+
+
+class _Checkpointed:
+    """The forward pass of a block, whose activations are not kept."""
+
+    def __init__(self, block: nn.Module) -> None:
+        self._forward = block.forward
+        self._norms = [m for m in block.modules() if isinstance(m, RunningNorm | _BatchNorm)]
+        self._block = block
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if not (self._block.training and torch.is_grad_enabled()):
+            return self._forward(*arguments, **options)
+        return checkpoint(self._forward, *arguments, use_reentrant=False, context_fn=self._contexts, **options)
+
+    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), self._still()
+
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        """The second pass over a batch leaves the running statistics as the first one has made them."""
+        kept = [(buffer, buffer.clone()) for norm in self._norms for buffer in norm.buffers()]
+        yield
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+def _blocks(model: nn.Module, wanted_by: str) -> list[nn.Module]:
+    blocks = repeated_blocks(model)
+    if not blocks:
+        raise BcosError(f"{wanted_by} needs a network with repeated blocks, found none; leave it out")
+    return blocks

@@ -1,0 +1,63 @@
+"""The batches of a run."""
+
+from typing import Any
+
+from accelerate import Accelerator
+
+from bcos_cli.config import Recipe
+from bcos_cli.data.cache import open_shard
+from bcos_cli.data.index import ShardIndex
+from bcos_cli.data.loader import Batches, make_batches
+from bcos_cli.data.stream import Drawing
+from bcos_cli.training.batching import BatchPlan
+from bcos_core.errors import BcosError
+from bcos_models import InputSpec
+
+
+def training_batches(
+    recipe: Recipe, index: ShardIndex, spec: InputSpec, plan: BatchPlan, accelerator: Accelerator
+) -> Batches:
+    """Augmented, shuffled batches of this process, as many for each process."""
+    data = recipe.data
+    if data.balanced and index.multi_label:
+        raise BcosError("data.balanced draws classes equally often, these images have several labels; leave it out")
+    drawing = Drawing(
+        shuffle=data.shuffle_buffer,
+        multiple=plan.accumulate,
+        repeats=data.repeats,
+        class_counts=tuple(index.class_counts(data.train_split)) if data.balanced else None,
+    )
+    return make_batches(
+        split=data.train_split,
+        batch_size=plan.per_process,
+        augment=data.augment,
+        size=data.train_image_size,
+        drawing=drawing,
+        **_common(recipe, index, spec, accelerator),
+    )
+
+
+def evaluation_batches(recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Accelerator) -> Batches:
+    """Batches of this process's share of the test split, every image once."""
+    return make_batches(
+        split=recipe.data.test_split,
+        batch_size=recipe.evaluation.batch_size,
+        **_common(recipe, index, spec, accelerator),
+    )
+
+
+def _common(recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Accelerator) -> dict[str, Any]:
+    data = recipe.data
+    return {
+        "data": data.path,
+        "index": index,
+        "spec": spec,
+        "rank": accelerator.process_index,
+        "world": accelerator.num_processes,
+        "workers": data.workers,
+        "seed": recipe.train.seed,
+        "open_shard": open_shard(data.cache, data.cache_gb),
+        "skip": data.on_error == "skip",
+        "decoder": data.decoder,
+        "pin_memory": accelerator.device.type == "cuda",
+    }

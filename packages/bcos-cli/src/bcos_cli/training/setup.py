@@ -1,0 +1,185 @@
+"""All that a run needs in one process, built from its recipe."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration, set_seed
+from timm.utils import ModelEmaV3  # type: ignore[attr-defined] # reason: timm exports implicitly
+from torch import nn
+
+from bcos_cli.config import Recipe
+from bcos_cli.data.index import ShardIndex
+from bcos_cli.processes import has_no_accelerator
+from bcos_cli.training import efficiency, state
+from bcos_cli.training.annealing import Annealer
+from bcos_cli.training.batching import plan_batches
+from bcos_cli.training.building import build
+from bcos_cli.training.checkpoint import Checkpoints
+from bcos_cli.training.distillation import Objective, Teacher, embedding_size
+from bcos_cli.training.feeding import evaluation_batches, training_batches
+from bcos_cli.training.folder import RunFolder
+from bcos_cli.training.freezing import freeze
+from bcos_cli.training.history import History
+from bcos_cli.training.losses import LossOptions, class_weights, make_loss
+from bcos_cli.training.optim import make_optimizer, make_schedule
+from bcos_cli.training.stepping import Stepper
+from bcos_cli.training.stopping import Stopper
+from bcos_cli.training.watching import Watcher
+from bcos_core.errors import BcosError
+
+ASK_STEPS = 10
+"""Steps after which processes on accelerators ask each other whether one was told to end."""
+
+
+def make_accelerator(recipe: Recipe, out: Path) -> Accelerator:
+    """Join the processes that were started together.
+
+    Raises:
+        BcosError: a precision that the device does not have, or a tracker that is not installed.
+    """
+    train = recipe.train
+    try:
+        accelerator = Accelerator(
+            cpu=has_no_accelerator(),
+            mixed_precision="no" if train.precision == "float64" else train.precision,
+            log_with=list(train.trackers),
+            project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tensorboard")),
+        )
+    except ValueError as reason:
+        if "logging" in str(reason) or "tracker" in str(reason).lower():
+            raise BcosError(f"train.trackers={train.trackers}: {reason}") from reason
+        raise BcosError(
+            f"train.precision={train.precision} does not work on this device: {reason}; use bf16 or no"
+        ) from reason
+    found = {str(getattr(name, "value", name)) for name in accelerator.log_with}
+    if missing := [name for name in train.trackers if name not in found]:
+        raise BcosError(f"train.trackers={missing[0]} is not installed; install it, or leave it out")
+    accelerator.gradient_accumulation_steps = plan_batches(train, accelerator.num_processes).accumulate
+    return accelerator
+
+
+class Setup:
+    """Network, data, optimizer and the rest of one run in one process.
+
+    Args:
+        recipe: with ``data.path``.
+        index: of the data.
+        folder: of the run.
+        accelerator: of this process.
+
+    Raises:
+        BcosError: what of the recipe does not fit the data, the network or the processes.
+    """
+
+    def __init__(self, recipe: Recipe, index: ShardIndex, folder: RunFolder, accelerator: Accelerator) -> None:
+        self.recipe = recipe
+        self.index = index
+        self.folder = folder
+        self.accelerator = accelerator
+        self.sharded = state.is_sharded(accelerator)
+        self.history = History(folder, recipe.early_stopping)
+        self.checkpoints = Checkpoints(folder.checkpoints, recipe.train.keep_checkpoints)
+        self.plan = plan_batches(recipe.train, accelerator.num_processes)
+        set_seed(recipe.train.seed)
+        self.trained = build(recipe, _outputs(recipe, index))
+        self.batches = training_batches(recipe, index, self.trained.input, self.plan, accelerator)
+        self.test_batches = evaluation_batches(recipe, index, self.trained.input, accelerator)
+        self.steps_per_epoch = len(self.batches) // self.plan.accumulate
+        self.annealer = Annealer(recipe, self.steps_per_epoch)
+        network = self.trained.model
+        _prepare(network, recipe)
+        self.ema = self._average(network)
+        optimizer = make_optimizer(network, recipe.optimizer)
+        self.schedule = make_schedule(
+            optimizer, recipe.schedule, recipe.optimizer.lr, recipe.train.epochs, self.steps_per_epoch
+        )
+        self.teacher = Teacher(recipe.distillation, self.trained, accelerator.device) if recipe.distillation else None
+        self.model: nn.Module
+        self.model, self.optimizer = accelerator.prepare(network, optimizer)
+        self.stepper = self._stepper()
+        on_cpu, alone = accelerator.device.type == "cpu", accelerator.num_processes == 1
+        self.stopper = Stopper(self.stepper.any_process, every=1 if on_cpu or alone else ASK_STEPS)
+        self.watcher = self._watcher()
+
+    @property
+    def network(self) -> nn.Module:
+        """The network without what Accelerate has put around it."""
+        network: nn.Module = self.accelerator.unwrap_model(self.model)
+        return network
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The network, and the average of its weights where there is one."""
+        return [self.network] + ([] if self.ema is None else [self.ema.module])
+
+    @property
+    def learns_embedding(self) -> bool:
+        """Whether outputs are those of a teacher instead of classes."""
+        return self.recipe.distillation is not None and self.recipe.distillation.kind == "embedding"
+
+    def _average(self, network: nn.Module) -> ModelEmaV3 | None:
+        if self.recipe.ema is None:
+            return None
+        if self.sharded:
+            raise BcosError("ema does not work with FSDP, whose processes hold parts of the weights; leave it out")
+        with efficiency.as_written(network):
+            return ModelEmaV3(network, decay=self.recipe.ema.decay, device=self.accelerator.device)
+
+    def _stepper(self) -> Stepper:
+        train = self.recipe.train
+        weights = class_weights(train, self.index, self.recipe.data.train_split)
+        options = LossOptions(label_smoothing=train.label_smoothing, class_weights=weights)
+        labels = make_loss(train.loss, options).to(self.accelerator.device)
+        return Stepper(
+            self.recipe,
+            self.trained,
+            self.model,
+            self.optimizer,
+            Objective(labels, self.teacher),
+            self.accelerator,
+            multi_label=self.index.multi_label,
+        )
+
+    def _watcher(self) -> Watcher | None:
+        data, count = self.recipe.data, self.recipe.train.explained_images
+        if not count or self.sharded or self.learns_embedding or not self.accelerator.is_main_process:
+            return None
+        assert data.path is not None
+        return Watcher(self.trained, self.folder, data.path, self.index, data.test_split, count)
+
+    def start_trackers(self) -> None:
+        """Open the trackers, each with the recipe."""
+        self.accelerator.init_trackers("bcos", config=_flat(self.recipe.model_dump(mode="json")))
+
+
+def _outputs(recipe: Recipe, index: ShardIndex) -> list[str]:
+    """Names of the outputs: the classes of the data, or the numbers of a teacher's."""
+    if recipe.distillation is not None and recipe.distillation.kind == "embedding":
+        return [str(k) for k in range(embedding_size(recipe.distillation.teacher))]
+    return index.classes
+
+
+def _prepare(network: nn.Module, recipe: Recipe) -> None:
+    train = recipe.train
+    freeze(network, recipe.model)
+    if train.precision == "float64":
+        network.double()
+    if train.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if train.gradient_checkpointing:
+        efficiency.checkpoint_activations(network)
+    if train.compile != "no":
+        efficiency.compile_network(network, train.compile, train.compile_backend)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and plain values, which is what trackers take."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found

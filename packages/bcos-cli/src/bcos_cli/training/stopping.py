@@ -1,0 +1,53 @@
+"""Signals that ask a training to end, and how it ends. Imports no torch."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_STATUS = 75
+"""Of a run that was asked to end, and wrote a checkpoint: sysexits' EX_TEMPFAIL, "try again later"."""
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""What schedulers send before they take a machine away."""
+
+
+class Preempted(Exception):  # noqa: N818 - reason: not an error
+    """The run has ended early, because it was asked to, and goes on with ``--resume``."""
+
+    exit_code = EXIT_STATUS
+
+
+class Stopper:
+    """Remembers that a signal has come; every process must agree before it ends.
+
+    Args:
+        agree: whether any process says yes, asked by all of them together.
+        every: steps between two questions, each of which waits for all processes.
+    """
+
+    def __init__(self, agree: Callable[[bool], bool], every: int) -> None:
+        self.received: str | None = None
+        self._agree = agree
+        self._every = every
+
+    def wanted(self, step: int) -> bool:
+        """Whether the run is to end after this step."""
+        return step % self._every == 0 and self._agree(self.received is not None)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take the signals, where Python lets us: in the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _remember(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.received = signal.Signals(number).name

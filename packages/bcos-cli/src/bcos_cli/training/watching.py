@@ -1,0 +1,88 @@
+"""Explanations of the same few images after every epoch: how the network comes to see."""
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from bcos_cli import console
+from bcos_cli.collecting import SampledImages
+from bcos_cli.data.index import ShardIndex
+from bcos_cli.data.picked import images_at
+from bcos_cli.pictures import as_floats, smoothing
+from bcos_cli.trained import TrainedModel
+from bcos_cli.training.efficiency import as_written
+from bcos_cli.training.folder import RunFolder
+from bcos_core import explain
+from bcos_core.errors import BcosError
+from bcos_explain.render import contribution_rgb, explanation_image, on_background, save_png
+
+_GAP = 2
+"""White pixels between pictures."""
+_SIDE = 96
+"""Smaller pictures are enlarged to about this many pixels."""
+
+
+class Watcher:
+    """Explains test images, spread evenly over their split, and writes ``explanations/epoch-NNNN.png``.
+
+    Columns are images; rows the image, W(x) as a colour image, and the contributions to the class predicted.
+
+    Args:
+        trained: what the network sees.
+        folder: of the run.
+        data: shards.
+        index: of them.
+        split: of test images.
+        count: of images.
+    """
+
+    def __init__(
+        self, trained: TrainedModel, folder: RunFolder, data: str, index: ShardIndex, split: str, count: int
+    ) -> None:
+        self.trained = trained
+        self.folder = folder
+        positions = sorted(SampledImages(count, index.samples(split)).positions)
+        found = images_at(data, index, split, trained.input, positions)
+        self.images = torch.stack([found[position][0] for position in positions])
+
+    def look(self, model: torch.nn.Module, epoch: int, step: int, accelerator: Accelerator) -> bool:
+        """Explain the images with the network as it is; return False, with a word, where that is not possible."""
+        was_training = model.training
+        model.eval()
+        try:
+            with as_written(model):
+                picture = self._picture(model, accelerator.device)
+        except BcosError as reason:
+            console.err.print(f"test images are not explained while it trains: {reason}")
+            return False
+        finally:
+            model.train(was_training)
+        scale = max(1, _SIDE // self.images.shape[-1])
+        save_png(picture, self.folder.explanations / f"epoch-{epoch:04d}.png", scale)
+        for tracker in accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                tracker.log_images(
+                    {"explanations": (picture[None] * 255).astype(np.uint8)}, step=step, dataformats="NHWC"
+                )
+        return True
+
+    def _picture(self, model: torch.nn.Module, device: torch.device) -> NDArray[np.float64]:
+        dtype = next(model.parameters()).dtype
+        x = self.trained.encode(self.images.to(device)).to(dtype)
+        explanation = explain(model, x)
+        maps = explanation.map.float().cpu().numpy()
+        columns = []
+        for i, image in enumerate(self.images):
+            coloured = explanation_image(x[i].float(), explanation.weight[i].float(), smooth=smoothing(x.shape[-1]))
+            rows = (
+                as_floats(image.permute(1, 2, 0).numpy()),
+                on_background(coloured),
+                contribution_rgb(maps[i]),
+            )
+            columns.append(np.concatenate([_framed(row) for row in rows]))
+        return np.concatenate(columns, axis=1)
+
+
+def _framed(picture: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.pad(picture[..., :3], ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=1.0)

@@ -7,6 +7,7 @@ import sys
 import uuid
 from collections.abc import Sequence
 from dataclasses import fields
+from types import FrameType
 from typing import Any
 
 import typer
@@ -32,9 +33,8 @@ def launch(num_processes: int) -> None:
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process itself says what is wrong
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
-    names = [signal.Signals(number).name for number in (*SIGNALS, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)]
-    known = {field.name for field in fields(LaunchConfig)}  # not all of them before torch 2.12
-    passed: dict[str, Any] = {"signals_to_handle": ",".join(names), "shutdown_timeout": _PATIENCE}
+    known = {field.name for field in fields(LaunchConfig)}  # some of which older versions do not have
+    passed: dict[str, Any] = {"signals_to_handle": "SIGINT,SIGHUP,SIGQUIT", "shutdown_timeout": _PATIENCE}
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -46,10 +46,14 @@ def launch(num_processes: int) -> None:
         monitor_interval=0.5,
         **{key: value for key, value in passed.items() if key in known},
     )
+    for number in SIGNALS:
+        signal.signal(number, _pass_on)
     try:
         elastic_launch(config, sys.executable)("-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
     except ChildFailedError as failed:
         first = failed.get_first_failure()[1]
+        if -first.exitcode in SIGNALS:  # before it was ready to take them: nothing is lost
+            raise typer.Exit(EXIT_STATUS) from failed
         if first.exitcode < 0:
             name = signal.Signals(-first.exitcode).name
             raise BcosError(
@@ -60,6 +64,15 @@ def launch(num_processes: int) -> None:
     except SignalException as ended:
         status = EXIT_STATUS if ended.sigval in SIGNALS else 128 + ended.sigval
         raise typer.Exit(status) from ended
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    """Tell the processes, which know what to do, and whose exit status is then ours."""
+    import psutil
+
+    del frame
+    for child in psutil.Process().children():
+        child.send_signal(number)
 
 
 def without(arguments: Sequence[str], option: str) -> list[str]:

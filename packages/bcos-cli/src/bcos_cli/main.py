@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.mistakes import dead_loader
 from bcos_core.errors import BcosError
 
 app = typer.Typer(
@@ -98,6 +99,8 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
             return code
         if type(reason).__name__ == "Abort":  # what click makes of an interrupt
             return _report(None, "interrupted", INTERRUPTED, debug)
+        if isinstance(reason, RuntimeError) and (dead := dead_loader(reason)) is not None:
+            return _report(reason, str(dead), FAILURE, debug)
         return _report_bug(reason, debug)
     if result == INTERRUPTED:
         return _report(None, "interrupted", INTERRUPTED, debug)

@@ -1,5 +1,6 @@
 """Data loaders over shards."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,8 @@ from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.shards import Open, Shards
 from bcos_cli.data.stream import Drawing, Labelling, Sample, ShardStream
 from bcos_cli.data.transforms import BytesTransform, inference_transform, training_transform
+from bcos_cli.mistakes import dead_loader
+from bcos_cli.training.stopping import SIGNALS
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
@@ -43,12 +46,16 @@ class Batches:
         except BcosError as mistake:  # a worker's comes with its traceback as text
             raise BcosError(str(mistake).strip().rpartition("BcosError: ")[2]) from mistake
         except RuntimeError as reason:
-            if "DataLoader worker" not in str(reason):
+            if (mistake := dead_loader(reason)) is None:
                 raise
-            raise BcosError(
-                f"a loader process has died ({' '.join(str(reason).split())}); if memory was short, "
-                "use fewer data.workers or a smaller data.shuffle_buffer"
-            ) from reason
+            raise mistake from reason
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Schedulers send signals to every process; the main one still needs its loaders to come to an end in order."""
+    del worker
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def make_batches(
@@ -110,6 +117,7 @@ def make_batches(
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_main_process,
         generator=torch.Generator().manual_seed(seed),  # not the global one, whose state a resumed run cannot know
     )
     return Batches(stream, loader)

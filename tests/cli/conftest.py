@@ -8,12 +8,11 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from PIL import Image
+from stripes import SIDE, striped
 
 from bcos_cli.config import validate_recipe
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, FolderSource, ImageItem, encode_png, parse_tree
-
-SIDE = 8
 
 
 @pytest.fixture(autouse=True)
@@ -31,19 +30,6 @@ def clean(tmp_path, monkeypatch):
     torch.set_num_threads(threads)
     for name in set(os.environ) - set(before):
         del os.environ[name]
-
-
-def striped(label, i, side=SIDE):
-    """An image whose class is easily learned: 0 has rows, 1 has columns, 2 a bright corner."""
-    rng = np.random.default_rng(1000 * label + i)
-    image = rng.integers(0, 60, (side, side))
-    if label == 0:
-        image[::2] += 180
-    elif label == 1:
-        image[:, ::2] += 180
-    else:
-        image[: side // 2, : side // 2] += 180
-    return image.astype(np.uint8)
 
 
 def synthetic(train=24, test=7):

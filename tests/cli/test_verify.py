@@ -59,7 +59,7 @@ def test_labels_out_of_range_are_found(packed):
     folder, index = packed
     problems = verify(folder, index.model_copy(update={"classes": ["a"]}))
     assert problems
-    assert all("for 1 classes" in p for p in problems)
+    assert all("there are 1 classes" in p for p in problems)
 
 
 def test_label_that_is_no_number_is_a_problem_and_no_crash(packed):

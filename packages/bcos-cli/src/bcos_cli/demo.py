@@ -45,7 +45,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]
     for item in tests:
         data, extension = source.read(item)
-        (images / f"{Path(item.path).stem}-{index.classes[item.label]}.{extension}").write_bytes(data)
+        (images / f"{Path(item.path).stem}-{index.classes[int(str(item.label))]}.{extension}").write_bytes(data)
     explain_files(str(run), [images], explanations)
     console.out.print(
         f"pictures {explanations}\n\nOpen {run / 'report.html'} in a browser to see what the network saw."

@@ -187,7 +187,7 @@ def _write_batch(
         halves = {array: _as_half(values[i]) for array, values in arrays.items()}
         predicted = int(logits[i].argmax())
         description: dict[str, Any] = {
-            "label": int(labels[i]),
+            "label": int(labels[i]) if labels.ndim == 1 else labels[i].nonzero()[:, 0].tolist(),
             "predicted": predicted,
             "confidence": float(probabilities[i, predicted]),
             "target": target[i].tolist(),
@@ -224,6 +224,8 @@ def _explained(
 def _targets(logits: Tensor, labels: Tensor, options: MapOptions) -> Tensor:
     if options.targets:
         return torch.tensor(options.targets, device=logits.device).expand(len(logits), -1)
+    if options.choice == LABEL and labels.ndim == 2:
+        raise BcosError("--target label needs images of one class, these have several labels; use predicted")
     return labels if options.choice == LABEL else logits.argmax(1)
 
 

@@ -37,6 +37,13 @@ def pack(
     test_share: Annotated[
         float | None, typer.Option(help="Put this share into the split test, where the source has no splits.")
     ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Table (CSV) of the images of a folder or zip and their classes: image,labels[,split]; several labels "
+            "are separated by ;."
+        ),
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
 ) -> None:
@@ -48,7 +55,7 @@ def pack(
 
     if on_error not in ("fail", "skip"):
         raise BcosError(f"--on-error must be fail or skip, got {on_error!r}")
-    opened = open_source(source, root=root, split=split)
+    opened = open_source(source, root=root, split=split, labels=labels)
     if test_share is not None:
         opened.items[:] = hold_out(opened.items, test_share)
     with console.counted("packing", len(opened.items)) as counter:

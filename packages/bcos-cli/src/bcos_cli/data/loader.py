@@ -46,9 +46,9 @@ class Batches:
         except BcosError as mistake:  # a worker's comes with its traceback as text
             raise BcosError(str(mistake).strip().rpartition("BcosError: ")[2]) from mistake
         except RuntimeError as reason:
-            if (mistake := dead_loader(reason)) is None:
+            if (dead := dead_loader(reason)) is None:
                 raise
-            raise mistake from reason
+            raise dead from reason
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:

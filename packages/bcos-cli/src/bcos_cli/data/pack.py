@@ -127,6 +127,7 @@ def pack(
         source=name,
         fingerprint=fingerprint,
         classes=source.classes,
+        multi_label=any(isinstance(item.label, tuple) for item in source.items),
         shards=[f.record for f in ordered if f.record.samples],
         skipped=[image for f in ordered for image in f.skipped],
     )
@@ -268,9 +269,10 @@ def write_shard(source: ImageSource, shard: PlannedShard, destination: Path, on_
                 skipped.append(SkippedImage(path=item.path, reason=f"{type(reason).__name__}: {reason}"))
                 continue
             _add(tar, f"{key}.{extension}", data)
-            _add(tar, f"{key}.cls", str(item.label).encode())
+            labels = item.label if isinstance(item.label, tuple) else (item.label,)
+            _add(tar, f"{key}.cls", " ".join(map(str, labels)).encode())
             samples += 1
-            counts[item.label] += 1
+            counts.update(labels)
     content = buffer.getvalue()
     record = ShardRecord(
         name=shard.name,

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -25,7 +25,8 @@ class ImageItem:
     path: str
     """Where it is in the source; also the name under which problems are reported."""
     split: str
-    label: int
+    label: int | tuple[int, ...]
+    """Index of its class; a tuple, in all images of a source, where they have any number of classes."""
     version: str = ""
     """What changes with the content, such as the size in bytes: by it a changed source is noticed."""
 
@@ -90,17 +91,23 @@ class ArraySource:
         return self._pngs[item.path], "png"
 
 
-def open_source(source: str, *, root: Path | None = None, split: str = "train") -> ImageSource:
+def open_source(
+    source: str, *, root: Path | None = None, split: str = "train", labels: Path | None = None
+) -> ImageSource:
     """Find out what `source` is.
 
     Args:
         source: a folder, a zip file, ``torchvision:NAME``, or the name of a registered data set.
         root: where a torchvision data set lies; it is downloaded there if it is missing.
         split: name for the images of a tree without splits.
+        labels: table of the images of a folder or zip and their classes; None where folders are classes.
 
     Raises:
         BcosError: nothing there, or no images in classes.
     """
+    parse = parse_tree if labels is None else _by_table(labels)
+    if labels is not None and not Path(source).exists():
+        raise BcosError(f"--labels goes with a folder or zip of images, got {source!r}")
     if source.startswith("torchvision:"):
         from bcos_cli.data.torchvision_source import torchvision_source
 
@@ -108,14 +115,14 @@ def open_source(source: str, *, root: Path | None = None, split: str = "train") 
     path = Path(source)
     if path.is_dir():
         sizes = _files_below(path)
-        classes, items = parse_tree(sizes, split, source, sizes)
+        classes, items = parse(sizes, split, source, sizes)
         return FolderSource(path, classes, items)
     if path.is_file():
         if not zipfile.is_zipfile(path):
             raise BcosError(f"{source!r} is a file, but no zip; give a folder of class folders, or a zip of one")
         with zipfile.ZipFile(path) as archive:
             sums = {i.filename: f"{i.CRC:08x}" for i in archive.infolist() if not i.is_dir()}
-        return ZipSource(path, *parse_tree(sorted(sums), split, source, sums))
+        return ZipSource(path, *parse(sorted(sums), split, source, sums))
     from bcos_cli.plugins import datasets
 
     if source in datasets().names():
@@ -127,6 +134,21 @@ def open_source(source: str, *, root: Path | None = None, split: str = "train") 
         f"there is no data source {source!r}; give a folder or zip of class folders, torchvision:NAME, "
         f"or one of: {', '.join(datasets().names())}"
     )
+
+
+Parse = Callable[[Iterable[str], str, str, Mapping[str, str] | None], tuple[list[str], list[ImageItem]]]
+
+
+def _by_table(table: Path) -> Parse:
+    from bcos_cli.data.labelled import labelled_items, read_table
+
+    def parse(
+        files: Iterable[str], split: str, source: str, versions: Mapping[str, str] | None = None
+    ) -> tuple[list[str], list[ImageItem]]:
+        del source
+        return labelled_items(read_table(table), files, split, versions or {}, table)
+
+    return parse
 
 
 def parse_tree(

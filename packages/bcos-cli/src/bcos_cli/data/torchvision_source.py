@@ -23,6 +23,7 @@ def torchvision_source(name: str, root: Path) -> ArraySource:
     builder = getattr(datasets, name)
     items: list[ImageItem] = []
     pngs: dict[str, bytes] = {}
+    largest = 0
     classes: list[str] = []
     for split in ("train", "test"):
         data = _open(builder, name, root, split)
@@ -34,7 +35,7 @@ def torchvision_source(name: str, root: Path) -> ArraySource:
             path = f"{split}/{label}/{i:07d}.png"
             items.append(ImageItem(path, split, label))
             pngs[path] = encode_png(image)
-    largest = max(item.label for item in items)
+            largest = max(largest, label)
     return ArraySource(classes or [str(label) for label in range(largest + 1)], items, pngs)
 
 

@@ -1,0 +1,153 @@
+"""Images with several labels, or with labels in a table: packed, trained, scored, explained."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.metrics import average_precision_score
+
+from bcos_cli.data.index import load_index
+from bcos_cli.data.loader import make_batches
+from bcos_cli.data.verify import verify
+from bcos_cli.evaluation import evaluate
+from bcos_cli.trained import load_trained
+from bcos_cli.training.losses import make_loss
+
+SIDE = 8
+
+
+def picture(rng, corner, rows):
+    """A dark image with a bright corner, bright rows, both, or neither."""
+    image = rng.integers(0, 40, (SIDE, SIDE)).astype(np.uint8)
+    if corner:
+        image[:3, :3] = 255
+    if rows:
+        image[5::2] = 200
+    return Image.fromarray(image)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Folder of images and a table of their labels: 48 for training, 16 for testing."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    lines = ["image,labels,split"]
+    for i in range(64):
+        corner, rows = bool(i & 1), bool(i & 2)
+        picture(rng, corner, rows).save(folder / f"{i:02d}.png")
+        names = ";".join(name for name, there in (("corner", corner), ("rows", rows)) if there)
+        lines.append(f"{i:02d}.png,{names},{'train' if i < 48 else 'test'}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture
+def packed(photos, bcos, tmp_path):
+    status, _, err = bcos("shards", "pack", photos, "shards", "--labels", "labels.csv", "--samples-per-shard", 20)
+    assert status == 0, err
+    return tmp_path / "shards"
+
+
+def test_labels_travel_through_shards(packed, recipe):
+    index = load_index(str(packed))
+    assert index.multi_label
+    assert index.classes == ["corner", "rows"]
+    assert index.class_counts("train") == [24, 24]
+    assert verify(packed, index) == []
+    spec = load_trained_input(recipe)
+    batches = make_batches(str(packed), index, "test", spec, batch_size=5)
+    labels = torch.cat([labels for _, labels, _ in batches.epoch(0)])
+    assert labels.shape == (16, 2)
+    assert sorted(map(tuple, labels.tolist())) == sorted([(0, 0), (1, 0), (0, 1), (1, 1)] * 4)
+
+
+def load_trained_input(recipe):
+    from bcos_cli.training.building import build
+
+    return build(recipe(), ["a", "b"]).input
+
+
+def test_one_label_each_in_a_table_is_plain_classification(photos, bcos, tmp_path):
+    (tmp_path / "one.csv").write_text("image,labels\n00.png,dark\n01.png,corner\n05.png,corner\n")
+    assert bcos("shards", "pack", photos, "one", "--labels", "one.csv")[0] == 0
+    index = load_index(str(tmp_path / "one"))
+    assert not index.multi_label
+    assert (index.classes, index.samples("train"), index.class_counts("train")) == (["corner", "dark"], 3, [2, 1])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("picture,labels\na,b\n", "has no column 'image', has picture, labels; its first line must be: image,labels"),
+        ("image,labels\n", "has no rows"),
+        ("image,labels\n00.png,\n", "has no labels"),
+        ("image,labels\n0.png,a\n", "the image '0.png' of the table 't.csv' is not there; did you mean '"),
+        ("image,labels\n00.png,a\n00.png,b\n", "has the image '00.png' twice; give its labels in one row"),
+    ],
+)
+def test_table_that_does_not_fit_is_refused_in_one_line(table, message, photos, bcos, line, tmp_path):
+    (tmp_path / "t.csv").write_text(table)
+    assert message in line(bcos("shards", "pack", photos, "out", "--labels", "t.csv"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def run(packed, bcos, recipe, tmp_path):
+    from bcos_cli.config import dump_recipe
+
+    made = recipe(
+        data={"path": str(packed)},
+        train={"epochs": 12, "class_weights": "balanced"},
+        optimizer={"lr": 0.02},
+        mixing={"mixup": 0.1},
+    )
+    (tmp_path / "r.yaml").write_text(dump_recipe(made))
+    status, out, err = bcos("train", "r.yaml", "--out", "run")
+    assert status == 0, err
+    return tmp_path / "run", out
+
+
+@pytest.mark.slow
+def test_network_learns_several_labels_and_is_scored_by_mean_average_precision(run, packed, bcos):
+    folder, out = run
+    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["test_map"] > 0.9
+    assert max(line["test_map"] for line in lines if line.get("best")) == max(line["test_map"] for line in lines)
+    assert "mean_average_precision" in out
+    assert "it needs images of one class, these have several labels" in out
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert evaluation["metrics"]["completeness"] < 1e-5
+    assert "gridpg" in evaluation["skipped"]
+    report = (folder / "report.html").read_text()
+    assert "mean average precision" in report
+
+    trained = load_trained(str(folder))
+    index = load_index(str(packed))
+    batches = make_batches(str(packed), index, "test", trained.input, batch_size=5)
+    scores = evaluate(trained, trained.model, batches, make_loss("bce"), device=torch.device("cpu"))
+    images, labels = zip(*((i, k) for i, k, _ in batches.epoch(0)), strict=True)
+    with torch.no_grad():
+        confidences = trained.confidences(trained.model(trained.encode(torch.cat(images))))
+    wanted = torch.cat(labels)
+    expected = average_precision_score(wanted.numpy(), confidences.numpy(), average="macro")
+    assert scores.mean_average_precision == pytest.approx(expected, abs=1e-6)
+    assert scores.samples == 16
+    predicted = confidences > 0.5
+    hits = (predicted & (wanted > 0)).sum() / (predicted.sum() + wanted.sum()) * 2
+    assert scores.f1 == pytest.approx(float(hits), abs=1e-6)
+    assert scores.top1 == pytest.approx(float(wanted.gather(1, confidences.argmax(1, keepdim=True)).mean()))
+
+    status, _, err = bcos("maps", folder, "--data", packed, "--out", "maps", "--split", "test")
+    assert status == 0, err
+
+
+def test_balanced_drawing_of_several_labels_is_refused(packed, bcos, recipe, line, tmp_path):
+    from bcos_cli.config import dump_recipe
+
+    made = recipe(data={"path": str(packed), "balanced": True}, train={"epochs": 1})
+    (tmp_path / "r.yaml").write_text(dump_recipe(made))
+    message = line(bcos("train", "r.yaml", "--out", "run"))
+    assert "data.balanced draws classes equally often, these images have several labels; leave it out" in message

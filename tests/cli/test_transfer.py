@@ -1,0 +1,171 @@
+"""Networks that start from others: other classes, the head alone, a teacher."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from stripes import SIDE, striped
+
+from bcos_cli.config import dump_recipe, validate_recipe
+from bcos_cli.data.pack import pack
+from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
+from bcos_cli.trained import load_trained
+from bcos_cli.training.building import build
+from bcos_cli.training.distillation import Agreement
+from bcos_cli.training.engine import train
+from bcos_core import BcosError, explain
+
+
+def again():
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="module")
+def two_classes(tmp_path_factory):
+    """Shards of two of the three classes, under other names."""
+    items, pngs = [], {}
+    for split, count in (("train", 16), ("test", 8)):
+        for i in range(count):
+            path = f"{split}/{i % 2}/{i:03d}.png"
+            items.append(ImageItem(path, split, i % 2))
+            pngs[path] = encode_png(striped(i % 2, i + 5000))
+    folder = tmp_path_factory.mktemp("two") / "shards"
+    pack(ArraySource(["flat", "upright"], items, pngs), "two", folder, samples_per_shard=10, workers=1)
+    return str(folder)
+
+
+@pytest.fixture
+def first(recipe, tmp_path):
+    """A run on three classes."""
+    train(recipe(train={"epochs": 15}, optimizer={"lr": 0.02}), tmp_path / "first")
+    again()
+    return tmp_path / "first"
+
+
+def from_it(first, shards, **sections):
+    values = {
+        "model": {"start": str(first), **sections.pop("model", {})},
+        "data": {"path": shards, "workers": 0, "shuffle_buffer": 8},
+        "train": {"epochs": 2, "batch_size": 8, **sections.pop("train", {})},
+        "evaluation": {
+            "batch_size": 4,
+            "gridpg_grids": 2,
+            "gallery_per_class": 1,
+            "neurons": 0,
+            "explainers": ["bcos"],
+        },
+        **sections,
+    }
+    return validate_recipe(values, "of the test")
+
+
+def state(run):
+    return safetensors.torch.load_file(run / "model.safetensors")
+
+
+def test_all_but_the_classifier_is_taken_over(first, two_classes):
+    started = build(from_it(first, two_classes), ["flat", "upright"])
+    before = state(first)
+    own = started.model.state_dict()
+    same = {key for key in own if own[key].shape == before[key].shape and torch.equal(own[key], before[key])}
+    assert own.keys() - same == {"fc.linear.weight"} or own.keys() - same == {"fc.weight"}
+    assert started.classes == ["flat", "upright"]
+    assert (started.input.size, started.input.channels) == (SIDE, 1)
+    assert started.options == load_trained(str(first)).options
+
+
+def test_same_classes_keep_the_classifier(first, shards):
+    started = build(from_it(first, shards), ["rows", "columns", "corner"])
+    before, own = state(first), started.model.state_dict()
+    assert all(torch.equal(own[key], before[key]) for key in own)
+
+
+def test_head_alone_is_trained_and_all_else_stays_bit_identical(first, two_classes, tmp_path):
+    wanted = from_it(first, two_classes, model={"train": "head"}, train={"epochs": 20}, optimizer={"lr": 0.05})
+    result = train(wanted, tmp_path / "head")
+    before, after = state(first), state(tmp_path / "head")
+    moved = {key for key in after if after[key].shape != before[key].shape or not torch.equal(after[key], before[key])}
+    assert len(moved) == 1
+    assert result.scores.top1 > 0.8
+    x = result.trained.encode(torch.rand(2, 1, SIDE, SIDE))
+    explanation = explain(result.trained.model, x)
+    total = explanation.map.sum((1, 2)) + explanation.bias
+    torch.testing.assert_close(total, explanation.score, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_command_starts_from_a_run(first, two_classes, bcos, tmp_path):
+    options = [
+        "-o",
+        "data.workers=0",
+        "-o",
+        "train.epochs=2",
+        "-o",
+        "train.batch_size=8",
+        "-o",
+        "data.shuffle_buffer=8",
+    ]
+    quick = ["-o", "evaluation.gridpg_grids=1", "-o", "evaluation.neurons=0", "-o", "evaluation.gallery_per_class=1"]
+    given = ["train", "--from", first, "--data", two_classes, "--classes", 2, "--out", "tuned", *options, *quick]
+    status, out, err = bcos(*given)
+    assert status == 0, err
+    assert "top1" in out
+    assert load_trained("tuned").classes == ["flat", "upright"]
+    again()
+    status, _, err = bcos("train", "--resume", "--out", "tuned", *quick)
+    assert status == 0, err
+
+
+@pytest.mark.slow
+def test_converted_run_is_a_start_too(two_classes, recipe, tmp_path, shards):
+    model = {"name": "bcosified/standard_cifar10_resnet20", "options": {"network": {"depths": [1], "width": 8}}}
+    train(recipe(model=model, train={"epochs": 1}), tmp_path / "first")
+    again()
+    started = build(from_it(tmp_path / "first", two_classes), ["flat", "upright"])
+    assert started.model(started.encode(torch.rand(1, 1, SIDE, SIDE))).shape == (1, 2)
+
+
+def test_start_that_is_nothing_is_refused(two_classes):
+    with pytest.raises(BcosError, match="'nothing' is neither a run's folder, nor"):
+        build(from_it("nothing", two_classes), ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"start": "a", "name": "resnet18"}, "model.start=a brings the name and the options of its network; leave out"),
+        ({"start": "a", "weights": "w"}, "model.weights=w and model.start=a are both given; choose one"),
+        ({}, "model.name is missing; give it a value, or model.start"),
+    ],
+)
+def test_start_and_name_exclude_each_other(model, message):
+    with pytest.raises(BcosError, match=message):
+        validate_recipe({"model": model, "train": {"epochs": 1}}, "of the test")
+
+
+def test_student_learns_from_a_teacher_without_labels(first, recipe, tmp_path):
+    taught = recipe(distillation={"teacher": str(first), "weight": 1.0}, train={"epochs": 15}, optimizer={"lr": 0.02})
+    result = train(taught, tmp_path / "student")
+    lines = [json.loads(text) for text in (tmp_path / "student" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    assert result.scores.top1 > 0.5
+
+
+@pytest.mark.slow
+def test_embedding_of_a_teacher_is_learned_and_a_classifier_trained_on_it(first, recipe, bcos, two_classes, tmp_path):
+    taught = recipe(distillation={"teacher": str(first), "kind": "embedding", "weight": 1.0}, train={"epochs": 4})
+    (tmp_path / "r.yaml").write_text(dump_recipe(taught))
+    status, out, err = bcos("train", "r.yaml", "--out", "encoder")
+    assert status == 0, err
+    assert "cosine of its outputs and the teacher's" in out
+    lines = [json.loads(text) for text in (tmp_path / "encoder" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["test_cosine"] > lines[0]["test_cosine"]
+    assert lines[-1]["test_loss"] == pytest.approx(1 - lines[-1]["test_cosine"])
+    assert load_trained("encoder").classes == ["0", "1", "2"]
+    again()
+    result = train(from_it(tmp_path / "encoder", two_classes, model={"train": "head"}), tmp_path / "probe")
+    assert not isinstance(result.scores, Agreement)
+    assert result.trained.classes == ["flat", "upright"]

@@ -97,10 +97,12 @@ class _Checkpointed:
     def _still(self) -> Iterator[None]:
         """The second pass over a batch leaves the running statistics as the first one has made them."""
         kept = [(buffer, buffer.clone()) for norm in self._norms for buffer in norm.buffers()]
-        yield
-        with torch.no_grad():
-            for buffer, value in kept:
-                buffer.copy_(value)
+        try:
+            yield
+        finally:  # torch ends the second pass with an exception, as soon as it has what it needs
+            with torch.no_grad():
+                for buffer, value in kept:
+                    buffer.copy_(value)
 
 
 def _blocks(model: nn.Module, wanted_by: str) -> list[nn.Module]:

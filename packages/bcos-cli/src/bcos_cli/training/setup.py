@@ -1,11 +1,12 @@
 """All that a run needs in one process, built from its recipe."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import LoggerType, ProjectConfiguration, set_seed
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined] # reason: timm exports implicitly
 from torch import nn
 
@@ -28,6 +29,7 @@ from bcos_cli.training.stepping import Stepper
 from bcos_cli.training.stopping import Stopper
 from bcos_cli.training.watching import Watcher
 from bcos_core.errors import BcosError
+from bcos_core.plugins import suggestion
 
 ASK_STEPS = 10
 """Steps after which processes on accelerators ask each other whether one was told to end."""
@@ -40,16 +42,20 @@ def make_accelerator(recipe: Recipe, out: Path) -> Accelerator:
         BcosError: a precision that the device does not have, or a tracker that is not installed.
     """
     train = recipe.train
+    known = [str(kind) for kind in LoggerType if kind != LoggerType.ALL]
+    for name in train.trackers:
+        if name not in known:
+            raise BcosError(f"there is no train.trackers={name!r}; {suggestion(name, known)}")
     try:
-        accelerator = Accelerator(
-            cpu=has_no_accelerator(),
-            mixed_precision="no" if train.precision == "float64" else train.precision,
-            log_with=list(train.trackers),
-            project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tensorboard")),
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*no supported trackers")  # which is told below
+            accelerator = Accelerator(
+                cpu=has_no_accelerator(),
+                mixed_precision="no" if train.precision == "float64" else train.precision,
+                log_with=list(train.trackers) or None,
+                project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tensorboard")),
+            )
     except ValueError as reason:
-        if "logging" in str(reason) or "tracker" in str(reason).lower():
-            raise BcosError(f"train.trackers={train.trackers}: {reason}") from reason
         raise BcosError(
             f"train.precision={train.precision} does not work on this device: {reason}; use bf16 or no"
         ) from reason

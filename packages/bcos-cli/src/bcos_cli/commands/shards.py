@@ -87,16 +87,50 @@ def info(
         _show(data, index)
 
 
+@shards.command(name="index")
+def index_command(
+    destination: Annotated[
+        Path, typer.Argument(help="Folder for index.json; with one in it, its classes are counted.")
+    ],
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="SPLIT=SHARDS, such as 'train=data/train-{000000..000099}.tar'; paths or URLs, repeatable."),
+    ] = None,
+    classes: Annotated[Path | None, typer.Option(help="File with the name of a class in each line.")] = None,
+) -> None:
+    """Write the index of shards that another program has made, or count the classes of one."""
+    from bcos_cli import console
+    from bcos_cli.data.index import load_index
+    from bcos_cli.data.indexing import count_classes, expand, index_shards
+    from bcos_core.errors import BcosError
+
+    if not split:
+        total = len(load_index(str(destination)).shards)
+        with console.counted("counting", total) as counter:
+            _show(str(destination), count_classes(str(destination), counter.advance))
+        return
+    splits: dict[str, list[str]] = {}
+    for text in split:
+        name, equals, pattern = text.partition("=")
+        if not equals or not name or not pattern:
+            raise BcosError(f"a split is written SPLIT=SHARDS, such as train=data/train-*.tar, got {text!r}")
+        splits[name] = splits.get(name, []) + expand([pattern])
+    names = None if classes is None else [line.strip() for line in classes.read_text().splitlines() if line.strip()]
+    with console.counted("reading", sum(map(len, splits.values()))) as counter:
+        index = index_shards(splits, names, destination, counter.advance)
+    _show(str(destination), index)
+
+
 @shards.command()
-def verify(folder: Annotated[Path, typer.Argument(help="Folder of shards.")]) -> None:
+def verify(data: Annotated[str, typer.Argument(help="Folder or URL of shards.")]) -> None:
     """Compare every shard with the index: size, SHA-256, samples, labels. Exit status 1 if one differs."""
     from bcos_cli import console
     from bcos_cli.data.index import load_index
     from bcos_cli.data.verify import verify as verify_shards
 
-    index = load_index(str(folder))
+    index = load_index(data)
     with console.counted("verifying", len(index.shards)) as counter:
-        problems = verify_shards(folder, index, counter.advance)
+        problems = verify_shards(data, index, counter.advance)
     for problem in problems:
         typer.echo(f"bcos: {problem}", err=True)
     if problems:

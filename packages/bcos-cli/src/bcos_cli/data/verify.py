@@ -1,25 +1,27 @@
 """Checking shards against their index. Imports no torch."""
 
-import hashlib
-import tarfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from bcos_cli.data.index import ShardIndex, ShardRecord
-from bcos_cli.data.labels import parse_labels
+from bcos_cli.data.index import ShardIndex, ShardRecord, is_url, shard_urls
+from bcos_cli.data.scan import scan_shard
 from bcos_core.errors import BcosError
 
 
-def verify(folder: Path, index: ShardIndex, on_shard: Callable[[], None] | None = None) -> list[str]:
+def verify(data: str | Path, index: ShardIndex, on_shard: Callable[[], None] | None = None) -> list[str]:
     """Compare size, SHA-256, number of samples and labels of every shard with the index.
+
+    Args:
+        data: folder or URL of shards.
+        index: of them.
+        on_shard: called after each.
 
     Returns:
         One line for each problem; none if all is well.
     """
     problems = []
-    for shard in index.shards:
-        problem = _problem(folder / shard.name, shard, len(index.classes), index.multi_label)
+    for url, shard in zip(shard_urls(str(data), index.shards), index.shards, strict=True):
+        problem = _problem(url, shard, index)
         if problem:
             problems.append(f"{shard.name}: {problem}")
         if on_shard:
@@ -27,27 +29,27 @@ def verify(folder: Path, index: ShardIndex, on_shard: Callable[[], None] | None 
     return problems
 
 
-def _problem(path: Path, shard: ShardRecord, num_classes: int, multi_label: bool) -> str | None:
-    if not path.is_file():
-        return "missing"
-    size = path.stat().st_size
-    if size != shard.bytes:
-        return f"has {size} bytes, the index says {shard.bytes}"
-    with path.open("rb") as file:
-        if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
-            return "its SHA-256 differs from the index: the content was changed or damaged"
-    labels: list[int] = []
-    samples = 0
-    with tarfile.open(path) as tar:
-        for member in tar:
-            if member.name.endswith(".cls") and (content := tar.extractfile(member)) is not None:
-                samples += 1
-                try:
-                    labels += parse_labels(content.read(), num_classes, multi_label)
-                except BcosError as problem:
-                    return f"{member.name}: {problem}"
-    if samples != shard.samples:
-        return f"has {samples} samples, the index says {shard.samples}"
-    if shard.class_counts is not None and shard.class_counts != Counter(labels):
+def _problem(url: str, shard: ShardRecord, index: ShardIndex) -> str | None:
+    if not is_url(url):
+        path = Path(url)
+        if not path.is_file():
+            return "missing"
+        if path.stat().st_size != shard.bytes:  # known without reading it
+            return f"has {path.stat().st_size} bytes, the index says {shard.bytes}"
+    try:
+        scan = scan_shard(url, len(index.classes))
+    except BcosError as reason:
+        return str(reason)
+    if scan.bytes != shard.bytes:
+        return f"has {scan.bytes} bytes, the index says {shard.bytes}"
+    if scan.sha256 != shard.sha256:
+        return "its SHA-256 differs from the index: the content was changed or damaged"
+    if scan.problems:
+        return scan.problems[0]
+    if scan.samples != shard.samples:
+        return f"has {scan.samples} samples, the index says {shard.samples}"
+    if scan.several and not index.multi_label:
+        return "has images with another number of labels than one"
+    if shard.class_counts is not None and shard.class_counts != scan.class_counts:
         return "has other numbers of images in its classes than the index says"
     return None

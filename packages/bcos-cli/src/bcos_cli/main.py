@@ -24,7 +24,20 @@ app = typer.Typer(
     epilog="--debug, anywhere, shows the traceback of an error.",
 )
 
-_COMMANDS = ("demo", "shards", "train", "convert", "eval", "explain", "maps", "neurons", "export", "serve", "listing")
+_COMMANDS = (
+    "demo",
+    "shards",
+    "train",
+    "convert",
+    "eval",
+    "explain",
+    "maps",
+    "neurons",
+    "export",
+    "serve",
+    "recipes",
+    "listing",
+)
 USER_MISTAKE = 2
 FAILURE = 1
 INTERRUPTED = 130

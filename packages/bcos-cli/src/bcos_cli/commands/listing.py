@@ -1,4 +1,4 @@
-"""``bcos models``, ``explainers``, ``metrics``, ``recipes`` and ``plugins``.
+"""``bcos models``, ``explainers``, ``metrics`` and ``plugins``.
 
 What there is. Imports no torch.
 """
@@ -18,7 +18,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (models, explainers, metrics, recipes, plugins):
+    for command in (models, explainers, metrics, plugins):
         app.command()(command)
 
 
@@ -76,14 +76,6 @@ def metrics(as_json: AsJson = False) -> None:
 
     rows = [{"name": name, "summary": summary} for name, summary in metric_summaries().items()]
     _show("metrics", rows, as_json)
-
-
-def recipes(as_json: AsJson = False) -> None:
-    """List recipes that bcos train takes."""
-    from bcos_cli.plugins import recipes as registered
-
-    rows = [{"name": s.name, "summary": s.summary, "path": str(s.path)} for s in registered()]
-    _show("recipes", rows if as_json else [{k: r[k] for k in ("name", "summary")} for r in rows], as_json)
 
 
 def plugins(as_json: AsJson = False) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
+from bcos_cli.config.described import differences
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 
@@ -126,15 +127,4 @@ class RunFolder:
 
 def recipe_differences(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
     """Dotted keys in which two recipes differ, with both values."""
-    return _differences(a.model_dump(), b.model_dump())
-
-
-def _differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in sorted(a.keys() | b.keys()):
-        left, right = a.get(key), b.get(key)
-        if isinstance(left, dict) and isinstance(right, dict):
-            found |= _differences(left, right, f"{prefix}{key}.")
-        elif left != right:
-            found[f"{prefix}{key}"] = left, right
-    return found
+    return differences(a.model_dump(), b.model_dump())

@@ -1,0 +1,65 @@
+"""``bcos recipes``: which there are, what one says, in what two differ. Imports no torch."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(help="A YAML file, or a name that bcos recipes lists.")]
+
+recipes = typer.Typer(invoke_without_command=True, help="List training recipes; show one, compare two.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(recipes, name="recipes")
+
+
+@recipes.callback()
+def listing(context: typer.Context, as_json: AsJson = False) -> None:
+    """List training recipes; show one, compare two."""
+    if context.invoked_subcommand is not None:
+        return
+    from bcos_cli import console
+    from bcos_cli.plugins import recipes as registered
+
+    specs = list(registered())
+    if as_json:
+        rows = [{"name": s.name, "summary": s.summary, "path": str(s.path)} for s in specs]
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    console.table("recipes", ["name", "summary"], [(s.name, s.summary) for s in specs])
+
+
+@recipes.command()
+def show(
+    name: Name,
+    overrides: Annotated[list[str] | None, typer.Option("-o", "--override", help="key=value; repeatable.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a recipe as it is used: complete, with what each key means."""
+    from bcos_cli.config.described import complete, described
+
+    values = complete(name, overrides or [])
+    typer.echo(json.dumps(values, indent=1) if as_json else described(values), nl=as_json)
+
+
+@recipes.command()
+def diff(first: Name, second: Name, as_json: AsJson = False) -> None:
+    """Show the keys in which two recipes differ, and both values."""
+    from bcos_cli import console
+    from bcos_cli.config.described import complete, differences
+
+    found = differences(complete(first, []), complete(second, []))
+    if as_json:
+        typer.echo(json.dumps([{"key": k, first: a, second: b} for k, (a, b) in found.items()], indent=1))
+        return
+    if not found:
+        console.out.print("the recipes are the same")
+        return
+    console.table("difference", ["key", first, second], [(k, _cell(a), _cell(b)) for k, (a, b) in found.items()])
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else str(value)

@@ -141,7 +141,7 @@ def _describe(error: Any) -> str:
         remedy = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
         return f"unknown key {key!r}; {remedy}"
     if error["type"] == "missing":
-        return f"{key} is missing; give it a value"
+        return f"{key} is missing; give it a value" + (", or a network with --from" if key == "model" else "")
     message = str(error["msg"]).removeprefix("Value error, ")
     if isinstance(error["input"], dict) and error["type"] == "value_error":  # of a section, whose keys it names
         return message

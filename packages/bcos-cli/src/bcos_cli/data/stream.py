@@ -189,8 +189,9 @@ class ShardStream(IterableDataset[Sample]):
         repeats, shuffle = self.drawing.repeats, self.drawing.shuffle
         cycle, window = divmod(epoch, repeats)  # with repeats, an epoch sees one part of the samples
         length = self.length // repeats
-        begin = (window * self.world + self.rank) * length + first * self.batch_size // repeats
-        end = begin + (last - first) * self.batch_size // repeats
+        start = (window * self.world + self.rank) * length
+        whole = start, start + length
+        begin, end = (start + batch * self.batch_size // repeats for batch in (first, last))
         order = None
         if shuffle:
             order = list(range(len(self.shards.urls)))
@@ -198,6 +199,8 @@ class ShardStream(IterableDataset[Sample]):
         for turn in itertools.count():
             suffix = f"/{turn}" if turn else ""
             rng = random.Random(f"{self.seed}/{epoch}/{self.rank}/{worker}{suffix}")
+            if turn:  # its own share was not enough: that of the process is larger
+                begin, end = whole
             samples = self._balanced(self._read(begin, end, order, told), f"{epoch}{suffix}")
             if shuffle:
                 samples = webdataset.shuffle(shuffle, initial=shuffle, rng=rng)(samples)

@@ -72,7 +72,19 @@ def served(run, folder, *options):
     """The process and the address of a page."""
     pytest.importorskip("gradio", reason="gradio is not installed")
     environment = os.environ | {"TMPDIR": str(folder), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, "-X", "faulthandler", "-m", "bcos_cli", "serve", str(run), "--no-open", "--port", "0", *options]
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-m",
+        "bcos_cli",
+        "serve",
+        str(run),
+        "--no-open",
+        "--port",
+        "0",
+        *options,
+    ]
     with (folder / "errors").open("w+") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
         try:

@@ -28,6 +28,7 @@ _COMMANDS = (
     "demo",
     "shards",
     "train",
+    "doctor",
     "convert",
     "eval",
     "explain",

@@ -6,8 +6,9 @@ stops the others: it is kept, with the reason, for ``bcos plugins`` to show.
 
 import difflib
 import inspect
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, Protocol, TypeVar
@@ -49,6 +50,8 @@ class PluginInfo:
     value: str
     distribution: str
     error: str | None = None
+    seconds: float = field(default=0.0, compare=False)
+    """How long importing it took; little where something else had imported it before."""
 
 
 @dataclass
@@ -59,9 +62,7 @@ class Plugins:
 
     def mark_broken(self, name: str, error: str) -> None:
         """Note that the plugin called `name` failed."""
-        self.infos = [
-            PluginInfo(i.group, i.name, i.value, i.distribution, error) if i.name == name else i for i in self.infos
-        ]
+        self.infos = [replace(info, error=error) if info.name == name else info for info in self.infos]
 
 
 _OURS = frozenset({"bcos-core", "bcos-models", "bcos-explain", "bcos-cli"})
@@ -76,6 +77,7 @@ def load_plugins(manager: Manager, group: str) -> Plugins:
         if any(info.name == name for info in plugins.infos):
             name = f"{name}#{number}"
         error = None
+        start = time.perf_counter()
         try:
             module = entry.load()
             manager.register(module, name=name)
@@ -86,7 +88,8 @@ def load_plugins(manager: Manager, group: str) -> Plugins:
                 raise
         except Exception as reason:  # a stranger's module may raise anything
             error = f"{type(reason).__name__}: {first_line(reason)}"
-        plugins.infos.append(PluginInfo(group, name, entry.value, _distribution(entry), error))
+        seconds = time.perf_counter() - start
+        plugins.infos.append(PluginInfo(group, name, entry.value, _distribution(entry), error, seconds))
     return plugins
 
 

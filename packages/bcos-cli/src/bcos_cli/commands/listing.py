@@ -80,15 +80,9 @@ def metrics(as_json: AsJson = False) -> None:
 
 def plugins(as_json: AsJson = False) -> None:
     """List plugins of every kind; a broken one with the reason."""
-    import bcos_cli.plugins
-    import bcos_explain.plugins
-    import bcos_models.plugins
+    from bcos_cli.doctor.plugins import all_plugins
 
-    found = [
-        info
-        for package in (bcos_models.plugins, bcos_explain.plugins, bcos_cli.plugins)
-        for info in package.plugins().infos
-    ]
+    found = all_plugins()
     if as_json:
         typer.echo(json.dumps([asdict(info) for info in found], indent=1))
         return
@@ -97,6 +91,7 @@ def plugins(as_json: AsJson = False) -> None:
             "plugin": i.name,
             "group": i.group,
             "module": i.value,
+            "ms": round(1000 * i.seconds),
             "status": f"broken: {i.error}" if i.error else "ok",
         }
         for i in found

@@ -5,6 +5,28 @@ from typing import Annotated
 
 import typer
 
+RecipeName = Annotated[
+    str | None,
+    typer.Argument(
+        help="A YAML file, or a name that bcos recipes lists; finetune by default with --from, the run's own with "
+        "--resume."
+    ),
+]
+DataPath = Annotated[str | None, typer.Option("--data", help="Folder or URL of shards.")]
+Overrides = Annotated[
+    list[str] | None, typer.Option("-o", "--override", help="key=value, such as train.epochs=5; repeatable.")
+]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help="Start from this network: a run, a .safetensors file, hf://owner/repository, or a model's name.",
+    ),
+]
+HeadOnly = Annotated[bool, typer.Option("--head-only", help="Train the classifier alone, and leave the rest as it is.")]
+Classes = Annotated[int | None, typer.Option(help="Number of classes, to be sure that the data have as many.", min=2)]
+Out = Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -12,32 +34,13 @@ def register(app: typer.Typer) -> None:
 
 
 def train(
-    recipe: Annotated[
-        str | None,
-        typer.Argument(
-            help="A YAML file, or a name that bcos recipes lists; finetune by default with --from, the run's own with "
-            "--resume."
-        ),
-    ] = None,
-    data: Annotated[str | None, typer.Option(help="Folder or URL of shards.")] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("-o", "--override", help="key=value, such as train.epochs=5; repeatable."),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            help="Start from this network: a run, a .safetensors file, hf://owner/repository, or a model's name.",
-        ),
-    ] = None,
-    head_only: Annotated[
-        bool, typer.Option("--head-only", help="Train the classifier alone, and leave the rest as it is.")
-    ] = False,
-    classes: Annotated[
-        int | None, typer.Option(help="Number of classes, to be sure that the data have as many.", min=2)
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
+    recipe: RecipeName = None,
+    data: DataPath = None,
+    overrides: Overrides = None,
+    start: Start = None,
+    head_only: HeadOnly = False,
+    classes: Classes = None,
+    out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     auto_resume: Annotated[
         bool, typer.Option("--auto-resume", help="Continue the run in --out if there is one, else start it.")

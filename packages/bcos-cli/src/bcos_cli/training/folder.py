@@ -71,6 +71,17 @@ class RunFolder:
         finally:
             lock.release()
 
+    def is_in_use(self) -> bool:
+        """Whether a process is training into this folder."""
+        path = self.path / LOCK
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def start(self, recipe: Recipe) -> None:
         """Make the folder for a new run.
 
@@ -93,19 +104,14 @@ class RunFolder:
         if not self.config.exists():
             raise BcosError(f"there is no run in {str(self.path)!r} to resume; leave out --resume")
         before = load_recipe(str(self.config))
-        differences = recipe_differences(before, recipe)
-        changed = [
-            f"{key}: {left} there, {right} here"
-            for key, (left, right) in differences.items()
-            if not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
-        ]
-        if differences and not changed:
-            write_atomically(self.config, dump_recipe(recipe))
+        changed = what_keeps_from_resuming(before, recipe)
         if changed:
             raise BcosError(
                 f"the run in {str(self.path)!r} has another recipe ({', '.join(changed[:4])}); "
                 "resume it with the same one, or choose another folder with --out"
             )
+        if before != recipe:
+            write_atomically(self.config, dump_recipe(recipe))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return one dictionary for each epoch."""
@@ -125,6 +131,10 @@ class RunFolder:
             file.write(json.dumps(values) + "\n")
 
 
-def recipe_differences(a: Recipe, b: Recipe) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys in which two recipes differ, with both values."""
-    return differences(a.model_dump(), b.model_dump())
+def what_keeps_from_resuming(before: Recipe, now: Recipe) -> list[str]:
+    """Say which keys of a run's recipe have changed that must not."""
+    return [
+        f"{key}: {left} there, {right} here"
+        for key, (left, right) in differences(before.model_dump(), now.model_dump()).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+    ]

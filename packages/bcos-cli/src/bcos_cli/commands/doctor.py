@@ -1,0 +1,55 @@
+"""``bcos doctor``."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from bcos_cli.commands.train import Classes, DataPath, HeadOnly, Out, Overrides, RecipeName, Start
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command()(doctor)
+
+
+def doctor(
+    recipe: RecipeName = None,
+    data: DataPath = None,
+    overrides: Overrides = None,
+    start: Start = None,
+    head_only: HeadOnly = False,
+    classes: Classes = None,
+    out: Out = None,
+    num_processes: Annotated[int, typer.Option(help="Processes that the run will have.", min=1)] = 1,
+    hashes: Annotated[bool, typer.Option("--hashes", help="Read all shards and compare their SHA-256.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check a run before it starts: data, batches, network, machine. Exit status 1 if there are problems.
+
+    Takes what bcos train takes, and writes nothing. The network is trained for two steps on images of the shards and
+    explained.
+    """
+    from bcos_cli.training.request import TrainRequest, resolve_request
+
+    request = TrainRequest(recipe, data, overrides or [], start, head_only, classes, out, False, True)
+    resolved = resolve_request(request)
+
+    from bcos_cli import console
+    from bcos_cli.doctor.examine import examine
+    from bcos_cli.processes import leave
+
+    try:
+        found = list(examine(resolved.recipe, resolved.folder, processes=num_processes, hashes=hashes))
+    finally:
+        leave()
+    problems = [finding for finding in found if finding.status == "problem"]
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+    else:
+        console.table("doctor", ["check", "", "found"], [(f.check, f.status, f.text) for f in found])
+        notes = sum(finding.status == "note" for finding in found)
+        console.out.print(f"{len(problems)} problems, {notes} notes")
+    if problems:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""``bcos doctor``: what would go wrong in an expensive run, found before it starts."""

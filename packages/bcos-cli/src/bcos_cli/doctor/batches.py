@@ -1,0 +1,61 @@
+"""Batches: how processes share a step, and what is left out or idle. Imports no torch."""
+
+from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem
+from bcos_cli.training.batching import BatchPlan, plan_batches
+
+LEFT_OUT = 0.01
+"""Share of the images that every epoch leaves out, from which it is worth a word."""
+
+
+def check_batches(run: PlannedRun) -> Findings:
+    """The effective batch can be split over the processes, and there are enough shards for them."""
+    recipe = run.recipe
+    plan = plan_batches(recipe.train, run.processes)
+    total = run.index.samples(recipe.data.train_split)
+    yield ok(
+        f"{plan.effective} images a step: {plan.per_process} a process × {plan.world} processes "
+        f"× {plan.accumulate} accumulated batches"
+    )
+    if plan.per_process % recipe.data.repeats:
+        yield problem(
+            f"data.repeats={recipe.data.repeats} does not divide the {plan.per_process} images of a process's batch; "
+            "change one of them"
+        )
+    if plan.per_process % 2 and (recipe.mixing.mixup or recipe.mixing.cutmix):
+        yield problem(f"mixing needs batches of an even number of images, a process's has {plan.per_process}")
+    if total < plan.effective:
+        yield problem(f"{total} training images are fewer than the {plan.effective} of one step; use a smaller batch")
+        return
+    steps = total // plan.effective
+    yield from _epochs(run, plan, total, steps)
+    yield from _loaders(run, plan, steps)
+
+
+def _epochs(run: PlannedRun, plan: BatchPlan, total: int, steps: int) -> Findings:
+    train, schedule = run.recipe.train, run.recipe.schedule
+    warmup = schedule.warmup_steps or round(schedule.warmup_epochs * steps)
+    yield ok(
+        f"{steps:,} steps an epoch, {steps * train.epochs:,} in {train.epochs} epochs, of them {warmup:,} of warm-up"
+    )
+    rest = total - steps * plan.effective
+    if rest > LEFT_OUT * total:
+        yield note(
+            f"every epoch leaves out {rest:,} of {total:,} images, others each time: a step has no part of a batch"
+        )
+
+
+def _loaders(run: PlannedRun, plan: BatchPlan, steps: int) -> Findings:
+    data = run.recipe.data
+    shards = len(run.index.of(data.train_split))
+    readers = run.processes * max(data.workers, 1)
+    if data.workers > steps * plan.accumulate:
+        yield note(
+            f"{data.workers} loader processes for {steps * plan.accumulate} batches an epoch: some have nothing to do"
+        )
+    if readers > shards:
+        yield note(
+            f"{readers} processes read {shards} shards, several of them the same one: exact, but each reads past what "
+            "is another's; smaller shards are quicker"
+        )
+    else:
+        yield ok(f"{shards:,} training shards for {readers} reading processes")

@@ -1,0 +1,96 @@
+"""Shards: there, whole, and of classes that can be learned. Imports no torch."""
+
+import tarfile
+from pathlib import Path
+
+import webdataset
+
+from bcos_cli import console
+from bcos_cli.data.cache import open_shard
+from bcos_cli.data.index import ShardIndex, is_url, shard_urls
+from bcos_cli.data.verify import verify
+from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem, some
+from bcos_core.errors import BcosError, first_line
+
+UNBALANCED = 10
+"""Images of the largest class for one of the smallest, from which it is worth a word."""
+_VERIFY = "see bcos shards verify"
+
+
+def check_data(run: PlannedRun) -> Findings:
+    """Both splits are there, their shards are what the index says, and every class has images."""
+    data, index = run.recipe.data, run.index
+    for split in dict.fromkeys((data.train_split, data.test_split)):
+        yield ok(f"split {split}: {index.samples(split):,} images in {len(index.of(split)):,} shards")
+    if data.train_split == data.test_split:
+        yield note("train_split and test_split are the same: scores will be those of images that were learned")
+    yield from _all_of_them(run) if run.hashes else _at_a_glance(run)
+    yield from _classes(run)
+
+
+def _all_of_them(run: PlannedRun) -> Findings:
+    with console.counted("verifying", len(run.index.shards)) as counter:
+        wrong = verify(run.data, run.index, counter.advance)
+    for line in wrong:
+        yield problem(f"{line}; pack it again, or fetch it again")
+    if not wrong:
+        yield ok(f"all {len(run.index.shards):,} shards have the SHA-256 of the index")
+
+
+def _at_a_glance(run: PlannedRun) -> Findings:
+    """Sizes of local shards; of remote ones, the first sample of the first one of each split."""
+    records = [record for split in _splits(run) for record in run.index.of(split)]
+    urls = shard_urls(run.data, records)
+    local = [(Path(url), record) for url, record in zip(urls, records, strict=True) if not is_url(url)]
+    missing = [record.name for path, record in local if not path.is_file()]
+    if missing:
+        yield problem(f"{len(missing)} shards are missing: {some(missing)}; {_VERIFY}")
+    changed = [record.name for path, record in local if path.is_file() and path.stat().st_size != record.bytes]
+    if changed:
+        yield problem(f"{len(changed)} shards have other sizes than the index says: {some(changed)}; {_VERIFY}")
+    if local and not missing and not changed:
+        yield ok(f"{len(local):,} local shards have the sizes of the index; --hashes reads them too")
+    cache = run.recipe.data
+    for split in _splits(run):
+        url = shard_urls(run.data, run.index.of(split)[:1])[0]
+        if is_url(url):
+            opened = open_shard(cache.cache, cache.cache_gb) or webdataset.gopen
+            try:
+                with opened(url) as stream, tarfile.open(fileobj=stream, mode="r|*"):
+                    yield ok(f"split {split}: {url} can be read")
+            except (OSError, tarfile.TarError, BcosError) as reason:
+                yield problem(f"split {split}: cannot read {url}: {first_line(reason)}")
+
+
+def _splits(run: PlannedRun) -> list[str]:
+    return list(dict.fromkeys((run.recipe.data.train_split, run.recipe.data.test_split)))
+
+
+def _classes(run: PlannedRun) -> Findings:
+    index, recipe = run.index, run.recipe
+    learns_embedding = recipe.distillation is not None and recipe.distillation.kind == "embedding"
+    if learns_embedding:
+        return
+    if index.multi_label and recipe.train.loss == "cross_entropy":
+        yield problem("the images have several labels, which train.loss=cross_entropy cannot learn; use bce")
+    try:
+        counts = index.class_counts(recipe.data.train_split)
+    except BcosError as reason:
+        yield note(str(reason))
+        return
+    if sum(count > 0 for count in counts) < 2:
+        yield problem("training images are of one class alone; a classifier needs at least two")
+        return
+    yield from _balance(index, counts, recipe.data.balanced or recipe.train.class_weights != "none")
+
+
+def _balance(index: ShardIndex, counts: list[int], is_balanced: bool) -> Findings:
+    empty = [index.classes[label] for label, count in enumerate(counts) if count == 0]
+    if empty:
+        yield note(f"{len(empty)} classes have no training images: {some(empty)}")
+    few, many = min(count for count in counts if count), max(counts)
+    text = f"{len(counts):,} classes of {few:,} to {many:,} training images"
+    if many >= UNBALANCED * few and not is_balanced:
+        yield note(f"{text}; think of data.balanced=true or train.class_weights=balanced")
+    else:
+        yield ok(text)

@@ -1,0 +1,50 @@
+"""All checks of a run, none of which keeps another from being made."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from bcos_cli.config import Recipe
+from bcos_cli.data.index import load_index
+from bcos_cli.doctor.batches import check_batches
+from bcos_cli.doctor.data import check_data
+from bcos_cli.doctor.finding import Finding, PlannedRun, problem
+from bcos_cli.doctor.machine import check_machine
+from bcos_cli.doctor.network import NetworkCheck
+from bcos_cli.doctor.plugins import check_plugins
+from bcos_core.errors import BcosError, first_line
+
+
+def examine(recipe: Recipe, out: Path, *, processes: int = 1, hashes: bool = False) -> Iterator[Finding]:
+    """Check a run before it starts; nothing is written.
+
+    Args:
+        recipe: with ``data.path``.
+        out: folder of the run.
+        processes: it will have.
+        hashes: read all shards and compare their SHA-256.
+
+    Raises:
+        BcosError: no data, or no index of them.
+    """
+    if recipe.data.path is None:
+        raise BcosError("there are no data to train on; give a folder of shards with --data")
+    run = PlannedRun(recipe, load_index(recipe.data.path), out, processes, hashes)
+    network = NetworkCheck(run)
+    yield from _made("plugins", check_plugins())
+    yield from _made("data", check_data(run))
+    yield from _made("batches", check_batches(run))
+    yield from _made("network", network.check())
+    yield from _made("machine", check_machine(run, network.checkpoint_bytes))
+
+
+def _made(check: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Findings of a check; its own failure is one of them."""
+    try:
+        for finding in findings:
+            yield replace(finding, check=check)
+    except BcosError as reason:
+        yield replace(problem(str(reason)), check=check)
+    except Exception as reason:  # a network or loss of the user's may raise anything
+        text = f"{type(reason).__name__}: {first_line(reason)}; bcos train would fail in the same way"
+        yield replace(problem(text), check=check)

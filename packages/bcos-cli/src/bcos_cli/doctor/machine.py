@@ -1,0 +1,130 @@
+"""The machine: processors, memory, disk, trackers, and the folder of the run."""
+
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+import torch
+
+from bcos_cli.config import load_recipe
+from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem
+from bcos_cli.training.batching import plan_batches
+from bcos_cli.training.checkpoint import Checkpoints
+from bcos_cli.training.folder import RunFolder, what_keeps_from_resuming
+from bcos_cli.training.setup import make_accelerator
+from bcos_core.errors import BcosError
+from bcos_models import get_spec, is_model
+
+SHARED_MEMORY = Path("/dev/shm")
+_WAITING = 3
+"""Batches of a loader process that are in memory at once: two ready, one in the making."""
+
+
+def check_machine(run: PlannedRun, checkpoint_bytes: int | None) -> Findings:
+    """There is enough of everything."""
+    yield from _processors(run)
+    yield from _memory(run)
+    yield from _shared_memory(run)
+    yield from _disk(run, checkpoint_bytes)
+    yield from _trackers(run)
+    yield from _folder(run)
+
+
+def _processors(run: PlannedRun) -> Findings:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    accelerators = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+    if accelerators:
+        names = ", ".join(sorted({torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())}))
+        yield ok(f"{accelerators} accelerators: {names or torch.accelerator.current_accelerator()}")
+        if run.processes > accelerators:
+            yield problem(f"{run.processes} processes for {accelerators} accelerators; use one process each")
+    else:
+        yield note("no accelerator: it trains on the CPU")
+    busy = run.processes * (run.recipe.data.workers + 1)
+    text = f"{busy} processes, loaders included, on {cores} cores"
+    yield note(f"{text}; with fewer data.workers they do not wait for each other") if busy > cores else ok(text)
+
+
+def _memory(run: PlannedRun) -> Findings:
+    records = run.index.of(run.recipe.data.train_split)
+    mean = sum(record.bytes for record in records) / max(sum(record.samples for record in records), 1)
+    readers = run.processes * max(run.recipe.data.workers, 1)
+    wanted, free = readers * run.recipe.data.shuffle_buffer * mean, psutil.virtual_memory().available
+    text = f"{gigabytes(wanted)} for the images that wait to be drawn, of {gigabytes(free)} of free memory"
+    if wanted > free:
+        yield problem(f"{text}; lower data.shuffle_buffer or data.workers")
+    elif wanted > free / 2:
+        yield note(text)
+    else:
+        yield ok(text)
+
+
+def _shared_memory(run: PlannedRun) -> Findings:
+    """Loader processes hand over batches in shared memory, of which containers often have 64 MB alone."""
+    data = run.recipe.data
+    side = data.train_image_size or data.image_size or _own_side(run)
+    if not data.workers or side is None or not SHARED_MEMORY.is_dir():
+        return
+    images = plan_batches(run.recipe.train, run.processes).per_process
+    wanted = run.processes * data.workers * _WAITING * images * 3 * side**2
+    free = shutil.disk_usage(SHARED_MEMORY).free
+    text = f"{gigabytes(wanted)} for batches in shared memory, of {gigabytes(free)}"
+    if wanted > free:
+        yield problem(f"{text}; give the container more (docker run --shm-size), or use fewer data.workers")
+    else:
+        yield ok(text)
+
+
+def _own_side(run: PlannedRun) -> int | None:
+    name = run.recipe.model.name or run.recipe.model.start
+    return get_spec(name).input.size if name is not None and is_model(name) else None
+
+
+def _disk(run: PlannedRun, checkpoint_bytes: int | None) -> Findings:
+    if checkpoint_bytes is None:
+        return
+    there = next(path for path in (run.out, *run.out.absolute().parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        yield problem(f"{str(there)!r} cannot be written to; choose another folder with --out")
+        return
+    count = run.recipe.train.keep_checkpoints + 2  # the best, and one that is being written
+    wanted, free = count * checkpoint_bytes, shutil.disk_usage(there).free
+    text = f"{gigabytes(wanted)} for {count} checkpoints, of {gigabytes(free)} of free disk at {str(there)!r}"
+    if wanted > free:
+        yield problem(f"{text}; make room, or lower train.keep_checkpoints")
+    else:
+        yield ok(text)
+
+
+def _trackers(run: PlannedRun) -> Findings:
+    names = run.recipe.train.trackers
+    try:
+        make_accelerator(run.recipe, run.out)
+    except BcosError as reason:
+        yield problem(str(reason))
+    else:
+        yield ok(f"trackers: {', '.join(names) or 'none'}")
+
+
+def _folder(run: PlannedRun) -> Findings:
+    folder, name = RunFolder(run.out), str(run.out)
+    if not folder.config.exists():
+        if run.out.exists() and (run.out.is_file() or any(run.out.iterdir())):
+            yield problem(f"{name!r} is not empty, and no run; choose another folder with --out")
+        else:
+            yield ok(f"{name!r} is free")
+        return
+    if folder.is_in_use():
+        yield problem(f"another process is training into {name!r}; choose another folder with --out")
+        return
+    changed = what_keeps_from_resuming(load_recipe(str(folder.config)), run.recipe)
+    if changed:
+        yield problem(f"{name!r} has a run of another recipe ({'; '.join(changed[:4])}); choose another with --out")
+        return
+    last = Checkpoints(folder.checkpoints, 1).last()
+    epochs = len(folder.read_metrics())
+    yield note(
+        f"{name!r} has a run of this recipe with {epochs} of {run.recipe.train.epochs} epochs"
+        + (f" and {last.name}; continue it with --resume" if last is not None else ", and no checkpoint yet")
+    )

@@ -1,0 +1,239 @@
+"""The network: built, trained for two steps, and explained."""
+
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bcos_cli.config import Recipe
+from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem, some
+from bcos_cli.training.batching import plan_batches
+from bcos_cli.training.efficiency import as_written
+from bcos_cli.training.folder import RunFolder
+from bcos_cli.training.freezing import train_mode
+from bcos_cli.training.setup import Setup, make_accelerator
+from bcos_core import BcosLinear, explain
+from bcos_core.additive import UNNAMED
+from bcos_core.conv import BcosConv
+from bcos_core.errors import BcosError
+from bcos_core.norms.running import RunningNorm
+from bcos_explain.receipt import LOGIT_BIAS, receipts
+
+FEW = 8
+"""Images below which the statistics of a batch say little."""
+CPU_BATCH = 8
+"""Images that are passed through the network at once on a CPU, at the most."""
+_STEPS = 2
+_HALF = 0.05
+"""Relative difference of logits in a lower precision from which it is worth a word."""
+
+
+@dataclass
+class NetworkCheck:
+    """Builds the network of a run, trains it for two steps and explains it."""
+
+    run: PlannedRun
+    checkpoint_bytes: int | None = None
+    """Of weights, optimizer and average, known after the check."""
+    _images: list[Tensor] = field(default_factory=list)
+
+    def check(self) -> Findings:
+        """All of it; a mistake ends it."""
+        recipe = _small(self.run)
+        accelerator = make_accelerator(recipe, self.run.out)
+        setup = Setup(recipe, self.run.index, RunFolder(self.run.out), accelerator)
+        network = setup.network
+        is_bcos = any(isinstance(module, BcosLinear | BcosConv) for module in network.modules())
+        yield from _made_of(network, is_bcos)
+        yield from self._norms(network)
+        yield from self._two_steps(setup)
+        yield from self._sizes(setup)
+        network.eval()
+        with as_written(network):
+            images = torch.cat(self._images)[:CPU_BATCH].to(accelerator.device)
+            x = setup.trained.encode(images.to(setup.stepper.dtype) / 255)
+            yield from _explained(network, x, is_bcos)
+            yield from _in_lower_precision(network, x, accelerator)
+
+    def _norms(self, network: nn.Module) -> Findings:
+        images = plan_batches(self.run.recipe.train, self.run.processes).per_process
+        if images < FEW and any(isinstance(module, _BatchNorm | RunningNorm) for module in network.modules()):
+            yield note(
+                f"batch norms see {images} images at once, which are few; raise train.max_batch or use fewer processes"
+            )
+
+    def _two_steps(self, setup: Setup) -> Findings:
+        """Train on the first batches; every parameter must get a finite gradient that is not zero."""
+        gradients = _Gradients(setup.network)
+        inner = getattr(setup.optimizer, "optimizer", setup.optimizer)
+        hook = inner.register_step_pre_hook(lambda *_: gradients.look())
+        setup.model.train()
+        train_mode(setup.network, self.run.recipe.model)
+        losses, seconds = [], 0.0
+        for images, labels, _ in islice(setup.batches.epoch(0), _STEPS):
+            self._images.append(images)
+            start = time.perf_counter()
+            losses.append(float(setup.stepper.run(images, labels)))
+            seconds = (time.perf_counter() - start) / len(images)  # of the last step: the first one warms up
+        hook.remove()
+        if not all(map(torch.isfinite, map(torch.tensor, losses))):
+            yield problem(f"the loss is not finite: {losses}; lower optimizer.lr, or use train.precision=no")
+            return
+        yield from gradients.findings()
+        total = self.run.recipe.train.epochs * self.run.index.samples(self.run.recipe.data.train_split)
+        hours = total * seconds / self.run.processes / 3600
+        yield ok(
+            f"loss {losses[-1]:.4f} after {len(losses)} steps of {len(self._images[-1])} images on "
+            f"{setup.accelerator.device.type}; at {1 / seconds:,.0f} images/s a process, the training takes about "
+            f"{hours:,.1f} hours, loading and evaluation aside"
+        )
+
+    def _sizes(self, setup: Setup) -> Findings:
+        state = [t for values in setup.optimizer.state.values() for t in values.values() if isinstance(t, Tensor)]
+        optimizer = _bytes(state)
+        weights = _bytes([*setup.network.state_dict().values()])
+        average = weights if setup.ema is not None else 0
+        self.checkpoint_bytes = weights + optimizer + average
+        yield ok(
+            f"{gigabytes(weights)} of weights, {gigabytes(optimizer)} of optimizer"
+            + (f", {gigabytes(average)} of their average" if average else "")
+        )
+        if setup.accelerator.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(setup.accelerator.device)
+            yield ok(f"{gigabytes(peak)} of the GPU's memory at the most with {len(self._images[-1])} images")
+
+
+def _small(run: PlannedRun) -> Recipe:
+    """The recipe with one process, no warm-up, and on a CPU few images; it keeps nothing."""
+    recipe = run.recipe
+    images = plan_batches(recipe.train, run.processes).per_process
+    if not torch.accelerator.is_available():
+        images = min(images, CPU_BATCH)
+    images = max(images // recipe.data.repeats, 1) * recipe.data.repeats
+    train: dict[str, Any] = {
+        "batch_size": images,
+        "max_batch": None,
+        "accumulate": None,
+        "trackers": [],
+        "explained_images": 0,
+    }
+    return recipe.model_copy(
+        update={
+            "train": recipe.train.model_copy(update=train),
+            "data": recipe.data.model_copy(update={"workers": 0, "shuffle_buffer": 2 * images}),
+            "schedule": recipe.schedule.model_copy(update={"warmup_epochs": 0.0, "warmup_steps": 0}),
+        }
+    )
+
+
+class _Gradients:
+    """What gradients parameters got, over several steps."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.alive: set[str] = set()
+        self.infinite: set[str] = set()
+
+    def look(self) -> None:
+        for name, parameter in self.parameters.items():
+            if parameter.grad is None:
+                continue
+            if not bool(torch.isfinite(parameter.grad).all()):
+                self.infinite.add(name)
+            elif bool(parameter.grad.any()):
+                self.alive.add(name)
+
+    def findings(self) -> Findings:
+        if self.infinite:
+            yield problem(
+                f"gradients that are not finite: {some(sorted(self.infinite))}; lower optimizer.lr, set clipping.norm "
+                "or use train.precision=no"
+            )
+        dead = [name for name in self.parameters if name not in self.alive | self.infinite]
+        if dead:
+            yield problem(
+                f"{len(dead)} parameters get no gradient, and will not be learned: {some(dead)}; freeze them with "
+                "model.freeze if that is meant"
+            )
+        if not self.infinite and not dead:
+            yield ok(f"all {len(self.parameters)} parameter tensors that are trained get a finite gradient")
+
+
+def _made_of(network: nn.Module, is_bcos: bool) -> Findings:
+    sizes = [p.numel() for p in network.parameters()]
+    frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
+    kind = "B-cos network" if is_bcos else "network without B-cos layers"
+    yield ok(f"a {kind} of {sum(sizes):,} parameters" + (f", {frozen:,} of them frozen" if frozen else ""))
+    named = list(network.named_modules())
+    if is_bcos:
+        linear = [
+            name
+            for name, module in named
+            if type(module) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+            and not _is_inside(name, named, (BcosLinear, BcosConv))
+        ]
+        if linear:
+            yield note(f"{len(linear)} layers are linear, not B-cos: {some(linear)}")
+    in_place = [name for name, module in named if getattr(module, "inplace", False)]
+    if in_place:
+        yield note(f"{len(in_place)} modules change their input in place: {some(in_place)}")
+
+
+def _is_inside(name: str, named: list[tuple[str, nn.Module]], kinds: tuple[type[nn.Module], ...]) -> bool:
+    return any(isinstance(module, kinds) and name.startswith(f"{outer}.") for outer, module in named)
+
+
+def _explained(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
+    """Contributions must add up; in a B-cos network, nothing but the logit bias should be added to them."""
+    try:
+        explanation = explain(network, x)
+    except BcosError as reason:
+        yield problem(f"it cannot be explained: {reason}")
+        return
+    worst = float(explanation.residual.abs().max())
+    yield ok(f"contributions and bias add up to the logit, to {worst:.1e}")
+    if not is_bcos:
+        return
+    rows = [row[0] for row in receipts(explanation, model=network)]
+    shares = [
+        {origin: abs(value) / (abs(value) + abs(row.contributions)) for origin, value in row.terms.items() if value}
+        for row in rows
+    ]
+    found = {origin: max(share.get(origin, 0) for share in shares) for share in shares for origin in share}
+    left = [
+        f"{origin} ({found[origin]:.1%})" for origin in sorted(found, key=lambda o: -found[o]) if origin != LOGIT_BIAS
+    ]
+    if left:
+        names = [name for name in explanation.bias_terms if name != UNNAMED]
+        yield note(
+            f"beside contributions, logits have {some(left)} in them, which no picture shows"
+            + (f": {some(sorted(names))}" if names else "")
+        )
+
+
+def _in_lower_precision(network: nn.Module, x: Tensor, accelerator: Accelerator) -> Findings:
+    precision = accelerator.mixed_precision
+    odd = sorted({str(p.dtype) for p in network.parameters()} - {str(x.dtype)})
+    if odd:
+        yield note(f"parameters of {', '.join(odd)}, images of {x.dtype}")
+    if precision == "no":
+        return
+    with torch.no_grad():
+        exact = network(x)
+        with accelerator.autocast():
+            lower = network(x).to(exact.dtype)
+    if not bool(torch.isfinite(lower).all()):
+        yield problem(f"logits are not finite in {precision}: values leave its range; use bf16 or no")
+        return
+    difference = float((lower - exact).norm() / exact.norm())
+    text = f"logits in {precision} differ by {difference:.1%} from those in {exact.dtype}"
+    yield note(text) if difference > _HALF else ok(text)
+
+
+def _bytes(tensors: list[Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors)

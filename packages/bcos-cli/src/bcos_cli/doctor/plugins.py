@@ -1,0 +1,33 @@
+"""Entry points: which load, which do not, and how long they take. Imports no torch."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+from bcos_cli.doctor.finding import Findings, note, ok, problem, some
+from bcos_core.plugins import PluginInfo, Plugins
+
+SLOW = 0.2
+"""Seconds from which a plugin's import is worth a word: every command waits for it."""
+
+
+def all_plugins() -> list[PluginInfo]:
+    """Plugins of every package."""
+    found = []
+    for package in ("bcos_models", "bcos_explain", "bcos_cli"):
+        plugins: Callable[[], Plugins] = import_module(f"{package}.plugins").plugins
+        found += plugins().infos
+    return found
+
+
+def check_plugins() -> Findings:
+    """All plugins load."""
+    found = all_plugins()
+    for info in found:
+        if info.error is not None:
+            yield problem(f"{info.name} ({info.value}) is broken: {info.error}; mend or uninstall {info.distribution}")
+    for info in found:
+        if info.seconds > SLOW:
+            yield note(f"{info.name} takes {1000 * info.seconds:,.0f} ms to import; every command waits for it")
+    theirs = [info.name for info in found if not info.distribution.startswith("bcos-")]
+    more = f"; of others: {some(theirs)}" if theirs else ""
+    yield ok(f"{len(found)} plugins, imported in {1000 * sum(i.seconds for i in found):,.0f} ms{more}")

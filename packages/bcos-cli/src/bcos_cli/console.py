@@ -71,13 +71,13 @@ class Counter:
         self._bar.update(self._task, completed=done, total=total)
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table; numbers are aligned to the right."""
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: int = 1) -> None:
+    """Print a table; numbers are aligned to the right, and cells of the first `whole` columns stay on one line."""
     cells = [[str(cell) for cell in row] for row in rows]
     made = Table()
     for i, column in enumerate(columns):
         numeric = bool(cells) and all(_is_number(row[i]) for row in cells)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=i == 0)
+        made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=i < whole)
     for row in cells:
         made.add_row(*row)
     out.print(title, style="bold", soft_wrap=True)  # rich would squeeze it to the width of the table

@@ -37,6 +37,7 @@ _COMMANDS = (
     "export",
     "serve",
     "recipes",
+    "runs",
     "listing",
 )
 USER_MISTAKE = 2

@@ -1,0 +1,161 @@
+"""``bcos runs``: list, show, compare. Imports no torch."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SortBy = Literal["name", "best", "changed"]
+
+runs = typer.Typer(no_args_is_help=True, help="List the runs of a folder; show one, compare several.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.add_typer(runs, name="runs")
+
+
+@runs.command("list")
+def listing(
+    folder: Annotated[Path, typer.Argument(help="Runs in it and below.")] = Path("runs"),
+    sort: Annotated[SortBy, typer.Option(help="name; or best or changed, largest first.")] = "name",
+    as_json: AsJson = False,
+) -> None:
+    """List the runs of a folder: state, epochs, accuracy, GridPG. Exit status 1 if one cannot be read."""
+    from bcos_cli.runs.read import find_runs, read_run
+    from bcos_core.errors import BcosError
+
+    rows, broken = [], {}
+    for path in find_runs(folder):
+        name = str(path.relative_to(folder)) if path != folder else path.name
+        try:
+            rows.append({"name": name, **_summary(read_run(path))})
+        except BcosError as reason:
+            broken[name] = str(reason)
+    if sort != "name":
+        rows.sort(key=lambda row: (row[sort] is not None, row[sort]), reverse=True)
+    if as_json:
+        typer.echo(json.dumps(rows + [{"name": name, "error": text} for name, text in broken.items()], indent=1))
+    elif rows:
+        _print_runs(rows)
+    elif not broken:
+        typer.echo(f"there are no runs in {folder}")
+    for name, text in broken.items():
+        typer.echo(f"bcos: {name}: {text}", err=True)
+    if broken:
+        raise typer.Exit(1)
+
+
+@runs.command()
+def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: AsJson = False) -> None:
+    """Show a run: what its recipe changes, its epochs, its scores."""
+    from bcos_cli import console
+    from bcos_cli.config.described import differences
+    from bcos_cli.runs.compare import defaults
+    from bcos_cli.runs.read import read_run
+
+    found = read_run(run)
+    changed = {key: value for key, (value, _) in differences(found.recipe, defaults()).items() if value is not None}
+    if as_json:
+        whole = {"name": str(run), **_summary(found), "recipe": changed, "metrics": found.epochs}
+        typer.echo(json.dumps(whole | {"scores": found.scores}, indent=1))
+        return
+    console.out.print(f"{run}: {found.model}, {found.state}, {len(found.epochs)} of {found.wanted} epochs")
+    if changed:
+        console.table("recipe, where it is not the default", ["key", "value"], changed.items())
+    if found.epochs:
+        columns = [key for key in found.epochs[-1] if key != "step"]
+        rows = [[_number(line.get(key)) for key in columns] for line in found.epochs]
+        console.table("epochs", columns, rows)
+    if found.scores:
+        console.table("evaluation", ["score", "value"], [(k, _number(v)) for k, v in found.scores.items()])
+
+
+@runs.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    picture: Annotated[
+        Path | None, typer.Option("--plot", help="Draw their learning curves: a .png, .svg or .pdf file.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs: in what their recipes differ, and what came of it."""
+    from bcos_cli import console
+    from bcos_cli.outputs import check_writable
+    from bcos_cli.runs.compare import recipe_rows, score_rows
+    from bcos_cli.runs.plot import check_suffix, plot
+    from bcos_cli.runs.read import read_run
+
+    if picture is not None:
+        check_suffix(picture)
+        check_writable(picture, "--plot")
+    found = [read_run(folder) for folder in folders]
+    names = _names(folders)
+    recipe, scores = recipe_rows(found), score_rows(found)
+    if picture is not None:
+        plot(found, names, picture)
+    if as_json:
+        parts = {"recipe": recipe, "scores": scores}
+        typer.echo(json.dumps({"runs": [str(folder) for folder in folders], **parts}, indent=1))
+        return
+    for title, rows in (("recipe", recipe), ("scores", scores)):
+        if rows:
+            console.table(title, ["", *names], [(key, *map(_number, cells)) for key, cells in rows.items()])
+    if picture is not None:
+        console.out.print(f"learning curves {picture}", soft_wrap=True)
+
+
+def _summary(run: Any) -> dict[str, Any]:
+    return {
+        "model": run.model,
+        "state": run.state,
+        "epochs": len(run.epochs),
+        "of": run.wanted,
+        "measure": run.measure,
+        "best": run.best,
+        "last": run.last,
+        "gridpg": run.scores.get("gridpg/bcos"),
+        "minutes": run.minutes,
+        "changed": run.changed,
+    }
+
+
+def _print_runs(rows: list[dict[str, Any]]) -> None:
+    from bcos_cli import console
+
+    columns = ["run", "state", "epochs", "best", "last", "GridPG", "min", "model"]
+    cells = [
+        (
+            row["name"],
+            row["state"],
+            f"{row['epochs']}/{row['of']}",
+            _number(row["best"]),
+            _number(row["last"]),
+            _number(row["gridpg"]),
+            f"{row['minutes']:.1f}",
+            row["model"],
+        )
+        for row in rows
+    ]
+    console.table("runs", columns, cells, whole=len(columns) - 1)
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """The last parts of the folders' names, as many as tell them apart."""
+    whole = [folder.resolve().parts for folder in folders]
+    for length in range(1, max(map(len, whole)) + 1):
+        names = ["/".join(parts[-length:]) for parts in whole]
+        if len(set(names)) == len(set(whole)):
+            return names
+    return [str(folder) for folder in folders]
+
+
+def _number(value: Any) -> str:
+    """A number with four digits that count; others as they are."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return str(value)

@@ -1,0 +1,1 @@
+"""``bcos runs``: the runs of a folder, listed, shown and compared."""

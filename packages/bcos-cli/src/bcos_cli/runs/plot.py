@@ -1,0 +1,71 @@
+"""Learning curves of several runs in one picture. Imports no torch."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bcos_cli.runs.read import Run
+from bcos_core.errors import BcosError
+from bcos_core.files import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SUFFIXES = (".png", ".svg", ".pdf")
+_MEASURES = {"top1": "top-1 accuracy", "map": "mean average precision", "cosine": "cosine to the teacher"}
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse what no picture is written as.
+
+    Raises:
+        BcosError: naming those that are.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise BcosError(f"--plot {path} must end with {', '.join(SUFFIXES)}")
+
+
+def plot(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
+    """Draw losses and accuracy of every epoch: a colour a run, training dashed.
+
+    Raises:
+        BcosError: no run has an epoch yet.
+    """
+    if not any(run.epochs for run in runs):
+        raise BcosError("no epoch of these runs is finished; there is nothing to plot yet")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    for number, run in enumerate(runs):
+        colour = f"C{number % 10}"
+        epochs = [line["epoch"] for line in run.epochs]
+        style = {"color": colour, "marker": "o", "markersize": 3 if len(epochs) > 1 else 6, "linewidth": 1.5}
+        left.plot(epochs, [line["train_loss"] for line in run.epochs], alpha=0.6, **style | {"linestyle": "--"})
+        left.plot(epochs, [line.get("test_loss") for line in run.epochs], **style)
+        right.plot(epochs, run.accuracies, label=names[number], **style)
+    left.plot([], [], "k--", alpha=0.6, label="training")
+    left.plot([], [], "k-", label="test")
+    left.set_ylabel("loss")
+    right.set_ylabel(" / ".join(dict.fromkeys(_MEASURES[run.measure] for run in runs if run.epochs)))
+    for axes in (left, right):
+        _finish(axes)
+    left.legend(frameon=False)
+    figure.legend(
+        *right.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 4), frameon=False
+    )
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150)
+    write_atomically(path, buffer.getvalue())
+
+
+def _finish(axes: "Axes") -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)

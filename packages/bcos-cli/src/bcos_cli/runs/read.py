@@ -1,0 +1,111 @@
+"""One run, as its folder has it. Imports no torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from bcos_cli.training.folder import RunFolder
+from bcos_core.errors import BcosError, first_line
+
+State = Literal["finished", "running", "interrupted"]
+ACCURACIES = {
+    "map": ("ema_map", "test_map"),
+    "cosine": ("ema_cosine", "test_cosine"),
+    "top1": ("ema_top1", "test_top1"),
+}
+"""What the epochs of a run are compared by, the first of them that it has, with its keys in ``metrics.jsonl``."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's recipe, epochs and scores."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    """As it was written, perhaps by another version of this program."""
+    epochs: list[dict[str, Any]]
+    """Lines of ``metrics.jsonl``."""
+    scores: dict[str, float]
+    """``metrics`` of ``evaluation.json``; empty before there is one."""
+    state: State
+
+    @property
+    def model(self) -> str:
+        """What is trained."""
+        model = self.recipe.get("model", {})
+        return str(model.get("name") or model.get("start") or "?")
+
+    @property
+    def wanted(self) -> int:
+        """Epochs that the recipe asks for."""
+        return int(self.recipe.get("train", {}).get("epochs", 0))
+
+    @property
+    def measure(self) -> str:
+        """Name of the accuracy by which its epochs are compared."""
+        last = self.epochs[-1] if self.epochs else {}
+        return next((name for name, keys in ACCURACIES.items() if any(key in last for key in keys)), "top1")
+
+    @property
+    def accuracies(self) -> list[float]:
+        """One for each epoch; of the averaged weights, where there are any."""
+        keys = ACCURACIES[self.measure]
+        return [next(line[key] for key in keys if key in line) for line in self.epochs]
+
+    @property
+    def last(self) -> float | None:
+        """Accuracy of the last epoch."""
+        return self.accuracies[-1] if self.epochs else None
+
+    @property
+    def best(self) -> float | None:
+        """Accuracy of the best epoch."""
+        return max(self.accuracies, default=None)
+
+    @property
+    def minutes(self) -> float:
+        """Of training."""
+        return float(sum(line.get("seconds", 0) for line in self.epochs)) / 60
+
+    @property
+    def changed(self) -> float:
+        """When it last wrote its recipe, an epoch or weights, in seconds since 1970."""
+        folder = RunFolder(self.folder)
+        return max(p.stat().st_mtime for p in (folder.config, folder.metrics, folder.weights) if p.exists())
+
+
+def read_run(path: Path) -> Run:
+    """Read the folder of a run.
+
+    Raises:
+        BcosError: no run there, or one with files that cannot be read.
+    """
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise BcosError(f"there is no run in {str(path)!r} (no {folder.config.name}); bcos runs list shows which are")
+    try:
+        recipe = yaml.safe_load(folder.config.read_text())
+        if not isinstance(recipe, dict):
+            raise TypeError(f"{folder.config.name} is no mapping")
+        epochs = folder.read_metrics()
+        scores = json.loads(folder.evaluation.read_text())["metrics"] if folder.evaluation.exists() else {}
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as reason:
+        raise BcosError(f"the files of the run {str(path)!r} cannot be read: {first_line(reason)}") from reason
+    state: State = "finished" if folder.weights.exists() else "interrupted"
+    return Run(path, recipe, epochs, scores, "running" if folder.is_in_use() else state)
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Folders of runs at or below `root`, by name; runs within runs are not looked for.
+
+    Raises:
+        BcosError: no such folder.
+    """
+    if not root.is_dir():
+        raise BcosError(f"there is no folder {str(root)!r}; give the one that runs are in")
+    if RunFolder(root).config.is_file():
+        return [root]
+    return [run for below in sorted(p for p in root.iterdir() if p.is_dir()) for run in find_runs(below)]

@@ -1,7 +1,10 @@
 """Streams of samples, against the sequence that the index describes."""
 
 import itertools
+import multiprocessing
 import random
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -261,6 +264,21 @@ def test_batches_in_a_worker_tell_a_mistake_in_one_line(packed, tmp_path):
     with pytest.raises(BcosError, match="cannot open the shard") as error:
         list(batches.epoch(0))
     assert "Traceback" not in str(error.value)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("then", ["pass", "list(batches.epoch(0))"])
+def test_program_with_loader_processes_comes_to_its_end(then, packed, tmp_path):
+    """Whatever still refers to them: they ignore SIGTERM, and Python waits for its processes."""
+    folder, *_ = packed(12, 12)
+    code = (
+        "import sys; from bcos_cli.data.index import load_index; from bcos_cli.data.loader import make_batches\n"
+        "from bcos_models import InputSpec\n"
+        "spec = InputSpec(size=4, channels=1, resize=None); data = sys.argv[1]\n"
+        "batches = make_batches(data, load_index(data), 'train', spec, batch_size=4, workers=1)\n"
+        f"for _ in batches.epoch(0): break\n{then}"
+    )
+    assert subprocess.run([sys.executable, "-c", code, folder], check=False, timeout=60).returncode == 0
 
 
 def test_sample_without_label_and_image_that_does_not_decode_are_named(tmp_path):

@@ -2,9 +2,11 @@
 
 import copy
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
+from filelock import FileLock
 
 from bcos_core import explain
 from bcos_core.losses import UniformOffLabelsBCELoss
@@ -102,8 +104,13 @@ def pair(name, dtype):
 def some(name):
     """Images, and classes to explain; few of both for the largest networks."""
     torch.manual_seed(0)
-    large = name.startswith("vgg") or "_l_" in name
+    large = is_large(name)
     return inputs(name, 1 if large else 2, torch.float64), [[3]] if large else [[3, 7], [0, 9]]
+
+
+def is_large(name):
+    """Whether a pair of them takes up to 10 GB."""
+    return name.startswith("vgg") or "_l_" in name
 
 
 def close(ours, theirs, tolerance, what):
@@ -126,10 +133,14 @@ def explained(theirs, x, targets):
 
 
 @pytest.fixture(scope="module")
-def nets(request):
-    """Ours and the reference's, in float64 and eval mode, for all tests of one name."""
-    ours, theirs = pair(request.param, torch.float64)
-    return request.param, ours.eval(), theirs.eval()
+def nets(request, tmp_path_factory):
+    """Ours and the reference's, in float64 and eval mode, for all tests of one name; one of the largest at a time."""
+    alone = (
+        FileLock(tmp_path_factory.getbasetemp().parent / "largest.lock") if is_large(request.param) else nullcontext()
+    )
+    with alone:
+        ours, theirs = pair(request.param, torch.float64)
+        yield request.param, ours.eval(), theirs.eval()
 
 
 def over(names):

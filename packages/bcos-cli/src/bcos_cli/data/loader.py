@@ -1,6 +1,7 @@
 """Data loaders over shards."""
 
 import signal
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -31,6 +32,10 @@ class Batches:
     stream: ShardStream
     loader: DataLoader[Sample]
 
+    def __post_init__(self) -> None:
+        """Leave no process behind, also at the end of the program."""
+        weakref.finalize(self, _end_processes, self.loader)
+
     def __len__(self) -> int:
         return self.stream.batches
 
@@ -43,12 +48,27 @@ class Batches:
         self.stream.set_epoch(epoch, first)
         try:
             yield from self.loader
-        except BcosError as mistake:  # a worker's comes with its traceback as text
+        except BcosError as mistake:  # a loader process's comes with its traceback as text
+            _end_processes(self.loader)
             raise BcosError(str(mistake).strip().rpartition("BcosError: ")[2]) from mistake
         except RuntimeError as reason:
+            _end_processes(self.loader)
             if (dead := dead_loader(reason)) is None:
                 raise
             raise dead from reason
+
+
+def _end_processes(loader: DataLoader[Sample]) -> None:
+    """End the loader's processes.
+
+    The loader itself sends them SIGTERM, which they ignore, and Python waits for them when it exits.
+    """
+    iterator, loader._iterator = loader._iterator, None
+    if iterator is not None:
+        iterator._shutdown_workers()  # type: ignore[attr-defined] # reason: torch has no public way
+        for process in iterator._workers:  # type: ignore[attr-defined] # reason: the same
+            if process.is_alive():  # waiting for a file, perhaps
+                process.kill()
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:

@@ -56,13 +56,15 @@ def serve(
     if address.warning is not None:
         console.err.print(f"bcos: warning: {address.warning}", soft_wrap=True)
     stopped = Event()
-    before = signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    # of SIGINT too, which a shell tells programs in the background to ignore
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with TemporaryDirectory(prefix="bcos-serve-") as folder:
             os.environ.update(_QUIET, GRADIO_TEMP_DIR=folder)
             _serve(answerer, address, methods, open_browser, stopped)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _serve(answerer: Answerer, address: Address, methods: Sequence[str], open_browser: bool, stopped: Event) -> None:
@@ -73,8 +75,6 @@ def _serve(answerer: Answerer, address: Address, methods: Sequence[str], open_br
         page.launch(**launch_options(address, answerer.limits), inbrowser=open_browser)
         console.out.print(f"serving {address.url}\nCtrl-C stops it", soft_wrap=True)
         stopped.wait()
-    except KeyboardInterrupt:
-        pass
     finally:
         page.close(verbose=False)
 

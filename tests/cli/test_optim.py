@@ -1,4 +1,4 @@
-"""Losses, optimizers and the schedule against their formulas."""
+"""Optimizers and schedules against their formulas."""
 
 import math
 
@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from bcos_cli.config import Optimizer, Schedule
-from bcos_cli.training.losses import LossOptions, make_loss
 from bcos_cli.training.optim import make_optimizer, make_schedule
-from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
+from bcos_core import BcosError
+from bcos_models import create_model
 
 LR = 0.2
 
@@ -75,15 +75,59 @@ def test_optimizer_by_name(name, kind):
     assert name != "sgd" or all(g["momentum"] == 0.7 for g in optimizer.param_groups)
 
 
-@pytest.mark.parametrize(
-    ("name", "training", "evaluation"),
-    [
-        ("bce", BinaryCrossEntropyLoss, BinaryCrossEntropyLoss),
-        ("uniform_off_label_bce", UniformOffLabelsBCELoss, BinaryCrossEntropyLoss),
-        ("cross_entropy", nn.CrossEntropyLoss, nn.CrossEntropyLoss),
-    ],
-)
-def test_loss_by_name(name, training, evaluation):
-    assert type(make_loss(name)) is training
-    assert type(make_loss(name, LossOptions(evaluation=True))) is evaluation
-    assert make_loss(name)(torch.randn(2, 3), torch.tensor([0, 2])).ndim == 0
+def test_linear_goes_to_its_final_share_and_constant_stays():
+    found = rates(Schedule(name="linear", final_factor=0.2), 4, 5)
+    assert found == pytest.approx([LR * (1 - 0.8 * step / 20) for step in range(21)], rel=1e-9)
+    assert rates(Schedule(name="constant"), 2, 5) == pytest.approx([LR] * 11, rel=1e-12)
+
+
+@pytest.mark.parametrize("warm", [0, 3])
+def test_steps_multiply_the_rate_after_their_epochs(warm):
+    found = rates(Schedule(name="step", step_epochs=[1, 3], step_factor=0.5, warmup_steps=warm), 4, 5)
+    assert found[warm:5] == pytest.approx([LR] * (5 - warm))
+    assert found[5:15] == pytest.approx([LR / 2] * 10)
+    assert found[15:20] == pytest.approx([LR / 4] * 5)
+
+
+def test_warm_up_may_be_counted_in_steps():
+    found = rates(Schedule(warmup_steps=4, warmup_factor=0.0), 2, 10)
+    assert found[:5] == pytest.approx([LR * step / 4 for step in range(5)], abs=1e-12)
+    with pytest.raises(BcosError, match="a warm-up of 20 steps leaves nothing of 20"):
+        rates(Schedule(warmup_steps=20), 2, 10)
+
+
+@pytest.mark.parametrize("name", ["cifar10_resnet20", "vitc_ti_patch1_14", "densenet121", "convnext_tiny"])
+def test_rates_fall_from_the_classifier_to_the_image_and_every_parameter_has_one(name):
+    with torch.device("meta"):
+        model = create_model(name)
+    optimizer = make_optimizer(model, Optimizer(lr=0.1, layer_decay=0.5, weight_decay=0.1))
+    scales = {id(p): group.get("lr_scale", 1.0) for group in optimizer.param_groups for p in group["params"]}
+    named = dict(model.named_parameters())
+    assert scales.keys() == {id(p) for p in named.values()}
+    classifier = [scales[id(p)] for p in model.get_classifier().parameters()]
+    first = scales[id(next(iter(named.values())))]
+    assert set(classifier) == {1.0} == {max(scales.values())}
+    assert first == min(scales.values()) < 0.51
+
+
+def test_layer_decay_is_a_factor_of_the_rate_in_every_step():
+    model = create_model("cifar10_resnet20", depths=[1], width=8)
+    optimizer = make_optimizer(model, Optimizer(lr=LR, layer_decay=0.5))
+    make_schedule(optimizer, Schedule(name="linear"), LR, 1, 10).step_update(5)
+    for group in optimizer.param_groups:
+        assert group["lr"] == pytest.approx(LR / 2 * group.get("lr_scale", 1.0))
+    assert len({group["lr"] for group in optimizer.param_groups}) > 1
+
+
+def test_layer_decay_needs_a_network_that_tells_its_classifier():
+    with pytest.raises(BcosError, match=r"optimizer.layer_decay needs a network with get_classifier\(\)"):
+        make_optimizer(nn.Linear(2, 2), Optimizer(layer_decay=0.5))
+
+
+def test_lamb_is_there():
+    assert type(make_optimizer(nn.Linear(2, 2), Optimizer(name="lamb"))).__name__ == "Lamb"
+
+
+def test_nothing_to_train_is_refused():
+    with pytest.raises(BcosError, match="all parameters are frozen"):
+        make_optimizer(nn.Linear(2, 2).requires_grad_(False), Optimizer())

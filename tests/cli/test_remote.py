@@ -1,12 +1,10 @@
 """Shards behind a URL, from a server of the test's own."""
 
 import shutil
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from http_server import serving
 
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
@@ -18,24 +16,14 @@ from bcos_models import InputSpec
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http through curl")
 
 
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def served(tmp_path):
     folder = tmp_path / "shards"
     items = [ImageItem(f"{i}.png", "train", i % 2) for i in range(12)]
     pngs = {item.path: encode_png(np.full((8, 8, 3), 20 * i)) for i, item in enumerate(items)}
     pack(ArraySource(["even", "odd"], items, pngs), "s", folder, samples_per_shard=5, workers=1)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(folder) as server:
+        yield server.url
 
 
 def test_shards_are_read_over_http(served):

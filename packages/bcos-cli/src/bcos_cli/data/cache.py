@@ -3,11 +3,12 @@
 import contextlib
 import hashlib
 import os
+import shutil
 from pathlib import Path
 from typing import IO
 
 import webdataset
-from webdataset.cache import FileCache
+from filelock import FileLock
 
 from bcos_cli.data.index import is_url
 from bcos_core.errors import BcosError
@@ -16,13 +17,16 @@ from bcos_core.errors import BcosError
 class ShardCache:
     """Opens shards through a folder of copies; local ones as they are.
 
+    A copy is there whole or not at all, and is fetched by one process while others wait for it. (WebDataset's own cache
+    leaves parts of interrupted downloads, removes those of other processes, and grows beyond its bound.)
+
     Args:
         folder: for the copies; processes and runs may share it.
-        size: in bytes, to which the least recently used copies are removed before another one is fetched.
+        size: in bytes, to which the least recently used copies are removed after another one was fetched.
     """
 
     def __init__(self, folder: str, size: int) -> None:
-        self.folder = folder
+        self.folder = Path(folder)
         self.size = size
 
     def __call__(self, url: str) -> IO[bytes]:
@@ -34,15 +38,42 @@ class ShardCache:
         if not is_url(url):
             stream: IO[bytes] = webdataset.gopen(url)
             return stream
-        cache = FileCache(
-            self.folder, url_to_name=_name, validator=None, cache_size=self.size, cache_cleanup_interval=0
-        )
-        for _ in range(3):
-            path = Path(cache.get_file(url))
-            with contextlib.suppress(FileNotFoundError):  # removed by another process, which needed the room
-                os.utime(path)  # the removal goes by the time of change
-                return path.open("rb")
-        raise OSError(f"the copies in {self.folder} are removed before they are read; give data.cache_gb more room")
+        path = self.folder / _name(url)
+        with contextlib.suppress(FileNotFoundError):
+            return _used(path)
+        with FileLock(self.folder / f".{path.name}.lock"):
+            with contextlib.suppress(FileNotFoundError):  # fetched by another process meanwhile
+                return _used(path)
+            copy = self._fetched(url, path)
+        self._make_room()
+        return copy
+
+    def _fetched(self, url: str, path: Path) -> IO[bytes]:
+        """Fetch a shard; what is returned can be read even if its file is removed."""
+        aside = path.with_name(f".{path.name}.tmp")
+        try:
+            with webdataset.gopen(url) as stream, aside.open("wb") as file:
+                shutil.copyfileobj(stream, file, 1 << 20)
+            copy = aside.open("rb")
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+        return copy
+
+    def _make_room(self) -> None:
+        with FileLock(self.folder / ".room.lock"):
+            found = []
+            for path in self.folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if not path.name.startswith("."):
+                        status = path.stat()
+                        found.append((status.st_mtime_ns, status.st_size, path))
+            total = sum(size for _, size, _ in found)
+            for _, size, path in sorted(found)[:-1]:  # the last one is in use
+                if total <= self.size:
+                    return
+                path.unlink(missing_ok=True)
+                total -= size
 
 
 def open_shard(cache: str | None, cache_gb: float) -> ShardCache | None:
@@ -58,6 +89,14 @@ def open_shard(cache: str | None, cache_gb: float) -> ShardCache | None:
     except OSError as reason:
         raise BcosError(f"cannot make the folder data.cache={cache!r}: {reason.strerror}; choose another") from reason
     return ShardCache(cache, int(cache_gb * 1e9))
+
+
+def _used(path: Path) -> IO[bytes]:
+    """Open a copy, the most recently used one from now on."""
+    stream = path.open("rb")
+    with contextlib.suppress(FileNotFoundError):  # removed meanwhile; it can be read all the same
+        os.utime(path)
+    return stream
 
 
 def _name(url: str) -> str:

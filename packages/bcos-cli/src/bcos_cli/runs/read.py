@@ -8,15 +8,10 @@ from typing import Any, Literal
 import yaml
 
 from bcos_cli.training.folder import RunFolder
+from bcos_cli.training.measures import accuracy_of, measure_of
 from bcos_core.errors import BcosError, first_line
 
 State = Literal["finished", "running", "interrupted"]
-ACCURACIES = {
-    "map": ("ema_map", "test_map"),
-    "cosine": ("ema_cosine", "test_cosine"),
-    "top1": ("ema_top1", "test_top1"),
-}
-"""What the epochs of a run are compared by, the first of them that it has, with its keys in ``metrics.jsonl``."""
 
 
 @dataclass(frozen=True)
@@ -46,14 +41,12 @@ class Run:
     @property
     def measure(self) -> str:
         """Name of the accuracy by which its epochs are compared."""
-        last = self.epochs[-1] if self.epochs else {}
-        return next((name for name, keys in ACCURACIES.items() if any(key in last for key in keys)), "top1")
+        return measure_of(self.epochs[-1]) if self.epochs else "top1"
 
     @property
     def accuracies(self) -> list[float]:
         """One for each epoch; of the averaged weights, where there are any."""
-        keys = ACCURACIES[self.measure]
-        return [next(line[key] for key in keys if key in line) for line in self.epochs]
+        return [accuracy_of(line) for line in self.epochs]
 
     @property
     def last(self) -> float | None:

@@ -9,9 +9,7 @@ from bcos_cli.evaluation import Scores
 from bcos_cli.training.checkpoint import Progress
 from bcos_cli.training.distillation import Agreement
 from bcos_cli.training.folder import RunFolder
-
-ACCURACIES = ("map", "cosine", "top1")
-"""What makes an epoch better than another, the first of them that it has."""
+from bcos_cli.training.measures import accuracy_of
 
 
 class History:
@@ -61,12 +59,6 @@ class History:
             else:
                 since += 1
         return since >= self._stopping.patience
-
-
-def accuracy_of(line: dict[str, Any]) -> float:
-    """What the best epoch has most of: of the averaged weights where there are any."""
-    keys = [f"{prefix}_{name}" for prefix in ("ema", "test") for name in ACCURACIES]
-    return float(next(line[key] for key in keys if key in line))
 
 
 def epoch_line(

@@ -80,8 +80,10 @@ def make_schedule(
     if options.name == "cosine":
         return CosineLRScheduler(optimizer, t_initial=total - warmup, lr_min=end, warmup_prefix=True, **common)
     if options.name == "linear":
-        return PolyLRScheduler(optimizer, t_initial=total - warmup, lr_min=end, warmup_prefix=True, **common)
+        return PolyLRScheduler(optimizer, t_initial=total - warmup, power=1.0, lr_min=end, warmup_prefix=True, **common)
     if options.name == "step":
         steps = [epoch * steps_per_epoch + 1 for epoch in options.step_epochs]  # timm looks one step ahead
-        return MultiStepLRScheduler(optimizer, decay_t=steps, decay_rate=options.step_factor, **common)
+        return MultiStepLRScheduler(
+            optimizer, decay_t=steps, decay_rate=options.step_factor, warmup_prefix=False, **common
+        )
     return StepLRScheduler(optimizer, decay_t=1, decay_rate=1.0, **common)

@@ -1,0 +1,17 @@
+"""What makes one epoch of a run better than another. Imports no torch."""
+
+from typing import Any
+
+MEASURES = ("map", "cosine", "top1")
+"""The first of them that an epoch has: several labels, embeddings, classes."""
+
+
+def measure_of(line: dict[str, Any]) -> str:
+    """Name of the measure by which an epoch, a line of ``metrics.jsonl``, is compared with others."""
+    return next(name for name in MEASURES if f"test_{name}" in line or f"ema_{name}" in line)
+
+
+def accuracy_of(line: dict[str, Any]) -> float:
+    """What the best epoch has most of: of the averaged weights where there are any."""
+    name = measure_of(line)
+    return float(line[key if (key := f"ema_{name}") in line else f"test_{name}"])

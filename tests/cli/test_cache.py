@@ -1,0 +1,139 @@
+"""Copies of remote shards: fetched once, whole or not at all, bounded."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from http_server import serving
+
+from bcos_cli.data.cache import ShardCache, open_shard
+from bcos_cli.data.index import load_index
+from bcos_cli.data.loader import make_batches
+from bcos_cli.data.pack import pack
+from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
+from bcos_core import BcosError
+from bcos_models import InputSpec
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http through curl")
+SPEC = InputSpec(size=8, resize=None)
+
+
+def packed(folder, grey=0):
+    items = [ImageItem(f"{i}.png", "train", i % 2) for i in range(12)]
+    pngs = {item.path: encode_png(np.full((8, 8, 3), grey + i)) for i, item in enumerate(items)}
+    return pack(ArraySource(["even", "odd"], items, pngs), "s", folder, samples_per_shard=5, workers=1)
+
+
+@pytest.fixture
+def server(tmp_path):
+    packed(tmp_path / "web" / "a")
+    packed(tmp_path / "web" / "b", grey=100)
+    with serving(tmp_path / "web") as made:
+        yield made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "cache"
+
+
+def copies(folder):
+    return sorted(p.name.partition("-")[2] for p in folder.iterdir() if not p.name.endswith(".lock"))
+
+
+def all_of(url, cache, **options):
+    index = load_index(url)
+    batches = make_batches(url, index, "train", SPEC, batch_size=3, open_shard=cache, **options)
+    return sorted(int(image[0, 0, 0]) for images, _, _ in batches.epoch(0) for image in images)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_shards_are_fetched_once_and_read_from_their_copies(workers, server, folder):
+    cache = open_shard(str(folder), 1.0)
+    for _ in range(3):
+        assert all_of(f"{server.url}/a", cache, workers=workers) == list(range(12))
+    shards = {name: count for name, count in server.asked.items() if name.endswith(".tar")}
+    assert len(shards) == 3
+    assert set(shards.values()) == {1}
+    assert copies(folder) == sorted(shards)
+
+
+def test_shards_of_the_same_name_do_not_mix(server, folder):
+    cache = open_shard(str(folder), 1.0)
+    for _ in range(2):
+        assert all_of(f"{server.url}/a", cache) == list(range(12))
+        assert all_of(f"{server.url}/b", cache) == list(range(100, 112))
+
+
+def test_least_recently_used_copies_make_room(server, folder):
+    index = load_index(f"{server.url}/a")
+    urls = [f"{server.url}/a/{shard.name}" for shard in index.shards]
+    sizes = [shard.bytes for shard in index.shards]
+    folder.mkdir()
+    cache = ShardCache(str(folder), sum(sizes) - 1)
+    for url in (urls[0], urls[1], urls[0], urls[2]):
+        cache(url).close()
+    assert copies(folder) == [Path(urls[0]).name, Path(urls[2]).name]
+    ShardCache(str(folder), 1)(urls[1]).close()  # smaller than any shard
+    assert copies(folder) == [Path(urls[1]).name]
+
+
+def test_download_that_breaks_off_is_an_error_and_leaves_nothing(server, folder):
+    cache = open_shard(str(folder), 1.0)
+    server.broken.add("train-000001.tar")
+    with pytest.raises(BcosError, match=r"cannot open the shard '.*train-000001.tar'") as error:
+        all_of(f"{server.url}/a", cache)
+    assert "\n" not in str(error.value)
+    assert copies(folder) == ["train-000000.tar"]
+    server.broken.clear()
+    assert all_of(f"{server.url}/a", cache) == list(range(12))
+
+
+def test_shard_that_is_not_there_leaves_nothing(server, folder):
+    cache = ShardCache(str(folder), 10**9)
+    folder.mkdir()
+    with pytest.raises(OSError, match=r"."):
+        cache(f"{server.url}/a/nothing.tar")
+    assert copies(folder) == []
+
+
+def test_local_shards_are_not_copied(tmp_path, folder):
+    packed(tmp_path / "here")
+    assert all_of(str(tmp_path / "here"), open_shard(str(folder), 1.0)) == list(range(12))
+    assert copies(folder) == []
+
+
+def test_many_at_once_get_the_same(server, folder):
+    cache = open_shard(str(folder), 1.0)
+    name = load_index(f"{server.url}/a").shards[0].name
+    whole = (Path(server.RequestHandlerClass.keywords["directory"]) / "a" / name).read_bytes()
+
+    def read(_):
+        with cache(f"{server.url}/a/{name}") as stream:
+            return stream.read()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(read, range(16))) == {whole}
+    assert server.asked[name] == 1
+
+
+def test_shard_that_is_removed_while_it_is_read_is_read_to_its_end(server, folder):
+    first, second = [f"{server.url}/a/{shard.name}" for shard in load_index(f"{server.url}/a").shards[:2]]
+    folder.mkdir()
+    cache = ShardCache(str(folder), 1)
+    with cache(first) as stream:
+        start = stream.read(100)
+        cache(second).close()
+        assert copies(folder) == [Path(second).name]
+        whole = start + stream.read()
+    with cache(first) as stream:
+        assert stream.read() == whole
+
+
+def test_no_cache_and_no_folder_for_one(tmp_path):
+    assert open_shard(None, 1.0) is None
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BcosError, match=r"cannot make the folder data.cache='.*/file/x': .*; choose another"):
+        open_shard(str(tmp_path / "file" / "x"), 1.0)

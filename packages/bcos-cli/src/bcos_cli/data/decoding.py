@@ -1,6 +1,7 @@
 """From encoded bytes to images as a person sees them. Imports no torch."""
 
 import io
+import warnings
 from typing import TYPE_CHECKING
 
 from PIL import Image
@@ -32,7 +33,9 @@ def quick_decode(data: bytes, channels: int) -> "Image.Image | Tensor":
     mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # a copy: a tensor must be writable
     try:
-        image: Tensor = decode_image(encoded, mode, apply_exif_orientation=True)
+        with warnings.catch_warnings():  # which tell of torchvision 0.29 that a later one will leave this to TorchCodec
+            warnings.simplefilter("ignore", DeprecationWarning)
+            image: Tensor = decode_image(encoded, mode, apply_exif_orientation=True)
     except RuntimeError:  # four colours, or damaged: Pillow says how
         return decode(data, channels)
     return image

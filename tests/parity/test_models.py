@@ -199,7 +199,7 @@ def step(model, loss, x, target):
     return value.detach(), gradients
 
 
-@over([*PUBLISHED, *(n for n in CIFAR if "resnet" in n)])
+@over([*(n for n in PUBLISHED if not is_large(n)), *(n for n in CIFAR if "resnet" in n)])
 def test_float32_is_equal_up_to_rounding(nets):
     """Equal to 1e-5, or of the reference's own error: untrained deep ResNets amplify rounding, theirs as ours."""
     name, ours, theirs = nets

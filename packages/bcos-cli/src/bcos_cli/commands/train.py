@@ -57,7 +57,9 @@ def train(
     resolved = resolve_request(request)
     if num_processes > 1:
         from bcos_cli.launch import launch
+        from bcos_cli.training.batching import plan_batches
 
+        plan_batches(resolved.recipe.train, num_processes)  # a mistake is told before processes are started
         launch(num_processes)
         return
 

@@ -12,7 +12,7 @@ import pytest
 from coverage_check import check
 from coverage_networks import families, smallest, table
 
-SECONDS = 5
+SECONDS = 4
 """Families that take longer run in the nox session alone."""
 ALL = os.environ.get("BCOS_COVERAGE") == "all"
 RESULTS = os.environ.get("BCOS_COVERAGE_RESULTS")

@@ -50,6 +50,10 @@ def doctor(
     else:
         console.table("doctor", ["check", "", "found"], [(f.check, f.status, f.text) for f in found])
         notes = sum(finding.status == "note" for finding in found)
-        console.out.print(f"{len(problems)} problems, {notes} notes")
+        console.out.print(f"{_counted(len(problems), 'problem')}, {_counted(notes, 'note')}")
     if problems:
         raise typer.Exit(1)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -201,6 +201,10 @@ def test_loss_that_is_not_finite_ends_the_run_in_one_line(run, recipe, monkeypat
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
+        (
+            {"train": {"batch_size": 5}, "mixing": {"cutmix": 1.0}},
+            "an even number of images, a process's has 5; change",
+        ),
         ({"train": {"batch_size": 48}}, "24 samples are fewer than the 48 of one step"),
         ({"data": {"train_split": "training"}}, r"no split 'training'; did you mean 'train'\?"),
         ({"data": {"path": None}}, "there are no data to train on; give a folder of shards with --data"),
@@ -215,6 +219,57 @@ def test_loss_that_is_not_finite_ends_the_run_in_one_line(run, recipe, monkeypat
 def test_recipe_that_does_not_fit_is_refused(sections, message, run, recipe):
     with pytest.raises(BcosError, match=message):
         run(recipe(**sections))
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ({"ema": {"decay": 0.9}}, "ema"),
+        ({"train": {"restore_best": True}}, r"train.restore_best"),
+        ({"train": {"recalibrate_batches": 3}}, r"train.recalibrate_batches"),
+        ({"clipping": {"adaptive": 0.1}}, r"clipping.adaptive"),
+    ],
+)
+def test_what_needs_all_weights_is_refused_with_fsdp_before_it_trains(section, key, run, recipe, monkeypatch):
+    monkeypatch.setattr(setup.state, "is_sharded", lambda accelerator: True)
+    with pytest.raises(BcosError, match=f"{key} does not work with FSDP"):
+        run(recipe(**section))
+
+
+@pytest.mark.parametrize("question", [1, 2, 3, 4])
+def test_request_to_end_is_heard_with_one_step_an_epoch_and_after_evaluations(
+    question, run, recipe, tmp_path, monkeypatch
+):
+    made = recipe(train={"epochs": 3, "batch_size": 24})
+    run(made, "whole")
+    asked = []
+
+    def agree(self):
+        asked.append(None)
+        return len(asked) == question
+
+    with monkeypatch.context() as patched:
+        patched.setattr(setup.Stopper, "asked", agree)
+        with pytest.raises(engine.Preempted):
+            run(made)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if question > 1 else []) == question // 2
+    run(made, resume=True)
+    assert equal(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+
+
+def test_weights_that_are_not_finite_are_not_kept_in_a_checkpoint(run, recipe, tmp_path):
+    with pytest.raises(
+        BcosError, match=r"weights are not finite after epoch 1, step 1 \(conv1.weight, .*checkpoint before"
+    ):
+        run(recipe(train={"loss": "losses_of_the_test:vertical", "checkpoint_steps": 1}))
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_weighted_cross_entropy_trains_in_float64(run, recipe):
+    result = run(recipe(train={"loss": "cross_entropy", "class_weights": [1.0, 2.0, 3.0], "precision": "float64"}))
+    assert math.isfinite(result.scores.loss)
 
 
 def test_batch_that_cannot_be_split_over_the_processes_is_refused(run, recipe, monkeypatch):

@@ -5,6 +5,7 @@ import pytest
 from bcos_cli.config import load_recipe
 from bcos_cli.training.folder import RunFolder
 from bcos_core import BcosError
+from bcos_core.files import write_atomically
 
 
 @pytest.fixture
@@ -45,6 +46,57 @@ def test_resuming_with_another_recipe_names_keys_and_both_values(run, recipe):
     ):
         assert part in str(error.value)
     assert "data" not in str(error.value).partition("(")[2].partition(")")[0]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_second_process_is_refused_and_changes_nothing(resume, run, recipe):
+    with run.opened(recipe(), resume=False):
+        before = run.config.read_text()
+        if not resume:
+            run.config.unlink()  # as if the first had not written it yet
+        with (
+            pytest.raises(BcosError, match="another process is training into"),
+            RunFolder(run.path).opened(recipe(train={"checkpoint_steps": 5}), resume=resume),
+        ):
+            pass
+        assert run.config.exists() is resume
+        assert not resume or run.config.read_text() == before
+
+
+def test_refused_run_leaves_no_folder_behind(run, recipe, tmp_path):
+    with pytest.raises(BcosError, match="there is no run"), run.opened(recipe(), resume=True):
+        pass
+    assert not run.path.exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("")
+    with pytest.raises(BcosError, match="is not empty"), RunFolder(tmp_path / "mine").opened(recipe(), resume=False):
+        pass
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+def test_what_a_killed_start_left_is_no_run(run, recipe):
+    run.path.mkdir(parents=True)
+    (run.path / ".config.yaml.123.tmp").write_text("mod")
+    (run.path / ".lock").write_text("")
+    run.start(recipe())
+
+
+def test_full_disk_names_the_file(run, recipe, monkeypatch):
+    full = OSError(28, "No space left on device")
+
+    def no_room(*_):
+        raise full
+
+    run.start(recipe())
+    with monkeypatch.context() as patched:
+        patched.setattr("bcos_cli.training.folder.os.fsync", no_room)
+        with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
+            run.add_metrics({"epoch": 1})
+        full.filename = None
+        patched.setattr("pathlib.Path.write_bytes", no_room)
+        with pytest.raises(OSError, match=r"No space left on device: '.*x.json'"):
+            write_atomically(run.path / "x.json", "{}")
+    assert not list(run.path.glob(".x.json*"))
 
 
 def test_nothing_to_resume_is_told(run, recipe):

@@ -54,6 +54,13 @@ def test_patience_ends(accuracies, options, over, tmp_path):
     assert history(tmp_path, accuracies, stopping).is_over() is over
 
 
+def test_patience_begins_when_epochs_can_be_compared_with_the_last(tmp_path):
+    made = History(RunFolder(tmp_path), EarlyStopping(patience=2))
+    for epoch, accuracy in enumerate([0.9, 0.5, 0.4, 0.3, 0.2, 0.35, 0.3, 0.3], start=1):
+        made.add({"epoch": epoch, "step": 10 * epoch, "test_top1": accuracy})
+        assert made.is_over(lambda step: step > 40) is (epoch == 8)
+
+
 def test_lines_of_later_epochs_are_forgotten_and_written_again(tmp_path):
     made = history(tmp_path, [0.1, 0.2, 0.3])
     made.keep(2)

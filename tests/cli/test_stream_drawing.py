@@ -203,6 +203,21 @@ def test_evaluation_has_every_readable_sample_once_and_counts_the_others(workers
     assert len(total) + skipped == 26
 
 
+def test_name_that_comes_twice_in_a_shard_is_told(tmp_path, batches_of):
+    folder = tmp_path / "shards"
+    index = packed(folder, [0, 1] * 4, 8)
+    path = folder / index.shards[0].name
+    with tarfile.open(path) as tar:
+        members = [(m.name, tar.extractfile(m).read()) for m in tar]
+    with tarfile.open(path, "w") as tar:
+        for name, data in [members[0], *members]:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with pytest.raises(BcosError, match=r"is damaged after 0 samples \(.*duplicate"):
+        batches_of(make(str(folder)), 1)
+
+
 def test_epoch_of_nothing_readable_ends(tmp_path, batches_of):
     folder = tmp_path / "shards"
     index = packed(folder, [0, 1] * 4, 8)

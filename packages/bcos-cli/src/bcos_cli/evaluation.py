@@ -98,11 +98,11 @@ class _Classification:
         )
 
 
-def _missing(batches: int, device: torch.device) -> int:
-    """Return how many batches another process has more."""
+def _most(batches: int, device: torch.device) -> int:
+    """Return how many batches the process has that has most of them."""
     from accelerate.utils import gather
 
-    return int(gather(torch.tensor([batches], device=device)).max()) - batches
+    return int(gather(torch.tensor([batches], device=device)).max())
 
 
 class _SeveralLabels:
@@ -170,6 +170,9 @@ def evaluate(
 
     was_training = model.training
     model.eval()
+    loss = loss.to(device)
+    most = _most(len(batches), device) if together else 0
+    done = 0
     make = _SeveralLabels if batches.stream.labelling.multi_label else _Classification
     scorer: Scorer = make(len(trained.classes), device)
     start = time.perf_counter()
@@ -188,8 +191,9 @@ def evaluate(
                 labels = torch.where(found, predicted, labels.argmax(1))
             for collector in collectors:
                 collector.update(images, labels, confidence, predicted, positions)
+            done += 1
             counter.advance(images=len(labels))
-        for _ in range(_missing(len(batches), device) if together else 0):
+        for _ in range(most - done):
             model(x.to(dtype))
     model.train(was_training)
     scores = scorer.compute(time.perf_counter() - start)

@@ -11,13 +11,13 @@ def has_no_accelerator() -> bool:
     return not torch.accelerator.is_available()
 
 
-_PATIENCE = timedelta(days=7)
+PATIENCE = timedelta(days=7)
 """How long a process waits for the others, which may have far more to do."""
 
 
 def process_state() -> PartialState:
     """Rank, number of processes and device."""
-    return PartialState(cpu=has_no_accelerator(), timeout=_PATIENCE)
+    return PartialState(cpu=has_no_accelerator(), timeout=PATIENCE)
 
 
 def leave() -> None:

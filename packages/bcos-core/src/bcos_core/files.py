@@ -12,5 +12,8 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
     try:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
         aside.replace(path)
+    except OSError as reason:
+        reason.filename = reason.filename or str(path)  # which a full disk does not say
+        raise
     finally:
         aside.unlink(missing_ok=True)

@@ -66,7 +66,7 @@ def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: 
     if changed:
         console.table("recipe, where it is not the default", ["key", "value"], changed.items())
     if found.epochs:
-        columns = [key for key in found.epochs[-1] if key != "step"]
+        columns = list(dict.fromkeys(key for line in found.epochs for key in line if key != "step"))
         rows = [[_number(line.get(key)) for key in columns] for line in found.epochs]
         console.table("epochs", columns, rows)
     if found.scores:

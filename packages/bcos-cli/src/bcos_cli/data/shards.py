@@ -96,7 +96,7 @@ def _samples(part: ShardSlice, open_shard: Open) -> Iterator[dict[str, Any]]:
                 yield {**sample, "position": part.position + count - 1 - part.start}
             if count == part.stop:
                 return
-    except (tarfile.TarError, EOFError, OSError) as reason:
+    except (tarfile.TarError, EOFError, OSError, ValueError) as reason:  # WebDataset's, of a name twice
         raise BcosError(f"the shard {part.url!r} is damaged after {count} samples ({reason}); {VERIFY}") from reason
     finally:
         with contextlib.suppress(OSError):  # of a command that was not read to its end

@@ -1,7 +1,7 @@
 """Batches: how processes share a step, and what is left out or idle. Imports no torch."""
 
 from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem
-from bcos_cli.training.batching import BatchPlan, plan_batches
+from bcos_cli.training.batching import BatchPlan, odd_for_mixing, plan_batches
 
 LEFT_OUT = 0.01
 """Share of the images that every epoch leaves out, from which it is worth a word."""
@@ -21,8 +21,8 @@ def check_batches(run: PlannedRun) -> Findings:
             f"data.repeats={recipe.data.repeats} does not divide the {plan.per_process} images of a process's batch; "
             "change one of them"
         )
-    if plan.per_process % 2 and (recipe.mixing.mixup or recipe.mixing.cutmix):
-        yield problem(f"mixing needs batches of an even number of images, a process's has {plan.per_process}")
+    if (odd := odd_for_mixing(plan, recipe.mixing)) is not None:
+        yield problem(odd)
     if total < plan.effective:
         yield problem(f"{total} training images are fewer than the {plan.effective} of one step; use a smaller batch")
         return
@@ -39,9 +39,7 @@ def _epochs(run: PlannedRun, plan: BatchPlan, total: int, steps: int) -> Finding
     )
     rest = total - steps * plan.effective
     if rest > LEFT_OUT * total:
-        yield note(
-            f"every epoch leaves out {rest:,} of {total:,} images, others each time: a step has no part of a batch"
-        )
+        yield note(f"every epoch leaves out {rest:,} of {total:,} images: a step has no part of a batch")
 
 
 def _loaders(run: PlannedRun, plan: BatchPlan, steps: int) -> Findings:

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -69,9 +70,7 @@ class NetworkCheck:
 
     def _two_steps(self, setup: Setup) -> Findings:
         """Train on the first batches; every parameter must get a finite gradient that is not zero."""
-        gradients = _Gradients(setup.network)
-        inner = getattr(setup.optimizer, "optimizer", setup.optimizer)
-        hook = inner.register_step_pre_hook(lambda *_: gradients.look())
+        gradients = _Gradients(setup.network, is_scaled=setup.accelerator.scaler is not None)
         setup.model.train()
         train_mode(setup.network, self.run.recipe.model)
         losses, seconds = [], 0.0
@@ -80,7 +79,7 @@ class NetworkCheck:
             start = time.perf_counter()
             losses.append(float(setup.stepper.run(images, labels)))
             seconds = (time.perf_counter() - start) / len(images)  # of the last step: the first one warms up
-        hook.remove()
+        gradients.end()
         if not all(map(torch.isfinite, map(torch.tensor, losses))):
             yield problem(f"the loss is not finite: {losses}; lower optimizer.lr, or use train.precision=no")
             return
@@ -121,6 +120,7 @@ def _small(run: PlannedRun) -> Recipe:
         "accumulate": None,
         "trackers": [],
         "explained_images": 0,
+        "on_not_finite": "stop",
     }
     return recipe.model_copy(
         update={
@@ -132,21 +132,34 @@ def _small(run: PlannedRun) -> Recipe:
 
 
 class _Gradients:
-    """What gradients parameters got, over several steps."""
+    """What gradients parameters got, over several steps.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: that is trained.
+        is_scaled: for fp16, by a factor that has still to be found: infinite ones are no problem then.
+    """
+
+    def __init__(self, network: nn.Module, is_scaled: bool) -> None:
+        self.is_scaled = is_scaled
         self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.alive: set[str] = set()
         self.infinite: set[str] = set()
+        self._hooks = [
+            p.register_post_accumulate_grad_hook(partial(self._look, name)) for name, p in self.parameters.items()
+        ]
 
-    def look(self) -> None:
-        for name, parameter in self.parameters.items():
-            if parameter.grad is None:
-                continue
-            if not bool(torch.isfinite(parameter.grad).all()):
-                self.infinite.add(name)
-            elif bool(parameter.grad.any()):
-                self.alive.add(name)
+    def _look(self, name: str, parameter: Tensor) -> None:
+        if parameter.grad is None:
+            return
+        if not self.is_scaled and not bool(torch.isfinite(parameter.grad).all()):
+            self.infinite.add(name)
+        elif bool(parameter.grad.any()):
+            self.alive.add(name)
+
+    def end(self) -> None:
+        """Look no more."""
+        for hook in self._hooks:
+            hook.remove()
 
     def findings(self) -> Findings:
         if self.infinite:

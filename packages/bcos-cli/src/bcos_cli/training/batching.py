@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from bcos_cli.config import Train
+from bcos_cli.config import Mixing, Train
 from bcos_core.errors import BcosError
 
 
@@ -21,6 +21,16 @@ class BatchPlan:
     def effective(self) -> int:
         """Images of one step."""
         return self.per_process * self.accumulate * self.world
+
+
+def odd_for_mixing(plan: BatchPlan, mixing: Mixing) -> str | None:
+    """Say what is wrong with batches of an odd number of images, whose images cannot be mixed in pairs."""
+    if plan.per_process % 2 == 0 or not (mixing.mixup or mixing.cutmix):
+        return None
+    return (
+        f"mixing needs batches of an even number of images, a process's has {plan.per_process}; "
+        "change train.batch_size or train.max_batch"
+    )
 
 
 def plan_batches(train: Train, world: int) -> BatchPlan:

@@ -89,7 +89,7 @@ class Checkpoints:
                 "make room on the disk and continue with --resume"
             ) from reason
         for old in self.all()[: -self.keep]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)  # somebody may be reading it
         return final
 
     def keep_best(self, checkpoint: Path) -> None:

@@ -49,7 +49,7 @@ class Teacher:
     @torch.no_grad()
     def answer(self, pixels: Tensor) -> Tensor:
         """Return the teacher's output for images in [0, 1], (N, C, H, W), brought to its size."""
-        size = self.trained.input.size
+        pixels, size = pixels.float(), self.trained.input.size
         if pixels.shape[-1] != size:
             pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
         answer: Tensor = self.trained.model(self.trained.encode(pixels)).float()

@@ -67,8 +67,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
     with ExitStack() as held:
         with accelerator.main_process_first():
             if accelerator.is_main_process:
-                folder.resume(recipe) if resume else folder.start(recipe)
-                held.enter_context(folder.locked())
+                held.enter_context(folder.opened(recipe, resume=resume))
         run = _Run(Setup(recipe, index, folder, accelerator))
         held.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
         with run.setup.stopper.listening():
@@ -91,11 +90,16 @@ class _Run:
         if resume:
             self.progress = restore(self.setup)
         self.setup.start_trackers()
-        while self.progress.epoch < self.recipe.train.epochs and not self.setup.history.is_over():
+        history, stopper = self.setup.history, self.setup.stopper
+        while self.progress.epoch < self.recipe.train.epochs and not history.is_over(self.setup.annealer.is_over):
             if self.progress.batch < len(self.setup.batches):
                 self._train_epoch()
-            if not self.setup.history.has(self.progress.epoch + 1):
+                if stopper.asked():
+                    self._end_early(self.setup.checkpoints.last())
+            if not history.has(self.progress.epoch + 1):
                 self._evaluate_epoch()
+                if self.progress.epoch + 1 < self.recipe.train.epochs and stopper.asked():
+                    self._end_early(self.setup.checkpoints.last())
             self.progress = Progress(self.progress.epoch + 1, step=self.progress.step, left_out=self.progress.left_out)
         return self._finish()
 
@@ -146,13 +150,12 @@ class _Run:
         if progress.batch == len(setup.batches):
             return  # there is a checkpoint at the end of an epoch
         if setup.stopper.wanted(progress.step):
-            self._end_early()
+            self._end_early(self._save())
         every = self.recipe.train.checkpoint_steps
         if every and progress.step % every == 0:
             self._save()
 
-    def _end_early(self) -> None:
-        path = self._save()
+    def _end_early(self, path: Path | None) -> None:
         if self.accelerator.is_main_process:
             received = self.setup.stopper.received or "a signal to another process"
             console.err.print(
@@ -164,20 +167,25 @@ class _Run:
 
     def _save(self) -> Path | None:
         self._check_finite()
+        self._check_weights()
         now = time.perf_counter()
         self.progress.seconds += now - self.since
         self.since = now
         return save(self.setup, self.progress, float(self.watch.total))
 
     def _check_finite(self) -> None:
-        """End the run in every process if a loss was not finite in one, and keep the batch.
+        """End the run in every process if a loss was not finite in one, which keeps the batch.
 
         Raises:
             BcosError: it was not.
         """
-        bad = None if self.setup.stepper.skips else self.watch.first_bad()
-        if bad is None:
+        if self.setup.stepper.skips:
             return
+        bad = self.watch.first_bad()
+        if not self.setup.stepper.any_process(bad is not None):
+            return
+        if bad is None:
+            raise BcosError("the loss of another process is not finite; it says which one")
         recipe, setup = self.recipe, self.setup
         again = training_batches(recipe, setup.index, setup.trained.input, setup.plan, self.accelerator)
         kept = self._keep_batch(bad, *next(again.epoch(self.progress.epoch, bad)))
@@ -187,6 +195,20 @@ class _Run:
             f"{setup.optimizer.param_groups[0]['lr']:.2g}; lower optimizer.lr, set clipping.norm, use "
             f"train.precision=no, or leave such steps out with train.on_not_finite=skip; the batch is kept in {kept}"
         )
+
+    def _check_weights(self) -> None:
+        """Keep weights that are not finite, after a gradient that was not, out of checkpoints.
+
+        Raises:
+            BcosError: they are not.
+        """
+        bad = [name for name, p in self.setup.network.named_parameters() if not bool(torch.isfinite(p).all())]
+        if self.setup.stepper.any_process(bool(bad)):
+            raise BcosError(
+                f"weights are not finite after epoch {self.progress.epoch + 1}, step {self.progress.step:,} "
+                f"({', '.join(bad[:3]) or 'in another process'}); the checkpoint before is kept; lower optimizer.lr, "
+                "set clipping.norm, or use train.precision=no"
+            )
 
     def _keep_batch(self, batch: int, images: Tensor, labels: Tensor, positions: Tensor) -> Path:
         name = f"epoch-{self.progress.epoch + 1:04d}-batch-{batch:06d}-process-{self.accelerator.process_index}"
@@ -275,8 +297,6 @@ class _Run:
     def _finish_sharded(self) -> Scores | Agreement:
         """The same where every process holds a part: put together in a file, and read from there."""
         setup = self.setup
-        if self.recipe.train.recalibrate_batches or self.recipe.train.restore_best:
-            raise BcosError("train.recalibrate_batches and train.restore_best do not work with FSDP; leave them out")
         scores = self.scores or self._evaluate(setup.model)
         weights = state.weights_of(setup.model, sharded=True)
         if self.accelerator.is_main_process:

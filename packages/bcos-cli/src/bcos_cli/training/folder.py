@@ -1,6 +1,7 @@
 """The folder of a run. Imports no torch."""
 
 import json
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,19 @@ class RunFolder:
         """For batches whose loss was not finite."""
 
     @contextmanager
+    def opened(self, recipe: Recipe, *, resume: bool) -> Iterator[None]:
+        """Start or resume a run here, and keep other processes out; nothing is changed where it is refused.
+
+        Raises:
+            BcosError: no run to resume, or one with another recipe; no free folder to start one; or one in use.
+        """
+        self._check_run() if resume else self._check_free()
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.locked():
+            self.resume(recipe) if resume else self.start(recipe)
+            yield
+
+    @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from training into this folder.
 
@@ -81,6 +95,8 @@ class RunFolder:
                 return False
         except Timeout:
             return True
+        except PermissionError:  # somebody else's, who alone knows
+            return False
 
     def start(self, recipe: Recipe) -> None:
         """Make the folder for a new run.
@@ -88,10 +104,7 @@ class RunFolder:
         Raises:
             BcosError: there is something in it.
         """
-        if self.path.is_file() or (self.path.is_dir() and any(p.name != LOCK for p in self.path.iterdir())):
-            raise BcosError(
-                f"{str(self.path)!r} is not empty; continue that run with --resume, or choose another folder with --out"
-            )
+        self._check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config, dump_recipe(recipe))
 
@@ -101,8 +114,7 @@ class RunFolder:
         Raises:
             BcosError: no run here, or one with another recipe.
         """
-        if not self.config.exists():
-            raise BcosError(f"there is no run in {str(self.path)!r} to resume; leave out --resume")
+        self._check_run()
         before = load_recipe(str(self.config))
         changed = what_keeps_from_resuming(before, recipe)
         if changed:
@@ -112,6 +124,17 @@ class RunFolder:
             )
         if before != recipe:
             write_atomically(self.config, dump_recipe(recipe))
+
+    def _check_free(self) -> None:
+        """Refuse a folder with anything in it but what a killed start may have left."""
+        if self.path.is_file() or (self.path.is_dir() and any(p.name[0] != "." for p in self.path.iterdir())):
+            raise BcosError(
+                f"{str(self.path)!r} is not empty; continue that run with --resume, or choose another folder with --out"
+            )
+
+    def _check_run(self) -> None:
+        if not self.config.exists():
+            raise BcosError(f"there is no run in {str(self.path)!r} to resume; leave out --resume")
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return one dictionary for each epoch."""
@@ -127,8 +150,14 @@ class RunFolder:
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Append the line of an epoch."""
-        with self.metrics.open("a") as file:
-            file.write(json.dumps(values) + "\n")
+        try:
+            with self.metrics.open("a") as file:
+                file.write(json.dumps(values) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as reason:
+            reason.filename = reason.filename or str(self.metrics)  # which a full disk does not say
+            raise
 
 
 def what_keeps_from_resuming(before: Recipe, now: Recipe) -> list[str]:

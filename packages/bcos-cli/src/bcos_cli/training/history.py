@@ -1,5 +1,6 @@
 """The epochs of a run so far: what was measured, which was the best, whether to stop."""
 
+from collections.abc import Callable
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -48,12 +49,18 @@ class History:
         best = [accuracy_of(line) for line in self.lines if line.get("best")]
         return not best or accuracy > max(best)
 
-    def is_over(self) -> bool:
-        """Whether the run has not become better for as long as it has patience."""
+    def is_over(self, counts: Callable[[int], bool] | None = None) -> bool:
+        """Whether the run has not become better for as long as it has patience.
+
+        Args:
+            counts: whether a network after so many steps can be compared with what the run ends with; None if each can.
+        """
         if self._stopping is None:
             return False
         reached, since = float("-inf"), 0
         for line in self.lines:
+            if counts is not None and not counts(line["step"]):
+                continue
             if accuracy_of(line) > reached + self._stopping.min_delta:
                 reached, since = accuracy_of(line), 0
             else:

@@ -85,8 +85,10 @@ def _for_processes(setup: Setup, progress: Progress, before: int) -> None:
     now = setup.accelerator.num_processes
     if before == now:
         return
+    batches = progress.batch
     progress.batch = (progress.step - progress.epoch * setup.steps_per_epoch) * setup.plan.accumulate
-    progress.losses = [sum(progress.losses) / before] * now
+    scale = progress.batch / batches if batches else 1.0  # they may be of another size
+    progress.losses = [sum(progress.losses) / before * scale] * now
     setup.accelerator.print(
         f"resumed with {now} processes instead of {before}: images come in another order from here on, so that the "
         "results will not be identical to those of an uninterrupted run"

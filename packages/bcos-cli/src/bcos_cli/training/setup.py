@@ -6,16 +6,22 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import LoggerType, ProjectConfiguration, set_seed
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    LoggerType,
+    ProjectConfiguration,
+    set_seed,
+)
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined] # reason: timm exports implicitly
 from torch import nn
 
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.processes import has_no_accelerator
+from bcos_cli.processes import PATIENCE, has_no_accelerator
 from bcos_cli.training import efficiency, state
 from bcos_cli.training.annealing import Annealer
-from bcos_cli.training.batching import plan_batches
+from bcos_cli.training.batching import odd_for_mixing, plan_batches
 from bcos_cli.training.building import build
 from bcos_cli.training.checkpoint import Checkpoints
 from bcos_cli.training.distillation import Objective, Teacher, embedding_size
@@ -54,6 +60,12 @@ def make_accelerator(recipe: Recipe, out: Path) -> Accelerator:
                 mixed_precision="no" if train.precision == "float64" else train.precision,
                 log_with=list(train.trackers) or None,
                 project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tensorboard")),
+                kwargs_handlers=[
+                    InitProcessGroupKwargs(timeout=PATIENCE),
+                    # On CPUs gradients are added in an order that depends on DDP's buckets, which it lays out anew
+                    # after the first step, unless it looks for unused parameters: a resumed run would differ.
+                    DistributedDataParallelKwargs(find_unused_parameters=has_no_accelerator()),
+                ],
             )
     except ValueError as reason:
         raise BcosError(
@@ -85,9 +97,13 @@ class Setup:
         self.folder = folder
         self.accelerator = accelerator
         self.sharded = state.is_sharded(accelerator)
+        if self.sharded:
+            _refuse_with_parts(recipe)
         self.history = History(folder, recipe.early_stopping)
         self.checkpoints = Checkpoints(folder.checkpoints, recipe.train.keep_checkpoints)
         self.plan = plan_batches(recipe.train, accelerator.num_processes)
+        if (odd := odd_for_mixing(self.plan, recipe.mixing)) is not None:
+            raise BcosError(odd)
         set_seed(recipe.train.seed)
         self.trained = build(recipe, _outputs(recipe, index))
         self.batches = training_batches(recipe, index, self.trained.input, self.plan, accelerator)
@@ -95,6 +111,8 @@ class Setup:
         self.steps_per_epoch = len(self.batches) // self.plan.accumulate
         self.annealer = Annealer(recipe, self.steps_per_epoch)
         network = self.trained.model
+        if not self.sharded:
+            network.to(accelerator.device)
         _prepare(network, recipe)
         self.ema = self._average(network)
         optimizer = make_optimizer(network, recipe.optimizer)
@@ -128,8 +146,6 @@ class Setup:
     def _average(self, network: nn.Module) -> ModelEmaV3 | None:
         if self.recipe.ema is None:
             return None
-        if self.sharded:
-            raise BcosError("ema does not work with FSDP, whose processes hold parts of the weights; leave it out")
         with efficiency.as_written(network):
             return ModelEmaV3(network, decay=self.recipe.ema.decay, device=self.accelerator.device)
 
@@ -138,6 +154,8 @@ class Setup:
         weights = class_weights(train, self.index, self.recipe.data.train_split)
         options = LossOptions(label_smoothing=train.label_smoothing, class_weights=weights)
         labels = make_loss(train.loss, options).to(self.accelerator.device)
+        if train.precision == "float64":
+            labels.double()
         return Stepper(
             self.recipe,
             self.trained,
@@ -158,6 +176,24 @@ class Setup:
     def start_trackers(self) -> None:
         """Open the trackers, each with the recipe."""
         self.accelerator.init_trackers("bcos", config=_flat(self.recipe.model_dump(mode="json")))
+
+
+def _refuse_with_parts(recipe: Recipe) -> None:
+    """Refuse what needs all weights in every process.
+
+    Raises:
+        BcosError: the recipe has such a thing.
+    """
+    asked = {
+        "ema": recipe.ema is not None,
+        "train.restore_best": recipe.train.restore_best,
+        "train.recalibrate_batches": bool(recipe.train.recalibrate_batches),
+        "annealing.bias_epochs": bool(recipe.annealing.bias_epochs),
+        "clipping.adaptive": recipe.clipping.adaptive is not None,
+    }
+    for key, is_asked in asked.items():
+        if is_asked:
+            raise BcosError(f"{key} does not work with FSDP, whose processes hold parts of the weights; leave it out")
 
 
 def _outputs(recipe: Recipe, index: ShardIndex) -> list[str]:

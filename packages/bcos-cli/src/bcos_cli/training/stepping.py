@@ -112,7 +112,8 @@ class Stepper:
             else:
                 self.accelerator.backward(loss)
             if self.accelerator.sync_gradients:
-                self._clip()
+                if not self.left_out_step:
+                    self._clip()
                 self._finish()
         return loss.detach()
 
@@ -133,7 +134,8 @@ class Stepper:
             if self.skips and scaler is None and norm is not None and not bool(torch.isfinite(norm)):
                 self.left_out_step = True
         if clipping.adaptive is not None:
-            self.accelerator.unscale_gradients()
+            if clipping.norm is None:  # else they are unscaled, which may be done once
+                self.accelerator.unscale_gradients()
             adaptive_clip_grad(self.parameters, clipping.adaptive, clipping.adaptive_eps)  # type: ignore[no-untyped-call] # reason: timm's
 
     def _finish(self) -> None:

@@ -33,7 +33,11 @@ class Stopper:
 
     def wanted(self, step: int) -> bool:
         """Whether the run is to end after this step."""
-        return step % self._every == 0 and self._agree(self.received is not None)
+        return step % self._every == 0 and self.asked()
+
+    def asked(self) -> bool:
+        """Whether the run is to end."""
+        return self._agree(self.received is not None)
 
     @contextmanager
     def listening(self) -> Iterator[None]:

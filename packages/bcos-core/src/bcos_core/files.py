@@ -13,7 +13,8 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
         aside.write_bytes(content.encode() if isinstance(content, str) else content)
         aside.replace(path)
     except OSError as reason:
-        reason.filename = reason.filename or str(path)  # which a full disk does not say
+        if reason.errno is not None and reason.filename is None:  # a full disk does not say it
+            reason.filename = str(path)
         raise
     finally:
         aside.unlink(missing_ok=True)

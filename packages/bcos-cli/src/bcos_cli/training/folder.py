@@ -156,7 +156,8 @@ class RunFolder:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as reason:
-            reason.filename = reason.filename or str(self.metrics)  # which a full disk does not say
+            if reason.errno is not None and reason.filename is None:  # a full disk does not say it
+                reason.filename = str(self.metrics)
             raise
 
 

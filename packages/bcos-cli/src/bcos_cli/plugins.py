@@ -6,7 +6,7 @@ import pluggy
 
 from bcos_cli import hookspecs
 from bcos_cli.spec import DatasetSpec, LossSpec, RecipeSpec
-from bcos_core.plugins import Plugins, Registry, load_plugins
+from bcos_core.plugins import PluginInfo, Plugins, Registry, load_plugins
 
 
 @cache
@@ -25,6 +25,14 @@ def plugins() -> Plugins:
     """Which plugins there are, and which of them are broken."""
     recipes(), datasets(), losses()
     return _loaded()[1]
+
+
+def all_plugins() -> list[PluginInfo]:
+    """Plugins of every package that has hooks."""
+    import bcos_explain.plugins
+    import bcos_models.plugins
+
+    return [*bcos_models.plugins.plugins().infos, *bcos_explain.plugins.plugins().infos, *plugins().infos]
 
 
 @cache

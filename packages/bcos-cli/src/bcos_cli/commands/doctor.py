@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.commands.listing import AsJson
 from bcos_cli.commands.train import Classes, DataPath, HeadOnly, Out, Overrides, RecipeName, Start
 
 
@@ -24,7 +25,7 @@ def doctor(
     out: Out = None,
     num_processes: Annotated[int, typer.Option(help="Processes that the run will have.", min=1)] = 1,
     hashes: Annotated[bool, typer.Option("--hashes", help="Read all shards and compare their SHA-256.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a run before it starts: data, batches, network, machine. Exit status 1 if there are problems.
 

@@ -80,7 +80,7 @@ def metrics(as_json: AsJson = False) -> None:
 
 def plugins(as_json: AsJson = False) -> None:
     """List plugins of every kind; a broken one with the reason."""
-    from bcos_cli.doctor.plugins import all_plugins
+    from bcos_cli.plugins import all_plugins
 
     found = all_plugins()
     if as_json:

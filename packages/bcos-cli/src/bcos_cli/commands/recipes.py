@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from bcos_cli.commands.listing import AsJson
+
 Name = Annotated[str, typer.Argument(help="A YAML file, or a name that bcos recipes lists.")]
 
 recipes = typer.Typer(invoke_without_command=True, help="List training recipes; show one, compare two.")

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+from bcos_cli.commands.listing import AsJson
+
 SortBy = Literal["name", "best", "changed"]
 
 runs = typer.Typer(no_args_is_help=True, help="List the runs of a folder; show one, compare several.")

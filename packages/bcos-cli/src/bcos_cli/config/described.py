@@ -55,6 +55,14 @@ def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[
     return found
 
 
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def _entry(key: str, value: Any, section: type[BaseModel] | None, indent: str) -> list[str]:
     if section is None or not isinstance(value, dict):
         if isinstance(value, dict | list):

@@ -20,7 +20,7 @@ _VERIFY = "see bcos shards verify"
 def check_data(run: PlannedRun) -> Findings:
     """Both splits are there, their shards are what the index says, and every class has images."""
     data, index = run.recipe.data, run.index
-    for split in dict.fromkeys((data.train_split, data.test_split)):
+    for split in _splits(run):
         yield ok(f"split {split}: {index.samples(split):,} images in {len(index.of(split)):,} shards")
     if data.train_split == data.test_split:
         yield note("train_split and test_split are the same: scores will be those of images that were learned")

@@ -1,22 +1,10 @@
 """Entry points: which load, which do not, and how long they take. Imports no torch."""
 
-from collections.abc import Callable
-from importlib import import_module
-
 from bcos_cli.doctor.finding import Findings, note, ok, problem, some
-from bcos_core.plugins import PluginInfo, Plugins
+from bcos_cli.plugins import all_plugins
 
 SLOW = 0.2
 """Seconds from which a plugin's import is worth a word: every command waits for it."""
-
-
-def all_plugins() -> list[PluginInfo]:
-    """Plugins of every package."""
-    found = []
-    for package in ("bcos_models", "bcos_explain", "bcos_cli"):
-        plugins: Callable[[], Plugins] = import_module(f"{package}.plugins").plugins
-        found += plugins().infos
-    return found
 
 
 def check_plugins() -> Findings:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bcos_cli.config import Recipe
+from bcos_cli.config.described import flat
 from bcos_cli.runs.read import Run
 
 Cells = list[Any]
@@ -12,10 +13,10 @@ Cells = list[Any]
 
 def recipe_rows(runs: Sequence[Run]) -> dict[str, Cells]:
     """Dotted keys of the recipes in which the runs differ, and each one's value."""
-    usual = _flat(defaults())  # of keys that an older version did not have
-    flat = [usual | _flat(run.recipe) for run in runs]
-    keys = sorted({key for values in flat for key in values})
-    rows = {key: [values.get(key) for values in flat] for key in keys}
+    usual = flat(defaults())  # of keys that an older version did not have
+    whole = [usual | flat(run.recipe) for run in runs]
+    keys = sorted({key for values in whole for key in values})
+    rows = {key: [values.get(key) for values in whole] for key in keys}
     return {key: cells for key, cells in rows.items() if any(cell != cells[0] for cell in cells)}
 
 
@@ -37,13 +38,6 @@ def score_rows(runs: Sequence[Run]) -> dict[str, Cells]:
     for name in dict.fromkeys(name for run in runs for name in run.scores):
         rows[name] = [run.scores.get(name) for run in runs]
     return rows
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def _mean(values: list[float | None]) -> float | None:

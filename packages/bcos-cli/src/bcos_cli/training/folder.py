@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.described import differences
 from bcos_core.errors import BcosError
-from bcos_core.files import write_atomically
+from bcos_core.files import naming, write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
 LOCK = ".lock"
@@ -150,15 +150,10 @@ class RunFolder:
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Append the line of an epoch."""
-        try:
-            with self.metrics.open("a") as file:
-                file.write(json.dumps(values) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as reason:
-            if reason.errno is not None and reason.filename is None:  # a full disk does not say it
-                reason.filename = str(self.metrics)
-            raise
+        with naming(self.metrics), self.metrics.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def what_keeps_from_resuming(before: Recipe, now: Recipe) -> list[str]:

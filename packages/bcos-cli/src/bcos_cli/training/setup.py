@@ -2,7 +2,6 @@
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -17,6 +16,7 @@ from timm.utils import ModelEmaV3  # type: ignore[attr-defined] # reason: timm e
 from torch import nn
 
 from bcos_cli.config import Recipe
+from bcos_cli.config.described import flat
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.processes import PATIENCE, has_no_accelerator
 from bcos_cli.training import efficiency, state
@@ -175,7 +175,9 @@ class Setup:
 
     def start_trackers(self) -> None:
         """Open the trackers, each with the recipe."""
-        self.accelerator.init_trackers("bcos", config=_flat(self.recipe.model_dump(mode="json")))
+        recipe = flat(self.recipe.model_dump(mode="json"))
+        plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in recipe.items()}
+        self.accelerator.init_trackers("bcos", config=plain)
 
 
 def _refuse_with_parts(recipe: Recipe) -> None:
@@ -214,14 +216,3 @@ def _prepare(network: nn.Module, recipe: Recipe) -> None:
         efficiency.checkpoint_activations(network)
     if train.compile != "no":
         efficiency.compile_network(network, train.compile, train.compile_backend)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and plain values, which is what trackers take."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value if isinstance(value, bool | int | float | str) else str(value)
-    return found

@@ -1,6 +1,8 @@
 import contextlib
 import io
+import multiprocessing
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,35 @@ def bcos(monkeypatch):
             monkeypatch.setattr(console.out, "width", 200)
             status = main.run([str(a) for a in arguments], debug=debug)
         return status, out.getvalue(), err.getvalue()
+
+    return run
+
+
+@pytest.fixture
+def in_processes():
+    """Call a function, without gradients, in processes that Accelerate joins: what each of them returns."""
+
+    def run(count, function):
+        context = multiprocessing.get_context("fork")
+        results = context.SimpleQueue()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+
+        def work(rank):
+            names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+            os.environ.update(zip(names, map(str, (rank, rank, count, "127.0.0.1", port)), strict=True))
+            PartialState._reset_state()
+            results.put((rank, function()))
+            torch.distributed.destroy_process_group()
+
+        processes = [context.Process(target=work, args=(rank,), daemon=True) for rank in range(count)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(60)
+            assert process.exitcode == 0
+        return [result for _, result in sorted((results.get() for _ in processes), key=lambda pair: pair[0])]
 
     return run
 

@@ -12,6 +12,7 @@ from bcos_cli.data.cache import ShardCache, open_shard
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.pack import pack
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_core import BcosError
 from bcos_models import InputSpec
@@ -43,17 +44,16 @@ def copies(folder):
     return sorted(p.name.partition("-")[2] for p in folder.iterdir() if not p.name.endswith(".lock"))
 
 
-def all_of(url, cache, **options):
+def all_of(url, folder, **options):
     index = load_index(url)
-    batches = make_batches(url, index, "train", SPEC, batch_size=3, open_shard=cache, **options)
+    batches = make_batches(url, index, "train", SPEC, batch_size=3, reading=Reading(cache=str(folder)), **options)
     return sorted(int(image[0, 0, 0]) for images, _, _ in batches.epoch(0) for image in images)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_shards_are_fetched_once_and_read_from_their_copies(workers, server, folder):
-    cache = open_shard(str(folder), 1.0)
     for _ in range(3):
-        assert all_of(f"{server.url}/a", cache, workers=workers) == list(range(12))
+        assert all_of(f"{server.url}/a", folder, workers=workers) == list(range(12))
     shards = {name: count for name, count in server.asked.items() if name.endswith(".tar")}
     assert len(shards) == 3
     assert set(shards.values()) == {1}
@@ -61,10 +61,9 @@ def test_shards_are_fetched_once_and_read_from_their_copies(workers, server, fol
 
 
 def test_shards_of_the_same_name_do_not_mix(server, folder):
-    cache = open_shard(str(folder), 1.0)
     for _ in range(2):
-        assert all_of(f"{server.url}/a", cache) == list(range(12))
-        assert all_of(f"{server.url}/b", cache) == list(range(100, 112))
+        assert all_of(f"{server.url}/a", folder) == list(range(12))
+        assert all_of(f"{server.url}/b", folder) == list(range(100, 112))
 
 
 def test_least_recently_used_copies_make_room(server, folder):
@@ -81,14 +80,13 @@ def test_least_recently_used_copies_make_room(server, folder):
 
 
 def test_download_that_breaks_off_is_an_error_and_leaves_nothing(server, folder):
-    cache = open_shard(str(folder), 1.0)
     server.broken.add("train-000001.tar")
     with pytest.raises(BcosError, match=r"cannot open the shard '.*train-000001.tar'") as error:
-        all_of(f"{server.url}/a", cache)
+        all_of(f"{server.url}/a", folder)
     assert "\n" not in str(error.value)
     assert copies(folder) == ["train-000000.tar"]
     server.broken.clear()
-    assert all_of(f"{server.url}/a", cache) == list(range(12))
+    assert all_of(f"{server.url}/a", folder) == list(range(12))
 
 
 def test_shard_that_is_not_there_leaves_nothing(server, folder):
@@ -101,7 +99,7 @@ def test_shard_that_is_not_there_leaves_nothing(server, folder):
 
 def test_local_shards_are_not_copied(tmp_path, folder):
     packed(tmp_path / "here")
-    assert all_of(str(tmp_path / "here"), open_shard(str(folder), 1.0)) == list(range(12))
+    assert all_of(str(tmp_path / "here"), folder) == list(range(12))
     assert copies(folder) == []
 
 

@@ -101,6 +101,18 @@ def test_best_that_was_being_replaced_is_still_there(saved, monkeypatch):
     assert ".best.old" not in names(saved.folder)
 
 
+def test_killed_removal_and_killed_replacement_leave_nothing_and_lose_nothing(saved, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)  # killed before it
+        saved.save(progress(5), weights(5), state(5))
+    assert names(saved.folder) == [".step-00000030.tmp", "best", "step-00000040", "step-00000050"]
+    (saved.folder / "step-00000050").rename(saved.folder / ".step-00000050.old")  # killed before the new one was there
+    (saved.folder / ".best.old").mkdir()
+    saved.clean()
+    assert names(saved.folder) == ["best", "step-00000040", "step-00000050"]
+    assert load_progress(saved.last())[0] == progress(5)
+
+
 @pytest.fixture
 def full_disk():
     """A limit of the system's own on the size of files."""

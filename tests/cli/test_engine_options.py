@@ -1,15 +1,14 @@
 """What recipes ask of the engine, each option in a run of its own."""
 
-import io
 import json
 import random
 import shutil
-import tarfile
 
 import pytest
 import safetensors.torch
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from damaging import replace_members
 
 from bcos_cli.data.index import INDEX_NAME, load_index
 from bcos_cli.reporting import evaluate_run
@@ -191,15 +190,7 @@ def damaged(shards, tmp_path):
     shutil.copytree(shards, folder)
     index = load_index(str(folder))
     names = [record.name for record in index.of("train")]
-    members = []
-    with tarfile.open(folder / names[0]) as tar:
-        members = [(m.name, tar.extractfile(m).read()) for m in tar]
-    with tarfile.open(folder / names[0], "w") as tar:
-        for i, (name, data) in enumerate(members):
-            content = b"no image" if i == 0 else data
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
+    replace_members(folder / names[0], {0: b"no image"}, ".png")
     last = folder / names[-1]
     last.write_bytes(last.read_bytes()[: 512 * 9])
     assert (folder / INDEX_NAME).exists()

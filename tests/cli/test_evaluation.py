@@ -9,6 +9,7 @@ from torch import nn
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluation import evaluate
+from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel
 from bcos_cli.training.losses import LossOptions, make_loss
 from bcos_models import InputSpec
@@ -53,6 +54,26 @@ def literal(trained, batches, sigmoid):
         bins[min(int(confidence * 15), 14)].append((confidence, order[0] == truth))
     error = sum(abs(sum(c for c, _ in b) - sum(r for _, r in b)) for b in bins) / n
     return n, top1 / n, top5 / n, error, confusion, logits, labels
+
+
+def test_processes_without_images_know_the_scores_too(trained, batches, in_processes):
+    """Eight processes for seven images."""
+    model = trained("softmax")
+
+    def scores(rank=0, world=1):
+        own = batches(split="test", rank=rank, world=world)
+        loss = make_loss("cross_entropy", LossOptions(evaluation=True))
+        return evaluate(model, model.model, own, loss, device=torch.device("cpu"), show_progress=False)
+
+    def of_a_process():
+        state = process_state()
+        return scores(state.process_index, state.num_processes)
+
+    one = scores()
+    for other in in_processes(8, of_a_process):
+        assert (other.samples, other.confusion) == (7, one.confusion)
+        for name in ("top1", "top5", "loss", "calibration_error"):
+            assert getattr(other, name) == pytest.approx(getattr(one, name), abs=1e-6)
 
 
 @pytest.mark.parametrize("classes", [3, 7])

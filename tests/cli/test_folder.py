@@ -1,9 +1,11 @@
 import json
+import threading
 
 import pytest
+from filelock import FileLock
 
 from bcos_cli.config import load_recipe
-from bcos_cli.training.folder import RunFolder
+from bcos_cli.training.folder import LOCK, RunFolder
 from bcos_core import BcosError
 from bcos_core.files import write_atomically
 
@@ -79,6 +81,37 @@ def test_what_a_killed_start_left_is_no_run(run, recipe):
     (run.path / ".config.yaml.123.tmp").write_text("mod")
     (run.path / ".lock").write_text("")
     run.start(recipe())
+
+
+def test_what_a_killed_run_was_writing_is_removed(run, recipe):
+    run.start(recipe())
+    stale = run.path / ".model.safetensors.123.tmp"
+    stale.write_text("half of it")
+    with run.opened(recipe(), resume=True):
+        assert not stale.exists()
+
+
+def test_lock_that_somebody_looks_at_is_waited_for(run):
+    run.path.mkdir(parents=True)
+    looking = FileLock(run.path / LOCK, thread_local=False)
+    looking.acquire()
+    timer = threading.Timer(0.2, looking.release)
+    timer.start()
+    with run.locked():
+        assert RunFolder(run.path).is_in_use()
+    timer.join()
+
+
+def test_machine_that_does_not_see_the_folder_says_so(run, recipe, monkeypatch):
+    monkeypatch.setattr("bcos_cli.training.folder.SEEN_WITHIN", 0.3)
+    with pytest.raises(
+        BcosError, match=r"the run's folder '.*a' is not seen on .*; choose one that all machines share"
+    ):
+        run.check_seen()
+    timer = threading.Timer(0.1, run.start, [recipe()])
+    timer.start()
+    run.check_seen()
+    timer.join()
 
 
 def test_full_disk_names_the_file(run, recipe, monkeypatch):

@@ -2,14 +2,18 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import safetensors.torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.launch import without
+from bcos_cli.launch import _pass_on, without
 
 
 @pytest.mark.parametrize(
@@ -23,6 +27,19 @@ from bcos_cli.launch import without
 )
 def test_option_is_left_out_with_its_value(given, kept):
     assert without(given, "--num-processes") == kept
+
+
+def test_signal_that_comes_before_there_are_processes_ends_the_launch(monkeypatch):
+    """Afterwards it is theirs."""
+    told = []
+    children = []
+    monkeypatch.setattr(psutil.Process, "children", lambda _: children)
+    with pytest.raises(SignalException) as ended:
+        _pass_on(signal.SIGTERM, None)
+    assert ended.value.sigval == signal.SIGTERM
+    children.append(SimpleNamespace(send_signal=told.append))
+    _pass_on(signal.SIGTERM, None)
+    assert told == [signal.SIGTERM]
 
 
 def run(*arguments):

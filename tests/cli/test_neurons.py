@@ -36,7 +36,7 @@ def test_images_at_positions_are_those_of_the_split(trained, shards):
 
 
 def test_positions_outside_of_the_split_are_refused(trained, shards):
-    with pytest.raises(BcosError, match="the split 'train' has positions from 0 to 23, got 24"):
+    with pytest.raises(BcosError, match="the split has positions from 0 to 23, got 24"):
         images_at(shards, load_index(shards), "train", trained.input, [3, 24])
 
 

@@ -12,7 +12,9 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.verify import verify
 from bcos_cli.evaluation import evaluate
+from bcos_cli.processes import process_state
 from bcos_cli.trained import load_trained
+from bcos_cli.training.building import build
 from bcos_cli.training.losses import make_loss
 
 SIDE = 8
@@ -64,9 +66,30 @@ def test_labels_travel_through_shards(packed, recipe):
     assert sorted(map(tuple, labels.tolist())) == sorted([(0, 0), (1, 0), (0, 1), (1, 1)] * 4)
 
 
-def load_trained_input(recipe):
-    from bcos_cli.training.building import build
+def test_processes_without_images_know_the_scores_too(packed, recipe, in_processes):
+    """Five processes for four images: one has nothing to say to the others but that."""
+    index = load_index(str(packed))
+    record = index.of("test")[0]
+    index.shards = [record.model_copy(update={"samples": 4})]
+    trained = build(recipe(), index.classes)
 
+    def scores(rank=0, world=1):
+        batches = make_batches(str(packed), index, "test", trained.input, batch_size=5, rank=rank, world=world)
+        loss = make_loss("bce")
+        return evaluate(trained, trained.model, batches, loss, device=torch.device("cpu"), show_progress=False)
+
+    def of_a_process():
+        state = process_state()
+        return scores(state.process_index, state.num_processes)
+
+    one = scores()
+    for other in in_processes(5, of_a_process):
+        assert other.samples == one.samples == 4
+        for name in ("mean_average_precision", "f1", "top1", "loss", "calibration_error"):
+            assert getattr(other, name) == pytest.approx(getattr(one, name), abs=1e-6)
+
+
+def load_trained_input(recipe):
     return build(recipe(), ["a", "b"]).input
 
 

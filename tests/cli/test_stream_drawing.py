@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from damaging import replace_members
 
 from bcos_cli.config import Augment
 from bcos_cli.data import stream as module
@@ -15,6 +16,7 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.labels import parse_labels
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.pack import pack
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_cli.data.stream import Drawing, Labelling, ShardStream
@@ -45,24 +47,10 @@ def damaged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("d") / "shards"
     index = packed(folder, [int(i % 5 == 0) for i in range(26)], 7)
     first, second, _, last = (folder / record.name for record in index.shards)
-    replace(first, {0: b"junk", 3: b"junk"}, ".png")
-    replace(second, {2: b"cat"}, ".cls")
+    replace_members(first, {0: b"junk", 3: b"junk"}, ".png")
+    replace_members(second, {2: b"cat"}, ".cls")
     last.write_bytes(last.read_bytes()[: 512 * 2 * 2 + 512 * 2])  # one sample and a half of five are left
     return str(folder)
-
-
-def replace(path, contents, suffix):
-    with tarfile.open(path) as tar:
-        members = [(m.name, tar.extractfile(m).read()) for m in tar]
-    number = 0
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            if name.endswith(suffix):
-                data = contents.get(number, data)
-                number += 1
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
 
 
 def value_and_draw(data, rng):
@@ -163,6 +151,21 @@ def test_batch_that_repeats_do_not_divide_is_refused(shards):
         make(shards, batch_size=4, repeats=3)
 
 
+def test_other_images_are_left_out_in_each_epoch(tmp_path, batches_of):
+    """Of a single shard too, whose order is that of the file."""
+    folder = tmp_path / "shards"
+    packed(folder, [0, 1] * 13, 26)
+    for world in (1, 2):
+        left_out = Counter()
+        for epoch in range(80):
+            streams = [make(str(folder), batch_size=4, rank=rank, world=world) for rank in range(world)]
+            seen = [p for stream in streams for batch in batches_of(stream, 2, epoch) for _, _, p in batch]
+            assert len(set(seen)) == len(seen) == 24
+            left_out.update(set(range(26)) - set(seen))
+        assert len(left_out) == 26
+        assert max(left_out.values()) < 20  # 80 · 2 / 26 = 6 each
+
+
 def test_classes_are_drawn_equally_often(tmp_path, batches_of):
     folder = tmp_path / "shards"
     packed(folder, [int(i % 10 == 0) for i in range(200)], 23)
@@ -195,7 +198,15 @@ def test_evaluation_has_every_readable_sample_once_and_counts_the_others(workers
     total, skipped = [], 0
     for rank in range(2):
         batches = make_batches(
-            damaged, index, "train", SPEC, batch_size=4, rank=rank, world=2, workers=workers, skip=True
+            damaged,
+            index,
+            "train",
+            SPEC,
+            batch_size=4,
+            rank=rank,
+            world=2,
+            workers=workers,
+            reading=Reading(skip=True),
         )
         total += [p for _, _, positions in batches.epoch(0) for p in positions.tolist()]
         skipped += batches.stream.skipped
@@ -221,7 +232,7 @@ def test_name_that_comes_twice_in_a_shard_is_told(tmp_path, batches_of):
 def test_epoch_of_nothing_readable_ends(tmp_path, batches_of):
     folder = tmp_path / "shards"
     index = packed(folder, [0, 1] * 4, 8)
-    replace(folder / index.shards[0].name, dict.fromkeys(range(8), b"junk"), ".png")
+    replace_members(folder / index.shards[0].name, dict.fromkeys(range(8), b"junk"), ".png")
     with pytest.raises(BcosError, match=r"none of \d+ samples could be read, the last because"):
         batches_of(make(str(folder), skip=True), 1)
     Path(folder, index.shards[0].name).unlink()

@@ -60,7 +60,13 @@ class SampledImages:
         self.take(state)
 
     def collected(self) -> tuple[Tensor, Tensor, list[int]]:
-        """Images (M, C, H, W), labels (M,) and positions, in order of the split."""
+        """Images (M, C, H, W), labels (M,) and positions, in order of the split.
+
+        Raises:
+            BcosError: there are none.
+        """
+        if not self._taken:
+            raise BcosError("none of the images that were chosen could be read")
         positions = sorted(self._taken)
         images, labels = zip(*(self._taken[p] for p in positions), strict=True)
         return torch.stack(images), torch.tensor(labels), positions

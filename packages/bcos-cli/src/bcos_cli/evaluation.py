@@ -1,13 +1,14 @@
 """Scoring a network on a split, on every process that was started."""
 
 import time
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection, SumMetric
+from torchmetrics import MeanMetric, Metric, MetricCollection, SumMetric
 from torchmetrics.classification import (
     BinaryCalibrationError,
     MulticlassAccuracy,
@@ -19,7 +20,9 @@ from torchmetrics.classification import (
 from bcos_cli import console
 from bcos_cli.collecting import Collector
 from bcos_cli.data.loader import Batches
+from bcos_cli.processes import largest, total
 from bcos_cli.trained import TrainedModel
+from bcos_core.errors import BcosError
 
 CALIBRATION_BINS = 15
 
@@ -44,6 +47,8 @@ class Scores:
     largest logits."""
     f1: float | None = None
     """Of all labels together, those with a probability above 0.5 being predicted."""
+    unread: int = 0
+    """Images that could not be read and were left out, where that is wanted."""
 
     @property
     def accuracy(self) -> float:
@@ -61,6 +66,16 @@ class Scorer(Protocol):
         """Scores of all batches of all processes."""
 
 
+def _begun(metric: Metric, device: torch.device, *shape: int) -> Metric:
+    """A metric that has seen a batch of no images.
+
+    One that has seen none would hand others tensors of another type and shape, in a process without images.
+    """
+    nothing = torch.zeros(0, *shape, device=device)
+    metric.to(device).update(nothing, nothing.int())
+    return metric
+
+
 class _Classification:
     """Accumulates the scores; sums are synchronised over the processes when they are read."""
 
@@ -74,7 +89,7 @@ class _Classification:
             },
             compute_groups=False,
         ).to(device)
-        self.calibration = BinaryCalibrationError(CALIBRATION_BINS).to(device)
+        self.calibration = _begun(BinaryCalibrationError(CALIBRATION_BINS), device)
         self.loss = MeanMetric().to(device)
 
     def update(self, logits: Tensor, labels: Tensor, probabilities: Tensor, loss: Tensor) -> None:
@@ -98,20 +113,13 @@ class _Classification:
         )
 
 
-def _most(batches: int, device: torch.device) -> int:
-    """Return how many batches the process has that has most of them."""
-    from accelerate.utils import gather
-
-    return int(gather(torch.tensor([batches], device=device)).max())
-
-
 class _SeveralLabels:
     """The same where an image has any number of labels."""
 
     def __init__(self, num_classes: int, device: torch.device) -> None:
-        self.average_precision = MultilabelAveragePrecision(num_classes).to(device)
+        self.average_precision = _begun(MultilabelAveragePrecision(num_classes), device, num_classes)
         self.f1 = MultilabelF1Score(num_classes, average="micro").to(device)
-        self.calibration = BinaryCalibrationError(CALIBRATION_BINS).to(device)
+        self.calibration = _begun(BinaryCalibrationError(CALIBRATION_BINS), device)
         self.loss = MeanMetric().to(device)
         self.samples = SumMetric().to(device)
         self.hits = {k: MeanMetric().to(device) for k in (1, min(5, num_classes))}
@@ -165,14 +173,17 @@ def evaluate(
         collectors: see every image; afterwards each knows what those of all processes saw.
         show_progress: show a progress bar.
         together: pass as many batches through the network in every process, because each holds a part of it.
+
+    Raises:
+        BcosError: an image that cannot be read, or, where such are left out, none that can.
     """
     from accelerate.utils import gather_object
 
     was_training = model.training
     model.eval()
     loss = loss.to(device)
-    most = _most(len(batches), device) if together else 0
-    done = 0
+    most = largest(len(batches), device) if together else 0
+    done = seen = 0
     make = _SeveralLabels if batches.stream.labelling.multi_label else _Classification
     scorer: Scorer = make(len(trained.classes), device)
     start = time.perf_counter()
@@ -192,11 +203,18 @@ def evaluate(
             for collector in collectors:
                 collector.update(images, labels, confidence, predicted, positions)
             done += 1
+            seen += len(labels)
             counter.advance(images=len(labels))
         for _ in range(most - done):
             model(x.to(dtype))
     model.train(was_training)
-    scores = scorer.compute(time.perf_counter() - start)
+    unread = total(batches.stream.skipped, device)
+    if total(seen, device) == 0:
+        raise BcosError(f"none of {unread:,} images could be read; check them with: bcos shards verify")
+    seconds = time.perf_counter() - start
+    with warnings.catch_warnings():  # of a process that has no images, while others do
+        warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
+        scores = replace(scorer.compute(seconds), unread=unread)
     for collector in collectors:
         for state in gather_object([collector.state()]):
             collector.merge(state)

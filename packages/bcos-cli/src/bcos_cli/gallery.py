@@ -9,6 +9,8 @@ from torch import Tensor
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
+from bcos_cli.data.picked import labels_of
+from bcos_cli.data.reading import Reading
 from bcos_cli.pictures import as_floats, smoothing
 from bcos_cli.processes import process_state
 from bcos_cli.scoring import Evaluation
@@ -43,7 +45,8 @@ def gallery(
             report.
     """
     config = recipe.evaluation
-    chosen = _first_of_each_class(evaluation, trained, config.gallery_per_class, config.gallery_classes)
+    reading = Reading.of(recipe.data)
+    chosen = _first_of_each_class(evaluation, trained, reading, config.gallery_per_class, config.gallery_classes)
     baselines = {name: get_explainer(name) for name in config.explainers if name != EXACT}
     size = min(config.batch_size, BATCH)
     for start in range(0, len(chosen), size):
@@ -100,17 +103,18 @@ def _baseline_maps(
 
 
 def _first_of_each_class(
-    evaluation: Evaluation, trained: TrainedModel, per_class: int, classes: int
+    evaluation: Evaluation, trained: TrainedModel, reading: Reading, per_class: int, classes: int
 ) -> list[tuple[Tensor, list[int], int]]:
     """(8-bit image, labels, position in the split) of the first images of the first classes, by class."""
     if per_class == 0:
         return []
-    batches = make_batches(evaluation.data, load_index(evaluation.data), evaluation.split, trained.input, batch_size=64)
+    index = load_index(evaluation.data)
+    batches = make_batches(evaluation.data, index, evaluation.split, trained.input, batch_size=64, reading=reading)
     wanted = min(classes, len(evaluation.classes))
     found: dict[int, list[tuple[Tensor, list[int], int]]] = {label: [] for label in range(wanted)}
     for images, labels, positions in batches.epoch(0):
         for image, label, position in zip(images, labels, positions.tolist(), strict=True):
-            several = label.nonzero()[:, 0].tolist() if label.ndim else [int(label)]
+            several = labels_of(label)
             first = next((k for k in several if k in found and len(found[k]) < per_class), None)
             if first is not None:
                 found[first].append((image, several, position))

@@ -17,7 +17,7 @@ from bcos_cli.training.stopping import EXIT_STATUS, SIGNALS
 from bcos_core.errors import BcosError
 
 _PATIENCE = 600
-"""Seconds that processes have for their last checkpoint."""
+"""Seconds that processes have to come to an end once one of them has ended with an error."""
 
 
 def launch(num_processes: int) -> None:
@@ -69,10 +69,14 @@ def launch(num_processes: int) -> None:
 def _pass_on(number: int, frame: FrameType | None) -> None:
     """Tell the processes, which know what to do, and whose exit status is then ours."""
     import psutil
+    from torch.distributed.elastic.multiprocessing.api import SignalException
 
     del frame
-    for child in psutil.Process().children():
+    children = psutil.Process().children()
+    for child in children:
         child.send_signal(number)
+    if not children:
+        raise SignalException("ended before there were processes", signal.Signals(number))
 
 
 def without(arguments: Sequence[str], option: str) -> list[str]:

@@ -107,7 +107,7 @@ def samples(material: Material, spec: MetricSpec) -> list[int] | list[str]:
     if material.annotated is not None:
         return material.annotated.keys
     if spec.unit == "image" and "confidences" not in spec.needs and material.sampled is not None:
-        return material.sampled.collected()[2]
+        return sorted(material.sampled.state())
     return []
 
 

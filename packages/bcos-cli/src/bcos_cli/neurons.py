@@ -12,6 +12,7 @@ from bcos_cli import console
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.picked import images_at
+from bcos_cli.data.reading import Reading
 from bcos_cli.images import UnreadableImageError, read_image
 from bcos_cli.pictures import as_floats, smoothing
 from bcos_cli.processes import process_state
@@ -51,6 +52,7 @@ def neuron_rows(
     index: ShardIndex | None = None,
     batch_size: int = 64,
     workers: int = 0,
+    reading: Reading | None = None,
 ) -> list[NeuronRow]:
     """Find and explain the most activating images of channels.
 
@@ -63,7 +65,7 @@ def neuron_rows(
     layer = options.layer or _default_layer(trained)
     outputs = LayerOutputs(trained.model, layer)
     top = TopActivations(options.channels or None, options.images)
-    batches = make_batches(data, index, split, trained.input, batch_size=batch_size, workers=workers)
+    batches = make_batches(data, index, split, trained.input, batch_size=batch_size, workers=workers, reading=reading)
     if options.scanned is not None:
         batches.stream.length = min(batches.stream.length, options.scanned)
     with console.counted(f"neurons of {layer}", len(batches)) as counter:
@@ -72,7 +74,8 @@ def neuron_rows(
             counter.advance(images=len(images))
     channels = options.channels or tuple(top.strongest(options.strongest))
     found = {channel: top.collected()[channel] for channel in channels}
-    pictures = images_at(data, index, split, trained.input, {a.key for best in found.values() for a in best})
+    wanted = {a.key for best in found.values() for a in best}
+    pictures = images_at(data, index, split, trained.input, wanted, reading)
     rows = []
     for channel, activations in found.items():
         images = torch.stack([pictures[a.key][0] for a in activations])

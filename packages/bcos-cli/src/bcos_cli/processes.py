@@ -20,6 +20,23 @@ def process_state() -> PartialState:
     return PartialState(cpu=has_no_accelerator(), timeout=PATIENCE)
 
 
+def total(number: int, device: torch.device) -> int:
+    """Sum of what each process has; all of them must ask."""
+    return int(_gathered(number, device).sum())
+
+
+def largest(number: int, device: torch.device) -> int:
+    """Return the largest of what each process has; all of them must ask."""
+    return int(_gathered(number, device).max())
+
+
+def _gathered(number: int, device: torch.device) -> torch.Tensor:
+    from accelerate.utils import gather
+
+    gathered: torch.Tensor = gather(torch.tensor([number], device=device))
+    return gathered
+
+
 def leave() -> None:
     """Leave the group of processes, at the end of a command."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():

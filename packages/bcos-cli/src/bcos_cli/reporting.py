@@ -5,6 +5,7 @@ from typing import Any
 
 from bcos_cli import console
 from bcos_cli.config import Recipe, load_recipe
+from bcos_cli.data.reading import Reading
 from bcos_cli.evaluation import Scores
 from bcos_cli.gallery import gallery
 from bcos_cli.measured import grid_scores, metric_scores, metric_tables
@@ -165,6 +166,7 @@ def scoring_options(recipe: Recipe, **given: Any) -> ScoringOptions:
         "smooth": config.gridpg_smooth,
         "seed": recipe.train.seed,
         "loss": recipe.train.loss,
+        "reading": Reading.of(recipe.data),
     }
     return ScoringOptions(**{**values, **given})
 
@@ -251,12 +253,14 @@ def report_data(
 
 def _neurons(recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, notes: list[str]) -> list[NeuronRow]:
     """The strongest channels; a network without maps is no reason to have no report."""
-    config = recipe.evaluation
+    config, reading = recipe.evaluation, Reading.of(recipe.data)
     if config.neurons == 0:
         return []
     options = NeuronOptions(layer=config.neurons_layer, strongest=config.neurons, scanned=SCANNED_FOR_NEURONS)
     try:
-        return neuron_rows(trained, evaluation.data, evaluation.split, options, batch_size=config.batch_size)
+        return neuron_rows(
+            trained, evaluation.data, evaluation.split, options, batch_size=config.batch_size, reading=reading
+        )
     except BcosError as reason:
         notes.append(f"there are no neurons: {reason}")
         return []

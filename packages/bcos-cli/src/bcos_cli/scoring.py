@@ -13,6 +13,7 @@ from bcos_cli.collecting import Collector, SampledImages
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.picked import images_at
+from bcos_cli.data.reading import Reading
 from bcos_cli.evaluation import Scores, evaluate
 from bcos_cli.gate import Condition
 from bcos_cli.measuring import GridOptions, Material, measure, samples
@@ -56,6 +57,7 @@ class ScoringOptions:
     """Options of metrics and explainers, by name."""
     require: tuple[Condition, ...] = ()
     """Conditions, whose metrics are measured too."""
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def measured(self) -> tuple[str, ...]:
@@ -166,7 +168,7 @@ def score(
     sampled, confident = _collectors(specs, options, index)
     if confident is None and sampled is not None and not any(m in CLASSIFICATION for m in options.measured):
         scores = None  # nothing is asked of all images
-        picked = images_at(data, index, options.split, trained.input, sampled.positions)
+        picked = images_at(data, index, options.split, trained.input, sampled.positions, options.reading)
         sampled.take({position: (image, labels[0] if labels else 0) for position, (image, labels) in picked.items()})
     else:
         scores = _classify(trained, data, index, options, [c for c in (sampled, confident) if c is not None])
@@ -192,8 +194,17 @@ def score(
         samples={spec.name: found for spec in specs if (found := samples(material, spec))},
         grid_size=options.grid_size,
         skipped=skipped,
-        notes=_fewer_grids(specs, explanations, options),
+        notes=[*_unread(scores, sampled), *_fewer_grids(specs, explanations, options)],
     )
+
+
+def _unread(scores: Scores | None, sampled: SampledImages | None) -> list[str]:
+    """Where images were left out because they are damaged."""
+    if scores is not None:
+        unread = scores.unread
+    else:
+        unread = 0 if sampled is None else len(sampled.positions) - len(sampled.state())
+    return [f"{unread:,} images could not be read and were left out"] if unread else []
 
 
 def _fewer_grids(
@@ -276,6 +287,7 @@ def _classify(
         rank=state.process_index,
         world=state.num_processes,
         workers=options.workers,
+        reading=options.reading,
     )
     return evaluate(
         trained,

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from bcos_cli.config import load_recipe
+from bcos_cli.data.reading import Reading
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 from bcos_models import (
@@ -219,6 +220,12 @@ def data_of(run: str) -> str:
     if data is None:
         raise BcosError(f"there are no data to go with {run!r}; give a folder of shards with --data")
     return data
+
+
+def reading_of(run_or_model: str) -> Reading:
+    """How a run reads shards; as it is by default for what is no run."""
+    config = Path(run_or_model) / "config.yaml"
+    return Reading.of(load_recipe(str(config)).data) if config.is_file() else Reading()
 
 
 def default_device() -> torch.device:

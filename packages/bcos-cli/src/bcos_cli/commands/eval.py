@@ -1,7 +1,8 @@
 """``bcos eval``."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -56,6 +57,10 @@ def evaluate(
         int | None, typer.Option(help="Images, or grids, explained at a time; halved if memory runs out.", min=1)
     ] = None,
     workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
+    on_error: Annotated[
+        Literal["stop", "skip"] | None,
+        typer.Option(help="What a damaged image or shard does; as in the run, or stop."),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all values to this file.")] = None,
     out: Annotated[
         Path | None,
@@ -78,7 +83,14 @@ def evaluate(
     check_metrics([c.name for c in conditions])
     metrics = check_metrics(metric) if metric else None
     if boxes is not None:
-        refused = {"--data": data, "--split": split, "--images": images, "--grids": grids, "--grid-size": grid_size}
+        refused = {
+            "--data": data,
+            "--split": split,
+            "--images": images,
+            "--grids": grids,
+            "--grid-size": grid_size,
+            "--on-error": on_error,
+        }
         if unused := [name for name, value in refused.items() if value is not None]:
             raise BcosError(f"{', '.join(unused)} cannot go with --boxes, which scores all annotated photographs")
     if num_processes > 1:
@@ -89,6 +101,7 @@ def evaluate(
 
     from bcos_cli.processes import leave, process_state
     from bcos_cli.reporting import evaluate_annotated, evaluate_run
+    from bcos_cli.trained import reading_of
 
     options = {
         "metrics": None if metrics is None else tuple(metrics),
@@ -102,6 +115,7 @@ def evaluate(
         "smooth": smooth,
         "options": options_by_name or None,
         "require": tuple(conditions) or None,
+        "reading": None if on_error is None else replace(reading_of(run_or_model), skip=on_error == "skip"),
     }
     given = {name: value for name, value in options.items() if value is not None}
     if boxes is not None and photos is not None:

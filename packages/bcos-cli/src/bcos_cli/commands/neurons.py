@@ -42,7 +42,7 @@ def neurons(
     from bcos_cli import console
     from bcos_cli.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
     from bcos_cli.outputs import check_folder
-    from bcos_cli.trained import data_of, load_trained
+    from bcos_cli.trained import data_of, load_trained, reading_of
 
     check_folder(out, RECORDS, inputs=image or [])
     trained = load_trained(run_or_model, weights)
@@ -52,7 +52,7 @@ def neurons(
         rows = rows_of_images(trained, image, options)
     else:
         searched = {"data": data or data_of(run_or_model), "split": split}
-        rows = neuron_rows(trained, searched["data"], split, options, workers=workers)
+        rows = neuron_rows(trained, searched["data"], split, options, workers=workers, reading=reading_of(run_or_model))
     write_neurons(rows, out, options=options, model=run_or_model, searched=searched)
     table = [
         (row.channel, f"{row.items[0].score:.3f}", f"{row.items[-1].score:.3f}", ", ".join(i.label for i in row.items))

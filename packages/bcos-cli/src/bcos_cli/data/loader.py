@@ -4,16 +4,15 @@ import signal
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
-import webdataset
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bcos_cli.config import Augment
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.data.shards import Open, Shards
+from bcos_cli.data.reading import Reading
+from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Drawing, Labelling, Sample, ShardStream
 from bcos_cli.data.transforms import BytesTransform, inference_transform, training_transform
 from bcos_cli.mistakes import dead_loader
@@ -92,9 +91,7 @@ def make_batches(
     augment: Augment | None = None,
     size: int | None = None,
     drawing: Drawing | None = None,
-    open_shard: Open | None = None,
-    skip: bool = False,
-    decoder: Literal["pillow", "torchvision"] = "pillow",
+    reading: Reading | None = None,
     pin_memory: bool = False,
 ) -> Batches:
     """Batches of `split`.
@@ -112,24 +109,23 @@ def make_batches(
         augment: for training, in equal numbers for each process; None for evaluation.
         size: side of augmented images; None for that of `spec`.
         drawing: how samples are drawn for training.
-        open_shard: opens a path or URL.
-        skip: leave out what cannot be read.
-        decoder: of JPEG.
+        reading: how; None for as it is by default.
         pin_memory: for a device that takes copies from there.
     """
+    reading = reading or Reading()
     is_random = augment is not None
     steps = inference_transform(spec) if augment is None else training_transform(spec, augment, size)
     stream = ShardStream(
         Shards.of(data, index, split),
-        BytesTransform(spec.channels, steps, is_random, decoder),
+        BytesTransform(spec.channels, steps, is_random, reading.decoder),
         Labelling(len(index.classes), index.multi_label),
         rank=rank,
         world=world,
         batch_size=batch_size,
         seed=seed,
         drawing=(drawing or Drawing()) if is_random else None,
-        open_shard=open_shard or webdataset.gopen,
-        skip=skip,
+        open_shard=reading.opener(),
+        skip=reading.skip,
     )
     loader = DataLoader(
         stream,

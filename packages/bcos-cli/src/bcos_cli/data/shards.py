@@ -2,7 +2,7 @@
 
 import contextlib
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -57,6 +57,14 @@ class Shards:
             if start < stop:
                 yield ShardSlice(self.urls[shard], start, stop, positions[shard] + start)
             seen += self.lengths[shard]
+
+    def around(self, positions: Collection[int]) -> Iterator[ShardSlice]:
+        """For each shard that has some of these positions, from the first to the last of them."""
+        for part in self.slices(0, self.total):
+            here = [p for p in positions if part.position <= p < part.position + part.stop]
+            if here:
+                first, last = min(here), max(here)
+                yield ShardSlice(part.url, first - part.position, last - part.position + 1, first)
 
 
 def read_slice(

@@ -8,7 +8,7 @@ be: all samples once, equal numbers where training needs them, with any number o
 import itertools
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from bcos_cli.data.decoding import UNREADABLE
 from bcos_cli.data.labels import parse_labels
-from bcos_cli.data.shards import VERIFY, Open, Shards, read_slice
+from bcos_cli.data.shards import VERIFY, Open, Shards, ShardSlice, read_slice
 from bcos_core.errors import BcosError
 
 Transform = Callable[[bytes, random.Random], Tensor]
@@ -160,6 +160,22 @@ class ShardStream(IterableDataset[Sample]):
         else:
             yield from self._training(epoch, worker, workers, done * self.batch_size, told)
 
+    def at(self, positions: Collection[int]) -> Iterator[Sample]:
+        """Samples at these positions of the split alone, in its order; others are not decoded.
+
+        Raises:
+            BcosError: one of them is not there, or, unless such are left out, cannot be read.
+        """
+        wanted, total = set(positions), self.shards.total
+        if odd := [position for position in wanted if not 0 <= position < total]:
+            raise BcosError(f"the split has positions from 0 to {total - 1}, got {min(odd)}")
+        told = _Told(self._skipped, 0, self.rank, patience=2 * total)
+        for part in self.shards.around(wanted):
+            for sample in self._slice(part, told):
+                decoded = self._decoded(sample, 0, told) if sample["position"] in wanted else None
+                if decoded is not None:
+                    yield decoded
+
     def _evaluation(self, worker: int, workers: int, done: int, told: "_Told") -> Iterator[Sample]:
         begin = self.shards.total * self.rank // self.world
         first, last = self._worker_batches(worker, workers)
@@ -192,16 +208,18 @@ class ShardStream(IterableDataset[Sample]):
         start = (window * self.world + self.rank) * length
         whole = start, start + length
         begin, end = (start + batch * self.batch_size // repeats for batch in (first, last))
-        order = None
+        order, turned = None, 0
         if shuffle:
             order = list(range(len(self.shards.urls)))
-            random.Random(f"{self.seed}/{cycle}").shuffle(order)
+            chance = random.Random(f"{self.seed}/{cycle}")
+            chance.shuffle(order)
+            turned = chance.randrange(self.shards.total)  # other images remain each time
         for turn in itertools.count():
             suffix = f"/{turn}" if turn else ""
             rng = random.Random(f"{self.seed}/{epoch}/{self.rank}/{worker}{suffix}")
             if turn:  # its own share was not enough: that of the process is larger
                 begin, end = whole
-            samples = self._balanced(self._read(begin, end, order, told), f"{epoch}{suffix}")
+            samples = self._balanced(self._read(begin + turned, end + turned, order, told), f"{epoch}{suffix}")
             if shuffle:
                 samples = webdataset.shuffle(shuffle, initial=shuffle, rng=rng)(samples)
             for sample in samples:
@@ -233,9 +251,14 @@ class ShardStream(IterableDataset[Sample]):
         return label
 
     def _read(self, begin: int, end: int, order: list[int] | None, told: "_Told | None") -> Iterator[dict[str, Any]]:
-        on_problem = told if self.skip else None
-        for part in self.shards.slices(begin, end, order):
-            yield from read_slice(part, open_shard=self.open_shard, on_problem=on_problem)
+        """Samples from `begin` to `end`, after the last of which comes the first again."""
+        total = self.shards.total
+        for first in range(0, end, total) if end > begin else ():
+            for part in self.shards.slices(begin - first, end - first, order):
+                yield from self._slice(part, told)
+
+    def _slice(self, part: ShardSlice, told: "_Told | None") -> Iterator[dict[str, Any]]:
+        return read_slice(part, open_shard=self.open_shard, on_problem=told if self.skip else None)
 
     def _worker_batches(self, worker: int, workers: int) -> tuple[int, int]:
         """Whole batches for every worker; as many for each as the loader will ask of it in turn."""

@@ -29,19 +29,27 @@ def verify(data: str | Path, index: ShardIndex, on_shard: Callable[[], None] | N
     return problems
 
 
+def size_problem(path: Path, shard: ShardRecord) -> str | None:
+    """Say what is wrong with a local shard at first sight: missing, or of another size."""
+    if not path.is_file():
+        return "missing"
+    size = path.stat().st_size
+    return None if size == shard.bytes else _other_size(size, shard)
+
+
+def _other_size(size: int, shard: ShardRecord) -> str:
+    return f"has {size} bytes, the index says {shard.bytes}"
+
+
 def _problem(url: str, shard: ShardRecord, index: ShardIndex) -> str | None:
-    if not is_url(url):
-        path = Path(url)
-        if not path.is_file():
-            return "missing"
-        if path.stat().st_size != shard.bytes:  # known without reading it
-            return f"has {path.stat().st_size} bytes, the index says {shard.bytes}"
+    if not is_url(url) and (problem := size_problem(Path(url), shard)) is not None:  # known without reading it
+        return problem
     try:
         scan = scan_shard(url, len(index.classes))
     except BcosError as reason:
         return str(reason)
     if scan.bytes != shard.bytes:
-        return f"has {scan.bytes} bytes, the index says {shard.bytes}"
+        return _other_size(scan.bytes, shard)
     if scan.sha256 != shard.sha256:
         return "its SHA-256 differs from the index: the content was changed or damaged"
     if scan.problems:

@@ -6,9 +6,8 @@ from pathlib import Path
 import webdataset
 
 from bcos_cli import console
-from bcos_cli.data.cache import open_shard
 from bcos_cli.data.index import ShardIndex, is_url, shard_urls
-from bcos_cli.data.verify import verify
+from bcos_cli.data.verify import size_problem, verify
 from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem, some
 from bcos_core.errors import BcosError, first_line
 
@@ -42,21 +41,16 @@ def _at_a_glance(run: PlannedRun) -> Findings:
     records = [record for split in _splits(run) for record in run.index.of(split)]
     urls = shard_urls(run.data, records)
     local = [(Path(url), record) for url, record in zip(urls, records, strict=True) if not is_url(url)]
-    missing = [record.name for path, record in local if not path.is_file()]
-    if missing:
-        yield problem(f"{len(missing)} shards are missing: {some(missing)}; {_VERIFY}")
-    changed = [record.name for path, record in local if path.is_file() and path.stat().st_size != record.bytes]
-    if changed:
-        yield problem(f"{len(changed)} shards have other sizes than the index says: {some(changed)}; {_VERIFY}")
-    if local and not missing and not changed:
+    wrong = [f"{record.name} {reason}" for path, record in local if (reason := size_problem(path, record))]
+    if wrong:
+        yield problem(f"{len(wrong)} of {len(local):,} local shards are damaged: {some(wrong)}; {_VERIFY}")
+    elif local:
         yield ok(f"{len(local):,} local shards have the sizes of the index; --hashes reads them too")
-    cache = run.recipe.data
     for split in _splits(run):
         url = shard_urls(run.data, run.index.of(split)[:1])[0]
         if is_url(url):
-            opened = open_shard(cache.cache, cache.cache_gb) or webdataset.gopen
             try:
-                with opened(url) as stream, tarfile.open(fileobj=stream, mode="r|*"):
+                with webdataset.gopen(url) as stream, tarfile.open(fileobj=stream, mode="r|*"):
                     yield ok(f"split {split}: {url} can be read")
             except (OSError, tarfile.TarError, BcosError) as reason:
                 yield problem(f"split {split}: cannot read {url}: {first_line(reason)}")

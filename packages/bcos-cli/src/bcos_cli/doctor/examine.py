@@ -29,7 +29,8 @@ def examine(recipe: Recipe, out: Path, *, processes: int = 1, hashes: bool = Fal
     """
     if recipe.data.path is None:
         raise BcosError("there are no data to train on; give a folder of shards with --data")
-    run = PlannedRun(recipe, load_index(recipe.data.path), out, processes, hashes)
+    uncached = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": None})})
+    run = PlannedRun(uncached, load_index(recipe.data.path), out, processes, hashes)
     network = NetworkCheck(run)
     yield from _made("plugins", check_plugins())
     yield from _made("data", check_data(run))

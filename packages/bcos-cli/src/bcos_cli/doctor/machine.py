@@ -89,8 +89,9 @@ def _disk(run: PlannedRun, checkpoint_bytes: int | None) -> Findings:
         yield problem(f"{str(there)!r} cannot be written to; choose another folder with --out")
         return
     count = run.recipe.train.keep_checkpoints + 2  # the best, and one that is being written
-    wanted, free = count * checkpoint_bytes, shutil.disk_usage(there).free
-    text = f"{gigabytes(wanted)} for {count} checkpoints, of {gigabytes(free)} of free disk at {str(there)!r}"
+    earlier = sum(file.stat().st_size for file in RunFolder(run.out).checkpoints.rglob("*") if file.is_file())
+    wanted, free = max(count * checkpoint_bytes - earlier, 0), shutil.disk_usage(there).free
+    text = f"{gigabytes(wanted)} more for {count} checkpoints, of {gigabytes(free)} of free disk at {str(there)!r}"
     if wanted > free:
         yield problem(f"{text}; make room, or lower train.keep_checkpoints")
     else:
@@ -110,10 +111,10 @@ def _trackers(run: PlannedRun) -> Findings:
 def _folder(run: PlannedRun) -> Findings:
     folder, name = RunFolder(run.out), str(run.out)
     if not folder.config.exists():
-        if run.out.exists() and (run.out.is_file() or any(run.out.iterdir())):
-            yield problem(f"{name!r} is not empty, and no run; choose another folder with --out")
-        else:
+        if folder.is_free():
             yield ok(f"{name!r} is free")
+        else:
+            yield problem(f"{name!r} is not empty, and no run; choose another folder with --out")
         return
     if folder.is_in_use():
         yield problem(f"another process is training into {name!r}; choose another folder with --out")

@@ -70,7 +70,7 @@ class Checkpoints:
             BcosError: it cannot be written; what was there before is still there.
         """
         final = self.folder / f"step-{progress.step:08d}"
-        aside = self.folder / f".{final.name}.tmp"
+        aside = _aside(final)
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
@@ -89,7 +89,7 @@ class Checkpoints:
                 "make room on the disk and continue with --resume"
             ) from reason
         for old in self.all()[: -self.keep]:
-            shutil.rmtree(old, ignore_errors=True)  # somebody may be reading it
+            shutil.rmtree(old.rename(_aside(old)), ignore_errors=True)  # somebody may be reading it
         return final
 
     def keep_best(self, checkpoint: Path) -> None:
@@ -98,7 +98,7 @@ class Checkpoints:
         Raises:
             BcosError: they cannot be written.
         """
-        aside = self.folder / f".{BEST}.tmp"
+        aside = _aside(self.folder / BEST)
         try:
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir()
@@ -112,9 +112,15 @@ class Checkpoints:
             ) from reason
 
     def clean(self) -> None:
-        """Remove what a killed run was writing."""
+        """Remove what a killed run was writing or removing, and put back what it was replacing."""
         for stale in self.folder.glob(".*.tmp"):
             shutil.rmtree(stale, ignore_errors=True)
+        for old in self.folder.glob(".*.old"):
+            final = self.folder / old.name.removeprefix(".").removesuffix(".old")
+            if final.exists():
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                old.rename(final)
 
     def all(self) -> list[Path]:
         """All checkpoints that are whole, oldest first; not the best."""
@@ -161,6 +167,11 @@ def _damaged(checkpoint: Path, reason: Exception) -> BcosError:
     return BcosError(
         f"the checkpoint {checkpoint} is damaged ({first_line(reason)[:120]}); remove it to resume from the one before"
     )
+
+
+def _aside(final: Path) -> Path:
+    """Where a checkpoint is while it is not whole."""
+    return final.with_name(f".{final.name}.tmp")
 
 
 def _replace(aside: Path, final: Path) -> None:

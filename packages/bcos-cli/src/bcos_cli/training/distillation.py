@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, SumMetric
+from torchmetrics import MeanMetric
 
 from bcos_cli import console
 from bcos_cli.config import Distillation
 from bcos_cli.data.loader import Batches
+from bcos_cli.processes import largest, total
 from bcos_cli.trained import TrainedModel, load_trained
 from bcos_core.errors import BcosError
 
@@ -88,6 +89,8 @@ class Agreement:
     cosine: float
     """Mean cosine of the outputs."""
     images_per_second: float
+    unread: int = 0
+    """Images that could not be read and were left out."""
 
     @property
     def loss(self) -> float:
@@ -101,24 +104,41 @@ class Agreement:
 
 
 def agreement(
-    teacher: Teacher, network: nn.Module, batches: Batches, *, device: torch.device, show_progress: bool = True
+    teacher: Teacher,
+    network: nn.Module,
+    batches: Batches,
+    *,
+    device: torch.device,
+    show_progress: bool = True,
+    together: bool = False,
 ) -> Agreement:
-    """Compare a network with its teacher on all images of `batches`, over all processes."""
+    """Compare a network with its teacher on all images of `batches`, over all processes.
+
+    Arguments and errors as of :func:`bcos_cli.evaluation.evaluate`.
+    """
     was_training = network.training
     network.eval()
     like = next(network.parameters()).dtype
-    cosine, samples = MeanMetric().to(device), SumMetric().to(device)
+    cosine, seen, done = MeanMetric().to(device), 0, 0
+    most = largest(len(batches), device) if together else 0
+    own = teacher.student.input
+    pixels = torch.zeros(1, own.channels, own.size, own.size, device=device)
     start = time.perf_counter()
     with torch.inference_mode(), console.counted("evaluating", len(batches), show_progress) as counter:
         for images, _, _ in batches.epoch(0):
             pixels = images.to(device).float() / 255
             outputs = network(teacher.student.encode(pixels).to(like)).float()
             cosine.update(F.cosine_similarity(outputs, teacher.answer(pixels)))
-            samples.update(len(images))
+            done += 1
+            seen += len(images)
             counter.advance(images=len(images))
+        for _ in range(most - done):
+            network(teacher.student.encode(pixels).to(like))
     network.train(was_training)
-    count = int(samples.compute())
-    return Agreement(count, float(cosine.compute()), count / (time.perf_counter() - start))
+    count, unread = total(seen, device), total(batches.stream.skipped, device)
+    if count == 0:
+        raise BcosError(f"none of {unread:,} images could be read; check them with: bcos shards verify")
+    return Agreement(count, float(cosine.compute()), count / (time.perf_counter() - start), unread)
 
 
 class Objective(nn.Module):

@@ -8,11 +8,13 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from bcos_cli import console
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.evaluation import Scores, evaluate
+from bcos_cli.processes import total
 from bcos_cli.trained import TrainedModel, load_trained
 from bcos_cli.training import efficiency, state
 from bcos_cli.training.checkpoint import EMA, MODEL, Progress, load_tensors
@@ -68,10 +70,11 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
         with accelerator.main_process_first():
             if accelerator.is_main_process:
                 held.enter_context(folder.opened(recipe, resume=resume))
+        folder.check_seen()
         run = _Run(Setup(recipe, index, folder, accelerator))
+        held.enter_context(run.setup.stopper.listening())
         held.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
-        with run.setup.stopper.listening():
-            scores = run.to_the_end(resume)
+        scores = run.to_the_end(resume)
     return TrainingResult(run.setup.trained, scores, index, recipe.data.path)
 
 
@@ -202,7 +205,10 @@ class _Run:
         Raises:
             BcosError: they are not.
         """
-        bad = [name for name, p in self.setup.network.named_parameters() if not bool(torch.isfinite(p).all())]
+        names, values = zip(*self.setup.network.named_parameters(), strict=True)
+        own = [value.to_local() if isinstance(value, DTensor) else value for value in values]
+        finite = torch.stack([torch.isfinite(value).all() for value in own]).tolist()  # waits for the device once
+        bad = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
         if self.setup.stepper.any_process(bool(bad)):
             raise BcosError(
                 f"weights are not finite after epoch {self.progress.epoch + 1}, step {self.progress.step:,} "
@@ -227,10 +233,12 @@ class _Run:
         values = epoch_line(progress, loss, setup.optimizer.param_groups[0]["lr"], plain, averaged)
         images = len(setup.batches.stream) * accelerator.num_processes
         values |= {"images_per_second": images / progress.seconds, "seconds": progress.seconds}
-        unread = torch.tensor(setup.batches.stream.skipped, device=accelerator.device)
-        if skipped := int(accelerator.reduce(unread)):
-            values["skipped"] = skipped
-            accelerator.print(f"epoch {progress.epoch + 1}: {skipped:,} images could not be read and were left out")
+        unread = {"": total(setup.batches.stream.skipped, accelerator.device), "test_": self.scores.unread}
+        for prefix, skipped in unread.items():
+            if skipped:
+                values[f"{prefix}skipped"] = skipped
+                what = f"{skipped:,} {prefix.rstrip('_') or 'training'} images"
+                accelerator.print(f"epoch {progress.epoch + 1}: {what} could not be read and were left out")
         if progress.left_out:
             values["steps_left_out"] = progress.left_out
         accelerator.log({k: v for k, v in values.items() if k not in ("epoch", "step")}, step=progress.step)
@@ -251,7 +259,14 @@ class _Run:
         setup, main = self.setup, self.accelerator.is_main_process
         device = self.accelerator.device
         if setup.learns_embedding and setup.teacher is not None:
-            return agreement(setup.teacher, network, setup.test_batches, device=device, show_progress=main)
+            return agreement(
+                setup.teacher,
+                network,
+                setup.test_batches,
+                device=device,
+                show_progress=main,
+                together=setup.sharded,
+            )
         loss = make_loss(self.recipe.train.loss, LossOptions(evaluation=True))
         return evaluate(
             setup.trained,

@@ -5,9 +5,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from bcos_cli.config import Recipe
-from bcos_cli.data.cache import open_shard
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.loader import Batches, make_batches
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.stream import Drawing
 from bcos_cli.training.batching import BatchPlan
 from bcos_core.errors import BcosError
@@ -56,8 +56,6 @@ def _common(recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Acc
         "world": accelerator.num_processes,
         "workers": data.workers,
         "seed": recipe.train.seed,
-        "open_shard": open_shard(data.cache, data.cache_gb),
-        "skip": data.on_error == "skip",
-        "decoder": data.decoder,
+        "reading": Reading.of(data),
         "pin_memory": accelerator.device.type == "cuda",
     }

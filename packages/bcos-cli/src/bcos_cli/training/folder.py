@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from bcos_core.files import naming, write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
 LOCK = ".lock"
+SEEN_WITHIN = 60.0
+"""Seconds after which a file of another machine must be seen here."""
 FREE_TO_CHANGE = (
     "data.path",
     "data.cache",
@@ -62,6 +65,8 @@ class RunFolder:
         self._check_run() if resume else self._check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         with self.locked():
+            for stale in self.path.glob(".*.tmp"):  # what a killed run was writing
+                stale.unlink(missing_ok=True)
             self.resume(recipe) if resume else self.start(recipe)
             yield
 
@@ -74,7 +79,7 @@ class RunFolder:
         """
         lock = FileLock(self.path / LOCK)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=1)  # somebody may be looking whether it is in use
         except Timeout as reason:
             raise BcosError(
                 f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
@@ -84,6 +89,25 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def is_free(self) -> bool:
+        """Whether there is nothing here but what a killed start may have left."""
+        return not self.path.exists() or (self.path.is_dir() and all(p.name[0] == "." for p in self.path.iterdir()))
+
+    def check_seen(self) -> None:
+        """Be sure that this process sees the run that the main one has started.
+
+        Raises:
+            BcosError: it does not, even after a while, which shared file systems may need.
+        """
+        until = time.monotonic() + SEEN_WITHIN
+        while not self.config.exists():
+            if time.monotonic() > until:
+                raise BcosError(
+                    f"the run's folder {str(self.path)!r} is not seen on {socket.gethostname()}; choose one that all "
+                    "machines share with --out"
+                )
+            time.sleep(0.1)
 
     def is_in_use(self) -> bool:
         """Whether a process is training into this folder."""
@@ -126,8 +150,8 @@ class RunFolder:
             write_atomically(self.config, dump_recipe(recipe))
 
     def _check_free(self) -> None:
-        """Refuse a folder with anything in it but what a killed start may have left."""
-        if self.path.is_file() or (self.path.is_dir() and any(p.name[0] != "." for p in self.path.iterdir())):
+        """Refuse a folder with anything in it."""
+        if not self.is_free():
             raise BcosError(
                 f"{str(self.path)!r} is not empty; continue that run with --resume, or choose another folder with --out"
             )

@@ -77,7 +77,17 @@ def uniform_off_label_bce(options: LossOptions) -> nn.Module:
 
 def cross_entropy(options: LossOptions) -> nn.Module:
     """Build the loss ``cross_entropy``."""
-    return nn.CrossEntropyLoss(options.class_weights, label_smoothing=options.label_smoothing)
+    return _CrossEntropy(options.class_weights, reduction="none", label_smoothing=options.label_smoothing)
+
+
+class _CrossEntropy(nn.CrossEntropyLoss):
+    """Averaged over images, also where classes have weights.
+
+    torch divides by the weights of a batch: the sum of two halves of it would be another one than of the whole.
+    """
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        return super().forward(input, target).mean()
 
 
 def class_weights(train: Train, index: ShardIndex, split: str) -> Tensor | None:

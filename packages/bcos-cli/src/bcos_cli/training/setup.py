@@ -15,9 +15,12 @@ from accelerate.utils import (
 from timm.utils import ModelEmaV3  # type: ignore[attr-defined] # reason: timm exports implicitly
 from torch import nn
 
+from bcos_cli.collecting import SampledImages
 from bcos_cli.config import Recipe
 from bcos_cli.config.described import flat
 from bcos_cli.data.index import ShardIndex
+from bcos_cli.data.picked import images_at
+from bcos_cli.data.reading import Reading
 from bcos_cli.processes import PATIENCE, has_no_accelerator
 from bcos_cli.training import efficiency, state
 from bcos_cli.training.annealing import Annealer
@@ -171,7 +174,11 @@ class Setup:
         if not count or self.sharded or self.learns_embedding or not self.accelerator.is_main_process:
             return None
         assert data.path is not None
-        return Watcher(self.trained, self.folder, data.path, self.index, data.test_split, count)
+        positions = SampledImages(count, self.index.samples(data.test_split)).positions
+        found = images_at(data.path, self.index, data.test_split, self.trained.input, positions, Reading.of(data))
+        return (
+            Watcher(self.trained, self.folder, torch.stack([image for image, _ in found.values()])) if found else None
+        )
 
     def start_trackers(self) -> None:
         """Open the trackers, each with the recipe."""

@@ -130,7 +130,7 @@ class Stepper:
     def _clip(self) -> None:
         clipping, scaler = self.clipping, self.accelerator.scaler
         if clipping.norm is not None or (self.skips and scaler is None):
-            norm = self.accelerator.clip_grad_norm_(self.parameters, clipping.norm or float("inf"))
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), clipping.norm or float("inf"))
             if self.skips and scaler is None and norm is not None and not bool(torch.isfinite(norm)):
                 self.left_out_step = True
         if clipping.adaptive is not None:

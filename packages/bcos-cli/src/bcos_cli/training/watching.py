@@ -4,11 +4,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bcos_cli import console
-from bcos_cli.collecting import SampledImages
-from bcos_cli.data.index import ShardIndex
-from bcos_cli.data.picked import images_at
 from bcos_cli.pictures import as_floats, smoothing
 from bcos_cli.trained import TrainedModel
 from bcos_cli.training.efficiency import as_written
@@ -24,27 +22,20 @@ _SIDE = 96
 
 
 class Watcher:
-    """Explains test images, spread evenly over their split, and writes ``explanations/epoch-NNNN.png``.
+    """Explains a few images, and writes ``explanations/epoch-NNNN.png``.
 
     Columns are images; rows the image, W(x) as a colour image, and the contributions to the class predicted.
 
     Args:
         trained: what the network sees.
         folder: of the run.
-        data: shards.
-        index: of them.
-        split: of test images.
-        count: of images.
+        images: 8-bit (N, C, H, W).
     """
 
-    def __init__(
-        self, trained: TrainedModel, folder: RunFolder, data: str, index: ShardIndex, split: str, count: int
-    ) -> None:
+    def __init__(self, trained: TrainedModel, folder: RunFolder, images: Tensor) -> None:
         self.trained = trained
         self.folder = folder
-        positions = sorted(SampledImages(count, index.samples(split)).positions)
-        found = images_at(data, index, split, trained.input, positions)
-        self.images = torch.stack([found[position][0] for position in positions])
+        self.images = images
 
     def look(self, model: torch.nn.Module, epoch: int, step: int, accelerator: Accelerator) -> bool:
         """Explain the images with the network as it is; return False, with a word, where that is not possible."""

@@ -1,0 +1,36 @@
+"""How shards are read: the same in training, in the scores after it and in the report. Imports no torch."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import webdataset
+
+from bcos_cli.config import Data
+from bcos_cli.data.cache import open_shard
+from bcos_cli.data.shards import Open
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a recipe says of it."""
+
+    skip: bool = False
+    """Leave out what cannot be read, count it and tell it; else it is an error."""
+    decoder: Literal["pillow", "torchvision"] = "pillow"
+    """Of JPEG."""
+    cache: str | None = None
+    """Folder for copies of remote shards."""
+    cache_gb: float = 100.0
+
+    @classmethod
+    def of(cls, data: Data) -> "Reading":
+        """Take it from the section ``data`` of a recipe."""
+        return cls(data.on_error == "skip", data.decoder, data.cache, data.cache_gb)
+
+    def opener(self) -> Open:
+        """What opens a path or URL.
+
+        Raises:
+            BcosError: the folder for copies cannot be made.
+        """
+        return open_shard(self.cache, self.cache_gb) or webdataset.gopen

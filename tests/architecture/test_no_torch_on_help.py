@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+PACKAGES = Path(__file__).parents[2] / "packages"
 
 COMMANDS = [
     ["--help"],
@@ -34,6 +37,24 @@ def test_command_imports_no_torch(arguments):
     done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
     status = 2 if "nowhere" in arguments or "train.epoch=1" in arguments else 0
     assert done.stderr.splitlines()[-1] == f"{status} False False", done.stderr
+
+
+def test_modules_that_say_so_import_no_torch():
+    sources = [path for package in PACKAGES.glob("*/src") for path in package.rglob("*.py")]
+    names = [
+        ".".join(path.relative_to(path.parents[len(path.parts) - path.parts.index("src") - 2]).with_suffix("").parts)
+        for path in sources
+        if "Imports no torch." in path.read_text().partition('"""')[2].partition('"""')[0]
+    ]
+    assert len(names) > 20
+    code = (
+        "import importlib, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    importlib.import_module(name.removesuffix('.__init__'))\n"
+        "    assert 'torch' not in sys.modules, name\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("package", ["bcos_core", "bcos_models", "bcos_explain", "bcos_cli"])

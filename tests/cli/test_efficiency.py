@@ -95,3 +95,25 @@ def test_checkpointed_blocks_change_running_statistics_once_and_save_memory():
     assert all(torch.equal(a, b) for a, b in zip(gradients, again, strict=True))
     assert all(torch.equal(buffers[key], buffers_again[key]) for key in buffers)
     assert saved[1] < saved[0] / 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["whole", "regional"])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # looked at by the compiler
+def test_checkpointed_blocks_can_be_compiled(how):
+    torch.manual_seed(0)
+    model = create_model("cifar10_resnet20", depths=[2], width=8).train()
+    x = torch.rand(4, 6, 16, 16)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+
+    def step():
+        model.load_state_dict(before)
+        model.zero_grad()
+        loss = model(x).square().sum()
+        loss.backward()
+        return loss, *(p.grad.clone() for p in model.parameters()), *(value.clone() for value in model.buffers())
+
+    plain = step()
+    checkpoint_activations(model)
+    compile_network(model, how, "aot_eager")
+    torch.testing.assert_close(step(), plain, rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from damaging import replace_members
 
 from bcos_cli.data.index import INDEX_NAME, load_index
 from bcos_cli.reporting import evaluate_run
+from bcos_cli.training import engine
 from bcos_cli.training.engine import train
 from bcos_core import BcosError
 
@@ -65,6 +66,13 @@ def test_average_of_weights_follows_its_definition_and_is_what_is_saved(run, rec
     AcceleratorState._reset_state(reset_partial_state=True)
     scored = evaluate_run(str(folder), None, None, None, {"metrics": ("top1", "loss")})
     assert scored.metrics["loss"] == pytest.approx(lines(folder)[-1]["ema_loss"], rel=1e-6)
+
+
+def test_nothing_is_averaged_before_the_warm_up_is_over(run, recipe):
+    kept = {"epochs": 2, "checkpoint_steps": 1, "keep_checkpoints": 100}
+    folder = run(recipe(ema={"decay": 0.8}, schedule={"warmup_steps": 3}, train=kept))
+    for number, step in enumerate(sorted((folder / "checkpoints").glob("step-*")), start=1):
+        assert equal(weights(step), weights(step, "ema")) is (number <= 4)  # the fourth begins the average
 
 
 def test_run_that_does_not_become_better_ends_early_with_its_best_weights(run, recipe):
@@ -197,15 +205,25 @@ def damaged(shards, tmp_path):
     return str(folder)
 
 
-def test_damaged_data_end_the_run_or_are_left_out_and_counted(damaged, run, recipe, capsys):
+def test_damaged_data_end_the_run_or_are_left_out_and_counted(damaged, run, recipe, capsys, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
     with pytest.raises(BcosError, match=r"bcos shards verify|cannot be read"):
         run(recipe(data={"path": damaged}), "stopped")
-    folder = run(recipe(data={"path": damaged, "on_error": "skip"}))
+    made = recipe(data={"path": damaged, "on_error": "skip"})
+    folder = run(made)
     out = capsys.readouterr()
     assert all(line["skipped"] >= 2 for line in lines(folder))
     assert [line["step"] for line in lines(folder)] == [3, 6]
     assert "images could not be read and were left out" in out.out
     assert "bcos: left out" in out.err
+
+    with monkeypatch.context() as patched:  # killed before the first epoch has its line
+        patched.setattr(engine, "scores_of", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run(made, "killed")
+    assert lines(run(made, "killed", resume=True)) == lines(folder)
 
 
 def test_classes_can_be_drawn_equally_and_images_repeated(run, recipe):

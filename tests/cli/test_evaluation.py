@@ -116,6 +116,23 @@ def test_scores_do_not_depend_on_the_batches(batch_size, trained, batches):
     assert one.loss == pytest.approx(two.loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_network_in_parts_can_be_trained_after_it_was_scored(together, trained, batches):
+    """FSDP keeps tensors that the first pass has made, which inference mode would make useless for training."""
+    seen = []
+
+    class Seen:
+        def update(self, images, labels, confidences, predictions, keys):
+            seen.append(confidences.is_inference())
+
+        state, merge = list, seen.count
+
+    model = trained("sigmoid")
+    device = torch.device("cpu")
+    evaluate(model, model.model, batches(), make_loss("bce"), device=device, collectors=[Seen()], together=together)
+    assert set(seen) == {not together}
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_model_is_left_in_the_mode_it_was_in(training, trained, batches):
     model = trained("sigmoid")

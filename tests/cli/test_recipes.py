@@ -11,6 +11,7 @@ import yaml
 
 from bcos_cli.config import load_recipe, validate_recipe
 from bcos_cli.plugins import recipes
+from bcos_cli.training.setup import decay_of
 from bcos_core.norms import norm_names
 from bcos_core.plugins import resolve
 from bcos_models import get_spec, list_models
@@ -63,14 +64,15 @@ def published():
 def test_every_published_network_has_the_recipe_it_was_trained_with(model):
     """Transcribed from the description of the reference's experiments."""
     recipe = loaded(f"imagenet_{model}")
-    assert recipe.model.name == model.removesuffix("_long")
-    long, vit, plain = model.endswith("_long"), "vit" in model, model.startswith("standard")
+    assert recipe.model.name == model
+    long, vit, plain = model.endswith("_long") or "convnext" in model, "vit" in model, model.startswith("standard")
     epochs = 600 if long else 100 if model.startswith("resnext") else 90
     assert (recipe.train.epochs, recipe.train.batch_size) == (epochs, 1024 if long or vit else 256)
     assert recipe.train.loss == ("cross_entropy" if plain else "uniform_off_label_bce")
     assert (recipe.optimizer.name, recipe.optimizer.lr) == ("adamw" if plain else "adam", 0.001)
-    if not vit:
+    if not plain:
         assert (recipe.clipping.adaptive, recipe.clipping.adaptive_eps) == (0.01, 0.001)
+    if not vit:
         assert (recipe.schedule.warmup_epochs, recipe.schedule.warmup_factor) == (5, 0.01)
     else:
         slow = "_l_" in model or "simple_vit_b" in model
@@ -78,9 +80,12 @@ def test_every_published_network_has_the_recipe_it_was_trained_with(model):
         assert recipe.mixing.mixup == 0.2
         assert recipe.data.augment.rand_augment.magnitude == 10
         assert recipe.clipping.norm == (1.0 if plain else None)
+        assert recipe.clipping.adaptive == (None if plain else 0.01)
         assert recipe.optimizer.weight_decay == (0.0001 if plain else 0)
     if long:
         assert (recipe.ema.decay, recipe.ema.every, recipe.data.train_image_size) == (0.99998, 32, 176)
+        assert decay_of(recipe.ema, recipe.train) == pytest.approx(1 - 2e-5 * 1024 * 32 / 600, abs=1e-9)
+        assert get_spec(model).input.resize == 232
         assert recipe.data.repeats == (1 if "densenet" in model else 4)
         assert (recipe.mixing.mixup, recipe.mixing.cutmix, recipe.data.augment.random_erasing) == (0.2, 1.0, 0.1)
         assert recipe.data.augment.trivial_augment

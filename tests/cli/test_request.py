@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.training.request import TrainRequest, resolve_request
+from bcos_cli.training.request import TrainRequest, resolve_request, with_accelerate
 from bcos_core import BcosError
 
 
@@ -61,6 +61,36 @@ def test_run_that_may_be_there_is_started_if_it_is_not(tmp_path):
 def test_too_little_is_refused(given, message):
     with pytest.raises(BcosError, match=message):
         resolve(**given)
+
+
+def with_precision(recipe, own, asked, backend="no"):
+    environment = {"ACCELERATE_MIXED_PRECISION": asked, "ACCELERATE_DYNAMO_BACKEND": backend}
+    return with_accelerate(recipe(train={"precision": own}), environment).train.precision
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "used"),
+    [("no", "no", "no"), ("bf16", "no", "bf16"), ("no", "bf16", "bf16"), ("fp16", "fp16", "fp16")],
+)
+def test_precision_of_accelerates_configuration_counts_where_the_recipe_has_none(own, asked, used, recipe):
+    assert with_precision(recipe, own, asked) == used
+    assert with_accelerate(recipe(), {}) == recipe()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ("fp16", "bf16"),
+            "Accelerate's configuration has mixed_precision=bf16, the recipe train.precision=fp16;",
+        ),
+        (("no", "fp8"), "Accelerate's configuration has mixed_precision=fp8, the recipe train.precision=no; make"),
+        (("no", "no", "INDUCTOR"), "Accelerate's configuration has the dynamo backend INDUCTOR; .* use train.compile"),
+    ],
+)
+def test_settings_of_accelerate_that_would_not_count_are_refused(given, message, recipe):
+    with pytest.raises(BcosError, match=message):
+        with_precision(recipe, *given)
 
 
 def test_other_number_of_classes_than_expected_is_refused(shards):

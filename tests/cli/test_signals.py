@@ -10,9 +10,11 @@ import pytest
 from killing_checks import assert_same, metrics
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.training.engine import train
+from bcos_cli.training import engine
+from bcos_cli.training.ending import finish
+from bcos_cli.training.engine import train, trained
 from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.stopping import EXIT_STATUS
+from bcos_cli.training.stopping import EXIT_STATUS, Preempted
 from bcos_core import BcosError
 
 
@@ -63,6 +65,7 @@ def test_pre_empted_run_exits_with_its_status_and_resumes_bit_identical(long_rec
     assert process.returncode == EXIT_STATUS == 75, told
     assert "ended by SIGUSR1 after step" in told
     assert "Traceback" not in told
+    assert RunFolder(tmp_path / "run").preempted.exists()
     assert 2 <= len(metrics(tmp_path / "run")) < 30
     train(long_recipe, tmp_path / "run", resume=True)
     train(long_recipe, tmp_path / "whole")
@@ -83,6 +86,39 @@ def test_pre_empted_processes_agree_and_fewer_of_them_go_on(long_recipe, start, 
     assert "resumed with 1 processes instead of 2" in said
     assert [line["epoch"] for line in metrics(tmp_path / "run")] == list(range(1, 31))
     assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("moment", ["before", "while it is scored"])
+def test_signal_after_the_last_epoch_ends_the_scoring_which_is_done_on_resuming(moment, recipe, tmp_path, monkeypatch):
+    """Nobody else gets the folder meanwhile."""
+    wanted, out = recipe(train={"epochs": 1}), tmp_path / "run"
+    reached = []
+
+    def finish_and_send(*arguments):
+        if moment == "before":
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return finish(*arguments)
+
+    def train_and_score():
+        with trained(wanted, out):
+            reached.append("scoring")
+            assert RunFolder(out).is_in_use()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+            reached.append("the end")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "finish", finish_and_send)
+        with pytest.raises(Preempted):
+            train_and_score()
+    assert reached == ([] if moment == "before" else ["scoring"])
+    assert RunFolder(out).preempted.exists()
+    assert not RunFolder(out).is_in_use()
+    before = metrics(out)
+    with trained(wanted, out, resume=True) as result:
+        assert not RunFolder(out).preempted.exists()
+        assert result.scores.samples == 7
+    assert metrics(out) == before
 
 
 def test_two_runs_into_one_folder_are_refused(recipe, tmp_path):

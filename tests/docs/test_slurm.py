@@ -61,6 +61,40 @@ def test_command_of_the_job_is_one_that_bcos_takes(job, tmp_path):
     assert job.wait(20) == 0
 
 
+SRUN = """#!/bin/bash
+echo "$@" > srun
+while [ "$1" != bash ]; do shift; done
+for k in 0 1; do SLURM_PROCID=$k SLURM_LOCALID=$k "$@" & done
+status=0
+for job in $(jobs -p); do wait $job || status=$?; done
+exit $status
+"""
+TASK = """#!/bin/bash
+echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR $MASTER_PORT $@" > "task$RANK"
+exit $(cat go)
+"""
+
+
+@pytest.mark.parametrize("status", [0, 2, 75])
+def test_tasks_on_several_nodes_know_each_other_and_hand_on_their_status(status, tmp_path):
+    scontrol = '#!/bin/bash\n[ "$1" = show ] && echo first || echo "$@" > requeued\n'
+    for name, text in (("bcos", TASK), ("scontrol", scontrol), ("srun", SRUN)):
+        path = tmp_path / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    (tmp_path / "go").write_text(str(status))
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_JOB_NODELIST": "n", "SLURM_CPUS_PER_TASK": "8"}
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    environment = {**os.environ, **slurm, "PATH": path, "DATA": "s h", "RUN": "run"}
+    done = subprocess.run(["bash", SCRIPT.with_name("several-nodes.sbatch")], cwd=tmp_path, env=environment, timeout=60)
+    assert done.returncode == status
+    assert (tmp_path / "requeued").exists() is (status == 75)
+    command = "train imagenet_bcos_final --data s h --out run --auto-resume"
+    for rank in range(2):
+        assert (tmp_path / f"task{rank}").read_text() == f"{rank} {rank} 2 first 20007 {command}\n"
+
+
 @pytest.mark.parametrize("script", sorted(SCRIPT.parent.glob("*.sbatch")), ids=lambda path: path.stem)
 def test_scripts_are_bash(script):
     subprocess.run(["bash", "-n", str(script)], check=True)

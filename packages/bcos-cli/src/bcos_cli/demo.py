@@ -9,7 +9,7 @@ from bcos_cli.data.digits import digits_source
 from bcos_cli.data.pack import pack
 from bcos_cli.explaining import explain_files
 from bcos_cli.reporting import finish_run
-from bcos_cli.training.engine import train
+from bcos_cli.training.engine import trained
 from bcos_core.errors import BcosError
 
 RECIPE = "digits"
@@ -39,7 +39,8 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     console.err.print(
         f"packed {len(source.items):,} images of {len(index.classes)} classes into {len(index.shards)} shards"
     )
-    finish_run(train(recipe, run), recipe, run)
+    with trained(recipe, run) as result:
+        finish_run(result, recipe, run)
 
     images.mkdir(parents=True)
     tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]

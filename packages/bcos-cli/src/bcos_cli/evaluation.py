@@ -189,7 +189,8 @@ def evaluate(
     start = time.perf_counter()
     dtype = next((p.dtype for p in model.parameters() if p.dtype == torch.float64), torch.float32)
     x = trained.encode(torch.zeros(1, trained.input.channels, trained.input.size, trained.input.size, device=device))
-    with torch.inference_mode(), console.counted("evaluating", len(batches), show_progress) as counter:
+    no_gradient = torch.no_grad if together else torch.inference_mode  # FSDP keeps what the first pass has made
+    with no_gradient(), console.counted("evaluating", len(batches), show_progress) as counter:
         for images, labels, positions in batches.epoch(0):
             x = trained.encode(images.to(device, non_blocking=True))
             labels = labels.to(device, non_blocking=True)

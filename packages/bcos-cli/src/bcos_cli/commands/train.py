@@ -65,10 +65,10 @@ def train(
 
     from bcos_cli.processes import leave
     from bcos_cli.reporting import finish_run
-    from bcos_cli.training.engine import train as run_training
+    from bcos_cli.training.engine import trained
 
     try:
-        result = run_training(resolved.recipe, resolved.folder, resume=resolved.resume)
-        finish_run(result, resolved.recipe, resolved.folder)
+        with trained(resolved.recipe, resolved.folder, resume=resolved.resume) as result:
+            finish_run(result, resolved.recipe, resolved.folder)
     finally:
         leave()

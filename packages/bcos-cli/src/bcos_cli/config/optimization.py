@@ -35,6 +35,10 @@ class Schedule(Section):
     """Epochs after which ``step`` multiplies the learning rate by ``step_factor``."""
     step_factor: Annotated[float, Field(gt=0, lt=1)] = 0.1
 
+    def warmup(self, steps_per_epoch: int) -> int:
+        """Count the steps of the warm-up."""
+        return self.warmup_steps or round(self.warmup_epochs * steps_per_epoch)
+
 
 class Mixing(Section):
     """Mixup (Zhang et al., 2018) and CutMix (Yun et al., 2019), timm's: one of the two for a batch, by chance."""
@@ -62,5 +66,9 @@ class Ema(Section):
     """Exponential moving average of the weights, timm's; it is what is scored, kept as best and saved."""
 
     decay: Annotated[float, Field(gt=0, lt=1)]
+    """Share of the average that an update keeps; until the warm-up is over it keeps nothing."""
     every: Positive = 1
     """Steps between updates."""
+    scaled: bool = False
+    """As in torchvision's recipes: ``1 - decay`` is for one image and one epoch, and multiplied by
+    ``train.batch_size · every / train.epochs``, at most to 1."""

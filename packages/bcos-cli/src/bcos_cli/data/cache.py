@@ -1,4 +1,4 @@
-"""Copies of remote shards on this machine, of a bounded size. Imports no torch."""
+"""Copies of remote shards on this machine, of a bounded size."""
 
 import contextlib
 import hashlib
@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 from typing import IO
 
-import webdataset
 from filelock import FileLock
 
 from bcos_cli.data.index import is_url
+from bcos_cli.data.opening import open_url
 from bcos_core.errors import BcosError
 
 
@@ -36,8 +36,7 @@ class ShardCache:
             OSError: it cannot be fetched.
         """
         if not is_url(url):
-            stream: IO[bytes] = webdataset.gopen(url)
-            return stream
+            return open_url(url)
         path = self.folder / _name(url)
         with contextlib.suppress(FileNotFoundError):
             return _used(path)
@@ -52,7 +51,7 @@ class ShardCache:
         """Fetch a shard; what is returned can be read even if its file is removed."""
         aside = path.with_name(f".{path.name}.tmp")
         try:
-            with webdataset.gopen(url) as stream, aside.open("wb") as file:
+            with open_url(url) as stream, aside.open("wb") as file:
                 shutil.copyfileobj(stream, file, 1 << 20)
             copy = aside.open("rb")
             aside.replace(path)

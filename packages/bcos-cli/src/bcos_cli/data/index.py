@@ -116,9 +116,9 @@ def load_index(data: str) -> ShardIndex:
     location = index_location(data)
     try:
         if is_url(location):
-            import webdataset
+            from bcos_cli.data.opening import open_url
 
-            with webdataset.gopen(location) as stream:
+            with open_url(location) as stream:
                 text = stream.read().decode()
         else:
             text = Path(location).read_text()

@@ -1,4 +1,4 @@
-"""An index for shards that are there already. Imports no torch."""
+"""An index for shards that are there already."""
 
 import hashlib
 import json

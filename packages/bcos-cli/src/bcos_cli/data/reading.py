@@ -1,12 +1,11 @@
-"""How shards are read: the same in training, in the scores after it and in the report. Imports no torch."""
+"""How shards are read: the same in training, in the scores after it and in the report."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-import webdataset
-
 from bcos_cli.config import Data
 from bcos_cli.data.cache import open_shard
+from bcos_cli.data.opening import open_url
 from bcos_cli.data.shards import Open
 
 
@@ -33,4 +32,4 @@ class Reading:
         Raises:
             BcosError: the folder for copies cannot be made.
         """
-        return open_shard(self.cache, self.cache_gb) or webdataset.gopen
+        return open_shard(self.cache, self.cache_gb) or open_url

@@ -1,4 +1,4 @@
-"""What a shard holds, read from its first byte to its last. Imports no torch."""
+"""What a shard holds, read from its first byte to its last."""
 
 import hashlib
 import tarfile
@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-import webdataset
-
 from bcos_cli.data.labels import parse_labels
+from bcos_cli.data.opening import open_url
 from bcos_core.errors import BcosError
 
 
@@ -61,7 +60,7 @@ def scan_shard(url: str, num_classes: int | None = None) -> ShardScan:
     samples = 0
     several = False
     try:
-        stream = webdataset.gopen(url)
+        stream = open_url(url)
     except OSError as reason:
         raise BcosError(f"cannot open the shard {url!r}: {reason}") from reason
     with stream:

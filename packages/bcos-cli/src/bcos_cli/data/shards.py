@@ -1,15 +1,16 @@
 """The shards of a split as one sequence of samples, and reading a range of it."""
 
 import contextlib
+import itertools
 import tarfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-import webdataset
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from bcos_cli.data.index import ShardIndex, shard_urls
+from bcos_cli.data.opening import open_url
 from bcos_core.errors import BcosError
 
 Open = Callable[[str], IO[bytes]]
@@ -50,7 +51,7 @@ class Shards:
 
     def slices(self, begin: int, end: int, order: list[int] | None = None) -> Iterator[ShardSlice]:
         """Cut the range [begin, end) of the sequence of samples, the shards taken in `order`."""
-        positions = [sum(self.lengths[:i]) for i in range(len(self.lengths))]
+        positions = [0, *itertools.accumulate(self.lengths)]
         seen = 0
         for shard in range(len(self.urls)) if order is None else order:
             start, stop = max(begin - seen, 0), min(end - seen, self.lengths[shard])
@@ -68,7 +69,7 @@ class Shards:
 
 
 def read_slice(
-    part: ShardSlice, *, open_shard: Open = webdataset.gopen, on_problem: Problem | None = None
+    part: ShardSlice, *, open_shard: Open = open_url, on_problem: Problem | None = None
 ) -> Iterator[dict[str, Any]]:
     """Samples of a slice, as WebDataset's dictionaries, each with its ``position``.
 

@@ -19,6 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from bcos_cli.data.decoding import UNREADABLE
 from bcos_cli.data.labels import parse_labels
+from bcos_cli.data.opening import open_url
 from bcos_cli.data.shards import VERIFY, Open, Shards, ShardSlice, read_slice
 from bcos_core.errors import BcosError
 
@@ -96,7 +97,7 @@ class ShardStream(IterableDataset[Sample]):
         batch_size: int = 1,
         seed: int = 0,
         drawing: Drawing | None = None,
-        open_shard: Open = webdataset.gopen,
+        open_shard: Open = open_url,
         skip: bool = False,
     ) -> None:
         self.shards = shards

@@ -1,4 +1,4 @@
-"""Checking shards against their index. Imports no torch."""
+"""Checking shards against their index."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -33,7 +33,7 @@ def check_batches(run: PlannedRun) -> Findings:
 
 def _epochs(run: PlannedRun, plan: BatchPlan, total: int, steps: int) -> Findings:
     train, schedule = run.recipe.train, run.recipe.schedule
-    warmup = schedule.warmup_steps or round(schedule.warmup_epochs * steps)
+    warmup = schedule.warmup(steps)
     yield ok(
         f"{steps:,} steps an epoch, {steps * train.epochs:,} in {train.epochs} epochs, of them {warmup:,} of warm-up"
     )

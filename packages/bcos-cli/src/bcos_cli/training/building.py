@@ -62,7 +62,10 @@ def _from_trained(recipe: Recipe, started: TrainedModel, classes: list[str]) -> 
             f"{recipe.model.start!r} sees images of {started.input.channels} channels, "
             f"data.image_channels={seen.channels}; leave that out"
         )
-    network = create_model(started.name, num_classes=len(classes), **started.options)
+    options = dict(started.options)
+    if started.classes != classes and options.get("logit_bias", "auto") is None:
+        del options["logit_bias"]  # of an embedding; a classifier has its own
+    network = create_model(started.name, num_classes=len(classes), **options)
     own, state = network.state_dict(), started.model.state_dict()
     if started.classes != classes:
         head = _classifier_name(network)
@@ -71,7 +74,7 @@ def _from_trained(recipe: Recipe, started: TrainedModel, classes: list[str]) -> 
     if wrong:
         raise BcosError(f"the weights of {recipe.model.start!r} do not fit its own description: {wrong[0]}")
     network.load_state_dict(state)
-    return _described(recipe, network, started.name, started.options, seen, classes)
+    return _described(recipe, network, started.name, options, seen, classes)
 
 
 def _seen(data: config.Data, spec: InputSpec) -> InputSpec:

@@ -37,6 +37,8 @@ class Progress:
     """Of this epoch's training."""
     left_out: int = 0
     """Steps that were left out because their loss was not finite."""
+    unread: int = 0
+    """Images of the epoch, once it is over, that could not be read, in all processes."""
 
 
 class Checkpoints:

@@ -124,7 +124,8 @@ def agreement(
     own = teacher.student.input
     pixels = torch.zeros(1, own.channels, own.size, own.size, device=device)
     start = time.perf_counter()
-    with torch.inference_mode(), console.counted("evaluating", len(batches), show_progress) as counter:
+    no_gradient = torch.no_grad if together else torch.inference_mode  # FSDP keeps what the first pass has made
+    with no_gradient(), console.counted("evaluating", len(batches), show_progress) as counter:
         for images, _, _ in batches.epoch(0):
             pixels = images.to(device).float() / 255
             outputs = network(teacher.student.encode(pixels).to(like)).float()

@@ -88,6 +88,8 @@ class _Checkpointed:
     def __call__(self, *arguments: Any, **options: Any) -> Any:
         if not (self._block.training and torch.is_grad_enabled()):
             return self._forward(*arguments, **options)
+        if torch.compiler.is_compiling():  # which sees that statistics are not needed again, and takes no such contexts
+            return checkpoint(self._forward, *arguments, use_reentrant=False, **options)
         return checkpoint(self._forward, *arguments, use_reentrant=False, context_fn=self._contexts, **options)
 
     def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

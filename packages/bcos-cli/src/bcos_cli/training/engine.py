@@ -1,36 +1,36 @@
 """Training: epochs of steps, an evaluation after each, checkpoints in between."""
 
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast
-from torch import Tensor, nn
+from accelerate.utils import broadcast_object_list
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from bcos_cli import console
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex, load_index
-from bcos_cli.evaluation import Scores, evaluate
+from bcos_cli.evaluation import Scores
 from bcos_cli.processes import total
-from bcos_cli.trained import TrainedModel, load_trained
-from bcos_cli.training import efficiency, state
-from bcos_cli.training.checkpoint import EMA, MODEL, Progress, load_tensors
-from bcos_cli.training.distillation import Agreement, agreement
+from bcos_cli.trained import TrainedModel
+from bcos_cli.training.checkpoint import Progress
+from bcos_cli.training.distillation import Agreement
+from bcos_cli.training.ending import finish
+from bcos_cli.training.evaluating import scores_of, share_buffers
 from bcos_cli.training.feeding import training_batches
 from bcos_cli.training.finite import LossWatch, SkippedSteps, keep_batch
 from bcos_cli.training.folder import RunFolder
 from bcos_cli.training.freezing import train_mode
 from bcos_cli.training.history import epoch_line
 from bcos_cli.training.keeping import restore, save
-from bcos_cli.training.losses import LossOptions, make_loss
 from bcos_cli.training.setup import Setup, make_accelerator
 from bcos_cli.training.stepping import seed_batch
 from bcos_cli.training.stopping import EXIT_STATUS, Preempted
 from bcos_core.errors import BcosError
-from bcos_models.convert.anneal import recalibrate_norms
 
 LOOK_STEPS = 50
 """Batches between looks at the loss on an accelerator; each look waits for it."""
@@ -47,7 +47,17 @@ class TrainingResult:
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
+    """Train the network of `recipe`; arguments and errors as of :func:`trained`."""
+    with trained(recipe, out, resume=resume) as result:
+        return result
+
+
+@contextmanager
+def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[TrainingResult]:
     """Train the network of `recipe`, on every process that was started.
+
+    Until the end of the block no other process can train into the folder, and a signal that asks for an early end ends
+    the block at once.
 
     Args:
         recipe: with ``data.path``.
@@ -57,7 +67,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
     Raises:
         BcosError: a recipe that does not fit the data or the number of processes, a folder in use, or a loss
             that is not finite.
-        Preempted: a signal asked for an early end; a checkpoint was written.
+        Preempted: a signal asked for an early end; the run goes on where it is resumed.
     """
     if recipe.data.path is None:
         raise BcosError("there are no data to train on; give a folder of shards with --data")
@@ -65,6 +75,7 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
     if len(index.classes) < 2:
         raise BcosError(f"the shards have the class {index.classes[0]!r} alone; a classifier needs at least two")
     accelerator = make_accelerator(recipe, out)
+    resume = broadcast_object_list([resume])[0]  # another process may have looked later, when there was a run
     folder = RunFolder(out)
     with ExitStack() as held:
         with accelerator.main_process_first():
@@ -75,7 +86,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
         held.enter_context(run.setup.stopper.listening())
         held.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
         scores = run.to_the_end(resume)
-    return TrainingResult(run.setup.trained, scores, index, recipe.data.path)
+        with run.while_scored():
+            yield TrainingResult(run.setup.trained, scores, index, recipe.data.path)
 
 
 class _Run:
@@ -104,7 +116,20 @@ class _Run:
                 if self.progress.epoch + 1 < self.recipe.train.epochs and stopper.asked():
                     self._end_early(self.setup.checkpoints.last())
             self.progress = Progress(self.progress.epoch + 1, step=self.progress.step, left_out=self.progress.left_out)
-        return self._finish()
+        return finish(self.setup, self.scores)
+
+    @contextmanager
+    def while_scored(self) -> Iterator[None]:
+        """For what follows the training, which a signal may end at once: it is done again where the run is resumed."""
+        stopper = self.setup.stopper
+        if stopper.asked():
+            self._end_early(self.setup.checkpoints.last())
+        try:
+            with stopper.at_once():
+                yield
+        except Preempted:
+            self._tell_end(f"{stopper.received} while the trained network was scored")
+            raise
 
     def _train_epoch(self) -> None:
         """Train on the batches of an epoch that are left; then write a checkpoint."""
@@ -117,12 +142,14 @@ class _Run:
         )
         self.skipped = SkippedSteps(train.max_not_finite, progress.left_out)
         self.since = time.perf_counter()
+        self.rates = rates = dict[int, float]()
         look = 1 if self.accelerator.device.type == "cpu" else LOOK_STEPS
         label = f"epoch {progress.epoch + 1}/{train.epochs}"
         with console.counted(label, len(setup.batches), self.accelerator.is_main_process) as counter:
             counter.advance(progress.batch)
             for images, labels, positions in setup.batches.epoch(progress.epoch, progress.batch):
                 seed_batch(train.seed, progress.epoch, progress.batch, rank)
+                rates[progress.batch] = setup.optimizer.param_groups[0]["lr"]
                 self.watch.add(setup.stepper.run(images, labels), progress.batch)
                 if setup.stepper.left_out_batch:
                     self._keep_batch(progress.batch, images, labels, positions)
@@ -132,6 +159,7 @@ class _Run:
                     self._check_finite()
                 if self.accelerator.sync_gradients:
                     self._after_step()
+        progress.unread = total(setup.batches.stream.skipped, self.accelerator.device)
         self._save()
 
     def _note(self) -> str | None:
@@ -149,7 +177,7 @@ class _Run:
         for network in setup.networks:
             setup.annealer.after_step(network, progress.step)
         if setup.ema is not None and self.recipe.ema is not None and progress.step % self.recipe.ema.every == 0:
-            setup.ema.update(setup.network)
+            setup.ema.update(setup.network, progress.step)
         if progress.batch == len(setup.batches):
             return  # there is a checkpoint at the end of an epoch
         if setup.stopper.wanted(progress.step):
@@ -159,14 +187,14 @@ class _Run:
             self._save()
 
     def _end_early(self, path: Path | None) -> None:
-        if self.accelerator.is_main_process:
-            received = self.setup.stopper.received or "a signal to another process"
-            console.err.print(
-                f"ended by {received} after step {self.progress.step:,}, with the checkpoint {path}; "
-                f"continue with --resume (exit status {EXIT_STATUS})",
-                soft_wrap=True,
-            )
+        received = self.setup.stopper.received or "a signal to another process"
+        self._tell_end(f"{received} after step {self.progress.step:,}, with the checkpoint {path}")
         raise Preempted
+
+    def _tell_end(self, reason: str) -> None:
+        if self.accelerator.is_main_process:
+            self.setup.folder.preempted.touch()
+            console.err.print(f"ended by {reason}; continue with --resume (exit status {EXIT_STATUS})", soft_wrap=True)
 
     def _save(self) -> Path | None:
         self._check_finite()
@@ -195,7 +223,7 @@ class _Run:
         step = self.progress.epoch * setup.steps_per_epoch + bad // setup.plan.accumulate + 1
         raise BcosError(
             f"the loss is not finite at epoch {self.progress.epoch + 1}, step {step:,}, learning rate "
-            f"{setup.optimizer.param_groups[0]['lr']:.2g}; lower optimizer.lr, set clipping.norm, use "
+            f"{self.rates[bad]:.2g}; lower optimizer.lr, set clipping.norm, use "
             f"train.precision=no, or leave such steps out with train.on_not_finite=skip; the batch is kept in {kept}"
         )
 
@@ -225,15 +253,15 @@ class _Run:
     def _evaluate_epoch(self) -> None:
         """Score the network, keep the best, and write the line of the epoch, its last act."""
         setup, progress, accelerator = self.setup, self.progress, self.accelerator
-        self._share_buffers()
-        plain = self._evaluate(setup.model if setup.sharded else setup.network)
-        averaged = None if setup.ema is None else self._evaluate(setup.ema.module)
+        share_buffers(setup)
+        plain = scores_of(setup, setup.model if setup.sharded else setup.network)
+        averaged = None if setup.ema is None else scores_of(setup, setup.ema.module)
         self.scores = averaged or plain
         loss = sum(progress.losses) / len(progress.losses) / len(setup.batches)
         values = epoch_line(progress, loss, setup.optimizer.param_groups[0]["lr"], plain, averaged)
         images = len(setup.batches.stream) * accelerator.num_processes
         values |= {"images_per_second": images / progress.seconds, "seconds": progress.seconds}
-        unread = {"": total(setup.batches.stream.skipped, accelerator.device), "test_": self.scores.unread}
+        unread = {"": progress.unread, "test_": self.scores.unread}
         for prefix, skipped in unread.items():
             if skipped:
                 values[f"{prefix}skipped"] = skipped
@@ -254,76 +282,3 @@ class _Run:
                 values["best"] = True
             setup.history.add(values)
         setup.history.share()
-
-    def _evaluate(self, network: nn.Module) -> Scores | Agreement:
-        setup, main = self.setup, self.accelerator.is_main_process
-        device = self.accelerator.device
-        if setup.learns_embedding and setup.teacher is not None:
-            return agreement(
-                setup.teacher,
-                network,
-                setup.test_batches,
-                device=device,
-                show_progress=main,
-                together=setup.sharded,
-            )
-        loss = make_loss(self.recipe.train.loss, LossOptions(evaluation=True))
-        return evaluate(
-            setup.trained,
-            network,
-            setup.test_batches,
-            loss,
-            device=device,
-            show_progress=main,
-            together=setup.sharded,
-        )
-
-    def _share_buffers(self) -> None:
-        """Take over the running statistics of the main process, which are the ones that are saved."""
-        for network in () if self.setup.sharded else self.setup.networks:
-            for buffer in network.buffers():
-                broadcast(buffer)
-
-    def _finish(self) -> Scores | Agreement:
-        """Save the network that the run ends with, and score it if it has not been."""
-        setup, train = self.setup, self.recipe.train
-        if setup.sharded:
-            return self._finish_sharded()
-        network = setup.network
-        efficiency.undo(network)
-        if setup.ema is not None:
-            network.load_state_dict(setup.ema.module.state_dict())
-        best = setup.checkpoints.best()
-        if train.restore_best and best is not None:
-            state.load_weights_into(network, load_tensors(best, EMA if setup.ema is not None else MODEL), False)
-        if train.recalibrate_batches:
-            self._recalibrate(network)
-        setup.annealer.finish(network)
-        network.float()  # also where it was trained in float64
-        if self.scores is None or train.restore_best or train.recalibrate_batches:
-            self.scores = self._evaluate(network)
-        if self.accelerator.is_main_process:
-            setup.trained.save(setup.folder.weights, network)
-        # without Accelerate's autocast: scores and explanations are those of the saved weights
-        setup.trained.model = self.accelerator.unwrap_model(setup.model, keep_fp32_wrapper=False).eval()
-        self.accelerator.wait_for_everyone()
-        return self.scores
-
-    def _finish_sharded(self) -> Scores | Agreement:
-        """The same where every process holds a part: put together in a file, and read from there."""
-        setup = self.setup
-        scores = self.scores or self._evaluate(setup.model)
-        weights = state.weights_of(setup.model, sharded=True)
-        if self.accelerator.is_main_process:
-            setup.trained.save_state(setup.folder.weights, weights)
-        self.accelerator.wait_for_everyone()
-        setup.trained = replace(load_trained(str(setup.folder.weights)), probabilities=setup.trained.probabilities)
-        return scores
-
-    def _recalibrate(self, network: nn.Module) -> None:
-        """Measure batch norms anew, on the first batches of an epoch that never was."""
-        setup, count = self.setup, self.recipe.train.recalibrate_batches
-        device, dtype = self.accelerator.device, setup.stepper.dtype
-        batches = zip(range(count), setup.batches.epoch(self.recipe.train.epochs), strict=False)
-        recalibrate_norms(network, (setup.trained.encode(b[0].to(device)).to(dtype) for _, b in batches))
-        self._share_buffers()

@@ -54,6 +54,8 @@ class RunFolder:
         self.explanations = path / "explanations"
         self.not_finite = path / "not-finite"
         """For batches whose loss was not finite."""
+        self.preempted = path / ".preempted"
+        """There, and empty, while a run that a signal has ended waits to be resumed."""
 
     @contextmanager
     def opened(self, recipe: Recipe, *, resume: bool) -> Iterator[None]:
@@ -67,6 +69,7 @@ class RunFolder:
         with self.locked():
             for stale in self.path.glob(".*.tmp"):  # what a killed run was writing
                 stale.unlink(missing_ok=True)
+            self.preempted.unlink(missing_ok=True)
             self.resume(recipe) if resume else self.start(recipe)
             yield
 

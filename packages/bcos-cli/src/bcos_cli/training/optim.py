@@ -68,7 +68,7 @@ def make_schedule(
         BcosError: a warm-up longer than the training.
     """
     total = epochs * steps_per_epoch
-    warmup = options.warmup_steps or round(options.warmup_epochs * steps_per_epoch)
+    warmup = options.warmup(steps_per_epoch)
     if warmup >= total and warmup:
         raise BcosError(f"a warm-up of {warmup} steps leaves nothing of {total}; make it shorter")
     common: dict[str, Any] = {

@@ -1,9 +1,13 @@
 """What ``bcos train`` was asked for: the recipe, the folder, and whether a run is continued. Imports no torch."""
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from bcos_cli.config import Recipe, load_recipe
+from bcos_cli.config.train import Precision
 from bcos_core.errors import BcosError
 
 FINETUNE = "finetune"
@@ -54,9 +58,32 @@ def resolve_request(request: TrainRequest) -> ResolvedRequest:
             raise BcosError(f"there is no run in {str(folder)!r} to resume; give a recipe that bcos recipes lists")
         name = str(config)
     recipe = load_recipe(name, [*_of_options(request), *request.overrides], data=request.data)
+    recipe = with_accelerate(recipe, os.environ)
     if request.classes is not None:
         _check_classes(recipe, request.classes)
     return ResolvedRequest(recipe, folder, request.resume or (request.auto_resume and is_there))
+
+
+def with_accelerate(recipe: Recipe, environment: Mapping[str, str]) -> Recipe:
+    """Take over the precision that ``accelerate launch`` was configured with, where the recipe has none.
+
+    Raises:
+        BcosError: it is another one than the recipe's, or one that we do not know; or Accelerate is to compile.
+    """
+    backend = environment.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        raise BcosError(
+            f"Accelerate's configuration has the dynamo backend {backend}; take it out there, and use "
+            "train.compile=whole or regional"
+        )
+    asked, own = environment.get("ACCELERATE_MIXED_PRECISION", "no"), recipe.train.precision
+    if asked in ("no", own):
+        return recipe
+    if own != "no" or asked not in get_args(Precision):
+        raise BcosError(
+            f"Accelerate's configuration has mixed_precision={asked}, the recipe train.precision={own}; make them agree"
+        )
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"precision": asked})})
 
 
 def _of_options(request: TrainRequest) -> list[str]:

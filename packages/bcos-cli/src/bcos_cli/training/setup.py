@@ -16,7 +16,7 @@ from timm.utils import ModelEmaV3  # type: ignore[attr-defined] # reason: timm e
 from torch import nn
 
 from bcos_cli.collecting import SampledImages
-from bcos_cli.config import Recipe
+from bcos_cli.config import Ema, Recipe, Train
 from bcos_cli.config.described import flat
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.picked import images_at
@@ -150,7 +150,8 @@ class Setup:
         if self.recipe.ema is None:
             return None
         with efficiency.as_written(network):
-            return ModelEmaV3(network, decay=self.recipe.ema.decay, device=self.accelerator.device)
+            warmup = self.recipe.schedule.warmup(self.steps_per_epoch)
+            return ModelEmaV3(network, decay=decay_of(self.recipe.ema, self.recipe.train), update_after_step=warmup)
 
     def _stepper(self) -> Stepper:
         train = self.recipe.train
@@ -185,6 +186,13 @@ class Setup:
         recipe = flat(self.recipe.model_dump(mode="json"))
         plain = {k: v if isinstance(v, bool | int | float | str) else str(v) for k, v in recipe.items()}
         self.accelerator.init_trackers("bcos", config=plain)
+
+
+def decay_of(ema: Ema, train: Train) -> float:
+    """Share of the average of weights that an update keeps."""
+    if not ema.scaled:
+        return ema.decay
+    return 1 - min((1 - ema.decay) * train.batch_size * ema.every / train.epochs, 1)
 
 
 def _refuse_with_parts(recipe: Recipe) -> None:

@@ -51,7 +51,6 @@ class Stepper:
         optimizer: as Accelerate has prepared it.
         objective: outputs, targets and images in [0, 1] → loss.
         accelerator: of this process.
-        num_outputs: of the network.
         multi_label: whether targets are (N, K).
     """
 

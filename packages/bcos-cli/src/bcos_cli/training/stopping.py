@@ -30,6 +30,7 @@ class Stopper:
         self.received: str | None = None
         self._agree = agree
         self._every = every
+        self._at_once = False
 
     def wanted(self, step: int) -> bool:
         """Whether the run is to end after this step."""
@@ -52,6 +53,22 @@ class Stopper:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let a signal end the block where it is.
+
+        Raises:
+            Preempted: it has come.
+        """
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
     def _remember(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.received = signal.Signals(number).name
+        if self._at_once:
+            self._at_once = False  # a second one does not keep the first from ending it
+            raise Preempted

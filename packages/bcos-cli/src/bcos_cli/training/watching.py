@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import GeneralTracker
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -12,7 +13,7 @@ from bcos_cli.trained import TrainedModel
 from bcos_cli.training.efficiency import as_written
 from bcos_cli.training.folder import RunFolder
 from bcos_core import explain
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 from bcos_explain.render import contribution_rgb, explanation_image, on_background, save_png
 
 _GAP = 2
@@ -53,9 +54,7 @@ class Watcher:
         save_png(picture, self.folder.explanations / f"epoch-{epoch:04d}.png", scale)
         for tracker in accelerator.trackers:
             if hasattr(tracker, "log_images"):
-                tracker.log_images(
-                    {"explanations": (picture[None] * 255).astype(np.uint8)}, step=step, dataformats="NHWC"
-                )
+                _log(tracker, (picture * 255).astype(np.uint8), step)
         return True
 
     def _picture(self, model: torch.nn.Module, device: torch.device) -> NDArray[np.float64]:
@@ -73,6 +72,16 @@ class Watcher:
             )
             columns.append(np.concatenate([_framed(row) for row in rows]))
         return np.concatenate(columns, axis=1)
+
+
+def _log(tracker: GeneralTracker, picture: NDArray[np.uint8], step: int) -> None:
+    """Hand a picture (H, W, C) to a tracker; the run does not depend on it."""
+    several = {"explanations": picture if tracker.name == "aim" else picture[None]}  # Aim takes one alone
+    layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+    try:
+        tracker.log_images(several, step=step, **layout)
+    except Exception as reason:  # of a library of somebody else's, perhaps over a network
+        console.err.print(f"explanations are not logged to {tracker.name}: {first_line(reason)}")
 
 
 def _framed(picture: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -36,13 +36,13 @@ class Material:
     """What metrics work on, the same in every process."""
 
     trained: TrainedModel
-    sampled: SampledImages | None
-    confident: ConfidentImages | None
     grids: GridOptions
     batch_size: int
     """Images, or grids, in a part, which are explained at once."""
     options: dict[str, dict[str, Any]]
     """Of metrics and explainers, by name."""
+    sampled: SampledImages | None = None
+    confident: ConfidentImages | None = None
     annotated: AnnotatedImages | None = None
     """Instead of images of shards."""
 

@@ -172,13 +172,9 @@ def score(
         sampled.take({position: (image, labels[0] if labels else 0) for position, (image, labels) in picked.items()})
     else:
         scores = _classify(trained, data, index, options, [c for c in (sampled, confident) if c is not None])
-    grids = GridOptions(options.grid_size, options.grids, options.smooth, options.seed)
-    named = {k: dict(v) for k, v in options.options.items()}
-    material = Material(trained, sampled, confident, grids, options.explain_batch, named)
+    material = _material(trained, options, sampled=sampled, confident=confident)
     kept = PartialResults(partial, _fingerprint(trained, index, options), state.process_index)
     explanations, skipped = _measure_all(material, specs, options.explainers, kept)
-    if state.is_main_process:
-        kept.clear()
     skipped = several | skipped
     metrics = {
         m: float(value) for m in _classification(options, index) if (value := getattr(scores, m, None)) is not None
@@ -241,15 +237,11 @@ def score_annotated(
     masks = any("masks" in spec.needs for spec in specs)
     annotated = load_annotated(trained, annotations, photos, masks=masks)
     trained.model.to(state.device).eval()
-    grids = GridOptions(options.grid_size, options.grids, options.smooth, options.seed)
-    named = {k: dict(v) for k, v in options.options.items()}
-    material = Material(trained, None, None, grids, options.explain_batch, named, annotated)
-    measured = [named, options.smooth, options.explain_batch]
+    material = _material(trained, options, annotated=annotated)
+    measured = [material.options, options.smooth, options.explain_batch]
     fingerprint = hashlib.sha256(json.dumps([trained.fingerprint(), annotated.fingerprint(), measured]).encode())
     kept = PartialResults(partial, fingerprint.hexdigest()[:16], state.process_index)
     explanations, skipped = _measure_all(material, specs, options.explainers, kept)
-    if state.is_main_process:
-        kept.clear()
     return Evaluation(
         model=name or trained.name,
         data=str(photos),
@@ -326,6 +318,12 @@ def _collectors(
     return sampled, confident
 
 
+def _material(trained: TrainedModel, options: ScoringOptions, **images: Any) -> Material:
+    grids = GridOptions(options.grid_size, options.grids, options.smooth, options.seed)
+    named = {k: dict(v) for k, v in options.options.items()}
+    return Material(trained, grids=grids, batch_size=options.explain_batch, options=named, **images)
+
+
 def _measure_all(
     material: Material, specs: list[MetricSpec], explainers: tuple[str, ...], partial: PartialResults
 ) -> tuple[dict[str, dict[str, MetricResult]], dict[str, str]]:
@@ -338,6 +336,8 @@ def _measure_all(
                 explanations.setdefault(spec.name, {})[explainer or ""] = measure(material, spec, explainer, partial)
             except BcosError as reason:
                 skipped[spec.name if explainer is None else f"{spec.name}/{explainer}"] = str(reason)
+    if process_state().is_main_process:
+        partial.clear()
     return {metric: results for metric, results in explanations.items() if results}, skipped
 
 

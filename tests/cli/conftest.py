@@ -15,6 +15,7 @@ from stripes import SIDE, striped
 from bcos_cli.config import validate_recipe
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, FolderSource, ImageItem, encode_png, parse_tree
+from bcos_cli.processes import process_state
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +136,7 @@ def bcos(monkeypatch):
 
 @pytest.fixture
 def in_processes():
-    """Call a function, without gradients, in processes that Accelerate joins: what each of them returns."""
+    """Call a function of rank and count, without gradients, in processes that Accelerate joins: what each returns."""
 
     def run(count, function):
         context = multiprocessing.get_context("fork")
@@ -148,7 +149,8 @@ def in_processes():
             names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
             os.environ.update(zip(names, map(str, (rank, rank, count, "127.0.0.1", port)), strict=True))
             PartialState._reset_state()
-            results.put((rank, function()))
+            process_state()
+            results.put((rank, function(rank, count)))
             torch.distributed.destroy_process_group()
 
         processes = [context.Process(target=work, args=(rank,), daemon=True) for rank in range(count)]

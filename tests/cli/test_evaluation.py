@@ -9,7 +9,6 @@ from torch import nn
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluation import evaluate
-from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel
 from bcos_cli.training.losses import LossOptions, make_loss
 from bcos_models import InputSpec
@@ -65,12 +64,8 @@ def test_processes_without_images_know_the_scores_too(trained, batches, in_proce
         loss = make_loss("cross_entropy", LossOptions(evaluation=True))
         return evaluate(model, model.model, own, loss, device=torch.device("cpu"), show_progress=False)
 
-    def of_a_process():
-        state = process_state()
-        return scores(state.process_index, state.num_processes)
-
     one = scores()
-    for other in in_processes(8, of_a_process):
+    for other in in_processes(8, scores):
         assert (other.samples, other.confusion) == (7, one.confusion)
         for name in ("top1", "top5", "loss", "calibration_error"):
             assert getattr(other, name) == pytest.approx(getattr(one, name), abs=1e-6)

@@ -12,7 +12,6 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.verify import verify
 from bcos_cli.evaluation import evaluate
-from bcos_cli.processes import process_state
 from bcos_cli.trained import load_trained
 from bcos_cli.training.building import build
 from bcos_cli.training.losses import make_loss
@@ -78,12 +77,8 @@ def test_processes_without_images_know_the_scores_too(packed, recipe, in_process
         loss = make_loss("bce")
         return evaluate(trained, trained.model, batches, loss, device=torch.device("cpu"), show_progress=False)
 
-    def of_a_process():
-        state = process_state()
-        return scores(state.process_index, state.num_processes)
-
     one = scores()
-    for other in in_processes(5, of_a_process):
+    for other in in_processes(5, scores):
         assert other.samples == one.samples == 4
         for name in ("mean_average_precision", "f1", "top1", "loss", "calibration_error"):
             assert getattr(other, name) == pytest.approx(getattr(one, name), abs=1e-6)

@@ -150,6 +150,18 @@ class _SeveralLabels:
         )
 
 
+def read_of_all(batches: Batches, seen: int, device: torch.device) -> tuple[int, int]:
+    """Count the images that all processes have `seen`, and those that could not be read.
+
+    Raises:
+        BcosError: none could.
+    """
+    read, unread = total(seen, device), total(batches.stream.skipped, device)
+    if read == 0:
+        raise BcosError(f"none of {unread:,} images could be read; check them with: bcos shards verify")
+    return read, unread
+
+
 def evaluate(
     trained: TrainedModel,
     model: nn.Module,
@@ -209,9 +221,7 @@ def evaluate(
         for _ in range(most - done):
             model(x.to(dtype))
     model.train(was_training)
-    unread = total(batches.stream.skipped, device)
-    if total(seen, device) == 0:
-        raise BcosError(f"none of {unread:,} images could be read; check them with: bcos shards verify")
+    _, unread = read_of_all(batches, seen, device)
     seconds = time.perf_counter() - start
     with warnings.catch_warnings():  # of a process that has no images, while others do
         warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")

@@ -11,7 +11,8 @@ from torchmetrics import MeanMetric
 from bcos_cli import console
 from bcos_cli.config import Distillation
 from bcos_cli.data.loader import Batches
-from bcos_cli.processes import largest, total
+from bcos_cli.evaluation import read_of_all
+from bcos_cli.processes import largest
 from bcos_cli.trained import TrainedModel, load_trained
 from bcos_core.errors import BcosError
 
@@ -136,9 +137,7 @@ def agreement(
         for _ in range(most - done):
             network(teacher.student.encode(pixels).to(like))
     network.train(was_training)
-    count, unread = total(seen, device), total(batches.stream.skipped, device)
-    if count == 0:
-        raise BcosError(f"none of {unread:,} images could be read; check them with: bcos shards verify")
+    count, unread = read_of_all(batches, seen, device)
     return Agreement(count, float(cosine.compute()), count / (time.perf_counter() - start), unread)
 
 

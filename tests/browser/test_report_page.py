@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bcos_core.receipt import Receipt
 from bcos_explain.report import (
     Confusion,
     GalleryItem,
@@ -31,9 +32,15 @@ def shot(rng, number, truth, predicted, confidence):
         true_class=CLASSES[truth],
         predicted_class=CLASSES[predicted],
         confidence=confidence,
-        logit=float(10 - number),
-        bias=1.0,
-        bias_terms={f"network.{EVIL}.bias": 0.75},
+        receipt=Receipt(
+            score=float(10 - number),
+            contributions=9.0 - number,
+            absolute=12.0,
+            bias=1.0,
+            terms={f"network.{EVIL}.bias": 0.75},
+            residual=0.0,
+            allowed=1e-5,
+        ),
         baselines={"gradcam": rng.random(size), EVIL: rng.random(size)},
         name=f"file {number}",
     )

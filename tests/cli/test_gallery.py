@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from bcos_cli import gallery as module
-from bcos_cli.gallery import bias_terms, gallery
+from bcos_cli.gallery import gallery
 from bcos_cli.reporting import report_data, scoring_options
 from bcos_cli.scoring import score
 from bcos_cli.training.building import build
-from bcos_core import BcosError, Explanation, explain
+from bcos_core import BcosError, explain
 from bcos_explain import get_explainer
 from bcos_explain.metrics import MetricResult
 
@@ -50,11 +50,12 @@ def test_first_images_of_each_class_are_explained(trained, evaluation, chosen):
         e = explain(trained.model, encoded(item, trained))
         k = int(e.target[0])
         assert item.predicted_class == CLASSES[k]
-        assert item.logit == pytest.approx(float(e.score[0]), abs=1e-5)
+        assert item.receipt.score == pytest.approx(float(e.score[0]), abs=1e-5)
         assert item.confidence == pytest.approx(float(e.logits[0, k].sigmoid()), abs=1e-5)
         np.testing.assert_allclose(item.map, e.map[0].numpy(), atol=1e-5)
-        assert item.adds_up
-        assert sum(item.bias_terms.values()) == pytest.approx(item.bias, abs=1e-5)
+        assert item.receipt.passed
+        assert sum(item.receipt.terms.values()) == pytest.approx(item.receipt.bias, abs=1e-5)
+        assert item.receipt.probe < 1e-5
 
 
 def test_baselines_are_the_other_explainers_for_the_predicted_class(trained, evaluation, chosen):
@@ -89,18 +90,6 @@ def test_an_explainer_that_cannot_explain_the_network_is_left_out_and_named(trai
     assert all(list(item.baselines) == ["input_x_gradient"] for item in data.gallery)
     told = [note for note in data.notes if "gradcam is not" in note]
     assert told == ["gradcam is not among the explanations: it has no layers"]
-
-
-def test_largest_bias_terms_are_named_and_the_others_summed():
-    values = {"a": 0.5, "b": -7.0, "zero": 0.0, "c": 3.0, "d": 1.0, "e": -2.0, "f": 0.25}
-    nothing = torch.zeros(1)
-    e = Explanation(
-        input=nothing, logits=nothing, target=nothing, score=nothing, weight=nothing, bias=nothing,
-        bias_terms={name: torch.tensor([100.0, value]) for name, value in values.items()},
-    )  # fmt: skip
-    assert bias_terms(e, 1) == {"b": -7.0, "c": 3.0, "e": -2.0, "d": 1.0, "2 others": 0.75}
-    del e.bias_terms["a"]
-    assert list(bias_terms(e, 1)) == ["b", "c", "e", "d", "f"]  # a single one is named
 
 
 def test_report_says_what_was_measured(trained, evaluation, chosen):

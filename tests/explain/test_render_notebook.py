@@ -72,7 +72,7 @@ def test_a_few_are_shown_and_the_others_counted(n, target, count, note, explanat
 
 def test_names_of_terms_are_escaped(explanation):
     e = explanation(1, 2)
-    e.bias_terms["<script>"] = torch.zeros(1)
+    e.bias_terms["<script>"] = torch.ones(1)
     assert "<script>" not in explanation_html(e)
     assert "&lt;script&gt;" in explanation_html(e)
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from bcos_core import BcosError
+from bcos_core.receipt import Receipt
 from bcos_explain.render import contribution_rgb, symmetric_limit
 from bcos_explain.report import (
     Confusion,
@@ -55,6 +56,18 @@ class Page(HTMLParser):
         return [a for t, a in self.elements if t == tag and attributes.items() <= a.items()]
 
 
+def receipt(score, contributions, bias, **terms):
+    return Receipt(
+        score=score,
+        contributions=contributions,
+        absolute=4.0,
+        bias=bias,
+        terms=terms,
+        residual=score - contributions - bias,
+        allowed=1e-6,
+    )
+
+
 def item(rng, truth="cat", predicted="cat", size=(8, 10), **options):
     values = {
         "input": rng.random((*size, 3)),
@@ -63,8 +76,7 @@ def item(rng, truth="cat", predicted="cat", size=(8, 10), **options):
         "true_class": truth,
         "predicted_class": predicted,
         "confidence": 0.912,
-        "logit": -1.5,
-        "bias": -2.25,
+        "receipt": receipt(score=-1.5, contributions=0.5, bias=-2.25),
     }
     return GalleryItem(**values | options)
 
@@ -175,29 +187,34 @@ def test_wrong_predictions_are_marked(page):
     assert "✓ cat" in page.text
 
 
-def test_receipt_adds_up_what_the_map_holds():
+def test_receipt_shows_what_is_added_up_and_what_share_comes_from_the_image():
     rng = np.random.default_rng(2)
-    values = rng.normal(size=(8, 10)).astype(np.float32)
-    total = sum(float(v) for v in values.ravel())
-    shown = item(rng, map=values, bias=-4.0, logit=total - 4, bias_terms={"fc.bias": -3.0, "2 others": -0.5})
-    assert abs(shown.residual) < 1e-9
-    assert shown.adds_up
+    shown = item(rng, receipt=receipt(score=2.0, contributions=6.0, bias=-4.0, fc=-3.0, others=-1.0))
     text = page_of(gallery=[shown]).text
-    assert f"logit {total - 4:.2f} = contributions {total:.2f} + bias −4.00 ✓ adds up".replace("-", "−") in text
-    rows = re.findall(r"(contributions of all pixels|bias: [\w .]+|sum|logit of the network)\s*?([−\d.]+)\n", text)
+    assert "logit 2.00 = 6.00 − 4.00 bias ✓ adds up" in " ".join(text.split())
+    assert "60 % from the image" in text
+    rows = re.findall(
+        r"(logit of the network|contributions of the image|bias, not from the image|fc|others)([−\d.]+)", text
+    )
     assert [(name, float(v.replace("−", "-"))) for name, v in rows] == [
-        ("contributions of all pixels", pytest.approx(total, abs=0.005)),
-        ("bias: fc.bias", -3.0),
-        ("bias: 2 others", -0.5),
-        ("bias: not named", -0.5),
-        ("sum", pytest.approx(total - 4, abs=0.005)),
-        ("logit of the network", pytest.approx(total - 4, abs=0.005)),
+        ("logit of the network", 2.0),
+        ("contributions of the image", 6.0),
+        ("bias, not from the image", -4.0),
+        ("fc", -3.0),
+        ("others", -1.0),
     ]
+    assert "of this score is bias" not in text
 
 
-def test_receipt_that_does_not_add_up_says_so(data, page):
-    assert not any(shown.adds_up for shown in data.gallery)  # their maps are random
-    assert page.text.count("✗ does not add up") == 3
+def test_receipt_warns_where_most_of_a_score_is_bias():
+    shown = item(np.random.default_rng(2), receipt=receipt(score=9.48, contributions=-0.92, bias=10.4))
+    text = page_of(gallery=[shown]).text
+    assert "✓ adds up" in text
+    assert "92 % of this score is bias: it does not come from the image, and the map does not show it" in text
+
+
+def test_receipt_that_does_not_add_up_says_so(page):
+    assert page.text.count("✗ 0.250 missing") == 3
     assert "91.2 %" in page.text
 
 

@@ -15,15 +15,14 @@ from bcos_cli.pictures import as_floats, smoothing
 from bcos_cli.processes import process_state
 from bcos_cli.scoring import Evaluation
 from bcos_cli.trained import TrainedModel
-from bcos_core import Explanation, explain
+from bcos_core import explain
 from bcos_core.errors import BcosError
+from bcos_core.receipt import receipts
 from bcos_explain import explanation_image, get_explainer
 from bcos_explain.explainers.contract import spatial_map
 from bcos_explain.report import GalleryItem
 
 EXACT = "bcos"
-NAMED_BIAS_TERMS = 4
-"""The largest terms of a bias are named, the others are summed."""
 BATCH = 32
 """Images explained at a time: other explainers need more memory than an evaluation."""
 
@@ -52,7 +51,8 @@ def gallery(
     for start in range(0, len(chosen), size):
         part = chosen[start : start + size]
         x = trained.encode(torch.stack([image for image, _, _ in part]).to(process_state().device))
-        explanation = explain(trained.model, x)
+        explanation = explain(trained.model, x, probe=True)
+        checked = receipts(explanation, model=trained.model)
         probabilities = trained.confidences(explanation.logits)
         maps = _baseline_maps(trained, x, explanation.target, baselines, left_out)
         for i, (image, labels, position) in enumerate(part):
@@ -65,23 +65,10 @@ def gallery(
                 true_class=evaluation.classes[k] if k in labels else ", ".join(names) or "none",
                 predicted_class=evaluation.classes[k],
                 confidence=float(probabilities[i, k]),
-                logit=float(explanation.score[i]),
-                bias=float(explanation.bias[i]),
-                bias_terms=bias_terms(explanation, i),
+                receipt=checked[i][0],
                 baselines={name: batch[i].float().cpu().numpy() for name, batch in maps.items()},
                 name=f"{evaluation.split} #{position}" + (f": {', '.join(names)}" if len(names) > 1 else ""),
             )
-
-
-def bias_terms(explanation: Explanation, i: int) -> dict[str, float]:
-    """Bias of image `i` by name: the largest terms, then the sum of the others as ``"n others"``."""
-    terms = {name: float(values[i]) for name, values in explanation.bias_terms.items()}
-    ordered = sorted((name for name, value in terms.items() if value), key=lambda name: -abs(terms[name]))
-    kept, others = ordered[:NAMED_BIAS_TERMS], ordered[NAMED_BIAS_TERMS:]
-    if len(others) == 1:
-        kept, others = ordered, []
-    rest = {f"{len(others)} others": sum(terms[name] for name in others)} if others else {}
-    return {name: terms[name] for name in kept} | rest
 
 
 def _baseline_maps(

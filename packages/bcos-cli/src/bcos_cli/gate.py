@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from bcos_cli.scoring import Evaluation
     from bcos_explain import MetricSpec
 
-INCOMPLETE = 1e-4
-"""Relative distance from the logit that float32 does not explain."""
+INCOMPLETE = 1e-6
+"""Relative distance from the logit that float32 does not explain: :data:`bcos_core.rounding.ROUNDING`."""
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,

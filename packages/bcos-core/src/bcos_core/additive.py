@@ -8,14 +8,20 @@ the ``b(x)`` of ``f(x) = W(x)·x + b(x)``.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from bcos_core.dependence import depends
+from bcos_core.audit import Audit
+from bcos_core.dependence import depends, tensors
+
+if TYPE_CHECKING:
+    from bcos_core.tape import Tape
 
 UNNAMED = "constant"
+FROZEN = " (frozen)"
+"""Ends the name of what depends on the input and is held constant."""
 _NAME = "_bcos_additive_name"
 
 
@@ -27,20 +33,23 @@ class AdditiveTerms:
     input.
 
     Args:
-        model: whose parameters and buffers give the terms their names.
+        model: whose parameters, buffers and other tensors give the terms their names.
+        tape: of dynamic factors, to be filled or given out.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._named = {id(t): (t, name) for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    def __init__(self, model: nn.Module, tape: "Tape | None" = None) -> None:
+        self._named = {id(t): (t, name) for name, t in _tensors_of(model)}
         self._detached: dict[int, Tensor] = {}
         self.names: list[str] = []
         self.leaves: list[Tensor] = []
-        self.dtypes: set[torch.dtype] = set()
-        """Of what depended on the input anywhere."""
+        self.audit = Audit()
+        self.tape = tape
 
     def without_gradient(self, tensor: Tensor) -> Tensor:
         """`tensor`, detached and named if it is a parameter or buffer of the model, or another leaf."""
         known = self._named.get(id(tensor))
+        if is_frozen(tensor):  # kept by the model since an earlier step
+            return tensor
         if known is None and not (tensor.requires_grad and tensor.is_leaf):
             return tensor
         if id(tensor) not in self._detached:
@@ -67,6 +76,7 @@ class AdditiveTerms:
         leaf = constant.clone().requires_grad_()
         self.names.append(name)
         self.leaves.append(leaf)
+        self.audit.leaves.add(id(leaf))
         return leaf.clone()  # no leaf itself: it may be changed in place
 
     def shares(self, scores: Tensor, gradients: tuple[Tensor | None, ...]) -> dict[str, Tensor] | None:
@@ -104,6 +114,17 @@ class AdditiveTerms:
         return {name: torch.stack([row.get(name, zero) for row in rows]) for name in names}
 
 
+def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters, buffers, and the tensors that modules keep as plain attributes, with their names."""
+    for owner, module in model.named_modules():
+        prefix = f"{owner}." if owner else ""
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                yield from ((f"{prefix}{name}", tensor) for tensor in tensors(value))
+    yield from model.named_buffers()
+    yield from model.named_parameters()
+
+
 def _product(gradient: Tensor, leaf: Tensor) -> Tensor:
     """``∂f/∂c · c``; 0 where the gradient is, also for the infinite constants of masks and padding."""
     product = torch.where(gradient == 0, 0, gradient.conj() * leaf.detach())
@@ -139,6 +160,12 @@ def shift(x: Tensor, constant: Tensor) -> Tensor:
 def name_of(value: object) -> str | None:
     """Name of the parameter or buffer that `value` is, or was computed from."""
     return getattr(value, _NAME, None)
+
+
+def is_frozen(value: object) -> bool:
+    """Whether `value` depends on the input without carrying its gradient."""
+    name = name_of(value)
+    return name is not None and name.endswith(FROZEN)
 
 
 def name_as(value: Any, name: str) -> Any:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from bcos_core.display import html_of
+from bcos_core.rounding import rounding, size
 
 _ROWS_SHOWN = 12
 """Images and targets in a notebook's table."""
@@ -38,7 +39,15 @@ class Explanation:
     bias_terms: dict[str, Tensor] = field(default_factory=dict)
     """What `bias` is made of.
 
-    For each parameter or buffer that the network adds, by its name, and for ``"constant"``, (N,) or (N, T).
+    For each parameter or buffer that the network adds, by its name, and for ``"constant"``, (N,) or (N, T). Names
+    that end in ``(frozen)`` are no constants: they depend on the input, and the network holds them constant.
+    """
+    allowed: Tensor | None = None
+    """(N,) or (N, T): largest residual that rounding explains, by the types that values had; None: by the score's."""
+    probe: Tensor | None = None
+    """(N,) or (N, T): by what share the network, its dynamic factors held, misses the map at another point.
+
+    None if it was not asked for and nothing called for it.
     """
 
     @property
@@ -59,6 +68,14 @@ class Explanation:
     def residual(self) -> Tensor:
         """(N,) or (N, T): ``score - Σ contributions - bias``, which is rounding error."""
         return self.score - self.contributions.flatten(self.target.ndim).sum(-1) - self.bias
+
+    @property
+    def allowed_residual(self) -> Tensor:
+        """(N,) or (N, T), float64: largest residual that rounding explains."""
+        if self.allowed is not None:
+            return self.allowed.double()
+        contributions = self.contributions.flatten(self.target.ndim)
+        return rounding([self.score.dtype]) * size(contributions, self.bias_terms.values(), self.score)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: pictures and receipts if bcos_explain was imported, else a table of numbers."""

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from bcos_core.tape import held
+
 
 def scale_gradient(y: Tensor, factor: float) -> Tensor:
     """Return `y`, the result of an operation, through which gradients pass multiplied by `factor`."""
@@ -20,4 +22,4 @@ def as_gated(x: Tensor, y: Tensor) -> Tensor:
         y: a constant of the same shape.
     """
     values = x.detach()
-    return x * torch.where(values == 0, 0, y / values)
+    return x * held(torch.where(values == 0, 0, y / values))

@@ -23,7 +23,7 @@ from bcos_core.additive import UNNAMED
 from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
 from bcos_core.norms.running import RunningNorm
-from bcos_explain.receipt import LOGIT_BIAS, receipts
+from bcos_core.receipt import LOGIT_BIAS, receipts
 
 FEW = 8
 """Images below which the statistics of a batch say little."""
@@ -204,7 +204,7 @@ def _is_inside(name: str, named: list[tuple[str, nn.Module]], kinds: tuple[type[
 def _explained(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
     """Contributions must add up; in a B-cos network, nothing but the logit bias should be added to them."""
     try:
-        explanation = explain(network, x)
+        explanation = explain(network, x, probe=True)
     except BcosError as reason:
         yield problem(f"it cannot be explained: {reason}")
         return

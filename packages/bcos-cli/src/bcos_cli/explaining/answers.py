@@ -131,9 +131,11 @@ class Asker:
 def _exactly(trained: TrainedModel, x: Tensor, targets: Tensor, against: Tensor) -> Explanation:
     """One forward pass for all targets and contrasts; ``W_A - W_B`` is that of the difference of logits."""
     if bool((against < 0).all()):
-        return explain(trained.model, x, targets)
+        return explain(trained.model, x, targets, probe=True)
     subtracted = (against >= 0).to(x.dtype)
-    return explain(trained.model, x, lambda z: z.gather(1, targets) - z.gather(1, against.clamp_min(0)) * subtracted)
+    return explain(
+        trained.model, x, lambda z: z.gather(1, targets) - z.gather(1, against.clamp_min(0)) * subtracted, probe=True
+    )
 
 
 def _maps(explainer: Explainer, trained: TrainedModel, x: Tensor, targets: Tensor, against: Tensor) -> Tensor:

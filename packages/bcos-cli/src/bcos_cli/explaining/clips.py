@@ -181,8 +181,11 @@ def _mean_answer(answers: Sequence[Answer]) -> Answer:
             papers[0],
             score=fmean(p.score for p in papers),
             contributions=fmean(p.contributions for p in papers),
+            absolute=fmean(p.absolute for p in papers),
             bias=fmean(p.bias for p in papers),
-            terms={name: fmean(p.terms[name] for p in papers) for name in papers[0].terms},
+            terms={name: fmean(p.terms.get(name, 0.0) for p in papers) for name in papers[0].terms},
+            held=fmean(p.held for p in papers),
+            probe=max((p.probe for p in papers if p.probe is not None), default=None),
             residual=max((p.residual for p in papers), key=abs),
             allowed=min(p.allowed for p in papers),
         )

@@ -10,7 +10,7 @@ from bcos_cli.explaining.answers import EXACT, Answer, Subject
 from bcos_cli.explaining.questions import Question, class_text
 from bcos_cli.explaining.scales import Scales
 from bcos_cli.pictures import as_floats
-from bcos_explain.receipt import number
+from bcos_explain.receipt import Receipt, number
 from bcos_explain.render import (
     Background,
     ColorBar,
@@ -111,11 +111,16 @@ def _column(subject: Subject, question: Question, scales: Scales, style: Style) 
     numbered = [(i, answer) for i, answer in enumerate(subject.answers) if answer.question == question]
     first = True
     for i, answer in numbered:
-        receipt = () if answer.receipt is None else (answer.receipt.equation, answer.receipt.verdict)
+        receipt = () if answer.receipt is None else _short_receipt(answer.receipt)
         for tile in answer_tiles(subject, i, scales, style, notes=receipt):
             named = replace(tile, title=answer.question.text(style.classes), subtitle=likelihood(answer))
             yield named if first else tile
             first = False
+
+
+def _short_receipt(receipt: Receipt) -> tuple[str, ...]:
+    share = f"{round(100 * receipt.image_share)} % from the image"
+    return (receipt.equation, f"{receipt.verdict} · {share}", *receipt.warnings)
 
 
 def likelihood(answer: Answer) -> str:
@@ -150,9 +155,9 @@ def _receipt_lines(answers: Sequence[Answer]) -> list[str]:
             terms = [(name, value) for name, value in answer.receipt.terms.items() if value]
             named = [f"{name} {number(value)}" for name, value in terms[:_TERMS]]
             rest = sum(value for _, value in terms[_TERMS:])
-            lines = [f"receipt: {answer.receipt.equation} · {answer.receipt.verdict}"]
+            lines = [f"receipt: {answer.receipt.equation} · {answer.receipt.verdict}", answer.receipt.cancellation]
             if named:
                 more = [f"others {number(rest)}"] if len(terms) > _TERMS else []
                 lines.append(f"bias: {', '.join([*named, *more])}")
-            return lines
+            return [*lines, answer.receipt.bar, *answer.receipt.warnings]
     return []

@@ -166,18 +166,7 @@ def record(
 
 def receipt_record(answer: Answer) -> dict[str, Any] | None:
     """A receipt as JSON holds it."""
-    receipt = answer.receipt
-    if receipt is None:
-        return None
-    return {
-        "logit": receipt.score,
-        "contributions": receipt.contributions,
-        "bias": receipt.bias,
-        "bias_terms": dict(receipt.terms),
-        "residual": receipt.residual,
-        "allowed": receipt.allowed,
-        "passed": receipt.passed,
-    }
+    return None if answer.receipt is None else answer.receipt.to_dict()
 
 
 def scale_of(answer: Answer, scales: Scales) -> dict[str, float | None]:

@@ -140,25 +140,18 @@ def _bar(limit: float, label: str, *, clipped: bool) -> str:
 
 def _receipt(receipt: Receipt) -> str:
     verdict, mark = ("bcos-good", "✓") if receipt.passed else ("bcos-bad", "✗")
-    terms = [(name, value) for name, value in receipt.terms.items() if value]
-    parts = (receipt.score, receipt.contributions, receipt.bias)
-    score, contributed, bias = (number(part, largest=max(map(abs, parts))) for part in parts)
-    rows = [
-        ("", "logit", score),
-        ("", "contributions of the image", contributed),
-        ("", "bias, which is not from the image", bias),
-        *(("bcos-term", name, number(value)) for name, value in terms),
-        ("", f"residual (up to {_short(receipt.allowed)} is rounding)", _short(receipt.residual)),
-    ]
-    body = "".join(f'<tr class="{kind}"><th>{escape(name)}</th><td>{value}</td></tr>' for kind, name, value in rows)
+    body = "".join(
+        f'<tr class="{"bcos-term" if name != name.strip() else ""}"><th>{escape(name.strip())}</th>'
+        f"<td>{value}</td></tr>"
+        for name, value in receipt.rows
+    )
+    warnings = "".join(f'<p class="bcos-bad">{escape(warning)}</p>' for warning in receipt.warnings)
+    share = f'<span class="bcos-share"><i style="width:{100 * receipt.image_share:.1f}%"></i></span>'
     return (
         f'<details class="bcos-receipt"><summary><b>receipt</b> {receipt.equation} · <span class="{verdict}">{mark} '
-        f"{receipt.verdict}</span></summary><table><tbody>{body}</tbody></table></details>"
+        f"{receipt.verdict}</span> {share} {_soft(f'{round(100 * receipt.image_share)} % from the image')}</summary>"
+        f"<table><tbody>{body}</tbody></table></details>{warnings}"
     )
-
-
-def _short(value: float) -> str:
-    return f"{value:.1e}".replace("-", "−")
 
 
 def _soft(text: str) -> str:

@@ -14,7 +14,7 @@ their variance (never their mean), and every constant that an operation adds is 
 :mod:`.normalisation`  batch, layer, group, instance and other norms
 :mod:`.attention`      scaled dot products, multi-head attention
 :mod:`.recurrent`      LSTM, GRU, RNN
-:mod:`.unlisted`       everything else: called if it proves linear, else refused by name
+:mod:`.fallback`       everything else: called if it proves linear, else refused by name
 =====================  =====================================================================================
 """
 

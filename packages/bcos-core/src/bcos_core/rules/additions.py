@@ -1,14 +1,16 @@
 """Functions that are linear in several arguments at once: constants beside the input are measured."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bcos_core.additive import current_terms, named_like, shift
+from bcos_core.additive import UNNAMED, current_terms, name_as, named_like, shift
 from bcos_core.dependence import depends, is_constant, map_tensors, mark_dependent, tensors
 from bcos_core.rules.table import Function, composition, count_dependent, method, overwrite, rule
+from bcos_core.tape import selected
 
 
 @rule("add", "sub", "subtract", "rsub", "__rsub__", "__radd__")
@@ -50,7 +52,7 @@ def _with_constants_measured(
 @rule("maximum", "minimum", "max", "min", "fmax", "fmin")
 def largest(func: Function, *args: Any, **kwargs: Any) -> Any:
     """Constants that are chosen where they are larger (or smaller) are measured."""
-    return _with_constants_measured(func, args, kwargs, lambda value: not depends(value), broadcast=True)
+    return _with_constants_measured(partial(selected, func), args, kwargs, lambda v: not depends(v), broadcast=True)
 
 
 @rule("scatter", "index_fill")
@@ -130,7 +132,7 @@ def _fill(func: Function, destination: Tensor, *args: Any, **kwargs: Any) -> Ten
     if count_dependent(args, kwargs):  # filled with what depends on the input
         return overwrite(destination, next(tensors([args, kwargs])).expand_as(destination))
     with torch.no_grad():
-        filled = func(destination.detach().clone(), *args, **kwargs)
+        filled = name_as(func(destination.detach().clone(), *args, **kwargs), UNNAMED)
     return overwrite(destination, filled)
 
 

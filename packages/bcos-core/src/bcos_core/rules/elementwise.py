@@ -5,13 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcos_core.additive import name_as, shift
+from bcos_core.additive import FROZEN, name_as, shift
 from bcos_core.dependence import depends
 from bcos_core.gradients import as_gated
 from bcos_core.rules.table import Function, composition, count_dependent, overwrite, rule, split_inplace
-
-FROZEN = " (frozen)"
-"""Ends the name of what an operation gave that is held constant."""
+from bcos_core.tape import held
 
 
 @rule(
@@ -50,9 +48,9 @@ def _between(func: Function, input: Tensor, *bounds: Any, **named_bounds: Any) -
     given = dict(zip(bounds_of, bounds, strict=False)) | named_bounds
     result = input
     if (low := given.get("min")) is not None:
-        result = select(result >= low, result, low)
+        result = select(held(result >= low), result, low)
     if (high := given.get("max")) is not None:
-        result = select(result <= high, result, high)
+        result = select(held(result <= high), result, high)
     return result
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bcos_core.errors import BcosError
-from bcos_core.rules.table import LINEAR, Function, functions, rule
+from bcos_core.rules.table import LINEAR, SELECTING, Function, functions, rule
 
 _SHAPES = """
     view view_as reshape reshape_as flatten ravel unflatten squeeze unsqueeze permute transpose t T mT H mH adjoint
@@ -33,7 +33,8 @@ _SELECTIONS = """
     adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices
 """.split()
 
-LINEAR.update(f for name in (*_SHAPES, *_TYPES, *_SUMS, *_IMAGES, *_FOURIER, *_SELECTIONS) for f in functions(name))
+LINEAR.update(f for name in (*_SHAPES, *_TYPES, *_SUMS, *_IMAGES, *_FOURIER) for f in functions(name))
+SELECTING.update(f for name in _SELECTIONS for f in functions(name))
 LINEAR.update((*functions("grad"), torch.Tensor.backward, torch.autograd.grad, torch.autograd.backward))
 
 

@@ -7,19 +7,33 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bcos_core.additive import current_terms, name_as, name_of
-from bcos_core.dependence import map_tensors, mark_constant, tensors
+from bcos_core.additive import (
+    FROZEN,
+    UNNAMED,
+    AdditiveTerms,
+    current_terms,
+    is_frozen,
+    name_as,
+    name_of,
+)
+from bcos_core.audit import nodes
+from bcos_core.dependence import depends, map_tensors, mark_constant, tensors
+from bcos_core.errors import BcosError
+from bcos_core.rules.fallback import call_if_linear, caller, calling_module, is_in_custom_function
 from bcos_core.rules.table import (
     COMPOSITIONS,
+    FOREIGN,
     IN_PLACE_COMPOSITIONS,
     LINEAR,
     RULES,
+    SELECTING,
     copied_beside,
     count_dependent,
     functions,
+    is_in_place,
     overwrite,
 )
-from bcos_core.rules.unlisted import call_if_linear
+from bcos_core.tape import selected
 
 
 class FrozenOperations(TorchFunctionMode):
@@ -34,38 +48,101 @@ class FrozenOperations(TorchFunctionMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self._within: list[Callable[..., Any]] = []
+        """Functions whose rule, of another package, is running."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """Call the rule for `func` if there is one, else `func`."""
         kwargs = kwargs or {}
-        if func in _PROPERTIES:
-            return func(*args, **kwargs)
         terms = current_terms()
-        if terms is not None:
-            args = map_tensors(terms.without_gradient, list(args))
-            kwargs = map_tensors(terms.without_gradient, kwargs)
-        if count_dependent(args[:1] if func in _LIKE_ANOTHER else args, kwargs):
-            return self._apply(func, args, kwargs)
-        learned = terms is None and any(t.requires_grad for t in tensors([args, kwargs]))
-        result = func(*args, **kwargs)
-        if learned:
-            mark_constant(result)
-        named = next((name for a in tensors(list(args)) if (name := name_of(a)) is not None), None)
-        for tensor in tensors(result) if named is not None else ():  # a view, slice or multiple of a parameter
-            name_as(tensor, str(named))
-        return result
+        if func in _PROPERTIES:
+            if terms is not None and func == _GRAD_FN:
+                terms.audit.doubt("grad_fn")
+            return func(*args, **kwargs)
+        if terms is None:
+            if count_dependent(args[:1] if func in _LIKE_ANOTHER else args, kwargs):
+                return self._apply(func, args, kwargs)
+            learned = any(t.requires_grad for t in tensors([args, kwargs]))
+            result = func(*args, **kwargs)
+            if learned:
+                mark_constant(result)
+            return result
+        args = map_tensors(terms.without_gradient, list(args))
+        kwargs = map_tensors(terms.without_gradient, kwargs)
+        if func in _DERIVATIVES:
+            raise BcosError(
+                f"cannot explain: {caller(self.model)} takes derivatives in its forward pass, which are others in "
+                "explanation mode"
+            )
+        if func in _HOOKS:
+            terms.audit.doubt("register_hook")
+        terms.audit.random |= func in _RANDOM
+        read = args[:1] if func in _LIKE_ANOTHER else args[1:] if func in _SHAPED_LIKE else args
+        if count_dependent(read, kwargs):
+            return self._account(terms, func, args, kwargs)
+        return _constant(terms, func, args, read, kwargs)
+
+    def _account(self, terms: AdditiveTerms, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Apply the rule for `func`, and note what vouches for its result."""
+        audit = terms.audit
+        given = args[0] if args and isinstance(args[0], Tensor) else None
+        unrecorded = not torch.is_grad_enabled() and given is not None and depends(given)
+        if unrecorded and is_in_place(func):
+            self._refuse_unrecorded()
+        version = given._version if unrecorded and given is not None else 0
+        before = nodes([args, kwargs])
+        audit.calls += 1
+        audit.unknown |= any(not depends(t) and name_of(t) is None for t in tensors([args, kwargs]))
+        result = self._apply(func, args, kwargs)
+        if unrecorded and given is not None and given._version != version:
+            self._refuse_unrecorded()
+        if func not in FOREIGN:
+            changed = [given, None if given is None else given._base] if result is None or result is given else []
+            audit.vouch(before, [result, changed])
+        audit.note_types([args[:1], result])
+        return self._hold(terms, func, given, result)
+
+    def _hold(self, terms: AdditiveTerms, func: Callable[..., Any], given: Tensor | None, result: Any) -> Any:
+        """Name what is frozen from here on, and let the tape record it or give it out."""
+        if not torch.is_grad_enabled() and is_in_custom_function():  # computes what will carry a gradient
+            return result
+        if func in _ESCAPES:
+            terms.audit.escaped = True
+            return result if terms.tape is None else terms.tape.hold(result)
+
+        def hold(tensor: Tensor) -> Tensor:
+            if depends(tensor):
+                return tensor
+            if name_of(tensor) is None:
+                place = None if torch.is_grad_enabled() else calling_module(self.model)
+                name_as(tensor, f"{place[0] if place else func.__name__.strip('_')}{FROZEN}")
+            if terms.tape is None:
+                return tensor
+            recorded = terms.tape.hold(tensor)
+            if tensor is not given:
+                return name_as(recorded, str(name_of(tensor)))  # type: ignore[no-any-return] # reason: a tensor
+            return tensor if recorded is tensor else tensor.copy_(recorded)
+
+        return map_tensors(hold, result)
+
+    def _refuse_unrecorded(self) -> None:
+        raise BcosError(
+            f"cannot explain: {caller(self.model)} changes in place, under no_grad, what depends on the input, and "
+            "autograd does not record that; do it outside of no_grad, or on a detached copy"
+        )
 
     def _apply(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        terms = current_terms()
-        if terms is not None and args and isinstance(args[0], Tensor):
-            terms.dtypes.add(args[0].dtype)
+        if func in self._within:
+            return func(*args, **kwargs)
         rule = RULES.get(func)
         if rule is not None:
-            return rule(func, *args, **kwargs)
+            return rule(func, *args, **kwargs) if func not in FOREIGN else self._foreign(rule, func, args, kwargs)
         if func in LINEAR:
             return func(*args, **kwargs)
+        if func in SELECTING:
+            return selected(func, *args, **kwargs)
         formula = COMPOSITIONS.get(func) or IN_PLACE_COMPOSITIONS.get(func)
         if formula is None:
             return call_if_linear(func, args, kwargs, self.model)
@@ -76,6 +153,39 @@ class FrozenOperations(TorchFunctionMode):
             result = formula(*args, **kwargs)
         return overwrite(target, result) if func in IN_PLACE_COMPOSITIONS else result
 
+    def _foreign(self, rule: Callable[..., Any], func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Apply a rule of another package, with the rules for all that it calls but the function itself."""
+        self._within.append(func)
+        try:
+            with self:
+                return rule(func, *args, **kwargs)
+        finally:
+            self._within.pop()
+
+
+def _constant(terms: AdditiveTerms, func: Callable[..., Any], args: Any, read: Any, kwargs: Any) -> Any:
+    """Call a function of constants; its result is named after one of them, first of all after a frozen one."""
+    given = list(tensors([read, kwargs]))
+    frozen = [t for t in given if is_frozen(t)]
+    if func in _ESCAPES and frozen:
+        terms.audit.escaped = True
+    names = [name_of(t) for t in given]
+    terms.audit.unknown |= None in names or (func in _FROM_OUTSIDE and not all(map(_is_plain, args)))
+    result = func(*args, **kwargs)
+    name = name_of(frozen[0]) if frozen else next((n for n in names if n not in (None, UNNAMED)), UNNAMED)
+    written = [args[0], args[0]._base] if frozen and is_in_place(func) else []
+    for tensor in tensors([result, written]):
+        if frozen or name_of(tensor) is None:
+            name_as(tensor, str(name))
+    return result
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of numbers alone."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | complex | Tensor)
+
 
 _PROPERTIES = frozenset(
     getattr(torch.Tensor, name).__get__
@@ -84,7 +194,32 @@ _PROPERTIES = frozenset(
 """Properties that tell of the tensor itself."""
 
 
-_LIKE_ANOTHER = frozenset(
-    f for name in ("expand_as", "reshape_as", "view_as", "type_as", "to") for f in functions(name)
-)
+_GRAD_FN = vars(torch._C.TensorBase)["grad_fn"].__get__
+_DERIVATIVES = frozenset((torch.Tensor.backward, torch.autograd.grad, torch.autograd.backward))
+
+
+def _named(names: str) -> frozenset[Callable[..., Any]]:
+    return frozenset(f for name in names.split() for f in functions(name))
+
+
+_LIKE_ANOTHER = _named("expand_as reshape_as view_as type_as to")
 """Functions that take shape, type or device alone from their other argument."""
+_SHAPED_LIKE = _named("""
+    zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros new_ones new_full new_empty
+    new_tensor new_empty_strided
+""")
+"""Functions that take shape, type or device alone from their first argument."""
+_RANDOM = _named("""
+    rand randn randint randperm rand_like randn_like randint_like bernoulli bernoulli_ multinomial normal normal_
+    poisson uniform_ exponential_ geometric_ cauchy_ log_normal_ random_ gumbel_softmax rrelu rrelu_
+    fractional_max_pool2d fractional_max_pool3d
+""")
+"""Functions that draw at random; those of torch.nn.functional only in train mode, which a second pass tells."""
+_ESCAPES = _named("""
+    numpy __array__ item tolist __float__ __int__ __bool__ __index__ __complex__ is_nonzero equal allclose
+    untyped_storage storage data_ptr __dlpack__ __repr__ __format__
+""")
+"""Functions that hand values out of PyTorch, where they are not followed."""
+_HOOKS = _named("register_hook register_post_accumulate_grad_hook")
+_FROM_OUTSIDE = _named("tensor as_tensor asarray from_numpy frombuffer")
+"""Functions that take values from outside of PyTorch."""

@@ -13,6 +13,7 @@ from bcos_core.norms.base import divide_by_std, variance
 from bcos_core.rules.additions import named_multiple, reshaped
 from bcos_core.rules.products import product
 from bcos_core.rules.table import Function, composition, rule
+from bcos_core.tape import held
 
 
 @rule("batch_norm")
@@ -119,7 +120,7 @@ def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: flo
 
 def _standardise(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
     """``(x - mean) / sqrt(var + eps)`` with a frozen variance."""
-    return divide_by_std(x - x.mean(dims, keepdim=True), variance(x, dims), eps)
+    return divide_by_std(x - x.mean(dims, keepdim=True), held(variance(x, dims)), eps)
 
 
 def _along_channels(parameter: Tensor, x: Tensor) -> Tensor:

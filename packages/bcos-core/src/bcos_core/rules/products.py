@@ -1,15 +1,17 @@
 """Functions that are linear in each of several arguments: matrix products, convolutions, quotients."""
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from bcos_core.additive import shift
-from bcos_core.dependence import depends
+from bcos_core.dependence import depends, map_tensors, tensors
 from bcos_core.gradients import scale_gradient
 from bcos_core.rules.additions import reshaped
 from bcos_core.rules.elementwise import frozen
-from bcos_core.rules.table import Function, count_dependent, rule
+from bcos_core.rules.table import Function, rule
+from bcos_core.tape import held, product_of, selected
 
 
 @rule(
@@ -34,9 +36,20 @@ def product(func: Function, *args: Any, **kwargs: Any) -> Tensor:
 
     For two: ``a · b = ½ (a · sg(b) + sg(a) · b)``.
     """
+    factors = [t for t in tensors([args, kwargs]) if depends(t)]
+    if len(factors) > 1:
+        replayed = product_of(factors, partial(_product_of_others, func, args, kwargs))
+        if replayed is not None:
+            return replayed
     y: Tensor = func(*args, **kwargs)
-    n = count_dependent(args, kwargs)
-    return y if n == 1 else scale_gradient(y, 1 / n)
+    return y if len(factors) == 1 else scale_gradient(y, 1 / len(factors))
+
+
+def _product_of_others(func: Function, args: Any, kwargs: Any, *factors: Tensor) -> Tensor:
+    """Call `func` with these tensors in place of those that depend on the input, in their order."""
+    others = iter(factors)
+    args, kwargs = (map_tensors(lambda t: next(others) if depends(t) else t, part) for part in (list(args), kwargs))
+    return func(*args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
 
 
 @rule("div", "divide", "true_divide", "__div__", "__truediv__")
@@ -44,7 +57,7 @@ def quotient(func: Function, input: Any, other: Any, *, rounding_mode: str | Non
     """``input / other`` with a frozen denominator."""
     if rounding_mode is not None or not depends(input):
         return frozen(func, input, other, **({"rounding_mode": rounding_mode} if rounding_mode else {}))
-    return func(input, other.detach() if isinstance(other, Tensor) else other)
+    return func(input, held(other.detach()) if depends(other) else other)
 
 
 @rule("linear")
@@ -75,10 +88,10 @@ def grid_sample(func: Function, input: Tensor, grid: Tensor, *args: Any, **kwarg
     """Interpolation between elements; where, is frozen."""
     if not depends(input):
         return frozen(func, input, grid, *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
-    return func(input, grid.detach(), *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
+    return func(input, held(grid.detach()) if depends(grid) else grid, *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
 
 
 @rule("prelu")
 def prelu(func: Function, input: Tensor, weight: Tensor) -> Tensor:
     """``max(0, x) + weight · min(0, x)``, linear in x on either side of 0."""
-    return func(input, weight.detach() if depends(weight) else weight)  # type: ignore[no-any-return] # reason: func is any callable
+    return selected(func, input, held(weight.detach()) if depends(weight) else weight)  # type: ignore[no-any-return] # reason: func is any callable

@@ -30,8 +30,12 @@ IN_PLACE_COMPOSITIONS: dict[Function, Function] = {}
 LINEAR: set[Function] = set()
 """Functions that are called as they are.
 
-They are linear in their tensor argument, or select elements of it, or multiply them with what is 0 or 1.
+They are linear in their tensor argument.
 """
+SELECTING: set[Function] = set()
+"""Functions that select elements of their tensor argument, or multiply each with one of a few numbers by its sign."""
+FOREIGN: set[Function] = set()
+"""Functions whose rule another package has given: nothing but a probe vouches for it."""
 
 _NAMESPACES = (torch, torch.Tensor, F, torch.linalg, torch.special, torch.fft)
 
@@ -98,6 +102,7 @@ def register_rules(rules: Mapping[Function, Rule]) -> None:
         if not callable(function) or not callable(replacement):
             raise BcosError(f"a rule maps a function to a function, got {function!r}: {replacement!r}")
     RULES.update(rules)
+    FOREIGN.update(rules)
 
 
 def AS_IT_IS(function: Function, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - reason: a constant of the API
@@ -158,3 +163,11 @@ def copied_beside(x: Tensor, args: Sequence[Any], kwargs: dict[str, Any]) -> tup
 def count_dependent(*values: Any) -> int:
     """How many tensors in `values` depend on the input."""
     return sum(depends(t) for t in tensors(values))
+
+
+def is_in_place(function: Function) -> bool:
+    """Whether a function changes its first argument, by its name."""
+    name = function.__name__
+    if name.startswith("__"):
+        return name == "__setitem__" or (name.startswith("__i") and hasattr(torch.Tensor, f"__{name[3:]}"))
+    return name.endswith("_")

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation, explain
+from bcos_core.rounding import size
 from bcos_explain.explainers.contract import Target
 from bcos_explain.metrics.batches import Encode, Progress, each_batch
 from bcos_explain.metrics.result import MetricResult
@@ -20,7 +21,7 @@ class CompletenessResult(MetricResult):
 
     @property
     def relative(self) -> Tensor:
-        """(M,): the same divided by ``Σ |contributions| + |bias| + |logit|``, the size of what was added up."""
+        """(M,): the same divided by ``Σ |contributions| + Σ |constants| + |logit|``, the size of what was added up."""
         return self.scores
 
     @staticmethod
@@ -31,10 +32,9 @@ class CompletenessResult(MetricResult):
                 f"completeness needs one target an input, got targets of shape {tuple(explanation.target.shape)}"
             )
         contributions = explanation.contributions.double().flatten(1)
-        bias, score = explanation.bias.double(), explanation.score.double()
-        absolute = (contributions.sum(1) + bias - score).abs()
-        size = contributions.abs().sum(1) + bias.abs() + score.abs()
-        return _result(absolute.detach().cpu(), (absolute / size.clamp_min(torch.finfo(torch.float64).tiny)).cpu())
+        absolute = (contributions.sum(1) + explanation.bias.double() - explanation.score.double()).abs()
+        added = size(contributions, explanation.bias_terms.values(), explanation.score)
+        return _result(absolute.detach().cpu(), (absolute / added.clamp_min(torch.finfo(torch.float64).tiny)).cpu())
 
     def to_dict(self) -> dict[str, object]:
         """Everything but the absolute distance of each image, for JSON."""

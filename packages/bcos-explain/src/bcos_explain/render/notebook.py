@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from bcos_core import Explanation
-from bcos_explain.receipt import Receipt, number, receipts
+from bcos_explain.receipt import Receipt, receipts
 from bcos_explain.render.colour import explanation_image
 from bcos_explain.render.contributions import contribution_rgb, symmetric_limit
 from bcos_explain.render.picture import input_image, on_background, picture_bytes
@@ -15,7 +15,6 @@ from bcos_explain.render.scales import smoothing
 
 IMAGES_SHOWN = 4
 TARGETS_SHOWN = 3
-TERMS_SHOWN = 6
 SIDE = 192
 """Width of each picture in pixels."""
 
@@ -54,15 +53,8 @@ def _image(picture: NDArray[Any]) -> str:
 
 
 def _receipt(target: int, receipt: Receipt, limit: float) -> str:
-    terms = sorted(receipt.terms.items(), key=lambda item: -abs(item[1]))
-    lines = [
-        (f"output {target}", number(receipt.score)),
-        ("contributions", number(receipt.contributions)),
-        ("bias", number(receipt.bias)),
-        *((f"  {name}", number(value)) for name, value in terms[:TERMS_SHOWN]),
-    ]
-    if len(terms) > TERMS_SHOWN:
-        lines.append((f"  {len(terms) - TERMS_SHOWN} more", number(sum(value for _, value in terms[TERMS_SHOWN:]))))
-    verdict = "adds up" if receipt.passed else "does not add up"
-    lines += [("residual", f"{receipt.residual:.1e} ({verdict})"), ("red and blue", f"±{limit:.3g} per pixel")]
-    return "<br>".join(f"{escape(name)}: <b>{escape(value)}</b>" for name, value in lines)
+    (_, score), *others = receipt.rows
+    lines = [(f"output {target}", score), *others, ("red and blue", f"±{limit:.3g} per pixel")]
+    texts = [f"{escape(name)}: <b>{escape(value)}</b>" for name, value in lines]
+    verdict = receipt.verdict if receipt.passed else f"does not add up: {receipt.verdict}"
+    return "<br>".join([*texts, escape(verdict), escape(receipt.bar), *map(escape, receipt.warnings)])

@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcos_core import BcosError
-
-TOLERANCE = 1e-4
-"""Largest residual of a receipt that adds up, relative to the size of what was added: float32 rounding in a network."""
+from bcos_core.receipt import Receipt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +29,8 @@ class GalleryItem:
     predicted_class: str
     confidence: float
     """Probability of the predicted class."""
-    logit: float
-    """Of the predicted class."""
-    bias: float
-    """Part of the logit that does not come from the input."""
-    bias_terms: Mapping[str, float] = field(default_factory=dict)
-    """What `bias` is made of, by name; what is missing from the bias is shown as a term of its own."""
+    receipt: Receipt
+    """Of the logit of the predicted class."""
     baselines: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Maps (H, W) of other explainers, signed or not, each shown on a scale of its own."""
     name: str = ""
@@ -55,22 +49,6 @@ class GalleryItem:
     def correct(self) -> bool:
         """Whether the prediction is right."""
         return self.true_class == self.predicted_class
-
-    @property
-    def contributions(self) -> float:
-        """Sum of the map, in float64."""
-        return float(np.sum(self.map, dtype=np.float64))
-
-    @property
-    def residual(self) -> float:
-        """``logit - Σ map - bias``: rounding error for an exact explanation."""
-        return self.logit - self.contributions - self.bias
-
-    @property
-    def adds_up(self) -> bool:
-        """Whether ``|residual| ≤ TOLERANCE · (Σ |map| + |bias| + |logit|)``."""
-        size = float(np.abs(self.map).sum(dtype=np.float64)) + abs(self.bias) + abs(self.logit)
-        return abs(self.residual) <= TOLERANCE * size
 
 
 @dataclass(frozen=True, kw_only=True)

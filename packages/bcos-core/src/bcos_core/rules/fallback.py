@@ -1,7 +1,7 @@
 """Functions without a rule: called if they turn out to be linear, refused by name if not."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -36,7 +36,7 @@ def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], 
         return result  # shapes, comparisons, indices
     if changes_input or not _is_additive(func, _probe(args, kwargs), result):
         raise BcosError(
-            f"explanation mode has no rule for {resolve_name(func) or func.__name__}, called {_caller(model)}, and it "
+            f"explanation mode has no rule for {resolve_name(func) or func.__name__}, called {caller(model)}, and it "
             "is not linear in its inputs; give it one with bcos_core.register_rules, or freeze the model's dynamic "
             "factor with bcos_core.freeze"
         )
@@ -86,14 +86,39 @@ def _is_additive(func: Function, probe: tuple[Arguments, Arguments], result: Any
     return True
 
 
-def _caller(model: nn.Module) -> str:
-    """Which module of the model the running code belongs to, by the innermost frame that has one."""
+def caller(model: nn.Module) -> str:
+    """Where the running code is, in words."""
+    found = calling_module(model)
+    if found is None:
+        return "outside of any module"
+    name, module = found
+    return f"in module {name!r} ({type(module).__name__})" if name else f"in {type(module).__name__}"
+
+
+def calling_module(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """Module of the model that the running code belongs to, with its name: the innermost frame that has one."""
     names = {id(module): name for name, module in model.named_modules()}
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         module = frame.f_locals.get("self")
         if isinstance(module, nn.Module):
-            name = names.get(id(module))
-            return f"in module {name!r} ({type(module).__name__})" if name else f"in {type(module).__name__}"
+            return names.get(id(module), ""), module
         frame = frame.f_back
-    return "outside of any module"
+    return None
+
+
+def is_in_custom_function() -> bool:
+    """Whether the running code belongs to an ``autograd.Function``, in which nothing carries a gradient."""
+    codes = {getattr(cls.forward, "__code__", None) for cls in _subclasses(torch.autograd.Function)}
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code in codes:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:
+    for subclass in cls.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

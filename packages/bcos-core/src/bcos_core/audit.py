@@ -1,0 +1,119 @@
+"""What vouches for a map: which steps of a forward pass went through explanation mode.
+
+A sum that comes out right proves little: of a network without biases it comes out right for the plain gradient
+too. So every step between input and score is accounted for. Explanation mode sees the calls of PyTorch functions
+in its own thread; it does not see TorchScript, other threads, nor what a custom ``autograd.Function`` computes.
+Those leave nodes in the graph that no rule has made, or constants that came from nowhere.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import Node
+
+from bcos_core.dependence import tensors
+
+_HARMLESS = frozenset(
+    f"{name}Backward{number}"
+    for name in (
+        *("Alias", "AsStrided", "View", "UnsafeView", "ReshapeAlias", "Expand", "Select", "Slice", "T", "Transpose"),
+        *("Permute", "Squeeze", "Unsqueeze", "Unbind", "Split", "SplitWithSizes", "Clone"),
+    )
+    for number in range(3)
+) | {"CopySlices", "CopyBackwards"}
+"""Steps that move elements: autograd makes them anew for views of what was changed in place."""
+
+
+class Audit:
+    """Collects, during one forward pass, what its map can be trusted for."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        """Functions called on what depends on the input: how deep the network is, roughly."""
+        self.dtypes: set[torch.dtype] = set()
+        """Floating types that values which depend on the input had anywhere."""
+        self.random = False
+        """A function was called that draws at random."""
+        self.unknown = False
+        """A tensor took part that is no parameter, buffer or attribute, and that no call has made."""
+        self.escaped = False
+        """Values that depend on the input were handed out of PyTorch, as numbers, arrays or memory."""
+        self.leaves: set[int] = set()
+        """Ids of the tensors at which the graph may begin: the input and the constants beside it."""
+        self._vouched: set[Node] = set()  # nodes are kept, since the next one could be given the same address
+        self._suspicious = False
+        self._doubts: dict[str, None] = {}
+
+    def note_types(self, values: Any) -> None:
+        """Note the floating types of the tensors in `values` that carry a gradient."""
+        for tensor in tensors(values):
+            if tensor.requires_grad and (tensor.is_floating_point() or tensor.is_complex()):
+                self.dtypes.add(tensor.dtype)
+
+    def vouch(self, before: set[Node], values: Any) -> None:
+        """Note that a rule has made the nodes between `before` and the tensors in `values`."""
+        stack = [node for t in tensors(values) if (node := t.grad_fn) is not None]
+        while stack:
+            node = stack.pop()
+            if node in self._vouched:
+                continue
+            if node in before or not self._is_ours(node):
+                self._suspicious = True
+                continue
+            self._vouched.add(node)
+            stack += [parent for parent, _ in node.next_functions if parent is not None and not self._is_source(parent)]
+
+    def doubt(self, name: str) -> None:
+        """Note that the model has asked for something by which gradients can be changed unseen."""
+        self._doubts[name] = None
+
+    def foreign_steps(self, scores: Tensor) -> list[str]:
+        """Names of the steps on the way to `scores` that no rule has made, and of doubts; without repetition."""
+        if not self._suspicious and not self._doubts and scores.grad_fn in self._vouched:
+            return []
+        found = dict(self._doubts)
+        stack, visited = [scores.grad_fn], set()
+        while stack:
+            node = stack.pop()
+            if node is None or node in visited:
+                continue
+            visited.add(node)
+            if self._is_source(node):
+                continue
+            if node not in self._vouched and type(node).__name__ not in _HARMLESS:
+                found[type(node).__name__.removesuffix("0").removesuffix("Backward")] = None
+            stack += [parent for parent, _ in node.next_functions]
+        return list(found)
+
+    def _is_source(self, node: Any) -> bool:
+        return _starts(node) and id(node.variable) in self.leaves
+
+    @staticmethod
+    def _is_ours(node: object) -> bool:
+        """Whether a rule can have made the node; the derivative of a custom function is its author's word."""
+        return not isinstance(node, BackwardCFunction) and not _starts(node)
+
+
+def _starts(node: Any) -> bool:
+    """Whether the graph begins here, at a tensor that requires a gradient of its own."""
+    return type(node).__name__ == "AccumulateGrad"
+
+
+def nodes(values: Any) -> set[Node]:
+    """Last nodes in the graph of the tensors in `values`."""
+    return {node for t in tensors(values) if t.requires_grad and (node := t.grad_fn) is not None}
+
+
+def random_state(device: torch.device) -> Callable[[], bool]:
+    """Remember the state of PyTorch's random generators; call the result to learn whether it has changed."""
+
+    def read() -> Iterable[Tensor]:
+        yield torch.get_rng_state()
+        if device.type == "cuda":
+            yield torch.cuda.get_rng_state(device)
+
+    before = list(read())
+    return lambda: not all(torch.equal(a, b) for a, b in zip(before, read(), strict=True))

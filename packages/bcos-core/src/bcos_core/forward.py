@@ -1,0 +1,125 @@
+"""One forward pass in explanation mode, of a model or up to one of its layers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core.additive import AdditiveTerms, measured
+from bcos_core.errors import BcosError
+from bcos_core.mode import explanation_mode
+from bcos_core.structure import shared_copy
+from bcos_core.tape import Tape
+from bcos_core.targets import Target, select
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is explained."""
+
+    model: nn.Module
+    module: nn.Module | None
+    target: Target
+    relative: bool
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One forward pass in explanation mode."""
+
+    leaf: Tensor
+    logits: Tensor
+    scores: Tensor
+    """(N, T)"""
+    indices: Tensor
+    outputs: Tensor
+    """(N, K, ...), detached."""
+    terms: AdditiveTerms
+
+    @property
+    def largest(self) -> Tensor:
+        """(N,): largest output, whose rounding error differences of outputs have."""
+        return self.outputs.flatten(1).abs().amax(1)
+
+
+def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
+    """Run the model on `x` in explanation mode, measuring constants.
+
+    A tape records the dynamic factors, or gives out those that it has recorded.
+    """
+    leaf = x.detach().clone().requires_grad_()
+    terms = AdditiveTerms(task.model, tape)
+    terms.audit.leaves.add(id(leaf))
+    given = leaf.clone()  # no leaf itself: the model may change it in place
+    terms.audit.vouch(set(), given)
+    with explanation_mode(task.model), measured(terms):
+        outputs = outputs_of(task, given)
+        logits, scores, indices = select(outputs, task.target, task.relative, task.module, n=x.shape[0])
+    return Pass(leaf, logits, scores, indices, outputs.detach(), terms)
+
+
+def check_input(x: Tensor) -> None:
+    """Refuse what is no batch of finite floating-point values."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise BcosError(f"explain needs a floating point tensor, got {kind}; convert images to floats in [0, 1]")
+    if x.ndim < 2 or x.numel() == 0:
+        raise BcosError(
+            f"explain needs a batch (N, C, H, W) with at least one element, got shape {tuple(x.shape)}; "
+            "use x[None] for one image"
+        )
+    if not bool(torch.isfinite(x).all()):
+        raise BcosError(
+            f"the input holds {int((~torch.isfinite(x)).sum())} non-finite values (NaN or infinity); remove them first"
+        )
+
+
+def find_layer(model: nn.Module, layer: str | nn.Module | None) -> nn.Module | None:
+    """Module of the model that `layer` names or is; None for the model itself."""
+    if not isinstance(model, nn.Module):
+        raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
+    if layer is None:
+        return None
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    if isinstance(layer, str):
+        if layer not in modules:
+            raise BcosError(f"the model has no layer {layer!r}; it has {', '.join(list(modules)[1:9])}, ...")
+        return modules[layer]
+    if not any(layer is m for m in modules.values()):
+        raise BcosError(f"the given layer ({type(layer).__name__}) is not part of the model")
+    return layer
+
+
+def outputs_of(task: Task, x: Tensor) -> Tensor:
+    """Output of the model for x, or of the layer that is explained.
+
+    Raises:
+        BcosError: outputs of another shape, or that are not finite.
+    """
+    output = task.model(x) if task.module is None else _layer_output(task.model, task.module, x)
+    if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[0] != x.shape[0]:
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise BcosError(f"explain needs outputs of shape ({x.shape[0]}, K, ...), the model or layer gives {got}")
+    if not bool(torch.isfinite(output).all()):
+        raise BcosError("the model's outputs are not finite; check its weights and precision")
+    return output
+
+
+def _layer_output(model: nn.Module, module: nn.Module, x: Tensor) -> object:
+    captured: list[object] = []
+
+    def capture(_module: nn.Module, _args: object, output: object) -> None:
+        captured.append(output.clone() if isinstance(output, Tensor) else output)  # in-place layers may follow
+
+    name = next(name for name, candidate in model.named_modules() if candidate is module)
+    copied = shared_copy(model)
+    copied.get_submodule(name).register_forward_hook(capture)
+    copied(x)
+    if not captured:
+        raise BcosError(f"the layer {type(module).__name__} did not run in the model's forward pass")
+    if len(captured) > 1:
+        raise BcosError(
+            f"the layer {name!r} ({type(module).__name__}) runs {len(captured)} times in the model's forward pass, so "
+            "it has no single output; explain a layer that runs once"
+        )
+    return captured[0]

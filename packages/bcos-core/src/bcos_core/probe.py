@@ -1,0 +1,106 @@
+"""Checks of a map that do not trust autograd: the network is computed again, there and elsewhere."""
+
+import torch
+from torch import Tensor
+
+from bcos_core.additive import FROZEN, UNNAMED
+from bcos_core.errors import BcosError
+from bcos_core.explanation import Explanation
+from bcos_core.forward import Pass, Task, forward, outputs_of
+from bcos_core.rounding import rounding, size
+from bcos_core.tape import Tape
+
+PROBE = 10.0
+"""How much more rounding there may be at another point, where the held factors do not fit the values."""
+_VALUES = 1000.0
+"""How much more rounding there may be between two ways to compute the outputs, which networks amplify."""
+
+
+def check_again(task: Task, x: Tensor, first: Pass) -> None:
+    """Compute the outputs once more, and the constants for another input: for what explanation mode did not follow.
+
+    Raises:
+        BcosError: the model draws at random, or takes another way through its code.
+    """
+    again = forward(task, x)
+    size = first.largest.amax() + again.largest.amax()
+    if not bool(((again.scores - first.scores).abs() <= rounding(first.terms.audit.dtypes) * size).all()):
+        raise BcosError(
+            "cannot explain: two forward passes of the model for the same input differ, so it draws at random or "
+            "changes between calls; turn its noise off first (dropout, RReLU, added noise), or fix what it draws"
+        )
+    terms = first.terms
+    for other in (elsewhere(x, 1e-3), elsewhere(x, 1.0)):
+        try:
+            there = forward(task, other).terms
+        except Exception:  # a stranger's model may raise anything where the input is no image
+            there = None
+        if there is None or len(there.names) != len(terms.names):
+            terms.names = [_frozen_name(name) if name == UNNAMED else name for name in terms.names]
+            return
+        pairs = zip(terms.names, terms.leaves, there.leaves, strict=True)
+        terms.names = [name if torch.equal(a, b) else _frozen_name(name) for name, a, b in pairs]
+
+
+def _frozen_name(name: str) -> str:
+    return name if name.endswith(FROZEN) else f"{name}{FROZEN}"
+
+
+def elsewhere(x: Tensor, distance: float) -> Tensor:
+    """Input of the size of `x`, `distance` times that size away from it; the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
+    size = x.detach().abs().double().flatten(1).mean(1).clamp_min(1e-3)
+    return x.detach() + (distance * noise * size.reshape(-1, *[1] * (x.ndim - 1))).to(x.dtype)
+
+
+def probe_map(task: Task, first: Pass, explanation: Explanation) -> Tensor:
+    """By how much the frozen network misses the map at another point, (N,) or (N, T), as a share of what adds up.
+
+    Raises:
+        BcosError: outside of explanation mode the model gives other outputs.
+    """
+    _check_outputs(task, first)
+    tape = Tape()
+    forward(task, first.leaf, tape)
+    tape.rewind()
+    x = elsewhere(first.leaf, 1.0)
+    score = forward(task, x, tape).scores.detach().reshape(explanation.score.shape).double()
+    extra = explanation.target.ndim - 1
+    contributions = (explanation.weight * (x.unsqueeze(1) if extra else x)).double()
+    largest = first.largest.double().unsqueeze(1) if extra else first.largest.double()
+    expected = contributions.flatten(1 + extra).sum(-1) + explanation.bias.double()
+    return (expected - score).abs() / (added_up(explanation, contributions, largest) + score.abs())
+
+
+def _check_outputs(task: Task, first: Pass) -> None:
+    with torch.no_grad():
+        plain = outputs_of(task, first.leaf.detach().clone())
+    difference = float(
+        (plain - first.outputs).abs().max() / first.largest.max().clamp_min(torch.finfo(plain.dtype).tiny)
+    )
+    allowed = _VALUES * rounding(first.terms.audit.dtypes)
+    if not difference <= allowed:
+        raise BcosError(
+            f"the model gives other outputs when it is explained: they differ by {difference:.1e} of their size "
+            f"(allowed: {allowed:.1e}); it looks at whether gradients are recorded, or amplifies rounding (try float64)"
+        )
+
+
+def missed(foreign: list[str], missing: float) -> str:
+    """What to say of a map that misses the network; `foreign` are the steps that explanation mode did not see."""
+    more = f" and {len(foreign) - 4} more" if len(foreign) > 4 else ""
+    what = f"steps that explanation mode did not see ({', '.join(foreign[:4])}{more})" if foreign else "a wrong rule"
+    return (
+        f"the map is not the network's: with dynamic factors held, the network misses it by {missing:.1e} of its size "
+        f"at another point, because of {what}; TorchScript, other threads (DataParallel) and custom autograd functions "
+        "are not seen: give the plain module, or a rule with bcos_core.register_rules"
+    )
+
+
+def added_up(explanation: Explanation, contributions: Tensor, largest: Tensor) -> Tensor:
+    """What is added up, (N,) or (N, T); differences of outputs have the rounding error of the largest of these."""
+    return (
+        size(contributions.flatten(explanation.target.ndim), explanation.bias_terms.values(), explanation.score)
+        + largest
+    )

@@ -1,0 +1,245 @@
+"""The receipt of an explanation: what a score is made of, whether it adds up, and what it comes from.
+
+Here alone is decided whether contributions and constants add up; :func:`bcos_core.explain`, metrics, reports and
+pages all use it.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from bcos_core.additive import FROZEN, UNNAMED
+from bcos_core.errors import BcosError
+from bcos_core.explanation import Explanation
+from bcos_core.logits import LogitLayer
+
+LOW_SHARE = 0.5
+"""Below this share from the image a receipt warns."""
+
+LOGIT_BIAS = "logit bias"
+NORMS = "norm shifts"
+LAYERS = "layer biases"
+POSITIONS = "positions and tokens"
+IMAGES = "input normalisation"
+CONSTANTS = "other constants"
+HELD = "depends on the image, held constant"
+
+_IMAGE_MEANS = ("mean of the images", "mean", "pixel_mean", "image_mean")
+_BAR = 20
+_TERMS = 6
+"""Terms of a bias that are named; more are summed."""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """``score = contributions + bias + residual``, in units of the logit."""
+
+    score: float
+    """What was explained, as the network computed it."""
+    contributions: float
+    """Sum of ``W(x)·x`` over the input."""
+    absolute: float
+    """Sum of ``|W(x)·x|`` over the input: how much is left after contributions cancel is read off beside it."""
+    bias: float
+    """What the map does not show: the sum of `terms`."""
+    terms: Mapping[str, float]
+    """What `bias` is made of, by origin."""
+    residual: float
+    """What is left over."""
+    allowed: float
+    """Largest residual that is rounding."""
+    held: float = 0.0
+    """Part of `bias` that depends on the image, but that the network holds constant."""
+    probe: float | None = None
+    """By what share the network, its dynamic factors held, misses the map at another point; None if not computed."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it adds up."""
+        return abs(self.residual) <= self.allowed
+
+    @property
+    def image_share(self) -> float:
+        """``|contributions| / (|contributions| + |bias|)``: the share that comes from the image."""
+        total = abs(self.contributions) + abs(self.bias)
+        return abs(self.contributions) / total if total else 1.0
+
+    @property
+    def equation(self) -> str:
+        """``score = contributions + bias``, in numbers."""
+        sign = "−" if self.bias < 0 else "+"
+        parts = (self.score, self.contributions, abs(self.bias))
+        score, contributions, bias = (number(part, largest=max(map(abs, parts))) for part in parts)
+        return f"{score} = {contributions} {sign} {bias} bias"
+
+    @property
+    def verdict(self) -> str:
+        """``adds up``, or what is missing."""
+        return "adds up" if self.passed else f"{number(self.residual)} missing"
+
+    @property
+    def bar(self) -> str:
+        """The shares of image and bias as a bar, and in numbers."""
+        filled = round(_BAR * self.image_share)
+        share = round(100 * self.image_share)
+        return f"{'█' * filled}{'░' * (_BAR - filled)} {share} % from the image, {100 - share} % bias"
+
+    @property
+    def cancellation(self) -> str:
+        """How much of the contributions is left after they cancel."""
+        return f"{number(self.absolute)} of absolute contributions leave {number(self.contributions)}"
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the map must know, in plain words."""
+        found = []
+        if self.image_share < LOW_SHARE:
+            share = round(100 * (1 - self.image_share))
+            found.append(
+                f"{share} % of this score is bias: it does not come from the image, and the map does not show it"
+            )
+        if abs(self.held) > self.allowed:
+            found.append(
+                f"{number(self.held)} of the bias depends on the image, but the network holds it constant: "
+                "the map does not show it"
+            )
+        return found
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Names and numbers, in the order in which they are added up; terms of the bias are indented."""
+        largest = max(abs(self.score), abs(self.contributions), abs(self.bias))
+        terms = [(f"  {name}", number(value)) for name, value in self.terms.items() if value]
+        more = [(f"  {len(terms) - _TERMS} others", number(self._rest()))] if len(terms) > _TERMS + 1 else []
+        probe = [] if self.probe is None else [("missed at another point, share", exponent(self.probe))]
+        return [
+            ("logit of the network", number(self.score, largest=largest)),
+            ("contributions of the image", number(self.contributions, largest=largest)),
+            ("  in absolute value", number(self.absolute)),
+            ("bias, not from the image", number(self.bias, largest=largest)),
+            *(terms[:_TERMS] + more if more else terms),
+            (f"residual (up to {exponent(self.allowed)} is rounding)", exponent(self.residual)),
+            *probe,
+        ]
+
+    def _rest(self) -> float:
+        return sum([value for value in self.terms.values() if value][_TERMS:])
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything, for JSON."""
+        return {
+            "logit": self.score,
+            "contributions": self.contributions,
+            "absolute_contributions": self.absolute,
+            "bias": self.bias,
+            "bias_terms": dict(self.terms),
+            "held_constant": self.held,
+            "image_share": self.image_share,
+            "residual": self.residual,
+            "allowed": self.allowed,
+            "probe": self.probe,
+            "passed": self.passed,
+            "warnings": self.warnings,
+        }
+
+
+def receipts(explanation: Explanation, *, model: nn.Module | None = None) -> list[list[Receipt]]:
+    """A receipt for each image and target, (N, T) in nested lists.
+
+    Args:
+        explanation: of any network.
+        model: the explained one, to sum its constants by origin (logit bias, norm shifts, layer biases,
+            positions and tokens, input normalisation, other constants, and what is held constant though it
+            depends on the image). None leaves them by name.
+    """
+    n = len(explanation.target)
+    scores = explanation.score.reshape(n, -1)
+    targets = scores.shape[1]
+    contributions = explanation.contributions.reshape(n, targets, -1).double()
+    sums, absolute = contributions.sum(-1).tolist(), contributions.abs().sum(-1).tolist()
+    named = {name: term.reshape(n, -1).tolist() for name, term in explanation.bias_terms.items()}
+    biases = explanation.bias.reshape(n, -1).tolist()
+    allowed = explanation.allowed_residual.reshape(n, -1).tolist()
+    probes = None if explanation.probe is None else explanation.probe.reshape(n, -1).tolist()
+    made = []
+    for i in range(n):
+        row = []
+        for t in range(targets):
+            terms = {name: values[i][t] for name, values in named.items()}
+            score = float(scores[i, t])
+            row.append(
+                Receipt(
+                    score=score,
+                    contributions=sums[i][t],
+                    absolute=absolute[i][t],
+                    bias=biases[i][t],
+                    terms=terms if model is None else by_origin(terms, model),
+                    residual=score - sums[i][t] - biases[i][t],
+                    allowed=allowed[i][t],
+                    held=sum(value for name, value in terms.items() if name.endswith(FROZEN)),
+                    probe=None if probes is None else probes[i][t],
+                )
+            )
+        made.append(row)
+    return made
+
+
+def by_origin(terms: Mapping[str, float], model: nn.Module) -> dict[str, float]:
+    """Sum the terms of a bias by where they come from; largest first.
+
+    Raises:
+        BcosError: no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise BcosError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    sums: dict[str, float] = {}
+    for name, value in terms.items():
+        origin = _origin(name, value, model)
+        sums[origin] = sums.get(origin, 0.0) + value
+    return dict(sorted(sums.items(), key=lambda item: -abs(item[1])))
+
+
+def number(value: float, *, largest: float | None = None) -> str:
+    """A logit with two decimals, more if it is below 1, and a minus sign that is as wide as a plus.
+
+    Args:
+        value: in units of the logit.
+        largest: of those that it is shown beside with as many decimals; None for itself.
+    """
+    size = abs(value) if largest is None else largest
+    decimals = 2 if size >= 1 or size == 0 else min(6, 2 - math.floor(math.log10(size)))
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def exponent(value: float) -> str:
+    """A number in powers of ten, with a minus sign that is as wide as a plus."""
+    return f"{value:.1e}".replace("-", "−")
+
+
+def _origin(name: str, value: float, model: nn.Module) -> str:
+    if name.endswith(FROZEN):
+        return HELD
+    owner, _, leaf = name.rpartition(".")
+    if leaf in _IMAGE_MEANS:
+        return IMAGES
+    if name == UNNAMED:
+        return LOGIT_BIAS if _is_logit_bias(value, model) else CONSTANTS
+    try:
+        module = model.get_submodule(owner)
+    except AttributeError:
+        return CONSTANTS
+    if _is_norm(module):
+        return NORMS
+    return LAYERS if leaf.endswith("bias") else POSITIONS
+
+
+def _is_norm(module: nn.Module) -> bool:
+    running = getattr(module, "running_var", None)
+    return isinstance(running, Tensor) or "norm" in type(module).__name__.lower()
+
+
+def _is_logit_bias(value: float, model: nn.Module) -> bool:
+    biases = [m.logit_bias for m in model.modules() if isinstance(m, LogitLayer) and m.logit_bias]
+    return bool(biases) and math.isclose(value, sum(biases), rel_tol=1e-4)

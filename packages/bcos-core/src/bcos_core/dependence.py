@@ -1,6 +1,6 @@
 """Which tensors of a forward pass depend on the input, and which are constants beside it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,23 +29,31 @@ def is_constant(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def tensors(values: Any) -> Iterator[Tensor]:
+def tensors(values: Any) -> list[Tensor]:
     """All tensors in `values`, which may be nested lists, tuples and dictionaries."""
     if isinstance(values, Tensor):
-        yield values
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from tensors(value)
-    elif isinstance(values, dict):
-        yield from tensors(list(values.values()))
+        return [values]
+    if isinstance(values, dict):
+        values = values.values()
+    elif not isinstance(values, list | tuple):
+        return []
+    found: list[Tensor] = []
+    for value in values:  # called for every operation: most arguments are no containers
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple | dict):
+            found += tensors(value)
+    return found
 
 
 def map_tensors(function: Callable[[Tensor], Any], values: Any) -> Any:
     """`values`, which may be nested lists, tuples and dictionaries, with the function applied to each tensor."""
     if isinstance(values, Tensor):
         return function(values)
-    if isinstance(values, list | tuple) and any(True for _ in tensors(values)):
+    if isinstance(values, list | tuple):
         mapped = [map_tensors(function, value) for value in values]
+        if all(new is old for new, old in zip(mapped, values, strict=True)):
+            return values
         named = getattr(values, "_make", None)  # of named tuples
         return type(values)(mapped) if named is None else named(mapped)
     if isinstance(values, dict):

@@ -46,6 +46,9 @@ def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
     """Run the model on `x` in explanation mode, measuring constants.
 
     A tape records the dynamic factors, or gives out those that it has recorded.
+
+    Raises:
+        BcosError: outputs that are not finite, or of another shape.
     """
     leaf = x.detach().clone().requires_grad_()
     terms = AdditiveTerms(task.model, tape)
@@ -54,7 +57,11 @@ def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
     terms.audit.vouch(set(), given)
     with explanation_mode(task.model), measured(terms):
         outputs = outputs_of(task, given)
+        unknown = terms.audit.unknown
         logits, scores, indices = select(outputs, task.target, task.relative, task.module, n=x.shape[0])
+        terms.audit.unknown = unknown  # what is asked for is the caller's, not the model's
+    if not bool(torch.isfinite(outputs).all()):
+        raise BcosError("the model's outputs are not finite; check its weights and precision")
     return Pass(leaf, logits, scores, indices, outputs.detach(), terms)
 
 
@@ -94,14 +101,12 @@ def outputs_of(task: Task, x: Tensor) -> Tensor:
     """Output of the model for x, or of the layer that is explained.
 
     Raises:
-        BcosError: outputs of another shape, or that are not finite.
+        BcosError: outputs of another shape.
     """
     output = task.model(x) if task.module is None else _layer_output(task.model, task.module, x)
     if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[0] != x.shape[0]:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise BcosError(f"explain needs outputs of shape ({x.shape[0]}, K, ...), the model or layer gives {got}")
-    if not bool(torch.isfinite(output).all()):
-        raise BcosError("the model's outputs are not finite; check its weights and precision")
     return output
 
 

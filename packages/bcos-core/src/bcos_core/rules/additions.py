@@ -130,7 +130,7 @@ def _assign(func: Function, destination: Tensor, index: Any, value: Any) -> None
 def _fill(func: Function, destination: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """What is filled with a constant does not depend on the input any longer."""
     if count_dependent(args, kwargs):  # filled with what depends on the input
-        return overwrite(destination, next(tensors([args, kwargs])).expand_as(destination))
+        return overwrite(destination, tensors([args, kwargs])[0].expand_as(destination))
     with torch.no_grad():
         filled = name_as(func(destination.detach().clone(), *args, **kwargs), UNNAMED)
     return overwrite(destination, filled)

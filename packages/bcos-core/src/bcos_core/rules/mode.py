@@ -12,7 +12,6 @@ from bcos_core.additive import (
     UNNAMED,
     AdditiveTerms,
     current_terms,
-    is_frozen,
     name_as,
     name_of,
 )
@@ -56,11 +55,9 @@ class FrozenOperations(TorchFunctionMode):
     ) -> Any:
         """Call the rule for `func` if there is one, else `func`."""
         kwargs = kwargs or {}
-        terms = current_terms()
         if func in _PROPERTIES:
-            if terms is not None and func == _GRAD_FN:
-                terms.audit.doubt("grad_fn")
             return func(*args, **kwargs)
+        terms = current_terms()
         if terms is None:
             if count_dependent(args[:1] if func in _LIKE_ANOTHER else args, kwargs):
                 return self._apply(func, args, kwargs)
@@ -77,7 +74,7 @@ class FrozenOperations(TorchFunctionMode):
                 "explanation mode"
             )
         if func in _HOOKS:
-            terms.audit.doubt("register_hook")
+            terms.audit.doubt(func.__name__.strip("_"))
         terms.audit.random |= func in _RANDOM
         read = args[:1] if func in _LIKE_ANOTHER else args[1:] if func in _SHAPED_LIKE else args
         if count_dependent(read, kwargs):
@@ -165,18 +162,24 @@ class FrozenOperations(TorchFunctionMode):
 
 def _constant(terms: AdditiveTerms, func: Callable[..., Any], args: Any, read: Any, kwargs: Any) -> Any:
     """Call a function of constants; its result is named after one of them, first of all after a frozen one."""
-    given = list(tensors([read, kwargs]))
-    frozen = [t for t in given if is_frozen(t)]
-    if func in _ESCAPES and frozen:
+    named, frozen = UNNAMED, False
+    for tensor in tensors([read, kwargs]):
+        name = name_of(tensor)
+        if name is None:
+            terms.audit.unknown = True
+        elif not frozen and name.endswith(FROZEN):
+            named, frozen = name, True
+        elif named == UNNAMED:
+            named = name
+    if frozen and func in _ESCAPES:
         terms.audit.escaped = True
-    names = [name_of(t) for t in given]
-    terms.audit.unknown |= None in names or (func in _FROM_OUTSIDE and not all(map(_is_plain, args)))
+    if func in _FROM_OUTSIDE and not all(map(_is_plain, args)):
+        terms.audit.unknown = True
     result = func(*args, **kwargs)
-    name = name_of(frozen[0]) if frozen else next((n for n in names if n not in (None, UNNAMED)), UNNAMED)
     written = [args[0], args[0]._base] if frozen and is_in_place(func) else []
     for tensor in tensors([result, written]):
         if frozen or name_of(tensor) is None:
-            name_as(tensor, str(name))
+            name_as(tensor, named)
     return result
 
 
@@ -189,12 +192,14 @@ def _is_plain(value: Any) -> bool:
 
 _PROPERTIES = frozenset(
     getattr(torch.Tensor, name).__get__
-    for name in ("requires_grad", "is_leaf", "shape", "dtype", "device", "ndim", "layout", "is_cuda", "grad_fn")
+    for name in ("requires_grad", "is_leaf", "shape", "dtype", "device", "ndim", "layout", "is_cuda")
+) | frozenset(
+    getattr(torch.Tensor, name)
+    for name in ("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_contiguous", "__len__")
 )
-"""Properties that tell of the tensor itself."""
+"""What tells of the tensor itself, whatever its values."""
 
 
-_GRAD_FN = vars(torch._C.TensorBase)["grad_fn"].__get__
 _DERIVATIVES = frozenset((torch.Tensor.backward, torch.autograd.grad, torch.autograd.backward))
 
 
@@ -220,6 +225,7 @@ _ESCAPES = _named("""
     untyped_storage storage data_ptr __dlpack__ __repr__ __format__
 """)
 """Functions that hand values out of PyTorch, where they are not followed."""
-_HOOKS = _named("register_hook register_post_accumulate_grad_hook")
+_HOOKS = _named("register_hook register_post_accumulate_grad_hook grad_fn")
+"""Functions by which a model can change gradients unseen."""
 _FROM_OUTSIDE = _named("tensor as_tensor asarray from_numpy frombuffer")
 """Functions that take values from outside of PyTorch."""

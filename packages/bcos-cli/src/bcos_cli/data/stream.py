@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from bcos_cli.data.decoding import UNREADABLE
 from bcos_cli.data.labels import parse_labels
 from bcos_cli.data.opening import open_url
+from bcos_cli.data.samples import image_and_label
 from bcos_cli.data.shards import VERIFY, Open, Shards, ShardSlice, read_slice
 from bcos_core.errors import BcosError
 
@@ -281,12 +282,9 @@ class ShardStream(IterableDataset[Sample]):
 
     def _decode(self, sample: dict[str, Any], epoch: int) -> Sample:
         key, url = sample["__key__"], sample["__url__"]
-        data = encoded_image(sample)
-        if data is None or "cls" not in sample:
-            members = [name for name in sample if name not in _ADDED]
-            raise BcosError(f"the sample {key!r} of {url!r} needs an image and a .cls file, has {members}; {VERIFY}")
         try:
-            label = self.labelling.read(sample["cls"])
+            data, text = image_and_label(sample)
+            label = self.labelling.read(text)
         except BcosError as problem:
             raise BcosError(f"the sample {key!r} of {url!r}: {problem}; {VERIFY}") from problem
         try:
@@ -294,14 +292,6 @@ class ShardStream(IterableDataset[Sample]):
         except UNREADABLE as reason:
             raise BcosError(f"the image {key!r} of {url} cannot be read: {reason}") from reason
         return image, label, sample["position"]
-
-
-_ADDED = ("position", "copy", "version")
-
-
-def encoded_image(sample: dict[str, Any]) -> bytes | None:
-    """Return the image of a WebDataset sample: what is neither its label nor a note."""
-    return next((v for k, v in sample.items() if k not in ("cls", *_ADDED) and not k.startswith("__")), None)
 
 
 class _Told:

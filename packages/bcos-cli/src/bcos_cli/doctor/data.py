@@ -4,7 +4,8 @@ import tarfile
 from pathlib import Path
 
 from bcos_cli import console
-from bcos_cli.data.index import ShardIndex, is_url, shard_urls
+from bcos_cli.data.address import is_url
+from bcos_cli.data.index import ShardIndex, shard_urls
 from bcos_cli.data.opening import open_url
 from bcos_cli.data.verify import size_problem, verify
 from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem, some

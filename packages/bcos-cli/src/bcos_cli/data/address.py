@@ -16,7 +16,7 @@ WEB = ("http", "https")
 COMMAND = "pipe"
 _HOSTS = (*WEB, "s3", "gs")
 """Schemes of addresses that an index of the same scheme and host may give in full."""
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # one letter is a drive of Windows
+_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):")  # one letter is a drive of Windows
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PLAIN = re.compile(r"[A-Za-z0-9._/+=,-]+")
 _WILD = re.compile(r"[*?\[\]{}#]")

@@ -62,6 +62,8 @@ def test_each_character_of_a_name_stands_for_itself(index, name, address):
         "http://h:8080/a.tar",
         "http://user@h/a.tar",
         "http://[",
+        "http://h/d/../../a.tar",
+        "s3://b/../a.tar",
         "https://h/a.tar",
         "ftp://h/a.tar",
         "gs://b/a.tar",

@@ -113,6 +113,14 @@ def test_a_server_that_is_busy_is_asked_again(monkeypatch):
         assert len(server.asked) == 1
 
 
+def test_what_a_server_says_is_a_short_line():
+    with answering(lambda _: (302, {"Location": "http://\x1bx" + "h" * 5000}, b"")) as server:
+        with pytest.raises(OSError, match="it leads to") as error:
+            read(server.url)
+        assert len(str(error.value)) < 300
+        assert str(error.value).isprintable()
+
+
 def test_a_name_and_a_password_are_sent_to_their_host_alone():
     with answering(leading_to("/b")) as server:
         assert read(server.url.replace("http://", "http://me:p%40ss@") + "/a") == b"ok"

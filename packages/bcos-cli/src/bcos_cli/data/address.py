@@ -101,6 +101,8 @@ def _unfit_url(index: str, name: str) -> str | None:
         return "is not an address"
     if same[0] != same[1] or same[0][0] not in _HOSTS or not same[0][1]:
         return "has another scheme or host"
+    if ".." in name.split("/"):
+        return "leads out of the folder"
     return _unfit_pattern(name) if same[0][0] == "gs" else None
 
 

@@ -10,6 +10,7 @@ from urllib import request
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from bcos_cli.data.address import CONTROL
 from bcos_core.errors import first_line
 
 TIMEOUT = 60.0
@@ -46,7 +47,7 @@ def open_http(address: str) -> IO[bytes]:
             time.sleep(PAUSE)
     except HTTPError as reason:
         reason.close()
-        raise OSError(f"{reason.code} {reason.reason}") from reason
+        raise OSError(f"{reason.code} {_printable(str(reason.reason))}") from reason
     except URLError as reason:
         raise OSError(str(reason.reason)) from reason
     except (http.client.HTTPException, ValueError) as reason:
@@ -137,4 +138,9 @@ def _is_passing(reason: OSError) -> bool:
 
 
 def _without_path(address: SplitResult) -> str:
-    return f"{address.scheme}://{address.netloc.rpartition('@')[2]}"[:200]
+    return _printable(f"{address.scheme}://{address.netloc.rpartition('@')[2]}")
+
+
+def _printable(text: str) -> str:
+    """What a server says, in a line."""
+    return CONTROL.sub("?", text[:100])

@@ -1,12 +1,14 @@
 """``index.json``: what a folder of shards holds. Imports no torch."""
 
 import json
+import posixpath
 from collections.abc import Iterable
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from bcos_cli.data.address import CONTROL, file_name_problem, shard_address, shortened
+from bcos_cli.data.address import CONTROL, file_name_problem, is_url, shard_address, shortened
 from bcos_cli.data.labels import MAX_CLASSES
 from bcos_cli.data.opening import open_url
 from bcos_core.errors import BcosError, first_line
@@ -41,6 +43,11 @@ class ShardRecord(BaseModel):
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
     class_counts: dict[Annotated[int, Field(ge=0)], Count] | None = None
     """Samples of each class; None in shards that were packed before it was counted."""
+
+    @property
+    def place(self) -> str:
+        """Relative path for what is made from this shard: no two shards of a folder have the same."""
+        return urlsplit(self.name).path.lstrip("/") if is_url(self.name) else posixpath.normpath(self.name)
 
 
 class SkippedImage(BaseModel):

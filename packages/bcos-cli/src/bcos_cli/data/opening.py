@@ -20,7 +20,10 @@ def open_url(location: str) -> IO[bytes]:
     if "GOPEN_REWRITE" in os.environ:
         from webdataset.gopen import rewrite_url
 
-        location = rewrite_url(location)
+        try:
+            location = rewrite_url(location)
+        except ValueError as reason:  # WebDataset is told to be strict, or the variable has no =
+            raise OSError(f"GOPEN_REWRITE cannot be used: {reason}") from reason
     if not is_url(as_path(location)):
         return open_file(as_path(location))
     if scheme_of(location) in WEB:
@@ -32,7 +35,9 @@ def open_url(location: str) -> IO[bytes]:
         return bucket
     try:
         stream: IO[bytes] = gopen(location)
-    except ValueError as reason:  # no handler
+    except ValueError as reason:
+        if scheme_of(location) in gopen_schemes:  # which WebDataset was told to refuse
+            raise OSError(str(reason)) from reason
         raise OSError(
             f"{scheme_of(location)}: is no known kind of address; use http(s)://, s3://, gs:// or pipe:COMMAND"
         ) from reason

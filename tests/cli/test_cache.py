@@ -1,6 +1,6 @@
 """Copies of remote shards: fetched once, whole or not at all, bounded."""
 
-import shutil
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from http_server import serving
 
-from bcos_cli.data.cache import ShardCache, open_shard
+from bcos_cli.data.cache import MARKER, ShardCache, open_shard
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.pack import pack
@@ -17,7 +17,6 @@ from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_core import BcosError
 from bcos_models import InputSpec
 
-pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="webdataset reads http through curl")
 SPEC = InputSpec(size=8, resize=None)
 
 
@@ -41,7 +40,9 @@ def folder(tmp_path):
 
 
 def copies(folder):
-    return sorted(p.name.partition("-")[2] for p in folder.iterdir() if not p.name.endswith(".lock"))
+    return sorted(
+        p.name.partition("-")[2] for p in folder.iterdir() if p.name != MARKER and not p.name.endswith(".lock")
+    )
 
 
 def all_of(url, folder, **options):
@@ -91,7 +92,6 @@ def test_download_that_breaks_off_is_an_error_and_leaves_nothing(server, folder)
 
 def test_shard_that_is_not_there_leaves_nothing(server, folder):
     cache = ShardCache(str(folder), 10**9)
-    folder.mkdir()
     with pytest.raises(OSError, match=r"."):
         cache(f"{server.url}/a/nothing.tar")
     assert copies(folder) == []
@@ -135,3 +135,78 @@ def test_no_cache_and_no_folder_for_one(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(BcosError, match=r"cannot make the folder data.cache='.*/file/x': .*; choose another"):
         open_shard(str(tmp_path / "file" / "x"), 1.0)
+
+
+def everything(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", ".hidden", "deep/x", "0123456789abcdef0123456789abcdef-x.tar", MARKER])
+def test_a_folder_with_other_things_is_refused_and_left_as_it_is(name, folder):
+    (folder / name).parent.mkdir(parents=True)
+    (folder / name).write_text("mine")
+    before = everything(folder)
+    with pytest.raises(BcosError, match=r"data.cache='.*' is not a cache of shards: it holds '.*'; choose an") as error:
+        open_shard(str(folder), 1e-9)
+    assert Path(name).parts[0] in str(error.value)
+    assert {k: v for k, v in everything(folder).items() if k != ".room.lock"} == before
+
+
+def test_loaders_do_not_take_documents_for_a_cache(shards, folder):
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(BcosError, match=r"is not a cache of shards: it holds 'thesis.txt'"):
+        all_of(shards, folder)
+    assert everything(folder) == {"thesis.txt": b"mine"}
+
+
+def test_only_copies_make_room(server, folder, tmp_path):
+    index = load_index(f"{server.url}/a")
+    urls = [f"{server.url}/a/{shard.name}" for shard in index.shards]
+    cache = ShardCache(str(folder), 1)
+    cache(urls[0]).close()
+    (copy,) = [p for p in folder.iterdir() if p.name.endswith(".tar")]
+    (tmp_path / "victim").write_text("mine")
+    (folder / "thesis.tar").write_text("mine")
+    (folder / ("f" * 32 + "-link.tar")).symlink_to(tmp_path / "victim")
+    (folder / ("e" * 32 + "-folder")).mkdir()
+    kept = set(folder.iterdir()) - {copy}
+    cache(urls[1]).close()
+    assert not copy.exists()
+    assert kept <= set(folder.iterdir())
+    assert (tmp_path / "victim").read_text() == "mine"
+
+
+def test_a_folder_whose_mark_is_gone_is_used_no_more(server, folder):
+    urls = [f"{server.url}/a/{shard.name}" for shard in load_index(f"{server.url}/a").shards]
+    cache = ShardCache(str(folder), 1)
+    cache(urls[0]).close()
+    (folder / MARKER).unlink()
+    with pytest.raises(BcosError, match=f"has lost its {MARKER}; remove that folder"):
+        cache(urls[1])
+    assert copies(folder) == ["train-000000.tar"]
+    with pytest.raises(BcosError, match="is not a cache of shards"):
+        ShardCache(str(folder), 1)
+
+
+def test_many_processes_may_claim_a_folder_at_once(folder):
+    with ThreadPoolExecutor(16) as pool:
+        assert len(list(pool.map(lambda _: ShardCache(str(folder), 1), range(64)))) == 64
+
+
+def test_a_copy_that_is_not_a_file_is_not_waited_for(server, folder):
+    url = f"{server.url}/a/train-000000.tar"
+    cache = ShardCache(str(folder), 1)
+    cache(url).close()
+    (copy,) = [p for p in folder.iterdir() if p.name.endswith(".tar")]
+    copy.unlink()
+    os.mkfifo(copy)
+    with pytest.raises(OSError, match="is not a regular file"):
+        cache(url)
+
+
+def test_names_of_copies_are_short_and_plain(folder):
+    from bcos_cli.data.cache import _name
+
+    assert len(_name("http://h/" + "ä" * 5000)) <= 113
+    assert _name("pipe:cat 'a b'; x/$y\n.tar").endswith("-_y_.tar")

@@ -18,7 +18,7 @@ WEIGHTS = torch.tensor([1.0, 2.0, 5.0])
 
 
 def index(counts):
-    record = ShardRecord(name="a.tar", split="train", samples=6, bytes=1, sha256="", class_counts=counts)
+    record = ShardRecord(name="a.tar", split="train", samples=6, bytes=6, sha256="0" * 64, class_counts=counts)
     return ShardIndex(source="s", fingerprint="f", classes=["a", "b", "c"], shards=[record])
 
 

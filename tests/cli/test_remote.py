@@ -1,7 +1,6 @@
 """Shards behind a URL, from a server of the test's own."""
 
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -18,8 +17,6 @@ from bcos_models import InputSpec
 
 @pytest.fixture
 def served(tmp_path):
-    if shutil.which("curl") is None:
-        pytest.skip("webdataset reads http through curl")
     folder = tmp_path / "shards"
     items = [ImageItem(f"{i}.png", "train", i % 2) for i in range(12)]
     pngs = {item.path: encode_png(np.full((8, 8, 3), 20 * i)) for i, item in enumerate(items)}

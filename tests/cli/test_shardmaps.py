@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -196,3 +197,21 @@ def test_processes_share_the_shards(trained, shards, tmp_path):
     assert one.keys() == two.keys()
     for key, sample in one.items():
         np.testing.assert_allclose(sample["bcos.npy"], two[key]["bcos.npy"], atol=2e-3)
+
+
+def test_shards_of_one_name_in_two_folders_have_maps_of_their_own(shards, trained, tmp_path):
+    folder = tmp_path / "d"
+    shutil.copytree(shards, folder)
+    index = json.loads((folder / "index.json").read_text())
+    tests = [record for record in index["shards"] if record["split"] == "test"]
+    for record, place in zip(tests, ("a", "b"), strict=True):
+        (folder / place).mkdir()
+        (folder / record["name"]).rename(folder / place / "x.tar")
+        record["name"] = f"{place}/x.tar"
+    (folder / "index.json").write_text(json.dumps(index))
+    for finished in (0, 2):
+        written = explain_shards(trained, str(folder), tmp_path / "maps", MapOptions(), workers=0)
+        assert (written.shards, written.resumed) == (2, finished)
+    described = json.loads((tmp_path / "maps" / "maps.json").read_text())["shards"]
+    assert [(shard["name"], shard["samples"]) for shard in described] == [("a/x.tar", 5), ("b/x.tar", 2)]
+    assert all((tmp_path / "maps" / shard["name"]).stat().st_size == shard["bytes"] for shard in described)

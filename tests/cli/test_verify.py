@@ -141,8 +141,8 @@ def test_unknown_split_is_refused_with_a_suggestion(packed):
     ],
 )
 def test_shards_lie_beside_their_index(data, expected):
-    record = {"name": "a.tar", "split": "train", "samples": 1, "bytes": 1, "sha256": ""}
-    index = ShardIndex(source="", fingerprint="", classes=[], shards=[record])
+    record = {"name": "a.tar", "split": "train", "samples": 1, "bytes": 1, "sha256": "0" * 64}
+    index = ShardIndex(source="", fingerprint="", classes=["a"], shards=[record])
     assert shard_urls(data, index.shards) == [expected]
 
 

@@ -117,7 +117,7 @@ def explain_shards(
 
 def _is_whole(out: Path, record: ShardRecord) -> bool:
     """Whether the maps of a shard are there, as long as they were when they were finished."""
-    note, path = out / _FINISHED / f"{record.name}.json", out / Path(record.name).name
+    note, path = out / _FINISHED / f"{record.place}.json", out / record.place
     return note.is_file() and path.is_file() and path.stat().st_size == json.loads(note.read_text())["bytes"]
 
 
@@ -144,12 +144,14 @@ class _aside:  # noqa: N801 - reason: a context manager, called like a function
     """A tar file that appears whole, with a note that it is finished, or not at all."""
 
     def __init__(self, out: Path, record: ShardRecord) -> None:
-        self.path = out / Path(record.name).name
-        self.note = out / _FINISHED / f"{record.name}.json"
+        self.path = out / record.place
+        self.place = record.place
+        self.note = out / _FINISHED / f"{record.place}.json"
         self.temporary = self.path.with_name(f".{self.path.name}.tmp")
         self.samples = record.samples
 
     def __enter__(self) -> webdataset.TarWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.stream = self.temporary.open("wb")
         self.writer = webdataset.TarWriter(self.stream, mtime=0.0)
         return self.writer
@@ -164,7 +166,7 @@ class _aside:  # noqa: N801 - reason: a context manager, called like a function
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size = self.temporary.stat().st_size
         self.temporary.replace(self.path)
-        note = {"name": self.path.name, "samples": self.samples, "bytes": size, "sha256": digest}
+        note = {"name": self.place, "samples": self.samples, "bytes": size, "sha256": digest}
         write_atomically(self.note, json.dumps(note))
 
 
@@ -281,5 +283,5 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
 
 
 def _write_index(out: Path, described: dict[str, Any], records: Sequence[ShardRecord]) -> None:
-    notes = [json.loads((out / _FINISHED / f"{record.name}.json").read_text()) for record in records]
+    notes = [json.loads((out / _FINISHED / f"{record.place}.json").read_text()) for record in records]
     write_atomically(out / INDEX_NAME, json.dumps({**described, "shards": notes}, indent=1) + "\n")

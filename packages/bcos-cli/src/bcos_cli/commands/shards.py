@@ -100,8 +100,9 @@ def index_command(
 ) -> None:
     """Write the index of shards that another program has made, or count the classes of one."""
     from bcos_cli import console
+    from bcos_cli.data.address import is_url
     from bcos_cli.data.index import load_index
-    from bcos_cli.data.indexing import count_classes, expand, index_shards
+    from bcos_cli.data.indexing import count_classes, expand, index_shards, read_classes
     from bcos_core.errors import BcosError
 
     if not split:
@@ -115,22 +116,27 @@ def index_command(
         if not equals or not name or not pattern:
             raise BcosError(f"a split is written SPLIT=SHARDS, such as train=data/train-*.tar, got {text!r}")
         splits[name] = splits.get(name, []) + expand([pattern])
-    names = None if classes is None else [line.strip() for line in classes.read_text().splitlines() if line.strip()]
+    names = None if classes is None else read_classes(classes)
     with console.counted("reading", sum(map(len, splits.values()))) as counter:
-        index = index_shards(splits, names, destination, counter.advance)
+        index, base = index_shards(splits, names, destination, counter.advance)
     _show(str(destination), index)
+    if is_url(base):
+        typer.echo(f"copy the index to where its shards are, {base}index.json, and read them there: --data '{base}'")
 
 
 @shards.command()
-def verify(data: Annotated[str, typer.Argument(help="Folder or URL of shards.")]) -> None:
-    """Compare every shard with the index: size, SHA-256, samples, labels. Exit status 1 if one differs."""
+def verify(
+    data: Annotated[str, typer.Argument(help="Folder or URL of shards.")],
+    images: Annotated[bool, typer.Option(help="Decode every image too.")] = True,
+) -> None:
+    """Compare every shard with the index: size, SHA-256, samples, labels, images. Exit status 1 if one differs."""
     from bcos_cli import console
     from bcos_cli.data.index import load_index
     from bcos_cli.data.verify import verify as verify_shards
 
     index = load_index(data)
     with console.counted("verifying", len(index.shards)) as counter:
-        problems = verify_shards(data, index, counter.advance)
+        problems = verify_shards(data, index, counter.advance, images=images)
     for problem in problems:
         typer.echo(f"bcos: {problem}", err=True)
     if problems:

@@ -3,15 +3,26 @@
 import contextlib
 import hashlib
 import os
+import re
 import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from filelock import FileLock
 
-from bcos_cli.data.index import is_url
-from bcos_cli.data.opening import open_url
+from bcos_cli.data.address import is_url
+from bcos_cli.data.opening import open_file, open_url
 from bcos_core.errors import BcosError
+
+MARKER = "CACHEDIR.TAG"
+"""File that says that a folder is a cache of ours; programs for backups know it (bford.info/cachedir)."""
+_MARK = b"""Signature: 8a477f597d28d172789f06886806bc55
+# Copies of remote shards. The program bcos removes the oldest of them, and nothing else, to make room for others.
+"""
+_LOCK = ".room.lock"
+_COPY = re.compile(r"[0-9a-f]{32}-[A-Za-z0-9._-]*")
 
 
 class ShardCache:
@@ -21,13 +32,47 @@ class ShardCache:
     leaves parts of interrupted downloads, removes those of other processes, and grows beyond its bound.)
 
     Args:
-        folder: for the copies; processes and runs may share it.
+        folder: for the copies, made if it is missing; processes and runs may share it.
         size: in bytes, to which the least recently used copies are removed after another one was fetched.
+
+    Raises:
+        BcosError: the folder cannot be made, or holds other things.
     """
 
     def __init__(self, folder: str, size: int) -> None:
         self.folder = Path(folder)
         self.size = size
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._claim()
+        except OSError as reason:
+            raise BcosError(
+                f"cannot make the folder data.cache={folder!r}: {reason.strerror}; choose another"
+            ) from reason
+
+    def _claim(self) -> None:
+        """Mark a new folder as ours; only in one that is marked is anything ever removed."""
+        if self._is_ours():
+            return
+        self._refuse_other_things({_LOCK, MARKER})  # before anything is written there
+        with FileLock(self.folder / _LOCK):
+            if not self._is_ours():  # marked by another process meanwhile
+                self._refuse_other_things({_LOCK})
+                (self.folder / MARKER).write_bytes(_MARK)
+
+    def _is_ours(self) -> bool:
+        with contextlib.suppress(OSError), open_file(str(self.folder / MARKER)) as marker:
+            return marker.read(len(_MARK) + 1) == _MARK
+        return False
+
+    def _refuse_other_things(self, known: set[str]) -> None:
+        with os.scandir(self.folder) as entries:
+            other = next((entry.name for entry in entries if entry.name not in known), None)
+        if other is not None and not self._is_ours():
+            raise BcosError(
+                f"the folder data.cache={str(self.folder)!r} is not a cache of shards: it holds {other!r}; "
+                "choose an empty or a new one, in which old copies may be removed"
+            )
 
     def __call__(self, url: str) -> IO[bytes]:
         """Open a shard, fetched if there is no copy.
@@ -43,6 +88,8 @@ class ShardCache:
         with FileLock(self.folder / f".{path.name}.lock"):
             with contextlib.suppress(FileNotFoundError):  # fetched by another process meanwhile
                 return _used(path)
+            if not self._is_ours():
+                raise BcosError(f"data.cache={str(self.folder)!r} has lost its {MARKER}; remove that folder")
             copy = self._fetched(url, path)
         self._make_room()
         return copy
@@ -50,8 +97,9 @@ class ShardCache:
     def _fetched(self, url: str, path: Path) -> IO[bytes]:
         """Fetch a shard; what is returned can be read even if its file is removed."""
         aside = path.with_name(f".{path.name}.tmp")
+        aside.unlink(missing_ok=True)  # of a process that was killed
         try:
-            with open_url(url) as stream, aside.open("wb") as file:
+            with open_url(url) as stream, aside.open("xb") as file:
                 shutil.copyfileobj(stream, file, 1 << 20)
             copy = aside.open("rb")
             aside.replace(path)
@@ -60,39 +108,38 @@ class ShardCache:
         return copy
 
     def _make_room(self) -> None:
-        with FileLock(self.folder / ".room.lock"):
-            found = []
-            for path in self.folder.iterdir():
-                with contextlib.suppress(FileNotFoundError):
-                    if not path.name.startswith("."):
-                        status = path.stat()
-                        found.append((status.st_mtime_ns, status.st_size, path))
+        with FileLock(self.folder / _LOCK):
+            if not self._is_ours():
+                return
+            found = sorted(self._copies())
             total = sum(size for _, size, _ in found)
-            for _, size, path in sorted(found)[:-1]:  # the last one is in use
+            for _, size, path in found[:-1]:  # the last one is in use
                 if total <= self.size:
                     return
                 path.unlink(missing_ok=True)
                 total -= size
+
+    def _copies(self) -> Iterator[tuple[int, int, Path]]:
+        """When each copy was used, its size and its path; other files are none of ours."""
+        for path in self.folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                status = path.lstat()
+                if _COPY.fullmatch(path.name) and stat.S_ISREG(status.st_mode):
+                    yield status.st_mtime_ns, status.st_size, path
 
 
 def open_shard(cache: str | None, cache_gb: float) -> ShardCache | None:
     """Return the cache that a recipe asks for, if it asks for one.
 
     Raises:
-        BcosError: its folder cannot be made.
+        BcosError: its folder cannot be made, or holds other things.
     """
-    if cache is None:
-        return None
-    try:
-        Path(cache).mkdir(parents=True, exist_ok=True)
-    except OSError as reason:
-        raise BcosError(f"cannot make the folder data.cache={cache!r}: {reason.strerror}; choose another") from reason
-    return ShardCache(cache, int(cache_gb * 1e9))
+    return None if cache is None else ShardCache(cache, int(cache_gb * 1e9))
 
 
 def _used(path: Path) -> IO[bytes]:
     """Open a copy, the most recently used one from now on."""
-    stream = path.open("rb")
+    stream = open_file(str(path))
     with contextlib.suppress(FileNotFoundError):  # removed meanwhile; it can be read all the same
         os.utime(path)
     return stream
@@ -100,4 +147,5 @@ def _used(path: Path) -> IO[bytes]:
 
 def _name(url: str) -> str:
     """File name of a copy: two data sets may both have a ``train-000000.tar``."""
-    return f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{url.rpartition('/')[2][-80:].replace(' ', '_')}"
+    last = re.sub(r"[^A-Za-z0-9._-]", "_", url.rpartition("/")[2])
+    return f"{hashlib.sha256(url.encode()).hexdigest()[:32]}-{last[-80:]}"

@@ -1,15 +1,33 @@
 """``index.json``: what a folder of shards holds. Imports no torch."""
 
-from pathlib import Path
-from urllib.parse import urlparse
+import json
+import posixpath
+from collections.abc import Iterable
+from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from bcos_core.errors import BcosError
+from bcos_cli.data.address import CONTROL, file_name_problem, is_url, shard_address, shortened
+from bcos_cli.data.labels import MAX_CLASSES
+from bcos_cli.data.opening import open_url
+from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 
 INDEX_NAME = "index.json"
 FORMAT_VERSION = 1
+MAX_INDEX_BYTES = 1 << 28
+
+
+def _printable(text: str) -> str:
+    if CONTROL.search(text):
+        raise ValueError(f"{text[:100]!r} has control characters")
+    return text
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_printable)]
+"""What is shown in tables and pictures, or is part of a file's name."""
+Count = Annotated[int, Field(strict=True, ge=0, le=10**9)]
 
 
 class ShardRecord(BaseModel):
@@ -17,14 +35,19 @@ class ShardRecord(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
-    """File name, relative to the index; or a URL, or a path from the root."""
-    split: str
-    samples: int
-    bytes: int
-    sha256: str
-    class_counts: dict[int, int] | None = None
+    name: Name
+    """File name, relative to the index; or an address of the host that the index comes from."""
+    split: Name
+    samples: Count
+    bytes: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
+    sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+    class_counts: dict[Annotated[int, Field(ge=0)], Count] | None = None
     """Samples of each class; None in shards that were packed before it was counted."""
+
+    @property
+    def place(self) -> str:
+        """Relative path for what is made from this shard: no two shards of a folder have the same."""
+        return urlsplit(self.name).path.lstrip("/") if is_url(self.name) else posixpath.normpath(self.name)
 
 
 class SkippedImage(BaseModel):
@@ -36,27 +59,43 @@ class SkippedImage(BaseModel):
     reason: str
 
 
-class _Versioned(BaseModel):
-    """What an index of any version has."""
-
-    format_version: int = FORMAT_VERSION
-
-
 class ShardIndex(BaseModel):
     """Classes and shards of a data set."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format_version: int = FORMAT_VERSION
+    format_version: Annotated[int, Field(strict=True, ge=1)] = FORMAT_VERSION
     source: str
     """What was packed, as the user named it."""
     fingerprint: str
     """SHA-256 of the list of images and of the options, by which a packing is recognised."""
-    classes: list[str]
-    multi_label: bool = False
+    classes: Annotated[list[Name], Field(min_length=1, max_length=MAX_CLASSES, fail_fast=True)]
+    multi_label: Annotated[bool, Field(strict=True)] = False
     """Whether an image has any number of labels instead of one."""
-    shards: list[ShardRecord]
-    skipped: list[SkippedImage] = []
+    shards: Annotated[list[ShardRecord], Field(fail_fast=True)]
+    skipped: Annotated[list[SkippedImage], Field(fail_fast=True)] = []
+
+    @model_validator(mode="after")
+    def _agrees_with_itself(self) -> "ShardIndex":
+        if repeated := _repeated(self.classes):
+            raise ValueError(f"two classes are called {repeated!r}; give each a name of its own")
+        for shard in self.shards:
+            if problem := self._problem(shard):
+                raise ValueError(f"the shard {shard.name!r} {problem}")
+        return self
+
+    def _problem(self, shard: ShardRecord) -> str | None:
+        if not 0 < shard.samples <= shard.bytes:
+            return f"cannot have {shard.samples:,} samples in {shard.bytes:,} bytes"
+        counts = shard.class_counts
+        if counts is None:
+            return None
+        if (largest := max(counts, default=0)) >= len(self.classes):
+            return f"counts images of the class {largest}, there are {len(self.classes)} classes"
+        total = sum(counts.values())
+        if max(counts.values(), default=0) > shard.samples or not (self.multi_label or total == shard.samples):
+            return f"counts {total:,} images in its classes and has {shard.samples:,} samples"
+        return None
 
     def splits(self) -> list[str]:
         """Names of the splits, in order of appearance."""
@@ -95,11 +134,6 @@ class ShardIndex(BaseModel):
         return totals
 
 
-def is_url(location: str) -> bool:
-    """Whether `location` is remote, as WebDataset knows it: ``http:``, ``s3:``, ``gs:``, ``pipe:``, ..."""
-    return len(urlparse(location).scheme) > 1
-
-
 def index_location(data: str) -> str:
     """Where the index of `data` (a folder or URL of shards, or the index itself) is."""
     if data.endswith(".json"):
@@ -111,39 +145,105 @@ def load_index(data: str) -> ShardIndex:
     """Read and check the index of a folder, or URL, of shards.
 
     Raises:
-        BcosError: no index there, or one that is damaged or of a newer format.
+        BcosError: no index there, one that is damaged or of a newer format, or one that names what it may not.
     """
     location = index_location(data)
     try:
-        if is_url(location):
-            from bcos_cli.data.opening import open_url
-
-            with open_url(location) as stream:
-                text = stream.read().decode()
-        else:
-            text = Path(location).read_text()
+        with open_url(location) as stream:
+            content = stream.read(MAX_INDEX_BYTES + 1)
     except OSError as reason:
         raise BcosError(
             f"there are no shards at {data!r} (cannot read {location}: {reason.strerror or reason}); "
             "make them with: bcos shards pack SOURCE DESTINATION"
         ) from reason
+    if len(content) > MAX_INDEX_BYTES:
+        raise BcosError(f"{location} is no index of shards: file: it has more than {MAX_INDEX_BYTES:,} bytes")
+    index = _parsed(location, content)
+    check_addresses(location, index)
+    return index
+
+
+def _parsed(location: str, content: bytes) -> ShardIndex:
     try:
-        version = _Versioned.model_validate_json(text).format_version
-        if version > FORMAT_VERSION:
-            raise BcosError(
-                f"{location} has format version {version}, this program knows {FORMAT_VERSION}; "
-                "install a newer bcos-cli"
-            )
-        return ShardIndex.model_validate_json(text)
+        values = json.loads(content.decode(), object_pairs_hook=_without_repeats, parse_constant=_no_number)
+    except (ValueError, RecursionError) as reason:
+        raise BcosError(f"{location} is no index of shards: file: Invalid JSON: {first_line(reason)[:200]}") from reason
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise BcosError(
+            f"{location} has format version {str(version)[:20]}, this program knows {FORMAT_VERSION}; "
+            "install a newer bcos-cli"
+        )
+    try:
+        return ShardIndex.model_validate(values)
     except ValidationError as reason:
-        first = reason.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BcosError(f"{location} is no index of shards: {where or 'file'}: {first['msg']}") from reason
+        raise BcosError(f"{location} is no index of shards: {index_problem(reason)}") from reason
+
+
+def index_problem(reason: ValidationError) -> str:
+    """Say in one bounded line what is wrong with an index, and where."""
+    first = reason.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part)[:60] for part in first["loc"]) or "file"
+    return f"{CONTROL.sub('?', where)}: {first['msg'].removeprefix('Value error, ')[:400]}"
+
+
+def check_names(classes: list[str], splits: Iterable[str]) -> None:
+    """Refuse names that an index cannot have, before anything is packed.
+
+    Raises:
+        BcosError: repeated or unprintable names, or a split whose shards would lie elsewhere.
+    """
+    try:
+        ShardIndex(source="", fingerprint="", classes=classes, shards=[])
+    except ValidationError as reason:
+        raise BcosError(f"the images cannot be packed: {index_problem(reason)}") from reason
+    for split in splits:
+        problem = "has a slash" if "/" in split else file_name_problem(split)
+        if problem:
+            raise BcosError(f"the images cannot be packed: the split {shortened(split)} {problem}; name it otherwise")
+
+
+def check_addresses(location: str, index: ShardIndex) -> None:
+    """Hold the shards of an index at `location` to addresses that it may name, each once in a split.
+
+    Raises:
+        BcosError: another address, or one that comes twice.
+    """
+    urls = shard_urls(location, index.shards)
+    splits = [shard.split for shard in index.shards]
+    if repeated := _repeated(list(zip(splits, urls, strict=True))):
+        raise BcosError(
+            f"{location} is no index of shards: the split {repeated[0]!r} has the shard {repeated[1]!r} twice, "
+            "whose images would count twice; leave one out"
+        )
 
 
 def shard_urls(data: str, shards: list[ShardRecord]) -> list[str]:
-    """Full path or URL of every shard."""
-    base = index_location(data).rpartition("/")[0] or "."
-    return [
-        shard.name if is_url(shard.name) or shard.name.startswith("/") else f"{base}/{shard.name}" for shard in shards
-    ]
+    """Full path or URL of every shard.
+
+    Raises:
+        BcosError: a shard whose name leads elsewhere than an index may lead.
+    """
+    location = index_location(data)
+    return [shard_address(location, shard.name) for shard in shards]
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"the key {str(_repeated([key for key, _ in pairs]))[:100]!r} comes twice")
+    return values
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is not a number")
+
+
+def _repeated(values: list[Any]) -> Any:
+    """First value that comes again; None if there is none."""
+    seen: set[Any] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None

@@ -1,13 +1,27 @@
 """An index for shards that are there already."""
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from braceexpand import braceexpand
+from pydantic import ValidationError
 
-from bcos_cli.data.index import INDEX_NAME, ShardIndex, ShardRecord, index_location, is_url, load_index, shard_urls
+from bcos_cli.data.address import COMMAND, WEB, as_path, folder_of, is_url, scheme_of, shard_address, shortened
+from bcos_cli.data.index import (
+    INDEX_NAME,
+    ShardIndex,
+    ShardRecord,
+    check_addresses,
+    index_location,
+    index_problem,
+    load_index,
+    shard_urls,
+)
 from bcos_cli.data.scan import ShardScan, scan_shard
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
@@ -35,48 +49,112 @@ def expand(patterns: list[str]) -> list[str]:
     return found
 
 
+def read_classes(path: Path) -> list[str]:
+    """Names of classes, one in each line of a file.
+
+    Raises:
+        BcosError: it cannot be read, or is not text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as reason:
+        raise BcosError(f"cannot read the names of classes in {str(path)!r}: {reason}") from reason
+    return [line.strip() for line in lines if line.strip()]
+
+
 def index_shards(
     splits: Mapping[str, list[str]], classes: list[str] | None, destination: Path, on_shard: OnShard | None = None
-) -> ShardIndex:
+) -> tuple[ShardIndex, str]:
     """Read shards of any origin and write ``index.json`` into `destination`.
 
-    Every sample needs a ``.cls`` file: a class index, or several of them.
+    Every sample needs a ``.cls`` file: a class index, or several of them. An index names shards relative to itself, so
+    they are below `destination`, or all of them below one URL, where the index is to be copied.
 
     Args:
         splits: paths or URLs by split.
         classes: names of the classes; None for their numbers.
-        destination: folder of the index; shards in it are named relative to it, others by path or URL.
+        destination: folder of the index.
         on_shard: called after each.
 
+    Returns:
+        The index, and the folder or URL of its shards.
+
     Raises:
-        BcosError: a shard that cannot be read, or labels that do not fit.
+        BcosError: a shard that lies elsewhere, that cannot be read, or labels that do not fit.
     """
-    scans = {
-        (split, url): _scan(url, None if classes is None else len(classes), on_shard)
-        for split, urls in splits.items()
-        for url in urls
-    }
-    largest = max((label for scan in scans.values() for label in scan.class_counts), default=-1)
+    splits = {split: list(map(as_path, urls)) for split, urls in splits.items()}
+    base = _base([url for urls in splits.values() for url in urls], destination)
+    names = {(split, url): _name(url, base) for split, urls in splits.items() for url in urls}
+    scans = {(split, url): _scan(url, None if classes is None else len(classes), on_shard) for split, url in names}
     records = [
-        ShardRecord(
-            name=_name(url, destination),
-            split=split,
-            samples=scan.samples,
-            bytes=scan.bytes,
-            sha256=scan.sha256,
-            class_counts=scan.class_counts,
-        )
+        {
+            "name": names[split, url],
+            "split": split,
+            "samples": scan.samples,
+            "bytes": scan.bytes,
+            "sha256": scan.sha256,
+            "class_counts": scan.class_counts,
+        }
         for (split, url), scan in scans.items()
     ]
-    index = ShardIndex(
-        source=", ".join(splits),
-        fingerprint=_fingerprint(records, classes),
-        classes=[str(k) for k in range(largest + 1)] if classes is None else classes,
-        multi_label=any(scan.several for scan in scans.values()),
-        shards=records,
-    )
+    described = [[record["split"], record["sha256"]] for record in records]
+    try:
+        index = ShardIndex(
+            source=", ".join(splits),
+            fingerprint=hashlib.sha256(json.dumps([described, classes]).encode()).hexdigest(),
+            classes=_numbers(scans.values()) if classes is None else classes,
+            multi_label=any(scan.several for scan in scans.values()),
+            shards=[ShardRecord.model_validate(record) for record in records],
+        )
+    except ValidationError as reason:
+        raise BcosError(f"the shards cannot have an index: {index_problem(reason)}") from reason
+    check_addresses(f"{base}{INDEX_NAME}", index)
     write_atomically(destination / INDEX_NAME, index.model_dump_json(indent=1) + "\n")
-    return index
+    return index, base
+
+
+def _numbers(scans: Iterable[ShardScan]) -> list[str]:
+    """Names of classes that have none."""
+    largest = max((label for scan in scans for label in scan.class_counts), default=-1)
+    if largest < 0:
+        raise BcosError("no image of the shards has a label; name the classes with --classes")
+    return [str(k) for k in range(largest + 1)]
+
+
+def _base(urls: list[str], destination: Path) -> str:
+    """What stands before the names of the shards: the folder of the index, or the longest that all addresses share."""
+    if not any(map(is_url, urls)):
+        return folder_of((destination.absolute() / INDEX_NAME).as_posix())
+    folders = zip(*(url.split("/")[:-1] for url in urls), strict=False)
+    base = "".join(f"{same[0]}/" for same in itertools.takewhile(lambda parts: len(set(parts)) == 1, folders))
+    if not all(map(is_url, urls)) or not (urlsplit(base).netloc or scheme_of(base) == COMMAND):
+        raise BcosError(
+            f"the shards have no address in common, as {shortened(urls[0])} and {shortened(urls[-1])}; an index names "
+            "shards of one folder or host: copy them there, or make an index for each"
+        )
+    return base
+
+
+def _name(url: str, base: str) -> str:
+    """Return how an index in the folder or at the URL `base` names a shard."""
+    if not is_url(url):
+        return _relative(Path(url), Path(base))
+    name = unquote(url[len(base) :]) if scheme_of(base) in WEB else url[len(base) :]
+    named = shard_address(base + INDEX_NAME, name)
+    if unquote(named) != unquote(url) or urlsplit(url).query:
+        raise BcosError(f"an index cannot name the address {shortened(url)}; give one without ?, # and doubled /")
+    return name
+
+
+def _relative(path: Path, folder: Path) -> str:
+    absolute, resolved = path.absolute(), path.parent.resolve() / path.name
+    for shard, around in ((absolute, folder.absolute()), (resolved, folder.resolve())):  # a link in a folder lies in it
+        if shard.is_relative_to(around) and ".." not in shard.parts:
+            return shard.relative_to(around).as_posix()
+    raise BcosError(
+        f"the shard {str(path)!r} lies outside of {str(folder)!r}, and an index names what lies beside or below it; "
+        f"write it into a folder above both, such as {os.path.commonpath([resolved, folder.resolve()])!r}"
+    )
 
 
 def count_classes(data: str, on_shard: OnShard | None = None) -> ShardIndex:
@@ -86,7 +164,7 @@ def count_classes(data: str, on_shard: OnShard | None = None) -> ShardIndex:
         BcosError: an index that cannot be written to, or shards that are not what it says.
     """
     index = load_index(data)
-    if is_url(data):
+    if is_url(as_path(data)):
         raise BcosError(f"the index of {data!r} is remote and cannot be written; copy it here first")
     records = []
     for url, record in zip(shard_urls(data, index.shards), index.shards, strict=True):
@@ -95,14 +173,14 @@ def count_classes(data: str, on_shard: OnShard | None = None) -> ShardIndex:
             raise BcosError(f"the shard {url!r} is not what the index says; check it with: bcos shards verify")
         records.append(record.model_copy(update={"class_counts": scan.class_counts}))
     counted = index.model_copy(update={"shards": records})
-    write_atomically(Path(index_location(data)), counted.model_dump_json(indent=1) + "\n")
+    write_atomically(Path(as_path(index_location(data))), counted.model_dump_json(indent=1) + "\n")
     return counted
 
 
 def _scan(url: str, num_classes: int | None, on_shard: OnShard | None) -> ShardScan:
     scan = scan_shard(url, num_classes)
-    if scan.problems:
-        raise BcosError(f"the shard {url!r}: {scan.problems[0]}")
+    if scan.problem:
+        raise BcosError(f"the shard {url!r}: {scan.problem}")
     if not scan.samples:
         raise BcosError(
             f"the shard {url!r} has no .cls files, which say what an image is; write them beside the images"
@@ -110,16 +188,3 @@ def _scan(url: str, num_classes: int | None, on_shard: OnShard | None) -> ShardS
     if on_shard:
         on_shard()
     return scan
-
-
-def _name(url: str, destination: Path) -> str:
-    if is_url(url):
-        return url
-    path = Path(url).resolve()
-    folder = destination.resolve()
-    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
-
-
-def _fingerprint(records: list[ShardRecord], classes: list[str] | None) -> str:
-    described = [[record.split, record.sha256] for record in records]
-    return hashlib.sha256(json.dumps([described, classes]).encode()).hexdigest()

@@ -22,6 +22,7 @@ from bcos_cli.data.index import (
     ShardIndex,
     ShardRecord,
     SkippedImage,
+    check_names,
     load_index,
 )
 from bcos_cli.data.sources import ImageItem, ImageSource
@@ -95,6 +96,7 @@ def pack(
     """
     if samples_per_shard < 1:
         raise BcosError(f"samples per shard must be at least 1, got {samples_per_shard}")
+    check_names(source.classes, {item.split for item in source.items})
     plan = plan_shards(source.items, samples_per_shard, seed)
     fingerprint = _fingerprint(source, samples_per_shard, seed)
     total = len(source.items)

@@ -1,14 +1,16 @@
-"""What a shard holds, read from its first byte to its last."""
+"""What a shard holds, read from its first byte to its last as the loaders read it."""
 
 import hashlib
 import tarfile
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import IO, Any
 
-from bcos_cli.data.labels import parse_labels
+from bcos_cli.data.decoding import UNREADABLE, decode
+from bcos_cli.data.labels import MAX_CLASSES, parse_labels
 from bcos_cli.data.opening import open_url
-from bcos_core.errors import BcosError
+from bcos_cli.data.samples import image_and_label, read_samples
+from bcos_core.errors import BcosError, first_line
 
 
 @dataclass
@@ -18,12 +20,12 @@ class ShardScan:
     bytes: int
     sha256: str
     samples: int
-    """Members that say what an image is: ``.cls`` files."""
+    """Samples that a loader would give, whether or not they can be decoded."""
     class_counts: dict[int, int]
     several: bool
     """Whether an image has another number of labels than one."""
-    problems: list[str] = field(default_factory=list)
-    """What is damaged in it, and labels that are none."""
+    problem: str | None = None
+    """The first thing on which a loader would stop."""
 
 
 class _Measured:
@@ -45,41 +47,54 @@ class _Measured:
             pass
 
 
-def scan_shard(url: str, num_classes: int | None = None) -> ShardScan:
+def scan_shard(url: str, num_classes: int | None = None, *, images: bool = True) -> ShardScan:
     """Read a shard.
 
     Args:
         url: path or URL.
         num_classes: to which class indices are held; None for any.
+        images: decode each image too.
 
     Raises:
-        BcosError: it cannot be opened.
+        BcosError: it cannot be opened, or not read to its end.
     """
-    labels: Counter[int] = Counter()
-    problems: list[str] = []
-    samples = 0
-    several = False
     try:
-        stream = open_url(url)
+        with open_url(url) as stream:
+            measured = _Measured(stream)
+            found = _content(url, measured, num_classes or MAX_CLASSES, images)
+            measured.read_to_the_end()
     except OSError as reason:
-        raise BcosError(f"cannot open the shard {url!r}: {reason}") from reason
-    with stream:
-        measured: Any = _Measured(stream)
-        try:
-            with tarfile.open(fileobj=measured, mode="r|") as tar:
-                for member in tar:
-                    if not member.name.endswith(".cls") or (content := tar.extractfile(member)) is None:
-                        continue
-                    samples += 1
-                    try:
-                        found = parse_labels(content.read(), num_classes or 1 << 31, multi_label=True)
-                    except BcosError as problem:
-                        problems.append(f"{member.name}: {problem}")
-                        continue
-                    labels.update(found)
-                    several = several or len(found) != 1
-        except (tarfile.TarError, EOFError) as reason:
-            problems.append(f"is damaged after {samples} samples ({reason})")
-        measured.read_to_the_end()
-    counts = dict(sorted(labels.items()))
-    return ShardScan(measured.bytes, measured.sum.hexdigest(), samples, counts, several, problems)
+        raise BcosError(f"cannot read the shard {url!r}: {reason}") from reason
+    found.bytes, found.sha256 = measured.bytes, measured.sum.hexdigest()
+    return found
+
+
+def _content(url: str, measured: Any, num_classes: int, images: bool) -> ShardScan:
+    labels: Counter[int] = Counter()
+    found = ShardScan(bytes=0, sha256="", samples=0, class_counts={}, several=False)
+    try:
+        for sample in read_samples(url, measured):
+            found.samples += 1
+            if found.samples > measured.bytes:  # it would go on for ever
+                raise tarfile.ReadError("it has more samples than bytes")
+            try:
+                image, text = image_and_label(sample)
+                numbers = parse_labels(text, num_classes, multi_label=True)
+                if images:
+                    _decode(image)
+            except BcosError as problem:
+                found.problem = found.problem or f"the sample {sample['__key__']!r}: {problem}"
+                continue
+            labels.update(numbers)
+            found.several = found.several or len(numbers) != 1
+    except tarfile.ReadError as reason:
+        found.problem = found.problem or f"is damaged after {found.samples} samples ({reason})"
+    found.class_counts = dict(sorted(labels.items()))
+    return found
+
+
+def _decode(image: bytes) -> None:
+    try:
+        decode(image, channels=3)
+    except UNREADABLE as reason:
+        raise BcosError(f"the image cannot be read: {first_line(reason)}") from reason

@@ -7,10 +7,9 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from webdataset.tariterators import group_by_keys, tar_file_expander
-
 from bcos_cli.data.index import ShardIndex, shard_urls
 from bcos_cli.data.opening import open_url
+from bcos_cli.data.samples import read_samples
 from bcos_core.errors import BcosError
 
 Open = Callable[[str], IO[bytes]]
@@ -29,6 +28,8 @@ class ShardSlice:
     start: int
     stop: int
     position: int
+    length: int
+    """Samples of the whole shard, as its index says."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Shards:
         for shard in range(len(self.urls)) if order is None else order:
             start, stop = max(begin - seen, 0), min(end - seen, self.lengths[shard])
             if start < stop:
-                yield ShardSlice(self.urls[shard], start, stop, positions[shard] + start)
+                yield ShardSlice(self.urls[shard], start, stop, positions[shard] + start, self.lengths[shard])
             seen += self.lengths[shard]
 
     def around(self, positions: Collection[int]) -> Iterator[ShardSlice]:
@@ -65,7 +66,7 @@ class Shards:
             here = [p for p in positions if part.position <= p < part.position + part.stop]
             if here:
                 first, last = min(here), max(here)
-                yield ShardSlice(part.url, first - part.position, last - part.position + 1, first)
+                yield ShardSlice(part.url, first - part.position, last - part.position + 1, first, part.length)
 
 
 def read_slice(
@@ -79,33 +80,41 @@ def read_slice(
         on_problem: is told of samples that cannot be reached, which are then left out; None to raise.
 
     Raises:
-        BcosError: the shard cannot be opened, or ends before the index says, and there is no `on_problem`.
+        BcosError: the shard has more samples than the index says; or it cannot be opened, or ends before, and there is
+            no `on_problem`.
     """
     given = 0
+    is_longer = False
     try:
-        for sample in _samples(part, open_shard):
+        for sample, is_longer in _samples(part, open_shard):
+            if is_longer:
+                break
             given += 1
             yield sample
     except BcosError as problem:
         if on_problem is None:
             raise
         on_problem(part.stop - part.start - given, str(problem))
+    if is_longer:  # nothing that could be left out: scores of a part would pass for those of all
+        raise BcosError(f"the shard {part.url!r} has more samples than the {part.length} that the index says; {VERIFY}")
 
 
-def _samples(part: ShardSlice, open_shard: Open) -> Iterator[dict[str, Any]]:
+def _samples(part: ShardSlice, open_shard: Open) -> Iterator[tuple[dict[str, Any], bool]]:
+    """Samples of a slice; with its last one, whether the shard goes on although it is the last of the shard too."""
     try:
         stream = open_shard(part.url)
     except OSError as reason:
         raise BcosError(f"cannot open the shard {part.url!r}: {reason}; {VERIFY}") from reason
-    samples = group_by_keys(tar_file_expander([{"url": part.url, "stream": stream}]))
+    samples = read_samples(part.url, stream)
     count = 0
     try:
         for count, sample in enumerate(samples, start=1):
+            is_longer = count == part.length and next(samples, None) is not None
             if count > part.start:
-                yield {**sample, "position": part.position + count - 1 - part.start}
+                yield {**sample, "position": part.position + count - 1 - part.start}, is_longer
             if count == part.stop:
                 return
-    except (tarfile.TarError, EOFError, OSError, ValueError) as reason:  # WebDataset's, of a name twice
+    except tarfile.ReadError as reason:
         raise BcosError(f"the shard {part.url!r} is damaged after {count} samples ({reason}); {VERIFY}") from reason
     finally:
         with contextlib.suppress(OSError):  # of a command that was not read to its end

@@ -20,7 +20,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from bcos_cli.data.decoding import UNREADABLE
 from bcos_cli.data.labels import parse_labels
 from bcos_cli.data.opening import open_url
-from bcos_cli.data.shards import VERIFY, Open, Shards, ShardSlice, read_slice
+from bcos_cli.data.samples import image_and_label
+from bcos_cli.data.shards import VERIFY, Open, Problem, Shards, ShardSlice, read_slice
 from bcos_core.errors import BcosError
 
 Transform = Callable[[bytes, random.Random], Tensor]
@@ -194,9 +195,23 @@ class ShardStream(IterableDataset[Sample]):
         if not self.skip:  # what is not decoded cannot change what follows
             samples = itertools.islice(samples, done, wanted)
             yield from (self._decode(sample, epoch) for sample in samples)
+        else:
+            drawn = self._drawn(epoch, worker, first, last, told)
+            decoded = (d for s in drawn if (d := self._decoded(s, epoch, told)))
+            yield from itertools.islice(decoded, done, wanted)
+        if (self.rank, worker) == (self.world - 1, workers - 1):
+            self._read_what_is_left(epoch)
+
+    def _read_what_is_left(self, epoch: int) -> None:
+        """Read the samples that no process takes in the first cycle: a shard may be longer than its index says."""
+        assert self.drawing is not None
+        repeats = self.drawing.repeats
+        if epoch != repeats - 1:
             return
-        decoded = (d for s in self._drawn(epoch, worker, first, last, told) if (d := self._decoded(s, epoch, told)))
-        yield from itertools.islice(decoded, done, wanted)
+        order, turned = self._order(0)
+        taken = self.length // repeats * repeats * self.world
+        for _ in self._read(taken + turned, self.shards.total + turned, order, lambda *_: None):
+            pass
 
     def _drawn(
         self, epoch: int, worker: int, first: int, last: int, told: "_Told | None" = None
@@ -209,12 +224,7 @@ class ShardStream(IterableDataset[Sample]):
         start = (window * self.world + self.rank) * length
         whole = start, start + length
         begin, end = (start + batch * self.batch_size // repeats for batch in (first, last))
-        order, turned = None, 0
-        if shuffle:
-            order = list(range(len(self.shards.urls)))
-            chance = random.Random(f"{self.seed}/{cycle}")
-            chance.shuffle(order)
-            turned = chance.randrange(self.shards.total)  # other images remain each time
+        order, turned = self._order(cycle)
         for turn in itertools.count():
             suffix = f"/{turn}" if turn else ""
             rng = random.Random(f"{self.seed}/{epoch}/{self.rank}/{worker}{suffix}")
@@ -227,6 +237,15 @@ class ShardStream(IterableDataset[Sample]):
                 for repeat in range(repeats):
                     version = [f"{part}" for part in (turn, sample.get("copy", 0), repeat)]
                     yield {**sample, "version": "" if set(version) == {"0"} else "/" + ".".join(version)}
+
+    def _order(self, cycle: int) -> tuple[list[int] | None, int]:
+        """Order of the shards, and the position in it at which a cycle begins."""
+        if self.drawing is None or not self.drawing.shuffle:
+            return None, 0
+        order = list(range(len(self.shards.urls)))
+        chance = random.Random(f"{self.seed}/{cycle}")
+        chance.shuffle(order)
+        return order, chance.randrange(self.shards.total)  # other images remain each time
 
     def _balanced(self, samples: Iterator[dict[str, Any]], turn: str) -> Iterator[dict[str, Any]]:
         """Give each sample as often as its class is rarer than the mean, to a whole number by chance."""
@@ -251,14 +270,14 @@ class ShardStream(IterableDataset[Sample]):
         assert isinstance(label, int)
         return label
 
-    def _read(self, begin: int, end: int, order: list[int] | None, told: "_Told | None") -> Iterator[dict[str, Any]]:
+    def _read(self, begin: int, end: int, order: list[int] | None, told: Problem | None) -> Iterator[dict[str, Any]]:
         """Samples from `begin` to `end`, after the last of which comes the first again."""
         total = self.shards.total
         for first in range(0, end, total) if end > begin else ():
             for part in self.shards.slices(begin - first, end - first, order):
                 yield from self._slice(part, told)
 
-    def _slice(self, part: ShardSlice, told: "_Told | None") -> Iterator[dict[str, Any]]:
+    def _slice(self, part: ShardSlice, told: Problem | None) -> Iterator[dict[str, Any]]:
         return read_slice(part, open_shard=self.open_shard, on_problem=told if self.skip else None)
 
     def _worker_batches(self, worker: int, workers: int) -> tuple[int, int]:
@@ -281,12 +300,9 @@ class ShardStream(IterableDataset[Sample]):
 
     def _decode(self, sample: dict[str, Any], epoch: int) -> Sample:
         key, url = sample["__key__"], sample["__url__"]
-        data = encoded_image(sample)
-        if data is None or "cls" not in sample:
-            members = [name for name in sample if name not in _ADDED]
-            raise BcosError(f"the sample {key!r} of {url!r} needs an image and a .cls file, has {members}; {VERIFY}")
         try:
-            label = self.labelling.read(sample["cls"])
+            data, text = image_and_label(sample)
+            label = self.labelling.read(text)
         except BcosError as problem:
             raise BcosError(f"the sample {key!r} of {url!r}: {problem}; {VERIFY}") from problem
         try:
@@ -294,14 +310,6 @@ class ShardStream(IterableDataset[Sample]):
         except UNREADABLE as reason:
             raise BcosError(f"the image {key!r} of {url} cannot be read: {reason}") from reason
         return image, label, sample["position"]
-
-
-_ADDED = ("position", "copy", "version")
-
-
-def encoded_image(sample: dict[str, Any]) -> bytes | None:
-    """Return the image of a WebDataset sample: what is neither its label nor a note."""
-    return next((v for k, v in sample.items() if k not in ("cls", *_ADDED) and not k.startswith("__")), None)
 
 
 class _Told:

@@ -4,8 +4,10 @@ import tarfile
 from pathlib import Path
 
 from bcos_cli import console
-from bcos_cli.data.index import ShardIndex, is_url, shard_urls
+from bcos_cli.data.address import is_url
+from bcos_cli.data.index import ShardIndex, shard_urls
 from bcos_cli.data.opening import open_url
+from bcos_cli.data.samples import read_samples
 from bcos_cli.data.verify import size_problem, verify
 from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem, some
 from bcos_core.errors import BcosError, first_line
@@ -49,7 +51,8 @@ def _at_a_glance(run: PlannedRun) -> Findings:
         url = shard_urls(run.data, run.index.of(split)[:1])[0]
         if is_url(url):
             try:
-                with open_url(url) as stream, tarfile.open(fileobj=stream, mode="r|*"):
+                with open_url(url) as stream:
+                    next(read_samples(url, stream), None)
                     yield ok(f"split {split}: {url} can be read")
             except (OSError, tarfile.TarError, BcosError) as reason:
                 yield problem(f"split {split}: cannot read {url}: {first_line(reason)}")

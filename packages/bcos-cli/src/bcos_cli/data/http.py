@@ -1,0 +1,146 @@
+"""Reading ``http://`` and ``https://`` addresses, from the host that they name alone. Imports no torch."""
+
+import base64
+import http.client
+import io
+import time
+from http import HTTPStatus
+from typing import IO, Any
+from urllib import request
+from urllib.error import HTTPError, URLError
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from bcos_cli.data.address import CONTROL
+from bcos_core.errors import first_line
+
+TIMEOUT = 60.0
+"""Seconds without an answer."""
+ATTEMPTS = 30
+PAUSE = 2.0
+"""Seconds between attempts."""
+_PASSING = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.BAD_GATEWAY,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
+"""Answers of a server that may be another one in a moment."""
+
+
+def open_http(address: str) -> IO[bytes]:
+    """Open an address; a name and a password in it are sent as HTTP's basic authentication.
+
+    Raises:
+        OSError: no such address, no answer, or an answer that leads to another host or scheme.
+    """
+    try:
+        asked = _request(address)
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                response = _opener().open(asked, timeout=TIMEOUT)
+                break
+            except (HTTPError, URLError, TimeoutError) as reason:
+                if attempt == ATTEMPTS or not _is_passing(reason):
+                    raise
+            time.sleep(PAUSE)
+    except HTTPError as reason:
+        reason.close()
+        raise OSError(f"{reason.code} {_printable(str(reason.reason))}") from reason
+    except URLError as reason:
+        raise OSError(str(reason.reason)) from reason
+    except (http.client.HTTPException, ValueError) as reason:
+        raise OSError(f"it is not an address that can be read: {first_line(reason)}") from reason
+    return io.BufferedReader(_Body(response), 1 << 16)
+
+
+class _SameHost(request.HTTPRedirectHandler):
+    """Follow a server to other addresses of its own alone: the user named this host, and no other."""
+
+    def redirect_request(
+        self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
+    ) -> request.Request | None:
+        here, there = urlsplit(req.full_url), urlsplit(newurl)
+        if here.netloc.lower() != there.netloc.lower() or there.scheme not in (here.scheme, "https"):
+            fp.close()
+            raise URLError(
+                f"it leads to {_without_path(there)}, another scheme or host; give that address if you trust it"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    def http_error_302(
+        self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
+    ) -> Any:
+        """Refuse other schemes in the same words."""
+        target = urlsplit(headers.get("location") or headers.get("uri") or "")
+        if target.scheme not in ("", "http", "https"):
+            self.redirect_request(req, fp, code, msg, headers, target.geturl())
+        return super().http_error_302(req, fp, code, msg, headers)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+
+
+class _Body(io.RawIOBase):
+    """The content of an answer, which is an error if it breaks off."""
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        self._response = response
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            count = self._response.readinto(buffer)
+        except http.client.HTTPException as reason:
+            raise OSError(f"the connection broke off: {first_line(reason)}") from reason
+        if not count and self._response.length:
+            raise OSError(f"the connection broke off {self._response.length:,} bytes before the end")
+        return count
+
+    def close(self) -> None:
+        self._response.close()
+        super().close()
+
+
+def _request(address: str) -> request.Request:
+    parts = urlsplit(address)
+    _, at, host = parts.netloc.rpartition("@")
+    made = request.Request(parts._replace(netloc=host, fragment="").geturl())
+    if at:
+        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+        made.add_header("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+    return made
+
+
+def _opener() -> request.OpenerDirector:
+    """Return what opens web addresses and nothing else: Python's own opens files and FTP too."""
+    opener = request.OpenerDirector()
+    for handler in (
+        request.ProxyHandler(),
+        request.HTTPHandler(),
+        request.HTTPSHandler(),
+        request.HTTPDefaultErrorHandler(),
+        request.HTTPErrorProcessor(),
+        _SameHost(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _is_passing(reason: OSError) -> bool:
+    if isinstance(reason, HTTPError):
+        if passing := reason.code in _PASSING:
+            reason.close()
+        return passing
+    return isinstance(reason, TimeoutError) or isinstance(getattr(reason, "reason", None), TimeoutError)
+
+
+def _without_path(address: SplitResult) -> str:
+    return _printable(f"{address.scheme}://{address.netloc.rpartition('@')[2]}")
+
+
+def _printable(text: str) -> str:
+    """What a server says, in a line."""
+    return CONTROL.sub("?", text[:100])

@@ -1,0 +1,101 @@
+"""Samples of a tar file: the one way in which loaders and checks read them."""
+
+import re
+import tarfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+from webdataset.tariterators import base_plus_ext, group_by_keys
+
+from bcos_core.errors import BcosError, first_line
+
+LARGEST = 1 << 28
+"""Bytes of a sample: a header may claim a terabyte, and a compressed one may even hold it."""
+_LARGEST_EXTENSION = 1 << 20
+"""Bytes of a long name or of other additions to a header."""
+_EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, b"X", tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+_META = re.compile(r"__[^/]*__($|/)")
+"""Names that WebDataset keeps for itself."""
+
+NOTES = ("position", "copy", "version")
+"""What a stream adds to a sample."""
+
+
+def read_samples(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Samples of a tar file, compressed or not, as WebDataset's dictionaries.
+
+    Args:
+        url: what a sample gives as its ``__url__``.
+        stream: read once, from its beginning.
+
+    Raises:
+        tarfile.ReadError: it is not a tar file, or is damaged, or claims impossible sizes.
+    """
+    samples = group_by_keys(_members(url, stream))
+    while True:
+        try:
+            sample = next(samples, None)
+        except Exception as reason:  # tarfile, decompressors and WebDataset (of a name twice) raise many types
+            told = reason.args[0] if reason.args and isinstance(reason.args[0], str) else first_line(reason)
+            raise tarfile.ReadError(told[:200]) from reason
+        if sample is None:
+            return
+        yield sample
+
+
+def encoded_image(sample: dict[str, Any]) -> bytes | None:
+    """Return the image of a WebDataset sample: what is neither its label nor a note."""
+    return next((v for k, v in sample.items() if k not in ("cls", *NOTES) and not k.startswith("__")), None)
+
+
+def image_and_label(sample: dict[str, Any]) -> tuple[bytes, bytes]:
+    """Return encoded image and label of a sample.
+
+    Raises:
+        BcosError: one of them is not there.
+    """
+    image = encoded_image(sample)
+    if image is None or "cls" not in sample:
+        members = [name for name in sample if name not in NOTES and not name.startswith("__")]
+        raise BcosError(f"it needs an image and a .cls file, has {members}")
+    return image, sample["cls"]
+
+
+class _Header(tarfile.TarInfo):
+    """A header that is an error where it is damaged, which tarfile takes for the end, and where its size is absurd."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        try:
+            header = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as reason:
+            if type(reason).__name__ in ("InvalidHeaderError", "TruncatedHeaderError"):  # not those of a tar's end
+                raise tarfile.ReadError(str(reason)) from reason
+            raise
+        _check_size(header, _LARGEST_EXTENSION if header.type in _EXTENSIONS else LARGEST)
+        return header
+
+
+def _check_size(header: tarfile.TarInfo, largest: int) -> None:
+    if not 0 <= header.size <= largest:
+        raise tarfile.ReadError(f"{header.name[:100]!r} claims {header.size:,} bytes, at most {largest:,} are read")
+
+
+def _members(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+    """Files of a tar as WebDataset's ``tar_file_expander`` gives them, bounded in size."""
+    key, size = None, 0
+    with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined] # reason: not public; else they are all kept
+            _check_size(member, LARGEST)  # of a header and its extensions
+            name = member.name
+            is_file = member.isreg() and not _META.match(name)
+            prefix = base_plus_ext(name)[0] if is_file else None
+            if prefix is not None and prefix != key:
+                key, size = prefix, 0
+            size += member.size + tarfile.BLOCKSIZE
+            if size > LARGEST:
+                raise tarfile.ReadError(f"more than {LARGEST:,} bytes follow the sample {str(key)[:100]!r}")
+            content = tar.extractfile(member) if is_file else None
+            if content is not None:
+                yield {"fname": name, "data": content.read(), "__url__": url}

@@ -7,7 +7,6 @@ be: all samples once, equal numbers where training needs them, with any number o
 
 import itertools
 import random
-import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +20,7 @@ from bcos_cli.data.decoding import UNREADABLE
 from bcos_cli.data.labels import parse_labels
 from bcos_cli.data.opening import open_url
 from bcos_cli.data.shards import VERIFY, Open, Shards, ShardSlice, read_slice
+from bcos_cli.terminal import tell
 from bcos_core.errors import BcosError
 
 Transform = Callable[[bytes, random.Random], Tensor]
@@ -323,7 +323,7 @@ class _Told:
         self._told += 1
         if self._told <= _TOLD:
             count = "" if samples == 1 else f" {samples}"
-            print(f"bcos: left out{count}: {problem}", file=sys.stderr)  # noqa: T201 - reason: of a loader process
+            tell(f"left out{count}: {problem}")
 
 
 def _worker() -> tuple[int, int]:

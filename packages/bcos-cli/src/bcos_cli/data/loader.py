@@ -74,7 +74,7 @@ def _end_processes(loader: DataLoader[Sample]) -> None:
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Schedulers, and terminals, send signals to every process; the main one still needs its loaders to come to an end in order."""
+    """Schedulers and terminals send signals to all processes; the main one needs its loaders to end in order."""
     del worker
     for number in (*SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)

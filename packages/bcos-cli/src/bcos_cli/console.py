@@ -5,6 +5,7 @@ Names in them may come from strangers: they are no markup, and what commands a t
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
@@ -29,6 +30,10 @@ class _Terminal(Console):
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make text to be laid out."""
+        return super().render_str(printable(text, keep="\n"), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """Render everything that is shown; segments with control codes are rich's own."""
@@ -80,13 +85,13 @@ class Counter:
 
     def __init__(self, bar: Progress, description: str, total: int) -> None:
         self._bar = bar
-        self._task = bar.add_task(description, total=total, note="", images=0)
+        self._task = bar.add_task(printable(description), total=total, note="", images=0)
         self._images = 0
 
     def advance(self, steps: int = 1, *, images: int = 0, note: str | None = None) -> None:
         """Count steps done, and the images in them."""
         self._images += images
-        fields = {"images": self._images} if note is None else {"images": self._images, "note": note}
+        fields = {"images": self._images} if note is None else {"images": self._images, "note": printable(note)}
         self._bar.update(self._task, advance=steps, **fields)
 
     def set(self, done: int, total: int) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -54,9 +55,18 @@ class Interrupts:
 
 @contextmanager
 def unheard_by_children() -> Iterator[None]:
-    """Let processes that are started meanwhile not hear of Ctrl-C: the main process ends them."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they inherit
+    """Let processes that are started meanwhile not hear of Ctrl-C: the main process, which takes it then, ends them."""
+    noted: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    deferred = callable(handler) and threading.current_thread() is threading.main_thread()
+    if deferred:  # the system may give the signal to another thread, and Python still interrupts this one
+        signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they inherit
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # now it comes, if it came
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if deferred:
+            signal.signal(signal.SIGINT, handler)
+        if noted:
+            signal.raise_signal(signal.SIGINT)

@@ -232,16 +232,17 @@ def _write_all(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_source, initargs=(source,)) as pool:
+
+        def submit(shard: PlannedShard) -> Future[_Finished]:
+            with unheard_by_children():
+                return pool.submit(_write_with_source, shard, destination, on_error)
+
         waiting = iter(plan)
-        with unheard_by_children():
-            running: set[Future[_Finished]] = {
-                pool.submit(_write_with_source, shard, destination, on_error) for shard in islice(waiting, 2 * workers)
-            }
         try:
+            running = set(map(submit, islice(waiting, 2 * workers)))
             while running:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
-                for shard in islice(waiting, len(finished)):
-                    running.add(pool.submit(_write_with_source, shard, destination, on_error))
+                running |= set(map(submit, islice(waiting, len(finished))))
                 for future in finished:
                     yield future.result()
         except BaseException:

@@ -318,6 +318,19 @@ def test_files_of_the_machine_are_not_served(url, run):
         assert status(url, f"gradio_api/file={path}") in (403, 404)
 
 
+def test_other_pages_cannot_make_a_browser_ask(url):
+    form = {"data": b"--x--\r\n", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}
+    own, port = url.rstrip("/"), url.rstrip("/").rpartition(":")[2]
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1:1"):
+        assert status(url, "", headers={"Host": host}) == 403
+    for host in (f"localhost:{port}", f"[::1]:{port}"):
+        assert status(url, "", headers={"Host": host}) == 200
+    for sender in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        assert status(url, "gradio_api/upload", data=form["data"], headers=form["headers"] | sender) == 403
+    assert status(url, "gradio_api/upload", data=form["data"], headers=form["headers"] | {"Origin": own}) == 200
+    assert status(url, "gradio_api/upload", data=bytes(200_000), headers=form["headers"]) == 413
+
+
 def test_nothing_but_the_page_itself_may_be_loaded(url):
     with urllib.request.urlopen(url, timeout=10) as answer:
         policy = answer.headers["Content-Security-Policy"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -229,6 +230,103 @@ def test_plugin_adds_a_recipe_and_a_data_set(with_plugin, bcos, tmp_path):
     assert load_recipe("theirs").train.epochs == 77
     assert len(open_source("numbers").items) == 1797
     assert "theirs" in bcos("recipes")[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["explain", "run", "", "--out", "o"], "the argument after 'run' is empty, got ''"),
+        (["explain", "run", " ", "--out", "o"], "the argument after 'run' is empty, got ' '"),
+        (["explain", "", "x.png", "--out", "o"], "the argument after 'explain' is empty"),
+        (["explain", "run", "--out", "o", "--", ""], "the argument after '--' is empty"),
+        (["explain", "run", "x.png", "--out", ""], "--out is empty"),
+        (["explain", "run", "x.png", "--out="], "--out is empty"),
+        (["train", "digits", "--data", "x", "--out", ""], "--out is empty"),
+        (["train", "digits", "-o", ""], "-o is empty"),
+        (["shards", "pack", "", "out"], "the argument after 'pack' is empty"),
+        (["shards", "pack", "tree", ""], "the argument after 'tree' is empty"),
+        (["shards", "info", ""], "the argument after 'info' is empty"),
+        (["eval", "run", "--json", ""], "--json is empty"),
+        (["runs", "list", ""], "the argument after 'list' is empty"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_empty_argument_is_not_the_folder_where_one_stands(arguments, what, bcos, line, tmp_path):
+    message = line(bcos(*arguments))
+    assert message.startswith(f"bcos: {what}")
+    assert message.endswith("give a value, for this folder '.', or leave it out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye")])
+def test_no_library_ends_a_command_of_ours(error, bcos, line, broken_command):
+    broken_command(error)
+    assert "internal error: SystemExit" in line(bcos("recipes"), status=1)
+
+
+def test_a_message_shows_control_characters(bcos, line):
+    assert r"cannot read a\x1b[2Jb\nbcos: c/index.json" in line(bcos("shards", "info", "a\x1b[2Jb\nbcos: c"))
+
+
+def test_plugin_command_may_take_nothing_and_end_as_it_likes(with_plugin, bcos):
+    from bcos_cli.hookspecs import hookimpl
+
+    class Plugin:
+        @hookimpl
+        def bcos_cli_commands(self, app):
+            @app.command()
+            def leave_me(how: str):
+                raise SystemExit(7 if how == "" else 8)
+
+    with_plugin(Plugin())
+    with pytest.raises(SystemExit, match="7"):
+        bcos("leave-me", "")
+
+
+def _twice(app):
+    app.command("recipes")(lambda: None)
+
+
+def _unusable(app):
+    @app.command()
+    def odd(thing: int | str):
+        """Take what the command line cannot give."""
+
+
+def _half(app):
+    app.command("half")(lambda: None)
+    raise SystemExit(0)
+
+
+def _interrupted(app):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("commands", "reason"),
+    [
+        (_twice, "BcosError: the command 'recipes' is already registered; choose another name"),
+        (_unusable, "AssertionError: Typer currently doesn't support Union types"),
+        (_half, "SystemExit: 0"),
+        (_interrupted, "KeyboardInterrupt: "),
+    ],
+)
+def test_plugin_whose_commands_cannot_be_used_has_none_and_the_rest_works(commands, reason, with_plugin, bcos):
+    from bcos_cli.hookspecs import hookimpl
+
+    class Plugin:
+        @hookimpl
+        def bcos_cli_commands(self, app):
+            sys.stdout.write("here I am\n")
+            commands(app)
+
+    with_plugin(Plugin())
+    status, out, err = bcos("plugins", "--json")
+    (error,) = [row["error"] for row in json.loads(out) if row["name"] == "stranger:zoo"]
+    assert (status, err) == (0, "here I am\n")
+    assert error.startswith(reason)
+    assert bcos("recipes")[0] == 0
+    assert bcos("half")[0] == 2
 
 
 def test_plugin_whose_command_fails_is_listed_as_broken_and_the_rest_works(with_plugin, bcos):

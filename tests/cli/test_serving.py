@@ -347,11 +347,11 @@ def test_ports_are_free_or_refused():
         Address("no.such.host.invalid").free()
 
 
-def test_gradio_gets_its_limits_and_shares_nothing():
+def test_gradio_gets_its_limits_and_shares_nothing(tmp_path):
     pytest.importorskip("gradio", reason="gradio is not installed")
     from bcos_cli.serving.server import launch_options
 
-    options = launch_options(Address("127.0.0.1", 7000), Limits(megabytes=2))
+    options = launch_options(Address("127.0.0.1", 7000), Limits(megabytes=2), tmp_path)
     assert (options["server_name"], options["server_port"]) == ("127.0.0.1", 7000)
     assert options["max_file_size"] == 2 * 2**20
     assert options["allowed_paths"] == []

@@ -84,7 +84,7 @@ def test_command_fails_with_a_line_for_each_problem(packed, bcos):
     status, out, err = bcos("shards", "verify", folder)
     assert status == 1
     assert out == ""
-    assert "bcos: train-000000.tar: missing\n1 of 3 shards differ from the index\n" in err
+    assert "bcos: train-000000.tar: missing\nbcos: 1 of 3 shards differ from the index\n" in err
 
 
 def test_index_that_is_not_there_says_how_to_make_it(tmp_path):

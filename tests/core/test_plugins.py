@@ -1,11 +1,12 @@
 import sys
+import time
 import types
 from dataclasses import dataclass
 
 import pluggy
 import pytest
 
-from bcos_core import BcosError, plugins
+from bcos_core import BcosError, foreign, plugins
 from bcos_core.plugins import PluginInfo, Plugins, Registry, load_plugins, resolve, suggestion
 
 GROUP = "bcos_tests"
@@ -118,7 +119,10 @@ def test_plugin_that_cannot_be_imported_is_named_and_the_rest_works(load):
     assert registry.names() == ["lion"]
 
 
-@pytest.mark.parametrize("error", [RuntimeError("boom"), SyntaxError("bad"), KeyError("k"), ValueError()])
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("boom"), SyntaxError("bad"), KeyError("k"), ValueError(), SystemExit(0), KeyboardInterrupt("k")],
+)
 def test_plugin_may_fail_in_any_way(load, error):
     loaded, registry = load(entry("bad", "x", raising(error)), entry("zoo", "a", giving("lion")))
     assert errors(loaded)["bad:x"].startswith(f"{type(error).__name__}: ")
@@ -141,14 +145,61 @@ def test_plugin_with_an_unknown_hook_is_broken_and_contributes_nothing(load):
     assert registry.names() == ["lion"]
 
 
-@pytest.mark.parametrize("result", [raising(RuntimeError("no\nluck")), lambda *_: None, lambda *_: [object()]])
+def leaving():
+    yield Thing("snake")
+    raise SystemExit(0)
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        raising(RuntimeError("no\nluck")),
+        raising(SystemExit(0)),
+        raising(KeyboardInterrupt()),
+        leaving,
+        lambda *_: None,
+        lambda *_: [object()],
+    ],
+)
 def test_hook_that_raises_or_returns_nonsense_is_broken(load, result):
     bad = type("Bad", (), {"things": impl(lambda self: result())})
     loaded, registry = load(entry("bad", "x", bad), entry("zoo", "a", giving("lion")))
-    assert errors(loaded)["bad:x"].split(":")[0] in {"RuntimeError", "TypeError", "AttributeError"}
+    assert errors(loaded)["bad:x"].split(":")[0] in {
+        "RuntimeError",
+        "TypeError",
+        "AttributeError",
+        "SystemExit",
+        "KeyboardInterrupt",
+    }
     assert "\n" not in errors(loaded)["bad:x"]
     assert errors(loaded)["zoo:a"] is None
     assert registry.names() == ["lion"]
+
+
+def test_what_plugins_print_is_not_in_the_output(load, capsys):
+    class Loud:
+        def __init__(self):
+            sys.stdout.write("imported\n")
+
+        @impl
+        def things(self):
+            sys.stdout.write("asked\n")
+            return [Thing("parrot")]
+
+    _, registry = load(entry("zoo", "a", Loud))
+    assert registry.names() == ["parrot"]
+    assert capsys.readouterr() == ("", "imported\nasked\n")
+
+
+def test_a_plugin_that_hangs_is_named(load, monkeypatch, capsys):
+    monkeypatch.setattr(foreign, "PATIENCE", 0.05)
+
+    def slow():
+        time.sleep(0.4)
+        return giving("snail")()
+
+    load(entry("zoo", "a", slow, value="zoo_package.hooks"))
+    assert "still loading the plugin zoo:a (entry point zoo_package.hooks of zoo)" in capsys.readouterr().err
 
 
 def test_name_that_is_taken_stays_with_the_first(load):

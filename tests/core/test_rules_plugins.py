@@ -27,7 +27,7 @@ def entry_points(monkeypatch):
                 self.name, self.value, self._loaded = name, f"somewhere:{name}", value
 
             def load(self):
-                if isinstance(self._loaded, Exception):
+                if isinstance(self._loaded, BaseException):
                     raise self._loaded
                 return self._loaded
 
@@ -50,7 +50,11 @@ def test_rules_of_a_package_are_used(entry_points):
     torch.testing.assert_close(e.weight[:, 1], torch.lgamma(x[:, 1]))
 
 
-@pytest.mark.parametrize("broken", [BROKEN, [], ImportError("no such module")], ids=["no rule", "a list", "no module"])
+@pytest.mark.parametrize(
+    "broken",
+    [BROKEN, [], ImportError("no such module"), SystemExit(0)],
+    ids=["no rule", "a list", "no module", "an exit"],
+)
 def test_broken_package_is_named_and_the_others_keep_working(entry_points, broken):
     entry_points(a_broken=broken, theirs=RULES)
     with pytest.warns(UserWarning, match=r"the rules 'a_broken' \(somewhere:a_broken\) are not used: "):

@@ -1,5 +1,65 @@
-"""``python -m bcos_cli``, which ``accelerate launch -m`` and ``torchrun -m`` start."""
+"""The process of ``bcos`` and of ``python -m bcos_cli``, which ``accelerate launch -m`` and ``torchrun -m`` start."""
 
-from bcos_cli.main import main
+import logging
+import sys
+import warnings
+from collections.abc import Callable
 
-main()
+from bcos_cli.interrupts import Interrupts
+
+
+def main() -> None:
+    """Run the program and exit with its status; Ctrl-C is no traceback, at whatever moment it comes."""
+    interrupts = Interrupts()
+    sys.unraisablehook = _ending(interrupts)
+    interrupts.listen()
+    try:
+        from bcos_cli.main import main as program
+
+        warnings.formatwarning = _printable_warning
+        if logging.lastResort is not None:
+            logging.lastResort.setFormatter(_PrintableLog())
+
+        program()
+    except KeyboardInterrupt:  # before the program could take it
+        interrupts.end()
+    finally:
+        interrupts.listen()  # again: launchers of processes have handlers of their own
+        interrupts.leaving = True
+
+
+def _ending(interrupts: Interrupts) -> Callable[["sys.UnraisableHookArgs"], None]:
+    """End the process where an interrupt would be lost, with a traceback: in a destructor, say."""
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            interrupts.end()
+        sys.__unraisablehook__(unraisable)
+
+    return hook
+
+
+def _printable_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """Format a warning; names in it may come from strangers."""
+    from bcos_core.text import printable
+
+    return printable(_format(message, category, filename, lineno, line), keep="\n")
+
+
+_format = warnings.formatwarning
+
+
+class _PrintableLog(logging.Formatter):
+    """The same for what libraries log."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record."""
+        from bcos_core.text import printable
+
+        return printable(super().format(record), keep="\n")
+
+
+if __name__ == "__main__":
+    main()

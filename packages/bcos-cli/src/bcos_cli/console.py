@@ -1,9 +1,13 @@
-"""What a person sees in the terminal: progress bars on standard error, tables on standard output."""
+"""What a person sees in the terminal: progress bars on standard error, tables on standard output.
+
+Names in them may come from strangers: they are no markup, and what commands a terminal is written as an escape.
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,11 +18,35 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+from bcos_core.text import printable
+
+
+class _Terminal(Console):
+    """A console that shows text as it is; styles are ours."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Make text to be laid out."""
+        return super().render_str(printable(text, keep="\n"), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render everything that is shown; segments with control codes are rich's own."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=printable(segment.text, keep="\n"))
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the program, which rich would end."""
+        raise  # rich calls this where it has caught it
+
+
+out = _Terminal()
+err = _Terminal(stderr=True)
 
 
 class _Rate(ProgressColumn):
@@ -34,12 +62,12 @@ def progress(enabled: bool = True) -> Progress:
     """Return a progress bar with count, rate, time left and a note."""
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Rate(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=err,
         disable=not enabled,
     )
@@ -57,13 +85,13 @@ class Counter:
 
     def __init__(self, bar: Progress, description: str, total: int) -> None:
         self._bar = bar
-        self._task = bar.add_task(description, total=total, note="", images=0)
+        self._task = bar.add_task(printable(description), total=total, note="", images=0)
         self._images = 0
 
     def advance(self, steps: int = 1, *, images: int = 0, note: str | None = None) -> None:
         """Count steps done, and the images in them."""
         self._images += images
-        fields = {"images": self._images} if note is None else {"images": self._images, "note": note}
+        fields = {"images": self._images} if note is None else {"images": self._images, "note": printable(note)}
         self._bar.update(self._task, advance=steps, **fields)
 
     def set(self, done: int, total: int) -> None:
@@ -73,9 +101,9 @@ class Counter:
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: int = 1) -> None:
     """Print a table; numbers are aligned to the right, and cells of the first `whole` columns stay on one line."""
-    cells = [[str(cell) for cell in row] for row in rows]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]  # before rich finds out how wide they are
     made = Table()
-    for i, column in enumerate(columns):
+    for i, column in enumerate(map(printable, columns)):
         numeric = bool(cells) and all(_is_number(row[i]) for row in cells)
         made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=i < whole)
     for row in cells:

@@ -48,8 +48,12 @@ def launch(num_processes: int) -> None:
     )
     for number in SIGNALS:
         signal.signal(number, _pass_on)
+    interrupts = signal.getsignal(signal.SIGINT)
     try:
-        elastic_launch(config, sys.executable)("-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
+        try:
+            elastic_launch(config, sys.executable)("-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
+        finally:
+            signal.signal(signal.SIGINT, interrupts)  # which it has taken
     except ChildFailedError as failed:
         first = failed.get_first_failure()[1]
         if -first.exitcode in SIGNALS:  # before it was ready to take them: nothing is lost

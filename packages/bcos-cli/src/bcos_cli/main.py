@@ -2,16 +2,18 @@
 
 import os
 import sys
-import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from importlib import import_module
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Annotated
 
 import typer
 
+from bcos_cli.interrupts import INTERRUPTED
 from bcos_cli.mistakes import dead_loader
+from bcos_cli.terminal import say, tell, tell_traceback
 from bcos_core.errors import BcosError
 
 app = typer.Typer(
@@ -42,17 +44,17 @@ _COMMANDS = (
 )
 USER_MISTAKE = 2
 FAILURE = 1
-INTERRUPTED = 130
 DEBUG = "BCOS_DEBUG"
 
 given_arguments: ContextVar[list[str]] = ContextVar("bcos_arguments")
 """What the running command was called with, for those that start processes of their own."""
+_own_commands: list[str] = []
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
         for package in ("bcos-cli", "bcos-core", "bcos-models", "bcos-explain"):
-            typer.echo(f"{package} {version(package)}")
+            say(f"{package} {version(package)}")
         raise typer.Exit
 
 
@@ -71,6 +73,7 @@ def build_app() -> typer.Typer:
     if not app.registered_commands and not app.registered_groups:
         for name in _COMMANDS:
             import_module(f"bcos_cli.commands.{name}").register(app)
+        _own_commands[:] = _command_names(app)
         _add_plugin_commands(app)
     return app
 
@@ -79,10 +82,27 @@ def _add_plugin_commands(to: typer.Typer) -> None:
     from bcos_cli.plugins import manager, plugins
 
     for implementation in manager().hook.bcos_cli_commands.get_hookimpls():
-        try:
-            implementation.function(app=to)
-        except Exception as reason:  # a stranger's hook may raise anything
-            plugins().mark_broken(implementation.plugin_name, f"{type(reason).__name__}: {reason}")
+        with plugins().using(implementation.plugin_name):
+            theirs = _commands_of(implementation.function, _command_names(to))
+            to.registered_commands += theirs.registered_commands
+            to.registered_groups += theirs.registered_groups
+
+
+def _commands_of(hook: Callable[..., object], taken: Sequence[str]) -> typer.Typer:
+    """Commands of a plugin, all of which can be used.
+
+    Raises:
+        BcosError: one has a name that is taken.
+    """
+    theirs = typer.Typer(add_completion=False)
+    hook(app=theirs)
+    names = _command_names(theirs)
+    for name in names:
+        if name in taken or names.count(name) > 1:
+            raise BcosError(f"the command {name!r} is already registered; choose another name")
+    if names:
+        typer.main.get_command(theirs)  # which raises what would keep the program from starting
+    return theirs
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -97,12 +117,18 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     """Run the program and return its exit status."""
     given_arguments.set(arguments)
     try:
-        result = build_app()(arguments, prog_name="bcos", standalone_mode=False)
+        status = _run(arguments)
     except BcosError as mistake:
         return _report(mistake, str(mistake), USER_MISTAKE, debug)
-    except KeyboardInterrupt:
-        return _report(None, "interrupted", INTERRUPTED, debug)
+    except KeyboardInterrupt as interrupt:
+        return _report(None, " ".join(["interrupted", *map(str, interrupt.args)]), INTERRUPTED, debug)
+    except SystemExit as reason:
+        if not arguments or arguments[0] in _own_commands:  # no command of ours ends the process
+            return _report_bug(reason, debug)
+        raise
     except OSError as reason:
+        if isinstance(reason, BrokenPipeError) and _is_closed():
+            return FAILURE
         if reason.filename is None or reason.strerror is None:
             return _report_bug(reason, debug)
         return _report(reason, f"cannot use {str(reason.filename)!r}: {reason.strerror}", USER_MISTAKE, debug)
@@ -111,18 +137,47 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         if message is not None:
             return _report(reason, _usage(str(message()), arguments), USER_MISTAKE, debug)
         if isinstance(code := getattr(reason, "exit_code", None), int):  # typer.Exit
-            return code
-        if type(reason).__name__ == "Abort":  # what click makes of an interrupt
-            return _report(None, "interrupted", INTERRUPTED, debug)
-        if isinstance(reason, RuntimeError) and (dead := dead_loader(reason)) is not None:
+            status = code
+        elif type(reason).__name__ == "Abort":  # what click makes of an interrupt while it asks something
+            status = INTERRUPTED
+        elif isinstance(reason, RuntimeError) and (dead := dead_loader(reason)) is not None:
             return _report(reason, str(dead), FAILURE, debug)
-        return _report_bug(reason, debug)
-    if result == INTERRUPTED:
-        return _report(None, "interrupted", INTERRUPTED, debug)
+        else:
+            return _report_bug(reason, debug)
+    return _report(None, "interrupted", INTERRUPTED, debug) if status == INTERRUPTED else status
+
+
+def _run(arguments: list[str]) -> int:
+    command = typer.main.get_command(build_app())
+    if arguments and arguments[0] in _own_commands:
+        _refuse_empty(arguments)
+    # click's own main would turn an interrupt into an exit, and lose what was interrupted
+    with command.make_context("bcos", list(arguments)) as context:
+        result = command.invoke(context)
     return result if isinstance(result, int) else 0
 
 
-def _report_bug(reason: Exception, debug: bool) -> int:
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse arguments of nothing, or of blanks alone: as a path, that would be the folder where the user stands."""
+    for before, argument in pairwise(["", *arguments]):
+        option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        if value.strip() or (option and not equals):
+            continue
+        what = option or (before if before.startswith("-") and before.strip("-") else f"the argument after {before!r}")
+        raise BcosError(f"{what} is empty, got {value!r}; give a value, for this folder '.', or leave it out")
+
+
+def _is_closed() -> bool:
+    """Whether nobody reads standard output any more, as after ``| head``; then what is left goes nowhere."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+def _report_bug(reason: BaseException, debug: bool) -> int:
     text = f"internal error: {type(reason).__name__}: {reason}"
     hint = "" if debug else "; --debug shows the traceback"
     return _report(reason, " ".join(text.split()) + hint, FAILURE, debug)
@@ -130,11 +185,9 @@ def _report_bug(reason: Exception, debug: bool) -> int:
 
 def _report(reason: BaseException | None, message: str, status: int, debug: bool) -> int:
     if debug and reason is not None:
-        traceback.print_exception(reason)
-    rank = os.environ.get("RANK", "0")
-    process = "" if rank == "0" else f"[process {rank}] "
+        tell_traceback(reason)
     if message:
-        print(f"bcos: {process}{message}", file=sys.stderr)  # noqa: T201 - reason: plain, also where rich is not wanted
+        tell(message)
     return status
 
 
@@ -143,10 +196,11 @@ def _usage(message: str, arguments: list[str]) -> str:
     if not message:
         return ""
     message = message.replace("Value error, ", "")
-    command = arguments[0] if arguments and arguments[0] in _command_names() else ""
+    command = arguments[0] if arguments and arguments[0] in _command_names(app) else ""
     return f"{message} (see: bcos {command}{' ' if command else ''}--help)"
 
 
-def _command_names() -> list[str]:
-    commands = [c.name or getattr(c.callback, "__name__", "") for c in app.registered_commands]
-    return commands + [g.name or "" for g in app.registered_groups]
+def _command_names(of: typer.Typer) -> list[str]:
+    callbacks = [(c.name, getattr(c.callback, "__name__", "")) for c in of.registered_commands]
+    commands = [name or typer.main.get_command_name(function) for name, function in callbacks]
+    return commands + [typer.main.solve_typer_info_defaults(group).name or "" for group in of.registered_groups]

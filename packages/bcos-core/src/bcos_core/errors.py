@@ -10,5 +10,8 @@ class BcosError(ValueError):
 
 def first_line(reason: BaseException) -> str:
     """First line of what an exception says; its type where it says nothing."""
-    text = str(reason).strip()
+    try:
+        text = str(reason).strip()
+    except Exception:  # of a stranger's exception
+        text = ""
     return text.splitlines()[0] if text else type(reason).__name__

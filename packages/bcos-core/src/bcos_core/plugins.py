@@ -6,14 +6,17 @@ stops the others: it is kept, with the reason, for ``bcos plugins`` to show.
 
 import difflib
 import inspect
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
-from bcos_core.errors import BcosError, first_line
+from bcos_core.errors import BcosError
+from bcos_core.foreign import ForeignExitError, foreign_code, why
 
 
 class Named(Protocol):
@@ -53,6 +56,11 @@ class PluginInfo:
     seconds: float = field(default=0.0, compare=False)
     """How long importing it took; little where something else had imported it before."""
 
+    @property
+    def described(self) -> str:
+        """Which plugin this is, for messages."""
+        return f"the plugin {self.name} (entry point {self.value} of {self.distribution})"
+
 
 @dataclass
 class Plugins:
@@ -63,6 +71,16 @@ class Plugins:
     def mark_broken(self, name: str, error: str) -> None:
         """Note that the plugin called `name` failed."""
         self.infos = [replace(info, error=error) if info.name == name else info for info in self.infos]
+
+    @contextmanager
+    def using(self, name: str) -> Iterator[None]:
+        """Run code of the plugin called `name`; if it fails, in whatever way, it is broken, and nothing is raised."""
+        what = next((info.described for info in self.infos if info.name == name), f"the plugin {name}")
+        try:
+            with foreign_code(what):
+                yield
+        except Exception as reason:  # a stranger's code may raise anything
+            self.mark_broken(name, why(reason))
 
 
 _OURS = frozenset({"bcos-core", "bcos-models", "bcos-explain", "bcos-cli"})
@@ -76,21 +94,21 @@ def load_plugins(manager: Manager, group: str) -> Plugins:
         name = f"{_distribution(entry)}:{entry.name}"
         if any(info.name == name for info in plugins.infos):
             name = f"{name}#{number}"
-        error = None
+        plugins.infos.append(PluginInfo(group, name, entry.value, _distribution(entry)))
         start = time.perf_counter()
-        try:
-            module = entry.load()
-            manager.register(module, name=name)
-            try:
-                manager.check_pending()
-            except Exception:
-                manager.unregister(name=name)
-                raise
-        except Exception as reason:  # a stranger's module may raise anything
-            error = f"{type(reason).__name__}: {first_line(reason)}"
-        seconds = time.perf_counter() - start
-        plugins.infos.append(PluginInfo(group, name, entry.value, _distribution(entry), error, seconds))
+        with plugins.using(name):
+            _register(manager, entry.load(), name)
+        plugins.infos[-1] = replace(plugins.infos[-1], seconds=time.perf_counter() - start)
     return plugins
+
+
+def _register(manager: Manager, module: object, name: str) -> None:
+    manager.register(module, name=name)
+    try:
+        manager.check_pending()
+    except Exception:
+        manager.unregister(name=name)
+        raise
 
 
 def _distribution(entry: Any) -> str:
@@ -114,12 +132,10 @@ class Registry(Generic[SpecT]):
         self._specs: dict[str, SpecT] = {}
         self._owners: dict[str, str] = {}
         for implementation in hook.get_hookimpls():
-            try:
+            with plugins.using(implementation.plugin_name):
                 specs: list[SpecT] = list(implementation.function())
                 for spec in specs:
                     self._add(spec, implementation.plugin_name)
-            except Exception as reason:  # a stranger's hook may raise anything
-                plugins.mark_broken(implementation.plugin_name, f"{type(reason).__name__}: {first_line(reason)}")
 
     def _add(self, spec: SpecT, owner: str) -> None:
         if spec.name in self._specs:
@@ -164,11 +180,16 @@ def resolve(reference: str) -> Callable[..., Any]:
     """Import the function that ``"module:function"`` names.
 
     Raises:
-        BcosError: no such module or function.
+        BcosError: no such module or function, or one whose import would end the program.
     """
     module, _, function = reference.partition(":")
     try:
+        if module not in sys.modules:
+            with foreign_code(f"the builder {reference!r}"):
+                import_module(module)
         return getattr(import_module(module), function)  # type: ignore[no-any-return] # reason: named by a string
+    except ForeignExitError:
+        raise
     except (ImportError, AttributeError, ValueError) as reason:
         raise BcosError(f"cannot load {reference!r}: {reason}; a builder is named 'module:function'") from reason
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bcos_core.errors import BcosError
+from bcos_core.foreign import foreign_code
 from bcos_core.plugins import check_options, resolve, takes
 from bcos_models import plugins
 from bcos_models.checks import is_size
@@ -33,7 +34,10 @@ def get_spec(name: str) -> ModelSpec:
         BcosError: no such model; the message suggests one.
     """
     registry = plugins.registry()
-    found = None if name in registry.names() else plugins.manager().hook.bcos_models_find_spec(name=name)
+    if name in registry.names():
+        return registry[name]
+    with foreign_code(f"the model {name!r}"):
+        found: ModelSpec | None = plugins.manager().hook.bcos_models_find_spec(name=name)
     return registry[name] if found is None else found
 
 
@@ -95,7 +99,8 @@ def create_model(
     if converts:
         arguments |= {"pretrained": pretrained, "weights": weights}
     try:
-        model: nn.Module = builder(**arguments)
+        with foreign_code(f"the model {name!r}", loading=False):
+            model: nn.Module = builder(**arguments)
     except TypeError as reason:  # builders check values; this is for what is no number, or no list of them
         raise BcosError(f"the model {name!r} cannot be built with {options}: {reason}") from reason
     in_chans = arguments.get("in_chans")

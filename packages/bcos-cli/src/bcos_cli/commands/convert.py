@@ -1,10 +1,13 @@
 """``bcos convert``."""
 
-import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from bcos_cli.terminal import say_json
+from bcos_core.foreign import diverted_output
 
 
 def register(app: typer.Typer) -> None:
@@ -36,10 +39,11 @@ def convert(
     """Convert a trained network into a B-cos network, to be fine-tuned."""
     from bcos_cli.converting import convert_network, print_conversion
 
-    converted = convert_network(
-        model, weights=weights, num_classes=classes, overrides=overrides or [], out=out, dry_run=dry_run
-    )
+    with diverted_output() if as_json else nullcontext():  # the network may print
+        converted = convert_network(
+            model, weights=weights, num_classes=classes, overrides=overrides or [], out=out, dry_run=dry_run
+        )
     if as_json:
-        typer.echo(json.dumps(converted.report.to_dict(), indent=1))
+        say_json(converted.report.to_dict())
         return
     print_conversion(converted, None if dry_run else out, every_layer=dry_run)

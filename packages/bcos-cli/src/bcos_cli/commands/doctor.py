@@ -1,6 +1,6 @@
 """``bcos doctor``."""
 
-import json
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Annotated
 
@@ -8,6 +8,8 @@ import typer
 
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.commands.train import Classes, DataPath, HeadOnly, Out, Overrides, RecipeName, Start
+from bcos_cli.terminal import say_json
+from bcos_core.foreign import diverted_output
 
 
 def register(app: typer.Typer) -> None:
@@ -42,12 +44,13 @@ def doctor(
     from bcos_cli.processes import leave
 
     try:
-        found = list(examine(resolved.recipe, resolved.folder, processes=num_processes, hashes=hashes))
+        with diverted_output() if as_json else nullcontext():  # networks, losses and data sets may print
+            found = list(examine(resolved.recipe, resolved.folder, processes=num_processes, hashes=hashes))
     finally:
         leave()
     problems = [finding for finding in found if finding.status == "problem"]
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+        say_json([asdict(finding) for finding in found])
     else:
         console.table("doctor", ["check", "", "found"], [(f.check, f.status, f.text) for f in found])
         notes = sum(finding.status == "note" for finding in found)

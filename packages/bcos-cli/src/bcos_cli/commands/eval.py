@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from bcos_cli.terminal import tell
 from bcos_core.errors import BcosError
 
 
@@ -127,6 +128,6 @@ def evaluate(
     state.wait_for_everyone()  # a process that ends ends the others
     leave()
     for reason in failed:
-        typer.echo(f"bcos: {reason}", err=True)
+        tell(reason)
     if failed:
         raise typer.Exit(1)

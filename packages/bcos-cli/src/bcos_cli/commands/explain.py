@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bcos_cli.terminal import tell
+
 if TYPE_CHECKING:
     from bcos_cli.explaining import ExplainedImage
 
@@ -100,7 +102,7 @@ def explain(
     if len(written.explanations) > _ROWS:
         console.out.print(f"… and {len(written.explanations) - _ROWS:,} more in {out / 'explanations.json'}")
     for failure in written.failures:
-        typer.echo(f"bcos: {failure.file}: {failure.reason}", err=True)
+        tell(f"{failure.file}: {failure.reason}")
     if written.failures:
         raise typer.Exit(1)
 

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.terminal import say
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -29,7 +31,7 @@ def export(
 
     saved = export_network(run_or_model, out, weights=weights, batch=batch)
     what = "PyTorch program" if saved.opset is None else f"ONNX opset {saved.opset}"
-    typer.echo(
+    say(
         f"{saved.path}: {saved.size / 1e6:.1f} MB, {what}, for {batch or 'any number of'} images; W differs from "
         f"bcos_core.explain by at most {saved.agreement.weight:.1e} of its largest element ({saved.checked_with})"
     )

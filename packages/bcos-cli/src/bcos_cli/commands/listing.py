@@ -3,12 +3,13 @@
 What there is. Imports no torch.
 """
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from bcos_cli.terminal import say_json
 
 if TYPE_CHECKING:
     from bcos_models import ModelSpec
@@ -84,7 +85,7 @@ def plugins(as_json: AsJson = False) -> None:
 
     found = all_plugins()
     if as_json:
-        typer.echo(json.dumps([asdict(info) for info in found], indent=1))
+        say_json([asdict(info) for info in found])
         return
     rows = [
         {
@@ -101,7 +102,7 @@ def plugins(as_json: AsJson = False) -> None:
 
 def _show(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        say_json(rows)
         return
     from bcos_cli import console
 

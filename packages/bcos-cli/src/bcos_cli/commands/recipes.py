@@ -1,11 +1,11 @@
 """``bcos recipes``: which there are, what one says, in what two differ. Imports no torch."""
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from bcos_cli.commands.listing import AsJson
+from bcos_cli.terminal import say, say_json
 
 Name = Annotated[str, typer.Argument(help="A YAML file, or a name that bcos recipes lists.")]
 
@@ -28,7 +28,7 @@ def listing(context: typer.Context, as_json: AsJson = False) -> None:
     specs = list(registered())
     if as_json:
         rows = [{"name": s.name, "summary": s.summary, "path": str(s.path)} for s in specs]
-        typer.echo(json.dumps(rows, indent=1))
+        say_json(rows)
         return
     console.table("recipes", ["name", "summary"], [(s.name, s.summary) for s in specs])
 
@@ -43,7 +43,10 @@ def show(
     from bcos_cli.config.described import complete, described
 
     values = complete(name, overrides or [])
-    typer.echo(json.dumps(values, indent=1) if as_json else described(values), nl=as_json)
+    if as_json:
+        say_json(values)
+    else:
+        say(described(values).removesuffix("\n"))
 
 
 @recipes.command()
@@ -54,7 +57,7 @@ def diff(first: Name, second: Name, as_json: AsJson = False) -> None:
 
     found = differences(complete(first, []), complete(second, []))
     if as_json:
-        typer.echo(json.dumps([{"key": k, first: a, second: b} for k, (a, b) in found.items()], indent=1))
+        say_json([{"key": k, first: a, second: b} for k, (a, b) in found.items()])
         return
     if not found:
         console.out.print("the recipes are the same")

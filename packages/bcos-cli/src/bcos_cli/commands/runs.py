@@ -1,12 +1,12 @@
 """``bcos runs``: list, show, compare. Imports no torch."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from bcos_cli.commands.listing import AsJson
+from bcos_cli.terminal import say, say_json, tell
 
 SortBy = Literal["name", "best", "changed"]
 
@@ -38,13 +38,13 @@ def listing(
     if sort != "name":
         rows.sort(key=lambda row: (row[sort] is not None, row[sort]), reverse=True)
     if as_json:
-        typer.echo(json.dumps(rows + [{"name": name, "error": text} for name, text in broken.items()], indent=1))
+        say_json(rows + [{"name": name, "error": text} for name, text in broken.items()])
     elif rows:
         _print_runs(rows)
     elif not broken:
-        typer.echo(f"there are no runs in {folder}")
+        say(f"there are no runs in {folder}")
     for name, text in broken.items():
-        typer.echo(f"bcos: {name}: {text}", err=True)
+        tell(f"{name}: {text}")
     if broken:
         raise typer.Exit(1)
 
@@ -61,7 +61,7 @@ def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: 
     changed = {key: value for key, (value, _) in differences(found.recipe, defaults()).items() if value is not None}
     if as_json:
         whole = {"name": str(run), **_summary(found), "recipe": changed, "metrics": found.epochs}
-        typer.echo(json.dumps(whole | {"scores": found.scores}, indent=1))
+        say_json(whole | {"scores": found.scores})
         return
     console.out.print(f"{run}: {found.model}, {found.state}, {len(found.epochs)} of {found.wanted} epochs")
     if changed:
@@ -99,7 +99,7 @@ def compare(
         plot(found, names, picture)
     if as_json:
         parts = {"recipe": recipe, "scores": scores}
-        typer.echo(json.dumps({"runs": [str(folder) for folder in folders], **parts}, indent=1))
+        say_json({"runs": [str(folder) for folder in folders], **parts})
         return
     for title, rows in (("recipe", recipe), ("scores", scores)):
         if rows:

@@ -24,6 +24,10 @@ def serve(
     ] = None,
     max_megabytes: Annotated[float, typer.Option(help="Largest file that may be uploaded.", min=0.001)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Largest image that is decoded.", min=0.001)] = 64,
+    max_total_megabytes: Annotated[
+        float | None,
+        typer.Option(help="Space for all uploads, of which the oldest go; 25 times the largest by default.", min=0.001),
+    ] = None,
     open: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
     """Serve a local page: drop an image, and see what networks see in it.
@@ -36,7 +40,7 @@ def serve(
         run_or_model,
         weights=weights,
         address=Address(host, port),
-        limits=Limits(megabytes=max_megabytes, megapixels=max_megapixels),
+        limits=Limits(megabytes=max_megabytes, megapixels=max_megapixels, total_megabytes=max_total_megabytes),
         methods=method or ["bcos"],
         open_browser=open,
     )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bcos_cli.terminal import say, say_json, tell
+
 if TYPE_CHECKING:
     from bcos_cli.data.index import ShardIndex
 
@@ -82,7 +84,7 @@ def info(
 
     index = load_index(data)
     if as_json:
-        typer.echo(index.model_dump_json(indent=1))
+        say_json(index.model_dump(mode="json"))
     else:
         _show(data, index)
 
@@ -138,11 +140,11 @@ def verify(
     with console.counted("verifying", len(index.shards)) as counter:
         problems = verify_shards(data, index, counter.advance, images=images)
     for problem in problems:
-        typer.echo(f"bcos: {problem}", err=True)
+        tell(problem)
     if problems:
-        typer.echo(f"{len(problems)} of {len(index.shards)} shards differ from the index", err=True)
+        tell(f"{len(problems)} of {len(index.shards)} shards differ from the index")
         raise typer.Exit(1)
-    typer.echo(f"{len(index.shards)} shards agree with the index")
+    say(f"{len(index.shards)} shards agree with the index")
 
 
 def _show(data: str, index: "ShardIndex") -> None:

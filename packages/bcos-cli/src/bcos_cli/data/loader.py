@@ -50,6 +50,9 @@ class Batches:
         except BcosError as mistake:  # a loader process's comes with its traceback as text
             _end_processes(self.loader)
             raise BcosError(str(mistake).strip().rpartition("BcosError: ")[2]) from mistake
+        except KeyboardInterrupt:
+            _end_processes(self.loader)
+            raise
         except RuntimeError as reason:
             _end_processes(self.loader)
             if (dead := dead_loader(reason)) is None:
@@ -71,9 +74,9 @@ def _end_processes(loader: DataLoader[Sample]) -> None:
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Schedulers send signals to every process; the main one still needs its loaders to come to an end in order."""
+    """Schedulers and terminals send signals to all processes; the main one needs its loaders to end in order."""
     del worker
-    for number in SIGNALS:
+    for number in (*SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -26,6 +26,7 @@ from bcos_cli.data.index import (
     load_index,
 )
 from bcos_cli.data.sources import ImageItem, ImageSource
+from bcos_cli.interrupts import unheard_by_children
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 
@@ -233,16 +234,22 @@ def _write_all(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_source, initargs=(source,)) as pool:
+
+        def submit(shard: PlannedShard) -> Future[_Finished]:
+            with unheard_by_children():
+                return pool.submit(_write_with_source, shard, destination, on_error)
+
         waiting = iter(plan)
-        running: set[Future[_Finished]] = {
-            pool.submit(_write_with_source, shard, destination, on_error) for shard in islice(waiting, 2 * workers)
-        }
-        while running:
-            finished, running = wait(running, return_when=FIRST_COMPLETED)
-            for shard in islice(waiting, len(finished)):
-                running.add(pool.submit(_write_with_source, shard, destination, on_error))
-            for future in finished:
-                yield future.result()
+        try:
+            running = set(map(submit, islice(waiting, 2 * workers)))
+            while running:
+                finished, running = wait(running, return_when=FIRST_COMPLETED)
+                running |= set(map(submit, islice(waiting, len(finished))))
+                for future in finished:
+                    yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # shards that are begun are finished, no more
+            raise
 
 
 _SOURCE: list[ImageSource] = []  # of this worker process: sent once, not with every shard

@@ -126,9 +126,12 @@ def open_source(
     from bcos_cli.plugins import datasets
 
     if source in datasets().names():
+        from bcos_core.foreign import foreign_code
         from bcos_core.plugins import resolve
 
-        built: ImageSource = resolve(datasets()[source].builder)()
+        builder = resolve(datasets()[source].builder)
+        with foreign_code(f"the data set {source!r}", loading=False):
+            built: ImageSource = builder()
         return built
     raise BcosError(
         f"there is no data source {source!r}; give a folder or zip of class folders, torchvision:NAME, "

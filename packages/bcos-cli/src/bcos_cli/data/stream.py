@@ -7,7 +7,6 @@ be: all samples once, equal numbers where training needs them, with any number o
 
 import itertools
 import random
-import sys
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +21,7 @@ from bcos_cli.data.labels import parse_labels
 from bcos_cli.data.opening import open_url
 from bcos_cli.data.samples import image_and_label
 from bcos_cli.data.shards import VERIFY, Open, Problem, Shards, ShardSlice, read_slice
+from bcos_cli.terminal import tell
 from bcos_core.errors import BcosError
 
 Transform = Callable[[bytes, random.Random], Tensor]
@@ -331,7 +331,7 @@ class _Told:
         self._told += 1
         if self._told <= _TOLD:
             count = "" if samples == 1 else f" {samples}"
-            print(f"bcos: left out{count}: {problem}", file=sys.stderr)  # noqa: T201 - reason: of a loader process
+            tell(f"left out{count}: {problem}")
 
 
 def _worker() -> tuple[int, int]:

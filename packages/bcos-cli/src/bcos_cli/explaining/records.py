@@ -58,4 +58,5 @@ class Written:
 
     def save(self, path: Path, **about: Any) -> None:
         """Write everything as JSON."""
-        write_atomically(path, json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False) + "\n")
+        text = json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(path, text.encode(errors="backslashreplace"))  # names of files may be bytes that are no text

@@ -1,10 +1,15 @@
 """Where the page is, and who can reach it."""
 
+import re
 import socket
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import ip_address
 
 from bcos_core.errors import BcosError, first_line
+
+_AUTHORITY = re.compile(r"(?:\[([0-9a-f:.]{2,45})\]|([a-z0-9._-]{1,255}))(?::([0-9]{1,5}))?", re.ASCII)
+"""HOST, HOST:PORT or [IPV6]:PORT, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,31 @@ class Address:
             "a password and unencrypted; --host 127.0.0.1 is for this machine alone"
         )
 
+    def answers_to(self, authority: str) -> bool:
+        """Whether ``HOST:PORT`` is this page: its own name or number, or that of this machine to itself.
+
+        Where it listens at all addresses of this machine, any number will do: no stranger's name hides behind it.
+        """
+        if (parts := _AUTHORITY.fullmatch(authority.lower())) is None:
+            return False
+        host, port = _normal(parts[1] or parts[2]), int(parts[3] or 80)
+        return port == self.port and (host in self._names or (self._is_anywhere and _is_number(host)))
+
+    def is_origin(self, origin: str) -> bool:
+        """Whether a header Origin names this page."""
+        scheme, _, authority = origin.partition("://")
+        return scheme.lower() == "http" and self.answers_to(authority)
+
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        own = {_normal(name) for name in (self.host, *_resolved(self.host))}
+        machine = {_normal(socket.gethostname()), _normal(socket.getfqdn())} if self._is_anywhere else set()
+        return frozenset({"localhost", "127.0.0.1", "::1"} | own | machine)
+
+    @cached_property
+    def _is_anywhere(self) -> bool:
+        return any(ip_address(found).is_unspecified for found in _resolved(self.host))
+
     def free(self) -> "Address":
         """The address with the port that it will have; checked to be free.
 
@@ -50,6 +80,19 @@ class Address:
                     "another port with --port (0 for any that is free), or an address of this machine with --host"
                 ) from reason
             return Address(self.host, int(probe.getsockname()[1]))
+
+
+def _normal(host: str) -> str:
+    """Write a host as it is compared."""
+    return str(ip_address(host)) if _is_number(host) else host.lower().removesuffix(".")
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _resolved(host: str) -> list[str]:

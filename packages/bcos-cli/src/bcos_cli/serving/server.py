@@ -5,6 +5,7 @@ import signal
 from collections.abc import Sequence
 from importlib.resources import files
 from importlib.util import find_spec
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -61,28 +62,37 @@ def serve(
     try:
         with TemporaryDirectory(prefix="bcos-serve-") as folder:
             os.environ.update(_QUIET, GRADIO_TEMP_DIR=folder)
-            _serve(answerer, address, methods, open_browser, stopped)
+            _serve(answerer, address, Path(folder), methods, open_browser, stopped)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _serve(answerer: Answerer, address: Address, methods: Sequence[str], open_browser: bool, stopped: Event) -> None:
+def _serve(
+    answerer: Answerer, address: Address, folder: Path, methods: Sequence[str], open_browser: bool, stopped: Event
+) -> None:
     from bcos_cli.serving.page import build_page
 
     page = build_page(answerer, methods)
     try:
-        page.launch(**launch_options(address, answerer.limits), inbrowser=open_browser)
+        page.launch(**launch_options(address, answerer.limits, folder), inbrowser=open_browser)
         console.out.print(f"serving {address.url}\nCtrl-C stops it", soft_wrap=True)
         stopped.wait()
     finally:
         page.close(verbose=False)
 
 
-def launch_options(address: Address, limits: Limits) -> dict[str, Any]:
-    """What Gradio is told: nothing shared, no files but uploads, nothing loaded from elsewhere."""
+def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, Any]:
+    """What Gradio is told: nothing shared, no files but uploads, nothing loaded from elsewhere.
+
+    Args:
+        address: of the page.
+        limits: of uploads.
+        folder: where they are kept.
+    """
     from starlette.middleware import Middleware
 
+    from bcos_cli.serving.access import BoundedUploads, OwnPageOnly
     from bcos_cli.serving.headers import SecurityHeaders
 
     own = files("bcos_cli.serving")
@@ -99,7 +109,13 @@ def launch_options(address: Address, limits: Limits) -> dict[str, Any]:
         "footer_links": [],
         "prevent_thread_lock": True,
         "quiet": True,
-        "app_kwargs": {"middleware": [Middleware(SecurityHeaders)]},
+        "app_kwargs": {
+            "middleware": [
+                Middleware(SecurityHeaders),
+                Middleware(OwnPageOnly, address=address),
+                Middleware(BoundedUploads, folder=folder, limits=limits),
+            ]
+        },
         "theme": _theme(),
         "css": (own / "page.css").read_text(encoding="utf-8"),
         "head": f"<script>{(own / 'page.js').read_text(encoding='utf-8')}</script>",

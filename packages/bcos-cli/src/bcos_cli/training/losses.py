@@ -13,6 +13,7 @@ from bcos_cli.data.index import ShardIndex
 from bcos_cli.plugins import losses
 from bcos_cli.spec import LossSpec
 from bcos_core.errors import BcosError
+from bcos_core.foreign import foreign_code
 from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
 from bcos_core.plugins import resolve
 
@@ -39,7 +40,8 @@ def make_loss(name: str, options: LossOptions | None = None) -> nn.Module:
         BcosError: no such loss.
     """
     builder = resolve(_spec(name).builder)
-    loss = builder(options or LossOptions())
+    with foreign_code(f"the loss {name!r}", loading=False):
+        loss = builder(options or LossOptions())
     if not isinstance(loss, nn.Module):
         raise BcosError(f"the loss {name!r} must return a torch.nn.Module, got {type(loss).__name__}")
     return loss

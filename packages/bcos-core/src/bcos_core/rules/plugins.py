@@ -13,7 +13,7 @@ import warnings
 from functools import cache
 from importlib.metadata import entry_points
 
-from bcos_core.errors import first_line
+from bcos_core.foreign import foreign_code, why
 from bcos_core.rules.table import register_rules
 
 GROUP = "bcos_core"
@@ -26,10 +26,9 @@ def load_rules() -> None:
     A package whose rules cannot be loaded is named in a warning; the others keep working.
     """
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
+        what = f"the rules {entry.name!r} ({entry.value})"
         try:
-            register_rules(entry.load())
+            with foreign_code(what):
+                register_rules(entry.load())
         except Exception as reason:  # a stranger's module may raise anything
-            warnings.warn(
-                f"the rules {entry.name!r} ({entry.value}) are not used: {type(reason).__name__}: {first_line(reason)}",
-                stacklevel=2,
-            )
+            warnings.warn(f"{what} are not used: {why(reason)}", stacklevel=2)

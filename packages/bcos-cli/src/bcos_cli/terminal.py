@@ -1,0 +1,45 @@
+"""Plain lines and JSON on standard output, messages on standard error. Imports nothing that takes time.
+
+Names in them may come from strangers; what commands a terminal is written as an escape. Tables and progress bars,
+which do the same, are in :mod:`bcos_cli.console`.
+"""
+
+import json
+import os
+import re
+import sys
+import traceback
+from typing import Any, TextIO
+
+from bcos_core.text import printable
+
+_FORGED = re.compile(r"\n(?!  )")
+"""Ends of lines in a message, but for those of an indented list: nothing in it can look like a message of ours."""
+
+
+def say(text: str) -> None:
+    """Write text of one or several lines to standard output."""
+    _write(sys.stdout, printable(text, keep="\n\t"))
+
+
+def say_json(value: Any) -> None:
+    """Write one JSON document to standard output, in ASCII."""
+    _write(sys.stdout, json.dumps(value, indent=1).replace("\x7f", "\\u007f"))
+
+
+def tell(message: str) -> None:
+    """Write a message of one line, with an indented list after it if need be, to standard error."""
+    rank = os.environ.get("RANK", "0")
+    process = "" if rank == "0" else f"[process {rank}] "
+    line = _FORGED.sub(r"\\n", message)
+    _write(sys.stderr, printable(f"bcos: {process}{line}", keep="\n"))
+
+
+def tell_traceback(reason: BaseException) -> None:
+    """Write where an exception comes from to standard error."""
+    _write(sys.stderr, printable("".join(traceback.format_exception(reason)).rstrip("\n"), keep="\n"))
+
+
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(f"{text}\n")
+    stream.flush()

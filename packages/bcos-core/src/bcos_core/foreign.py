@@ -1,0 +1,147 @@
+"""Code of plugins, run so that it cannot end the program, write into its output or hang unnamed. Imports no torch."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from types import FrameType
+
+from bcos_core.errors import BcosError, first_line
+from bcos_core.text import printable
+
+PATIENCE = 5.0
+"""Seconds after which a plugin that is still being loaded is named."""
+
+
+class ForeignExitError(BcosError):
+    """Code of a plugin raised what would have ended the program, such as SystemExit; that is the cause of this."""
+
+
+def why(reason: BaseException) -> str:
+    """Type and first line of what code of a plugin raised."""
+    said = reason.__cause__ if isinstance(reason, ForeignExitError) and reason.__cause__ else reason
+    return f"{type(said).__name__}: {printable(first_line(said))}"
+
+
+@contextmanager
+def foreign_code(what: str, *, loading: bool = True) -> Iterator[None]:
+    """Run code of a plugin. Exceptions that are errors pass through.
+
+    Args:
+        what: runs, for messages: ``"the plugin zoo:a"``.
+        loading: it is to be quick and to print nothing: what it prints goes to standard error, and after
+            :data:`PATIENCE` seconds a line there says what the program is waiting for.
+
+    Raises:
+        ForeignExitError: it raised SystemExit, KeyboardInterrupt or the like.
+        KeyboardInterrupt: the user pressed Ctrl-C; it says what ran.
+    """
+    with ExitStack() as stack:
+        if loading:
+            stack.enter_context(diverted_output())
+            stack.enter_context(_named_when_slow(what))
+        interrupts = stack.enter_context(_interrupts())
+        try:
+            yield
+        except BaseException as reason:
+            if interrupts and not isinstance(reason, Exception):
+                raise KeyboardInterrupt(_while(what, loading)) from reason
+            if isinstance(reason, Exception) and not interrupts:
+                raise
+            if not interrupts:
+                raise ForeignExitError(f"{what} cannot be used: it raised {why(reason)}") from reason
+        if interrupts:  # and it has caught the exception, as a bare except does
+            raise KeyboardInterrupt(_while(what, loading))
+
+
+def _while(what: str, loading: bool) -> str:
+    return f"while loading {what}" if loading else f"in {what}"
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Note the Ctrl-C of the user, which is otherwise no different from an exception that is raised."""
+    noted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield noted
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield noted
+    finally:
+        if signal.getsignal(signal.SIGINT) is note:
+            signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _named_when_slow(what: str) -> Iterator[None]:
+    line = f"bcos: still loading {printable(what)} after {PATIENCE:g} seconds ...; press Ctrl-C to stop\n"
+
+    def tell() -> None:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+    timer = threading.Timer(PATIENCE, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+class _Diversion:
+    """Standard output's way to standard error, of several threads at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._undo = ExitStack()
+
+    def begin(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._divert()
+
+    def end(self) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._undo.close()
+
+    def _divert(self) -> None:
+        _flush(sys.stdout)
+        self._undo.enter_context(redirect_stdout(sys.stderr))
+        with suppress(OSError):  # one of them is closed
+            kept = os.dup(1)  # programs that it starts, and libraries in C, know no sys.stdout
+            self._undo.callback(os.close, kept)
+            os.dup2(2, 1)
+            self._undo.callback(os.dup2, kept, 1)
+            self._undo.callback(_flush, sys.__stdout__)
+
+
+_diversion = _Diversion()
+
+
+@contextmanager
+def diverted_output() -> Iterator[None]:
+    """Let everything that is printed meanwhile go to standard error."""
+    _diversion.begin()
+    try:
+        yield
+    finally:
+        _diversion.end()
+
+
+def _flush(stream: object) -> None:
+    with suppress(OSError, ValueError, AttributeError):
+        stream.flush()  # type: ignore[attr-defined] # reason: None where there is no standard output

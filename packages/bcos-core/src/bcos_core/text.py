@@ -1,0 +1,23 @@
+"""Text that may come from strangers, as a terminal may show it. Imports no torch."""
+
+import re
+
+_COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, marks that turn the direction of writing or end a line, and bytes that are no text."""
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    r"""Return text in which control characters are written as escapes, so that they do nothing to a terminal.
+
+    Args:
+        text: such as a file's name, or what an exception says.
+        keep: characters that stay as they are, such as the newline of a text of several lines.
+
+    >>> printable("a\x1b[2Jb\n")
+    'a\\x1b[2Jb\\n'
+    """
+    return _COMMANDS.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -60,9 +60,9 @@ def relative(error, *sizes):
     return float(error.detach().abs().max() / max(float(s.detach().abs().max()) for s in sizes))
 
 
-def explained(network, x):
+def explained(network, x, probe=None):
     """The explanation of class 3, and its error relative to what there is to explain."""
-    e = explain(network, x, target=3)
+    e = explain(network, x, target=3, probe=probe)
     total = e.contributions.flatten(1).sum(1)
     return e, relative(e.residual, total, e.score), float((total.abs() / (total.abs() + e.bias.abs())).mean())
 
@@ -79,7 +79,7 @@ def check(family, model, size):
         with in_double() if dtype is torch.float64 else nullcontext():
             with torch.no_grad():
                 plain[dtype] = network(x)
-            e, error, share = explained(network, x)
+            e, error, share = explained(network, x, probe=dtype is torch.float64)
         name = str(dtype).removeprefix("torch.")
         setattr(result, f"as_is_{name}", error)
         setattr(result, f"forward_{name}", relative(e.logits - plain[dtype], plain[dtype]))

@@ -4,6 +4,7 @@ With all dynamic factors frozen a network is affine in its input. That can be tr
 input, with the factors of the first one, must lie on the map that was read off.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -88,7 +89,8 @@ def selected(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     recorded = [tape.hold(t.detach()) for t in given]
     if not tape.is_replaying:
         return function(*args, **kwargs)
-    with forward_ad.dual_level():
+    with forward_ad.dual_level(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # forward_ad loads parts of PyTorch that TorchScript made
         duals = {
             id(t): forward_ad.make_dual(value.clone(), t - value) for t, value in zip(given, recorded, strict=True)
         }

@@ -165,7 +165,7 @@ def _check_plain(value: object, key: str, depth: int, left: list[int]) -> None:
         for inner in value:
             _check_plain(inner, key, depth - 1, left)
     elif isinstance(value, int | float):
-        if not (math.isfinite(value) and (isinstance(value, float) or abs(value) <= MAX_NUMBER)):
+        if not (math.isfinite(value) if isinstance(value, float) else abs(value) <= MAX_NUMBER):
             raise BcosError(f"{key} must be finite, and at most {MAX_NUMBER:,} where it is whole, got {shown(value)}")
     elif value is not None and not (isinstance(value, str) and len(value) <= MAX_NAME):
         raise BcosError(f"{key} must be a number, a word, a list or a mapping, got {shown(value)}")

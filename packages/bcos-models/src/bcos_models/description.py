@@ -21,7 +21,7 @@ Probabilities = Literal["sigmoid", "softmax"]
 MAX_CLASSES = 1_000_000
 MAX_NAME = 1000
 """Characters of a name."""
-MAX_NUMBER = 1_000_000
+MAX_NUMBER = 100_000
 """Size of a number among options; none of a layer's sizes comes near it."""
 MAX_VALUES = 10_000
 """Numbers, words, lists and mappings in the options of one network."""

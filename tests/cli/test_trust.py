@@ -196,7 +196,19 @@ def test_every_command_that_loads_a_run_can_be_told_to_trust_it(bcos):
 
 
 @pytest.mark.parametrize(
-    "text", ["http://a/b", "pipe:x", " pipe:x", "p\nipe:x", "hf://a", "file:/etc", "s3:x", "http://["]
+    "text",
+    [
+        "http://a/b",
+        "pipe:x",
+        " pipe:x",
+        "p\nipe:x",
+        "\xa0pipe:x",
+        "\x1bpipe:x",
+        "hf://a",
+        "file:/etc",
+        "s3:x",
+        "http://[",
+    ],
 )
 def test_addresses_are_known(text):
     assert is_address(text)

@@ -4,10 +4,10 @@ Trusted is what was typed on the command line, recipes that it names, and instal
 run is not, and neither is the header of its weights: both may be a stranger's. Imports no torch.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import urlparse
 
 import typer
 
@@ -16,6 +16,11 @@ from bcos_models.description import check_opens_nothing
 
 if TYPE_CHECKING:
     from bcos_cli.config import Recipe
+
+_BLANKS = re.compile(r"[\s\x00-\x20\x7f-\xa0]+")
+"""What some of those who open an address leave out of it."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+"""One letter is a drive of Windows."""
 
 _trust: ContextVar[bool] = ContextVar("bcos_trust_run", default=False)
 
@@ -42,10 +47,7 @@ def trusts_runs() -> bool:
 
 def is_address(location: str) -> bool:
     """Whether a place is no local path: ``http:``, ``s3:``, ``hf:``, ``pipe:``, ..."""
-    try:
-        return len(urlparse(location).scheme) > 1
-    except ValueError:  # an address that is damaged
-        return True
+    return _SCHEME.match(_BLANKS.sub("", location)) is not None
 
 
 def _opens(value: Any) -> str | None:

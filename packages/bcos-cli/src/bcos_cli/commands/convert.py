@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from bcos_cli.terminal import say_json
-from bcos_core.foreign import diverted_output
 from bcos_cli.trust import TrustRun, trust_runs
+from bcos_core.foreign import diverted_output
 
 
 def register(app: typer.Typer) -> None:

@@ -9,8 +9,8 @@ import typer
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.commands.train import Classes, DataPath, HeadOnly, Out, Overrides, RecipeName, Start
 from bcos_cli.terminal import say_json
-from bcos_core.foreign import diverted_output
 from bcos_cli.trust import TrustRun, trust_runs
+from bcos_core.foreign import diverted_output
 
 
 def register(app: typer.Typer) -> None:

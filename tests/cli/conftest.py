@@ -16,6 +16,7 @@ from bcos_cli.config import validate_recipe
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, FolderSource, ImageItem, encode_png, parse_tree
 from bcos_cli.processes import process_state
+from bcos_cli.trust import trust_runs
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +31,7 @@ def clean(tmp_path, monkeypatch):
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
     PartialState._reset_state()
+    trust_runs(False)
     torch.set_num_threads(threads)
     for name in set(os.environ) - set(before):
         del os.environ[name]

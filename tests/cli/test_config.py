@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import yaml
 
@@ -84,6 +86,15 @@ def test_round_trip_keeps_values_that_are_not_the_defaults(minimal, tmp_path):
             "schedule.warmup_epochs=3 leaves nothing of train.epochs=3; make the warm-up shorter",
         ),
         ("train.accumulate=3", "train.accumulate=3 must divide train.batch_size=64"),
+        ("optimizer.lr=.inf", "optimizer.lr=inf: input should be a finite number"),
+        ("optimizer.lr=.nan", "optimizer.lr=nan: input should be"),
+        ("optimizer.weight_decay=.inf", "optimizer.weight_decay=inf: input should be a finite number"),
+        ("train.seed=4294967296", "train.seed=4294967296: input should be less than 4294967296"),
+        ("train.epochs=1000000000000", "train.epochs=1000000000000: input should be less than or equal to"),
+        ("model.options.b=.inf", "model.options: options.b must be finite"),
+        ("model.options.depths=[1000000000]", "model.options: options.depths must be finite, and at most 100,000"),
+        ("model.options.b=2020-01-01", "model.options: options.b must be a number, a word, a list or a mapping"),
+        ("model.options.weights=x.pth", "model.options: weights cannot stand among the options"),
     ],
 )
 def test_key_or_value_that_does_not_fit_is_named_with_the_remedy(override, message, minimal):
@@ -196,6 +207,22 @@ def test_recipe_that_is_its_own_base_is_refused(tmp_path):
         (b"train: \xff\xfe", "is no text in UTF-8"),
         (b"base: 3\n", "base"),
         (b"base: [a]\n", "base"),
+        (b"train: {epochs: 1}\ntrain: {epochs: 2}\n", r"'train' is given twice, also in line 1.*line 2"),
+        (b"train: {epochs: 1, epochs: 2}\n", "'epochs' is given twice"),
+        (b"a: &x [1]\nb: *x\n", "aliases are not read; write the value out.*line 2"),
+        (b"a: &x\n  b: *x\n", "aliases are not read"),
+        (b"a: " + b"[" * 5000 + b"]" * 5000, "more than 30 levels"),
+        (b"a: " + b"{b: " * 5000 + b"}" * 5000, "more than 30 levels"),
+        (b"x: 2020-99-99\n", "is no YAML"),
+        (b"x: " + b"9" * 5000, "is no YAML"),
+        (b"? [1, 2]\n: 3\n", "is no YAML"),
+        (b"x: !!python/object/apply:os.system [ls]\n", "is no YAML"),
+        (b"#" * 2**20 + b"#", "has more than 1,048,576 bytes"),
+        (b"train: {epochs: 1, loss: '" + b"x" * 100_000 + b"'}\nmodel: {name: m}\n", "there is no loss"),
+        (b"'" + b"k" * 1000 + b"': 1\nmodel: {name: m}\ntrain: {epochs: 1}\n", "unknown key 'kkk"),
+        (b"model: {name: m, options: {b: 0x" + b"f" * 9000 + b"}}\ntrain: {epochs: 1}\n", "at most 100,000"),
+        (b"train: {epochs: 0x" + b"f" * 9000 + b"}\nmodel: {name: m}\n", "train.epochs=a large int"),
+        (b"1: 2\nmodel: {name: m}\ntrain: {epochs: 1}\n", "recipe"),
     ],
 )
 def test_file_that_is_no_recipe_is_refused_in_one_line(content, message, tmp_path):
@@ -204,6 +231,29 @@ def test_file_that_is_no_recipe_is_refused_in_one_line(content, message, tmp_pat
     with pytest.raises(BcosError, match=message) as error:
         load_recipe(str(path))
     assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 700
+
+
+def test_bomb_of_aliases_is_refused_at_once(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 9)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(BcosError, match="aliases are not read") as error:
+        load_recipe("bomb.yaml")
+    assert len(str(error.value)) < 500
+
+
+def test_recipe_that_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    with pytest.raises(BcosError, match="is not a regular file"):
+        load_recipe("pipe.yaml")
+
+
+def test_longer_and_longer_way_to_itself_is_a_circle(tmp_path):
+    (tmp_path / "sub").mkdir()
+    write(tmp_path / "sub" / "a.yaml", base="../sub/a.yaml")
+    with pytest.raises(BcosError, match="is its own base"):
+        load_recipe("sub/a.yaml")
 
 
 def test_unknown_recipe_and_missing_file_are_named():

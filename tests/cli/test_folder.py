@@ -147,6 +147,25 @@ def test_metrics_are_lines_and_those_of_later_epochs_can_be_dropped(run, recipe)
     assert [m["epoch"] for m in run.read_metrics()] == [1, 2]
 
 
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"epoch": true}', '{"epoch": 1, "loss": null}', '{"loss": 1}', "\x00"]
+)
+def test_damaged_line_is_named(text, run, recipe):
+    run.start(recipe())
+    run.add_metrics({"epoch": 1, "loss": float("nan")})
+    with run.metrics.open("a") as file:
+        file.write(f"{text}\n")
+    with pytest.raises(BcosError, match=r"line 2 of .*metrics.jsonl is damaged: .*; remove it"):
+        run.read_metrics()
+
+
+def test_metrics_that_are_no_text_are_named(run, recipe):
+    run.start(recipe())
+    run.metrics.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(BcosError, match=r"metrics.jsonl' is no text in UTF-8"):
+        run.read_metrics()
+
+
 def test_line_that_was_cut_off_by_a_crash_is_dropped(run, recipe):
     run.start(recipe())
     run.add_metrics({"epoch": 1})

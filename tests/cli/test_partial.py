@@ -1,4 +1,9 @@
+import json
+
+import pytest
+
 from bcos_cli.partial import PartialResults
+from bcos_core import BcosError
 
 PART = {"scores": [0.1, float("inf"), 1 / 3]}
 
@@ -59,3 +64,39 @@ def test_without_a_folder_nothing_is_kept(tmp_path):
     assert partial.load("t") == {}
     partial.clear()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        5,
+        "text",
+        [1],
+        [1, 2],
+        [-1, PART],
+        ["1", PART],
+        [1, {}],
+        [1, {"scores": "x"}],
+        [1, {"scores": [None]}],
+        [1, {"scores": [], "evil": 1}],
+        [1, {"scores": [], "cluster": -1}],
+        [1, {"scores": [[1]]}],
+    ],
+    ids=str,
+)
+def test_line_that_is_no_part_is_refused_before_anything_is_measured(line, tmp_path):
+    PartialResults(tmp_path, "f", 0).add("t", 0, PART)
+    with (tmp_path / "f" / "t.0.jsonl").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    with pytest.raises(
+        BcosError, match=r"line 2 of .*t.0.jsonl holds no part of a measurement, got .*; remove the file"
+    ):
+        PartialResults(tmp_path, "f", 0)
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe", b"\x00" * 99, b"[" * 99_999, b"{"])
+def test_what_a_power_failure_left_is_measured_again(line, tmp_path):
+    PartialResults(tmp_path, "f", 0).add("t", 0, PART)
+    with (tmp_path / "f" / "t.0.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    assert PartialResults(tmp_path, "f", 0).load("t") == {0: PART}

@@ -89,7 +89,22 @@ def test_run_that_is_being_trained_is_running(three):
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("config.yaml", "a: ["), ("config.yaml", "just text"), ("metrics.jsonl", "{\n"), ("evaluation.json", "{}")],
+    [
+        ("config.yaml", "a: ["),
+        ("config.yaml", "just text"),
+        ("config.yaml", "model: 5"),
+        ("config.yaml", "train: {epochs: many}"),
+        ("metrics.jsonl", "{\n"),
+        ("metrics.jsonl", "5\n"),
+        ("metrics.jsonl", '{"epoch": 1}\n'),
+        ("metrics.jsonl", '{"epoch": 1, "test_top1": "x"}\n'),
+        ("metrics.jsonl", '{"epoch": 0, "test_top1": 1}\n'),
+        ("metrics.jsonl", '{"epoch": 1, "epoch": 1, "test_top1": 1}\n'),
+        ("metrics.jsonl", "[" * 100_000 + "\n"),
+        ("evaluation.json", "{}"),
+        ("evaluation.json", "[]"),
+        ("evaluation.json", '{"metrics": {"top1": "x"}}'),
+    ],
 )
 def test_run_that_cannot_be_read_does_not_hide_the_others(file, content, three, bcos):
     (three / "new" / file).write_text(content)

@@ -269,6 +269,7 @@ def test_resolve_finds_a_function():
         ("bcos_core.plugins:nothing", "has no attribute 'nothing'"),
         ("bcos_core.plugins", "has no attribute ''"),
         (":f", "Empty module name"),
+        ("..:f", "a relative name"),
         ("", "Empty module name"),
     ],
 )
@@ -276,6 +277,11 @@ def test_resolve_says_what_is_wrong(reference, reason):
     with pytest.raises(BcosError, match=f"cannot load '{reference}': .*{reason}.*; a builder is named") as error:
         resolve(reference)
     assert error.value.__cause__ is not None
+
+
+def test_resolve_gives_what_can_be_called():
+    with pytest.raises(BcosError, match="'bcos_core:__name__' is a str, not a function"):
+        resolve("bcos_core:__name__")
 
 
 def test_resolve_does_not_hide_a_bug_in_the_module(monkeypatch, tmp_path):

@@ -128,10 +128,16 @@ def edit(folder, *, num_classes=5, **described):
         ),
         (lambda folder: (folder / "model.safetensors").unlink(), "holds no model.safetensors; give a folder"),
         (lambda folder: (folder / "config.json").write_text("{"), "holds no model that save_pretrained wrote"),
-        (lambda folder: (folder / "config.json").write_text("{}"), "lacks or garbles 'bcos_models'"),
+        (
+            lambda folder: (folder / "config.json").write_text("{}"),
+            "garbles it: bcos_models must be a mapping",
+        ),
         (lambda folder: edit(folder, options=None), "holds no model that save_pretrained wrote"),
         (lambda folder: edit(folder, input=[]), "holds no model that save_pretrained wrote"),
-        (lambda folder: edit(folder, options={"weights": "/etc/passwd"}), "sets weights among the options"),
+        (
+            lambda folder: edit(folder, options={"weights": "/etc/passwd"}),
+            "weights cannot stand among the options",
+        ),
         (lambda folder: edit(folder, options={"width": "x"}), "width must be at least 1, got 5, 6 and 'x'"),
         (lambda folder: edit(folder, options={"depths": 3}), "'cifar10_resnet20' cannot be built with"),
         (lambda folder: edit(folder, num_classes=4), r"fc.weight has shape \(5, 4, 1, 1\), needs \(4, 4, 1, 1\)"),

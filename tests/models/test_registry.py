@@ -150,8 +150,16 @@ def test_unknown_name_is_an_attribute_error():
     ("values", "message"),
     [
         ({"encoding": "inverse"}, "encoding must be one of .*, got 'inverse'"),
-        ({"size": 0}, "size and channels must be positive, got 0 and 3"),
-        ({"channels": 0}, "size and channels must be positive, got 224 and 0"),
+        ({"size": 0}, "size of an input must be 1 to 4,096, got 0"),
+        ({"size": "224"}, "size of an input must be 1 to 4,096, got '224'"),
+        ({"size": 10**9}, "size of an input must be 1 to 4,096, got 1000000000"),
+        ({"resize": 0}, "resize of an input must be 1 to 8,192, got 0"),
+        ({"channels": 0}, "channels of an input must be 1 to 1,024, got 0"),
+        ({"encoding": ["none"]}, "encoding must be one of"),
+        ({"mean": (float("nan"),) * 3}, "mean of an input must have a finite number for each channel"),
+        ({"std": (0.0, 1.0, 1.0)}, "std of an input must have"),
+        ({"std": (1.0,), "encoding": "standardize"}, "std of an input must have"),
+        ({"mean": 0.5}, "mean of an input must have"),
     ],
 )
 def test_impossible_input_is_refused(values, message):

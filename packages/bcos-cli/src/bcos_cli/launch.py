@@ -50,8 +50,10 @@ def launch(num_processes: int) -> None:
         signal.signal(number, _pass_on)
     interrupts = signal.getsignal(signal.SIGINT)
     try:
+        # -P: modules in the current folder are none of the program's, in these processes as in this one
+        command = ("-P", "-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
         try:
-            elastic_launch(config, sys.executable)("-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
+            elastic_launch(config, sys.executable)(*command)
         finally:
             signal.signal(signal.SIGINT, interrupts)  # which it has taken
     except ChildFailedError as failed:

@@ -14,6 +14,7 @@ import typer
 from bcos_cli.interrupts import INTERRUPTED
 from bcos_cli.mistakes import dead_loader
 from bcos_cli.terminal import say, tell, tell_traceback
+from bcos_cli.trust import trust_runs
 from bcos_core.errors import BcosError
 
 app = typer.Typer(
@@ -116,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str], *, debug: bool = False) -> int:
     """Run the program and return its exit status."""
     given_arguments.set(arguments)
+    trust_runs(False)  # until a command says so
     try:
         status = _run(arguments)
     except BcosError as mistake:

@@ -5,9 +5,30 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Strict, TypeAdapter, ValidationError
+
+from bcos_cli.config.base import Count
+from bcos_core.errors import BcosError, shown
 
 Part = dict[str, Any]
+
+
+class _WrittenPart(BaseModel):
+    """A :class:`bcos_explain.metrics.MetricResult` as JSON."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    scores: list[float]
+    cluster: Count = 1
+    higher_is_better: bool | None = None
+    chance: float | None = None
+    curves: list[list[float]] | None = None
+    curve_x: list[float] | None = None
+
+
+_LINE = TypeAdapter(tuple[Annotated[Count, Strict()], _WrittenPart])
 
 
 class PartialResults:
@@ -18,23 +39,28 @@ class PartialResults:
         fingerprint: of all that the results depend on; those with another one are not taken up.
         rank: of this process, which writes files of its own. Those of every process are read, so a
             measurement may go on with another number of processes.
+
+    Raises:
+        BcosError: as :meth:`load`.
     """
 
     def __init__(self, folder: Path | None, fingerprint: str, rank: int) -> None:
         self.folder = folder
         self._own = None if folder is None else folder / fingerprint
         self._rank = rank
+        self.load("*")  # what is damaged is told before anything is measured
 
     def load(self, task: str) -> dict[int, Part]:
-        """Parts of a task by number; a line that was cut off by a kill does not count."""
+        """Parts of a task by number; a line that was cut off by a kill does not count.
+
+        Raises:
+            BcosError: a line that is whole has something else than one part.
+        """
         parts: dict[int, Part] = {}
         for path in [] if self._own is None else sorted(self._own.glob(f"{task}.*.jsonl")):
-            for line in path.read_text().splitlines():
-                try:
-                    number, part = json.loads(line)
-                except ValueError:
-                    continue
-                parts[number] = part
+            for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+                if (found := _read(line, f"line {number} of {path}")) is not None:
+                    parts[found[0]] = found[1]
         return parts
 
     def add(self, task: str, number: int, part: Part) -> None:
@@ -59,6 +85,21 @@ class PartialResults:
             shutil.rmtree(self._own, ignore_errors=True)
             with contextlib.suppress(OSError):  # not empty: another evaluation is under way, or was killed
                 self.folder.rmdir()
+
+
+def _read(line: bytes, where: str) -> tuple[int, Part] | None:
+    """Number and part; None of a line that is no JSON, which a kill or a power failure has left."""
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    try:
+        number, part = _LINE.validate_python(values)
+    except ValidationError as reason:
+        raise BcosError(
+            f"{where} holds no part of a measurement, got {shown(values)}; remove the file to measure it again"
+        ) from reason
+    return number, part.model_dump(exclude_unset=True)
 
 
 def _ends_with_newline(path: Path) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bcos_cli import console
-from bcos_cli.config import Recipe, load_recipe
+from bcos_cli.config import Recipe
 from bcos_cli.data.reading import Reading
 from bcos_cli.evaluation import Scores
 from bcos_cli.gallery import gallery
@@ -14,10 +14,11 @@ from bcos_cli.neurons import NeuronOptions, neuron_rows
 from bcos_cli.outputs import check_writable
 from bcos_cli.processes import process_state
 from bcos_cli.scoring import Evaluation, ScoringOptions, score, score_annotated
-from bcos_cli.trained import TrainedModel, load_trained
+from bcos_cli.trained import TrainedModel, data_of, load_trained, recipe_of
 from bcos_cli.training.distillation import Agreement
 from bcos_cli.training.engine import TrainingResult
 from bcos_cli.training.folder import RunFolder
+from bcos_cli.training.losses import loss_of_scores
 from bcos_core.errors import BcosError
 from bcos_explain.metrics import write_results
 from bcos_explain.report import Confusion, NeuronRow, ReportData, write_report
@@ -75,10 +76,8 @@ def evaluate_run(
     _check_outputs(json_file, out)
     trained = load_trained(run_or_model, weights)
     folder = RunFolder(Path(run_or_model))
-    recipe = load_recipe(str(folder.config)) if folder.config.exists() else None
-    location = data or (recipe.data.path if recipe else None)
-    if location is None:
-        raise BcosError("there are no data to score on; give a folder of shards with --data")
+    recipe = recipe_of(run_or_model, data=data)
+    location = data_of(run_or_model, data)
     if recipe is None:
         loss = "cross_entropy" if trained.probabilities == "softmax" else "bce"
         options = ScoringOptions(**{"loss": loss, "metrics": DEFAULT, **given})
@@ -165,7 +164,7 @@ def scoring_options(recipe: Recipe, **given: Any) -> ScoringOptions:
         "grid_size": config.gridpg_size,
         "smooth": config.gridpg_smooth,
         "seed": recipe.train.seed,
-        "loss": recipe.train.loss,
+        "loss": loss_of_scores(recipe.train.loss),
         "reading": Reading.of(recipe.data),
     }
     return ScoringOptions(**{**values, **given})
@@ -305,8 +304,8 @@ def _summary(
         "seed": str(recipe.train.seed),
     }
     if metrics:
-        training["images/s"] = f"{sum(m['images_per_second'] for m in metrics) / len(metrics):,.0f}"
-        training["minutes"] = f"{sum(m['seconds'] for m in metrics) / 60:.1f}"
+        training["images/s"] = f"{sum(m.get('images_per_second', 0) for m in metrics) / len(metrics):,.0f}"
+        training["minutes"] = f"{sum(m.get('seconds', 0) for m in metrics) / 60:.1f}"
     return {
         "Model": {"name": trained.name, "options": options or "defaults", "parameters": f"{parameters:,}"},
         "Data": {

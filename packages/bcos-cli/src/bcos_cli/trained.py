@@ -5,16 +5,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from bcos_cli.config import load_recipe
+from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.data.reading import Reading
-from bcos_core.errors import BcosError
+from bcos_cli.trust import check_trusted, is_address, trusts_runs
+from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
 from bcos_models import (
     InputSpec,
@@ -23,16 +24,15 @@ from bcos_models import (
     from_pretrained,
     get_spec,
     is_model,
-    load_weights,
     save_weights,
 )
 from bcos_models.convert.named import original
+from bcos_models.description import NetworkDescription, Probabilities
 from bcos_models.hub import CONFIG_NAME
-from bcos_models.registry import describe
+from bcos_models.reconstruction import rebuild
 from bcos_models.transforms import input_encoder
-from bcos_models.weights import WEIGHTS_NAME
+from bcos_models.weights import WEIGHTS_NAME, read_state
 
-Probabilities = Literal["sigmoid", "softmax"]
 _METADATA = "bcos"
 IMAGENET_CLASSES = 1000
 
@@ -47,6 +47,18 @@ class TrainedModel:
     input: InputSpec
     classes: list[str]
     probabilities: Probabilities
+
+    def __post_init__(self) -> None:
+        _ = self.description  # refuses what could not be read again
+
+    @property
+    def description(self) -> NetworkDescription:
+        """All that is said of the network beside its weights.
+
+        Raises:
+            BcosError: values that no network has, such as two classes of one name.
+        """
+        return NetworkDescription(self.name, self.options, self.input, self.classes, self.probabilities)
 
     def check_classes(self, classes: list[str], data: str) -> None:
         """Refuse shards of other classes than the network knows.
@@ -100,14 +112,7 @@ class TrainedModel:
 
     def metadata(self) -> dict[str, str]:
         """Return the description for the header of a weights file."""
-        description = {
-            "model": self.name,
-            "options": self.options,
-            "input": asdict(self.input),
-            "classes": self.classes,
-            "probabilities": self.probabilities,
-        }
-        return {_METADATA: json.dumps(description)}
+        return {_METADATA: self.description.to_json()}
 
 
 def load_trained(run_or_model: str, weights: str | None = None) -> TrainedModel:
@@ -162,7 +167,7 @@ def _as_it_is(name: str, weights: str | None) -> TrainedModel:
 
 
 def _from_pretrained(source: str) -> TrainedModel:
-    model = from_pretrained(source)
+    model = from_pretrained(source, trust=trusts_runs())
     config: ModelConfig = model.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
     names: list[str] | None = model.class_names  # type: ignore[assignment] # reason: a plain attribute of the module
     return _published(model, config, names)
@@ -191,41 +196,67 @@ def imagenet_classes() -> list[str]:
 
 
 def _load_file(path: Path) -> TrainedModel:
+    described = _description(path)
+    model = rebuild(described.config, read_state(path), source=str(path), classifies=True, trust=trusts_runs())
+    classes, options = list(described.classes), dict(described.options)
+    return TrainedModel(model, described.name, options, described.input, classes, described.probabilities)
+
+
+def _description(path: Path) -> NetworkDescription:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except Exception as reason:  # safetensors raises several types
-        raise BcosError(f"cannot read the weights file {str(path)!r}: {reason}") from reason
+        raise BcosError(f"cannot read the weights file {str(path)!r}: {first_line(reason)}") from reason
     if _METADATA not in metadata:
         raise BcosError(f"{str(path)!r} does not say which model it belongs to; name it: MODEL --weights {path}")
-    described = json.loads(metadata[_METADATA])
-    seen = InputSpec.from_dict(described["input"])
-    options = described["options"]
-    model = create_model(described["model"], num_classes=len(described["classes"]), **options)
-    load_weights(model, path, name=described["model"])
-    describe(model, ModelConfig(described["model"], len(described["classes"]), options, seen))
-    return TrainedModel(
-        model.eval(), described["model"], options, seen, described["classes"], described["probabilities"]
-    )
+    try:
+        return NetworkDescription.from_json(metadata[_METADATA])
+    except BcosError as reason:
+        raise BcosError(
+            f"the header of {str(path)!r} describes no network: {reason}; if its architecture is known, name it: "
+            f"MODEL --weights {path}"
+        ) from reason
 
 
-def data_of(run: str) -> str:
-    """Where the shards of a run are.
+def recipe_of(run_or_model: str, *, data: str | None = None) -> Recipe | None:
+    """Recipe of a run, for what is done with its network; None of what is not a run's folder.
+
+    Args:
+        run_or_model: as :func:`load_trained` takes it.
+        data: where the user says that shards are; None for those of the run.
 
     Raises:
-        BcosError: it is no run's folder, or does not say.
+        BcosError: it is none, or its data stand where only its user's trust allows to look.
     """
-    config = Path(run) / "config.yaml"
-    data = load_recipe(str(config)).data.path if config.is_file() else None
-    if data is None:
-        raise BcosError(f"there are no data to go with {run!r}; give a folder of shards with --data")
-    return data
-
-
-def reading_of(run_or_model: str) -> Reading:
-    """How a run reads shards; as it is by default for what is no run."""
     config = Path(run_or_model) / "config.yaml"
-    return Reading.of(load_recipe(str(config)).data) if config.is_file() else Reading()
+    if not config.is_file():
+        return None
+    recipe = load_recipe(str(config), needs=())
+    needs = ["data.path"] if data is None else []
+    if is_address(data or recipe.data.path or ""):  # of which copies are kept
+        needs.append("data.cache")
+    check_trusted(recipe, str(config), needs=needs, typed=())
+    return recipe
+
+
+def data_of(run_or_model: str, given: str | None = None) -> str:
+    """Where the shards are that go with a run, or those that a user gives.
+
+    Raises:
+        BcosError: it is no run's folder, does not say, or names an address without its user's trust.
+    """
+    recipe = recipe_of(run_or_model, data=given)
+    found = given or (recipe.data.path if recipe is not None else None)
+    if found is None:
+        raise BcosError(f"there are no data to go with {run_or_model!r}; give a folder of shards with --data")
+    return found
+
+
+def reading_of(run_or_model: str, data: str | None = None) -> Reading:
+    """How a run reads shards; as it is by default for what is no run. Arguments as of :func:`recipe_of`."""
+    recipe = recipe_of(run_or_model, data=data)
+    return Reading() if recipe is None else Reading.of(recipe.data)
 
 
 def default_device() -> torch.device:

@@ -15,7 +15,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.foreign import ForeignExitError, foreign_code, why
 
 
@@ -163,7 +163,7 @@ class Registry(Generic[SpecT]):
             BcosError: no such name; the message suggests one that is close.
         """
         if name not in self._specs:
-            raise BcosError(f"there is no {self.kind} {name!r}; {suggestion(name, self.names())}")
+            raise BcosError(f"there is no {self.kind} {shown(name)}; {suggestion(name, self.names())}")
         return self._specs[name]
 
 
@@ -179,19 +179,28 @@ def suggestion(name: str, choices: Iterable[str]) -> str:
 def resolve(reference: str) -> Callable[..., Any]:
     """Import the function that ``"module:function"`` names.
 
+    It runs the module's code: `reference` must come from an installed plugin or from what a user typed.
+
     Raises:
         BcosError: no such module or function, or one whose import would end the program.
     """
-    module, _, function = reference.partition(":")
+    module, _, name = reference.partition(":")
     try:
+        if module.startswith("."):
+            raise ImportError("a relative name")
         if module not in sys.modules:
             with foreign_code(f"the builder {reference!r}"):
                 import_module(module)
-        return getattr(import_module(module), function)  # type: ignore[no-any-return] # reason: named by a string
+        function: Any = getattr(import_module(module), name)
     except ForeignExitError:
         raise
     except (ImportError, AttributeError, ValueError) as reason:
-        raise BcosError(f"cannot load {reference!r}: {reason}; a builder is named 'module:function'") from reason
+        raise BcosError(
+            f"cannot load {shown(reference)}: {first_line(reason)}; a builder is named 'module:function'"
+        ) from reason
+    if not callable(function):
+        raise BcosError(f"{shown(reference)} is a {type(function).__name__}, not a function")
+    return function  # type: ignore[no-any-return] # reason: named by a string
 
 
 def takes(builder: Callable[..., Any], option: str) -> bool:

@@ -15,13 +15,14 @@ from typing import Any
 from torch import nn
 
 import bcos_models
+from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
-from bcos_models.classifier import ImageClassifier
-from bcos_models.registry import create_model, describe
-from bcos_models.spec import InputSpec, ModelConfig
+from bcos_models.description import check_classes, check_outputs, read_input, section
+from bcos_models.reconstruction import rebuild
+from bcos_models.spec import ModelConfig
 from bcos_models.timm_models import PREFIX, pretrained_cfg
-from bcos_models.weights import WEIGHTS_NAME, load_weights, save_weights, uncompiled
+from bcos_models.weights import WEIGHTS_NAME, read_state, save_weights, uncompiled
 
 CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
@@ -72,11 +73,12 @@ def save_pretrained(
     return folder
 
 
-def from_pretrained(source: str | Path) -> nn.Module:
+def from_pretrained(source: str | Path, *, trust: bool = False) -> nn.Module:
     """Build the model that a folder or a repository holds.
 
     Args:
         source: a folder written by :func:`save_pretrained`, or ``owner/repository[@revision]`` on the hub.
+        trust: take options of its network that name files or addresses, which are then read or fetched.
 
     Returns:
         The model, in eval mode; its attribute ``class_names`` tells the classes, or is None.
@@ -86,31 +88,28 @@ def from_pretrained(source: str | Path) -> nn.Module:
     """
     config_path, weights = (_file(source, name) for name in (CONFIG_NAME, WEIGHTS_NAME))
     made, class_names = _read_config(config_path, str(source))
-    model = create_model(made.name, num_classes=made.num_classes or None, **made.options)
-    if made.num_classes == 0 and isinstance(model, ImageClassifier):
-        model.reset_classifier(0)
-    load_weights(model, weights, name=made.name)
-    describe(model, made)
+    model = rebuild(made, read_state(weights), source=str(source), trust=trust)
     setattr(model, "class_names", class_names)  # noqa: B010 - reason: modules are typed without it
-    return model.eval()
+    return model
 
 
 def _read_config(path: Path, source: str) -> tuple[ModelConfig, list[str] | None]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        described = config[_KEY]
-        options = dict(described["options"])
-        made = ModelConfig(
-            str(described["name"]), int(config["num_classes"]), options, InputSpec.from_dict(described["input"])
-        )
+        config = section(parse_json(read_text(path)), "it")
+        described = section(config.get(_KEY), _KEY)
+        options = section(described.get("options"), "options")
+        number = check_outputs(config.get("num_classes"))
+        made = ModelConfig(described.get("name", ""), number, options, read_input(described.get("input")))
         names = config.get("label_names")
-    except (ValueError, KeyError, TypeError, AttributeError) as reason:
+        if names is not None:
+            check_classes(names)
+            if len(names) != number:
+                raise BcosError(f"label_names has {len(names):,} names for {number:,} outputs")
+    except BcosError as reason:
         raise BcosError(
-            f"{source!r} holds no model that save_pretrained wrote: {CONFIG_NAME} lacks or garbles {first_line(reason)}"
+            f"{source!r} holds no model that save_pretrained wrote: {CONFIG_NAME} lacks or garbles it: {reason}"
         ) from reason
-    if reserved := options.keys() & {"name", "pretrained", "weights", "num_classes"}:
-        raise BcosError(f"{source!r} sets {', '.join(sorted(reserved))} among the options in {CONFIG_NAME}; remove it")
-    return made, list(names) if isinstance(names, list) else None
+    return made, names
 
 
 def push_to_hub(

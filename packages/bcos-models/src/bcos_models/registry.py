@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.foreign import foreign_code
 from bcos_core.plugins import check_options, resolve, takes
 from bcos_models import plugins
@@ -87,8 +87,8 @@ def create_model(
     if pretrained and weights is not None:
         raise BcosError(f"give pretrained=True or weights={str(weights)!r}, not both")
     builder = resolve(spec.builder)
-    converts = "weights" in inspect.signature(builder).parameters  # what it builds from them
-    source = published_weights(spec) if pretrained and not converts else None if converts else weights
+    from_weights = converts(spec)
+    source = published_weights(spec) if pretrained and not from_weights else None if from_weights else weights
     classes = spec.num_classes if num_classes is None else num_classes
     if not is_size(classes):
         raise BcosError(f"num_classes must be at least 1, got {classes!r}")
@@ -96,13 +96,13 @@ def create_model(
     defaults = {"in_chans": spec.input.encoded_channels} if takes(builder, "in_chans") else {}
     arguments: dict[str, Any] = {**defaults, **spec.options, **options, "num_classes": classes}
     check_options(f"the model {name!r}", builder, arguments)
-    if converts:
+    if from_weights:
         arguments |= {"pretrained": pretrained, "weights": weights}
     try:
         with foreign_code(f"the model {name!r}", loading=False):
             model: nn.Module = builder(**arguments)
     except TypeError as reason:  # builders check values; this is for what is no number, or no list of them
-        raise BcosError(f"the model {name!r} cannot be built with {options}: {reason}") from reason
+        raise BcosError(f"the model {name!r} cannot be built with {shown(options)}: {first_line(reason)}") from reason
     in_chans = arguments.get("in_chans")
     seen: InputSpec = getattr(model, "input_spec", spec.input)
     if in_chans:
@@ -117,6 +117,11 @@ def create_model(
                 stacklevel=2,
             )
     return model
+
+
+def converts(spec: ModelSpec) -> bool:
+    """Whether a model is made from another one with its weights, which its builder then takes."""
+    return "weights" in inspect.signature(resolve(spec.builder)).parameters
 
 
 def describe(model: "nn.Module", config: ModelConfig) -> None:

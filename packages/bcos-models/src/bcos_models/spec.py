@@ -1,10 +1,16 @@
 """Descriptions of models: light, frozen, importable without torch."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, shown
+from bcos_models.checks import is_number, is_size
+
+MAX_SIDE = 4096
+"""Pixels along a side of an image that a network sees."""
+MAX_CHANNELS = 1024
 
 Encoding = Literal["add_inverse", "standardize", "none"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -33,11 +39,22 @@ class InputSpec:
 
     def __post_init__(self) -> None:
         if self.interpolation not in get_args(Interpolation):
-            raise BcosError(f"interpolation must be one of {get_args(Interpolation)}, got {self.interpolation!r}")
+            raise BcosError(f"interpolation must be one of {get_args(Interpolation)}, got {shown(self.interpolation)}")
         if self.encoding not in get_args(Encoding):
-            raise BcosError(f"encoding must be one of {get_args(Encoding)}, got {self.encoding!r}")
-        if self.size < 1 or self.channels < 1:
-            raise BcosError(f"size and channels must be positive, got {self.size} and {self.channels}")
+            raise BcosError(f"encoding must be one of {get_args(Encoding)}, got {shown(self.encoding)}")
+        for name, most in (("size", MAX_SIDE), ("channels", MAX_CHANNELS), ("resize", 2 * MAX_SIDE)):
+            value = getattr(self, name)
+            if not (is_size(value) and int(value) <= most) and not (name == "resize" and value is None):
+                raise BcosError(f"{name} of an input must be 1 to {most:,}, got {shown(value)}")
+        self._check_statistics()
+
+    def _check_statistics(self) -> None:
+        wanted = self.channels if self.encoding == "standardize" else 0
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            least = 0.0 if name == "std" else -math.inf
+            plain = isinstance(values, Sequence) and all(is_number(v) and least < v < math.inf for v in values)
+            if not plain or len(values) < wanted:
+                raise BcosError(f"{name} of an input must have a finite number for each channel, got {shown(values)}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -45,6 +62,7 @@ class InputSpec:
 
         Raises:
             TypeError: other keys.
+            BcosError: values that no input has.
         """
         read: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
         return cls(**read)

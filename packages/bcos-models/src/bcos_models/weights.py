@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bcos_core.errors import BcosError, first_line
+from bcos_core.errors import BcosError, first_line, shortened
 from bcos_core.files import write_atomically
 from bcos_core.foreign import foreign_code
 from bcos_models import plugins
@@ -101,9 +100,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError) as reason:
+        except Exception as reason:  # safetensors raises its own type, and Python's for types of numbers it lacks
             raise BcosError(
-                f"{str(path)!r} is no readable safetensors file ({reason}); give a file written by save_weights"
+                f"{str(path)!r} is no readable safetensors file ({first_line(reason)}); "
+                "give a file written by save_weights"
             ) from reason
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
@@ -114,7 +114,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
         ) from reason
     if isinstance(state, dict):
         state = next((state[key] for key in _INSIDE if isinstance(state.get(key), dict)), state)
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise BcosError(f"{str(path)!r} holds no state dict; save model.state_dict(), or use save_weights")
     return state
 
@@ -157,13 +157,30 @@ def _classes(model: ImageClassifier, state: Mapping[str, Tensor]) -> int:
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor], name: str, source: str) -> None:
-    own = model.state_dict()
+    check_fit(model.state_dict(), state, name, source)
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as reason:  # numbers of a kind that cannot be copied
+        raise BcosError(f"the weights in {source!r} cannot be loaded: {first_line(reason)}") from reason
+
+
+def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, source: str) -> None:
+    """Refuse weights in which a tensor is missing, unknown, of another shape or of complex numbers.
+
+    Args:
+        own: state dict of the model that is to be filled.
+        state: the weights.
+        name: of the model; so is `source` that of the weights.
+
+    Raises:
+        BcosError: naming the first of them.
+    """
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if missing or unexpected or wrong:
         problems = [
-            *(f"{key} is missing" for key in missing[:2]),
-            *(f"{key} is unknown" for key in unexpected[:2]),
+            *(f"{shortened(key, 100)} is missing" for key in missing[:2]),
+            *(f"{shortened(key, 100)} is unknown" for key in unexpected[:2]),
             *(f"{key} has shape {tuple(state[key].shape)}, needs {tuple(own[key].shape)}" for key in sorted(wrong)[:2]),
         ]
         total = len(missing) + len(unexpected) + len(wrong)
@@ -172,7 +189,8 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], name: str, source: str)
             f"{f' (and more, {total} in all)' if total > len(problems) else ''}; "
             "build the model with the options (and num_classes) that the weights were trained with"
         )
-    model.load_state_dict(dict(state))
+    if odd := next((key for key in own if state[key].is_complex() != own[key].is_complex()), None):
+        raise BcosError(f"the weights in {source!r} have complex numbers, or lack them: {odd} is {state[odd].dtype}")
 
 
 def convert_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:

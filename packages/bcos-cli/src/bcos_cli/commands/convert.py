@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bcos_cli.terminal import say_json
+from bcos_cli.trust import TrustRun, trust_runs
 from bcos_core.foreign import diverted_output
 
 
@@ -35,8 +36,10 @@ def convert(
         bool, typer.Option("--dry-run", help="Print what becomes what, and what stays and why; needs no weights.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    trust_run: TrustRun = False,
 ) -> None:
     """Convert a trained network into a B-cos network, to be fine-tuned."""
+    trust_runs(trust_run)
     from bcos_cli.converting import convert_network, print_conversion
 
     with diverted_output() if as_json else nullcontext():  # the network may print

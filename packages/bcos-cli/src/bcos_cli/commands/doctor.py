@@ -9,6 +9,7 @@ import typer
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.commands.train import Classes, DataPath, HeadOnly, Out, Overrides, RecipeName, Start
 from bcos_cli.terminal import say_json
+from bcos_cli.trust import TrustRun, trust_runs
 from bcos_core.foreign import diverted_output
 
 
@@ -27,6 +28,7 @@ def doctor(
     out: Out = None,
     num_processes: Annotated[int, typer.Option(help="Processes that the run will have.", min=1)] = 1,
     hashes: Annotated[bool, typer.Option("--hashes", help="Read all shards and compare their SHA-256.")] = False,
+    trust_run: TrustRun = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a run before it starts: data, batches, network, machine. Exit status 1 if there are problems.
@@ -34,6 +36,7 @@ def doctor(
     Takes what bcos train takes, and writes nothing. The network is trained for two steps on images of the shards and
     explained.
     """
+    trust_runs(trust_run)
     from bcos_cli.training.request import TrainRequest, resolve_request
 
     request = TrainRequest(recipe, data, overrides or [], start, head_only, classes, out, False, True)

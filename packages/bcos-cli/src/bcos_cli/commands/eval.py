@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from bcos_cli.terminal import tell
+from bcos_cli.trust import TrustRun, trust_runs
 from bcos_core.errors import BcosError
 
 
@@ -67,6 +68,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for scores.csv and scores.json, and for what a killed evaluation goes on with."),
     ] = None,
+    trust_run: TrustRun = False,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
 ) -> None:
     """Score a network and its explanations on a split.
@@ -74,6 +76,7 @@ def evaluate(
     For a run's folder, evaluation.json and report.html are renewed. A killed evaluation goes on where it was. Exit
     status 1 if contributions do not add up to the logits, or a --require does not hold.
     """
+    trust_runs(trust_run)
     from bcos_cli.gate import Condition, failures
     from bcos_cli.metrics import check_metrics, named_options
 
@@ -116,7 +119,7 @@ def evaluate(
         "smooth": smooth,
         "options": options_by_name or None,
         "require": tuple(conditions) or None,
-        "reading": None if on_error is None else replace(reading_of(run_or_model), skip=on_error == "skip"),
+        "reading": None if on_error is None else replace(reading_of(run_or_model, data), skip=on_error == "skip"),
     }
     given = {name: value for name, value in options.items() if value is not None}
     if boxes is not None and photos is not None:

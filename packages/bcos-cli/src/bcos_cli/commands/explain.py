@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bcos_cli.terminal import tell
+from bcos_cli.trust import TrustRun, trust_runs
 
 if TYPE_CHECKING:
     from bcos_cli.explaining import ExplainedImage
@@ -67,11 +68,13 @@ def explain(
     animation: Annotated[Literal["gif", "webp"], typer.Option(help="What clips become.")] = "gif",
     max_frames: Annotated[int, typer.Option(help="Frames explained of each clip.", min=1)] = 300,
     every: Annotated[int, typer.Option(help="Explain every so many-th frame of a clip.", min=1)] = 1,
+    trust_run: TrustRun = False,
 ) -> None:
     """Explain what a network sees in images.
 
     Pictures, and numbers as JSON. Exit status 1 if a file could not be read.
     """
+    trust_runs(trust_run)
     from bcos_cli import console
     from bcos_cli.explaining import ClipOptions, PictureOptions, explain_files
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from bcos_cli.terminal import say
+from bcos_cli.trust import TrustRun, trust_runs
 
 
 def register(app: typer.Typer) -> None:
@@ -22,11 +23,13 @@ def export(
     batch: Annotated[
         int | None, typer.Option(help="Images that the graph takes at a time. By default any number.", min=1)
     ] = None,
+    trust_run: TrustRun = False,
 ) -> None:
     """Write a network and its explanation as one graph.
 
     It takes images in [0, 1] and returns logits, the predicted class, and its W(x), contribution map and bias.
     """
+    trust_runs(trust_run)
     from bcos_cli.exporting import export_network
 
     saved = export_network(run_or_model, out, weights=weights, batch=batch)

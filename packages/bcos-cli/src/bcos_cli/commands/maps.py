@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.trust import TrustRun, trust_runs
 from bcos_core.errors import BcosError
 
 
@@ -32,12 +33,14 @@ def maps(
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images explained at a time; halved if memory runs out.", min=1)] = 16,
     workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
+    trust_run: TrustRun = False,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
 ) -> None:
     """Explain a whole set of shards: maps as float16 arrays in shards of the same names, numbers as JSON.
 
     Memory does not grow with the number of images. An interrupted call goes on after the last whole shard.
     """
+    trust_runs(trust_run)
     if num_processes > 1:
         from bcos_cli.launch import launch
 
@@ -63,7 +66,7 @@ def maps(
         choice=choices[0] if choices else PREDICTED,
         weights=raw_weight,
     )
-    location = data or data_of(run_or_model)
+    location = data_of(run_or_model, data)
     written = explain_shards(
         trained, location, out, options, split=split, batch_size=batch_size, workers=workers, name=run_or_model
     )

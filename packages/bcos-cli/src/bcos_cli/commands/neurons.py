@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.trust import TrustRun, trust_runs
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -37,8 +39,10 @@ def neurons(
     ] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
     workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
+    trust_run: TrustRun = False,
 ) -> None:
     """Show what neurons look for: the images that activate a channel most, each explained for that channel."""
+    trust_runs(trust_run)
     from bcos_cli import console
     from bcos_cli.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
     from bcos_cli.outputs import check_folder
@@ -51,8 +55,9 @@ def neurons(
         searched = {"files": ", ".join(map(str, image))}
         rows = rows_of_images(trained, image, options)
     else:
-        searched = {"data": data or data_of(run_or_model), "split": split}
-        rows = neuron_rows(trained, searched["data"], split, options, workers=workers, reading=reading_of(run_or_model))
+        searched = {"data": data_of(run_or_model, data), "split": split}
+        reading = reading_of(run_or_model, data)
+        rows = neuron_rows(trained, searched["data"], split, options, workers=workers, reading=reading)
     write_neurons(rows, out, options=options, model=run_or_model, searched=searched)
     table = [
         (row.channel, f"{row.items[0].score:.3f}", f"{row.items[-1].score:.3f}", ", ".join(i.label for i in row.items))

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.trust import TrustRun, trust_runs
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -29,11 +31,13 @@ def serve(
         typer.Option(help="Space for all uploads, of which the oldest go; 25 times the largest by default.", min=0.001),
     ] = None,
     open: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+    trust_run: TrustRun = False,
 ) -> None:
     """Serve a local page: drop an image, and see what networks see in it.
 
     Needs Gradio, which the extra 'serve' of bcos-cli brings.
     """
+    trust_runs(trust_run)
     from bcos_cli.serving import Address, Limits, serve
 
     serve(

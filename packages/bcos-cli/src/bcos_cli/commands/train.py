@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.trust import TrustRun, trust_runs
+
 RecipeName = Annotated[
     str | None,
     typer.Argument(
@@ -45,12 +47,14 @@ def train(
     auto_resume: Annotated[
         bool, typer.Option("--auto-resume", help="Continue the run in --out if there is one, else start it.")
     ] = False,
+    trust_run: TrustRun = False,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine; one a GPU.", min=1)] = 1,
 ) -> None:
     """Train a network and write its folder: weights, metrics, checkpoints, evaluation, report.html.
 
     Ended by SIGTERM or SIGUSR1, it writes a checkpoint and exits with status 75.
     """
+    trust_runs(trust_run)
     from bcos_cli.training.request import TrainRequest, resolve_request
 
     request = TrainRequest(recipe, data, overrides or [], start, head_only, classes, out, resume, auto_resume)

@@ -2,36 +2,47 @@
 
 import difflib
 import re
-from pathlib import Path
+from collections.abc import Collection, Sequence
 from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
+from bcos_cli.config.layers import Layer, load_yaml, read_layers
 from bcos_cli.config.recipe import Recipe
-from bcos_core.errors import BcosError
+from bcos_cli.trust import CHECKS, check_trusted
+from bcos_core.errors import BcosError, shortened, shown
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
-def load_recipe(name: str, overrides: list[str] | None = None, *, data: str | None = None) -> Recipe:
+def load_recipe(
+    name: str, overrides: list[str] | None = None, *, data: str | None = None, needs: Collection[str] = tuple(CHECKS)
+) -> Recipe:
     """Read a recipe and apply overrides.
 
     Args:
         name: a YAML file, or a name that ``bcos recipes`` lists.
         overrides: ``key=value`` with dotted keys, the values in YAML.
         data: for ``data.path``.
+        needs: keys of :data:`bcos_cli.trust.CHECKS` that are going to be used, and must be trusted where a run has
+            them; by default all.
 
     Raises:
-        BcosError: no such recipe, not YAML, or a key or value that does not fit; one line with key, value and
-            remedy.
+        BcosError: no such recipe, not YAML, a key or value that does not fit, or one of a run that is not trusted; one
+            line with key, value and remedy.
     """
-    values = resolve(name)
-    for text in overrides or []:
-        override(values, text)
+    layers = read_layers(name)
+    values = merged(layers)
+    typed = [override(values, text) for text in overrides or []]
     if data is not None:
         _section(values, "data", f"--data {data}")["path"] = data
-    return validate_recipe(values, source=name)
+        typed.append("data.path")
+    recipe = validate_recipe(values, source=name)
+    if layers[0].of_run:
+        above = [key for key in CHECKS if any(_has(layer.values, key) for layer in layers[1:])]
+        check_trusted(recipe, layers[0].path, needs=needs, typed=[*typed, *above])
+    return recipe
 
 
 def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
@@ -45,7 +56,7 @@ def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
     except ValidationError as reason:
         problems = [_describe(error) for error in reason.errors()]
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise BcosError(f"recipe {source}: {problems[0]}{more}") from reason
+        raise BcosError(f"recipe {source}: {shortened(problems[0])}{more}") from reason
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -54,37 +65,28 @@ def dump_recipe(recipe: Recipe) -> str:
     return text
 
 
-def resolve(name: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+def resolve(name: str) -> dict[str, Any]:
     """Values of a recipe, merged over those of its ``base``; not yet checked.
 
     Raises:
-        BcosError: no such recipe, one that is its own base, or no YAML.
+        BcosError: as :func:`bcos_cli.config.layers.read_layers`.
     """
-    from bcos_cli.plugins import recipes
+    return merged(read_layers(name))
 
-    path = Path(name) if name.endswith((".yaml", ".yml")) else recipes()[name].path
-    if str(path) in above:
-        raise BcosError(f"the recipe {name} is its own base: {' -> '.join((*above, str(path)))}")
-    try:
-        values = yaml.safe_load(path.read_text())
-    except UnicodeDecodeError as reason:
-        raise BcosError(f"the recipe {name} is no text in UTF-8: {reason}") from reason
-    except OSError as reason:
-        raise BcosError(
-            f"cannot read the recipe {name!r}: {reason.strerror}; bcos recipes lists those there are"
-        ) from reason
-    except yaml.YAMLError as reason:
-        raise BcosError(f"the recipe {name} is no YAML: {' '.join(str(reason).split())}") from reason
-    if not isinstance(values, dict):
-        raise BcosError(f"the recipe {name} must be a mapping with the keys {', '.join(Recipe.model_fields)}")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise BcosError(f"in the recipe {name}, base={base!r} must be the name or the file of another recipe")
-    if base.endswith((".yaml", ".yml")):
-        base = str(path.parent / base)
-    return _merge(resolve(base, (*above, str(path))), values)
+
+def merged(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Values of a recipe and of those below it, the lowest first."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values = _merge(values, layer.values)
+    return values
+
+
+def _has(values: dict[str, Any], key: str) -> bool:
+    """Whether a dotted key has a value."""
+    section, _, inner = key.partition(".")
+    found = values.get(section)
+    return section in values if not inner else isinstance(found, dict) and inner in found
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
@@ -100,25 +102,26 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def override(values: dict[str, Any], given: str) -> None:
-    """Set the value that ``key=value`` names, with a dotted key and the value in YAML.
+def override(values: dict[str, Any], given: str) -> str:
+    """Set the value that ``key=value`` names, with a dotted key and the value in YAML; return the key.
 
     Raises:
         BcosError: no such form, or a key inside of a value.
     """
     key, equals, text = given.partition("=")
     if not equals or not key.strip():
-        raise BcosError(f"an override is written key=value, such as train.epochs=5, got {given!r}")
+        raise BcosError(f"an override is written key=value, such as train.epochs=5, got {shown(given)}")
     try:
-        value = yaml.safe_load(text)
+        value = load_yaml(text)
         if isinstance(value, str) and _EXPONENT.fullmatch(value):  # YAML 1.1 reads 1e-3 as text
             value = float(value)
     except yaml.YAMLError:
         value = text
     *sections, last = key.strip().split(".")
     for section in sections:
-        values = _section(values, section, f"-o {given}")
+        values = _section(values, section, f"-o {shortened(given)}")
     values[last] = value
+    return key.strip()
 
 
 def _section(values: dict[str, Any], name: str, wanted_by: str) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def _section(values: dict[str, Any], name: str, wanted_by: str) -> dict[str, Any
         values[name] = {}
     section = values[name]
     if not isinstance(section, dict):
-        raise BcosError(f"{wanted_by}: {name}={section!r} is a value, not a section")
+        raise BcosError(f"{wanted_by}: {name}={shown(section)} is a value, not a section")
     return section
 
 
@@ -139,14 +142,14 @@ def _describe(error: Any) -> str:
         known = _known_keys(location[:-1])
         close = difflib.get_close_matches(location[-1], known, n=1)
         remedy = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
-        return f"unknown key {key!r}; {remedy}"
+        return f"unknown key {shown(key)}; {remedy}"
     if error["type"] == "missing":
         return f"{key} is missing; give it a value" + (", or a network with --from" if key == "model" else "")
     message = str(error["msg"]).removeprefix("Value error, ")
     if isinstance(error["input"], dict) and error["type"] == "value_error":  # of a section, whose keys it names
         return message
     message = message[0].lower() + message[1:]
-    return f"{key}={error['input']!r}: {message}"
+    return f"{shortened(key, 100)}={shown(error['input'])}: {message}"
 
 
 def _known_keys(location: list[str]) -> list[str]:

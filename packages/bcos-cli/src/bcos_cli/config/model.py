@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from bcos_cli.config.base import NonNegative, Section
+from bcos_core.errors import BcosError
+from bcos_models.description import check_options
 
 
 class Model(Section):
@@ -35,6 +37,10 @@ class Model(Section):
             raise ValueError("model.name is missing; give it a value, or model.start")
         if "num_classes" in self.options:
             raise ValueError("model.options.num_classes is given by the data; leave it out")
+        try:
+            check_options(self.options)
+        except BcosError as reason:
+            raise ValueError(f"model.options: {reason}") from reason
         given = {
             "model.pretrained": self.pretrained,
             f"model.weights={self.weights}": self.weights is not None,

@@ -53,7 +53,7 @@ class Train(Section):
     accumulate: Positive | None = None
     """Batches whose gradients make one step; null for what follows from ``max_batch``."""
     precision: Precision = "no"
-    seed: Count = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     loss: str = "bce"
     """``bce``, ``uniform_off_label_bce``, ``cross_entropy``, a plugin's, or one of yours as ``module:function``."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

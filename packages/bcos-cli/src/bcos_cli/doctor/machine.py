@@ -119,7 +119,7 @@ def _folder(run: PlannedRun) -> Findings:
     if folder.is_in_use():
         yield problem(f"another process is training into {name!r}; choose another folder with --out")
         return
-    changed = what_keeps_from_resuming(load_recipe(str(folder.config)), run.recipe)
+    changed = what_keeps_from_resuming(load_recipe(str(folder.config), needs=()), run.recipe)
     if changed:
         yield problem(f"{name!r} has a run of another recipe ({'; '.join(changed[:4])}); choose another with --out")
         return

@@ -31,7 +31,7 @@ def score_rows(runs: Sequence[Run]) -> dict[str, Cells]:
         "epochs": [len(run.epochs) for run in runs],
         "best accuracy": [run.best for run in runs],
         "last accuracy": [run.last for run in runs],
-        "train_loss": [run.epochs[-1]["train_loss"] if run.epochs else None for run in runs],
+        "train_loss": [run.epochs[-1].get("train_loss") if run.epochs else None for run in runs],
         "minutes": [run.minutes for run in runs],
         "images_per_second": [_mean([line.get("images_per_second") for line in run.epochs]) for run in runs],
     }

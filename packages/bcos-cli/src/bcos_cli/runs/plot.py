@@ -44,7 +44,7 @@ def plot(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
         colour = f"C{number % 10}"
         epochs = [line["epoch"] for line in run.epochs]
         style = {"color": colour, "marker": "o", "markersize": 3 if len(epochs) > 1 else 6, "linewidth": 1.5}
-        left.plot(epochs, [line["train_loss"] for line in run.epochs], alpha=0.6, **style | {"linestyle": "--"})
+        left.plot(epochs, [line.get("train_loss") for line in run.epochs], alpha=0.6, **style | {"linestyle": "--"})
         left.plot(epochs, [line.get("test_loss") for line in run.epochs], **style)
         right.plot(epochs, run.accuracies, label=names[number], **style)
     left.plot([], [], "k--", alpha=0.6, label="training")

@@ -1,15 +1,14 @@
 """One run, as its folder has it. Imports no torch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
+from bcos_cli.config.layers import read_yaml
 from bcos_cli.training.folder import RunFolder
 from bcos_cli.training.measures import accuracy_of, measure_of
-from bcos_core.errors import BcosError, first_line
+from bcos_core.documents import parse_json, read_text
+from bcos_core.errors import BcosError, shown
 
 State = Literal["finished", "running", "interrupted"]
 
@@ -80,15 +79,35 @@ def read_run(path: Path) -> Run:
     if not folder.config.is_file():
         raise BcosError(f"there is no run in {str(path)!r} (no {folder.config.name}); bcos runs list shows which are")
     try:
-        recipe = yaml.safe_load(folder.config.read_text())
-        if not isinstance(recipe, dict):
-            raise TypeError(f"{folder.config.name} is no mapping")
+        recipe = _sections(read_yaml(folder.config, folder.config.name))
         epochs = folder.read_metrics()
-        scores = json.loads(folder.evaluation.read_text())["metrics"] if folder.evaluation.exists() else {}
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as reason:
-        raise BcosError(f"the files of the run {str(path)!r} cannot be read: {first_line(reason)}") from reason
+        for line in epochs:
+            measure_of(line)
+        scores = _scores(folder.evaluation) if folder.evaluation.exists() else {}
+    except BcosError as reason:
+        raise BcosError(f"the files of the run {str(path)!r} cannot be read: {reason}") from reason
     state: State = "finished" if folder.weights.exists() else "interrupted"
     return Run(path, recipe, epochs, scores, "running" if folder.is_in_use() else state)
+
+
+def _sections(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe, if what is shown of it is there."""
+    for name in ("model", "train"):
+        if not isinstance(recipe.get(name, {}), dict):
+            raise BcosError(f"{name} must be a section, got {shown(recipe[name])}")
+    epochs = recipe.get("train", {}).get("epochs", 0)
+    if type(epochs) is not int:
+        raise BcosError(f"train.epochs must be a whole number, got {shown(epochs)}")
+    return recipe
+
+
+def _scores(evaluation: Path) -> dict[str, float]:
+    """``metrics`` of ``evaluation.json``, those that are not numbers left out."""
+    values = parse_json(read_text(evaluation), finite=False)
+    scores = values.get("metrics") if isinstance(values, dict) else None
+    if not isinstance(scores, dict) or not all(v is None or isinstance(v, int | float) for v in scores.values()):
+        raise BcosError(f"{evaluation.name} must hold numbers by name in metrics, got {shown(scores)}")
+    return scores
 
 
 def find_runs(root: Path) -> list[Path]:

@@ -9,8 +9,10 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor
 
+from bcos_cli.config.base import Count
 from bcos_core.errors import BcosError, first_line
 
 StateDict = Mapping[str, Tensor]
@@ -25,19 +27,19 @@ _STATE = "state.pt"
 class Progress:
     """How far a run has come."""
 
-    epoch: int = 0
+    epoch: Count = 0
     """The one that is being trained, from 0."""
-    batch: int = 0
+    batch: Count = 0
     """Batches of it that every process has finished."""
-    step: int = 0
+    step: Count = 0
     """Optimizer steps taken in all."""
     losses: list[float] = field(default_factory=list)
     """Of each process, the sum over these batches."""
     seconds: float = 0.0
     """Of this epoch's training."""
-    left_out: int = 0
+    left_out: Count = 0
     """Steps that were left out because their loss was not finite."""
-    unread: int = 0
+    unread: Count = 0
     """Images of the epoch, once it is over, that could not be read, in all processes."""
 
 
@@ -148,7 +150,7 @@ def load_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
     """
     try:
         state = torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
-        return Progress(**state.pop("progress")), state
+        return TypeAdapter(Progress).validate_python(state.pop("progress")), state
     except Exception as reason:  # pickle and zip raise many types
         raise _damaged(checkpoint, reason) from reason
 

@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.described import differences
-from bcos_core.errors import BcosError
+from bcos_core.documents import parse_json, read_text
+from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import naming, write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
@@ -142,7 +143,7 @@ class RunFolder:
             BcosError: no run here, or one with another recipe.
         """
         self._check_run()
-        before = load_recipe(str(self.config))
+        before = load_recipe(str(self.config), needs=())  # it is compared, not used
         changed = what_keeps_from_resuming(before, recipe)
         if changed:
             raise BcosError(
@@ -164,11 +165,15 @@ class RunFolder:
             raise BcosError(f"there is no run in {str(self.path)!r} to resume; leave out --resume")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return one dictionary for each epoch."""
+        """Return one dictionary for each epoch.
+
+        Raises:
+            BcosError: a line is damaged.
+        """
         if not self.metrics.exists():
             return []
-        lines = self.metrics.read_text().split("\n")
-        return [json.loads(line) for line in lines[:-1]]  # what follows the last line break was cut off by a crash
+        lines = read_text(self.metrics).split("\n")[:-1]  # what follows the last line break was cut off by a crash
+        return [_epoch(line, f"line {number} of {self.metrics}") for number, line in enumerate(lines, start=1)]
 
     def keep_metrics(self, epochs: int) -> None:
         """Drop the lines of epochs after the first `epochs`, which a resumed run will write again."""
@@ -183,10 +188,23 @@ class RunFolder:
             os.fsync(file.fileno())
 
 
+def _epoch(line: str, where: str) -> dict[str, Any]:
+    """What a line of ``metrics.jsonl`` says of its epoch: numbers by name, ``epoch`` (from 1) among them."""
+    try:
+        values = parse_json(line, finite=False)  # a loss may be NaN
+        if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+            raise BcosError(f"it must hold numbers by name, got {shown(values)}")
+        if type(values.get("epoch")) is not int or values["epoch"] < 1:
+            raise BcosError(f"its epoch must be at least 1, got {shown(values.get('epoch'))}")
+    except BcosError as reason:
+        raise BcosError(f"{where} is damaged: {reason}; remove it, or take the file from a copy") from reason
+    return values
+
+
 def what_keeps_from_resuming(before: Recipe, now: Recipe) -> list[str]:
     """Say which keys of a run's recipe have changed that must not."""
     return [
-        f"{key}: {left} there, {right} here"
+        f"{key}: {shortened(str(left), 60)} there, {shortened(str(right), 60)} here"
         for key, (left, right) in differences(before.model_dump(), now.model_dump()).items()
         if not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
     ]

@@ -59,7 +59,7 @@ class History:
             return False
         reached, since = float("-inf"), 0
         for line in self.lines:
-            if counts is not None and not counts(line["step"]):
+            if counts is not None and not counts(line.get("step", 0)):
                 continue
             if accuracy_of(line) > reached + self._stopping.min_delta:
                 reached, since = accuracy_of(line), 0

@@ -1,9 +1,12 @@
 """Losses by name: ours, those of plugins, and a user's own function."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from importlib.util import find_spec, module_from_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +14,11 @@ from torch import Tensor, nn
 from bcos_cli.config import Train
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.plugins import losses
-from bcos_cli.spec import LossSpec
 from bcos_core.errors import BcosError
 from bcos_core.foreign import foreign_code
 from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
 from bcos_core.plugins import resolve
-
-Probabilities = Literal["sigmoid", "softmax"]
+from bcos_models.description import Probabilities
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,13 @@ class LossOptions:
 def make_loss(name: str, options: LossOptions | None = None) -> nn.Module:
     """Build the loss called `name`: a module that takes logits (N, K) and targets and returns their mean loss.
 
-    Targets are class indices (N,), or (N, K) of probabilities where labels are mixed or several.
+    Targets are class indices (N,), or (N, K) of probabilities where labels are mixed or several. A name with a colon,
+    ``module:function``, is code that is run: :func:`bcos_cli.config.load_recipe` refuses one that only a run names.
 
     Raises:
         BcosError: no such loss.
     """
-    builder = resolve(_spec(name).builder)
+    builder = _users_function(name) if ":" in name else resolve(losses()[name].builder)
     with foreign_code(f"the loss {name!r}", loading=False):
         loss = builder(options or LossOptions())
     if not isinstance(loss, nn.Module):
@@ -49,15 +51,35 @@ def make_loss(name: str, options: LossOptions | None = None) -> nn.Module:
 
 def probabilities_of(name: str) -> Probabilities:
     """What makes probabilities of the logits of a network that was trained with this loss."""
-    return _spec(name).probabilities
+    return "sigmoid" if ":" in name else losses()[name].probabilities
 
 
-def _spec(name: str) -> LossSpec:
-    if ":" not in name:
-        return losses()[name]
-    if (here := str(Path.cwd())) not in sys.path:  # a program that is installed does not look where its user stands
-        sys.path.insert(0, here)
-    return LossSpec(name, name)
+def loss_of_scores(name: str) -> str:
+    """Loss that a network trained with the loss `name` is scored with: the same, or ``bce`` for a user's function.
+
+    So whoever scores a network needs no code of its maker's.
+    """
+    return "bce" if ":" in name else name
+
+
+def _users_function(reference: str) -> Callable[..., Any]:
+    """The function that ``module:function`` names, in a module that is installed or lies in the current folder.
+
+    A program that is installed does not look where its user stands; this looks there for this one module, and
+    ``sys.path`` stays as it is.
+    """
+    top = reference.partition(":")[0].partition(".")[0]
+    if top.isidentifier() and top not in sys.modules and find_spec(top) is None:
+        spec = PathFinder.find_spec(top, [str(Path.cwd())])
+        if spec is not None and spec.loader is not None:
+            module = sys.modules[top] = module_from_spec(spec)
+            try:
+                with foreign_code(f"the module {top!r}"):
+                    spec.loader.exec_module(module)
+            except BaseException:
+                del sys.modules[top]
+                raise
+    return resolve(reference)
 
 
 def binary_cross_entropy(options: LossOptions) -> nn.Module:

@@ -2,13 +2,22 @@
 
 from typing import Any
 
+from bcos_core.errors import BcosError
+
 MEASURES = ("map", "cosine", "top1")
 """The first of them that an epoch has: several labels, embeddings, classes."""
 
 
 def measure_of(line: dict[str, Any]) -> str:
-    """Name of the measure by which an epoch, a line of ``metrics.jsonl``, is compared with others."""
-    return next(name for name in MEASURES if f"test_{name}" in line or f"ema_{name}" in line)
+    """Name of the measure by which an epoch, a line of ``metrics.jsonl``, is compared with others.
+
+    Raises:
+        BcosError: it has none.
+    """
+    for name in MEASURES:
+        if f"test_{name}" in line or f"ema_{name}" in line:
+            return name
+    raise BcosError(f"epoch {line.get('epoch')} has no accuracy among its numbers; remove its line of metrics.jsonl")
 
 
 def accuracy_of(line: dict[str, Any]) -> float:

@@ -8,8 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bcos_core.errors import BcosError, first_line
+from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.plugins import suggestion
+from bcos_models.checks import is_size
 from bcos_models.classifier import LogitBias
 from bcos_models.convert.bcosify import bcosify
 from bcos_models.convert.described import timm_input
@@ -87,20 +88,13 @@ def converted(
     Raises:
         BcosError: what the original network's library, or :func:`bcosify`, refuses.
     """
-    library, _, inner = origin.partition("/")
-    made = _ORIGINS[library](inner)
+    made = _origin(origin)
     made = replace(made, input=_built_for(made.input, network or {}))
     state = None if weights is None else read_state(find_weights(weights))
     is_converted = state is not None and all(key.startswith(_PREFIX) for key in unwrapped({}, state))
     if pretrained and made.num_classes < 1 and num_classes == UNKNOWN_CLASSES:
         raise BcosError(f"the weights of {origin!r} have no classifier; give num_classes for a new one, to be trained")
-    if reserved := {"num_classes", "pretrained"} & set(network or {}):
-        raise BcosError(f"network={network} sets {', '.join(sorted(reserved))}; give that to create_model itself")
-    try:
-        original = made.build(num_classes, pretrained, **(network or {}))
-    except (TypeError, ValueError, RuntimeError, OSError, AssertionError) as reason:
-        with_weights = " with its weights" if pretrained else ""
-        raise BcosError(f"{library} cannot build {inner!r}{with_weights}: {first_line(reason)}") from reason
+    original = unconverted(origin, num_classes, pretrained, network or {})
     replaced = pretrained and num_classes != made.num_classes
     if state is not None and not is_converted:
         replaced = load_original(original, state, num_classes != made.num_classes, str(weights))
@@ -128,6 +122,35 @@ def converted(
     return result
 
 
+def unconverted(origin: str, num_classes: int, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    """Build a network before its conversion.
+
+    Args:
+        origin: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
+        num_classes: K.
+        pretrained: with the library's own weights.
+        options: of the library's builder.
+
+    Raises:
+        BcosError: the library has no such network, or refuses the options.
+    """
+    if reserved := {"num_classes", "pretrained"} & set(options):
+        raise BcosError(
+            f"network={shown(options)} sets {', '.join(sorted(reserved))}; give that to create_model itself"
+        )
+    try:
+        return _origin(origin).build(num_classes, pretrained, **options)
+    except Exception as reason:  # libraries raise many types for options that make no network
+        library, _, inner = origin.partition("/")
+        with_weights = " with its weights" if pretrained else ""
+        raise BcosError(f"{library} cannot build {inner!r}{with_weights}: {first_line(reason)}") from reason
+
+
+def _origin(name: str) -> Origin:
+    library, _, inner = name.partition("/")
+    return _ORIGINS[library](inner)
+
+
 def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, InputSpec, int]:
     """A network as its library has it, to be explained as it is.
 
@@ -141,15 +164,11 @@ def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, I
     Raises:
         BcosError: no such network, or weights that do not fit or have no classifier.
     """
-    library, _, inner = name.partition("/")
-    made = _ORIGINS[library](inner)
+    made = _origin(name)
     classes = made.num_classes
     if classes < 1:
         raise BcosError(f"the weights of {name!r} have no classifier, so there is no logit to explain")
-    try:
-        network = made.build(classes, weights is None)
-    except (TypeError, ValueError, RuntimeError, OSError, AssertionError) as reason:
-        raise BcosError(f"{library} cannot build {inner!r} with its weights: {first_line(reason)}") from reason
+    network = unconverted(name, classes, weights is None, {})
     if weights is not None:
         load_original(network, read_state(find_weights(weights)), False, str(weights))
     return network.eval(), made.input, classes
@@ -157,9 +176,14 @@ def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, I
 
 def _built_for(seen: InputSpec, options: Mapping[str, Any]) -> InputSpec:
     """The input of a network that is built for images of other channels or another size than its weights."""
-    if "in_chans" in options:
-        seen = seen.seen_with(int(options["in_chans"]))
+    if not isinstance(options, Mapping):
+        raise BcosError(f"network must be a mapping of options, got {shown(options)}")
     size = options.get("img_size", options.get("image_size"))  # timm's name for it, and torchvision's
+    for name, value in (("in_chans", options.get("in_chans")), ("img_size", size)):
+        if value is not None and not is_size(value):
+            raise BcosError(f"network.{name} must be a whole number of at least 1, got {shown(value)}")
+    if options.get("in_chans") is not None:
+        seen = seen.seen_with(int(options["in_chans"]))
     return seen if size is None else replace(seen, size=int(size), resize=None)
 
 

@@ -1,0 +1,210 @@
+"""What a file says of the network whose weights it holds, checked when it is read. Imports no torch.
+
+Nothing in such a description is trusted: it names an installed architecture and gives it plain numbers and words.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
+
+from bcos_core.documents import parse_json
+from bcos_core.errors import BcosError, shortened, shown
+from bcos_models.checks import is_size
+from bcos_models.spec import InputSpec, ModelConfig
+
+Probabilities = Literal["sigmoid", "softmax"]
+
+MAX_CLASSES = 1_000_000
+MAX_NAME = 1000
+"""Characters of a name."""
+MAX_NUMBER = 100_000
+"""Size of a number among options; none of a layer's sizes comes near it."""
+MAX_VALUES = 10_000
+"""Numbers, words, lists and mappings in the options of one network."""
+MAX_DEPTH = 10
+"""Levels of lists and mappings in them."""
+ARGUMENTS = frozenset({"name", "num_classes", "origin", "pretrained", "weights"})
+"""Of :func:`bcos_models.create_model` and of its builders: no options of a network."""
+_OPENS = re.compile(r"pretrained.*|.*weights|.*_path|cache_dir|file|url|hf_hub_id|source")
+"""Options of other libraries' builders that read files or fetch addresses."""
+_WORD = re.compile(r"[\w.*?\[\]!+ -]{0,200}")
+"""A name or a pattern of names: no path below another folder, no address."""
+
+
+@dataclass(frozen=True)
+class NetworkDescription:
+    """Architecture, options, input, classes, and what the logits mean.
+
+    Raises:
+        BcosError: a value that no network has.
+    """
+
+    name: str
+    options: Mapping[str, Any]
+    input: InputSpec
+    classes: Sequence[str]
+    probabilities: Probabilities
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        check_options(self.options)
+        check_classes(self.classes)
+        if self.probabilities not in get_args(Probabilities):
+            known = " or ".join(map(repr, get_args(Probabilities)))
+            raise BcosError(f"probabilities must be {known}, got {shown(self.probabilities)}")
+
+    @property
+    def config(self) -> ModelConfig:
+        """How :func:`bcos_models.create_model` makes it."""
+        return ModelConfig(self.name, len(self.classes), dict(self.options), self.input)
+
+    def to_json(self) -> str:
+        """JSON for the header of a weights file."""
+        values = {
+            "model": self.name,
+            "options": dict(self.options),
+            "input": asdict(self.input),
+            "classes": list(self.classes),
+            "probabilities": self.probabilities,
+        }
+        return json.dumps(values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what :meth:`to_json` gave.
+
+        Raises:
+            BcosError: anything else.
+        """
+        values = section(parse_json(text), "the description")
+        keys = ("model", "options", "input", "classes", "probabilities")
+        if missing := [key for key in keys if key not in values]:
+            raise BcosError(f"it does not say its {missing[0]}")
+        if unknown := sorted(values.keys() - set(keys)):
+            raise BcosError(f"it says its {shown(unknown[0])}, which is not known here")
+        name, options, seen, classes, probabilities = (values[key] for key in keys)
+        return cls(name, section(options, "options"), read_input(seen), classes, probabilities)
+
+
+def section(value: object, what: str) -> dict[str, Any]:
+    """The value, if it is a mapping.
+
+    Raises:
+        BcosError: it is none.
+    """
+    if not isinstance(value, dict):
+        raise BcosError(f"{what} must be a mapping, got {shown(value)}")
+    return value
+
+
+def read_input(value: object) -> InputSpec:
+    """Read the ``asdict`` of an :class:`InputSpec`.
+
+    Raises:
+        BcosError: other keys, or values that no input has.
+    """
+    values = section(value, "input")
+    try:
+        return InputSpec.from_dict(values)
+    except TypeError as reason:
+        raise BcosError(f"input has other keys: {', '.join(shown(key, 40) for key in list(values)[:9])}") from reason
+
+
+def check_name(name: object) -> None:
+    """Refuse what is not the name of an architecture.
+
+    Raises:
+        BcosError: saying what it is.
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
+        raise BcosError(f"the model must be a name of at most {MAX_NAME:,} characters, got {shown(name)}")
+
+
+def check_classes(classes: object) -> None:
+    """Refuse what are not names of a network's outputs.
+
+    Raises:
+        BcosError: no list, none, too many, one that is no text, or the same twice.
+    """
+    if not isinstance(classes, list | tuple) or not 0 < len(classes) <= MAX_CLASSES:
+        raise BcosError(f"classes must be a list of 1 to {MAX_CLASSES:,} names, got {shown(classes)}")
+    wrong = next((c for c in classes if not isinstance(c, str) or not 0 < len(c) <= MAX_NAME), None)
+    if wrong is not None:
+        raise BcosError(f"a class must be a name of 1 to {MAX_NAME:,} characters, got {shown(wrong)}")
+    if len(set(classes)) < len(classes):
+        twice = Counter(classes).most_common(1)[0][0]
+        raise BcosError(f"the class {shown(twice)} is named twice")
+
+
+def check_options(options: object) -> None:
+    """Refuse options that are not plain values: numbers, words, lists and mappings of them, of a bounded size.
+
+    Raises:
+        BcosError: naming the first that is not.
+    """
+    values = section(options, "options")
+    if reserved := ARGUMENTS & values.keys():
+        raise BcosError(f"{', '.join(sorted(reserved))} cannot stand among the options of a network; remove it")
+    _check_plain(values, "options", MAX_DEPTH, [MAX_VALUES])
+
+
+def _check_plain(value: object, key: str, depth: int, left: list[int]) -> None:
+    left[0] -= 1
+    if left[0] < 0 or depth < 0:
+        raise BcosError(f"options have more than {MAX_VALUES:,} values or {MAX_DEPTH} levels")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str) or len(name) > MAX_NAME:
+                raise BcosError(f"a key in {key} must be a name, got {shown(name)}")
+            _check_plain(inner, shortened(f"{key}.{name}", 100), depth - 1, left)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_plain(inner, key, depth - 1, left)
+    elif isinstance(value, int | float):
+        if not (math.isfinite(value) if isinstance(value, float) else abs(value) <= MAX_NUMBER):
+            raise BcosError(f"{key} must be finite, and at most {MAX_NUMBER:,} where it is whole, got {shown(value)}")
+    elif value is not None and not (isinstance(value, str) and len(value) <= MAX_NAME):
+        raise BcosError(f"{key} must be a number, a word, a list or a mapping, got {shown(value)}")
+
+
+def check_opens_nothing(options: Mapping[str, Any], key: str = "options") -> None:
+    """Refuse options with which a builder would read a file or fetch an address.
+
+    Args:
+        options: of a network, as a file of somebody else's has them.
+        key: how they are called in messages.
+
+    Raises:
+        BcosError: naming the first of them.
+    """
+    for name, value in options.items():
+        if _OPENS.fullmatch(name):
+            raise BcosError(f"{key}.{shortened(name, 60)} would open a file or an address")
+        _check_word(value, f"{key}.{shortened(name, 60)}")
+
+
+def _check_word(value: object, key: str) -> None:
+    if isinstance(value, dict):
+        check_opens_nothing(value, shortened(key, 200))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_word(inner, key)
+    elif isinstance(value, str) and not _WORD.fullmatch(value):
+        raise BcosError(f"{key}={shown(value)} is not a word; it may name a file or an address")
+
+
+def check_outputs(number: object) -> int:
+    """The number of a network's outputs; 0 for one without a classifier.
+
+    Raises:
+        BcosError: it is none.
+    """
+    if number == 0 and type(number) is int:
+        return 0
+    if not is_size(number) or int(number) > MAX_CLASSES:  # type: ignore[call-overload] # reason: is_size has checked it
+        raise BcosError(f"the number of classes must be 0 to {MAX_CLASSES:,}, got {shown(number)}")
+    return int(number)  # type: ignore[call-overload, no-any-return] # reason: is_size has checked it

@@ -1,0 +1,166 @@
+"""A network built again from the description that stands beside its weights.
+
+The description may be anybody's. So the network is built on torch's meta device first, where tensors take no memory,
+and compared with the weights; and it is given up as soon as it has many more parts than they fill.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+
+from bcos_core.errors import BcosError, first_line, shown
+from bcos_models.classifier import ImageClassifier
+from bcos_models.description import check_name, check_opens_nothing, check_options
+from bcos_models.registry import converts, create_model, describe, get_spec
+from bcos_models.spec import ModelConfig
+from bcos_models.weights import check_fit, convert_state, load_state
+
+_PARAMETERS = (8, 1000)
+"""Parameters that may be made: so many for each tensor of the weights, and so many more.
+
+Conversion makes some twice.
+"""
+_MODULES = (40, 10_000)
+"""The same of modules, most of which have no parameters."""
+_ELEMENTS = (4, 10_000_000)
+"""Numbers in the parameters of a network before its conversion: so many for each in the weights, and so many more."""
+
+
+def rebuild(
+    made: ModelConfig, state: Mapping[str, Tensor], *, source: str, classifies: bool = False, trust: bool = False
+) -> nn.Module:
+    """Build the network that a file describes, and load the weights beside it.
+
+    Args:
+        made: what the file says; with 0 classes the network has no classifier.
+        state: the weights.
+        source: where both are from, for messages.
+        classifies: refuse a network that does not give a number for each class.
+        trust: take options with which a builder reads files or fetches addresses.
+
+    Returns:
+        The network in eval mode.
+
+    Raises:
+        BcosError: no such architecture, options that it does not take, or weights of another network.
+    """
+    with _told(made, source):
+        check_name(made.name)
+        check_options(made.options)
+        if not trust:
+            check_opens_nothing(made.options)
+        with _bounded(state):
+            plan = _on_meta(made, state)
+    if plan is not None:
+        check_fit(plan.state_dict(), convert_state(plan.state_dict(), state, made.name), made.name, source)
+    with _told(made, source), _bounded(state):
+        model = _built(made).eval()
+        _check_input(model, made)
+    load_state(model, state, name=made.name, source=source)
+    if classifies:
+        with _told(made, source):
+            _check_outputs(model, made)
+    describe(model, made)
+    return model
+
+
+@contextmanager
+def _told(made: ModelConfig, source: str) -> Iterator[None]:
+    """Say whose description it is that makes no network."""
+    start = f"cannot build the network that {source!r} describes"
+    try:
+        yield
+    except BcosError as reason:
+        raise BcosError(f"{start}: {reason}") from reason
+    except Exception as reason:  # builders, of plugins too, raise many types for values that make no network
+        raise BcosError(
+            f"{start}: {made.name} with {shown(dict(made.options))}: {type(reason).__name__}: {first_line(reason)}"
+        ) from reason
+
+
+def _built(made: ModelConfig) -> nn.Module:
+    model = create_model(made.name, num_classes=made.num_classes or None, **made.options)
+    if made.num_classes == 0:
+        if not isinstance(model, ImageClassifier):
+            raise BcosError(f"the model {made.name!r} has no classifier that could be left out")
+        model.reset_classifier(0)
+    return model
+
+
+def _on_meta(made: ModelConfig, state: Mapping[str, Tensor]) -> nn.Module | None:
+    """The network without memory for its tensors; None of a converted one, and where its builder cannot do without."""
+    spec = get_spec(made.name)
+    try:
+        with torch.device("meta"):
+            if converts(spec):
+                _check_unconverted(made, spec.num_classes, state)
+                return None
+            model = _built(made)
+    except Exception as reason:
+        if _needs_memory(reason) or (isinstance(reason, BcosError) and _needs_memory(reason.__cause__)):
+            return None
+        raise
+    _check_input(model, made)
+    return model
+
+
+def _needs_memory(reason: BaseException | None) -> bool:
+    """Whether an operation has failed because it wants the values of a tensor on the meta device."""
+    return isinstance(reason, NotImplementedError) or (isinstance(reason, RuntimeError) and "meta" in str(reason))
+
+
+def _check_unconverted(made: ModelConfig, num_classes: int, state: Mapping[str, Tensor]) -> None:
+    """Refuse a network that is much larger before its conversion than the weights of the converted one."""
+    from bcos_models.convert.named import unconverted
+
+    original = unconverted(made.name, made.num_classes or num_classes, False, made.options.get("network") or {})
+    size = sum(parameter.numel() for parameter in original.parameters())
+    _refuse_beyond(size, sum(tensor.numel() for tensor in state.values()), _ELEMENTS, "numbers")
+
+
+def _check_input(model: nn.Module, made: ModelConfig) -> None:
+    config = model.bcos_config
+    wanted = config.input.encoded_channels if isinstance(config, ModelConfig) else None
+    if wanted != made.input.encoded_channels:
+        raise BcosError(f"it takes {wanted} channels, its input is described with {made.input.encoded_channels}")
+
+
+def _check_outputs(model: nn.Module, made: ModelConfig) -> None:
+    seen = made.input
+    with torch.inference_mode():
+        outputs: object = model(torch.zeros(1, seen.encoded_channels, seen.size, seen.size))
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if shape != (1, made.num_classes):
+        raise BcosError(f"it gives {shape} for an image, needed {(1, made.num_classes)}")
+
+
+@contextmanager
+def _bounded(state: Mapping[str, Tensor]) -> Iterator[None]:
+    """Give up a network that is being built once it has many more parts than the weights fill."""
+    counts = {"parameters": 0, "modules": 0}
+
+    def parameter(_module: nn.Module, _name: str, _parameter: object) -> None:
+        counts["parameters"] += 1
+        _refuse_beyond(counts["parameters"], len(state), _PARAMETERS, "parameters")
+
+    def submodule(_module: nn.Module, _name: str, _submodule: object) -> None:
+        counts["modules"] += 1
+        _refuse_beyond(counts["modules"], len(state), _MODULES, "modules")
+
+    handles = [
+        registration.register_module_parameter_registration_hook(parameter),
+        registration.register_module_module_registration_hook(submodule),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _refuse_beyond(count: int, of_weights: int, bound: tuple[int, int], what: str) -> None:
+    if count > bound[0] * of_weights + bound[1]:
+        raise BcosError(f"it has at least {count:,} {what}, its weights only {of_weights:,} tensors or numbers in all")

@@ -39,7 +39,7 @@ def trained(recipe):
 
 def test_positions_are_an_error_or_left_out(damaged, shards, trained, capsys):
     index = load_index(damaged)
-    with pytest.raises(BcosError, match=r"the image '.*' of .*test-000000.tar cannot be read"):
+    with pytest.raises(BcosError, match=r"the image '.*' of .*test-000000.tar: cannot be read"):
         images_at(damaged, index, "test", trained.input, [0, 1, 2])
     with pytest.raises(BcosError, match=r"the shard .*test-000001.tar' .*; check it with: bcos shards verify"):
         images_at(damaged, index, "test", trained.input, [5])

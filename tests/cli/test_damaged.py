@@ -50,6 +50,22 @@ def test_positions_are_an_error_or_left_out(damaged, shards, trained, capsys):
     assert "bcos: left out: the image" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("decoder", ["pillow", "torchvision"])
+def test_what_would_run_a_program_or_break_a_decoder_is_left_out_by_name(decoder, shards, trained, tmp_path, capsys):
+    folder = tmp_path / "hostile"
+    shutil.copytree(shards, folder)
+    first, _ = (folder / record.name for record in load_index(str(folder)).of("test"))
+    endless = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{ } loop\n"
+    replace_members(first, {0: endless, 2: b"P5 100000 100000 255\n"}, ".png")
+    index = load_index(str(folder))
+    for position, why in ((0, "cannot be read: this is no image"), (2, "too large: 100000×100000 pixels")):
+        with pytest.raises(BcosError, match=rf"^the image '.+' of .*test-000000.tar: {why}"):
+            images_at(str(folder), index, "test", trained.input, [position], Reading(decoder=decoder))
+    found = images_at(str(folder), index, "test", trained.input, range(7), Reading(skip=True, decoder=decoder))
+    assert sorted(found) == [1, 3, 4, 5, 6]
+    assert capsys.readouterr().err.count("test-000000.tar: ") == 2
+
+
 @pytest.mark.parametrize("metrics", [("top1", "completeness", "gridpg"), ("completeness",)])
 def test_scores_are_those_of_the_images_that_can_be_read(metrics, damaged, trained):
     with pytest.raises(BcosError, match=r"cannot be read|bcos shards verify"):

@@ -205,9 +205,12 @@ def _already_done(destination: Path, fingerprint: str) -> ShardIndex | _Progress
         if progress.fingerprint == fingerprint:
             progress.finished = [f for f in progress.finished if _is_whole(destination / f.record.name, f.record)]
             return progress
-        for finished in progress.finished:  # of an interrupted packing of something else, as before files were removed
-            _remove_ours(destination / finished.record.name, finished.record)
-        progress_file.unlink()
+        noted = [(destination / finished.record.name, finished.record) for finished in progress.finished]
+        ours = [path for path, record in noted if _is_ours(path, record)]
+        if set(destination.glob("*.tar")) - set(ours):
+            raise other
+        for path in (*ours, progress_file):  # of an interrupted packing of something else, as before files were removed
+            path.unlink()
     if any(destination.glob("*.tar")):
         raise other
     return fresh
@@ -233,14 +236,12 @@ def _read_progress(path: Path) -> _Progress:
     return progress
 
 
-def _remove_ours(path: Path, record: ShardRecord) -> None:
-    """Remove a shard that still is what was noted when it was written; anything else of its name stays."""
+def _is_ours(path: Path, record: ShardRecord) -> bool:
+    """Whether a shard still is what was noted when it was written; anything else of its name may be somebody's."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size != record.bytes:
-        return
+        return False
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest == record.sha256:
-        path.unlink()
+        return hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
 
 
 def _is_whole(path: Path, record: ShardRecord) -> bool:

@@ -28,8 +28,8 @@ def as_seen(image: Image.Image, channels: int) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits of greyscale, which Pillow would cut off at 255
         image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     image = image.convert(mode)
     for key in _ABOUT_ORIENTATION:  # it is upright now
         image.info.pop(key, None)

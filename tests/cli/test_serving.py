@@ -380,7 +380,7 @@ def test_the_function_of_the_page_answers_step_by_step(answerer, picture):
     assert "Drop an image" in html
     Path("junk.png").write_bytes(b"junk")
     ((_, html),) = answer(answerer, "junk.png", "run", PREDICTED, ["bcos"], "overlay")
-    assert html.startswith('<p class="bcos-problem" role="alert">junk.png: this is no image')
+    assert html.startswith('<p class="bcos-problem" role="alert">junk.png: cannot be read: this is no image')
     _, (_, html) = answer(answerer, str(picture()), "run", 0, [], "overlay")
     assert "no method is chosen; tick one" in html
 

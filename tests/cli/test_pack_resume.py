@@ -151,11 +151,11 @@ def test_folder_without_a_note_keeps_its_files(tree, folder_source, tmp_path):
     assert theirs.read_text() == "theirs"
 
 
-@pytest.mark.parametrize("split", ["../x", "a/b", "a\\b", ".hidden", ""])
+@pytest.mark.parametrize("split", ["../x", "a/b", "a\\b", ""])
 def test_split_that_would_name_a_file_elsewhere_is_refused(split, tree, folder_source, tmp_path):
     source = folder_source(tree)
     source.items[:] = [replace(item, split=split) for item in source.items]
-    with pytest.raises(BcosError, match="a split gives its files their names and can have no slash in its own"):
+    with pytest.raises(BcosError, match="the images cannot be packed: the split "):
         pack(source, "t", tmp_path / "s", workers=1)
     assert not (tmp_path / "s").exists()
 

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -137,3 +138,14 @@ def test_missing_damaged_and_wrong_images_are_left_out_and_named(trained, photos
 def test_mistakes_are_one_line(arguments, message, trained, photos, tmp_path, bcos, line):
     trained.save(tmp_path / "model.safetensors")
     assert message in line(bcos("eval", "model.safetensors", *arguments))
+
+
+@pytest.mark.parametrize("name", ["../outside.png", "a/../../outside.png", "/outside.png"])
+def test_annotation_cannot_name_an_image_outside_of_the_photographs(name, trained, photos, tmp_path):
+    shutil.copy(photos / "0.png", tmp_path / "outside.png")
+    name = f"{tmp_path}{name}" if name[0] == "/" else name
+    described = json.loads((tmp_path / "coco.json").read_text())
+    described["images"][0]["file_name"] = name
+    (tmp_path / "coco.json").write_text(json.dumps(described))
+    left_out = load_annotated(trained, tmp_path / "coco.json", photos, masks=False).left_out
+    assert left_out[name] == "its name leads out of the folder of photographs"

@@ -113,6 +113,14 @@ def test_killed_removal_and_killed_replacement_leave_nothing_and_lose_nothing(sa
     assert load_progress(saved.last())[0] == progress(5)
 
 
+def test_folders_of_others_stay(saved):
+    theirs = [saved.folder / name for name in (".mine.tmp", ".step-1.tmp", ".bestof.old", "step-00000001.tmp")]
+    for path in theirs:
+        path.mkdir()
+    saved.clean()
+    assert all(path.is_dir() for path in theirs)
+
+
 @pytest.fixture
 def full_disk():
     """A limit of the system's own on the size of files."""

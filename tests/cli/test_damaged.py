@@ -39,7 +39,7 @@ def trained(recipe):
 
 def test_positions_are_an_error_or_left_out(damaged, shards, trained, capsys):
     index = load_index(damaged)
-    with pytest.raises(BcosError, match=r"the image '.*' of .*test-000000.tar cannot be read"):
+    with pytest.raises(BcosError, match=r"the image '.*' of .*test-000000.tar: cannot be read"):
         images_at(damaged, index, "test", trained.input, [0, 1, 2])
     with pytest.raises(BcosError, match=r"the shard .*test-000001.tar' .*; check it with: bcos shards verify"):
         images_at(damaged, index, "test", trained.input, [5])
@@ -48,6 +48,22 @@ def test_positions_are_an_error_or_left_out(damaged, shards, trained, capsys):
     assert sorted(found) == [0, 2, 3, 4]
     assert all(torch.equal(found[p][0], whole[p][0]) and found[p][1] == whole[p][1] for p in found)
     assert "bcos: left out: the image" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("decoder", ["pillow", "torchvision"])
+def test_what_would_run_a_program_or_break_a_decoder_is_left_out_by_name(decoder, shards, trained, tmp_path, capsys):
+    folder = tmp_path / "hostile"
+    shutil.copytree(shards, folder)
+    first, _ = (folder / record.name for record in load_index(str(folder)).of("test"))
+    endless = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{ } loop\n"
+    replace_members(first, {0: endless, 2: b"P5 100000 100000 255\n"}, ".png")
+    index = load_index(str(folder))
+    for position, why in ((0, "cannot be read: this is no image"), (2, "too large: 100000×100000 pixels")):
+        with pytest.raises(BcosError, match=rf"^the image '.+' of .*test-000000.tar: {why}"):
+            images_at(str(folder), index, "test", trained.input, [position], Reading(decoder=decoder))
+    found = images_at(str(folder), index, "test", trained.input, range(7), Reading(skip=True, decoder=decoder))
+    assert sorted(found) == [1, 3, 4, 5, 6]
+    assert capsys.readouterr().err.count("test-000000.tar: ") == 2
 
 
 @pytest.mark.parametrize("metrics", [("top1", "completeness", "gridpg"), ("completeness",)])

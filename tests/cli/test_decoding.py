@@ -1,14 +1,21 @@
-"""The quick decoder against Pillow."""
+"""Images are opened in one place: which decoders run, what they may take, and the quick one against Pillow."""
 
 import io
+import struct
+import subprocess
+import warnings
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
+from torchvision.transforms import v2
 
 from bcos_cli.config import Augment
-from bcos_cli.data.decoding import UNREADABLE, decode, quick_decode
+from bcos_cli.data import decoding
+from bcos_cli.data.decoding import FORMATS, UnreadableImageError, decode, opened, quick_decode
 from bcos_cli.data.transforms import inference_transform, training_transform
 from bcos_models import InputSpec
 
@@ -70,7 +77,7 @@ def test_orientation_is_applied(picture):
 @pytest.mark.parametrize("decoder", [decode, quick_decode])
 @pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"junk", lambda d: b"", lambda d: d[:40]])
 def test_damaged_images_are_errors_not_grey_areas(decoder, damage, picture):
-    with pytest.raises(UNREADABLE):
+    with pytest.raises(UnreadableImageError):
         decoder(damage(encoded(picture, quality=95)), 3)
 
 
@@ -88,3 +95,116 @@ def test_transforms_take_both(channels, picture):
     plain = inference_transform(spec)
     difference = plain(decode(data, channels)).int() - plain(quick_decode(data, channels)).int()
     assert difference.abs().float().mean() < 2
+
+
+CASES = Path(__file__).parents[3] / "shared" / "cases"
+DECODERS = pytest.mark.parametrize("decoder", [decode, quick_decode])
+ENDLESS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{ } loop\n"
+
+
+def png_header(width, height):
+    """A PNG that says how large it is and holds next to nothing."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def jpeg_header(data, width, height):
+    """The same JPEG, whose header says that it has another size."""
+    start = data.index(b"\xff\xc0")
+    return data[: start + 5] + struct.pack(">HH", height, width) + data[start + 9 :]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_of_the_list_is_read(name, picture):
+    if name == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow was built without AVIF")
+    assert pixels(decode(encoded(picture, name), 3)).shape == (40, 60, 3)
+
+
+@DECODERS
+@pytest.mark.parametrize("name", ["EPS", "ICO", "TGA", "PCX", "SGI", "DDS", "IM", "JPEG2000", "PDF"])
+def test_no_other_decoder_ever_runs_whatever_pillow_knows(name, decoder, picture, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    data = ENDLESS if name == "EPS" else encoded(picture, name)
+    with pytest.raises(UnreadableImageError, match=r"this is no image, or of another format; JPEG, PNG, .* are read"):
+        decoder(data, 3)
+
+
+@DECODERS
+@pytest.mark.parametrize(
+    "raised",
+    [
+        RuntimeError("Invalid grid"),
+        MemoryError(),
+        subprocess.CalledProcessError(1, "gs"),
+        RecursionError(),
+        KeyError(1),
+    ],
+    ids=lambda raised: type(raised).__name__,
+)
+def test_whatever_a_decoder_raises_is_an_unreadable_image(raised, decoder, picture, monkeypatch):
+    def fail(_):
+        raise raised
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(UnreadableImageError, match=r"^cannot be read: (?!$)"):
+        decoder(encoded(picture, "PNG"), 3)
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
+@pytest.mark.parametrize("name", ["broken-plane.avif", "eps-endless-loop.jpg"])
+def test_cases_are_unreadable_images(name):
+    for decoder in (decode, quick_decode):
+        with pytest.raises(UnreadableImageError, match=r"^cannot be read: "):
+            decoder((CASES / name).read_bytes(), 3)
+
+
+@DECODERS
+def test_size_is_bounded_before_anything_is_decoded(decoder, picture, monkeypatch):
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda _: pytest.fail("decoded"))
+    monkeypatch.setattr("torchvision.io.decode_image", lambda *_, **__: pytest.fail("decoded"))
+    for data in (png_header(16_385, 16_384), jpeg_header(encoded(picture), 65_000, 65_000)):
+        with pytest.raises(
+            UnreadableImageError, match=r"too large: \d+×\d+ pixels, at most 268 megapixels are decoded"
+        ):
+            decoder(data, 3)
+
+
+def test_file_is_bounded_before_it_is_read(tmp_path, monkeypatch):
+    Image.new("L", (4, 4)).save(tmp_path / "x.png")
+    monkeypatch.setattr(decoding, "MOST_BYTES", 10)
+    with pytest.raises(UnreadableImageError, match="too large: a file of"), opened(tmp_path / "x.png"):
+        pass
+
+
+def test_pillows_own_limit_is_neither_asked_nor_changed(picture, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # would be an error, and a warning below twice of it
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert decode(encoded(picture, "PNG"), 3).size == (60, 40)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_image_without_pixels_is_unreadable():
+    for size in ((0, 5), (5, 0), (0, 0)):
+        with pytest.raises(UnreadableImageError, match="cannot be read"):
+            decode(png_header(*size), 3)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_long_strip_is_cut_before_its_shorter_side_is_resized(as_tensor, turned, monkeypatch):
+    """Of 1×60,000 pixels, 256×15,360,000 would be made."""
+    sizes = []
+    resize = v2.Resize.forward
+    monkeypatch.setattr(v2.Resize, "forward", lambda s, i: sizes.append(v2.functional.get_size(i)) or resize(s, i))
+    steps = inference_transform(InputSpec(size=224, resize=256))
+    image = Image.new("RGB", (60_000, 1) if turned else (1, 60_000), (9, 90, 200))
+    made = steps(v2.functional.pil_to_tensor(image)) if as_tensor else steps(image)
+    assert made.shape == (3, 224, 224)
+    assert made.flatten(1).float().mean(1).tolist() == [9, 90, 200]
+    assert sizes == [[1, 16] if turned else [16, 1]]

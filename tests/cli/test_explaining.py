@@ -87,7 +87,7 @@ def test_damaged_file_is_noted_and_the_others_explained(run_folder, pictures, tm
     (pictures / "2.png").write_bytes((pictures / "2.png").read_bytes()[:50])
     status, out, err = bcos("explain", run_folder, pictures, "--out", "out")
     assert status == 1
-    assert re.search(r"bcos: .*1.png: this is no image, or of an unknown format\n", err)
+    assert re.search(r"bcos: .*1.png: cannot be read: this is no image, or of another format; ", err)
     assert re.search(r"bcos: .*2.png: cannot be read: ", err)
     assert "Traceback" not in err
     document = json.loads((tmp_path / "out" / "explanations.json").read_text())

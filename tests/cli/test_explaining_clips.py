@@ -2,15 +2,20 @@
 
 import builtins
 import json
+import struct
+import zlib
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from bcos_cli.data import decoding
+from bcos_cli.data.decoding import UnreadableImageError
 from bcos_cli.explaining import ClipOptions, PictureOptions, explain_files
 from bcos_cli.explaining.frames import frames, is_clip
-from bcos_cli.images import UnreadableImageError
 from bcos_cli.trained import load_trained
 from bcos_cli.training.building import build
 from bcos_core import BcosError, explain
@@ -217,3 +222,53 @@ def test_options_of_clips_are_checked():
         ClipOptions(format="mp4")
     with pytest.raises(BcosError, match="max_frames and every must be at least 1, got 0 and 1"):
         ClipOptions(max_frames=0)
+
+
+def test_frames_of_a_gif_are_not_counted_before_they_are_read(clip, monkeypatch):
+    """A small file may hold millions of them."""
+    path = clip("x.gif")
+    monkeypatch.setattr(
+        "PIL.GifImagePlugin.GifImageFile.n_frames", property(lambda _: pytest.fail("all frames were counted"))
+    )
+    assert is_clip(path)
+    assert len(list(islice(frames(path), 2))) == 2
+    assert len(list(frames(path))) == 5
+
+
+def test_frames_that_are_promised_but_missing_are_an_error(clip):
+    path = clip("x.png")
+    data = path.read_bytes()
+    start = data.index(b"acTL") + 4
+    promised = data[:start] + struct.pack(">I", 9) + data[start + 4 :]
+    path.write_bytes(
+        promised[: start + 8] + struct.pack(">I", zlib.crc32(promised[start - 4 : start + 8])) + data[start + 12 :]
+    )
+    with pytest.raises(UnreadableImageError, match="cannot be read"):
+        list(frames(path))
+
+
+def test_size_of_frames_is_bounded(clip, video, monkeypatch):
+    monkeypatch.setattr(decoding, "LARGEST", 32 * 16 - 1)
+    for path in (clip("x.gif", stills(2, (32, 16))), video()):
+        with pytest.raises(UnreadableImageError, match="too large: 32×16 pixels"):
+            list(frames(path))
+
+
+@pytest.mark.parametrize("kind", ["concat", "hls"])
+def test_video_that_names_other_files_does_not_open_them(kind, video, tmp_path):
+    """FFmpeg chooses by content what reads a file; lists of files are no videos of ours."""
+    pytest.importorskip("av")
+    other = video("other.mp4") if kind == "concat" else video("other.ts", codec="mpeg4")
+    content = {
+        "concat": f"ffconcat version 1.0\nfile {other.name}\n",
+        "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{other.name}\n#EXT-X-ENDLIST\n",
+    }
+    (tmp_path / "list.mp4").write_text(content[kind])
+    with pytest.raises(UnreadableImageError, match="cannot be read"):
+        list(frames(tmp_path / "list.mp4"))
+
+
+def test_video_whose_name_looks_like_an_address_is_a_file(video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    video().rename("concat:x.mp4")
+    assert len(list(frames(Path("concat:x.mp4")))) == 10

@@ -91,6 +91,15 @@ def test_what_a_killed_run_was_writing_is_removed(run, recipe):
         assert not stale.exists()
 
 
+def test_hidden_files_of_others_stay(run, recipe):
+    run.start(recipe())
+    theirs = [run.path / name for name in (".notes.tmp", ".thesis.tex.123.tmp", ".config.yaml.backup.tmp")]
+    for path in theirs:
+        path.write_text("theirs")
+    with run.opened(recipe(), resume=True):
+        assert all(path.read_text() == "theirs" for path in theirs)
+
+
 def test_lock_that_somebody_looks_at_is_waited_for(run):
     run.path.mkdir(parents=True)
     looking = FileLock(run.path / LOCK, thread_local=False)

@@ -6,9 +6,11 @@ import torch
 from PIL import Image
 
 from bcos_cli import images
-from bcos_cli.images import UnreadableImageError, find_images, load_image, read_image
+from bcos_cli.data import decoding
+from bcos_cli.data.decoding import UnreadableImageError
+from bcos_cli.images import find_images, load_image, read_image
 from bcos_core import BcosError
-from bcos_models import InputSpec
+from bcos_models import InputSpec, transforms
 
 SPEC = InputSpec(size=4, resize=None)
 QUADRANTS = np.array([[0, 80], [160, 240]], np.uint8).repeat(2, 0).repeat(2, 1)
@@ -101,8 +103,8 @@ def test_transparent_colour_of_a_palette_is_white(tmp_path):
     ("content", "why"),
     [
         (b"", "the file is empty"),
-        (b"not an image", "this is no image, or of an unknown format"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(9), "this is no image"),
+        (b"not an image", "this is no image, or of another format; JPEG, .* are read"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(9), "cannot be read: a damaged PNG"),
     ],
 )
 def test_damaged_file_says_why(content, why, tmp_path):
@@ -123,10 +125,11 @@ def test_truncated_file_is_an_error_of_ours_whatever_the_decoder_raises(share, s
 
 
 def test_file_that_may_not_be_read_is_named_as_such(tmp_path, monkeypatch):
-    def refuse(path):
+    def refuse(path, *_):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(images.Image, "open", refuse)
+    (tmp_path / "x.png").touch()
+    monkeypatch.setattr("pathlib.Path.open", refuse)
     with pytest.raises(UnreadableImageError, match="may not be read: permission denied"):
         load_image(tmp_path / "x.png", SPEC)
 
@@ -227,16 +230,16 @@ def test_middle_of_a_strip_is_what_the_crop_would_have_shown(tmp_path, monkeypat
     spec = InputSpec(size=8, resize=8)
     Image.effect_noise((400, 10), 90).save(tmp_path / "x.png")
     seen = load_image(tmp_path / "x.png", spec)
-    monkeypatch.setattr(images, "_STRIP", 1000)
+    monkeypatch.setattr(transforms, "LONGEST", 1000)
     np.testing.assert_allclose(seen.float(), load_image(tmp_path / "x.png", spec).float(), atol=1)
 
 
 def test_image_beyond_the_limit_is_refused_and_below_it_pillows_own_limit_does_not_matter(tmp_path, monkeypatch):
     Image.new("L", (50, 40)).save(tmp_path / "x.png")
-    monkeypatch.setattr(images, "LARGEST", 1999)
+    monkeypatch.setattr(decoding, "LARGEST", 1999)
     with pytest.raises(UnreadableImageError, match="too large: 50×40 pixels, at most 0 megapixels are decoded"):
         load_image(tmp_path / "x.png", SPEC)
-    monkeypatch.setattr(images, "LARGEST", 2000)
+    monkeypatch.setattr(decoding, "LARGEST", 2000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1001)  # would be a warning, which is an error here
     assert load_image(tmp_path / "x.png", SPEC).shape == (3, 4, 4)
     assert Image.MAX_IMAGE_PIXELS == 1001

@@ -1,5 +1,7 @@
 """Nothing of the user's is overwritten, and what cannot be written is said first."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -68,3 +70,12 @@ def test_places_that_cannot_be_written_are_one_line_before_any_work(command, bco
     name, *rest = (part.replace("SHARDS", shards) for part in command)
     assert "notes.txt" in line(bcos(name, network, *rest))
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no device that is always full")
+def test_device_is_written_to_and_not_replaced(bcos, line, network, shards, tmp_path):
+    (tmp_path / "full").symlink_to("/dev/full")  # were it replaced, the machine would keep its own
+    scored = bcos("eval", network, "--data", shards, "--metric", "top1", "--workers", 0, "--json", "full")
+    assert "cannot use 'full': No space left on device" in line(scored)
+    assert (tmp_path / "full").is_symlink()
+    assert Path("/dev/full").is_char_device()

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from bcos_cli.data.index import load_index
 from bcos_cli.data.pack import pack, plan_shards
-from bcos_cli.data.sources import ImageItem
+from bcos_cli.data.sources import ImageItem, open_source
 from bcos_cli.data.verify import verify
 from bcos_core import BcosError
 
@@ -136,6 +137,33 @@ BAD = {
 @pytest.fixture
 def damaged(make_tree):
     return make_tree({p: BAD.get(p) for p in PATHS}, name="damaged")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_file_that_would_run_a_program_or_is_too_large_is_skipped(
+    workers, make_tree, folder_source, tmp_path, monkeypatch
+):
+    hostile = {
+        "a/photo.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{ } loop\n",
+        "a/wide.pgm": b"P5 100000 100000 255\n",
+    }
+    root = make_tree({"a/1.png": None, "a/2.png": None, **hostile})
+    index = pack(folder_source(root), "t", tmp_path / "s", samples_per_shard=3, workers=workers, on_error="skip")
+    assert {s.path: s.reason.partition(";")[0] for s in index.skipped} == {
+        "a/photo.jpg": "cannot be read: this is no image, or of another format",
+        "a/wide.pgm": "too large: 100000×100000 pixels, at most 268 megapixels are decoded",
+    }
+    assert index.samples("train") == 2
+
+
+def test_member_of_a_zip_that_claims_to_be_huge_is_not_unpacked(make_tree, tmp_path, monkeypatch):
+    tree = make_tree({"a/1.png": None, "a/2.bmp": bytes(5000)})
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("a/1.png", "a/2.bmp"):
+            archive.write(tree / name, name)
+    monkeypatch.setattr("bcos_cli.data.decoding.MOST_BYTES", 4000)
+    index = pack(open_source(str(tmp_path / "x.zip")), "t", tmp_path / "s", workers=1, on_error="skip")
+    assert [s.reason.partition(":")[0] for s in index.skipped] == ["too large"]
 
 
 def truncate(path):

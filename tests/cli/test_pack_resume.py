@@ -1,11 +1,13 @@
 """Packing that is repeated, interrupted, killed."""
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +57,107 @@ def test_interrupted_packing_goes_on_where_it_stopped(tree, folder_source, tmp_p
     assert files(tmp_path / "s") == files(tmp_path / "whole")
     name = sorted(finished)[1]
     assert (tmp_path / "s" / name).stat().st_mtime_ns == kept[name]
+
+
+@pytest.fixture
+def interrupted(tree, folder_source, tmp_path):
+    """A folder with two of ten shards, and what was noted of them."""
+
+    def stop(done, total):
+        if done >= 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(folder_source(tree), "t", tmp_path / "s", samples_per_shard=2, workers=1, on_progress=stop)
+    return tmp_path / "s"
+
+
+def remove_unnoted(folder):
+    noted = [f["record"]["name"] for f in json.loads((folder / PROGRESS_NAME).read_text())["finished"]]
+    for path in folder.glob("*.tar"):
+        if path.name not in noted:
+            path.unlink()
+    assert len(noted) == 2
+
+
+def test_other_packing_replaces_what_an_interrupted_one_noted_and_nothing_else(
+    interrupted, tree, folder_source, tmp_path, files
+):
+    remove_unnoted(interrupted)
+    (interrupted / "notes.txt").write_text("mine")
+    (interrupted / ".train-000000.tar.backup.tmp").write_text("mine")
+    (interrupted / f".train-000003.tar.{'0a' * 4}.tmp").write_text("half")
+    pack(folder_source(tree), "t", interrupted, samples_per_shard=4, workers=1)
+    pack(folder_source(tree), "t", tmp_path / "fresh", samples_per_shard=4, workers=1)
+    mine = {"notes.txt": b"mine", ".train-000000.tar.backup.tmp": b"mine"}
+    assert files(interrupted) == files(tmp_path / "fresh") | mine
+
+
+@pytest.mark.parametrize("change", ["content", "link"])
+def test_shard_that_is_not_what_was_noted_stays(change, interrupted, tree, folder_source, tmp_path):
+    remove_unnoted(interrupted)
+    path, other = sorted(interrupted.glob("*.tar"))
+    if change == "content":
+        path.write_bytes(bytes(path.stat().st_size))
+    else:
+        path.rename(tmp_path / "moved")
+        path.symlink_to(tmp_path / "moved")
+    before = path.read_bytes()
+    with pytest.raises(BcosError, match="already holds other shards or files"):
+        pack(folder_source(tree), "t", interrupted, samples_per_shard=4, workers=1)
+    assert path.read_bytes() == before
+    assert other.exists()
+
+
+def test_shard_that_was_not_noted_keeps_another_packing_away_and_all_stay(interrupted, tree, folder_source, files):
+    before = files(interrupted)
+    with pytest.raises(BcosError, match="already holds other shards or files"):
+        pack(folder_source(tree), "t", interrupted, samples_per_shard=4, workers=1)
+    assert files(interrupted) == before
+
+
+@pytest.mark.parametrize("name", ["../victim.txt", "victim.txt", "../victim-000000.tar", "/tmp/x-000000.tar", ""])
+@pytest.mark.parametrize("same", [False, True])
+def test_note_that_names_what_no_packing_writes_removes_nothing(name, same, interrupted, tree, folder_source, tmp_path):
+    for victim in (tmp_path / "victim.txt", interrupted / "victim.txt", tmp_path / "victim-000000.tar"):
+        victim.write_bytes(b"")
+    note = interrupted / PROGRESS_NAME
+    progress = json.loads(note.read_text())
+    empty = hashlib.sha256(b"").hexdigest()
+    record = {"name": name, "split": "train", "samples": 1, "bytes": 0, "sha256": empty}
+    progress["finished"] = [{"record": record, "skipped": []}]
+    note.write_text(json.dumps(progress if same else {**progress, "fingerprint": "another"}))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BcosError, match=r"\.packing\.json' is not what an interrupted packing leaves there"):
+        pack(folder_source(tree), "t", interrupted, samples_per_shard=2, workers=1)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"no JSON", b"\xff\xfe", b"[" * 100_000, b'{"fingerprint": 1}', b"{}", None])
+def test_note_that_cannot_be_read_is_one_line(content, tree, folder_source, tmp_path):
+    (tmp_path / "s").mkdir()
+    note = tmp_path / "s" / PROGRESS_NAME
+    note.symlink_to(tmp_path / "elsewhere") if content is None else note.write_bytes(content)
+    with pytest.raises(BcosError, match=r"give another folder, or remove that file$"):
+        pack(folder_source(tree), "t", tmp_path / "s", workers=1)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_folder_without_a_note_keeps_its_files(tree, folder_source, tmp_path):
+    (tmp_path / "s").mkdir()
+    theirs = tmp_path / "s" / ".theirs-000000.tar.1.tmp"
+    theirs.write_text("theirs")
+    pack(folder_source(tree), "t", tmp_path / "s", workers=1)
+    assert theirs.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("split", ["../x", "a/b", "a\\b", ""])
+def test_split_that_would_name_a_file_elsewhere_is_refused(split, tree, folder_source, tmp_path):
+    source = folder_source(tree)
+    source.items[:] = [replace(item, split=split) for item in source.items]
+    with pytest.raises(BcosError, match="the images cannot be packed: the split "):
+        pack(source, "t", tmp_path / "s", workers=1)
+    assert not (tmp_path / "s").exists()
 
 
 SLOW_PACK = """

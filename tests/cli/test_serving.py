@@ -13,7 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bcos_cli.images import UnreadableImageError, load_image
+from bcos_cli.data.decoding import UnreadableImageError
+from bcos_cli.images import load_image
 from bcos_cli.serving import Address, Limits, load_networks
 from bcos_cli.serving.networks import Network
 from bcos_cli.serving.requests import Answerer, UnexplainedError, methods_offered
@@ -262,7 +263,10 @@ def test_the_first_frame_of_an_animation_is_read(run, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"only text", "this is no image, or of another format; PNG, JPEG, WebP, BMP, GIF and TIFF are read"),
+        (
+            b"only text",
+            "cannot be read: this is no image, or of another format; PNG, JPEG, WebP, BMP, GIF and TIFF are read",
+        ),
         (b"", "the file is empty; PNG, JPEG, WebP, BMP, GIF and TIFF are read"),
         (b"P6 2 2 255 " + bytes(12), "this is no image, or of another format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "this is no image, or of another format"),
@@ -376,7 +380,7 @@ def test_the_function_of_the_page_answers_step_by_step(answerer, picture):
     assert "Drop an image" in html
     Path("junk.png").write_bytes(b"junk")
     ((_, html),) = answer(answerer, "junk.png", "run", PREDICTED, ["bcos"], "overlay")
-    assert html.startswith('<p class="bcos-problem" role="alert">junk.png: this is no image')
+    assert html.startswith('<p class="bcos-problem" role="alert">junk.png: cannot be read: this is no image')
     _, (_, html) = answer(answerer, str(picture()), "run", 0, [], "overlay")
     assert "no method is chosen; tick one" in html
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import bcos_cli.shardmaps
-from bcos_cli.data.index import load_index
+from bcos_cli.data.index import ShardRecord, load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.shardmaps import MapOptions, explain_shards
 from bcos_cli.training.building import build
@@ -215,3 +215,10 @@ def test_shards_of_one_name_in_two_folders_have_maps_of_their_own(shards, traine
     described = json.loads((tmp_path / "maps" / "maps.json").read_text())["shards"]
     assert [(shard["name"], shard["samples"]) for shard in described] == [("a/x.tar", 5), ("b/x.tar", 2)]
     assert all((tmp_path / "maps" / shard["name"]).stat().st_size == shard["bytes"] for shard in described)
+
+
+@pytest.mark.parametrize("name", ["http://host/../../a/x.tar", "http://host//a/b/../x.tar", "../a/x.tar", "/a/x.tar"])
+def test_maps_and_notes_lie_in_the_folder_of_maps_wherever_a_shard_is(name, tmp_path):
+    record = ShardRecord.model_construct(name=name)
+    assert record.place == "a/x.tar"
+    assert bcos_cli.shardmaps._note(tmp_path, record) == tmp_path / ".finished/a/x.tar.json"

@@ -4,6 +4,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from bcos_cli.data.sources import encode_png, hold_out, open_source, parse_tree
 from bcos_cli.data.torchvision_source import torchvision_source
@@ -234,3 +235,29 @@ def test_torchvision_labels_that_are_no_classes_are_refused(tmp_path, monkeypatc
     monkeypatch.setattr(datasets, "MNIST", Captions)
     with pytest.raises(BcosError, match="MNIST has no class labels; choose a classification data set"):
         torchvision_source("MNIST", tmp_path)
+
+
+def test_images_of_torchvision_data_sets_are_opened_as_all_others_and_named(tmp_path, monkeypatch):
+    from torchvision import datasets
+
+    class Files:
+        classes = ("a",)
+
+        def __init__(self, root, train, loader):
+            self.path, self.loader = f"{root}/{train}.jpg", loader
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, i):
+            return self.loader(self.path), 0
+
+    monkeypatch.setattr(datasets, "MNIST", Files)
+    Image.new("RGB", (4, 4)).save(tmp_path / "True.jpg")
+    (tmp_path / "False.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n")
+    with pytest.raises(
+        BcosError, match=r"image 0 of test in torchvision's MNIST below .*False.jpg: cannot be read: this is"
+    ):
+        torchvision_source("MNIST", tmp_path)
+    Image.new("RGB", (4, 4)).save(tmp_path / "False.jpg")
+    assert len(torchvision_source("MNIST", tmp_path).items) == 2

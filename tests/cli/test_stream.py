@@ -297,5 +297,5 @@ def test_sample_without_label_and_image_that_does_not_decode_are_named(tmp_path)
         list(shard(png=b"x"))
     with pytest.raises(BcosError, match=r"the sample 'cat/1' of .*t.tar': it needs an image and a .cls file, has"):
         list(shard(cls=b"1"))
-    with pytest.raises(BcosError, match=r"the image 'cat/1' of .*t.tar cannot be read"):
+    with pytest.raises(BcosError, match=r"the image 'cat/1' of .*t.tar: cannot be read"):
         list(shard(png=b"x", cls=b"1"))

@@ -197,3 +197,19 @@ def test_impossible_placements_are_refused():
         Placement(size=(4, 4), crop=0)
     with pytest.raises(BcosError, match=r"masks are of \(4, 5\), their image of \(4, 4\)"):
         masks_in_input(F.pad(torch.ones(1, 4, 4), (0, 1)).bool(), Placement(size=(4, 4)))
+
+
+@pytest.mark.parametrize("size", [(0, 5), (10**6, 10**6), (5, -1)])
+def test_size_of_an_annotated_image_is_bounded_before_masks_are_made(size, tmp_path):
+    image = {"id": 1, "file_name": "x.png", "height": size[0], "width": size[1]}
+    one = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "segmentation": [[0, 0, 1, 0, 1, 1]]}
+    content = {"images": [image], "annotations": [one], "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    with pytest.raises(BcosError, match=f"coco.json is no COCO annotation: an image of {size[0]}×{size[1]} pixels"):
+        read_coco(tmp_path / "coco.json", masks=True)
+
+
+def test_deeply_nested_annotations_are_one_line(tmp_path):
+    (tmp_path / "coco.json").write_text("[" * 100_000)
+    with pytest.raises(BcosError, match="is no JSON"):
+        read_coco(tmp_path / "coco.json")

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcos_cli.data.decoding import UNREADABLE, decode
+from bcos_cli.data.decoding import opened
 from bcos_cli.data.transforms import inference_transform
 from bcos_cli.trained import TrainedModel
-from bcos_core.errors import BcosError, first_line
+from bcos_core.errors import BcosError
 from bcos_explain.metrics.annotations import (
     Annotation,
     Placement,
@@ -22,6 +22,7 @@ from bcos_explain.metrics.annotations import (
     read_coco,
     read_voc,
 )
+from bcos_models.images import as_seen
 
 COLLECTION_SUFFIXES = (".xml", ".json")
 
@@ -94,7 +95,7 @@ def load_annotated(trained: TrainedModel, annotations: Path, photos: Path, *, ma
     images, targets, boxes, outlines, keys = [], [], [], [], []
     for name, annotation in sorted(read_annotations(annotations, masks=masks).items()):
         try:
-            image = _load(photos / name, annotation, trained)
+            image = _load(Path(name), photos, annotation, trained)
             target, own = _objects_of_one_class(annotation, trained.classes)
             placed = boxes_in_input(own.boxes, _placement(own, trained))
             if len(placed) == 0:
@@ -115,13 +116,14 @@ def load_annotated(trained: TrainedModel, annotations: Path, photos: Path, *, ma
     return AnnotatedImages(torch.stack(images), torch.tensor(targets), boxes, keys, joined, left_out)
 
 
-def _load(path: Path, annotation: Annotation, trained: TrainedModel) -> Tensor:
-    try:
-        image = decode(path.read_bytes(), trained.input.channels)
-    except FileNotFoundError as reason:
-        raise BcosError(f"there is no {str(path)!r}") from reason
-    except UNREADABLE as reason:
-        raise BcosError(f"it cannot be read: {first_line(reason)}") from reason
+def _load(path: Path, photos: Path, annotation: Annotation, trained: TrainedModel) -> Tensor:
+    if path.is_absolute() or ".." in path.parts:
+        raise BcosError("its name leads out of the folder of photographs")
+    path = photos / path
+    if not path.is_file():
+        raise BcosError(f"there is no {str(path)!r}")
+    with opened(path) as encoded:
+        image = as_seen(encoded, trained.input.channels)
     if (image.height, image.width) != annotation.size:
         height, width = annotation.size
         raise BcosError(f"it has {image.height}×{image.width} pixels, its annotation is for {height}×{width}")

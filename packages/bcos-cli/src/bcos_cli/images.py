@@ -2,36 +2,25 @@
 
 import glob
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from bcos_cli.data.decoding import IMAGE_SUFFIXES, opened, unreadable
 from bcos_cli.data.index import INDEX_NAME
-from bcos_cli.data.sources import IMAGE_SUFFIXES
 from bcos_cli.data.transforms import inference_transform
-from bcos_core.errors import BcosError, first_line
+from bcos_core.errors import BcosError
 from bcos_models import InputSpec
-from bcos_models.images import as_seen
+from bcos_models.images import as_seen, orientation
+from bcos_models.transforms import is_strip
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
-LARGEST = 2**28
-"""Pixels of the largest image that is decoded: 268 megapixels, which take about 1 GB."""
 _DRAFT_FROM = 2**25
 """Pixels from which a JPEG is decoded at a fraction of its size, never below four times what the network sees."""
-_STRIP = 16
-"""Longest side, in shortest ones; of longer images the middle is taken before they are resized."""
 _LONGEST_NAME = 80
 _RESERVED = ("contact-sheet", "explanations")
-_ORIENTATION = 0x0112
-_opening = Lock()
-
-
-class UnreadableImageError(BcosError):
-    """A file that cannot be shown to a network; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -143,66 +132,33 @@ def load_image(path: Path, spec: InputSpec) -> Tensor:
 def read_image(path: Path, spec: InputSpec) -> Loaded:
     """As :func:`load_image`, with the original's size and what was done to it."""
     with opened(path) as image:
-        notes = list(_notes(image))
-        if image.format == "JPEG" and image.width * image.height > _DRAFT_FROM:
-            shrink = min(image.size) / (4 * (spec.resize or spec.size))
-            image.draft(None, (round(image.width / shrink), round(image.height / shrink)))
-        return prepare(image, spec, tuple(notes))
+        return read_opened(image, spec)
 
 
-def prepare(image: Image.Image, spec: InputSpec, notes: tuple[str, ...] = ()) -> Loaded:
-    """An image in memory, resized and cropped as the network was evaluated."""
-    seen = as_seen(image, spec.channels)
-    size = seen.size
-    if spec.resize is not None and max(size) > _STRIP * min(size):
-        seen = _middle(seen)
-        notes = (*notes, "a long strip: only its middle is seen")
-    return Loaded(inference_transform(spec)(seen), size, notes)
+def read_opened(image: Image.Image, spec: InputSpec) -> Loaded:
+    """As :func:`read_image`, of an image that is not decoded yet."""
+    if image.format == "JPEG" and image.width * image.height > _DRAFT_FROM:
+        shrink = min(image.size) / (4 * (spec.resize or spec.size))
+        image.draft(None, (round(image.width / shrink), round(image.height / shrink)))
+    loaded = prepare(image, spec)
+    return replace(loaded, notes=(*_notes(image), *loaded.notes))
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """A file as an image that is decoded on use, of any size up to :data:`LARGEST`.
-
-    Whatever goes wrong inside the block is the file's fault.
+def prepare(image: Image.Image, spec: InputSpec) -> Loaded:
+    """An image in memory, resized and cropped as the network was evaluated.
 
     Raises:
-        UnreadableImageError: with the reason.
+        UnreadableImageError: it cannot be converted.
     """
-    try:
-        with _open(path) as image:
-            if image.width * image.height > LARGEST:
-                raise UnreadableImageError(
-                    f"too large: {image.width}×{image.height} pixels, at most {LARGEST / 1e6:.0f} megapixels are "
-                    "decoded; make it smaller first"
-                )
-            yield image
-    except UnreadableImageError:
-        raise
-    except Exception as reason:  # decoders raise anything for damaged files
-        raise UnreadableImageError(_why(path, reason)) from reason
-
-
-def _open(path: Path) -> Image.Image:
-    """Open without Pillow's own limit, which is lower and, for some sizes, a warning."""
-    with _opening:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(path)
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _why(path: Path, reason: Exception) -> str:
-    if isinstance(reason, PermissionError):
-        return "may not be read: permission denied"
-    if isinstance(reason, UnidentifiedImageError):
-        return "the file is empty" if path.stat().st_size == 0 else "this is no image, or of an unknown format"
-    return f"cannot be read: {first_line(reason) if str(reason) else type(reason).__name__}"
+    with unreadable():
+        seen = as_seen(image, spec.channels)
+    cut = spec.resize is not None and is_strip(*seen.size)
+    notes = ("a long strip: only its middle is seen",) if cut else ()
+    return Loaded(inference_transform(spec)(seen), seen.size, notes)
 
 
 def _notes(image: Image.Image) -> Iterator[str]:
-    if image.getexif().get(_ORIENTATION, 1) != 1:
+    if orientation(image) is not None:
         yield "turned upright, as its EXIF orientation says"
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         yield "transparent parts laid on white, as in training"
@@ -210,12 +166,5 @@ def _notes(image: Image.Image) -> Iterator[str]:
         yield "converted from CMYK to RGB"
     if image.mode.startswith("I"):
         yield "converted from 16 bits to 8"
-    if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-        yield f"the first of {getattr(image, 'n_frames', 1)} pages"
-
-
-def _middle(image: Image.Image) -> Image.Image:
-    side = _STRIP // 4 * min(image.size)
-    width, height = min(image.width, side), min(image.height, side)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+    if image.format in ("TIFF", "AVIF") and getattr(image, "is_animated", False):  # counting reads all of a file
+        yield "the first of several pages"

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from bcos_cli import console
+from bcos_cli.data.decoding import UnreadableImageError
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.picked import images_at
 from bcos_cli.data.reading import Reading
-from bcos_cli.images import UnreadableImageError, read_image
+from bcos_cli.images import read_image
 from bcos_cli.pictures import as_floats, smoothing
 from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel

@@ -127,7 +127,6 @@ class Evaluation:
 
     def save(self, path: Path) -> None:
         """Write the JSON whole or not at all."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, self.to_json())
 
 

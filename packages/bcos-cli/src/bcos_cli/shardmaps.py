@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel
 from bcos_core import explain
 from bcos_core.errors import BcosError
-from bcos_core.files import write_atomically
+from bcos_core.files import remove_asides, replacement, write_atomically
 from bcos_explain import get_explainer
 from bcos_explain.explainers import attribute
 from bcos_explain.explainers.memory import in_batches
@@ -94,6 +95,10 @@ def explain_shards(
     described = _description(trained, index, records, data, split, options, name)
     if state.is_main_process:
         _claim(out, described)
+        places = [out / record.place for record in records]
+        names = {place.name for place in places}
+        for folder in {place.parent for place in places}:
+            remove_asides(folder, names.__contains__)  # of a call that was killed
     state.wait_for_everyone()
     trained.model.to(state.device).eval()
     whole = [[record.name for record in records if _is_whole(out, record)] if state.is_main_process else []]
@@ -115,9 +120,14 @@ def explain_shards(
     return WrittenMaps(sum(r.samples for r in records), len(records), len(finished))
 
 
+def _note(out: Path, record: ShardRecord) -> Path:
+    """Where it is noted that the maps of a shard are finished."""
+    return out / _FINISHED / f"{record.place}.json"
+
+
 def _is_whole(out: Path, record: ShardRecord) -> bool:
     """Whether the maps of a shard are there, as long as they were when they were finished."""
-    note, path = out / _FINISHED / f"{record.place}.json", out / record.place
+    note, path = _note(out, record), out / record.place
     return note.is_file() and path.is_file() and path.stat().st_size == json.loads(note.read_text())["bytes"]
 
 
@@ -140,34 +150,16 @@ def _batches(
     yield from Batches(stream, DataLoader(stream, batch_size=batch_size, num_workers=workers)).epoch(0)  # type: ignore[misc] # reason: keys instead of positions
 
 
-class _aside:  # noqa: N801 - reason: a context manager, called like a function
+@contextmanager
+def _aside(out: Path, record: ShardRecord) -> Iterator[webdataset.TarWriter]:
     """A tar file that appears whole, with a note that it is finished, or not at all."""
-
-    def __init__(self, out: Path, record: ShardRecord) -> None:
-        self.path = out / record.place
-        self.place = record.place
-        self.note = out / _FINISHED / f"{record.place}.json"
-        self.temporary = self.path.with_name(f".{self.path.name}.tmp")
-        self.samples = record.samples
-
-    def __enter__(self) -> webdataset.TarWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.stream = self.temporary.open("wb")
-        self.writer = webdataset.TarWriter(self.stream, mtime=0.0)
-        return self.writer
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self.writer.close()
-        self.stream.close()
-        if kind is not None:
-            self.temporary.unlink()
-            return
-        with self.temporary.open("rb") as file:
+    with replacement(out / record.place) as aside:
+        with aside.open("wb") as stream, webdataset.TarWriter(stream, mtime=0.0) as writer:
+            yield writer
+        with aside.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = self.temporary.stat().st_size
-        self.temporary.replace(self.path)
-        note = {"name": self.place, "samples": self.samples, "bytes": size, "sha256": digest}
-        write_atomically(self.note, json.dumps(note))
+        note = {"name": record.place, "samples": record.samples, "bytes": aside.stat().st_size, "sha256": digest}
+    write_atomically(_note(out, record), json.dumps(note))
 
 
 def _write_batch(
@@ -283,5 +275,5 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
 
 
 def _write_index(out: Path, described: dict[str, Any], records: Sequence[ShardRecord]) -> None:
-    notes = [json.loads((out / _FINISHED / f"{record.place}.json").read_text()) for record in records]
+    notes = [json.loads(_note(out, record).read_text()) for record in records]
     write_atomically(out / INDEX_NAME, json.dumps({**described, "shards": notes}, indent=1) + "\n")

@@ -13,6 +13,9 @@ from bcos_core.errors import BcosError
 from bcos_models.images import as_seen
 from bcos_models.spec import InputSpec
 
+LONGEST = 16
+"""Longer side, in shorter ones, of an image of which all is resized."""
+
 
 @dataclass(frozen=True)
 class InferenceTransform:
@@ -56,13 +59,37 @@ class InferenceTransform:
 
 
 def resize_and_crop(spec: InputSpec) -> nn.Module:
-    """Bring a PIL image or a tensor (C, H, W) to the size that the network was evaluated at."""
+    """Bring a PIL image or a tensor (C, H, W) to the size that the network was evaluated at.
+
+    Of an image that is more than :data:`LONGEST` times as long as it is wide only the middle is resized, which
+    holds all that the crop would leave: of 1×60,000 pixels 256×15,360,000 would be made.
+    """
     mode = v2.InterpolationMode(spec.interpolation)
     if spec.resize is None:
         resized: nn.Module = v2.Resize((spec.size, spec.size), mode, antialias=True)
         return resized
-    composed: nn.Module = v2.Compose([v2.Resize(spec.resize, mode, antialias=True), v2.CenterCrop(spec.size)])
+    composed: nn.Module = v2.Compose(
+        [MiddleOfStrip(), v2.Resize(spec.resize, mode, antialias=True), v2.CenterCrop(spec.size)]
+    )
     return composed
+
+
+class MiddleOfStrip(nn.Module):
+    """Take the middle, :data:`LONGEST` times as long as wide, of longer images; PIL images or tensors (..., H, W)."""
+
+    def forward(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
+        """Crop one image, or leave it as it is."""
+        width, height = image.shape[:-3:-1] if isinstance(image, Tensor) else image.size
+        if not is_strip(width, height):
+            return image
+        side = LONGEST * min(width, height)
+        middle: Image.Image | Tensor = v2.functional.center_crop(image, [min(height, side), min(width, side)])
+        return middle
+
+
+def is_strip(width: int, height: int) -> bool:
+    """Whether only the middle of an image of this size is seen where its shorter side is resized."""
+    return max(width, height) > LONGEST * min(width, height)
 
 
 def input_encoder(spec: InputSpec) -> nn.Module:

@@ -47,7 +47,8 @@ class ShardRecord(BaseModel):
     @property
     def place(self) -> str:
         """Relative path for what is made from this shard: no two shards of a folder have the same."""
-        return urlsplit(self.name).path.lstrip("/") if is_url(self.name) else posixpath.normpath(self.name)
+        path = urlsplit(self.name).path if is_url(self.name) else self.name
+        return posixpath.normpath(f"/{path}").lstrip("/")  # from the root no ".." leads out
 
 
 class SkippedImage(BaseModel):

@@ -15,8 +15,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
+from bcos_cli.data.decoding import UnreadableImageError, decode
 from bcos_cli.data.index import (
     INDEX_NAME,
     ShardIndex,
@@ -28,12 +29,14 @@ from bcos_cli.data.index import (
 from bcos_cli.data.sources import ImageItem, ImageSource
 from bcos_cli.interrupts import unheard_by_children
 from bcos_core.errors import BcosError
-from bcos_core.files import write_atomically
+from bcos_core.files import remove_asides, write_atomically
 
 OnError = Literal["fail", "skip"]
 PROGRESS_NAME = ".packing.json"
 _HIDDEN = re.compile(r"(?<![^/])__+")
 """Underscores with which WebDataset marks members that it leaves out."""
+_SHARD = re.compile(r"[^/\\\0]+-[0-9]{6,}\.tar")
+"""File names of shards."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class _Finished(BaseModel):
 
 
 class _Progress(BaseModel):
-    """What an interrupted packing leaves behind."""
+    """What an interrupted packing leaves behind: the proof that what it names is ours."""
 
     fingerprint: str
     finished: list[_Finished] = []
@@ -193,21 +196,50 @@ def _already_done(destination: Path, fingerprint: str) -> ShardIndex | _Progress
         if all(_is_whole(destination / record.name, record) for record in index.shards):
             return index
         return fresh  # shards are missing: write them again
-    for pattern in (".*.tar.*.tmp", f".{PROGRESS_NAME}.*.tmp", f".{INDEX_NAME}.*.tmp"):  # of a killed packing
-        for aside in destination.glob(pattern):
-            aside.unlink()
     progress_file = destination / PROGRESS_NAME
-    if progress_file.exists():
-        progress = _Progress.model_validate_json(progress_file.read_text())
+    if os.path.lexists(progress_file):
+        progress = _read_progress(progress_file)
+        remove_asides(destination, lambda name: name in (PROGRESS_NAME, INDEX_NAME) or bool(_SHARD.fullmatch(name)))
         if progress.fingerprint == fingerprint:
             progress.finished = [f for f in progress.finished if _is_whole(destination / f.record.name, f.record)]
             return progress
-        for finished in progress.finished:  # of an interrupted packing of something else, as before files were removed
-            (destination / finished.record.name).unlink(missing_ok=True)
-        progress_file.unlink()
+        noted = [(destination / finished.record.name, finished.record) for finished in progress.finished]
+        ours = [path for path, record in noted if _is_ours(path, record)]
+        if set(destination.glob("*.tar")) - set(ours):
+            raise other
+        for path in (*ours, progress_file):  # of an interrupted packing of something else, as before files were removed
+            path.unlink()
     if any(destination.glob("*.tar")):
         raise other
     return fresh
+
+
+def _read_progress(path: Path) -> _Progress:
+    """Read what an interrupted packing noted; in a folder from elsewhere it may say anything.
+
+    Raises:
+        BcosError: a file that no packing writes.
+    """
+    odd = BcosError(
+        f"{str(path)!r} is not what an interrupted packing leaves there; give another folder, or remove that file"
+    )
+    if path.is_symlink() or not path.is_file():
+        raise odd
+    try:
+        progress = _Progress.model_validate_json(path.read_bytes())
+    except ValidationError as reason:
+        raise odd from reason
+    if not all(_SHARD.fullmatch(finished.record.name) for finished in progress.finished):
+        raise odd
+    return progress
+
+
+def _is_ours(path: Path, record: ShardRecord) -> bool:
+    """Whether a shard still is what was noted when it was written; anything else of its name may be somebody's."""
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != record.bytes:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
 
 
 def _is_whole(path: Path, record: ShardRecord) -> bool:
@@ -273,8 +305,11 @@ def write_shard(source: ImageSource, shard: PlannedShard, destination: Path, on_
         for key, item in shard.items:
             try:
                 data, extension = source.read(item)
-                _check_decodes(data)
-            except Exception as reason:  # decoders raise many types
+                decode(data, channels=3)  # all that reading for training will do
+            except UnreadableImageError as reason:
+                skipped.append(SkippedImage(path=item.path, reason=str(reason)))
+                continue
+            except Exception as reason:  # archives raise many types
                 skipped.append(SkippedImage(path=item.path, reason=f"{type(reason).__name__}: {reason}"))
                 continue
             _add(tar, f"{key}.{extension}", data)
@@ -300,13 +335,3 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     info = tarfile.TarInfo(name)  # time, owner and mode are constants: the same images give the same bytes
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
-
-
-def _check_decodes(data: bytes) -> None:
-    """Do all that reading for training will do."""
-    from PIL import Image
-
-    from bcos_models.images import as_seen
-
-    with Image.open(io.BytesIO(data)) as image:
-        as_seen(image, channels=3)

@@ -6,11 +6,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import IO, Any
 
-from bcos_cli.data.decoding import UNREADABLE, decode
+from bcos_cli.data.decoding import decode
 from bcos_cli.data.labels import MAX_CLASSES, parse_labels
 from bcos_cli.data.opening import open_url
 from bcos_cli.data.samples import image_and_label, read_samples
-from bcos_core.errors import BcosError, first_line
+from bcos_core.errors import BcosError
 
 
 @dataclass
@@ -81,7 +81,7 @@ def _content(url: str, measured: Any, num_classes: int, images: bool) -> ShardSc
                 image, text = image_and_label(sample)
                 numbers = parse_labels(text, num_classes, multi_label=True)
                 if images:
-                    _decode(image)
+                    decode(image, channels=3)
             except BcosError as problem:
                 found.problem = found.problem or f"the sample {sample['__key__']!r}: {problem}"
                 continue
@@ -91,10 +91,3 @@ def _content(url: str, measured: Any, num_classes: int, images: bool) -> ShardSc
         found.problem = found.problem or f"is damaged after {found.samples} samples ({reason})"
     found.class_counts = dict(sorted(labels.items()))
     return found
-
-
-def _decode(image: bytes) -> None:
-    try:
-        decode(image, channels=3)
-    except UNREADABLE as reason:
-        raise BcosError(f"the image cannot be read: {first_line(reason)}") from reason

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from bcos_cli.data.decoding import IMAGE_SUFFIXES, check_bytes
 from bcos_core.errors import BcosError
 
 SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class FolderSource:
 
     def read(self, item: ImageItem) -> tuple[bytes, str]:
         """Read the file as it is."""
-        return (self.root / item.path).read_bytes(), _extension(item.path)
+        path = self.root / item.path
+        check_bytes(path.stat().st_size)
+        return path.read_bytes(), _extension(item.path)
 
 
 class ZipSource:
@@ -72,6 +74,7 @@ class ZipSource:
         """Read the member as it is; the archive is opened once a process."""
         if self._open is None:
             self._open = zipfile.ZipFile(self.archive)
+        check_bytes(self._open.getinfo(item.path).file_size)  # of which no more is read, whatever it says
         return self._open.read(item.path), _extension(item.path)
 
     def __getstate__(self) -> dict[str, object]:

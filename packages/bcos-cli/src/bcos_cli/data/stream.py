@@ -16,7 +16,7 @@ import webdataset
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from bcos_cli.data.decoding import UNREADABLE
+from bcos_cli.data.decoding import UnreadableImageError
 from bcos_cli.data.labels import parse_labels
 from bcos_cli.data.opening import open_url
 from bcos_cli.data.samples import image_and_label
@@ -307,8 +307,8 @@ class ShardStream(IterableDataset[Sample]):
             raise BcosError(f"the sample {key!r} of {url!r}: {problem}; {VERIFY}") from problem
         try:
             image = self.transform(data, random.Random(f"{self.seed}/{epoch}/{key}{sample.get('version', '')}"))
-        except UNREADABLE as reason:
-            raise BcosError(f"the image {key!r} of {url} cannot be read: {reason}") from reason
+        except UnreadableImageError as reason:
+            raise BcosError(f"the image {key!r} of {url}: {reason}") from reason
         return image, label, sample["position"]
 
 

@@ -4,9 +4,13 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from bcos_cli.data.decoding import UnreadableImageError, opened
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
+from bcos_models.images import as_seen
 
 
 def torchvision_source(name: str, root: Path) -> ArraySource:
@@ -29,7 +33,13 @@ def torchvision_source(name: str, root: Path) -> ArraySource:
         data = _open(builder, name, root, split)
         classes = _class_names(data)
         for i in range(len(data)):
-            image, label = data[i]
+            try:
+                image, label = data[i]
+            except Exception as reason:  # of decoders that torchvision chooses
+                raise BcosError(
+                    f"image {i} of {split} in torchvision's {name} below {str(root)!r} cannot be read: "
+                    f"{first_line(reason)}; remove its folder there, and it is downloaded again"
+                ) from reason
             if not isinstance(label, int):
                 raise BcosError(f"torchvision's {name} has no class labels; choose a classification data set")
             path = f"{split}/{label}/{i:07d}.png"
@@ -48,6 +58,8 @@ def _open(builder: Any, name: str, root: Path, split: str) -> Any:
         arguments["split"] = split
     else:
         raise BcosError(f"torchvision's {name} has no train and test splits; unpack it to folders and pack those")
+    if "loader" in parameters:
+        arguments["loader"] = _load
     if "download" in parameters:
         arguments["download"] = True
     try:
@@ -57,6 +69,15 @@ def _open(builder: Any, name: str, root: Path, split: str) -> Any:
             f"cannot open torchvision's {name} below {str(root)!r}: {reason}; "
             "put the files there, or name their folder with --root"
         ) from reason
+
+
+def _load(path: str | Path) -> Image.Image:
+    """Open a file as all images are opened."""
+    try:
+        with opened(Path(path)) as image:
+            return as_seen(image, 3)
+    except UnreadableImageError as reason:
+        raise BcosError(f"{path}: {reason}") from reason
 
 
 def _class_names(data: Any) -> list[str]:

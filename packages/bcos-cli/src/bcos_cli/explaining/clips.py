@@ -1,6 +1,5 @@
 """Explaining videos and animated images, frame by frame, with a memory that does not grow with their length."""
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from bcos_cli.explaining.records import ExplainedImage
 from bcos_cli.explaining.scales import Scales, Shelf, scales_of
 from bcos_cli.explaining.writing import Writer, receipt_record, record, scale_of
 from bcos_cli.images import ImageFile, prepare
+from bcos_core.files import replacement
 from bcos_explain.render import animation
 from bcos_explain.render.raster import draw
 
@@ -105,19 +105,17 @@ class ClipExplainer:
         """Write maps (frames, H, W) of each answer, one frame in memory at a time; return the file names."""
         names: list[str] = []
         stored: list[NDArray[Any]] = []
-        asides: list[Path] = []
-        for f, subject in enumerate(shelf):
-            for i, answer in enumerate(subject.answers):
-                map = subject.arrays[f"map.{i}"]
-                if f == 0:
-                    names.append(f"{self.writer.stem(file, answer)}.npy")
-                    asides.append(self.writer.out / f".{names[i]}.{os.getpid()}.tmp")
-                    shape = (len(shelf), *map.shape)
-                    stored.append(np.lib.format.open_memmap(asides[i], "w+", dtype=np.float32, shape=shape))
-                stored[i][f] = map
-        stored.clear()  # written to disk when nobody holds them any more
-        for aside, name in zip(asides, names, strict=True):
-            aside.replace(self.writer.out / name)
+        with ExitStack() as stack:
+            for f, subject in enumerate(shelf):
+                for i, answer in enumerate(subject.answers):
+                    map = subject.arrays[f"map.{i}"]
+                    if f == 0:
+                        names.append(f"{self.writer.stem(file, answer)}.npy")
+                        aside = stack.enter_context(replacement(self.writer.out / names[i]))
+                        shape = (len(shelf), *map.shape)
+                        stored.append(np.lib.format.open_memmap(aside, "w+", dtype=np.float32, shape=shape))
+                    stored[i][f] = map
+            stored.clear()  # written to disk when nobody holds them any more
         return names
 
     def _records(

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from bcos_cli import console
+from bcos_cli.data.decoding import UnreadableImageError
 from bcos_cli.explaining.answers import EXACT, Asker, Subject
 from bcos_cli.explaining.clips import ClipExplainer
 from bcos_cli.explaining.contact import ContactSheet
@@ -18,7 +19,7 @@ from bcos_cli.explaining.questions import Wanted, wanted
 from bcos_cli.explaining.records import Written
 from bcos_cli.explaining.scales import Scales, Shelf, scales_of
 from bcos_cli.explaining.writing import Writer
-from bcos_cli.images import Failure, ImageFile, Loaded, UnreadableImageError, find_images, read_image
+from bcos_cli.images import Failure, ImageFile, Loaded, find_images, read_image
 from bcos_cli.outputs import check_folder
 from bcos_cli.trained import default_device, load_trained
 from bcos_explain import get_explainer

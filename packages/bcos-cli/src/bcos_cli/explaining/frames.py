@@ -1,5 +1,6 @@
 """Frames of videos and animated images, one at a time."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import Any
 
 from PIL import Image
 
-from bcos_cli.images import VIDEO_SUFFIXES, UnreadableImageError, opened
-from bcos_core.errors import first_line
+from bcos_cli.data.decoding import UnreadableImageError, check_size, opened, unreadable
+from bcos_cli.images import VIDEO_SUFFIXES
 
 _ANIMATED = ("GIF", "WEBP", "PNG")
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+"""Kinds of files that FFmpeg may take a video for; others name files or addresses that it would open."""
 _UNTIMED = 100.0
 """Milliseconds that browsers show a frame without a time."""
 
@@ -33,7 +36,7 @@ def is_clip(path: Path) -> bool:
         return True
     try:
         with opened(path) as image:
-            return image.format in _ANIMATED and getattr(image, "n_frames", 1) > 1
+            return image.format in _ANIMATED and bool(getattr(image, "is_animated", False))
     except UnreadableImageError:
         return False
 
@@ -60,36 +63,40 @@ def frames(path: Path, every: int = 1) -> Iterator[Frame]:
 
 def _of_image(path: Path) -> Iterator[Frame]:
     with opened(path) as image:
-        for i in range(getattr(image, "n_frames", 1)):
-            image.seek(i)
+        # frames of a GIF could be counted only by reading all of it, which may be a million of them
+        promised = None if image.format == "GIF" else getattr(image, "n_frames", 1)
+        for i in itertools.count() if promised is None else range(promised):
+            try:
+                image.seek(i)
+            except EOFError:
+                if promised is None:
+                    return
+                raise
+            check_size(*image.size)  # that of a GIF may grow
             image.load()
             yield Frame(image.copy(), float(image.info.get("duration") or _UNTIMED))
 
 
 def _of_video(path: Path) -> Iterator[Frame]:
     av = _pyav()
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise UnreadableImageError("holds no video")
-            stream = container.streams.video[0]
-            usual = 1000 / float(stream.average_rate) if stream.average_rate else _UNTIMED
-            previous: Any = None
-            for frame in container.decode(stream):
-                if previous is not None:
-                    yield _frame(previous, _between(previous, frame, usual))
-                previous = frame
+    # a file, not its name, which might be the address of something else
+    with unreadable(), path.open("rb") as file, av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
+        if not container.streams.video:
+            raise UnreadableImageError("holds no video")
+        stream = container.streams.video[0]
+        usual = 1000 / float(stream.average_rate) if stream.average_rate else _UNTIMED
+        previous: Any = None
+        check_size(stream.codec_context.width, stream.codec_context.height)
+        for frame in container.decode(stream):
             if previous is not None:
-                yield _frame(previous, usual)
-    except UnreadableImageError:
-        raise
-    except Exception as reason:  # a damaged file raises anything
-        raise UnreadableImageError(
-            f"cannot be read: {getattr(reason, 'strerror', None) or first_line(reason)}"
-        ) from reason
+                yield _frame(previous, _between(previous, frame, usual))
+            previous = frame
+        if previous is not None:
+            yield _frame(previous, usual)
 
 
 def _frame(frame: Any, milliseconds: float) -> Frame:
+    check_size(frame.width, frame.height)
     image: Image.Image = frame.to_image()
     turned = getattr(frame, "rotation", 0)
     return Frame(image.rotate(turned, expand=True) if turned else image, milliseconds)

@@ -1,6 +1,7 @@
 """Checkpoints of a run: written aside and renamed, the last ones and the best kept."""
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,8 @@ MODEL, EMA = "model", "ema"
 """Names of weights in a checkpoint."""
 BEST = "best"
 _STATE = "state.pt"
+_ASIDE = re.compile(rf"\.(?P<name>step-[0-9]{{8,}}|{BEST})\.(?P<state>tmp|old)")
+"""Names of checkpoints that are being written, removed or replaced."""
 
 
 @dataclass
@@ -117,14 +120,14 @@ class Checkpoints:
 
     def clean(self) -> None:
         """Remove what a killed run was writing or removing, and put back what it was replacing."""
-        for stale in self.folder.glob(".*.tmp"):
-            shutil.rmtree(stale, ignore_errors=True)
-        for old in self.folder.glob(".*.old"):
-            final = self.folder / old.name.removeprefix(".").removesuffix(".old")
-            if final.exists():
-                shutil.rmtree(old, ignore_errors=True)
+        for path in list(self.folder.glob(".*")):
+            if (match := _ASIDE.fullmatch(path.name)) is None:
+                continue
+            final = self.folder / match["name"]
+            if match["state"] == "tmp" or final.exists():
+                shutil.rmtree(path, ignore_errors=True)
             else:
-                old.rename(final)
+                path.rename(final)
 
     def all(self) -> list[Path]:
         """All checkpoints that are whole, oldest first; not the best."""

@@ -15,7 +15,7 @@ from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.described import differences
 from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, shortened, shown
-from bcos_core.files import naming, write_atomically
+from bcos_core.files import naming, remove_asides, write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
 LOCK = ".lock"
@@ -68,8 +68,8 @@ class RunFolder:
         self._check_run() if resume else self._check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         with self.locked():
-            for stale in self.path.glob(".*.tmp"):  # what a killed run was writing
-                stale.unlink(missing_ok=True)
+            files = (self.config, self.metrics, self.weights, self.evaluation, self.report)
+            remove_asides(self.path, {path.name for path in files}.__contains__)
             self.preempted.unlink(missing_ok=True)
             self.resume(recipe) if resume else self.start(recipe)
             yield

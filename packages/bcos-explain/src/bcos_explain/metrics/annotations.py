@@ -16,6 +16,9 @@ from bcos_core import BcosError
 
 _T = TypeVar("_T")
 
+MOST_PIXELS = 2**28
+"""Of an annotated image."""
+
 Size = int | tuple[int, int]
 """Of the shorter side, or height and width."""
 
@@ -66,7 +69,7 @@ def read_coco(path: str | Path, *, masks: bool = False) -> dict[str, Annotation]
             objects[one["image_id"]].append(one)
         found = {}
         for image in content["images"]:
-            of_image, size = objects[image["id"]], (int(image["height"]), int(image["width"]))
+            of_image, size = objects[image["id"]], _size(image)
             found[str(image["file_name"])] = Annotation(
                 name=str(image["file_name"]),
                 size=size,
@@ -234,10 +237,18 @@ def _voc(content: Mapping[str, Any]) -> Annotation:
         raise ValueError("a filename and a name of each object are needed")
     return Annotation(
         name=str(content["filename"]),
-        size=(int(size["height"]), int(size["width"])),
+        size=_size(size),
         boxes=_boxes([[x0 - 1, y0 - 1, x1, y1] for x0, y0, x1, y1 in boxes]),
         labels=tuple(str(one["name"]) for one in objects),
     )
+
+
+def _size(described: Mapping[str, Any]) -> tuple[int, int]:
+    """Height and width, of at most :data:`MOST_PIXELS`: masks of that size are made."""
+    height, width = int(described["height"]), int(described["width"])
+    if min(height, width) < 1 or height * width > MOST_PIXELS:
+        raise ValueError(f"an image of {height}×{width} pixels; from 1 to {MOST_PIXELS:,} are possible")
+    return height, width
 
 
 def _from_corner_and_size(box: Sequence[float]) -> list[float]:
@@ -266,7 +277,7 @@ def _text(path: str | Path) -> str:
 def _json(path: str | Path) -> Any:
     try:
         return json.loads(_text(path))
-    except json.JSONDecodeError as reason:
+    except (json.JSONDecodeError, RecursionError) as reason:
         raise BcosError(f"{path} is no JSON: {reason}") from reason
 
 

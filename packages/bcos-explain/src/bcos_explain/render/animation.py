@@ -1,7 +1,6 @@
 """Moving pictures, written frame by frame: GIF and WebP, with one frame in memory at a time."""
 
 import io
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, get_args
 
 from bcos_core import BcosError
+from bcos_core.files import replacement
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -39,17 +39,10 @@ def animation(path: str | Path, format: AnimationFormat) -> Iterator[AnimationWr
     """
     if format not in get_args(AnimationFormat):
         raise BcosError(f"animations can be {', '.join(get_args(AnimationFormat))}, got {format!r}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with aside.open("wb") as file:
-            writer = _Gif(file) if format == "gif" else _WebP(file)
-            yield writer
-            writer.finish()
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacement(path) as aside, aside.open("wb") as file:
+        writer = _Gif(file) if format == "gif" else _WebP(file)
+        yield writer
+        writer.finish()
 
 
 class _Frames:

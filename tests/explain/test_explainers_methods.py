@@ -68,7 +68,7 @@ def test_integrated_gradients_bound_the_images_that_are_passed_at_once(plain_net
     x = torch.rand(2, 3, 8, 8)
     small = get_explainer("integrated_gradients", internal_batch_size=6)(plain_net, x, 1)
     assert max(seen) == 6
-    assert sum(seen) == 2 + 2 * 50
+    assert sum(seen) == 2 + 1 + 2 * 50  # for the classes, at the zero input, and along the lines
     whole = get_explainer("integrated_gradients", internal_batch_size=1000)(plain_net, x, 1)
     torch.testing.assert_close(small, whole)
     one_by_one = get_explainer("integrated_gradients", internal_batch_size=1)(plain_net, x, 1)

@@ -159,6 +159,21 @@ def test_deeplift_follows_the_rescale_rule(plain):
     torch.testing.assert_close(ours.sum((1, 2, 3)), (net(x) - at_zero)[:, 1])
 
 
+@pytest.mark.parametrize(
+    "kind", [nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.SELU, nn.CELU, nn.ELU]
+)
+def test_deeplift_rescales_at_every_activation(kind):
+    net, x = Called(kind()).double().eval(), 9 * torch.rand(2, 3, 8, 8).double()
+    at_zero, at_x = net.conv(torch.zeros_like(x)).detach(), net.conv(x).detach()
+    multiplier = (net.activation(at_x) - net.activation(at_zero)) / (at_x - at_zero)
+    slopes = net.head.weight[1, :, 0, 0, None, None].detach() / at_x[0, 0].numel()
+    expected = x * F.conv_transpose2d(slopes * multiplier, net.conv.weight.detach())
+    with collect_remarks() as remarks:
+        ours = get_explainer("deeplift")(net, x, 1)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    assert not remarks
+
+
 def test_deeplift_tells_the_calls_of_one_activation_apart(plain):
     net, x = plain
     expected = get_explainer("deeplift")(net, x, torch.tensor([[1, 2]] * 3))
@@ -300,6 +315,7 @@ def test_random_methods_follow_their_own_seed_alone(name, plain):
     assert not torch.allclose(first, other)
 
 
+@pytest.mark.filterwarnings("ignore::bcos_explain.explainers.ExplainerRemark")
 @pytest.mark.parametrize("pool", ["token", "mean"])
 def test_rollout_multiplies_the_attention_of_all_layers(pool):
     net = TokenNet(pool).double().eval()

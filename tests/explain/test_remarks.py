@@ -180,6 +180,18 @@ def test_rise_says_how_much_of_a_map_is_noise_of_its_masks():
     assert line.endswith("% of the map's variance is noise of the masks; raise n_masks")
 
 
+def test_lime_says_where_there_are_more_cells_than_samples():
+    net, x = calibrated("plain")  # 12×16 pixels
+    assert lines_of("lime", net, x[:1], cell=4, n_samples=12)[1] == []
+    expected = ["48 coefficients are fitted to 20 samples; raise n_samples or cell"]
+    assert lines_of("lime", net, x[:1], cell=2, n_samples=20)[1] == expected
+
+
+def test_rollout_says_that_it_knows_no_classes():
+    net, x = calibrated("tokens")
+    assert lines_of("attention_rollout", net, x)[1] == ["attention is the same for every class"]
+
+
 def test_nothing_is_said_where_there_is_nothing_to_say():
     net, x = calibrated("plain")
     with warnings.catch_warnings():

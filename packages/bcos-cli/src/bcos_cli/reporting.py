@@ -219,7 +219,7 @@ def show(evaluation: Evaluation) -> None:
     for metric, results in evaluation.explanations.items():
         for explainer, lines in remarks_of(results).items():
             for line in lines:
-                console.out.print(f"{metric}/{explainer}: {line}")
+                console.out.print(f"{metric}/{explainer}: {line}", markup=False)
 
 
 def _write_run(folder: RunFolder, recipe: Recipe, trained: TrainedModel, evaluation: Evaluation) -> None:

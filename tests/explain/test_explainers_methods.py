@@ -62,6 +62,7 @@ def test_integrated_gradients_sum_to_the_distance_from_the_baseline(net_and_inpu
     torch.testing.assert_close(ours.sum((1, 2, 3)), expected, atol=2e-3, rtol=1e-3)
 
 
+@pytest.mark.filterwarnings("ignore::bcos_explain.explainers.ExplainerRemark")
 def test_integrated_gradients_bound_the_images_that_are_passed_at_once(plain_net):
     seen = []
     plain_net.register_forward_pre_hook(lambda _m, args: seen.append(len(args[0])))

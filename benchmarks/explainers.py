@@ -17,7 +17,7 @@ from bcos_cli.data.transforms import inference_transform
 from bcos_cli.trained import TrainedModel, load_trained
 from bcos_core import BcosError
 from bcos_explain import get_explainer, list_explainers
-from bcos_explain.explainers import attribute
+from bcos_explain.explainers import attribute, collect_remarks, remark_lines
 from bcos_explain.metrics import grid_pointing_game
 
 
@@ -71,16 +71,19 @@ def main() -> None:
     )
     grids = drawn_grids(labels, arguments.size, arguments.grids, seed=0)
     print("| explainer | GridPG | 95 % interval | s an image | forward passes |\n|---|---|---|---|---|")
+    said: list[str] = []
     for name in arguments.explainer or list_explainers():
         explainer = get_explainer(name)
         try:
             start = time.perf_counter()
-            attribute(explainer, model, x[:2], labels[:2], batch_size=1)
+            with collect_remarks():
+                attribute(explainer, model, x[:2], labels[:2], batch_size=1)
             seconds = (time.perf_counter() - start) / 2
-            result = grid_pointing_game(
-                model, explainer, images, labels, torch.ones(len(labels)),
-                n=arguments.size, grids=grids, smooth=arguments.smooth, batch_size=1, encode=trained.encode,
-            )  # fmt: skip
+            with collect_remarks() as remarks:
+                result = grid_pointing_game(
+                    model, explainer, images, labels, torch.ones(len(labels)),
+                    n=arguments.size, grids=grids, smooth=arguments.smooth, batch_size=1, encode=trained.encode,
+                )  # fmt: skip
         except BcosError as reason:
             print(f"| `{name}` | {str(reason).partition(';')[0]} | | | |", flush=True)
             continue
@@ -89,6 +92,8 @@ def main() -> None:
             f"| `{name}` | {result.mean:.1%} | {low:.1%} to {high:.1%} | {seconds:.2f} | {seconds / forward:.0f} |",
             flush=True,
         )
+        said += [f"`{name}`: {line}" for line in remark_lines(remarks)]
+    print("\n" + "\n".join(said))
 
 
 if __name__ == "__main__":

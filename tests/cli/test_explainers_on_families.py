@@ -4,8 +4,9 @@ import pytest
 import torch
 import torchvision
 
+from bcos_core import AddInverse
 from bcos_explain import get_explainer, list_explainers
-from bcos_explain.explainers import attribute
+from bcos_explain.explainers import attribute, collect_remarks
 from bcos_models import create_model
 
 QUICK = {
@@ -38,12 +39,15 @@ def test_every_explainer_works_on(network):
         for _ in range(3):  # an untrained network has no signal before its norms know the data
             model(torch.rand(8, channels, size, size))
     model.eval()
-    x = torch.rand(1, channels, size, size)
+    x = torch.rand(1, 3, size, size)
+    x = AddInverse()(x) if channels == 6 else x
     for name in list_explainers():
         if name == "attention_rollout" and network not in TRANSFORMERS:
             continue
         options = {"window": size // 4} if name == "occlusion" else QUICK.get(name, {})
-        maps = attribute(get_explainer(name, **options), model, x, torch.arange(4)[None])
+        with collect_remarks() as remarks:
+            maps = attribute(get_explainer(name, **options), model, x, torch.arange(4)[None])
+        assert not any("cancel" in r.text for r in remarks), name
         assert maps.shape == (1, 4, size, size), name
         assert maps.isfinite().all(), name
         assert maps[0].std((1, 2)).max() > 0, name  # Grad-CAM may be blank for some class

@@ -108,6 +108,34 @@ def test_contrast_is_the_difference_of_both_explanations(run, pictures, tmp_path
                 assert both.weight is None
 
 
+def test_what_a_method_says_of_its_map_is_in_the_records_and_under_the_picture(run, pictures, tmp_path, bcos):
+    options = PictureOptions(format="svg", contact_sheet=True)
+    methods = ["bcos", "guided_backprop"]
+    written = explain_files(run, [pictures], tmp_path / "out", methods=methods, top_k=2, pictures=options)
+    said = "this is the plain gradient: no ReLU ran in this network"
+    assert all(e.remarks == ([said] if e.method == "guided_backprop" else []) for e in written.explanations)
+    for name in (written.explanations[0].pictures["overview"], *written.contact_sheets):
+        shown = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "out" / name).read_text()))
+        assert f"guided_backprop: {said}" in shown
+    _, out, _ = bcos("explain", run, pictures / "0.png", "--method", "guided_backprop", "--out", "again")
+    assert f"guided_backprop: {said}" in " ".join(out.split())
+
+
+def test_contrast_of_a_method_that_is_the_same_for_both_classes_is_zero_and_says_so(run, pictures):
+    trained = load_trained(run)
+    images = torch.stack([load_image(p, trained.input) for p in sorted(pictures.iterdir())])
+
+    def blind(model, x, target):  # up to rounding
+        return x.sum(1) * (1 + 1e-7 * target.reshape(-1, 1, 1))
+
+    asker = Asker(trained, {"blind": blind})
+    for subject in asker.answer(images, [Question(1), Question(1, 0)]):
+        alone, contrast = subject.answers
+        assert not alone.remarks
+        assert [str(r) for r in contrast.remarks] == ["the map is zero: its parts cancel, up to rounding"]
+        assert not subject.arrays["map.1"].any()
+
+
 def test_receipt_says_what_the_logit_is_made_of(run, pictures, tmp_path):
     explain_files(run, [pictures], tmp_path / "out", top_k=2)
     document = json.loads((tmp_path / "out" / "explanations.json").read_text())

@@ -11,6 +11,7 @@ from bcos_cli.scoring import score
 from bcos_cli.training.building import build
 from bcos_core import BcosError, explain
 from bcos_explain import get_explainer
+from bcos_explain.explainers import Remark
 from bcos_explain.metrics import MetricResult
 
 CLASSES = ["rows", "columns", "corner"]
@@ -102,20 +103,24 @@ def test_report_says_what_was_measured(trained, evaluation, chosen):
     assert any("gridpg/bcos was not measured" in note for note in data.notes)  # the network is sure of nothing
 
 
-def test_metrics_of_explainers_are_shown_without_their_undefined_scores(trained, evaluation, chosen):
+def test_metrics_of_explainers_keep_their_undefined_scores_and_say_what_explainers_said(trained, evaluation, chosen):
     nan = float("nan")
     evaluation.explanations = {
         "gridpg": {"bcos": MetricResult(scores=torch.tensor([0.5, nan, 0.75, 1.0]), cluster=4, chance=0.25)},
         "deletion": {
             "bcos": MetricResult(scores=torch.tensor([0.25, 0.5]), higher_is_better=False),
-            "gradcam": MetricResult(scores=torch.tensor([nan, 0.5]), higher_is_better=False),
+            "gradcam": MetricResult(
+                scores=torch.tensor([nan, 0.5]), higher_is_better=False, remarks=(Remark("it lost {share}", 0.25),)
+            ),
         },
         "game": {"bcos": MetricResult(scores=torch.ones(8), cluster=4, higher_is_better=True, chance=0.125)},
     }
     data = report_data(chosen, trained, evaluation, [])
     deletion, game = data.metrics
-    assert data.gridpg == {"bcos": [0.5, 0.75, 1.0]}
-    assert (deletion.scores, deletion.best) == ({"bcos": [0.25, 0.5], "gradcam": [0.5]}, "low")
+    assert data.gridpg == {"bcos": pytest.approx([0.5, nan, 0.75, 1.0], nan_ok=True)}
+    assert deletion.scores == {"bcos": [0.25, 0.5], "gradcam": pytest.approx([nan, 0.5], nan_ok=True)}
+    assert deletion.best == "low"
+    assert deletion.remarks == {"gradcam": ["it lost 25 %"]}
     assert "lower is better" in deletion.description
     assert (deletion.group, game.group, game.chance, game.best) == (1, 4, 0.125, "high")
     assert data.headline["GridPG of bcos (chance 25 %)"] == "75.0 %"

@@ -15,6 +15,7 @@ import bcos_cli.measuring
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.gate import Condition
+from bcos_cli.reporting import show
 from bcos_cli.scoring import ScoringOptions, score
 from bcos_cli.training import engine
 from bcos_cli.training.building import build
@@ -172,6 +173,69 @@ def test_metrics_of_plugins_get_what_they_need(trained, shards, monkeypatch):
     assert [(n, b, s) for n, _, b, s in seen["chunked"]] == [(3, 3, 5), (3, 3, 5), (2, 3, 5)]
     assert evaluation.explanations["chunked"]["bcos"].scores.tolist() == [i * 24 // 8 for i in range(8)]
     assert evaluation.classification is None
+
+
+def scored(metric, trained, shards, monkeypatch, unit="image", **described):
+    """The evaluation of a stranger's metric."""
+    spec = MetricSpec("strange", "strangers.metrics:strange", needs=("model", "images"), unit=unit, **described)
+    monkeypatch.setattr("bcos_cli.scoring.metric_specs", lambda: [spec])
+    for module in ("scoring", "measuring"):
+        monkeypatch.setattr(f"bcos_cli.{module}.get_metric", {"strange": metric}.get)
+    return score(trained, shards, replace(OPTIONS, metrics=("strange",), images=8))
+
+
+def of_each(images, value=0.5, **options):
+    return metrics.MetricResult(scores=torch.full((len(images),), value), **options)
+
+
+@pytest.mark.parametrize(
+    ("metric", "described", "reason"),
+    [
+        (lambda m, images, **_: of_each(images[1:]), {}, "returned scores of 2 images for 3; use NaN where"),
+        (lambda m, images, **_: OnlyAMean(), {}, "returned OnlyAMean; with unit='image' it has to be a MetricResult"),
+        (lambda m, images, **_: 0.5, {"unit": "whole"}, "returned float; with unit='whole'"),
+        (lambda m, images, **_: of_each(images, cluster=len(images)), {}, "has unit='image', but scores that belong"),
+        (
+            lambda m, images, **_: of_each(images, higher_is_better=True),
+            {"higher_is_better": False},
+            "says that higher_is_better=False, its result says the opposite",
+        ),
+        (lambda m, images, **_: of_each(images, float("inf")), {}, "scores must be finite, or NaN where the metric is"),
+    ],
+)
+def test_metrics_that_break_their_promise_are_named(metric, described, reason, trained, shards, monkeypatch):
+    evaluation = scored(metric, trained, shards, monkeypatch, **described)
+    assert reason in evaluation.skipped["strange"]
+    if "finite" not in reason:
+        assert evaluation.skipped["strange"].startswith("the metric 'strange' (strangers.metrics:strange)")
+    assert not evaluation.explanations
+
+
+def test_metrics_that_keep_their_promise_are_measured(trained, shards, monkeypatch):
+    def metric(model, images, *, encode):
+        return of_each(images, float("nan"), higher_is_better=False)
+
+    evaluation = scored(metric, trained, shards, monkeypatch, higher_is_better=False)
+    assert (evaluation.skipped, len(evaluation.explanations["strange"][""].scores)) == ({}, 8)
+
+
+def test_what_explainers_say_is_under_the_table_and_in_the_files(trained, shards, capsys):
+    options = replace(OPTIONS, metrics=("sparseness",), explainers=("guided_backprop", "bcos"))
+    evaluation = score(trained, shards, options)
+    said = "this is the plain gradient: no ReLU ran in this network"
+    by_explainer = json.loads(evaluation.to_json())["explanations"]["sparseness"]
+    assert {name: result["remarks"] for name, result in by_explainer.items()} == {"guided_backprop": [said], "bcos": []}
+    show(evaluation)
+    assert f"sparseness/guided_backprop: {said}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_remarks_survive_a_kill(trained, shards, tmp_path, monkeypatch):
+    options = replace(OPTIONS, metrics=("sparseness",), explainers=("guided_backprop",), grids=0)
+    monkeypatch.setattr(bcos_cli.scoring.PartialResults, "clear", lambda self: None)
+    once, again = (score(trained, shards, options, partial=tmp_path / "partial") for _ in range(2))
+    remarks = [e.explanations["sparseness"]["guided_backprop"].remarks for e in (once, again)]
+    assert remarks[0] == remarks[1]
+    assert len(remarks[0]) == 1
 
 
 def test_unknown_options_are_refused(trained, shards):

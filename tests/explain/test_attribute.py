@@ -8,6 +8,8 @@ from bcos_core import BcosError
 from bcos_explain import get_explainer
 from bcos_explain.explainers import attribute
 
+pytestmark = pytest.mark.filterwarnings("ignore::bcos_explain.explainers.ExplainerRemark")
+
 
 class Limited:
     """An explainer with memory for a few images only."""

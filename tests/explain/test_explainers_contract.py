@@ -22,6 +22,8 @@ QUICK = {
 TRANSFORMERS_ONLY = {"attention_rollout"}
 SAME_FOR_EVERY_CLASS = {"attention_rollout"}
 
+pytestmark = pytest.mark.filterwarnings("ignore::bcos_explain.explainers.ExplainerRemark")
+
 
 def quick(name):
     return bcos_explain.get_explainer(name, **QUICK.get(name, {}))

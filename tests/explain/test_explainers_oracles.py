@@ -11,6 +11,7 @@ from torch import nn
 
 from bcos_core import BcosError, explain
 from bcos_explain import get_explainer
+from bcos_explain.explainers import collect_remarks, remark_lines
 
 
 @pytest.fixture
@@ -61,9 +62,71 @@ def test_guided_backprop_cuts_negative_gradients_at_every_relu(plain):
     assert expected.abs().sum() > 0
 
 
-def test_guided_backprop_is_the_gradient_without_relus():
+class Called(nn.Module):
+    """A network whose only activation is a function, called on what a convolution gives."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.activation = activation
+        self.conv, self.head = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 1)
+
+    def forward(self, x):
+        return self.head(self.activation(self.conv(x))).mean((2, 3))
+
+
+RELUS = {
+    "ReLU": nn.ReLU(),
+    "ReLU in place": nn.ReLU(inplace=True),
+    "F.relu": F.relu,
+    "torch.relu": torch.relu,
+    "Tensor.relu_": lambda x: x.relu_(),
+    "relu_ whose result is dropped": lambda x: (torch.relu_(x), x)[1],
+    "clamp": lambda x: x.clamp(min=0),
+    "clamp_min": lambda x: torch.clamp_min(x, 0.0),
+    "threshold": nn.Threshold(0, 0),
+}
+BOUNDED = {
+    "ReLU6": nn.ReLU6(),
+    "F.relu6": F.relu6,
+    "hardtanh": lambda x: F.hardtanh(x, 0.0, 6.0, inplace=True),
+    "clamp to 6": lambda x: x.clamp(0, 6),
+}
+
+
+@pytest.mark.parametrize(("activation", "bound"), [(n, 1e9) for n in RELUS] + [(n, 6.0) for n in BOUNDED])
+def test_guided_backprop_guides_at_every_relu_however_it_is_called(activation, bound):
+    net = Called((RELUS | BOUNDED)[activation]).double().eval()
+    x = 9 * torch.rand(2, 3, 8, 8).double()  # so that some values are above 6
+    before = net.conv(x).detach()
+    slopes = torch.zeros_like(before) + net.head.weight[1, :, 0, 0, None, None].detach() / before[0, 0].numel()
+    guided = slopes.clamp_min(0) * (before > 0) * (before < bound)
+    expected = F.conv_transpose2d(guided, net.conv.weight.detach())
+    with collect_remarks() as remarks:
+        ours = get_explainer("guided_backprop")(net, x, 1)
+    torch.testing.assert_close(ours, expected)
+    assert not torch.allclose(ours, gradient(net, x, 1))
+    assert not remarks
+
+
+def test_guided_backprop_says_that_it_is_the_gradient_without_relus():
     net, x = calibrated("bcos_rgb")
-    torch.testing.assert_close(get_explainer("guided_backprop")(net, x, 1), get_explainer("gradient")(net, x, 1))
+    with collect_remarks() as remarks:
+        ours = get_explainer("guided_backprop")(net, x, 1)
+    torch.testing.assert_close(ours, get_explainer("gradient")(net, x, 1))
+    assert remark_lines(remarks) == ["this is the plain gradient: no ReLU ran in this network"]
+
+
+def test_guided_backprop_names_activations_that_it_does_not_guide_at():
+    for activation, expected in (
+        (F.gelu, "this is the plain gradient: no ReLU ran in this network, but gelu"),
+        (lambda x: F.silu(F.gelu(x.relu())), "guided at ReLUs alone: 2 other activations (gelu, silu) pass the plain"),
+        (lambda x: F.hardtanh(x), "this is the plain gradient: no ReLU ran in this network, but hardtanh"),
+        (lambda x: x.clamp(min=-1), "this is the plain gradient: no ReLU ran in this network"),
+    ):
+        with collect_remarks() as remarks:
+            get_explainer("guided_backprop")(Called(activation).eval(), torch.rand(2, 3, 8, 8), 1)
+        (line,) = remark_lines(remarks)
+        assert line.startswith(expected)
 
 
 class Rescaled(nn.Module):
@@ -94,6 +157,21 @@ def test_deeplift_follows_the_rescale_rule(plain):
     net.features[2], net.act = Rescaled(first), Rescaled(second)
     torch.testing.assert_close(ours, x * gradient(net, x, 1))
     torch.testing.assert_close(ours.sum((1, 2, 3)), (net(x) - at_zero)[:, 1])
+
+
+@pytest.mark.parametrize(
+    "kind", [nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.SELU, nn.CELU, nn.ELU]
+)
+def test_deeplift_rescales_at_every_activation(kind):
+    net, x = Called(kind()).double().eval(), 9 * torch.rand(2, 3, 8, 8).double()
+    at_zero, at_x = net.conv(torch.zeros_like(x)).detach(), net.conv(x).detach()
+    multiplier = (net.activation(at_x) - net.activation(at_zero)) / (at_x - at_zero)
+    slopes = net.head.weight[1, :, 0, 0, None, None].detach() / at_x[0, 0].numel()
+    expected = x * F.conv_transpose2d(slopes * multiplier, net.conv.weight.detach())
+    with collect_remarks() as remarks:
+        ours = get_explainer("deeplift")(net, x, 1)
+    torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    assert not remarks
 
 
 def test_deeplift_tells_the_calls_of_one_activation_apart(plain):
@@ -163,6 +241,7 @@ def test_occlusion_passes_as_many_images_of_any_size():
         assert sum(passed) == 2 + 15**2  # for the target, for the whole image, and for each window
 
 
+@pytest.mark.filterwarnings("ignore::bcos_explain.explainers.ExplainerRemark")
 def test_rise_is_the_average_of_masks_by_confidence(plain):
     net, x = plain
     rise = get_explainer("rise", n_masks=30, cells=4, p=0.3, seed=5)
@@ -221,6 +300,7 @@ def test_lime_is_the_weighted_ridge_regression_of_its_samples(plain):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)  # Captum fits in float32
 
 
+@pytest.mark.filterwarnings("ignore::bcos_explain.explainers.ExplainerRemark")
 @pytest.mark.parametrize("name", ["rise", "lime", "smoothgrad"])
 def test_random_methods_follow_their_own_seed_alone(name, plain):
     net, x = plain
@@ -235,6 +315,7 @@ def test_random_methods_follow_their_own_seed_alone(name, plain):
     assert not torch.allclose(first, other)
 
 
+@pytest.mark.filterwarnings("ignore::bcos_explain.explainers.ExplainerRemark")
 @pytest.mark.parametrize("pool", ["token", "mean"])
 def test_rollout_multiplies_the_attention_of_all_layers(pool):
     net = TokenNet(pool).double().eval()

@@ -152,6 +152,7 @@ def test_an_explanation_that_ignores_the_image_is_perfectly_stable():
     assert max_sensitivity(net, constant, x).scores.tolist() == [0, 0]
 
 
+@pytest.mark.filterwarnings("ignore::bcos_explain.explainers.ExplainerRemark")
 def test_blank_maps_are_undefined_or_explain_nothing():
     def blank(model, x, target):
         return torch.zeros(len(x), 8, 8)

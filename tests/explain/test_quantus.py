@@ -64,6 +64,7 @@ def test_arguments_that_are_not_known_are_refused(given):
         explain_func(get_explainer("bcos"))(net, x, y, softmax=True)
 
 
+@pytest.mark.filterwarnings("ignore::bcos_explain.explainers.ExplainerRemark")
 @pytest.mark.parametrize("name", ["bcos", "integrated_gradients", "layercam"])
 def test_sparseness_is_our_gini_index(quantus, given, name):  # to which Quantus adds 1e-7 a pixel
     theirs = measured(quantus.Sparseness(**OPTIONS), given, name)

@@ -108,7 +108,8 @@ def data():
         ],
         confusion=Confusion([[5, 1, 0], [0, 7, 2], [0, 0, 4]], ["cat", f"dog {EVIL}", "owl"]),
         gallery=[item(rng), item(rng, f"dog {EVIL}", f"cat {EVIL}"), item(rng, "cat", "owl")],
-        gridpg={"bcos": [0.9, 0.8, 1.0], f"other {EVIL}": [0.3, 0.2, 0.25]},
+        gridpg={"bcos": [0.9, 0.8, 1.0, 0.9], f"other {EVIL}": [0.3, 0.2, 0.25, 0.25]},
+        gridpg_remarks={f"other {EVIL}": [f"it fell back {EVIL}"]},
         notes=[f"note {EVIL}"],
     )
 
@@ -346,7 +347,7 @@ def test_parts_without_data_are_left_out():
 
 def test_missing_and_infinite_values_leave_gaps():
     curves = [{"epoch": 1, "train_loss": 1.0}, {"epoch": 2, "train_loss": float("nan"), "test_top1": None}]
-    page = Page(render_report(ReportData(title="t", curves=curves, gridpg={"none": [], "one": [0.5]})))
+    page = Page(render_report(ReportData(title="t", curves=curves, gridpg={"none": [], "one": [0.5] * 4})))
     assert [a["aria-label"] for a in page.all("svg") if "aria-label" in a] == ["loss over epochs", "Box plot of one"]
 
 
@@ -382,8 +383,8 @@ def test_data_that_do_not_fit_are_refused():
         Table(title="T", columns=("a", "b"), rows=[(1, 2), (1, 2, 3)])
     with pytest.raises(BcosError, match=r"'a' has 5 scores under 'M', which are no whole groups of 4"):
         MetricScores(title="M", scores={"a": [0.5] * 5}, group=4)
-    with pytest.raises(BcosError, match=r"scores of 'a' under 'M' must be finite"):
-        MetricScores(title="M", scores={"a": [float("nan")]})
+    with pytest.raises(BcosError, match=r"scores of 'a' under 'M' must not be infinite; use NaN"):
+        MetricScores(title="M", scores={"a": [float("inf")]})
     with pytest.raises(BcosError, match=r"group must be at least 1, got 0"):
         MetricScores(title="M", scores={}, group=0)
     with pytest.raises(BcosError, match=r"must have values in \[0, 1\], got 0 to 2"):

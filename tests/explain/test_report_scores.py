@@ -1,10 +1,12 @@
 import matplotlib.cbook
 import numpy as np
 import pytest
+import torch
 
-from bcos_explain.report import MetricScores
+from bcos_explain.metrics import MetricResult
+from bcos_explain.report import MetricScores, ReportData
 from bcos_explain.report.boxes import boxes
-from bcos_explain.report.scores import RESAMPLES, SEED, bootstrap_interval
+from bcos_explain.report.sections import metric_sections
 
 
 def drawn(metric):
@@ -56,26 +58,39 @@ def test_the_best_mean_is_marked(best, names):
     assert [row.name for row in shown.rows if row.best] == names
 
 
-def test_interval_is_the_percentile_bootstrap_of_whole_groups():
-    scores = np.random.default_rng(1).random(24)
-    groups = [scores[k : k + 4].tolist() for k in range(0, 24, 4)]
-    rng = np.random.default_rng(SEED)
-    picks = rng.integers(6, size=(RESAMPLES, 6))
-    means = sorted(sum(sum(groups[i]) for i in pick) / 24 for pick in picks)
-    low, high = bootstrap_interval(scores, group=4)
+def clustered(groups, size):
+    """Scores that differ more between groups than inside of them."""
+    generator = torch.Generator().manual_seed(3)
+    levels = torch.rand(groups, 1, generator=generator).double()
+    return (levels + 0.1 * torch.rand(groups, size, generator=generator)).flatten()
 
-    def quantile(q):  # linear between the two nearest of the sorted values
-        position = q * (len(means) - 1)
-        below = int(position)
-        return means[below] + (position - below) * (means[below + 1] - means[below])
 
-    assert low == pytest.approx(quantile(0.025))
-    assert high == pytest.approx(quantile(0.975))
-    assert low < scores.mean() < high
+def test_the_report_shows_the_interval_that_the_terminal_shows():
+    scores = clustered(40, 4)
+    scores[17] = float("nan")
+    result = MetricResult(scores=scores, cluster=4)
+    (row,) = boxes(MetricScores(title="m", scores={"a": scores.tolist()}, group=4)).rows
+    assert row.interval == result.bootstrap_interval()
+    assert (row.mean, row.std, row.count) == (result.mean, result.std, 159)
+    low, high = result.bootstrap_interval()
+    without = MetricResult(scores=scores[~scores.isnan()]).bootstrap_interval()
+    assert high - low > 1.5 * (without[1] - without[0])  # whole groups are in doubt, not single scores
+
+
+def test_an_undefined_score_leaves_the_grid_pointing_game_its_grids():
+    scores = clustered(40, 4)
+    scores[17] = float("nan")
+    (section,) = metric_sections(ReportData(title="t", gridpg={"a": scores.tolist()}))
+    (row,) = section["boxes"].rows
+    assert row.interval == MetricResult(scores=scores, cluster=4).bootstrap_interval()
+
+
+def test_explainers_whose_scores_are_all_undefined_have_no_row():
+    assert not boxes(MetricScores(title="m", scores={"a": [float("nan")] * 2})).rows
 
 
 def test_scores_that_only_differ_inside_of_groups_leave_no_doubt():
-    low, high = bootstrap_interval(np.tile([0.0, 1.0], 10), group=2)
-    assert low == high == 0.5
-    low, high = bootstrap_interval(np.tile([0.0, 1.0], 10))
-    assert low < 0.5 < high
+    (row,) = boxes(MetricScores(title="m", scores={"a": [0.0, 1.0] * 10}, group=2)).rows
+    assert row.interval == (0.5, 0.5)
+    (row,) = boxes(MetricScores(title="m", scores={"a": [0.0, 1.0] * 10})).rows
+    assert row.interval[0] < 0.5 < row.interval[1]

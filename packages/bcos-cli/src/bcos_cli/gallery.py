@@ -19,7 +19,7 @@ from bcos_core import explain
 from bcos_core.errors import BcosError
 from bcos_core.receipt import receipts
 from bcos_explain import explanation_image, get_explainer
-from bcos_explain.explainers.contract import spatial_map
+from bcos_explain.explainers import Remark, attribute, collect_remarks, remark_lines
 from bcos_explain.report import GalleryItem
 
 EXACT = "bcos"
@@ -32,7 +32,7 @@ def gallery(
     evaluation: Evaluation,
     recipe: Recipe,
     *,
-    left_out: Callable[[str], None] = lambda _: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[GalleryItem]:
     """Explain the first images of each class in the split: not chosen, right or wrong.
 
@@ -40,21 +40,22 @@ def gallery(
         trained: the network.
         evaluation: of the network, says where the images are.
         recipe: how many images, and which explainers besides the exact one.
-        left_out: told about each explainer that cannot explain this network, which is no reason to have no
-            report.
+        note: told about each explainer that cannot explain this network, which is no reason to have no report, and
+            what the others say of their maps.
     """
     config = recipe.evaluation
     reading = Reading.of(recipe.data)
     chosen = _first_of_each_class(evaluation, trained, reading, config.gallery_per_class, config.gallery_classes)
     baselines = {name: get_explainer(name) for name in config.explainers if name != EXACT}
     size = min(config.batch_size, BATCH)
+    said: dict[str, list[Remark]] = {}
     for start in range(0, len(chosen), size):
         part = chosen[start : start + size]
         x = trained.encode(torch.stack([image for image, _, _ in part]).to(process_state().device))
         explanation = explain(trained.model, x, probe=True)
         checked = receipts(explanation, model=trained.model)
         probabilities = trained.confidences(explanation.logits)
-        maps = _baseline_maps(trained, x, explanation.target, baselines, left_out)
+        maps = _baseline_maps(trained, x, explanation.target, baselines, note, said)
         for i, (image, labels, position) in enumerate(part):
             k = int(explanation.target[i])
             names = [evaluation.classes[label] for label in labels]
@@ -69,6 +70,9 @@ def gallery(
                 baselines={name: batch[i].float().cpu().numpy() for name, batch in maps.items()},
                 name=f"{evaluation.split} #{position}" + (f": {', '.join(names)}" if len(names) > 1 else ""),
             )
+    for name, remarks in said.items():
+        for line in remark_lines(remarks):
+            note(f"explanations by {name}: {line}")
 
 
 def _baseline_maps(
@@ -76,16 +80,22 @@ def _baseline_maps(
     x: Tensor,
     target: Tensor,
     baselines: dict[str, Any],
-    left_out: Callable[[str], None],
+    note: Callable[[str], None],
+    said: dict[str, list[Remark]],
 ) -> dict[str, Tensor]:
-    """(N, H, W) of each explainer; one that cannot explain the network is dropped from `baselines`."""
+    """(N, H, W) of each explainer; one that cannot explain the network is dropped from `baselines`.
+
+    What they say of their maps is added to `said`.
+    """
     maps = {}
     for name, explainer in list(baselines.items()):
         try:
-            maps[name] = spatial_map(explainer(trained.model, x, target))
+            with collect_remarks() as remarks:
+                maps[name] = attribute(explainer, trained.model, x, target)
+            said.setdefault(name, []).extend(remarks)
         except BcosError as reason:
             del baselines[name]
-            left_out(f"{name} is not among the explanations: {reason}")
+            note(f"{name} is not among the explanations: {reason}")
     return maps
 
 

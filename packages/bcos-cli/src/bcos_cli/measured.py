@@ -1,10 +1,11 @@
 """Metrics of explanations as a report shows them."""
 
-import math
+from collections.abc import Mapping
 from typing import Literal
 
 from bcos_cli.scoring import Evaluation
 from bcos_explain import metric_specs
+from bcos_explain.explainers import remark_lines
 from bcos_explain.metrics import MetricResult
 from bcos_explain.report import MetricScores, Table
 
@@ -18,7 +19,12 @@ _SENSES: dict[bool | None, tuple[Literal["high", "low"] | None, str]] = {
 
 def grid_scores(evaluation: Evaluation) -> dict[str, list[float]]:
     """Scores of the grid pointing game by explainer."""
-    return {explainer: _finite(result) for explainer, result in evaluation.gridpg.items()}
+    return {explainer: result.scores.tolist() for explainer, result in evaluation.gridpg.items()}
+
+
+def remarks_of(results: Mapping[str, MetricResult]) -> dict[str, list[str]]:
+    """What explainers said of their maps while a metric was measured."""
+    return {explainer: lines for explainer, result in results.items() if (lines := remark_lines(result.remarks))}
 
 
 def metric_scores(evaluation: Evaluation) -> list[MetricScores]:
@@ -31,17 +37,16 @@ def metric_scores(evaluation: Evaluation) -> list[MetricScores]:
             continue
         first = next(iter(named.values()))
         best, sense = _SENSES[first.higher_is_better]
-        scores = {explainer: _finite(result) for explainer, result in named.items()}
-        complete = all(len(scores[explainer]) == len(result.scores) for explainer, result in named.items())
         summary = summaries.get(metric, metric)
         shown.append(
             MetricScores(
                 title=metric,
-                scores=scores,
+                scores={explainer: result.scores.tolist() for explainer, result in named.items()},
                 description=f"{summary[:1].upper()}{summary[1:]}{sense}.",
                 chance=first.chance,
                 best=best,
-                group=first.cluster if complete else 1,
+                group=first.cluster,
+                remarks=remarks_of(named),
             )
         )
     return shown
@@ -56,8 +61,3 @@ def metric_tables(evaluation: Evaluation) -> list[Table]:
     ]
     columns = ("metric", "mean", "deviation", "scores")
     return [Table(title="Metrics of the network's own explanation", columns=columns, rows=rows)] if rows else []
-
-
-def _finite(result: MetricResult) -> list[float]:
-    """Scores without those that are undefined."""
-    return [score for score in result.scores.tolist() if math.isfinite(score)]

@@ -18,6 +18,7 @@ from bcos_core.errors import BcosError
 from bcos_core.plugins import check_options, takes
 from bcos_explain import MetricSpec, get_explainer, get_metric
 from bcos_explain.explainers.memory import is_out_of_memory
+from bcos_explain.explainers.remarks import Remark, collect_remarks, worst
 from bcos_explain.metrics import ConfidentImages, MetricResult, sample_grids
 
 
@@ -84,7 +85,9 @@ def measure(material: Material, spec: MetricSpec, explainer: str | None, partial
         with console.counted(_described(spec, explainer), len(todo), state.is_main_process) as counter:
             for number in todo:
                 part = slice(number * size, min((number + 1) * size, count))
-                parts[number] = _as_part(work(part), spec)
+                with collect_remarks() as remarks:
+                    result = work(part)
+                parts[number] = _as_part(result, spec, part.stop - part.start, remarks)
                 partial.add(task, number, parts[number])
                 counter.advance(images=part.stop - part.start)
         outcome: tuple[str | None, dict[int, Part]] = (None, parts)
@@ -169,23 +172,48 @@ def _images(material: Material, spec: MetricSpec) -> dict[str, Any]:
     return {"images": images, "labels": labels, "keys": keys}
 
 
-def _as_part(result: Any, spec: MetricSpec) -> Part:
-    """Plain lists; a plugin's result that has a mean only counts as one score."""
-    if not isinstance(result, MetricResult):
-        return {"scores": [float(result.mean)], "higher_is_better": spec.higher_is_better}
+def _as_part(result: Any, spec: MetricSpec, samples: int, remarks: list[Remark]) -> Part:
+    """Plain lists; of a metric that cannot be divided, a result that has a mean only counts as one score."""
+    if spec.unit == "whole" and not isinstance(result, MetricResult) and hasattr(result, "mean"):
+        result = MetricResult(scores=torch.tensor([float(result.mean)]), higher_is_better=spec.higher_is_better)
+    _check_promise(result, spec, samples)
     part: Part = {
         "scores": result.scores.tolist(),
         "cluster": result.cluster,
         "higher_is_better": result.higher_is_better,
         "chance": result.chance,
     }
+    if remarks:
+        part["remarks"] = [[r.text, r.share] for r in worst(remarks)]
     if result.curves is not None and result.curve_x is not None:
         part |= {"curves": result.curves.tolist(), "curve_x": result.curve_x.tolist()}
     return part
+
+
+def _check_promise(result: Any, spec: MetricSpec, samples: int) -> None:
+    """Hold a metric to its description: what it returns, how many scores, and which of them are good.
+
+    Raises:
+        BcosError: naming the metric and the function that computes it.
+    """
+    who = f"the metric {spec.name!r} ({spec.builder})"
+    if not isinstance(result, MetricResult):
+        raise BcosError(f"{who} returned {type(result).__name__}; with unit={spec.unit!r} it has to be a MetricResult")
+    given = len(result.scores) // result.cluster
+    if spec.unit == "image" and result.cluster != 1:
+        raise BcosError(f"{who} has unit='image', but scores that belong together, {result.cluster} each")
+    if spec.unit != "whole" and given != samples:
+        raise BcosError(f"{who} returned scores of {given} {spec.unit}s for {samples}; use NaN where one is undefined")
+    if (
+        None not in (result.higher_is_better, spec.higher_is_better)
+        and result.higher_is_better != spec.higher_is_better
+    ):
+        raise BcosError(f"{who} says that higher_is_better={spec.higher_is_better}, its result says the opposite")
 
 
 def _as_result(part: Part) -> MetricResult:
     tensors: dict[str, Any] = {
         k: torch.tensor(part[k], dtype=torch.float64) for k in ("scores", "curves", "curve_x") if k in part
     }
-    return MetricResult(**part | tensors)
+    remarks = tuple(Remark(text, share) for text, share in part.get("remarks", ()))
+    return MetricResult(**part | tensors | {"remarks": remarks})

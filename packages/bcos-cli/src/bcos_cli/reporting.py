@@ -8,7 +8,7 @@ from bcos_cli.config import Recipe
 from bcos_cli.data.reading import Reading
 from bcos_cli.evaluation import Scores
 from bcos_cli.gallery import gallery
-from bcos_cli.measured import grid_scores, metric_scores, metric_tables
+from bcos_cli.measured import grid_scores, metric_scores, metric_tables, remarks_of
 from bcos_cli.metrics import DEFAULT, check_metrics
 from bcos_cli.neurons import NeuronOptions, neuron_rows
 from bcos_cli.outputs import check_writable
@@ -215,6 +215,10 @@ def show(evaluation: Evaluation) -> None:
     columns = ["metric", "value", "95 % interval", "by chance", "scores", "better"]
     used = [i for i in range(len(columns)) if i < 2 or any(row[i] for row in rows)]
     console.table(title, [columns[i] for i in used], [[row[i] for i in used] for row in rows])
+    for metric, results in evaluation.explanations.items():
+        for explainer, lines in remarks_of(results).items():
+            for line in lines:
+                console.out.print(f"{metric}/{explainer}: {line}", markup=False)
 
 
 def _write_run(folder: RunFolder, recipe: Recipe, trained: TrainedModel, evaluation: Evaluation) -> None:
@@ -240,9 +244,10 @@ def report_data(
         summary=_summary(recipe, trained, evaluation, metrics),
         curves=metrics,
         confusion=Confusion(evaluation.scores.confusion, evaluation.classes) if evaluation.scores.confusion else None,
-        gallery=list(gallery(trained, evaluation, recipe, left_out=notes.append)),
+        gallery=list(gallery(trained, evaluation, recipe, note=notes.append)),
         neurons=_neurons(recipe, trained, evaluation, notes),
         gridpg=grid_scores(evaluation),
+        gridpg_remarks=remarks_of(evaluation.gridpg),
         gridpg_n=evaluation.grid_size,
         metrics=metric_scores(evaluation),
         tables=metric_tables(evaluation),

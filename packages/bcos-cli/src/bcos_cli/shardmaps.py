@@ -27,8 +27,9 @@ from bcos_core import explain
 from bcos_core.errors import BcosError
 from bcos_core.files import remove_asides, replacement, write_atomically
 from bcos_explain import get_explainer
-from bcos_explain.explainers import attribute
+from bcos_explain.explainers import Remark, attribute, collect_remarks, remark_lines
 from bcos_explain.explainers.memory import in_batches
+from bcos_explain.explainers.remarks import moved
 
 INDEX_NAME = "maps.json"
 FORMAT_VERSION = 1
@@ -175,7 +176,7 @@ def _write_batch(
     with torch.inference_mode():
         logits = trained.model(x).float()
     target = _targets(logits, labels.to(device), options)
-    arrays, bias = _explained(trained, x, target, explainers, options)
+    arrays, bias, said = _explained(trained, x, target, explainers, options)
     probabilities = trained.confidences(logits)
     for i, key in enumerate(keys):
         halves = {array: _as_half(values[i]) for array, values in arrays.items()}
@@ -189,6 +190,8 @@ def _write_batch(
             "sum": {m: arrays[m][i].flatten(target.ndim - 1).double().sum(-1).tolist() for m in explainers},
             "scale": {array: scale for array, (_, scale) in halves.items()},
         }
+        if lines := {m: of_image for m in said if (of_image := _lines_about(said[m], i))}:
+            description["remarks"] = lines
         if bias is not None:
             description["bias"] = bias[i].tolist()
         members = {f"{array}.npy": _npy(half) for array, (half, _) in halves.items()}
@@ -197,12 +200,20 @@ def _write_batch(
 
 def _explained(
     trained: TrainedModel, x: Tensor, target: Tensor, explainers: dict[str, Any], options: MapOptions
-) -> tuple[dict[str, Tensor], Tensor | None]:
-    """Arrays (N, ...) by name, and the bias (N,) or (N, T) of the exact explanation; halved if memory runs out."""
+) -> tuple[dict[str, Tensor], Tensor | None, dict[str, list[Remark]]]:
+    """Arrays (N, ...) by name, the bias (N,) or (N, T) of the exact explanation, and what other methods say.
+
+    Half of the images at a time if memory runs out.
+    """
+    others = {m: e for m, e in explainers.items() if m != EXACT}
+    said: dict[str, list[Remark]] = {}
 
     def work(part: slice) -> dict[str, Tensor]:
-        others = {m: e for m, e in explainers.items() if m != EXACT}
-        found = {m: attribute(e, trained.model, x[part], target[part]) for m, e in others.items()}
+        found = {}
+        for m, explainer in others.items():
+            with collect_remarks() as remarks:
+                found[m] = attribute(explainer, trained.model, x[part], target[part])
+            said.setdefault(m, []).extend(moved(remarks, first_image=part.start))
         if options.weights or EXACT in explainers:
             exact = explain(trained.model, x[part], target[part])
             found |= {EXACT: exact.map, WEIGHT: exact.weight, "bias": exact.bias}
@@ -212,7 +223,11 @@ def _explained(
     arrays = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     bias = arrays.pop("bias", None)
     wanted = [*explainers, *([WEIGHT] if options.weights else [])]
-    return {name: arrays[name] for name in wanted}, bias
+    return {name: arrays[name] for name in wanted}, bias, said
+
+
+def _lines_about(remarks: Sequence[Remark], image: int) -> list[str]:
+    return remark_lines(dict.fromkeys(r for r in remarks if r.image in (None, image)))
 
 
 def _targets(logits: Tensor, labels: Tensor, options: MapOptions) -> Tensor:

@@ -1,5 +1,6 @@
 """``bcos explain``."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -101,7 +102,10 @@ def explain(
         clips=ClipOptions(format=animation, max_frames=max_frames, every=every),
     )
     columns = ["image", "predicted", "confidence", "explained", "method", "logit", "adds up"]
-    console.table(f"explanations in {out}", columns, [_row(e) for e in written.explanations[:_ROWS]])
+    shown = written.explanations[:_ROWS]
+    console.table(f"explanations in {out}", columns, [_row(e) for e in shown])
+    for (explainer, remark), count in Counter((e.method, line) for e in shown for line in e.remarks).items():
+        console.out.print(f"{explainer}: {remark}" + (f" ({count} maps)" if count > 1 else ""), markup=False)
     if len(written.explanations) > _ROWS:
         console.out.print(f"… and {len(written.explanations) - _ROWS:,} more in {out / 'explanations.json'}")
     for failure in written.failures:

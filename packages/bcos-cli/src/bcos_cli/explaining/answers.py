@@ -1,7 +1,7 @@
 """From images in memory to maps and numbers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from bcos_cli.explaining.questions import Question, Wanted, as_indices
 from bcos_cli.pictures import smoothing
 from bcos_cli.trained import TrainedModel, default_device
 from bcos_core import Explanation, explain
-from bcos_explain.explainers import Explainer, attribute
+from bcos_explain.explainers import Explainer, Remark, attribute, collect_remarks
+from bcos_explain.explainers.contract import without_rounding
 from bcos_explain.explainers.memory import in_batches
+from bcos_explain.explainers.remarks import pass_on, remarks_about
 from bcos_explain.receipt import Receipt, receipts
 from bcos_explain.render import explanation_parts
 
@@ -35,6 +37,8 @@ class Answer:
     contributions: float
     receipt: Receipt | None = None
     """Of the exact explanation."""
+    remarks: tuple[Remark, ...] = ()
+    """What the method said of its map."""
 
 
 @dataclass
@@ -86,13 +90,17 @@ class Asker:
         x = self._encoded(images)
         for method, explainer in self.explainers.items():
             exact = _exactly(self.trained, x, targets, against) if method == EXACT else None
-            maps = _maps(explainer, self.trained, x, targets, against) if exact is None else exact.map
+            with collect_remarks() as remarks:
+                maps = _maps(explainer, self.trained, x, targets, against) if exact is None else exact.map
             papers = None if exact is None else receipts(exact, model=self.trained.model)
             maps = maps.float().cpu()
             for i, subject in enumerate(subjects):
                 for t, question in enumerate(questions[i]):
                     receipt = None if papers is None else papers[i][t]
-                    self._add(subject, question, method, logits[i], maps[i, t], receipt)
+                    answer = self._number(question, method, logits[i], maps[i, t], receipt)
+                    answer = replace(answer, remarks=tuple(dict.fromkeys(remarks_about(remarks, i, t))))
+                    subject.arrays[f"map.{len(subject.answers)}"] = maps[i, t].numpy()
+                    subject.answers.append(answer)
                     if exact is not None:
                         self._add_weight(subject, exact.input[i], exact.weight[i, t])
         return subjects
@@ -104,18 +112,13 @@ class Asker:
         rgb = np.broadcast_to(rgb, (*rgb.shape[:3], 3))
         return [Subject(predicted[i], confidences[i], arrays={"rgb": rgb[i]}) for i in range(len(questions))]
 
-    def _add(
-        self, subject: Subject, question: Question, method: str, logits: Tensor, map: Tensor, receipt: Receipt | None
-    ) -> None:
-        """Add an answer, and its map to the arrays."""
+    def _number(self, question: Question, method: str, logits: Tensor, map: Tensor, receipt: Receipt | None) -> Answer:
+        """An answer in numbers."""
         logit = float(logits[question.target])
         if question.against is not None:
             logit -= float(logits[question.against])
         probability = float(self.trained.confidences(logits[None])[0, question.target])
-        array = map.numpy()
-        total = float(array.sum(dtype=np.float64))
-        subject.arrays[f"map.{len(subject.answers)}"] = array
-        subject.answers.append(Answer(question, method, logit, probability, total, receipt))
+        return Answer(question, method, logit, probability, float(map.double().sum()), receipt)
 
     def _add_weight(self, subject: Subject, x: Tensor, weight: Tensor) -> None:
         """Add what the picture of the last answer's W is made of."""
@@ -139,9 +142,12 @@ def _exactly(trained: TrainedModel, x: Tensor, targets: Tensor, against: Tensor)
 
 
 def _maps(explainer: Explainer, trained: TrainedModel, x: Tensor, targets: Tensor, against: Tensor) -> Tensor:
-    """Maps (N, T, H, W); for contrasts the difference of the maps of both classes."""
+    """Maps (N, T, H, W); for contrasts the difference of the maps of both classes, and what is said of either."""
     maps = attribute(explainer, trained.model, x, targets)
     if bool((against < 0).all()):
         return maps
-    others = attribute(explainer, trained.model, x, against.clamp_min(0))
-    return maps - others * (against >= 0)[..., None, None]
+    is_contrast = against >= 0
+    with collect_remarks() as remarks:
+        others = attribute(explainer, trained.model, x, against.clamp_min(0)) * is_contrast[..., None, None]
+    pass_on([r for r in remarks if r.image is None or r.target is None or bool(is_contrast[r.image, r.target])])
+    return without_rounding(maps - others, maps.abs() + others.abs())

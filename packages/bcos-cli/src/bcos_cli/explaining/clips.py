@@ -24,6 +24,8 @@ from bcos_cli.explaining.scales import Scales, Shelf, scales_of
 from bcos_cli.explaining.writing import Writer, receipt_record, record, scale_of
 from bcos_cli.images import ImageFile, prepare
 from bcos_core.files import replacement
+from bcos_explain.explainers import Remark
+from bcos_explain.explainers.remarks import worst
 from bcos_explain.render import animation
 from bcos_explain.render.raster import draw
 
@@ -92,7 +94,10 @@ class ClipExplainer:
                     path = self.writer.out / names[kind]
                     writers[kind] = stack.enter_context(animation(path, self.options.format))
             start = 0.0
+            said = _common_remarks(shelf.numbers)  # below every frame, so that all are of one size
             for subject, milliseconds in zip(shelf, times, strict=True):
+                answers = [replace(a, remarks=common) for a, common in zip(subject.answers, said, strict=True)]
+                subject = replace(subject, answers=answers)
                 for kind, writer in writers.items():
                     style = self.writer.style(subject.arrays["rgb"].shape[0], overlay=kind == "overlay")
                     at = f"at {start / 1000:.2f} s of {sum(times) / 1000:.2f} s"
@@ -193,4 +198,14 @@ def _mean_answer(answers: Sequence[Answer]) -> Answer:
         probability=fmean(a.probability for a in answers),
         contributions=fmean(a.contributions for a in answers),
         receipt=receipt,
+        remarks=_remarks_of(answers),
     )
+
+
+def _common_remarks(frames: Sequence[Subject]) -> list[tuple[Remark, ...]]:
+    """Remarks of each answer over all frames."""
+    return [_remarks_of(answers) for answers in zip(*(frame.answers for frame in frames), strict=True)]
+
+
+def _remarks_of(answers: Sequence[Answer]) -> tuple[Remark, ...]:
+    return tuple(worst(found for answer in answers for found in answer.remarks))

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from bcos_cli.explaining.answers import Subject
-from bcos_cli.explaining.drawing import answer_tiles, likelihood, percent
+from bcos_cli.explaining.answers import Answer, Subject
+from bcos_cli.explaining.drawing import answer_tiles, likelihood, percent, remarks_below
 from bcos_cli.explaining.questions import class_text
 from bcos_cli.explaining.scales import Scales
 from bcos_cli.explaining.writing import Writer
@@ -27,6 +27,7 @@ class ContactSheet:
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._rows: list[list[Tile | None]] = []
+        self._answers: list[Answer] = []
         self.names: list[str] = []
 
     def add(self, file: ImageFile, subject: Subject, scales: Scales) -> None:
@@ -43,6 +44,7 @@ class ContactSheet:
         if self._rows and self._writer.options.scale == "shared":  # the last row of a page has the scale of all
             self._rows[-1] = [tile and replace(tile, bar=None) for tile in self._rows[-1]]
         self._rows.append(row)
+        self._answers += subject.answers
         if len(self._rows) == ROWS:
             self.close()
 
@@ -53,7 +55,8 @@ class ContactSheet:
         options = self._writer.options
         name = f"contact-sheet.{len(self.names) + 1}.{options.format}"
         shared = "all pictures share one scale" if options.scale == "shared" else "each row has its own scale"
-        sheet = grid(self._rows, side=options.side or SIDE, footer=[shared], background=options.page)
+        footer = [shared, *remarks_below(self._answers)]
+        sheet = grid(self._rows, side=options.side or SIDE, footer=footer, background=options.page)
         save_sheet(sheet, self._writer.out / name)
         self.names.append(name)
-        self._rows = []
+        self._rows, self._answers = [], []

@@ -1,6 +1,6 @@
 """From answers to pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ from bcos_cli.explaining.answers import EXACT, Answer, Subject
 from bcos_cli.explaining.questions import Question, class_text
 from bcos_cli.explaining.scales import Scales
 from bcos_cli.pictures import as_floats
+from bcos_explain.explainers import Remark, remark_lines
 from bcos_explain.receipt import Receipt, number
 from bcos_explain.render import (
     Background,
@@ -80,12 +81,12 @@ def overview(subject: Subject, scales: Scales, style: Style, *, heading: str, or
         columns = [list(_column(subject, q, scales, style)) for q in questions]
         rows: list[list[Tile | None]] = [[None, *tiles] for tiles in zip(*columns, strict=True)]
         rows[0][0] = entered
-        footer: list[str] = []
+        footer = remarks_below(subject.answers)
     else:
         rows = [
             [entered, *(tile for i in range(len(subject.answers)) for tile in answer_tiles(subject, i, scales, style))]
         ]
-        footer = _receipt_lines(subject.answers)
+        footer = [*_receipt_lines(subject.answers), *remarks_below(subject.answers)]
         if questions[0] != Question(subject.predicted):
             heading = f"{heading} · {questions[0].text(style.classes)}: {likelihood(subject.answers[0])}"
         else:
@@ -146,6 +147,14 @@ def answer_tiles(
     bar = ColorBar(limit, LOGITS if exact else NO_LOGITS, bool((np.abs(map) > limit).any()))
     title, subtitle = ("contributions W(x)·x", "red for the class, blue against it") if exact else (answer.method, "")
     yield Tile(picture, title, subtitle, bar if style.colorbar else None, notes)
+
+
+def remarks_below(answers: Iterable[Answer]) -> list[str]:
+    """What each method said of its maps, for a place below all of them."""
+    by_method: dict[str, list[Remark]] = {}
+    for answer in answers:
+        by_method.setdefault(answer.method, []).extend(answer.remarks)
+    return [f"{method}: {line}" for method, remarks in by_method.items() for line in remark_lines(remarks)]
 
 
 def _receipt_lines(answers: Sequence[Answer]) -> list[str]:

@@ -41,6 +41,8 @@ class ExplainedImage:
     """File name of the contributions (H, W), of a clip (frames, H, W), as a NumPy array of float32."""
     weight: str | None = None
     """File name of W (C, H, W), if asked for."""
+    remarks: list[str] = field(default_factory=list)
+    """What the method said of its map: that it fell back to another, or is incomplete, zero or mostly noise."""
     notes: list[str] = field(default_factory=list)
     """What was done to the image before the network saw it."""
     frames: list[dict[str, Any]] | None = None

@@ -19,6 +19,7 @@ from bcos_cli.explaining.scales import Scales
 from bcos_cli.images import ImageFile
 from bcos_cli.pictures import as_floats
 from bcos_core.files import write_atomically
+from bcos_explain.explainers import remark_lines
 from bcos_explain.render import (
     contribution_overlay,
     explanation_overlay,
@@ -157,6 +158,7 @@ def record(
         contributions=answer.contributions,
         bias=None if answer.receipt is None else answer.receipt.bias,
         receipt=receipt_record(answer),
+        remarks=remark_lines(answer.remarks),
         scale=scale,
         pictures=pictures,
         map=map,

@@ -17,6 +17,7 @@ from bcos_cli.explaining.scales import scales_of
 from bcos_cli.pictures import as_floats
 from bcos_cli.serving.requests import Look
 from bcos_explain import explainer_specs
+from bcos_explain.explainers import remark_lines
 from bcos_explain.receipt import Receipt, number
 from bcos_explain.render import contribution_overlay, explanation_overlay
 from bcos_explain.render.colorbar import tick_text, ticks
@@ -103,6 +104,7 @@ def _figures(subject: Subject, layout: Layout, file: str) -> Iterator[str]:
         data=f' data-unit="{"logit" if exact else ""}" data-npy="{_base64(_npy(map))}" data-file="{escape(file)}"',
         after=_bar(limit, LOGITS if exact else NO_LOGITS, clipped=bool((np.abs(map) > limit).any()))
         + ("" if exact else _soft(f"sum {number(answer.contributions)}, logit {number(answer.logit)}"))
+        + "".join(f'<span class="bcos-soft bcos-remark">{escape(line)}</span>' for line in remark_lines(answer.remarks))
         + '<button type="button" class="bcos-save">save array (.npy)</button>',
     )
 

@@ -13,6 +13,7 @@ from bcos_explain.explainers.integrated_gradients import IntegratedGradients
 from bcos_explain.explainers.layercam import LayerCam
 from bcos_explain.explainers.lime import Lime
 from bcos_explain.explainers.occlusion import Occlusion
+from bcos_explain.explainers.remarks import ExplainerRemark, Remark, collect_remarks, remark, remark_lines
 from bcos_explain.explainers.rise import Rise
 from bcos_explain.explainers.smoothgrad import SmoothGrad
 
@@ -21,6 +22,7 @@ __all__ = [
     "BcosContributions",
     "DeepLift",
     "Explainer",
+    "ExplainerRemark",
     "GradCam",
     "Gradient",
     "GuidedBackprop",
@@ -30,9 +32,13 @@ __all__ = [
     "Lime",
     "Occlusion",
     "RelativeContributions",
+    "Remark",
     "Rise",
     "SmoothGrad",
     "Target",
     "attribute",
+    "collect_remarks",
+    "remark",
+    "remark_lines",
     "spatial_map",
 ]

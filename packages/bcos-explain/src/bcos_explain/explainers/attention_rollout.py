@@ -13,13 +13,14 @@ from bcos_core import BcosError, explanation_mode
 from bcos_explain.explainers.cam import upsampled
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
 from bcos_explain.explainers.feature_map import as_feature_map
+from bcos_explain.explainers.remarks import remark
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionRollout:
     """Attention followed through all layers, ``Π_l ½(A_l + I)``, with A_l the mean over the heads.
 
-    The same for every class: attention says where a transformer read, not what for.
+    The same for every class, as a remark says: attention says where a transformer read, not what for.
 
     Args:
         residual: share of the skip connection, ½ in the paper.
@@ -52,6 +53,7 @@ class AttentionRollout:
             tokens = reached.unsqueeze(-1)  # (N, tokens, 1)
             maps = as_feature_map(tokens, x.shape[-2], x.shape[-1])
             assert maps is not None  # _rollout has looked
+            remark("attention is the same for every class")
             shown = upsampled(maps, x).to(x.dtype)  # (N, 1, H, W)
             return like_target(shown.expand(-1, as_columns(indices).shape[1], -1, -1), indices)
 

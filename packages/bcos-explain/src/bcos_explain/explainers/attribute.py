@@ -4,14 +4,18 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.contract import Explainer, Target, spatial_map
+from bcos_explain.explainers.contract import Explainer, Target, without_rounding
 from bcos_explain.explainers.memory import in_batches
+from bcos_explain.explainers.remarks import Remark, collect_remarks, pass_on
 
 
 def attribute(
     explainer: Explainer, model: nn.Module, x: Tensor, target: Target = None, *, batch_size: int | None = None
 ) -> Tensor:
     """Maps of any explainer: channels summed, several targets, memory bounded.
+
+    What is to be said of the maps is passed on to :func:`bcos_explain.explainers.collect_remarks`, numbered by the
+    images and targets of this call; where nobody collects it, it is a warning.
 
     Args:
         explainer: any; one that takes several targets is called once for all of them, another one for each.
@@ -29,26 +33,37 @@ def attribute(
             image.
     """
 
-    def work(part: slice) -> Tensor:
+    def work(part: slice) -> tuple[Tensor, list[Remark]]:
         chosen = target[part] if isinstance(target, Tensor) and target.ndim else target
-        return _maps(explainer, model, x[part], chosen)
+        with collect_remarks() as remarks:  # of a part that memory is enough for
+            return _maps(explainer, model, x[part], chosen), remarks
 
-    return torch.cat(list(in_batches(work, len(x), batch_size)))
+    parts: list[Tensor] = []
+    for maps, remarks in in_batches(work, len(x), batch_size):
+        pass_on(remarks, first_image=sum(map(len, parts)))
+        parts.append(maps)
+    return torch.cat(parts)
 
 
 def _maps(explainer: Explainer, model: nn.Module, x: Tensor, target: Target) -> Tensor:
     several = isinstance(target, Tensor) and target.ndim == 2
     if several and not getattr(explainer, "several_targets", False):
         assert isinstance(target, Tensor)
-        return torch.stack([_maps(explainer, model, x, column) for column in target.unbind(1)], 1)
+        return torch.stack([_one_target(explainer, model, x, target, t) for t in range(target.shape[1])], 1)
     attribution = explainer(model, x, target)
-    if several and attribution.ndim == 5:
-        attribution = attribution.sum(2)
-    maps = attribution if several else spatial_map(attribution)
     expected = (*(target.shape if several else x.shape[:1]), *x.shape[2:])  # type: ignore[union-attr] # reason: several says it is a tensor
+    tells_channels = attribution.ndim == len(expected) + 1
+    maps = attribution.sum(-3) if tells_channels else attribution
     if maps.shape != expected:
         raise BcosError(
             f"the explainer gave maps of shape {tuple(maps.shape)} for inputs of shape {tuple(x.shape)}, "
             f"needed {tuple(expected)}"
         )
+    return without_rounding(maps, attribution.abs().sum(-3) if tells_channels else maps.abs())
+
+
+def _one_target(explainer: Explainer, model: nn.Module, x: Tensor, target: Tensor, t: int) -> Tensor:
+    with collect_remarks() as remarks:
+        maps = _maps(explainer, model, x, target[:, t])
+    pass_on(remarks, target=t)
     return maps

@@ -10,8 +10,12 @@ from torch import Tensor, nn
 from bcos_core import BcosError
 from bcos_core.mode import check_deterministic
 from bcos_core.targets import class_indices as class_indices_of
+from bcos_explain.explainers.remarks import remark
 
 Target = int | Tensor | None
+
+_ROUNDING = 16
+"""A map below so many times the rounding of the parts that it is the sum of is nothing but rounding."""
 
 
 class Explainer(Protocol):
@@ -24,6 +28,7 @@ class Explainer(Protocol):
     ``exact``: whether attributions plus a known bias equal the explained logit, and an attribute
     ``several_targets``: whether `target` may be (N, T), which is what makes one forward pass serve all of
     them. Call :func:`bcos_explain.explainers.attribute` to have several targets explained by any explainer.
+    What falls back, is incomplete or cancels is said with :func:`bcos_explain.explainers.remarks.remark`.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
@@ -45,16 +50,33 @@ class Explainer(Protocol):
 
 
 def spatial_map(attribution: Tensor) -> Tensor:
-    """(N, H, W) from an explainer's result: channels are summed.
+    """(N, H, W) from an explainer's result: channels are summed; what cancels to rounding is zero.
 
     Raises:
         BcosError: a result of another rank.
     """
     if attribution.ndim == 4:
-        return attribution.sum(1)
+        return without_rounding(attribution.sum(1), attribution.abs().sum(1))
     if attribution.ndim == 3:
-        return attribution
+        return without_rounding(attribution, attribution.abs())
     raise BcosError(f"an attribution must be (N, C, H, W) or (N, H, W), got shape {tuple(attribution.shape)}")
+
+
+def without_rounding(maps: Tensor, parts: Tensor) -> Tensor:
+    """Set maps to zero that are but the rounding of their parts, with a remark; with another where they are zero.
+
+    Args:
+        maps: (..., H, W), sums.
+        parts: (..., H, W), the sums of the absolute values of what was added.
+    """
+    largest, of_parts = maps.abs().amax((-2, -1)), parts.amax((-2, -1))
+    cancelled = (largest <= _ROUNDING * torch.finfo(maps.dtype).eps * of_parts) & (of_parts > 0)
+    if bool(cancelled.any()):
+        remark("the map is zero: its parts cancel, up to rounding", cancelled)
+        maps = maps.masked_fill(cancelled[..., None, None], 0)
+    if bool((of_parts == 0).any()):
+        remark("the map is zero everywhere: the method found nothing for this class", of_parts == 0)
+    return maps
 
 
 @contextmanager

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import captum.attr
 import torch
-from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR
+from captum.attr._core.deep_lift import SUPPORTED_NON_LINEAR, nonlinear
 from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_core.errors import first_line
+from bcos_explain.explainers.completeness_gap import remark_on_gap
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
 from bcos_explain.explainers.gradients import target_gradients
 from bcos_explain.explainers.structure import hookable, one_module_a_call, without_captums_warnings
@@ -20,8 +21,12 @@ from bcos_explain.explainers.structure import hookable, one_module_a_call, witho
 class DeepLift:
     """``x · m``, m the multipliers ``Δf/Δx`` of the rescale rule, against the all-zero input.
 
-    The rule is applied at modules of activation and max pooling that Captum knows (ReLU, sigmoid, tanh,
-    softmax, ...); everywhere else, dynamic factors of B-cos layers among them, the multipliers are gradients.
+    The rule is applied at PyTorch's modules of element-wise activation (ReLU, ReLU6, GELU, SiLU, sigmoid, ...),
+    max pooling and softmax; everywhere else, in functions that a network's own code calls and in dynamic factors
+    of B-cos layers, the multipliers are gradients.
+    Where that leaves the sum more than 1 % away from ``f_k(x) - f_k(0)``, as on most transformers, a remark says
+    how far. With inverse channels the attributions are a decomposition over the encoded input, as those of
+    :class:`~bcos_explain.explainers.InputXGradient`.
 
     Returns (N, [T,] C, H, W), in units of the logit.
 
@@ -39,9 +44,9 @@ class DeepLift:
         """Explain the logits of `target`."""
         with differentiable(model, x) as leaf:
             copied = hookable(model)
-            indices = class_indices(one_module_a_call(copied, tuple(SUPPORTED_NON_LINEAR), leaf), target)
+            indices = class_indices(one_module_a_call(copied, tuple(_RULES), leaf), target)
             method = _DeepLift(copied, multiply_by_inputs=False)
-            method.gradient_func = _Multipliers(as_columns(indices))
+            method.gradient_func = shared = _Multipliers(as_columns(indices))
             try:
                 with without_captums_warnings():
                     multipliers = method.attribute(leaf, baselines=0)
@@ -52,27 +57,41 @@ class DeepLift:
                     f"Captum's DeepLIFT cannot explain this network ({first_line(reason)}); use another method, such "
                     "as integrated_gradients"
                 ) from reason
-            return like_target(leaf.detach().unsqueeze(1) * multipliers, indices)
+            attribution = leaf.detach().unsqueeze(1) * multipliers
+            remark_on_gap(attribution, shared.difference, "there is no rule for some of what this network computes")
+            return like_target(attribution, indices)
+
+
+_ELEMENTWISE = (nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardtanh, nn.Hardsigmoid, nn.SELU, nn.CELU)
+"""Activations that Captum's table lacks; its rule for ReLU is right for every element-wise function."""
+_RULES = {**dict.fromkeys(_ELEMENTWISE, nonlinear), **SUPPORTED_NON_LINEAR}
 
 
 class _DeepLift(captum.attr.DeepLift):  # type: ignore[misc] # reason: captum has no types
     """Captum's, which forgets what activations saw after one backward pass; here there is one for each target."""
 
+    def _is_non_linear(self, module: nn.Module) -> bool:
+        return type(module) in _RULES
+
     def _backward_hook(self, module: nn.Module, grad_input: Any, grad_output: Any) -> Any:
-        seen = module.input, module.output
-        multipliers = super()._backward_hook(module, grad_input, grad_output)
-        module.input, module.output = seen
-        return multipliers
+        rule = _RULES[type(module)]
+        return rule(module, module.input, module.output, grad_input, grad_output, eps=self.eps)
 
 
 class _Multipliers:
-    """Captum's gradient function for DeepLIFT: outputs (2·N, K) hold those of the input and of the baseline."""
+    """Captum's gradient function for DeepLIFT: outputs (2·N, K) hold those of the input and of the baseline.
+
+    After a call ``difference`` holds that of the two, (N, T).
+    """
 
     def __init__(self, indices: Tensor) -> None:
         self.indices = indices
+        self.difference = torch.empty(0)
 
     def __call__(self, forward_fn: Callable[[], Tensor], inputs: tuple[Tensor, ...], *_: Any) -> tuple[Tensor]:
         outputs = forward_fn()
         multipliers = target_gradients(outputs, self.indices.repeat(2, 1), inputs[0])
         assert multipliers is not None  # the outputs depend on the input
+        of_input, of_baseline = outputs.detach().chunk(2)
+        self.difference = (of_input - of_baseline).gather(1, self.indices)
         return (multipliers,)

@@ -5,13 +5,17 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from bcos_explain.explainers.contract import Target
-from bcos_explain.explainers.gradient import Gradient
+from bcos_explain.explainers.contract import Target, like_target
+from bcos_explain.explainers.gradient import input_gradients
 
 
 @dataclass(frozen=True)
 class InputXGradient:
     """``x · ∂f_k/∂x``, with the ordinary gradient.
+
+    With inverse channels, ``x = [u, 1 - u]``, it is what the image and its inverse contribute together,
+    ``u·∂f_k/∂x_c + (1 - u)·∂f_k/∂x_(c+C)``: a decomposition over the encoded input, in which nothing has to change
+    its sign. So it is for integrated gradients and DeepLIFT.
 
     For a B-cos network this is not its explanation: the gradient also runs through the dynamic factors, which
     :class:`bcos_explain.explainers.BcosContributions` holds constant.
@@ -26,5 +30,5 @@ class InputXGradient:
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""
-        gradient = Gradient()(model, x, target)
-        return gradient * (x.detach().unsqueeze(1) if gradient.ndim == 5 else x.detach())
+        gradients, indices = input_gradients(model, x, target)
+        return like_target(x.detach().unsqueeze(1) * gradients, indices)

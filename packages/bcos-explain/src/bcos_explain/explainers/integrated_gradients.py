@@ -7,6 +7,7 @@ import captum.attr
 import torch
 from torch import Tensor, nn
 
+from bcos_explain.explainers.completeness_gap import remark_on_gap
 from bcos_explain.explainers.contract import (
     Target,
     as_columns,
@@ -27,7 +28,9 @@ class IntegratedGradients:
     (even black has ones) but the absence of one: nothing speaks for any colour, and a network of B-cos layers
     outputs its bias there. For a standardised input it is the mean image.
 
-    The attributions sum to ``f_k(x) - f_k(0)``, up to the error of the quadrature. On a network of B-cos
+    The attributions sum to ``f_k(x) - f_k(0)``, up to the error of the quadrature; where it is above 1 %, a
+    remark says how large it is. With inverse channels they are a decomposition over the encoded input, as those
+    of :class:`~bcos_explain.explainers.InputXGradient`. On a network of B-cos
     layers alone they are almost those of :class:`~bcos_explain.explainers.InputXGradient`: such a network is
     homogeneous, ``f(αx) = α f(x)``, so the gradient is the same along the whole line.
 
@@ -58,7 +61,9 @@ class IntegratedGradients:
         with differentiable(model, x) as leaf:
             images = leaf.detach()
             with torch.no_grad():
-                indices = class_indices(model(images), target)
+                logits = model(images)
+                indices = class_indices(logits, target)
+                difference = (logits - model(torch.zeros_like(images[:1]))).gather(1, as_columns(indices))
             method = captum.attr.IntegratedGradients(model, multiply_by_inputs=False)
             method.gradient_func = SharedForward()
             average: Tensor = shrinking(
@@ -72,4 +77,6 @@ class IntegratedGradients:
                 self.internal_batch_size,
                 least=len(images),
             )  # (N, T, C, H, W), float64 as Captum integrates
-            return like_target((images.unsqueeze(1) * average).to(x.dtype), indices)
+            attribution = images.unsqueeze(1) * average
+            remark_on_gap(attribution, difference, "raise n_steps")
+            return like_target(attribution.to(x.dtype), indices)

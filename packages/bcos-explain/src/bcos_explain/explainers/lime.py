@@ -21,6 +21,7 @@ from bcos_explain.explainers.contract import (
     whole_number,
 )
 from bcos_explain.explainers.memory import shrinking
+from bcos_explain.explainers.remarks import remark
 
 _KERNEL_WIDTH = 0.25
 _CELLS = 8
@@ -33,7 +34,8 @@ class Lime:
 
     Cells are present or zero, with even chances; the model is fitted by ridge regression to samples weighted by
     ``exp(-d² / 2w²)``, with d the cosine distance of a sample's cells from those of the image (all present)
-    and w = 0.25, as in the authors' own implementation for images.
+    and w = 0.25, as in the authors' own implementation for images. A remark says where there are more cells than
+    samples.
 
     Args:
         n_samples: sampled images.
@@ -72,6 +74,8 @@ class Lime:
         with differentiable(model, x) as leaf, torch.no_grad():
             indices = class_indices(model(leaf), target)
             cells = self._cells(x)
+            if (count := int(cells.max()) + 1) > self.n_samples:
+                remark(f"{count} coefficients are fitted to {self.n_samples} samples; raise n_samples or cell")
             maps = [
                 shrinking(partial(self._one_image, model, image[None], classes, cells), self.internal_batch_size)
                 for image, classes in zip(leaf.detach(), as_columns(indices), strict=True)

@@ -17,6 +17,10 @@ from bcos_explain.explainers.contract import (
     whole_number,
 )
 from bcos_explain.explainers.memory import shrinking
+from bcos_explain.explainers.remarks import remark
+
+_NOISE = 0.2
+"""Share of a map's variance that may come from the draw of the masks without a remark."""
 
 _CONFIDENCES = {
     "softmax": lambda logits: logits.softmax(1),
@@ -30,7 +34,9 @@ class Rise:
     """Random masks, averaged with the confidence that the network has under each: ``Σ_i f_k(x ⊙ m_i) m_i / (n p)``.
 
     Masks are grids of ones (with probability p) and zeros, enlarged bilinearly and shifted at random. All
-    images and targets see the same masks, so an attribution does not depend on its batch.
+    images and targets see the same masks, so an attribution does not depend on its batch. The maps of the masks
+    with even and with odd numbers correlate by r; ``(1 - r) / (1 + r)`` of the variance of their mean is noise of
+    the draw. Where that is above 20 % a remark says so.
 
     Args:
         n_masks: number of masks.
@@ -72,25 +78,33 @@ class Rise:
             images = leaf.detach()
             indices = class_indices(model(images), target)
             columns = as_columns(indices)
-            total = shrinking(
-                lambda at_once: self._sum(model, images, columns, at_once // len(images)),
+            halves = shrinking(
+                lambda at_once: self._sums(model, images, columns, at_once // len(images)),
                 self.internal_batch_size,
                 least=len(images),
             )
-            return like_target((total / (self.n_masks * self.p)).to(x.dtype), indices)
+            if self.n_masks > 1:
+                noise = _noise_of_mean(*halves)
+                remark(
+                    "about {share} of the map's variance is noise of the masks; raise n_masks", noise > _NOISE, noise
+                )
+            return like_target((halves.sum(0) / (self.n_masks * self.p)).to(x.dtype), indices)
 
-    def _sum(self, model: nn.Module, images: Tensor, columns: Tensor, at_once: int) -> Tensor:
-        """``Σ_i f_k(x ⊙ m_i) m_i``, (N, T, H, W), float64, `at_once` masks at a time."""
+    def _sums(self, model: nn.Module, images: Tensor, columns: Tensor, at_once: int) -> Tensor:
+        """``Σ_i f_k(x ⊙ m_i) m_i`` of even and of odd i, (2, N, T, H, W), float64, `at_once` masks at a time."""
         n = len(images)
-        total = torch.zeros(n, columns.shape[1], *images.shape[2:], dtype=torch.float64, device=images.device)
+        halves = torch.zeros(2, n, columns.shape[1], *images.shape[2:], dtype=torch.float64, device=images.device)
         generator = torch.Generator().manual_seed(self.seed)
         for start in range(0, self.n_masks, at_once):
             count = min(at_once, self.n_masks - start)
             masks = torch.stack([self._mask(images.shape[2:], generator) for _ in range(count)]).to(images)
             masked = (images.unsqueeze(0) * masks[:, None, None]).flatten(0, 1)  # masks × images
             scores = _CONFIDENCES[self.confidence](model(masked)).gather(1, columns.repeat(count, 1))
-            total += torch.einsum("mnt,mhw->nthw", scores.unflatten(0, (count, n)).double(), masks.double())
-        return total
+            scores = scores.unflatten(0, (count, n)).double()
+            for first in (0, 1):
+                chosen = slice(first, None, 2)
+                halves[(start + first) % 2] += torch.einsum("mnt,mhw->nthw", scores[chosen], masks[chosen].double())
+        return halves
 
     def _mask(self, size: torch.Size, generator: torch.Generator) -> Tensor:
         """(H, W) in [0, 1]."""
@@ -103,3 +117,14 @@ class Rise:
         top = int(torch.randint(cell[0], (), generator=generator))
         left = int(torch.randint(cell[1], (), generator=generator))
         return enlarged[top : top + height, left : left + width]
+
+
+def _noise_of_mean(one: Tensor, other: Tensor) -> Tensor:
+    """Share of noise in the variance of the mean of two maps (N, T, H, W) that differ by noise alone: (N, T)."""
+    r = torch.cosine_similarity(_centred(one), _centred(other), dim=-1)
+    return ((1 - r) / (1 + r).clamp_min(1e-9)).clamp_max(1)
+
+
+def _centred(maps: Tensor) -> Tensor:
+    values = maps.flatten(2)
+    return values - values.mean(2, keepdim=True)

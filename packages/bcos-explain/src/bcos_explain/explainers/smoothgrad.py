@@ -15,7 +15,8 @@ from bcos_explain.explainers.contract import (
     like_target,
     whole_number,
 )
-from bcos_explain.explainers.gradient import Gradient
+from bcos_explain.explainers.gradient import input_gradients
+from bcos_explain.explainers.inverse_channels import image_signs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,9 @@ class SmoothGrad:
     """The gradient averaged over noisy copies of the input, ``mean_i ∂f_k/∂x (x + σ·ε_i)``.
 
     Every image sees the same noise, so its attribution does not depend on its batch. (Captum's
-    ``NoiseTunnel`` draws from the process's generator, which threads share.)
+    ``NoiseTunnel`` draws from the process's generator, which threads share.) With inverse channels the noise is
+    the image's, so that the copies are images still: what is added to u is taken from 1 - u; and the two parts
+    of the derivative by the image are given, as by :class:`~bcos_explain.explainers.Gradient`.
 
     Args:
         n_samples: noisy copies.
@@ -57,9 +60,17 @@ class SmoothGrad:
                 indices = class_indices(model(images), target)
             columns = as_columns(indices)
             sigma = self.noise * (images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True))
+            signs = image_signs(images)  # (N, C, 1, 1)
             generator = torch.Generator().manual_seed(self.seed)
             total = torch.zeros_like(images).unsqueeze(1).repeat(1, columns.shape[1], 1, 1, 1)
             for _ in range(self.n_samples):
-                drawn = torch.randn(images.shape[1:], generator=generator, dtype=torch.float64)
-                total += Gradient()(model, images + sigma * drawn.to(images), columns)
-            return like_target(total / self.n_samples, indices)
+                noise = self._noise(signs, images.shape, generator).to(images)
+                total += input_gradients(model, images + sigma * noise, columns)[0]
+            return like_target(total / self.n_samples * signs.unsqueeze(1), indices)
+
+    def _noise(self, signs: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
+        """(N, C, H, W): the same for every image, but in inverse channels the negative of that in the others."""
+        drawn = torch.randn(shape[1:], generator=generator, dtype=torch.float64)
+        encoded = signs.cpu() < 0  # (N, C, 1, 1)
+        mirrored = -drawn.roll(shape[1] // 2, 0)
+        return torch.where(encoded, mirrored, drawn)

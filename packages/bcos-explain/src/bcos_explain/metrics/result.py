@@ -1,5 +1,6 @@
 """Scores of a metric, one a sample, and what they say about their mean."""
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bcos_core import BcosError
+from bcos_explain.explainers.remarks import Remark, remark_lines, worst
 
 DEFAULT_SEED = 0
 """Of the generator that is made where none is given."""
@@ -18,7 +20,7 @@ class MetricResult:
     """What every metric returns.
 
     Raises:
-        BcosError: scores that are not (M,), no whole number of clusters, or curves that do not fit.
+        BcosError: scores that are not (M,) or infinite, no whole number of clusters, or curves that do not fit.
     """
 
     scores: Tensor
@@ -32,6 +34,8 @@ class MetricResult:
     """(M, S), for metrics that summarise a curve."""
     curve_x: Tensor | None = None
     """(S,): where the curves were measured."""
+    remarks: tuple[Remark, ...] = ()
+    """What the explainer said of its maps, each text once, if whoever measured collected that."""
 
     def __post_init__(self) -> None:
         for name in ("scores", "curves", "curve_x"):
@@ -42,6 +46,8 @@ class MetricResult:
             raise BcosError(
                 f"scores must be (M,) with M a multiple of cluster={self.cluster}, got shape {tuple(self.scores.shape)}"
             )
+        if bool(self.scores.isinf().any()):
+            raise BcosError("scores must be finite, or NaN where the metric is undefined; got infinite ones")
         if self.curves is None and self.curve_x is None:
             return
         shapes = [None if t is None else tuple(t.shape) for t in (self.curves, self.curve_x)]
@@ -116,6 +122,7 @@ class MetricResult:
             "chance": self.chance,
             "higher_is_better": self.higher_is_better,
             "cluster": self.cluster,
+            "remarks": remark_lines(self.remarks),
             "scores": [_or_none(score) for score in self.scores.tolist()],
         }
         if self.curves is not None and self.curve_x is not None:
@@ -134,6 +141,7 @@ class MetricResult:
         ]
         rows += [("undefined", str(self.undefined))] if self.undefined else []
         rows += [] if self.chance is None else [("by chance", f"{self.chance:.4g}")]
+        rows += [("remark", html.escape(line)) for line in remark_lines(self.remarks)]
         cells = "".join(f"<tr><th style='text-align: left'>{name}</th><td>{value}</td></tr>" for name, value in rows)
         caption = f"<caption>{type(self).__name__}{', ' + sense if sense else ''}</caption>"
         return f"<table>{caption}{cells}</table>"
@@ -161,6 +169,7 @@ class MetricResult:
             scores=torch.cat([result.scores for result in results]),
             curves=torch.cat(curves) if curves else None,
             curve_x=first.curve_x,
+            remarks=tuple(worst(found for result in results for found in result.remarks)),
             **{name: getattr(first, name) for name in same},
         )
 

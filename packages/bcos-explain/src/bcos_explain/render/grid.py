@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bcos_core import BcosError
 from bcos_explain.render.colorbar import ColorBar, bar_picture, tick_text, ticks
 from bcos_explain.render.sheet import Anchor, Background, Label, Line, Panel, Sheet, checkerboard, look_of
-from bcos_explain.render.text import shortened, width_of
+from bcos_explain.render.text import shortened, width_of, wrapped
 
 GAP = 12
 """Pixels between tiles, and around all of them."""
@@ -43,13 +43,13 @@ def grid(
 ) -> Sheet:
     """Lay tiles out in rows: each `side` pixels wide and high, its title above, scale and notes below.
 
-    Lines of text are shortened to the room that they have.
+    Lines of text are shortened to the room that they have; those of the footer are wrapped.
 
     Args:
         rows: of equal or different lengths; None leaves a place empty.
         side: at least 16.
         heading: above everything.
-        footer: lines below everything.
+        footer: paragraphs below everything.
         background: of the page, and of what is transparent in pictures.
 
     Raises:
@@ -68,7 +68,7 @@ def grid(
         y = _write(sheet, GAP, y, heading, text + 2, width - 2 * GAP, bold=True) + GAP // 2
     for row in rows:
         y = _lay_row(sheet, row, y, side, text)
-    for line in footer:
+    for line in (part for paragraph in footer for part in wrapped(paragraph, width - 2 * GAP, text)):
         y = _write(sheet, GAP, y, line, text, width - 2 * GAP, faint=True)
     sheet.height = y + (GAP if footer else 0)
     return sheet

@@ -51,6 +51,18 @@ def shortened(text: str, room: float, size: int, *, bold: bool = False) -> str:
     return line[:fits].rstrip() + "…"
 
 
+def wrapped(text: str, room: float, size: int) -> list[str]:
+    """`text` on as many lines of at most `room` pixels as it needs; a word that is wider is shortened."""
+    lines: list[str] = []
+    for word in printable(text).split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and width_of(longer, size) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(shortened(word, room, size))
+    return lines
+
+
 @cache
 def font(path: Path, size: int) -> "FreeTypeFont":
     """Font of `size` pixels, laid out the same on every machine."""

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from bcos_explain.report.scores import MetricScores, bootstrap_interval
+from bcos_explain.metrics.result import MetricResult
+from bcos_explain.report.scores import MetricScores
 
 WHISKER = 1.5
 """Whiskers reach to the last score within this many interquartile ranges of the box (Tukey, 1977)."""
@@ -39,6 +41,7 @@ class Row:
     std: float
     """Standard deviation of the scores, 0 for a single one."""
     count: int
+    """Scores that are defined."""
     best: bool
     strip: Strip
 
@@ -55,19 +58,29 @@ class Boxes:
 
 
 def boxes(metric: MetricScores) -> Boxes:
-    """Rows, axis and chance of a metric; explainers without scores are left out."""
-    scores = {name: np.asarray(values, dtype=np.float64) for name, values in metric.scores.items() if len(values)}
+    """Rows, axis and chance of a metric; explainers without scores that are defined are left out."""
+    named = {name: _result(values, metric.group) for name, values in metric.scores.items()}
+    results = {name: result for name, result in named.items() if result.count}
+    scores = {name: _defined(result) for name, result in results.items()}
     ticks = _ticks(metric, list(scores.values()))
-    means = [float(values.mean()) for values in scores.values()]
+    means = [result.mean for result in results.values()]
     best = {"high": max, "low": min}[metric.best](means) if metric.best and len(means) > 1 else None
     rows = []
-    for (name, values), mean in zip(scores.items(), means, strict=True):
-        interval = bootstrap_interval(values, group=metric.group)
-        std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        strip = _strip(values, mean, interval, ticks)
-        rows.append(Row(name, mean, interval, std, len(values), mean == best, strip))
+    for name, result in results.items():
+        interval = result.bootstrap_interval()
+        strip = _strip(scores[name], result.mean, interval, ticks)
+        rows.append(Row(name, result.mean, interval, result.std, result.count, result.mean == best, strip))
     chance = None if metric.chance is None else _percent(metric.chance, ticks)
     return Boxes(rows, [(_percent(t, ticks), t) for t in ticks], chance)
+
+
+def _result(scores: Sequence[float], group: int) -> MetricResult:
+    return MetricResult(scores=torch.tensor(scores, dtype=torch.float64), cluster=group)
+
+
+def _defined(result: MetricResult) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = result.scores.numpy()
+    return values[~np.isnan(values)]
 
 
 def _ticks(metric: MetricScores, scores: Sequence[NDArray[np.float64]]) -> list[float]:

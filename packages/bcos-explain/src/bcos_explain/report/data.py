@@ -79,7 +79,12 @@ class ReportData:
     neurons: Sequence[NeuronRow] = ()
     """Channels with the images that activate them most."""
     gridpg: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Scores of the grid pointing game for each explainer; grid by grid, ``gridpg_n²`` scores each."""
+    """
+    Scores of the grid pointing game for each explainer; grid by grid, ``gridpg_n²`` scores each, NaN where one is
+    undefined.
+    """
+    gridpg_remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What explainers said of their maps in it."""
     gridpg_n: int = 2
     """Images in a row of a grid; a uniform attribution scores ``1 / n²``."""
     metrics: Sequence[MetricScores] = ()

@@ -87,14 +87,14 @@ def metric_sections(data: ReportData) -> list[dict[str, Any]]:
 
 def _gridpg(data: ReportData) -> MetricScores:
     cells = data.gridpg_n**2
-    whole = all(len(values) % cells == 0 for values in data.gridpg.values())
     return MetricScores(
         title="Localisation: the grid pointing game",
         scores=data.gridpg,
         description=GRIDPG_DESCRIPTION.format(n=data.gridpg_n, chance=1 / cells),
         chance=1 / cells,
         limits=(0.0, 1.0),
-        group=cells if whole else 1,
+        group=cells,
+        remarks=data.gridpg_remarks,
     )
 
 

@@ -1,0 +1,118 @@
+"""What an explainer has to say about its own result: what fell back, is missing, or cancelled.
+
+Maps look alike whether a method did what its name says or not. An explainer says so with :func:`remark`.
+Whoever shows maps or scores gathers remarks with :func:`collect_remarks`; where nobody does, they are Python
+warnings (:class:`ExplainerRemark`).
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+
+class ExplainerRemark(UserWarning):
+    """A remark that nobody collected."""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """One remark on one map, or on all maps of a call."""
+
+    text: str
+    """With ``{share}`` where the share stands."""
+    share: float | None = None
+    """How much is missing, or how much is noise."""
+    image: int | None = None
+    """Number in the batch; None for every image."""
+    target: int | None = None
+    """Number of the explained class among several; None for every class."""
+
+    def __str__(self) -> str:
+        if self.share is None:
+            return self.text
+        shown = "more than 1000 %" if self.share > 10 else f"{self.share:.2g}" if self.share < 0.01 else ""
+        return self.text.replace("{share}", shown or f"{self.share:.0%}".replace("%", " %"))
+
+
+_collected: ContextVar[list[Remark] | None] = ContextVar("collected remarks", default=None)
+
+
+@contextmanager
+def collect_remarks() -> Iterator[list[Remark]]:
+    """Gather the remarks of all explainers that this thread calls inside the block."""
+    found: list[Remark] = []
+    token = _collected.set(found)
+    try:
+        yield found
+    finally:
+        _collected.reset(token)
+
+
+def remark(text: str, where: Tensor | None = None, share: Tensor | None = None) -> None:
+    """Say something about a call's maps.
+
+    Args:
+        text: one line, with ``{share}`` where the share stands.
+        where: (N,) or (N, T), about which maps; None for all of them.
+        share: of the shape of `where`.
+    """
+    if where is None:
+        pass_on([Remark(text)])
+        return
+    places = where.detach().cpu().nonzero().tolist()
+    shares = [None] * len(places) if share is None else share.detach()[where].double().tolist()
+    pass_on([Remark(text, size, *place) for place, size in zip(places, shares, strict=True)])
+
+
+def pass_on(remarks: Sequence[Remark], *, first_image: int = 0, target: int | None = None) -> None:
+    """Hand remarks of a part of a batch to whoever collects those of the whole.
+
+    Args:
+        remarks: of the part.
+        first_image: where the part starts.
+        target: number of the explained class, where the part was asked for that one alone.
+    """
+    collected = _collected.get()
+    if collected is not None:
+        collected += moved(remarks, first_image=first_image, target=target)
+        return
+    for line in remark_lines(remarks):
+        warnings.warn(line, ExplainerRemark, stacklevel=2)
+
+
+def moved(remarks: Iterable[Remark], *, first_image: int = 0, target: int | None = None) -> list[Remark]:
+    """Remarks on a part of a batch, numbered as in the whole; arguments as for :func:`pass_on`."""
+    return [
+        replace(
+            found,
+            image=None if found.image is None else found.image + first_image,
+            target=found.target if target is None else target,
+        )
+        for found in remarks
+    ]
+
+
+def remarks_about(remarks: Iterable[Remark], image: int, target: int) -> list[Remark]:
+    """Those of one map."""
+    return [r for r in remarks if r.image in (None, image) and r.target in (None, target)]
+
+
+def worst(remarks: Iterable[Remark]) -> list[Remark]:
+    """One remark for each text, with the largest share, about no map in particular."""
+    kept: dict[str, Remark] = {}
+    for found in remarks:
+        before = kept.get(found.text)
+        if before is None or (found.share or 0) > (before.share or 0):
+            kept[found.text] = replace(found, image=None, target=None)
+    return list(kept.values())
+
+
+def remark_lines(remarks: Iterable[Remark]) -> list[str]:
+    """Lines about several maps together: each text once, its largest share as ``up to``."""
+    found = list(remarks)
+    several = len({r.share for r in found}) > 1
+    return [str(replace(r, text=r.text.replace("{share}", "up to {share}")) if several else r) for r in worst(found)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bcos_cli.config import load_recipe
 from bcos_cli.data.reading import Reading
+from bcos_cli.training.finite import check_finite
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 from bcos_models import (
@@ -47,6 +48,10 @@ class TrainedModel:
     input: InputSpec
     classes: list[str]
     probabilities: Probabilities
+
+    def __post_init__(self) -> None:
+        """Refuse weights that are not finite, whoever is about to use them."""
+        check_finite(self.model)
 
     def check_classes(self, classes: list[str], data: str) -> None:
         """Refuse shards of other classes than the network knows.

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import yaml
 
 from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.measures import accuracy_of, measure_of
+from bcos_cli.training.measures import accuracy_of, measure_of, role_of
 from bcos_core.errors import BcosError, first_line
 
 State = Literal["finished", "running", "interrupted"]
@@ -55,8 +55,8 @@ class Run:
 
     @property
     def best(self) -> float | None:
-        """Accuracy of the best epoch."""
-        return max(self.accuracies, default=None)
+        """Accuracy of the best epoch; None where epochs were scored on test images, which choose nothing."""
+        return max((accuracy_of(line) for line in self.epochs if role_of(line) == "val"), default=None)
 
     @property
     def minutes(self) -> float:

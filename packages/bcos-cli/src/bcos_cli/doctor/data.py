@@ -22,8 +22,8 @@ def check_data(run: PlannedRun) -> Findings:
     index = run.index
     for split in _splits(run):
         yield ok(f"split {split}: {index.samples(split):,} images in {len(index.of(split)):,} shards")
-    for text in run.splits.told(run.recipe, index):
-        yield ok(text)
+    if run.splits.role == "val":
+        yield ok("; ".join(run.splits.told(run.recipe, index)))
     if run.splits.train == run.splits.final:
         yield note("train_split and test_split are the same: scores will be those of images that were learned")
     yield from _all_of_them(run) if run.hashes else _at_a_glance(run)

@@ -18,7 +18,7 @@ TEN = [7, 1, 0, 12, 5, 5, 9, 3, 30, 28]
 
 def index_of(**samples):
     shards = [
-        ShardRecord(name=f"{split}-{k}.tar", split=split, samples=n, bytes=1, sha256="")
+        ShardRecord(name=f"{split}-{k}.tar", split=split, samples=n, bytes=10**9, sha256="0" * 64)
         for split, lengths in samples.items()
         for k, n in enumerate([lengths] if isinstance(lengths, int) else lengths)
     ]
@@ -109,6 +109,11 @@ def test_what_chooses_is_never_the_split_of_the_end(samples, sections, val, shar
             "data.val_share=0.1 of 1 training images leaves none to train on; give a smaller",
         ),
         ({"train": 9}, {}, "no split 'test' to be scored on, and none for validation"),
+        (
+            {"train": [9, 10**8], "test": 9},
+            {},
+            "shards of at most 1,000,000 samples, one has 100,000,000; make smaller",
+        ),
     ],
 )
 def test_what_cannot_choose_is_refused(samples, data, message, recipe):

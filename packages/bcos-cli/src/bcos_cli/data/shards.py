@@ -96,8 +96,8 @@ class Shards:
                 length, left_out = self.lengths[shard], self._left_out(shard)
                 if left_out:  # from places in the sequence to places in the shard
                     own = [k for k in range(length) if k not in left_out]
-                    is_end = self.part == "rest" and stop == len(own)  # training looks whether a shard ends where it should
-                    start, stop = own[start], length if is_end else own[stop - 1] + 1
+                    to_its_end = self.part == "rest" and stop == len(own)  # training looks whether it ends as it should
+                    start, stop = own[start], length if to_its_end else own[stop - 1] + 1
                 yield ShardSlice(self.urls[shard], start, stop, positions[shard] + start, length, left_out)
             seen += self._counts[shard]
 

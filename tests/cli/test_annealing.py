@@ -86,7 +86,7 @@ def test_saved_network_is_a_bcos_network_with_the_scores_of_the_last_epoch(run, 
 
 
 def test_best_checkpoint_is_one_of_a_bcos_network(run, wanted, tmp_path):
-    run(wanted(train={"epochs": 3}))
+    run(wanted(train={"epochs": 3}, data={"val_share": 0.25}))
     state = safetensors.torch.load_file(tmp_path / "run" / "checkpoints" / "best" / "model.safetensors")
     assert not any(value.any() for key, value in state.items() if key.endswith("bias"))
 

@@ -10,6 +10,7 @@ from filelock import FileLock
 from torch import nn
 
 from bcos_cli.config import dump_recipe
+from bcos_cli.data.index import load_index
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_cli.doctor import machine
@@ -17,6 +18,7 @@ from bcos_cli.doctor.examine import examine
 from bcos_cli.doctor.finding import note
 from bcos_cli.doctor.network import _made_of
 from bcos_cli.training.folder import RunFolder
+from bcos_cli.training.selection import settled
 from bcos_core.plugins import PluginInfo
 
 Usage = namedtuple("Usage", "total used free")
@@ -230,3 +232,17 @@ def test_folder_of_the_run(found, recipe, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
     assert "'mine' is not empty, and no run" in found(made, "machine", out="mine")["problem"][0]
+
+
+def test_images_that_choose_are_told_and_not_counted_as_trained_on(found, recipe):
+    made = recipe(train={"restore_best": True}, data={"val_share": 0.25})
+    assert any(
+        "train: 18 of 24 images" in text and "chooses the best epoch" in text for text in found(made, "data")["ok"]
+    )
+    assert any("2 steps an epoch" in text for text in found(made, "batches")["ok"])
+
+
+def test_folder_with_the_same_run_is_seen_though_its_recipe_says_what_chooses(found, recipe):
+    made = recipe(early_stopping={"patience": 2})
+    RunFolder(Path("run")).start(settled(made, load_index(made.data.path)))
+    assert any("has a run of this recipe" in text for text in found(made, "machine")["note"])

@@ -25,6 +25,9 @@ def history(tmp_path, accuracies, stopping=None, **more):
         ({"test_top1": 0.5, "test_map": 0.7}, "map", 0.7),
         ({"test_top1": 0.5, "test_map": 0.7, "ema_top1": 0.9, "ema_map": 0.2}, "map", 0.2),
         ({"test_cosine": 0.25}, "cosine", 0.25),
+        ({"val_loss": 1.0, "val_top1": 0.5}, "top1", 0.5),
+        ({"val_loss": 1.0, "val_top1": 0.5, "ema_top1": 0.4}, "top1", 0.4),
+        ({"val_loss": 1.0, "val_map": 0.7, "val_top1": 0.5}, "map", 0.7),
     ],
 )
 def test_measure_of_an_epoch(line, measure, accuracy):

@@ -20,7 +20,7 @@ def test_run_that_is_killed_over_and_over_ends_bit_identical(recipe, tmp_path):
     """At chosen places (in a checkpoint, between two renames, in an evaluation, ...) and then at random."""
     wanted = recipe(
         model={"name": "cifar10_resnet20", "options": {"depths": [1], "width": 8, "drop_path": 0.3}},
-        data={"augment": {"pad_crop": 1, "horizontal_flip": 0.5}},
+        data={"augment": {"pad_crop": 1, "horizontal_flip": 0.5}, "val_share": 0.25},
         train={"epochs": 40, "batch_size": 2, "checkpoint_steps": 5, "explained_images": 1},
         ema={"decay": 0.9, "every": 3},
         mixing={"mixup": 0.2},

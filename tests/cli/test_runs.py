@@ -22,13 +22,13 @@ def recipe(**train):
     return Recipe.model_validate({"model": {"name": "cifar10_resnet20"}, "train": {"epochs": 3, **train}})
 
 
-def line(epoch, top1, **more):
+def line(epoch, top1, role="val", **more):
     return {
         "epoch": epoch,
         "step": 10 * epoch,
         "train_loss": 1 / epoch,
-        "test_loss": 2 / epoch,
-        "test_top1": top1,
+        f"{role}_loss": 2 / epoch,
+        f"{role}_top1": top1,
         "lr": 0.1,
         "images_per_second": 100.0 * epoch,
         "seconds": 60.0,
@@ -73,9 +73,18 @@ def test_runs_are_listed_with_state_and_scores(three, bcos):
         assert text in out
 
 
+def test_scores_on_test_images_choose_no_best_epoch(make):
+    folder = make("runs/a")
+    for epoch, top1 in enumerate([0.5, 0.7, 0.6], start=1):
+        folder.add_metrics(line(epoch, top1, role="test"))
+    assert (read_run(folder.path).best, read_run(folder.path).last) == (None, 0.6)
+
+
 def test_lists_are_sorted_by_choice(three, bcos):
     names = [row["name"] for row in json.loads(bcos("runs", "list", "--sort", "best", "--json")[1])]
     assert names == ["b/slow", "a", "new"]
+    by_last = json.loads(bcos("runs", "list", "--sort", "last", "--json")[1])
+    assert [row["name"] for row in by_last] == ["b/slow", "a", "new"]
     (three / "a" / "metrics.jsonl").open("a").close()
     os.utime(three / "a" / "metrics.jsonl", (2e9, 2e9))
     assert json.loads(bcos("runs", "list", "--sort", "changed", "--json")[1])[0]["name"] == "a"
@@ -165,7 +174,7 @@ def test_curves_of_averaged_weights_and_other_measures(make, tmp_path):
     folder.add_metrics(line(1, 0.5, ema_top1=0.75))
     assert read_run(folder.path).best == 0.75
     labels = make("runs/labels")
-    labels.add_metrics({"epoch": 1, "train_loss": 1.0, "test_loss": 1.0, "test_map": 0.5, "test_top1": 0.1})
+    labels.add_metrics({"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_map": 0.5, "val_top1": 0.1})
     assert (read_run(labels.path).measure, read_run(labels.path).best) == ("map", 0.5)
     assert read_run(labels.path).minutes == 0
     plot([read_run(folder.path), read_run(labels.path)], ["a", "labels"], tmp_path / "x.svg")

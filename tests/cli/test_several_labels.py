@@ -140,7 +140,7 @@ def test_network_learns_several_labels_and_is_scored_by_mean_average_precision(r
     folder, out = run
     lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["test_map"] > 0.9
-    assert max(line["test_map"] for line in lines if line.get("best")) == max(line["test_map"] for line in lines)
+    assert not any(line.get("best") for line in lines)  # test images choose nothing
     assert "mean_average_precision" in out
     assert "it needs images of one class, these have several labels" in out
     evaluation = json.loads((folder / "evaluation.json").read_text())

@@ -40,7 +40,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
         f"packed {len(source.items):,} images of {len(index.classes)} classes into {len(index.shards)} shards"
     )
     with trained(recipe, run) as result:
-        finish_run(result, recipe, run)
+        finish_run(result, run)
 
     images.mkdir(parents=True)
     tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]

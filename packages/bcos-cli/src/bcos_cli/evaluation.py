@@ -22,6 +22,7 @@ from bcos_cli.collecting import Collector
 from bcos_cli.data.loader import Batches
 from bcos_cli.processes import largest, total
 from bcos_cli.trained import TrainedModel
+from bcos_cli.training.finite import check_finite
 from bcos_core.errors import BcosError
 
 CALIBRATION_BINS = 15
@@ -90,7 +91,7 @@ class _Classification:
             compute_groups=False,
         ).to(device)
         self.calibration = _begun(BinaryCalibrationError(CALIBRATION_BINS), device)
-        self.loss = MeanMetric().to(device)
+        self.loss = MeanMetric(nan_strategy="disable").to(device)
 
     def update(self, logits: Tensor, labels: Tensor, probabilities: Tensor, loss: Tensor) -> None:
         confidence, predicted = probabilities.max(1)
@@ -120,7 +121,7 @@ class _SeveralLabels:
         self.average_precision = _begun(MultilabelAveragePrecision(num_classes), device, num_classes)
         self.f1 = MultilabelF1Score(num_classes, average="micro").to(device)
         self.calibration = _begun(BinaryCalibrationError(CALIBRATION_BINS), device)
-        self.loss = MeanMetric().to(device)
+        self.loss = MeanMetric(nan_strategy="disable").to(device)
         self.samples = SumMetric().to(device)
         self.hits = {k: MeanMetric().to(device) for k in (1, min(5, num_classes))}
 
@@ -162,6 +163,24 @@ def read_of_all(batches: Batches, seen: int, device: torch.device) -> tuple[int,
     return read, unread
 
 
+def refuse_odd_outputs(odd: int, read: int, device: torch.device) -> None:
+    """Refuse to score a network that has no finite answer to some images; all processes must ask.
+
+    Args:
+        odd: images of this process whose outputs are not all finite.
+        read: images of all processes.
+        device: of this process.
+
+    Raises:
+        BcosError: there are such images.
+    """
+    if count := total(odd, device):
+        raise BcosError(
+            f"the outputs of the network are infinite or not a number for {count:,} of {read:,} images, though its "
+            "weights are finite: there is nothing to score; train it again with a lower optimizer.lr or in float32"
+        )
+
+
 def evaluate(
     trained: TrainedModel,
     model: nn.Module,
@@ -171,6 +190,7 @@ def evaluate(
     device: torch.device,
     collectors: Sequence[Collector] = (),
     show_progress: bool = True,
+    label: str = "evaluating",
     together: bool = False,
 ) -> Scores:
     """Score `model` on all samples of `batches`, each counted once over all processes.
@@ -184,13 +204,16 @@ def evaluate(
         device: where to compute.
         collectors: see every image; afterwards each knows what those of all processes saw.
         show_progress: show a progress bar.
+        label: of the progress bar.
         together: pass as many batches through the network in every process, because each holds a part of it.
 
     Raises:
-        BcosError: an image that cannot be read, or, where such are left out, none that can.
+        BcosError: an image that cannot be read, or, where such are left out, none that can; weights or outputs that are
+            not finite, whose accuracy would mean nothing.
     """
     from accelerate.utils import gather_object
 
+    check_finite(model, agree=lambda count: total(count, device))
     was_training = model.training
     model.eval()
     loss = loss.to(device)
@@ -198,15 +221,18 @@ def evaluate(
     done = seen = 0
     make = _SeveralLabels if batches.stream.labelling.multi_label else _Classification
     scorer: Scorer = make(len(trained.classes), device)
+    odd = torch.zeros((), dtype=torch.int64, device=device)
     start = time.perf_counter()
     dtype = next((p.dtype for p in model.parameters() if p.dtype == torch.float64), torch.float32)
     x = trained.encode(torch.zeros(1, trained.input.channels, trained.input.size, trained.input.size, device=device))
     no_gradient = torch.no_grad if together else torch.inference_mode  # FSDP keeps what the first pass has made
-    with no_gradient(), console.counted("evaluating", len(batches), show_progress) as counter:
+    with no_gradient(), console.counted(label, len(batches), show_progress) as counter:
         for images, labels, positions in batches.epoch(0):
             x = trained.encode(images.to(device, non_blocking=True))
             labels = labels.to(device, non_blocking=True)
             logits = model(x.to(dtype))
+            odd += (~torch.isfinite(logits)).any(1).sum()
+            logits = logits.nan_to_num()  # all processes refuse them together, in the end
             probabilities = trained.confidences(logits)
             scorer.update(logits, labels, probabilities, loss(logits.float(), labels))
             confidence, predicted = probabilities.max(1)
@@ -221,7 +247,8 @@ def evaluate(
         for _ in range(most - done):
             model(x.to(dtype))
     model.train(was_training)
-    _, unread = read_of_all(batches, seen, device)
+    read, unread = read_of_all(batches, seen, device)
+    refuse_odd_outputs(int(odd), read, device)
     seconds = time.perf_counter() - start
     with warnings.catch_warnings():  # of a process that has no images, while others do
         warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")

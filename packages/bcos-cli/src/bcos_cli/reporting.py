@@ -5,7 +5,9 @@ from typing import Any
 
 from bcos_cli import console
 from bcos_cli.config import Recipe
+from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.reading import Reading
+from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
 from bcos_cli.evaluation import Scores
 from bcos_cli.gallery import gallery
 from bcos_cli.measured import grid_scores, metric_scores, metric_tables, remarks_of
@@ -19,6 +21,8 @@ from bcos_cli.training.distillation import Agreement
 from bcos_cli.training.engine import TrainingResult
 from bcos_cli.training.folder import RunFolder
 from bcos_cli.training.losses import loss_of_scores
+from bcos_cli.training.measures import role_of
+from bcos_cli.training.selection import chooses
 from bcos_core.errors import BcosError
 from bcos_explain.metrics import write_results
 from bcos_explain.report import Confusion, NeuronRow, ReportData, write_report
@@ -31,7 +35,7 @@ SCORES = "scores"
 """Folder in that of a run for every score."""
 
 
-def finish_run(result: TrainingResult, recipe: Recipe, out: Path) -> Evaluation | None:
+def finish_run(result: TrainingResult, out: Path) -> Evaluation | None:
     """Score a trained network as its recipe says, and write ``evaluation.json`` and ``report.html``.
 
     None for a network that has no classes, because it has learned a teacher's embedding.
@@ -45,9 +49,29 @@ def finish_run(result: TrainingResult, recipe: Recipe, out: Path) -> Evaluation 
                 f"train a classifier on it with: bcos train --from {out} --data SHARDS"
             )
         return None
-    evaluation = score(result.trained, result.data, scoring_options(recipe), index=result.index, name=str(out))
-    _write_run(RunFolder(out), recipe, result.trained, evaluation)
+    split = _own_split(result.recipe, result.index)
+    options = scoring_options(result.recipe, split=split.name)
+    evaluation = score(result.trained, result.data, options, index=result.index, name=str(out))
+    evaluation.notes += _of_split(split, result.recipe, result.index)
+    _write_run(RunFolder(out), result.recipe, result.trained, evaluation)
     return evaluation
+
+
+def _own_split(recipe: Recipe, index: ShardIndex) -> ScoredSplit:
+    """Split that a run is scored on in the end."""
+    return scored_split(index, test=recipe.data.test_split, val=recipe.data.val_split)
+
+
+def _of_split(split: ScoredSplit, recipe: Recipe | None, index: ShardIndex) -> list[str]:
+    """What a reader should know of the images that were scored."""
+    notes = [] if split.note is None else [split.note]
+    if recipe is None or not chooses(recipe):
+        return notes
+    if recipe.data.val_share is None and split.name == find_split(index, recipe.data.test_split):
+        notes.append(f"these images ({split.name}) chose the epoch of the network, in a run of an older version")
+    elif split.name == recipe.data.val_split:
+        notes.append(f"these images ({split.name}) chose the epoch of the network")
+    return notes
 
 
 def evaluate_run(
@@ -78,6 +102,10 @@ def evaluate_run(
     folder = RunFolder(Path(run_or_model))
     recipe = recipe_of(run_or_model, data=data)
     location = data_of(run_or_model, data)
+    index = load_index(location)
+    asked = given.get("split")
+    split = scored_split(index, asked) if recipe is None or asked is not None else _own_split(recipe, index)
+    given = {**given, "split": split.name}
     if recipe is None:
         loss = "cross_entropy" if trained.probabilities == "softmax" else "bce"
         options = ScoringOptions(**{"loss": loss, "metrics": DEFAULT, **given})
@@ -85,14 +113,16 @@ def evaluate_run(
         options = scoring_options(recipe, **given)
     kept = out or (folder.path if recipe is not None else None)
     partial = None if kept is None else kept / PARTIAL
-    evaluation = score(trained, location, options, name=run_or_model, partial=partial)
+    evaluation = score(trained, location, options, index=index, name=run_or_model, partial=partial)
+    is_own = recipe is not None and location == recipe.data.path
+    evaluation.notes += _of_split(split, recipe if is_own else None, index)
     if not process_state().is_main_process:
         return evaluation
     if json_file is not None:
         evaluation.save(json_file)
     if out is not None:
         write_scores(evaluation, out)
-    if recipe is not None and location == recipe.data.path and _is_full(options, recipe):
+    if recipe is not None and is_own and _is_full(options, recipe, _own_split(recipe, index).name):
         _write_run(folder, recipe, trained, evaluation)
     else:
         show(evaluation)
@@ -170,11 +200,11 @@ def scoring_options(recipe: Recipe, **given: Any) -> ScoringOptions:
     return ScoringOptions(**{**values, **given})
 
 
-def _is_full(options: ScoringOptions, recipe: Recipe) -> bool:
-    """Whether these scores are what a run's report shows: its own split, every metric, as many grids or more."""
+def _is_full(options: ScoringOptions, recipe: Recipe, split: str) -> bool:
+    """Whether these scores are what a run's report shows: its own `split`, every metric, as many grids or more."""
     config = recipe.evaluation
     return (
-        options.split == recipe.data.test_split
+        options.split == split
         and options.images >= ScoringOptions.images
         and not options.options
         and set(options.metrics) >= {*DEFAULT, *config.metrics}
@@ -270,6 +300,23 @@ def _neurons(recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, note
         return []
 
 
+def _selection(recipe: Recipe, metrics: list[dict[str, Any]]) -> dict[str, str]:
+    """What the epochs were scored on, and what that chose."""
+    if not metrics:
+        return {}
+    last = metrics[-1]
+    role = role_of(last)
+    scored = str(last.get("scored", recipe.data.test_split))  # older versions did not say it
+    best = next((line["epoch"] for line in reversed(metrics) if line.get("best")), None)
+    if best is None or not chooses(recipe):
+        return {
+            "epochs scored on": scored if role == "val" else f"{scored}, chooses nothing",
+            "chosen": "the last epoch",
+        }
+    chosen = f"epoch {best}, the best" if recipe.train.restore_best else "when to stop; the last epoch"
+    return {"epochs scored on": scored, "chosen": f"{chosen}, on {scored}"}
+
+
 def _headline(evaluation: Evaluation) -> dict[str, str]:
     """Accuracy, and how well and how exactly its decisions are explained."""
     scores = evaluation.scores
@@ -307,6 +354,7 @@ def _summary(
         "loss": recipe.train.loss,
         "precision": {"no": "float32"}.get(recipe.train.precision, recipe.train.precision),
         "seed": str(recipe.train.seed),
+        **_selection(recipe, metrics),
     }
     if metrics:
         training["images/s"] = f"{sum(m.get('images_per_second', 0) for m in metrics) / len(metrics):,.0f}"

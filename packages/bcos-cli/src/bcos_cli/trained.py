@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.data.reading import Reading
+from bcos_cli.training.finite import check_finite
 from bcos_cli.trust import check_trusted, is_address, trusts_runs
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
@@ -49,7 +50,9 @@ class TrainedModel:
     probabilities: Probabilities
 
     def __post_init__(self) -> None:
-        _ = self.description  # refuses what could not be read again
+        """Refuse what could not be read again, and weights that are not finite, whoever is about to use them."""
+        _ = self.description
+        check_finite(self.model)
 
     @property
     def description(self) -> NetworkDescription:

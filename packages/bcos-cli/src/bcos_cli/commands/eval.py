@@ -39,7 +39,7 @@ def evaluate(
         list[str] | None,
         typer.Option(help="METRIC>=VALUE, such as gridpg/bcos>=0.8; exit status 1 if it does not hold; repeatable."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split to score on; test by default.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to score on; test by default, val without one.")] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
     boxes: Annotated[
         Path | None,

@@ -20,7 +20,7 @@ def maps(
     ],
     out: Annotated[Path, typer.Option(help="Folder for shards of maps and maps.json.")],
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
-    split: Annotated[str, typer.Option(help="Split to explain.")] = "test",
+    split: Annotated[str | None, typer.Option(help="Split to explain; test by default, val without one.")] = None,
     method: Annotated[
         list[str] | None,
         typer.Option(help="An explainer that bcos explainers lists; repeatable. bcos by default."),
@@ -48,6 +48,8 @@ def maps(
         return
 
     from bcos_cli import console
+    from bcos_cli.data.index import load_index
+    from bcos_cli.data.splits import scored_split
     from bcos_cli.explaining.questions import class_index
     from bcos_cli.outputs import check_writable
     from bcos_cli.processes import leave, process_state
@@ -67,8 +69,11 @@ def maps(
         weights=raw_weight,
     )
     location = data_of(run_or_model, data)
+    chosen = scored_split(load_index(location), split)
+    if chosen.note is not None:
+        console.err.print(chosen.note)
     written = explain_shards(
-        trained, location, out, options, split=split, batch_size=batch_size, workers=workers, name=run_or_model
+        trained, location, out, options, split=chosen.name, batch_size=batch_size, workers=workers, name=run_or_model
     )
     if process_state().is_main_process:
         rows = [

@@ -33,7 +33,7 @@ def neurons(
             help="Explain the channels named by --channel in this image, instead of searching shards; repeatable."
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to search.")] = "test",
+    split: Annotated[str | None, typer.Option(help="Split to search; test by default, val without one.")] = None,
     scanned: Annotated[
         int | None, typer.Option(help="Search only so many images, from the start of the split.", min=1)
     ] = None,
@@ -44,6 +44,8 @@ def neurons(
     """Show what neurons look for: the images that activate a channel most, each explained for that channel."""
     trust_runs(trust_run)
     from bcos_cli import console
+    from bcos_cli.data.index import load_index
+    from bcos_cli.data.splits import scored_split
     from bcos_cli.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
     from bcos_cli.outputs import check_folder
     from bcos_cli.trained import data_of, load_trained, reading_of
@@ -55,9 +57,13 @@ def neurons(
         searched = {"files": ", ".join(map(str, image))}
         rows = rows_of_images(trained, image, options)
     else:
-        searched = {"data": data_of(run_or_model, data), "split": split}
+        location = data_of(run_or_model, data)
+        chosen = scored_split(load_index(location), split)
+        if chosen.note is not None:
+            console.err.print(chosen.note)
+        searched = {"data": location, "split": chosen.name}
         reading = reading_of(run_or_model, data)
-        rows = neuron_rows(trained, searched["data"], split, options, workers=workers, reading=reading)
+        rows = neuron_rows(trained, location, chosen.name, options, workers=workers, reading=reading)
     write_neurons(rows, out, options=options, model=run_or_model, searched=searched)
     table = [
         (row.channel, f"{row.items[0].score:.3f}", f"{row.items[-1].score:.3f}", ", ".join(i.label for i in row.items))

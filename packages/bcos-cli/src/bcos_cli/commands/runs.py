@@ -8,7 +8,7 @@ import typer
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.terminal import say, say_json, tell
 
-SortBy = Literal["name", "best", "changed"]
+SortBy = Literal["name", "best", "last", "changed"]
 
 runs = typer.Typer(no_args_is_help=True, help="List the runs of a folder; show one, compare several.")
 
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
 @runs.command("list")
 def listing(
     folder: Annotated[Path, typer.Argument(help="Runs in it and below.")] = Path("runs"),
-    sort: Annotated[SortBy, typer.Option(help="name; or best or changed, largest first.")] = "name",
+    sort: Annotated[SortBy, typer.Option(help="name; or best, last or changed, largest first.")] = "name",
     as_json: AsJson = False,
 ) -> None:
     """List the runs of a folder: state, epochs, accuracy, GridPG. Exit status 1 if one cannot be read."""

@@ -73,6 +73,6 @@ def train(
 
     try:
         with trained(resolved.recipe, resolved.folder, resume=resolved.resume) as result:
-            finish_run(result, resolved.recipe, resolved.folder)
+            finish_run(result, resolved.folder)
     finally:
         leave()

@@ -44,12 +44,20 @@ class Augment(Section):
 
 
 class Data(Section):
-    """What it is trained on."""
+    """What it is trained on, and what chooses among epochs."""
 
     path: str | None = None
     """Folder or URL of shards; ``--data`` sets it."""
     train_split: str = "train"
+    val_split: str | None = None
+    """Split that chooses (best epoch, early stopping); null for ``val``, ``valid`` or ``validation``, if any."""
+    val_share: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Share of the training images that is held out to choose; null for a tenth where the recipe chooses
+    (``early_stopping``, ``train.restore_best``) and there is no split for it."""
+    val_seed: Count = 0
+    """Of the images that are held out."""
     test_split: str = "test"
+    """Split that is scored in the end, and chooses nothing."""
     image_size: Positive | None = None
     """Side in pixels of training images, and of those that are evaluated; null for the model's own."""
     train_image_size: Positive | None = None
@@ -76,3 +84,16 @@ class Data(Section):
     """Folder for copies of remote shards; null for none."""
     cache_gb: Rate = 100.0
     """Size in GB to which the least recently used copies are removed."""
+
+    @model_validator(mode="after")
+    def _one_thing_chooses(self) -> "Data":
+        if self.val_split is not None and self.val_share:
+            raise ValueError(
+                f"data.val_split={self.val_split} and data.val_share={self.val_share:g} both choose; give one of them"
+            )
+        if self.val_split is not None and self.val_split in (self.train_split, self.test_split):
+            raise ValueError(
+                f"data.val_split={self.val_split} is the split that is trained on or scored in the end, which may not "
+                "choose; give another one, or data.val_share"
+            )
+        return self

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bcos_cli.config import Augment
+from bcos_cli.data.holdout import HoldOut, Part
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.reading import Reading
 from bcos_cli.data.shards import Shards
@@ -94,6 +95,8 @@ def make_batches(
     augment: Augment | None = None,
     size: int | None = None,
     drawing: Drawing | None = None,
+    hold_out: HoldOut | None = None,
+    part: Part = "rest",
     reading: Reading | None = None,
     pin_memory: bool = False,
 ) -> Batches:
@@ -112,6 +115,8 @@ def make_batches(
         augment: for training, in equal numbers for each process; None for evaluation.
         size: side of augmented images; None for that of `spec`.
         drawing: how samples are drawn for training.
+        hold_out: share of the split that is held out; None to take all of it.
+        part: what is taken, where a share is held out: that, or the rest.
         reading: how; None for as it is by default.
         pin_memory: for a device that takes copies from there.
     """
@@ -119,7 +124,7 @@ def make_batches(
     is_random = augment is not None
     steps = inference_transform(spec) if augment is None else training_transform(spec, augment, size)
     stream = ShardStream(
-        Shards.of(data, index, split),
+        Shards.of(data, index, split, hold_out, part),
         BytesTransform(spec.channels, steps, is_random, reading.decoder),
         Labelling(len(index.classes), index.multi_label),
         rank=rank,

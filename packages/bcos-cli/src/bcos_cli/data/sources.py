@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from bcos_cli.data.decoding import IMAGE_SUFFIXES, check_bytes
+from bcos_cli.data.splits import SPELLINGS
 from bcos_core.errors import BcosError
 
-SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
+SPLIT_NAMES = tuple(name for names in SPELLINGS.values() for name in names)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ class ShardStream(IterableDataset[Sample]):
         Raises:
             BcosError: one of them is not there, or, unless such are left out, cannot be read.
         """
-        wanted, total = set(positions), self.shards.total
+        wanted, total = set(positions), sum(self.shards.lengths)
         if odd := [position for position in wanted if not 0 <= position < total]:
             raise BcosError(f"the split has positions from 0 to {total - 1}, got {min(odd)}")
         told = _Told(self._skipped, 0, self.rank, patience=2 * total)

@@ -11,7 +11,7 @@ def check_batches(run: PlannedRun) -> Findings:
     """The effective batch can be split over the processes, and there are enough shards for them."""
     recipe = run.recipe
     plan = plan_batches(recipe.train, run.processes)
-    total = run.index.samples(recipe.data.train_split)
+    total = run.splits.trained_on(run.index)
     yield ok(
         f"{plan.effective} images a step: {plan.per_process} a process × {plan.world} processes "
         f"× {plan.accumulate} accumulated batches"
@@ -44,7 +44,7 @@ def _epochs(run: PlannedRun, plan: BatchPlan, total: int, steps: int) -> Finding
 
 def _loaders(run: PlannedRun, plan: BatchPlan, steps: int) -> Findings:
     data = run.recipe.data
-    shards = len(run.index.of(data.train_split))
+    shards = len(run.index.of(run.splits.train))
     readers = run.processes * max(data.workers, 1)
     if data.workers > steps * plan.accumulate:
         yield note(

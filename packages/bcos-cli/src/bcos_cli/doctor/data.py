@@ -19,10 +19,12 @@ _VERIFY = "see bcos shards verify"
 
 def check_data(run: PlannedRun) -> Findings:
     """Both splits are there, their shards are what the index says, and every class has images."""
-    data, index = run.recipe.data, run.index
+    index = run.index
     for split in _splits(run):
         yield ok(f"split {split}: {index.samples(split):,} images in {len(index.of(split)):,} shards")
-    if data.train_split == data.test_split:
+    if run.splits.role == "val":
+        yield ok("; ".join(run.splits.told(run.recipe, index)))
+    if run.splits.train == run.splits.final:
         yield note("train_split and test_split are the same: scores will be those of images that were learned")
     yield from _all_of_them(run) if run.hashes else _at_a_glance(run)
     yield from _classes(run)
@@ -59,7 +61,8 @@ def _at_a_glance(run: PlannedRun) -> Findings:
 
 
 def _splits(run: PlannedRun) -> list[str]:
-    return list(dict.fromkeys((run.recipe.data.train_split, run.recipe.data.test_split)))
+    splits = run.splits
+    return list(dict.fromkeys(split for split in (splits.train, splits.val, splits.final) if split is not None))
 
 
 def _classes(run: PlannedRun) -> Findings:
@@ -70,7 +73,7 @@ def _classes(run: PlannedRun) -> Findings:
     if index.multi_label and recipe.train.loss == "cross_entropy":
         yield problem("the images have several labels, which train.loss=cross_entropy cannot learn; use bce")
     try:
-        counts = index.class_counts(recipe.data.train_split)
+        counts = index.class_counts(run.splits.train)
     except BcosError as reason:
         yield note(str(reason))
         return

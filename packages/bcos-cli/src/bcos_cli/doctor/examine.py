@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from bcos_cli.config import Recipe
+from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.data.index import load_index
 from bcos_cli.doctor.batches import check_batches
 from bcos_cli.doctor.data import check_data
@@ -12,6 +12,8 @@ from bcos_cli.doctor.finding import Finding, PlannedRun, problem
 from bcos_cli.doctor.machine import check_machine
 from bcos_cli.doctor.network import NetworkCheck
 from bcos_cli.doctor.plugins import check_plugins
+from bcos_cli.training.folder import RunFolder
+from bcos_cli.training.selection import settled
 from bcos_core.errors import BcosError, first_line
 
 
@@ -30,7 +32,9 @@ def examine(recipe: Recipe, out: Path, *, processes: int = 1, hashes: bool = Fal
     if recipe.data.path is None:
         raise BcosError("there are no data to train on; give a folder of shards with --data")
     uncached = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": None})})
-    run = PlannedRun(uncached, load_index(recipe.data.path), out, processes, hashes)
+    index, config = load_index(recipe.data.path), RunFolder(out).config
+    before = load_recipe(str(config)) if config.exists() else None
+    run = PlannedRun(settled(uncached, index, before), index, out, processes, hashes)
     network = NetworkCheck(run)
     yield from _made("plugins", check_plugins())
     yield from _made("data", check_data(run))

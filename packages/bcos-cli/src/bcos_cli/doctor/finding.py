@@ -1,5 +1,6 @@
 """What a check has found. Imports no torch."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Literal
 
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex
+from bcos_cli.training.selection import Splits
 
 Status = Literal["ok", "note", "problem"]
 """``note``: the run works, but its owner may not know this."""
@@ -41,6 +43,11 @@ class PlannedRun:
         """Folder or URL of the shards."""
         assert self.recipe.data.path is not None
         return self.recipe.data.path
+
+    @functools.cached_property
+    def splits(self) -> Splits:
+        """What is trained on, what chooses, and what is scored in the end."""
+        return Splits.of(self.recipe, self.index)
 
 
 def ok(text: str) -> Finding:

@@ -47,7 +47,7 @@ def _processors(run: PlannedRun) -> Findings:
 
 
 def _memory(run: PlannedRun) -> Findings:
-    records = run.index.of(run.recipe.data.train_split)
+    records = run.index.of(run.splits.train)
     mean = sum(record.bytes for record in records) / max(sum(record.samples for record in records), 1)
     readers = run.processes * max(run.recipe.data.workers, 1)
     wanted, free = readers * run.recipe.data.shuffle_buffer * mean, psutil.virtual_memory().available

@@ -84,7 +84,7 @@ class NetworkCheck:
             yield problem(f"the loss is not finite: {losses}; lower optimizer.lr, or use train.precision=no")
             return
         yield from gradients.findings()
-        total = self.run.recipe.train.epochs * self.run.index.samples(self.run.recipe.data.train_split)
+        total = self.run.recipe.train.epochs * self.run.splits.trained_on(self.run.index)
         hours = total * seconds / self.run.processes / 3600
         yield ok(
             f"loss {losses[-1]:.4f} after {len(losses)} steps of {len(self._images[-1])} images on "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcos_cli.runs.read import Run
+from bcos_cli.training.measures import loss_of, role_of
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 
@@ -45,10 +46,10 @@ def plot(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
         epochs = [line["epoch"] for line in run.epochs]
         style = {"color": colour, "marker": "o", "markersize": 3 if len(epochs) > 1 else 6, "linewidth": 1.5}
         left.plot(epochs, [line.get("train_loss") for line in run.epochs], alpha=0.6, **style | {"linestyle": "--"})
-        left.plot(epochs, [line.get("test_loss") for line in run.epochs], **style)
+        left.plot(epochs, [loss_of(line) for line in run.epochs], **style)
         right.plot(epochs, run.accuracies, label=names[number], **style)
     left.plot([], [], "k--", alpha=0.6, label="training")
-    left.plot([], [], "k-", label="test")
+    left.plot([], [], "k-", label=" or ".join(sorted({role_of(line) for run in runs for line in run.epochs})))
     left.set_ylabel("loss")
     right.set_ylabel(" / ".join(dict.fromkeys(_MEASURES[run.measure] for run in runs if run.epochs)))
     for axes in (left, right):

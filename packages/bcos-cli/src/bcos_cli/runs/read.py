@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from bcos_cli.config.layers import read_yaml
 from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.measures import accuracy_of, measure_of
+from bcos_cli.training.measures import accuracy_of, measure_of, role_of
 from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, shown
 
@@ -54,8 +54,8 @@ class Run:
 
     @property
     def best(self) -> float | None:
-        """Accuracy of the best epoch."""
-        return max(self.accuracies, default=None)
+        """Accuracy of the best epoch; None where epochs were scored on test images, which choose nothing."""
+        return max((accuracy_of(line) for line in self.epochs if role_of(line) == "val"), default=None)
 
     @property
     def minutes(self) -> float:

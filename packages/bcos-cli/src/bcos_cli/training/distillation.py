@@ -11,9 +11,10 @@ from torchmetrics import MeanMetric
 from bcos_cli import console
 from bcos_cli.config import Distillation
 from bcos_cli.data.loader import Batches
-from bcos_cli.evaluation import read_of_all
-from bcos_cli.processes import largest
+from bcos_cli.evaluation import read_of_all, refuse_odd_outputs
+from bcos_cli.processes import largest, total
 from bcos_cli.trained import TrainedModel, load_trained
+from bcos_cli.training.finite import check_finite
 from bcos_core.errors import BcosError
 
 
@@ -111,14 +112,17 @@ def agreement(
     *,
     device: torch.device,
     show_progress: bool = True,
+    label: str = "evaluating",
     together: bool = False,
 ) -> Agreement:
     """Compare a network with its teacher on all images of `batches`, over all processes.
 
     Arguments and errors as of :func:`bcos_cli.evaluation.evaluate`.
     """
+    check_finite(network, agree=lambda count: total(count, device))
     was_training = network.training
     network.eval()
+    odd = torch.zeros((), dtype=torch.int64, device=device)
     like = next(network.parameters()).dtype
     cosine, seen, done = MeanMetric().to(device), 0, 0
     most = largest(len(batches), device) if together else 0
@@ -126,10 +130,11 @@ def agreement(
     pixels = torch.zeros(1, own.channels, own.size, own.size, device=device)
     start = time.perf_counter()
     no_gradient = torch.no_grad if together else torch.inference_mode  # FSDP keeps what the first pass has made
-    with no_gradient(), console.counted("evaluating", len(batches), show_progress) as counter:
+    with no_gradient(), console.counted(label, len(batches), show_progress) as counter:
         for images, _, _ in batches.epoch(0):
             pixels = images.to(device).float() / 255
             outputs = network(teacher.student.encode(pixels).to(like)).float()
+            odd += (~torch.isfinite(outputs)).any(1).sum()
             cosine.update(F.cosine_similarity(outputs, teacher.answer(pixels)))
             done += 1
             seen += len(images)
@@ -138,6 +143,7 @@ def agreement(
             network(teacher.student.encode(pixels).to(like))
     network.train(was_training)
     count, unread = read_of_all(batches, seen, device)
+    refuse_odd_outputs(int(odd), count, device)
     return Agreement(count, float(cosine.compute()), count / (time.perf_counter() - start), unread)
 
 

@@ -5,21 +5,31 @@ from dataclasses import replace
 from torch import nn
 
 from bcos_cli.evaluation import Scores
+from bcos_cli.processes import total
 from bcos_cli.trained import load_trained
 from bcos_cli.training import efficiency, state
 from bcos_cli.training.checkpoint import EMA, MODEL, load_tensors
 from bcos_cli.training.distillation import Agreement
 from bcos_cli.training.evaluating import scores_of, share_buffers
+from bcos_cli.training.feeding import final_batches
+from bcos_cli.training.finite import check_finite
 from bcos_cli.training.setup import Setup
 from bcos_models.convert.anneal import recalibrate_norms
 
 
-def finish(setup: Setup, scores: Scores | Agreement | None) -> Scores | Agreement:
+def finish(setup: Setup, scores: Scores | Agreement | None) -> Scores | Agreement | None:
     """Save the network, as it was written and in float32, in ``setup.trained`` and its file.
 
     Args:
         setup: of the run.
-        scores: of the last epoch, which are returned where it is the same network.
+        scores: of the last epoch.
+
+    Returns:
+        Scores on the images of the end, where epochs were scored on them too; where others choose, they are left to the
+        one evaluation of the finished run, but for a network without classes, which has none.
+
+    Raises:
+        BcosError: weights that are not finite, which are not saved.
     """
     if setup.sharded:
         return _finish_sharded(setup, scores)
@@ -37,17 +47,29 @@ def finish(setup: Setup, scores: Scores | Agreement | None) -> Scores | Agreemen
     network.float()  # also where it was trained in float64
     # without Accelerate's autocast: scores and explanations are those of the saved weights
     setup.trained.model = accelerator.unwrap_model(setup.model, keep_fp32_wrapper=False).eval()
-    if scores is None or train.restore_best or train.recalibrate_batches or setup.learns_embedding:
-        scores = scores_of(setup, setup.trained.model)
+    check_finite(network)
+    scores = _final_scores(setup, None if train.restore_best or train.recalibrate_batches else scores)
     if accelerator.is_main_process:
         setup.trained.save(setup.folder.weights, network)
     accelerator.wait_for_everyone()
     return scores
 
 
-def _finish_sharded(setup: Setup, scores: Scores | Agreement | None) -> Scores | Agreement:
+def _final_scores(setup: Setup, scores: Scores | Agreement | None) -> Scores | Agreement | None:
+    """What :func:`finish` returns; `scores` are those of the last epoch, if they are of this network."""
+    if setup.splits.role == "val" and not setup.learns_embedding:
+        return None
+    if scores is not None and setup.splits.role == "test" and not setup.learns_embedding:
+        return scores
+    model = setup.model if setup.sharded else setup.trained.model
+    batches = final_batches(setup.recipe, setup.index, setup.trained.input, setup.accelerator)
+    return scores_of(setup, model, batches)
+
+
+def _finish_sharded(setup: Setup, scores: Scores | Agreement | None) -> Scores | Agreement | None:
     """The same where every process holds a part: put together in a file, and read from there."""
-    scores = scores or scores_of(setup, setup.model)
+    check_finite(setup.network, agree=lambda count: total(count, setup.accelerator.device))
+    scores = _final_scores(setup, scores)
     weights = state.weights_of(setup.model, sharded=True)
     if setup.accelerator.is_main_process:
         setup.trained.save_state(setup.folder.weights, weights)

@@ -6,13 +6,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from bcos_cli import console
-from bcos_cli.config import Recipe
+from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.evaluation import Scores
 from bcos_cli.processes import total
@@ -22,11 +20,12 @@ from bcos_cli.training.distillation import Agreement
 from bcos_cli.training.ending import finish
 from bcos_cli.training.evaluating import scores_of, share_buffers
 from bcos_cli.training.feeding import training_batches
-from bcos_cli.training.finite import LossWatch, SkippedSteps, keep_batch
+from bcos_cli.training.finite import LossWatch, SkippedSteps, keep_batch, not_finite, some_of
 from bcos_cli.training.folder import RunFolder
 from bcos_cli.training.freezing import train_mode
 from bcos_cli.training.history import epoch_line
 from bcos_cli.training.keeping import restore, save
+from bcos_cli.training.selection import settled
 from bcos_cli.training.setup import Setup, make_accelerator
 from bcos_cli.training.stepping import seed_batch
 from bcos_cli.training.stopping import EXIT_STATUS, Preempted
@@ -41,9 +40,12 @@ class TrainingResult:
     """A finished run."""
 
     trained: TrainedModel
-    scores: Scores | Agreement
+    scores: Scores | Agreement | None
+    """On the images that are scored in the end; None where training has not scored the network on them."""
     index: ShardIndex
     data: str
+    recipe: Recipe
+    """With what has chosen, as ``config.yaml`` has it."""
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
@@ -69,14 +71,17 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
             that is not finite.
         Preempted: a signal asked for an early end; the run goes on where it is resumed.
     """
-    if recipe.data.path is None:
+    data = recipe.data.path
+    if data is None:
         raise BcosError("there are no data to train on; give a folder of shards with --data")
-    index = load_index(recipe.data.path)
+    index = load_index(data)
     if len(index.classes) < 2:
         raise BcosError(f"the shards have the class {index.classes[0]!r} alone; a classifier needs at least two")
     accelerator = make_accelerator(recipe, out)
     resume = broadcast_object_list([resume])[0]  # another process may have looked later, when there was a run
     folder = RunFolder(out)
+    before = load_recipe(str(folder.config)) if resume and folder.config.exists() else None
+    recipe = settled(recipe, index, before)
     with ExitStack() as held:
         with accelerator.main_process_first():
             if accelerator.is_main_process:
@@ -87,7 +92,7 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
         held.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
         scores = run.to_the_end(resume)
         with run.while_scored():
-            yield TrainingResult(run.setup.trained, scores, index, recipe.data.path)
+            yield TrainingResult(run.setup.trained, scores, index, data, recipe)
 
 
 class _Run:
@@ -100,8 +105,11 @@ class _Run:
         self.progress = Progress()
         self.scores: Scores | Agreement | None = None
 
-    def to_the_end(self, resume: bool) -> Scores | Agreement:
-        """Train to the last epoch, from the first or from the last checkpoint; return the final scores."""
+    def to_the_end(self, resume: bool) -> Scores | Agreement | None:
+        """Train to the last epoch, from the first or from the last checkpoint; return the final scores, if any."""
+        if self.accelerator.is_main_process:
+            for text in self.setup.splits.told(self.recipe, self.setup.index):
+                console.err.print(text, soft_wrap=True)
         if resume:
             self.progress = restore(self.setup)
         self.setup.start_trackers()
@@ -233,14 +241,11 @@ class _Run:
         Raises:
             BcosError: they are not.
         """
-        names, values = zip(*self.setup.network.named_parameters(), strict=True)
-        own = [value.to_local() if isinstance(value, DTensor) else value for value in values]
-        finite = torch.stack([torch.isfinite(value).all() for value in own]).tolist()  # waits for the device once
-        bad = [name for name, is_finite in zip(names, finite, strict=True) if not is_finite]
+        bad = not_finite(self.setup.network)
         if self.setup.stepper.any_process(bool(bad)):
             raise BcosError(
                 f"weights are not finite after epoch {self.progress.epoch + 1}, step {self.progress.step:,} "
-                f"({', '.join(bad[:3]) or 'in another process'}); the checkpoint before is kept; lower optimizer.lr, "
+                f"({some_of(bad) or 'in another process'}); the checkpoint before is kept; lower optimizer.lr, "
                 "set clipping.norm, or use train.precision=no"
             )
 
@@ -251,17 +256,19 @@ class _Run:
         return path
 
     def _evaluate_epoch(self) -> None:
-        """Score the network, keep the best, and write the line of the epoch, its last act."""
+        """Score the network, keep the best if these images choose, and write the line of the epoch, its last act."""
         setup, progress, accelerator = self.setup, self.progress, self.accelerator
+        role, batches, label = setup.splits.role, setup.epoch_batches, f"evaluating on {setup.splits.label}"
         share_buffers(setup)
-        plain = scores_of(setup, setup.model if setup.sharded else setup.network)
-        averaged = None if setup.ema is None else scores_of(setup, setup.ema.module)
+        plain = scores_of(setup, setup.model if setup.sharded else setup.network, batches, label)
+        averaged = None if setup.ema is None else scores_of(setup, setup.ema.module, batches, label)
         self.scores = averaged or plain
         loss = sum(progress.losses) / len(progress.losses) / len(setup.batches)
-        values = epoch_line(progress, loss, setup.optimizer.param_groups[0]["lr"], plain, averaged)
+        values = epoch_line(progress, loss, setup.optimizer.param_groups[0]["lr"], plain, averaged, role)
+        values["scored"] = setup.splits.scored
         images = len(setup.batches.stream) * accelerator.num_processes
         values |= {"images_per_second": images / progress.seconds, "seconds": progress.seconds}
-        unread = {"": progress.unread, "test_": self.scores.unread}
+        unread = {"": progress.unread, f"{role}_": self.scores.unread}
         for prefix, skipped in unread.items():
             if skipped:
                 values[f"{prefix}skipped"] = skipped
@@ -269,13 +276,13 @@ class _Run:
                 accelerator.print(f"epoch {progress.epoch + 1}: {what} could not be read and were left out")
         if progress.left_out:
             values["steps_left_out"] = progress.left_out
-        accelerator.log({k: v for k, v in values.items() if k not in ("epoch", "step")}, step=progress.step)
+        accelerator.log({k: v for k, v in values.items() if k not in ("epoch", "step", "scored")}, step=progress.step)
         seen = setup.networks[-1]
         if setup.watcher and not setup.watcher.look(seen, progress.epoch + 1, progress.step, accelerator):
             setup.watcher = None
         if accelerator.is_main_process:
             comparable = setup.annealer.is_over(progress.step)  # with what the run ends with
-            if comparable and setup.history.is_best(self.scores.accuracy):
+            if role == "val" and comparable and setup.history.is_best(self.scores.accuracy):
                 last = setup.checkpoints.last()
                 assert last is not None
                 setup.checkpoints.keep_best(last)

@@ -1,31 +1,29 @@
 """Scores of a network while it is trained."""
 
+from typing import Any
+
 from accelerate.utils import broadcast
 from torch import nn
 
+from bcos_cli.data.loader import Batches
 from bcos_cli.evaluation import Scores, evaluate
 from bcos_cli.training.distillation import Agreement, agreement
 from bcos_cli.training.losses import LossOptions, make_loss
 from bcos_cli.training.setup import Setup
 
 
-def scores_of(setup: Setup, network: nn.Module) -> Scores | Agreement:
-    """Score a network on the test images, in all processes together; one without classes beside its teacher."""
-    main, device = setup.accelerator.is_main_process, setup.accelerator.device
+def scores_of(setup: Setup, network: nn.Module, batches: Batches, label: str = "evaluating") -> Scores | Agreement:
+    """Score a network on `batches`, in all processes together; one without classes beside its teacher."""
+    shown: dict[str, Any] = {
+        "device": setup.accelerator.device,
+        "show_progress": setup.accelerator.is_main_process,
+        "label": label,
+        "together": setup.sharded,
+    }
     if setup.learns_embedding and setup.teacher is not None:
-        return agreement(
-            setup.teacher, network, setup.test_batches, device=device, show_progress=main, together=setup.sharded
-        )
+        return agreement(setup.teacher, network, batches, **shown)
     loss = make_loss(setup.recipe.train.loss, LossOptions(evaluation=True))
-    return evaluate(
-        setup.trained,
-        network,
-        setup.test_batches,
-        loss,
-        device=device,
-        show_progress=main,
-        together=setup.sharded,
-    )
+    return evaluate(setup.trained, network, batches, loss, **shown)
 
 
 def share_buffers(setup: Setup) -> None:

@@ -10,6 +10,7 @@ from bcos_cli.data.loader import Batches, make_batches
 from bcos_cli.data.reading import Reading
 from bcos_cli.data.stream import Drawing
 from bcos_cli.training.batching import BatchPlan
+from bcos_cli.training.selection import Splits
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
@@ -17,18 +18,19 @@ from bcos_models import InputSpec
 def training_batches(
     recipe: Recipe, index: ShardIndex, spec: InputSpec, plan: BatchPlan, accelerator: Accelerator
 ) -> Batches:
-    """Augmented, shuffled batches of this process, as many for each process."""
-    data = recipe.data
+    """Augmented, shuffled batches of this process, as many for each process, without images that are held out."""
+    data, splits = recipe.data, Splits.of(recipe, index)
     if data.balanced and index.multi_label:
         raise BcosError("data.balanced draws classes equally often, these images have several labels; leave it out")
     drawing = Drawing(
         shuffle=data.shuffle_buffer,
         multiple=plan.accumulate,
         repeats=data.repeats,
-        class_counts=tuple(index.class_counts(data.train_split)) if data.balanced else None,
+        class_counts=tuple(index.class_counts(splits.train)) if data.balanced else None,
     )
     return make_batches(
-        split=data.train_split,
+        split=splits.train,
+        hold_out=splits.hold_out,
         batch_size=plan.per_process,
         augment=data.augment,
         size=data.train_image_size,
@@ -37,13 +39,25 @@ def training_batches(
     )
 
 
-def evaluation_batches(recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Accelerator) -> Batches:
-    """Batches of this process's share of the test split, every image once."""
-    return make_batches(
-        split=recipe.data.test_split,
-        batch_size=recipe.evaluation.batch_size,
-        **_common(recipe, index, spec, accelerator),
+def epoch_batches(recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Accelerator) -> Batches:
+    """Batches of this process's share of the images on which every epoch is scored, each once and as it is."""
+    splits = Splits.of(recipe, index)
+    if splits.hold_out is None:
+        return _evaluation_batches(recipe, index, spec, accelerator, split=splits.scored)
+    return _evaluation_batches(
+        recipe, index, spec, accelerator, split=splits.train, hold_out=splits.hold_out, part="held out"
     )
+
+
+def final_batches(recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Accelerator) -> Batches:
+    """The same of the images that are scored in the end."""
+    return _evaluation_batches(recipe, index, spec, accelerator, split=Splits.of(recipe, index).final)
+
+
+def _evaluation_batches(
+    recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Accelerator, **images: Any
+) -> Batches:
+    return make_batches(batch_size=recipe.evaluation.batch_size, **images, **_common(recipe, index, spec, accelerator))
 
 
 def _common(recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Accelerator) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from bcos_cli.evaluation import Scores
 from bcos_cli.training.checkpoint import Progress
 from bcos_cli.training.distillation import Agreement
 from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.measures import accuracy_of
+from bcos_cli.training.measures import Role, accuracy_of
 
 
 class History:
@@ -74,10 +74,11 @@ def epoch_line(
     lr: float,
     plain: Scores | Agreement,
     averaged: Scores | Agreement | None,
+    role: Role = "test",
 ) -> dict[str, Any]:
-    """What an epoch is remembered by."""
+    """What an epoch is remembered by; `role` says whether it was scored on images that choose."""
     values: dict[str, Any] = {"epoch": progress.epoch + 1, "step": progress.step, "train_loss": train_loss}
-    for prefix, scores in (("test", plain), ("ema", averaged)):
+    for prefix, scores in ((role, plain), ("ema", averaged)):
         if scores is not None:
             values |= {f"{prefix}_{name}": value for name, value in _measured(scores).items()}
     return values | {"lr": lr}

@@ -28,12 +28,13 @@ from bcos_cli.training.batching import odd_for_mixing, plan_batches
 from bcos_cli.training.building import build
 from bcos_cli.training.checkpoint import Checkpoints
 from bcos_cli.training.distillation import Objective, Teacher, embedding_size
-from bcos_cli.training.feeding import evaluation_batches, training_batches
+from bcos_cli.training.feeding import epoch_batches, training_batches
 from bcos_cli.training.folder import RunFolder
 from bcos_cli.training.freezing import freeze
 from bcos_cli.training.history import History
 from bcos_cli.training.losses import LossOptions, class_weights, make_loss
 from bcos_cli.training.optim import make_optimizer, make_schedule
+from bcos_cli.training.selection import Splits
 from bcos_cli.training.stepping import Stepper
 from bcos_cli.training.stopping import Stopper
 from bcos_cli.training.watching import Watcher
@@ -85,7 +86,7 @@ class Setup:
     """Network, data, optimizer and the rest of one run in one process.
 
     Args:
-        recipe: with ``data.path``.
+        recipe: with ``data.path``, and settled what chooses.
         index: of the data.
         folder: of the run.
         accelerator: of this process.
@@ -102,6 +103,7 @@ class Setup:
         self.sharded = state.is_sharded(accelerator)
         if self.sharded:
             _refuse_with_parts(recipe)
+        self.splits = Splits.of(recipe, index)
         self.history = History(folder, recipe.early_stopping)
         self.checkpoints = Checkpoints(folder.checkpoints, recipe.train.keep_checkpoints)
         self.plan = plan_batches(recipe.train, accelerator.num_processes)
@@ -110,7 +112,7 @@ class Setup:
         set_seed(recipe.train.seed)
         self.trained = build(recipe, _outputs(recipe, index))
         self.batches = training_batches(recipe, index, self.trained.input, self.plan, accelerator)
-        self.test_batches = evaluation_batches(recipe, index, self.trained.input, accelerator)
+        self.epoch_batches = epoch_batches(recipe, index, self.trained.input, accelerator)
         self.steps_per_epoch = len(self.batches) // self.plan.accumulate
         self.annealer = Annealer(recipe, self.steps_per_epoch)
         network = self.trained.model
@@ -155,7 +157,7 @@ class Setup:
 
     def _stepper(self) -> Stepper:
         train = self.recipe.train
-        weights = class_weights(train, self.index, self.recipe.data.train_split)
+        weights = class_weights(train, self.index, self.splits.train)
         options = LossOptions(label_smoothing=train.label_smoothing, class_weights=weights)
         labels = make_loss(train.loss, options).to(self.accelerator.device)
         if train.precision == "float64":
@@ -175,8 +177,9 @@ class Setup:
         if not count or self.sharded or self.learns_embedding or not self.accelerator.is_main_process:
             return None
         assert data.path is not None
-        positions = SampledImages(count, self.index.samples(data.test_split)).positions
-        found = images_at(data.path, self.index, data.test_split, self.trained.input, positions, Reading.of(data))
+        split = self.splits.final
+        positions = SampledImages(count, self.index.samples(split)).positions
+        found = images_at(data.path, self.index, split, self.trained.input, positions, Reading.of(data))
         return (
             Watcher(self.trained, self.folder, torch.stack([image for image, _ in found.values()])) if found else None
         )

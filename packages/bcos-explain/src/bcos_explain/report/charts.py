@@ -18,11 +18,18 @@ _INK = "#010203"
 """Stands for the colour of the text until the SVG is written."""
 _FAINT = "#040506"
 """Stands for the colour of grid lines."""
-_SERIES = {"train_loss": "#d97706", "test_loss": "#2563eb", "test_top1": "#0d9488", "lr": "#7c3aed"}
-_LABELS = {"train_loss": "training", "test_loss": "test", "test_top1": "top-1", "lr": "learning rate"}
+_SERIES = {
+    "train_loss": ("training", "#d97706"),
+    "val_loss": ("validation", "#db2777"),
+    "test_loss": ("test", "#2563eb"),
+    "val_top1": ("validation", "#db2777"),
+    "test_top1": ("test", "#0d9488"),
+    "lr": ("learning rate", "#7c3aed"),
+}
+"""Name and colour of what a line shows."""
 _PANELS = (
-    ("loss", ("train_loss", "test_loss")),
-    ("accuracy (top-1)", ("test_top1",)),
+    ("loss", ("train_loss", "val_loss", "test_loss")),
+    ("accuracy (top-1)", ("val_top1", "test_top1")),
     ("learning rate", ("lr",)),
 )
 _STYLE: Any = {
@@ -63,12 +70,13 @@ def learning_curves(epochs: Sequence[Mapping[str, float | None]]) -> list[str]:
             figure, ax = _figure(3.9, 2.7)
             for key, points in series.items():
                 marker = "o" if len(points) < 30 else None
-                ax.plot(*zip(*points, strict=True), color=_SERIES[key], label=_LABELS[key], marker=marker, ms=3)
+                name, colour = _SERIES[key]
+                ax.plot(*zip(*points, strict=True), color=colour, label=name, marker=marker, ms=3)
             ax.set(title=title, xlabel="epoch")
             ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             if title == "loss":
                 ax.set_ylim(bottom=0)
-            if len(series) > 1:
+            if len(keys) > 1:
                 ax.legend()
             charts.append(_svg(figure, title.split()[0], f"{title} over epochs"))
     return charts

@@ -70,8 +70,8 @@ class ReportData:
     """Tables of labels and values, by heading: ``{"Model": {"name": "resnet18"}, ...}``."""
     curves: Sequence[Mapping[str, float | None]] = ()
     """
-    For each epoch ``epoch`` and any of ``train_loss``, ``test_loss``, ``test_top1`` (a share or percentage)
-    and ``lr``.
+    For each epoch ``epoch`` and any of ``train_loss``, ``val_loss``, ``test_loss``, ``val_top1``, ``test_top1`` (a
+    share or percentage) and ``lr``.
     """
     confusion: Confusion | None = None
     gallery: Sequence[GalleryItem] = ()

@@ -1,0 +1,87 @@
+"""Splits by their usual names, and the one that is scored. Imports no torch."""
+
+from dataclasses import dataclass
+
+from bcos_cli.data.index import ShardIndex
+from bcos_core.errors import BcosError
+
+TEST = "test"
+VALIDATION = "val"
+SPELLINGS = {
+    "train": ("train", "training"),
+    VALIDATION: (VALIDATION, "valid", "validation"),
+    TEST: (TEST, "testing"),
+}
+"""Names of a split, in any case, by its usual one."""
+
+
+def find_split(index: ShardIndex, name: str, *, but: tuple[str | None, ...] = ()) -> str | None:
+    """Return the name that the shards have for a split: this one, or another usual spelling of it.
+
+    Args:
+        index: of the shards.
+        name: of the split.
+        but: splits that are not meant.
+
+    Raises:
+        BcosError: several splits are spelled so.
+    """
+    splits = [split for split in index.splits() if split not in but]
+    if name in splits:
+        return name
+    usual = next((names for names in SPELLINGS.values() if name.lower() in names), (name.lower(),))
+    found = [split for split in splits if split.lower() in usual]
+    if len(found) > 1:
+        raise BcosError(
+            f"the shards have the splits {' and '.join(map(repr, found))}, each of which may be {name!r}; name the one "
+            "that is meant, such as with data.val_split"
+        )
+    return found[0] if found else None
+
+
+def named_split(index: ShardIndex, name: str) -> str:
+    """Return the name that the shards have for a split, as :func:`find_split`.
+
+    Raises:
+        BcosError: there is none.
+    """
+    found = find_split(index, name)
+    if found is None:
+        index.of(name)  # says which there are
+    return found or name
+
+
+@dataclass(frozen=True)
+class ScoredSplit:
+    """A split that is scored, or explained."""
+
+    name: str
+    note: str | None = None
+    """Why it is not the one that a reader expects."""
+
+
+def scored_split(
+    index: ShardIndex, asked: str | None = None, *, test: str = TEST, val: str | None = None
+) -> ScoredSplit:
+    """Return the split that is asked for; by default that for tests or, where there is none, that for validation.
+
+    Args:
+        index: of the shards.
+        asked: name of a split.
+        test: name of the split for tests.
+        val: name of the split for validation; None for its usual one.
+
+    Raises:
+        BcosError: there is no such split.
+    """
+    if asked is not None:
+        return ScoredSplit(named_split(index, asked))
+    if (found := find_split(index, test)) is not None:
+        return ScoredSplit(found)
+    if (found := find_split(index, val or VALIDATION)) is None:
+        raise BcosError(
+            f"the shards have no split {test!r} to be scored on, and none for validation, only "
+            f"{', '.join(index.splits())}; name one (--split, data.test_split), or pack the images "
+            "again with --test-share"
+        )
+    return ScoredSplit(found, f"there is no split {test!r}: the images are those of {found!r}")

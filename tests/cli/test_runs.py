@@ -108,6 +108,8 @@ def test_run_that_is_being_trained_is_running(three):
         ("metrics.jsonl", '{"epoch": 1}\n'),
         ("metrics.jsonl", '{"epoch": 1, "test_top1": "x"}\n'),
         ("metrics.jsonl", '{"epoch": 0, "test_top1": 1}\n'),
+        ("metrics.jsonl", '{"epoch": 1, "test_top1": 1, "scored": 5}\n'),
+        ("metrics.jsonl", '{"epoch": 1, "test_top1": 1, "scored": "a\\u001b[31m"}\n'),
         ("metrics.jsonl", '{"epoch": 1, "epoch": 1, "test_top1": 1}\n'),
         ("metrics.jsonl", "[" * 100_000 + "\n"),
         ("evaluation.json", "{}"),

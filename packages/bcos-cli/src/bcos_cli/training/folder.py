@@ -189,11 +189,18 @@ class RunFolder:
 
 
 def _epoch(line: str, where: str) -> dict[str, Any]:
-    """What a line of ``metrics.jsonl`` says of its epoch: numbers by name, ``epoch`` (from 1) among them."""
+    """What a line of ``metrics.jsonl`` says of its epoch: numbers by name, ``epoch`` (from 1) among them.
+
+    Beside them ``scored`` names the images that the scores are of; older versions did not write it.
+    """
     try:
         values = parse_json(line, finite=False)  # a loss may be NaN
-        if not isinstance(values, dict) or not all(isinstance(value, int | float) for value in values.values()):
+        numbers = {k: v for k, v in values.items() if k != "scored"} if isinstance(values, dict) else None
+        if numbers is None or not all(isinstance(value, int | float) for value in numbers.values()):
             raise BcosError(f"it must hold numbers by name, got {shown(values)}")
+        scored = values.get("scored", "")
+        if not isinstance(scored, str) or not scored.isprintable():
+            raise BcosError(f"scored must be the name of a split, got {shown(scored)}")
         if type(values.get("epoch")) is not int or values["epoch"] < 1:
             raise BcosError(f"its epoch must be at least 1, got {shown(values.get('epoch'))}")
     except BcosError as reason:

@@ -51,11 +51,11 @@ def evaluation(explanations, skipped):
 
 
 def test_contributions_that_do_not_add_up_fail():
-    exact = {"completeness": {"": MetricResult(scores=torch.tensor([1e-7, 2e-6]))}}
+    exact = {"completeness": {"": MetricResult(scores=torch.tensor([1e-8, 5e-7]))}}
     wrong = {"completeness": {"": MetricResult(scores=torch.tensor([1e-7, 3e-3, 2e-2]))}}
     assert failures(evaluation(exact, {}), []) == []
     (reason,) = failures(evaluation(wrong, {}), [])
-    assert "contributions and bias of 2 of 3 images miss the logit by more than 0.0001" in reason
+    assert "contributions and bias of 2 of 3 images miss the logit by more than 1e-06" in reason
     assert "at most by 2.0e-02" in reason
     assert failures(evaluation({}, {"completeness": "frozen"}), []) == ["completeness failed: frozen"]
     assert failures(evaluation(exact, {}), [Condition.parse("top1>0.8")]) == ["top1 is 0.7, needed > 0.8"]

@@ -52,11 +52,10 @@ def packed(tmp_path_factory):
 
 def value(data, rng):
     """Stands for a transform: the grey value."""
-    import io
+    from bcos_cli.data.decoding import opened
 
-    from PIL import Image
-
-    return Image.open(io.BytesIO(data)).getpixel((0, 0))
+    with opened(data) as image:
+        return image.getpixel((0, 0))
 
 
 def value_and_draw(data, rng):

@@ -12,6 +12,7 @@ from damaging import replace_members
 
 from bcos_cli.config import Augment
 from bcos_cli.data import stream as module
+from bcos_cli.data.decoding import UnreadableImageError
 from bcos_cli.data.index import load_index
 from bcos_cli.data.labels import parse_labels
 from bcos_cli.data.loader import make_batches
@@ -59,7 +60,7 @@ def value_and_draw(data, rng):
     try:
         return Image.open(io.BytesIO(data)).getpixel((0, 0)), rng.random()
     except OSError as reason:
-        raise OSError("no image") from reason
+        raise UnreadableImageError("cannot be read") from reason
 
 
 def make(folder, *, batch_size=2, skip=False, rank=0, world=1, **drawing):

@@ -91,7 +91,7 @@ class _Classification:
             compute_groups=False,
         ).to(device)
         self.calibration = _begun(BinaryCalibrationError(CALIBRATION_BINS), device)
-        self.loss = MeanMetric(nan_strategy="disable").to(device)
+        self.loss = MeanMetric().to(device)
 
     def update(self, logits: Tensor, labels: Tensor, probabilities: Tensor, loss: Tensor) -> None:
         confidence, predicted = probabilities.max(1)
@@ -121,7 +121,7 @@ class _SeveralLabels:
         self.average_precision = _begun(MultilabelAveragePrecision(num_classes), device, num_classes)
         self.f1 = MultilabelF1Score(num_classes, average="micro").to(device)
         self.calibration = _begun(BinaryCalibrationError(CALIBRATION_BINS), device)
-        self.loss = MeanMetric(nan_strategy="disable").to(device)
+        self.loss = MeanMetric().to(device)
         self.samples = SumMetric().to(device)
         self.hits = {k: MeanMetric().to(device) for k in (1, min(5, num_classes))}
 

@@ -26,6 +26,7 @@ class _WrittenPart(BaseModel):
     chance: float | None = None
     curves: list[list[float]] | None = None
     curve_x: list[float] | None = None
+    remarks: list[list[str | float | None]] = []
 
 
 _LINE = TypeAdapter(tuple[Annotated[Count, Strict()], _WrittenPart])

@@ -8,6 +8,13 @@ from watch import CANARY, SECRET
 
 _WHOLE = 2**16
 _positions = st.integers(0, _WHOLE - 1)
+
+
+def chosen(values):
+    """One of several values, which a report of a failure does not list."""
+    return st.integers(0, len(values) - 1).map(lambda i: values[i])
+
+
 _edits = st.tuples(
     st.sampled_from(["set", "flip", "cut", "insert", "repeat", "drop", "largest"]),
     _positions,
@@ -19,7 +26,7 @@ _edits = st.tuples(
 
 def damaged(valid):
     """Bytes of one of several valid files, with a few edits; half of them near the beginning, where headers are."""
-    return st.builds(_damage, st.sampled_from(list(valid)), st.lists(_edits, min_size=1, max_size=4))
+    return st.builds(_damage, chosen(list(valid)), st.lists(_edits, min_size=1, max_size=4))
 
 
 def _damage(content, edits):
@@ -56,8 +63,27 @@ HOSTILE = [
     *(None, True, False, 0, 1, -1, 2, 0.5, -0.0, 1e308, float("nan"), float("inf"), 2**31, 2**63, 10**30, -(2**70)),
     *("", " ", ".", "..", "/", "~", "a" * 5000, "\x00", "\x1b[2J", "a\nbcos: forged", "\ud800", "\u202ea", "٣", "1e3"),
     *(f"../{SECRET}", f"a/../../{SECRET}", f"/{SECRET}", f"\\\\host\\{SECRET}", f"C:{SECRET}", f"file:../{SECRET}"),
-    *("/etc/passwd", "/dev/zero", "file:///etc/passwd", "http://127.0.0.1:9/a", "https://[", "s3://bucket/a", "hf://a/b"),
-    *("pipe:touch x", "PIPE:id", "gs://a|id", "$(id)", "`id`", "; id", "{a..z}", "%s%n", "__import__", "!!python/name:os"),
+    *(
+        "/etc/passwd",
+        "/dev/zero",
+        "file:///etc/passwd",
+        "http://127.0.0.1:9/a",
+        "https://[",
+        "s3://bucket/a",
+        "hf://a/b",
+    ),
+    *(
+        "pipe:touch x",
+        "PIPE:id",
+        "gs://a|id",
+        "$(id)",
+        "`id`",
+        "; id",
+        "{a..z}",
+        "%s%n",
+        "__import__",
+        "!!python/name:os",
+    ),
     *(f"{CANARY}:run", f"{CANARY}.run", "os:system", "builtins:eval", "timm/resnet18", "torchvision/resnet18"),
     *("cifar10_resnet20", "train", "test", "tensorboard", "bcos", "top1", "epochs", "name", "nan", "null", "true"),
     *([], {}, [[]], [None], {"": ""}, [1, 2, 3], ["a"], {"a": 1}, {"name": 1}, [1] * 3000, _nested(60, list)),
@@ -67,18 +93,19 @@ HOSTILE = [
 _changes = st.tuples(
     st.sampled_from(["replace", "replace", "replace", "remove", "add", "swap", "wrap"]),
     st.integers(0, 10**6),
-    st.sampled_from(HOSTILE) | st.integers() | st.floats() | st.text(max_size=20),
+    chosen(HOSTILE) | st.integers() | st.floats() | st.text(max_size=20),
 )
 
 
 def altered(valid):
     """One of several documents of lists, mappings, numbers and text, with values replaced, removed and added."""
-    return st.builds(_alter, st.sampled_from(list(valid)), st.lists(_changes, min_size=1, max_size=3))
+    return st.builds(_alter, chosen(list(valid)), st.lists(_changes, min_size=1, max_size=3))
 
 
 def _alter(document, changes):
     document = copy.deepcopy(document)
-    for action, pick, value in changes:
+    for action, pick, hostile in changes:
+        value = copy.deepcopy(hostile)  # else it could come to lie in itself
         places = list(_places(document))
         if not places:
             return value
@@ -110,7 +137,7 @@ def _places(value):
 def json_files(*valid):
     """JSON of altered documents, and damaged JSON."""
     texts = [json.dumps(document, indent=1).encode() for document in valid]
-    return altered(valid).map(as_json) | damaged(texts) | st.sampled_from(_ODD_JSON)
+    return altered(valid).map(as_json) | damaged(texts) | chosen(_ODD_JSON)
 
 
 def as_json(document):

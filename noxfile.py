@@ -55,7 +55,7 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests, with all packages and the reference implementation."""
     session.install(*EVERYTHING, *group("test-base"), *group("parity"), *group("export"))
-    session.install(*group("examples"), *group("real"), *group("quantus"), *group("browser"))
+    session.install(*group("examples"), *group("real"), *group("quantus"), *group("browser"), *group("fuzz"))
     session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
 
 
@@ -86,6 +86,16 @@ def coverage(session: nox.Session) -> None:
     session.run("pytest", "tests/coverage", *PARALLEL, *session.posargs, env=ONE_THREAD | everything)
     if not session.posargs:
         session.run("python", "tests/coverage/write_table.py", str(results), "docs/coverage.md")
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Feed damaged and hostile files to all that reads files: an hour, or the minutes that are given."""
+    session.install(*EVERYTHING, *group("test-base"), *group("fuzz"))
+    minutes = session.posargs[0] if session.posargs else "60"
+    session.run(
+        "pytest", "tests/fuzz", "--timeout=0", *session.posargs[1:], env=ONE_THREAD | {"BCOS_FUZZ_MINUTES": minutes}
+    )
 
 
 @nox.session(default=False)

@@ -62,6 +62,12 @@ def test_commands_that_the_readme_names_exist(command):
     assert run([command, "--help"]) == 0
 
 
+@pytest.mark.parametrize("test", re.findall(r"`(tests/\S+\.py::\w+)`", (ROOT / "docs/security.md").read_text()))
+def test_tests_that_hold_a_line_of_defence_exist(test):
+    file, _, name = test.partition("::")
+    assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE)
+
+
 def test_tables_of_models_name_what_is_registered():
     from bcos_models import list_models
 

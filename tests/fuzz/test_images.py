@@ -19,8 +19,14 @@ KINDS = {
     "WebP": [("RGB", {}), ("RGBA", {"lossless": True})],
     "BMP": [("RGB", {}), ("P", {}), ("1", {})],
     "GIF": [("P", {"transparency": 0}), ("L", {})],
-    "TIFF": [("RGB", {}), ("I;16", {}), ("RGB", {"compression": "tiff_lzw"}), ("CMYK", {"compression": "jpeg"})]
-    + [("F", {}), ("1", {"compression": "group4"}), ("RGBA", {"compression": "tiff_deflate"})],
+    "TIFF": [
+        *(("RGB", {}), ("I;16", {}), ("F", {}), ("RGB", {"compression": "tiff_lzw"})),
+        *(
+            ("CMYK", {"compression": "jpeg"}),
+            ("1", {"compression": "group4"}),
+            ("RGBA", {"compression": "tiff_deflate"}),
+        ),
+    ],
     "PPM": [("RGB", {}), ("L", {}), ("1", {})],
     "AVIF": [("RGB", {}), ("RGBA", {})],
 }

@@ -12,8 +12,9 @@ from bcos_cli.data.sources import ArraySource, ImageItem
 from bcos_cli.partial import PartialResults
 from bcos_cli.runs.compare import recipe_rows, score_rows
 from bcos_cli.runs.read import find_runs, read_run
+from bcos_cli.shardmaps import _claim, _noted
 
-EPOCH = {"epoch": 0, "train_loss": 0.5, "top1": 0.5, "test_loss": 0.4, "seconds": 3.0, "images_per_second": 9.0}
+EPOCH = {"epoch": 1, "train_loss": 0.5, "test_top1": 0.5, "test_loss": 0.4, "seconds": 3.0, "images_per_second": 9.0}
 SCORES = {"model": "run", "metrics": {"top1": 0.5, "gridpg/bcos": 0.7}, "count": 7}
 PART = [
     0,
@@ -73,3 +74,16 @@ def test_a_note_of_a_packing_is_taken_up_or_refused_and_nothing_of_others_remove
             assert (place / "train-000000.tar").read_bytes() == b"mine"
 
     fuzz(read, json_files(note), examples=150)
+
+
+def test_notes_on_maps_are_taken_up_or_refused_in_one_line(fuzz, folder):
+    described = {"format_version": 1, "model": "a", "data": "b", "classes": ["cat"], "options": {"methods": ["bcos"]}}
+    (folder / "maps" / ".finished").mkdir(parents=True)
+
+    def read(content):
+        (folder / "maps" / ".finished" / "description").write_bytes(content)
+        _noted(folder / "maps" / ".finished" / "description")
+        _claim(folder / "maps", described)
+
+    read(as_json(described))
+    fuzz(read, json_files(described))

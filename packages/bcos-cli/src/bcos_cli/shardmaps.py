@@ -24,7 +24,8 @@ from bcos_cli.data.transforms import BytesTransform, inference_transform
 from bcos_cli.processes import process_state
 from bcos_cli.trained import TrainedModel
 from bcos_core import explain
-from bcos_core.errors import BcosError
+from bcos_core.documents import parse_json, read_text
+from bcos_core.errors import BcosError, shown
 from bcos_core.files import remove_asides, replacement, write_atomically
 from bcos_explain import get_explainer
 from bcos_explain.explainers import Remark, attribute, collect_remarks, remark_lines
@@ -129,7 +130,7 @@ def _note(out: Path, record: ShardRecord) -> Path:
 def _is_whole(out: Path, record: ShardRecord) -> bool:
     """Whether the maps of a shard are there, as long as they were when they were finished."""
     note, path = _note(out, record), out / record.place
-    return note.is_file() and path.is_file() and path.stat().st_size == json.loads(note.read_text())["bytes"]
+    return note.is_file() and path.is_file() and path.stat().st_size == _noted(note).get("bytes")
 
 
 class _KeyedStream(ShardStream):
@@ -278,7 +279,7 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
     note = out / _FINISHED / "description"
     existing = note if note.exists() else out / INDEX_NAME
     if existing.exists():
-        before = {k: v for k, v in json.loads(existing.read_text()).items() if k != "shards"}
+        before = {k: v for k, v in _noted(existing).items() if k != "shards"}
         here = json.loads(json.dumps(described))
         if differing := [k for k in here if k not in ("model", "data") and before.get(k) != here[k]]:
             raise BcosError(
@@ -289,6 +290,21 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
     write_atomically(note, json.dumps(described))
 
 
+def _noted(path: Path) -> dict[str, Any]:
+    """Read what an earlier call wrote; in a folder from elsewhere it may be anything.
+
+    Raises:
+        BcosError: it is no mapping in JSON.
+    """
+    try:
+        values = parse_json(read_text(path))
+    except BcosError as reason:
+        raise BcosError(f"{str(path)!r} is damaged: {reason}; choose another folder with --out") from reason
+    if not isinstance(values, dict):
+        raise BcosError(f"{str(path)!r} holds no notes on maps, got {shown(values)}; choose another folder with --out")
+    return values
+
+
 def _write_index(out: Path, described: dict[str, Any], records: Sequence[ShardRecord]) -> None:
-    notes = [json.loads(_note(out, record).read_text()) for record in records]
+    notes = [_noted(_note(out, record)) for record in records]
     write_atomically(out / INDEX_NAME, json.dumps({**described, "shards": notes}, indent=1) + "\n")

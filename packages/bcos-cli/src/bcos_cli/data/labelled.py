@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bcos_cli.data.sources import ImageItem
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.plugins import suggestion
+from bcos_core.text import printable
 
 SEPARATOR = ";"
 
@@ -34,8 +35,9 @@ def read_table(table: Path) -> list[LabelledImage]:
             reader = csv.DictReader(file)
             columns = [name.strip() for name in reader.fieldnames or []]
             if missing := [name for name in ("image", "labels") if name not in columns]:
+                given = printable(shortened(", ".join(columns))) or "none"
                 raise BcosError(
-                    f"the table {str(table)!r} has no column {missing[0]!r}, has {', '.join(columns) or 'none'}; "
+                    f"the table {str(table)!r} has no column {missing[0]!r}, has {given}; "
                     "its first line must be: image,labels or image,labels,split"
                 )
             rows = [{(key or "").strip(): (value or "") for key, value in row.items() if key} for row in reader]
@@ -46,7 +48,7 @@ def read_table(table: Path) -> list[LabelledImage]:
     for row in rows:
         image = row["image"].strip()
         if image in seen:
-            raise BcosError(f"the table {str(table)!r} has the image {image!r} twice; give its labels in one row")
+            raise BcosError(f"the table {str(table)!r} has the image {shown(image)} twice; give its labels in one row")
         seen.add(image)
         names = tuple(dict.fromkeys(name for part in row["labels"].split(SEPARATOR) if (name := part.strip())))
         found.append(LabelledImage(image, names, row.get("split", "").strip() or None))
@@ -67,7 +69,7 @@ def labelled_items(
     for row in rows:
         if row.image not in known:
             raise BcosError(
-                f"the image {row.image!r} of the table {str(table)!r} is not there; {suggestion(row.image, known)}"
+                f"the image {shown(row.image)} of the table {str(table)!r} is not there; {suggestion(row.image, known)}"
             )
     classes = sorted({name for row in rows for name in row.labels})
     if not classes:

@@ -28,7 +28,7 @@ from bcos_cli.data.index import (
 )
 from bcos_cli.data.sources import ImageItem, ImageSource
 from bcos_cli.interrupts import unheard_by_children
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 from bcos_core.files import remove_asides, write_atomically
 
 OnError = Literal["fail", "skip"]
@@ -310,7 +310,7 @@ def write_shard(source: ImageSource, shard: PlannedShard, destination: Path, on_
                 skipped.append(SkippedImage(path=item.path, reason=str(reason)))
                 continue
             except Exception as reason:  # archives raise many types
-                skipped.append(SkippedImage(path=item.path, reason=f"{type(reason).__name__}: {reason}"))
+                skipped.append(SkippedImage(path=item.path, reason=f"{type(reason).__name__}: {first_line(reason)}"))
                 continue
             _add(tar, f"{key}.{extension}", data)
             labels = item.label if isinstance(item.label, tuple) else (item.label,)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from bcos_cli.data.decoding import IMAGE_SUFFIXES, check_bytes
+from bcos_cli.data.decoding import IMAGE_SUFFIXES, check_bytes, unreadable
 from bcos_cli.data.splits import SPELLINGS
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 
 SPLIT_NAMES = tuple(name for names in SPELLINGS.values() for name in names)
 
@@ -73,10 +73,11 @@ class ZipSource:
 
     def read(self, item: ImageItem) -> tuple[bytes, str]:
         """Read the member as it is; the archive is opened once a process."""
-        if self._open is None:
-            self._open = zipfile.ZipFile(self.archive)
-        check_bytes(self._open.getinfo(item.path).file_size)  # of which no more is read, whatever it says
-        return self._open.read(item.path), _extension(item.path)
+        with unreadable():  # zipfile and its decompressors raise many types
+            if self._open is None:
+                self._open = zipfile.ZipFile(self.archive)
+            check_bytes(self._open.getinfo(item.path).file_size)  # of which no more is read, whatever it says
+            return self._open.read(item.path), _extension(item.path)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": None}
@@ -124,8 +125,11 @@ def open_source(
     if path.is_file():
         if not zipfile.is_zipfile(path):
             raise BcosError(f"{source!r} is a file, but no zip; give a folder of class folders, or a zip of one")
-        with zipfile.ZipFile(path) as archive:
-            sums = {i.filename: f"{i.CRC:08x}" for i in archive.infolist() if not i.is_dir()}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                sums = {i.filename: f"{i.CRC:08x}" for i in archive.infolist() if not i.is_dir()}
+        except Exception as reason:  # zipfile raises many types for archives that are damaged
+            raise BcosError(f"the zip {source!r} cannot be read: {first_line(reason)}; make it again") from reason
         return ZipSource(path, *parse(sorted(sums), split, source, sums))
     from bcos_cli.plugins import datasets
 

@@ -1,6 +1,5 @@
 """Where objects are: annotations of COCO and Pascal VOC, and how they move with resizing and cropping."""
 
-import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,13 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from bcos_core import BcosError
+from bcos_core.documents import parse_json, read_text
+from bcos_core.errors import BcosError, first_line, shortened, shown
 
 _T = TypeVar("_T")
 
+MOST_BYTES = 2**31
+"""Size of a file of annotations: those of COCO's training images have half a gigabyte."""
 MOST_PIXELS = 2**28
 """Of an annotated image."""
 
@@ -259,7 +261,7 @@ def _from_corner_and_size(box: Sequence[float]) -> list[float]:
 def _boxes(corners: list[list[float]]) -> Tensor:
     boxes = torch.tensor(corners, dtype=torch.float64).reshape(-1, 4)
     if bool((boxes[:, 2:] < boxes[:, :2]).any()):
-        raise ValueError(f"a box ends before it starts: {corners}")
+        raise ValueError(f"a box ends before it starts: {shown(corners)}")
     return boxes
 
 
@@ -269,15 +271,16 @@ def _stack(masks: list[Tensor], size: tuple[int, int]) -> Tensor:
 
 def _text(path: str | Path) -> str:
     try:
-        return Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as reason:
-        raise BcosError(f"cannot read annotations from {path}: {reason}") from reason
+        return read_text(path, MOST_BYTES)
+    except OSError as reason:
+        raise BcosError(f"cannot read annotations from {path}: {reason.strerror}") from reason
 
 
 def _json(path: str | Path) -> Any:
+    text = _text(path)
     try:
-        return json.loads(_text(path))
-    except (json.JSONDecodeError, RecursionError) as reason:
+        return parse_json(text, finite=False)
+    except BcosError as reason:
         raise BcosError(f"{path} is no JSON: {reason}") from reason
 
 
@@ -287,6 +290,6 @@ def _refusing_malformed(path: str | Path, kind: str, read: Callable[[], _T]) -> 
     except BcosError as reason:
         raise BcosError(f"{path}: {reason}") from reason
     except KeyError as reason:
-        raise BcosError(f"{path} is no {kind} annotation: {reason} is missing") from reason
-    except (TypeError, ValueError, AttributeError) as reason:
-        raise BcosError(f"{path} is no {kind} annotation: {reason}") from reason
+        raise BcosError(f"{path} is no {kind} annotation: {shortened(str(reason))} is missing") from reason
+    except Exception as reason:  # values of another kind, numbers of any size, masks that torch cannot make
+        raise BcosError(f"{path} is no {kind} annotation: {first_line(reason)}") from reason

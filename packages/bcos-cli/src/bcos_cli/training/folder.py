@@ -194,7 +194,7 @@ def _epoch(line: str, where: str) -> dict[str, Any]:
     Beside them ``scored`` names the images that the scores are of; older versions did not write it.
     """
     try:
-        values = parse_json(line, finite=False)  # a loss may be NaN
+        values: Any = parse_json(line, finite=False)  # a loss may be NaN
         numbers = {k: v for k, v in values.items() if k != "scored"} if isinstance(values, dict) else None
         if numbers is None or not all(isinstance(value, int | float) for value in numbers.values()):
             raise BcosError(f"it must hold numbers by name, got {shown(values)}")
@@ -205,7 +205,7 @@ def _epoch(line: str, where: str) -> dict[str, Any]:
             raise BcosError(f"its epoch must be at least 1, got {shown(values.get('epoch'))}")
     except BcosError as reason:
         raise BcosError(f"{where} is damaged: {reason}; remove it, or take the file from a copy") from reason
-    return values
+    return dict(values)
 
 
 def what_keeps_from_resuming(before: Recipe, now: Recipe) -> list[str]:

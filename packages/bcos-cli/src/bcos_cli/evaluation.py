@@ -91,13 +91,13 @@ class _Classification:
             compute_groups=False,
         ).to(device)
         self.calibration = _begun(BinaryCalibrationError(CALIBRATION_BINS), device)
-        self.loss = MeanMetric().to(device)
+        self.loss = SumMetric(nan_strategy="disable").to(device)  # NaN stays; MeanMetric would then ignore weights
 
     def update(self, logits: Tensor, labels: Tensor, probabilities: Tensor, loss: Tensor) -> None:
         confidence, predicted = probabilities.max(1)
         self.metrics.update(logits.float(), labels)
         self.calibration.update(confidence, (predicted == labels).int())
-        self.loss.update(loss, weight=len(labels))
+        self.loss.update(loss * len(labels))
 
     def compute(self, seconds: float) -> Scores:
         values = self.metrics.compute()
@@ -107,7 +107,7 @@ class _Classification:
             samples=samples,
             top1=float(values["top1"]),
             top5=float(values["top5"]),
-            loss=float(self.loss.compute()),
+            loss=float(self.loss.compute()) / samples,
             calibration_error=float(self.calibration.compute()),
             confusion=confusion,
             images_per_second=samples / seconds,
@@ -121,7 +121,7 @@ class _SeveralLabels:
         self.average_precision = _begun(MultilabelAveragePrecision(num_classes), device, num_classes)
         self.f1 = MultilabelF1Score(num_classes, average="micro").to(device)
         self.calibration = _begun(BinaryCalibrationError(CALIBRATION_BINS), device)
-        self.loss = MeanMetric().to(device)
+        self.loss = SumMetric(nan_strategy="disable").to(device)  # NaN stays; MeanMetric would then ignore weights
         self.samples = SumMetric().to(device)
         self.hits = {k: MeanMetric().to(device) for k in (1, min(5, num_classes))}
 
@@ -130,7 +130,7 @@ class _SeveralLabels:
         self.average_precision.update(probabilities, wanted)
         self.f1.update(probabilities, wanted)
         self.calibration.update(probabilities.flatten(), wanted.flatten())
-        self.loss.update(loss, weight=len(labels))
+        self.loss.update(loss * len(labels))
         self.samples.update(len(labels))
         for k, mean in self.hits.items():
             mean.update(wanted.gather(1, logits.topk(k).indices).amax(1).float())
@@ -142,7 +142,7 @@ class _SeveralLabels:
             samples=samples,
             top1=top1,
             top5=top5,
-            loss=float(self.loss.compute()),
+            loss=float(self.loss.compute()) / samples,
             calibration_error=float(self.calibration.compute()),
             confusion=[],
             images_per_second=samples / seconds,

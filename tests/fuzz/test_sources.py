@@ -47,7 +47,7 @@ def test_annotations_are_read_or_refused_in_one_line(fuzz, folder):
     read(("xml", VOC))
     coco = json_files(COCO).map(lambda content: ("json", content))
     voc = damaged([VOC, VOC, BOMB, OUTSIDE]).map(lambda content: ("xml", content))
-    fuzz(read, coco | voc, known=[("xml", BOMB), ("xml", OUTSIDE)], examples=300)
+    fuzz(read, coco | voc, known=[("xml", BOMB), ("xml", OUTSIDE)], examples=200)
 
 
 def test_a_table_of_labels_is_read_or_refused_in_one_line(fuzz, folder):

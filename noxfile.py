@@ -92,10 +92,8 @@ def coverage(session: nox.Session) -> None:
 def fuzz(session: nox.Session) -> None:
     """Feed damaged and hostile files to all that reads files: an hour, or the minutes that are given."""
     session.install(*EVERYTHING, *group("test-base"), *group("fuzz"))
-    minutes = session.posargs[0] if session.posargs else "60"
-    session.run(
-        "pytest", "tests/fuzz", "--timeout=0", *session.posargs[1:], env=ONE_THREAD | {"BCOS_FUZZ_MINUTES": minutes}
-    )
+    minutes, *arguments = session.posargs or ["60"]
+    session.run("pytest", "tests/fuzz", "--timeout=0", *arguments, env=ONE_THREAD | {"BCOS_FUZZ_MINUTES": minutes})
 
 
 @nox.session(default=False)

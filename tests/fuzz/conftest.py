@@ -55,7 +55,7 @@ def fuzz(request, folder):
     name = request.node.name
     counts, targets = request.config.stash[_counts], request.config.stash[_targets]
 
-    def run(read, inputs, *, known=(), examples=150):
+    def run(read, inputs, *, known=(), examples=100):
         def one(content):
             counts[name] += 1
             with watched(folder):

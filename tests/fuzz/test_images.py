@@ -71,8 +71,4 @@ def test_an_image_is_decoded_or_refused_in_one_line(fuzz, folder, format):
 
     for content in valid:
         read((content, 0))
-    fuzz(read, st.tuples(damaged(valid), st.integers(0, 6)), known=KNOWN.get(format, ()), examples=150)
-
-
-KNOWN = {}
-"""Inputs that have failed, by format."""
+    fuzz(read, st.tuples(damaged(valid), st.integers(0, 6)), examples=60)

@@ -41,4 +41,4 @@ def test_an_index_is_read_or_refused_in_one_line(fuzz, folder):
         for problem in verify(folder, index):
             assert "\n" not in problem
 
-    fuzz(read, json_files(INDEX), examples=400)
+    fuzz(read, json_files(INDEX), examples=250)

@@ -14,7 +14,7 @@ def test_a_recipe_is_read_or_refused_in_one_line(fuzz, folder, name):
         (folder / name).write_bytes(content)
         dump_recipe(load_recipe(str(folder / name)))
 
-    fuzz(read, FILES, examples=300)
+    fuzz(read, FILES, examples=150)
 
 
 def test_an_override_is_taken_or_refused_in_one_line(fuzz, folder):
@@ -23,4 +23,4 @@ def test_an_override_is_taken_or_refused_in_one_line(fuzz, folder):
     values = altered([RECIPE]).map(as_yaml).map(bytes.decode) | st.text(max_size=30)
     given = st.builds("{}={}".format, keys | st.text(max_size=10), values)
 
-    fuzz(lambda text: load_recipe(str(folder / "valid.yaml"), [text]), given, examples=200)
+    fuzz(lambda text: load_recipe(str(folder / "valid.yaml"), [text]), given, examples=100)

@@ -29,6 +29,15 @@ OUTSIDE = b'<!DOCTYPE a [<!ENTITY a SYSTEM "../secret.txt">]><annotation><filena
 TABLE = b"image,labels,split\na.png,cat;dog,train\nb.png,cat,test\n"
 
 
+FAILED = [
+    ("xml", BOMB),
+    ("xml", OUTSIDE),
+    ("json", b"9" * 5000),
+    ("json", b'{"images": [{"id": 1, "height": 1e999, "width": 1}], "categories": [], "annotations": []}'),
+    ("json", b'{"annotation": {"filename": "a", "size": {"height": 1, "width": 1}, "object": [1e999]}}'),
+]
+
+
 def archive(method):
     picture, stream = io.BytesIO(), io.BytesIO()
     Image.new("RGB", (4, 4)).save(picture, "PNG")
@@ -47,7 +56,7 @@ def test_annotations_are_read_or_refused_in_one_line(fuzz, folder):
     read(("xml", VOC))
     coco = json_files(COCO).map(lambda content: ("json", content))
     voc = damaged([VOC, VOC, BOMB, OUTSIDE]).map(lambda content: ("xml", content))
-    fuzz(read, coco | voc, known=[("xml", BOMB), ("xml", OUTSIDE)], examples=300)
+    fuzz(read, coco | voc, known=FAILED, examples=200)
 
 
 def test_a_table_of_labels_is_read_or_refused_in_one_line(fuzz, folder):
@@ -55,7 +64,11 @@ def test_a_table_of_labels_is_read_or_refused_in_one_line(fuzz, folder):
         (folder / "labels.csv").write_bytes(content)
         read_table(folder / "labels.csv")
 
-    fuzz(read, damaged([TABLE, TABLE.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + TABLE, b'"' + TABLE]))
+    fuzz(
+        read,
+        damaged([TABLE, TABLE.replace(b"\n", b"\r\n"), b"\xef\xbb\xbf" + TABLE, b'"' + TABLE]),
+        known=[b'"' + TABLE],
+    )
 
 
 def test_an_archive_is_read_or_refused_in_one_line(fuzz, folder):
@@ -69,4 +82,5 @@ def test_an_archive_is_read_or_refused_in_one_line(fuzz, folder):
                 continue
 
     valid = [archive(method) for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA)]
-    fuzz(read, damaged(valid) | st.just(b"PK\x05\x06" + bytes(18)))
+    no_member, no_directory = b"\x00" + valid[0][1:], valid[0].replace(b"PK\x01\x02", b"PK\x01\x03")
+    fuzz(read, damaged(valid) | st.just(b"PK\x05\x06" + bytes(18)), known=[no_member, no_directory])

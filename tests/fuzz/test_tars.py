@@ -97,7 +97,7 @@ def test_a_shard_is_scanned_or_refused_in_one_line(fuzz, folder):
         assert scan.bytes == len(content)
         assert scan.problem is None or ("\n" not in scan.problem and len(scan.problem) < 2000)
 
-    fuzz(read, damaged(VALID) | _built, examples=400)
+    fuzz(read, damaged(VALID) | _built, examples=250)
 
 
 def test_loaders_read_a_shard_or_refuse_it_in_one_line(fuzz, folder):
@@ -108,7 +108,7 @@ def test_loaders_read_a_shard_or_refuse_it_in_one_line(fuzz, folder):
         for stream in chance.sample(list(_streams(folder / "a.tar")), 3):
             list(stream)
 
-    fuzz(read, damaged(VALID) | _built, examples=200)
+    fuzz(read, damaged(VALID) | _built, examples=80)
 
 
 def test_the_valid_shards_are_read(folder):

@@ -46,7 +46,7 @@ def test_weights_are_loaded_or_refused_in_one_line(fuzz, folder, header):
     read(packed(values, tensors))
     inner = json_files(description).map(lambda text: described(text.decode("utf-8", "replace")))
     outer = altered([values]).map(lambda changed: packed(changed, tensors))
-    fuzz(read, inner | outer | damaged([packed(values, tensors)]), examples=150)
+    fuzz(read, inner | outer | damaged([packed(values, tensors)]), examples=100)
 
 
 def test_a_state_dict_is_read_or_refused_in_one_line(fuzz, folder, header):
@@ -65,7 +65,7 @@ def test_a_state_dict_is_read_or_refused_in_one_line(fuzz, folder, header):
         (folder / "a.pth").write_bytes(content)
         read_state(folder / "a.pth")
 
-    fuzz(read, damaged(valid), examples=150)
+    fuzz(read, damaged(valid), examples=80)
 
 
 def test_a_checkpoint_is_read_or_refused_in_one_line(fuzz, folder, header):

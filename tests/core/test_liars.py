@@ -449,6 +449,20 @@ def test_what_depends_on_the_image_is_not_called_a_constant(name, probe):
     assert sum(shares.values()) > 1e-9
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("data", "data (frozen)"),
+        ("a detached branch", "detach (frozen)"),
+        ("a branch under no_grad", "stem (frozen)"),
+        ("a softmax", "softmax (frozen)"),
+    ],
+)
+def test_what_is_held_is_named_after_its_function_or_module(name, expected):
+    e = explain(Parts(HELD[name]).double().eval(), torch.rand(2, 3, 8, 8).double(), target=2)
+    assert list(e.bias_terms) == [expected]
+
+
 CONSTANT = {
     "a bias": lambda m, x: m.head(m.honest(x)),
     "a number": lambda m, x: m.honest(x) + 0.37,

@@ -113,8 +113,7 @@ class FrozenOperations(TorchFunctionMode):
             if depends(tensor):
                 return tensor
             if name_of(tensor) is None:
-                place = None if torch.is_grad_enabled() else calling_module(self.model)
-                name_as(tensor, f"{place[0] if place else func.__name__.strip('_')}{FROZEN}")
+                name_as(tensor, f"{self._origin(func)}{FROZEN}")
             if terms.tape is None:
                 return tensor
             recorded = terms.tape.hold(tensor)
@@ -123,6 +122,14 @@ class FrozenOperations(TorchFunctionMode):
             return tensor if recorded is tensor else tensor.copy_(recorded)
 
         return map_tensors(hold, result)
+
+    def _origin(self, func: Callable[..., Any]) -> str:
+        """What a frozen result is named after: its function, or the module that records no gradients."""
+        place = None if torch.is_grad_enabled() else calling_module(self.model)
+        if place is not None:
+            return place[0] or type(place[1]).__name__
+        owner = getattr(func, "__self__", None) if func.__name__ == "__get__" else None  # of a property
+        return str(getattr(owner, "__name__", func.__name__)).strip("_")
 
     def _refuse_unrecorded(self) -> None:
         raise BcosError(

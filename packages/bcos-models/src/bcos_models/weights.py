@@ -1,5 +1,6 @@
 """Weights in and out of files. Nothing untrusted is ever unpickled."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,16 @@ def find_weights(source: str | Path | Checkpoint) -> Path:
     return path
 
 
+def load_data(path: Path) -> Any:
+    """Read a file of :func:`torch.save` that holds tensors and plain values alone; raises many types.
+
+    Callers check what it holds, so that they need no warning of an unusual protocol.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def read_state(path: Path) -> dict[str, Tensor]:
     """State dict in a file; of a training checkpoint, the one inside.
 
@@ -106,7 +117,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
                 "give a file written by save_weights"
             ) from reason
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        state: Any = load_data(path)
     except Exception as reason:  # torch raises several types, for files that are no checkpoints and for unsafe ones
         raise BcosError(
             f"{str(path)!r} is no file of weights alone ({first_line(reason)}); "

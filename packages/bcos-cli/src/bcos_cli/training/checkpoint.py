@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bcos_cli.config.base import Count
 from bcos_core.errors import BcosError, first_line
+from bcos_models.weights import load_data
 
 StateDict = Mapping[str, Tensor]
 
@@ -152,7 +153,7 @@ def load_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
         BcosError: it is damaged.
     """
     try:
-        state = torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
+        state = load_data(checkpoint / _STATE)
         return TypeAdapter(Progress).validate_python(state.pop("progress")), state
     except Exception as reason:  # pickle and zip raise many types
         raise _damaged(checkpoint, reason) from reason

@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -105,8 +106,14 @@ def ask(page, method="GET", path="/", parts=(b"",), host="127.0.0.1:7860", **hea
     return answer()
 
 
+def run(coroutine):
+    """Run it in a thread: browser tests leave a loop running in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
 def asked(*arguments, **options):
-    return asyncio.run(ask(*arguments, **options))[:2]
+    return run(ask(*arguments, **options))[:2]
 
 
 def upload(page, size=10, **headers):
@@ -133,7 +140,7 @@ def test_a_name_that_points_here_is_refused(page):
 
 
 def test_refusals_have_the_headers_of_the_page_too(page):
-    _, _, headers = asyncio.run(ask(page, host="evil.example"))
+    _, _, headers = run(ask(page, host="evil.example"))
     assert headers[b"x-content-type-options"] == b"nosniff"
 
 
@@ -189,7 +196,7 @@ def test_slow_requests_end_and_only_a_few_are_taken_at_a_time(page, monkeypatch)
         statuses = [status for status, _, _ in await asyncio.gather(*slow)]
         return statuses, (await ask(page, "POST", "/gradio_api/upload", (b"x", b"y")))[0]
 
-    statuses, afterwards = asyncio.run(all_at_once())
+    statuses, afterwards = run(all_at_once())
     parallel = Limits(megabytes=MEGABYTES, total_megabytes=4 * MEGABYTES).parallel
     assert statuses.count(408) == parallel
     assert statuses.count(503) == 6 - parallel

@@ -29,7 +29,7 @@ MAX_DEPTH = 10
 """Levels of lists and mappings in them."""
 ARGUMENTS = frozenset({"name", "num_classes", "origin", "pretrained", "weights"})
 """Of :func:`bcos_models.create_model` and of its builders: no options of a network."""
-_OPENS = re.compile(r"pretrained.*|.*weights|.*_path|cache_dir|file|url|hf_hub_id|source")
+_OPENS = re.compile(r"pretrained.*|.*weights|(?!drop_path$).*_path|cache_dir|file|url|hf_hub_id|source")
 """Options of other libraries' builders that read files or fetch addresses."""
 _WORD = re.compile(r"[\w.*?\[\]!+ -]{0,200}")
 """A name or a pattern of names: no path below another folder, no address."""

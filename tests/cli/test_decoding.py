@@ -126,6 +126,7 @@ def test_every_format_of_the_list_is_read(name, picture):
 
 
 @DECODERS
+@pytest.mark.filterwarnings("ignore:.*image format is deprecated:DeprecationWarning")  # of newer Pillows
 @pytest.mark.parametrize("name", ["EPS", "ICO", "TGA", "PCX", "SGI", "DDS", "IM", "JPEG2000", "PDF"])
 def test_no_other_decoder_ever_runs_whatever_pillow_knows(name, decoder, picture, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))

@@ -27,10 +27,8 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def serving(folder):
-    """The server of a folder: ``url``, ``asked`` (requests by file name), ``broken`` (names that end in the middle)."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
-    server.asked, server.broken = Counter(), set()
+def running(server):
+    """The server, at its ``url``, until the block ends."""
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -40,3 +38,12 @@ def serving(folder):
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@contextmanager
+def serving(folder):
+    """The server of a folder: ``url``, ``asked`` (requests by file name), ``broken`` (names that end in the middle)."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=str(folder)))
+    server.asked, server.broken = Counter(), set()
+    with running(server):
+        yield server

@@ -1,11 +1,11 @@
 """Web addresses: read whole or not at all, from the host that the user named."""
 
 import base64
-import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from http_server import running
 
 from bcos_cli.data import http
 from bcos_cli.data.http import open_http
@@ -33,15 +33,8 @@ def answering(answer):
     """A server whose answers are (status, headers, body)."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
     server.answer, server.asked, server.logins = answer, [], []
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
+    with running(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def read(address):

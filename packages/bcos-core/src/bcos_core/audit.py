@@ -31,8 +31,6 @@ class Audit:
     """Collects, during one forward pass, what its map can be trusted for."""
 
     def __init__(self) -> None:
-        self.calls = 0
-        """Functions called on what depends on the input: how deep the network is, roughly."""
         self.dtypes: set[torch.dtype] = set()
         """Floating types that values which depend on the input had anywhere."""
         self.random = False

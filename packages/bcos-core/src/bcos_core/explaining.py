@@ -46,8 +46,8 @@ def explain(
             summed over positions. A callable gets the layer's output as it is.
         relative: explain the distance of the target from the mean of all outputs, ``z_k - mean(z)``: what
             speaks for this class in particular.
-        probe: compute the frozen network at another point too, which must lie on the map that was read off; two
-            more forward passes. None where something in the model was not seen by explanation mode
+        probe: compute the frozen network at another point too, which must lie on the map that was read off;
+            three more forward passes. None where something in the model was not seen by explanation mode
             (TorchScript, another thread, a custom autograd function, another package's rule).
 
     Returns:

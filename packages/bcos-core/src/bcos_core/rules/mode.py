@@ -90,7 +90,6 @@ class FrozenOperations(TorchFunctionMode):
             self._refuse_unrecorded()
         version = given._version if unrecorded and given is not None else 0
         before = nodes([args, kwargs])
-        audit.calls += 1
         audit.unknown |= any(not depends(t) and name_of(t) is None for t in tensors([args, kwargs]))
         result = self._apply(func, args, kwargs)
         if unrecorded and given is not None and given._version != version:

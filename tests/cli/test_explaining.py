@@ -179,6 +179,16 @@ def test_data_set_with_fewer_classes_than_cells_gets_its_report(recipe, tmp_path
 FAST_DEMO = ["-o", "evaluation.gridpg_grids=2", "-o", "data.workers=0", "-o", "train.epochs=4"]
 
 
+def test_demo_replaces_no_image_that_is_not_its_own(bcos, tmp_path):
+    (tmp_path / "demo" / "images").mkdir(parents=True)
+    (tmp_path / "demo" / ".bcos-demo").touch()
+    (tmp_path / "demo" / "images" / "mine.png").write_bytes(b"mine")
+    status, _, err = bcos("demo", "--out", "demo", *FAST_DEMO)
+    assert status == 2
+    assert "holds 'mine.png', which is not of the demo" in err
+    assert (tmp_path / "demo" / "images" / "mine.png").read_bytes() == b"mine"
+
+
 @pytest.mark.slow
 def test_demo_leaves_all_it_promises_and_can_be_repeated_and_evaluated(bcos, tmp_path):
     for _ in range(2):

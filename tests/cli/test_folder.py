@@ -30,6 +30,26 @@ def test_folder_in_use_is_refused(run, recipe, tmp_path):
         RunFolder(tmp_path / "file").start(recipe())
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "model.safetensors", "report.html", "checkpoints", ".lock"])
+def test_run_with_a_link_that_leads_out_of_it_is_not_resumed(name, run, recipe, tmp_path):
+    run.start(recipe())
+    (run.path / name).symlink_to(tmp_path / "victim")
+    with (
+        pytest.raises(BcosError, match=rf"{name}' is a link that leads out of the run's folder"),
+        run.opened(recipe(), resume=True),
+    ):
+        pass
+    assert not (tmp_path / "victim").exists()
+
+
+def test_run_may_link_within_itself(run, recipe):
+    run.start(recipe())
+    (run.path / "kept").mkdir()
+    run.checkpoints.symlink_to("kept")
+    with run.opened(recipe(), resume=True):
+        pass
+
+
 def test_empty_folder_is_taken(run, recipe):
     run.path.mkdir(parents=True)
     run.start(recipe())

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from bcos_cli.data.pack import PROGRESS_NAME, pack
+from bcos_cli.data.pack import LOCK_NAME, PROGRESS_NAME, pack
 from bcos_cli.data.sources import open_source
 from bcos_cli.data.verify import verify
 from bcos_core import BcosError
@@ -36,6 +36,18 @@ def test_folder_of_somebody_elses_tars_and_files_are_refused(tree, folder_source
     (tmp_path / "f").write_text("x")
     with pytest.raises(BcosError, match="is a file; give a folder for the shards"):
         pack(folder_source(tree), "t", tmp_path / "f", workers=1)
+
+
+def test_second_process_is_refused_while_one_packs(tree, folder_source, tmp_path, files):
+    source = folder_source(tree)
+
+    def pack_again(done, total):
+        with pytest.raises(BcosError, match="another process is packing into"):
+            pack(source, "t", tmp_path / "s", workers=1)
+
+    pack(source, "t", tmp_path / "s", workers=1, on_progress=pack_again)
+    assert LOCK_NAME not in files(tmp_path / "s")
+    assert pack(source, "t", tmp_path / "s", workers=1).shards
 
 
 def test_interrupted_packing_goes_on_where_it_stopped(tree, folder_source, tmp_path, files):

@@ -39,6 +39,22 @@ def test_whole_network_is_its_state_dict():
         state.load_weights_into(model, weights | {"weight": torch.zeros(3, 2)}, sharded=False)
 
 
+def test_state_of_another_optimizer_or_network_is_refused():
+    model, larger = nn.Linear(2, 2), nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    other = torch.optim.Adam(larger.parameters())
+    larger(torch.ones(1, 3)).sum().backward()
+    other.step()
+    for wrong in (
+        torch.optim.SGD([model.weight]).state_dict(),
+        other.state_dict(),
+        {"param_groups": 3},
+        {"state": {}, "param_groups": [{}]},
+    ):
+        with pytest.raises(BcosError, match="the checkpoint's optimizer state does not fit Adam and this network"):
+            state.load_optimizer_state(model, optimizer, wrong, sharded=False)
+
+
 @pytest.mark.parametrize(("kind", "sharded"), [("NO", False), ("MULTI_GPU", False), ("FSDP", True)])
 def test_kind_of_processes(kind, sharded, monkeypatch):
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType[kind])

@@ -11,10 +11,11 @@ from bcos_cli.explaining import explain_files
 from bcos_cli.reporting import finish_run
 from bcos_cli.training.engine import trained
 from bcos_core.errors import BcosError
+from bcos_core.files import write_atomically
 
 RECIPE = "digits"
 MARKER = ".bcos-demo"
-"""In folders that a demo made, and may replace."""
+"""In folders that a demo made; it may replace the run there, and its own images."""
 EXPLAINED = 12
 """Test images that are explained one by one."""
 
@@ -30,11 +31,18 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     recipe = load_recipe(RECIPE, overrides, data=str(shards))
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists()):
         raise BcosError(f"{str(out)!r} holds other things; choose a new folder with --out")
-    for folder in (shards, run, images, explanations):
+    source = digits_source()
+    tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]
+    names = {f"{Path(item.path).stem}-{source.classes[int(str(item.label))]}.png": item for item in tests}
+    others = sorted(path.name for path in images.iterdir() if path.name not in names) if images.is_dir() else []
+    if others:
+        raise BcosError(
+            f"{str(images)!r} holds {others[0]!r}, which is not of the demo; move it, or choose another --out"
+        )
+    for folder in (shards, run):
         shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
     (out / MARKER).touch()
-    source = digits_source()
     index = pack(source, "digits", shards, samples_per_shard=500, workers=1)
     console.err.print(
         f"packed {len(source.items):,} images of {len(index.classes)} classes into {len(index.shards)} shards"
@@ -42,11 +50,8 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     with trained(recipe, run) as result:
         finish_run(result, run)
 
-    images.mkdir(parents=True)
-    tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]
-    for item in tests:
-        data, extension = source.read(item)
-        (images / f"{Path(item.path).stem}-{index.classes[int(str(item.label))]}.{extension}").write_bytes(data)
+    for name, item in names.items():
+        write_atomically(images / name, source.read(item)[0])
     explain_files(str(run), [images], explanations)
     console.out.print(
         f"pictures {explanations}\n\nOpen {run / 'report.html'} in a browser to see what the network saw."

@@ -86,6 +86,9 @@ class Plugins:
 _OURS = frozenset({"bcos-core", "bcos-models", "bcos-explain", "bcos-cli"})
 
 
+_OUR_MODULES = frozenset(name.replace("-", "_") for name in _OURS)
+
+
 def load_plugins(manager: Manager, group: str) -> Plugins:
     """Import and register every entry point of `group`, our own first, then the others by name."""
     plugins = Plugins()
@@ -188,7 +191,7 @@ def resolve(reference: str) -> Callable[..., Any]:
     try:
         if module.startswith("."):
             raise ImportError("a relative name")
-        if module not in sys.modules:
+        if module not in sys.modules and module.partition(".")[0] not in _OUR_MODULES:
             with foreign_code(f"the builder {reference!r}"):
                 import_module(module)
         function: Any = getattr(import_module(module), name)

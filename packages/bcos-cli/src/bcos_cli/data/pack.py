@@ -10,11 +10,13 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
 from bcos_cli.data.decoding import UnreadableImageError, decode
@@ -33,6 +35,7 @@ from bcos_core.files import remove_asides, write_atomically
 
 OnError = Literal["fail", "skip"]
 PROGRESS_NAME = ".packing.json"
+LOCK_NAME = ".packing.lock"
 _HIDDEN = re.compile(r"(?<![^/])__+")
 """Underscores with which WebDataset marks members that it leaves out."""
 _SHARD = re.compile(r"[^/\\\0]+-[0-9]{6,}\.tar")
@@ -103,6 +106,43 @@ def pack(
     check_names(source.classes, {item.split for item in source.items})
     plan = plan_shards(source.items, samples_per_shard, seed)
     fingerprint = _fingerprint(source, samples_per_shard, seed)
+    with _alone(destination):
+        return _pack(source, name, destination, plan, fingerprint, on_error, workers, on_progress)
+
+
+@contextmanager
+def _alone(destination: Path) -> Iterator[None]:
+    """Keep other processes from packing into the folder."""
+    if destination.exists() and not destination.is_dir():
+        raise BcosError(f"{str(destination)!r} is a file; give a folder for the shards")
+    destination.mkdir(parents=True, exist_ok=True)
+    if not os.access(destination, os.W_OK):  # nobody packs here; what is packed already may be asked for
+        yield
+        return
+    lock = FileLock(destination / LOCK_NAME)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as reason:
+        raise BcosError(
+            f"another process is packing into {str(destination)!r}; wait for it, or give another folder"
+        ) from reason
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # before it is released: afterwards it may be another's
+        lock.release()
+
+
+def _pack(
+    source: ImageSource,
+    name: str,
+    destination: Path,
+    plan: list[PlannedShard],
+    fingerprint: str,
+    on_error: OnError,
+    workers: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> ShardIndex:
     total = len(source.items)
     done = _already_done(destination, fingerprint)
     if isinstance(done, ShardIndex):
@@ -113,7 +153,6 @@ def pack(
         return done
 
     finished = {f.record.name: f for f in done.finished}
-    destination.mkdir(parents=True, exist_ok=True)
     write_atomically(destination / PROGRESS_NAME, done.model_dump_json())  # from now on the folder is ours
     unreadable = [image for f in finished.values() for image in f.skipped] if on_error == "fail" else []
     images_done = sum(f.record.samples + len(f.skipped) for f in finished.values())
@@ -182,10 +221,6 @@ def _with_keys(items: list[ImageItem]) -> list[tuple[str, ImageItem]]:
 def _already_done(destination: Path, fingerprint: str) -> ShardIndex | _Progress:
     """Return the finished index or the progress of an earlier packing of the same source."""
     fresh = _Progress(fingerprint=fingerprint)
-    if not destination.exists():
-        return fresh
-    if not destination.is_dir():
-        raise BcosError(f"{str(destination)!r} is a file; give a folder for the shards")
     other = BcosError(
         f"{str(destination)!r} already holds other shards or files; give an empty folder, or remove that one first"
     )

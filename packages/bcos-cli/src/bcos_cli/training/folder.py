@@ -68,8 +68,7 @@ class RunFolder:
         self._check_run() if resume else self._check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         with self.locked():
-            files = (self.config, self.metrics, self.weights, self.evaluation, self.report)
-            remove_asides(self.path, {path.name for path in files}.__contains__)
+            remove_asides(self.path, {path.name for path in self._files()}.__contains__)
             self.preempted.unlink(missing_ok=True)
             self.resume(recipe) if resume else self.start(recipe)
             yield
@@ -160,9 +159,21 @@ class RunFolder:
                 f"{str(self.path)!r} is not empty; continue that run with --resume, or choose another folder with --out"
             )
 
+    def _files(self) -> tuple[Path, ...]:
+        return (self.config, self.metrics, self.weights, self.evaluation, self.report)
+
     def _check_run(self) -> None:
         if not self.config.exists():
             raise BcosError(f"there is no run in {str(self.path)!r} to resume; leave out --resume")
+        # A run may come from somebody else, and a link in it name any file that this user can write.
+        inside = self.path.resolve()
+        folders = (self.checkpoints, self.tensorboard, self.explanations, self.not_finite)
+        for path in (*self._files(), *folders, self.path / LOCK, self.preempted):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise BcosError(
+                    f"{str(path)!r} is a link that leads out of the run's folder, to {shown(str(path.resolve()))}, and "
+                    "resuming would write there; put the file or folder itself in its place"
+                )
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return one dictionary for each epoch.

@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
@@ -62,8 +62,22 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer, sharded: bool) -> di
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Any], sharded: bool) -> None:
-    """Give the optimizer its state."""
-    if sharded:
-        set_optimizer_state_dict(model, optimizer, state, options=_SPREAD)
-    else:
-        optimizer.load_state_dict(state)
+    """Give the optimizer its state.
+
+    Raises:
+        BcosError: it is that of another optimizer or network.
+    """
+    try:
+        if sharded:
+            set_optimizer_state_dict(model, optimizer, state, options=_SPREAD)
+        else:
+            optimizer.load_state_dict(state)
+            for parameter, values in optimizer.state.items():
+                for name, value in values.items():
+                    if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                        raise ValueError(f"{name} is {tuple(value.shape)} for a weight of {tuple(parameter.shape)}")
+    except Exception as reason:  # torch looks entries up as it goes, and raises what that raises
+        raise BcosError(
+            f"the checkpoint's optimizer state does not fit {type(optimizer).__name__} and this network ("
+            f"{type(reason).__name__}: {first_line(reason)[:200]}); remove that checkpoint to go back to the one before"
+        ) from reason

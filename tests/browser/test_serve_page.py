@@ -18,9 +18,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from bcos_cli.config import validate_recipe
-from bcos_cli.images import load_image
-from bcos_cli.trained import load_trained
-from bcos_cli.training.building import build
+from bcos_cli.explain.image_files import load_image
+from bcos_cli.explain.loaded_model import load_trained
+from bcos_cli.train.model import build
 from bcos_core import explain
 
 pytestmark = pytest.mark.slow

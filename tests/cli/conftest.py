@@ -13,10 +13,10 @@ from PIL import Image
 from stripes import SIDE, striped
 
 from bcos_cli.config import validate_recipe
+from bcos_cli.config.trust import trust_runs
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, FolderSource, ImageItem, encode_png, parse_tree
-from bcos_cli.processes import process_state
-from bcos_cli.trust import trust_runs
+from bcos_cli.processes.group import process_state
 
 
 @pytest.fixture(autouse=True)

@@ -16,9 +16,9 @@ import torch
 
 from bcos_cli import console
 from bcos_cli.config import load_recipe
-from bcos_cli.training import engine
-from bcos_cli.training.checkpoint import Checkpoints
-from bcos_cli.training.folder import RunFolder
+from bcos_cli.train import trainer
+from bcos_cli.train.checkpoint import Checkpoints
+from bcos_cli.train.run_folder import RunFolder
 
 PLACES = {
     # name: (owner, function, how many calls first, whether the call is made before the process dies)
@@ -28,7 +28,7 @@ PLACES = {
     "while the best is replaced": (Path, "rename", 3, False),
     "before the line of an epoch": (RunFolder, "add_metrics", 1, False),
     "after the line of an epoch": (RunFolder, "add_metrics", 1, True),
-    "in an evaluation": (engine, "scores_of", 1, False),
+    "in an evaluation": (trainer, "scores_of", 1, False),
     "after the best is copied": (Checkpoints, "keep_best", 1, True),
 }
 
@@ -55,7 +55,7 @@ def attempt(recipe, out, place):
     try:
         if place is not None:
             die_at(*place)
-        engine.train(recipe, out, resume=(out / "config.yaml").exists())
+        trainer.train(recipe, out, resume=(out / "config.yaml").exists())
         os._exit(0)
     except BaseException as reason:
         sys.stderr.write(f"{type(reason).__name__}: {reason}\n")

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from bcos_cli.training import state
+from bcos_cli.train import state
 from bcos_models import create_model
 
 

@@ -11,9 +11,9 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.opening import open_url
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, ImageItem
-from bcos_cli.scoring import ScoringOptions, score
-from bcos_cli.shardmaps import MapOptions, explain_shards
-from bcos_cli.training.building import build
+from bcos_cli.evaluate.evaluation import ScoringOptions, score
+from bcos_cli.explain.shard_maps import MapOptions, explain_shards
+from bcos_cli.train.model import build
 from bcos_core import BcosError
 
 

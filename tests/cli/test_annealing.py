@@ -7,11 +7,11 @@ import safetensors.torch
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from bcos_cli.trained import load_trained
-from bcos_cli.training import engine
-from bcos_cli.training.annealing import Annealer
-from bcos_cli.training.building import build
-from bcos_cli.training.engine import train
+from bcos_cli.explain.loaded_model import load_trained
+from bcos_cli.train import trainer
+from bcos_cli.train.anneal import Annealer
+from bcos_cli.train.model import build
+from bcos_cli.train.trainer import train
 from bcos_core import AddInverse, BcosError, explain
 
 MODEL = {"name": "bcosified/standard_cifar10_resnet20", "options": {"network": {"depths": [1], "width": 8}}}
@@ -93,7 +93,7 @@ def test_best_checkpoint_is_one_of_a_bcos_network(run, wanted, tmp_path):
 
 def test_resumed_annealing_gives_the_same_weights(run, wanted, tmp_path, monkeypatch):
     run(wanted(), "whole")
-    original = engine._Run._after_step
+    original = trainer._Run._after_step
 
     class Killed(BaseException):
         pass
@@ -103,10 +103,10 @@ def test_resumed_annealing_gives_the_same_weights(run, wanted, tmp_path, monkeyp
         if self.progress.step == 5:  # in the second epoch
             raise Killed
 
-    monkeypatch.setattr(engine._Run, "_after_step", killed)
+    monkeypatch.setattr(trainer._Run, "_after_step", killed)
     with pytest.raises(Killed):
         run(wanted(train={"epochs": 3, "checkpoint_steps": 1}), "killed")
-    monkeypatch.setattr(engine._Run, "_after_step", original)
+    monkeypatch.setattr(trainer._Run, "_after_step", original)
     run(wanted(), "killed", resume=True)
     a, b = (safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert a.keys() == b.keys()

@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from bcos_cli.annotated import load_annotated
-from bcos_cli.training.building import build
+from bcos_cli.evaluate.annotated import load_annotated
+from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 
 CLASSES = ["rows", "columns", "corner"]

@@ -4,7 +4,7 @@ import resource
 import pytest
 import torch
 
-from bcos_cli.training.checkpoint import MODEL, Checkpoints, Progress, load_progress, load_tensors
+from bcos_cli.train.checkpoint import MODEL, Checkpoints, Progress, load_progress, load_tensors
 from bcos_core import BcosError
 
 

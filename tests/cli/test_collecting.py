@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bcos_cli.collecting import SampledImages
+from bcos_cli.evaluate.samplers import SampledImages
 from bcos_core import BcosError
 
 

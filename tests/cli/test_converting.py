@@ -5,14 +5,14 @@ import json
 import pytest
 import torch
 
-from bcos_cli.trained import load_trained
+from bcos_cli.explain.loaded_model import load_trained
 from bcos_models import create_model, save_weights
 
 
 @pytest.fixture
 def plain(recipe, tmp_path):
     """A trained plain network: the folder of its run."""
-    from bcos_cli.training.engine import train
+    from bcos_cli.train.trainer import train
 
     options = {"name": "standard_cifar10_resnet20", "options": {"depths": [1], "width": 8}}
     train(recipe(model=options, data={"image_channels": None}, train={"epochs": 1}), tmp_path / "plain")
@@ -104,7 +104,7 @@ def test_networks_are_explained_as_they_are_without_a_conversion(bcos, tree, tmp
 
 
 def test_bcos_network_of_a_run_is_not_converted_again(bcos, line, recipe, tmp_path):
-    from bcos_cli.training.engine import train
+    from bcos_cli.train.trainer import train
 
     train(recipe(train={"epochs": 1}), tmp_path / "run")
     assert "is a B-cos network already" in line(bcos("convert", tmp_path / "run", "--out", "net"))

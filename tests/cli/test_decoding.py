@@ -14,8 +14,8 @@ from PIL import Image, features
 from torchvision.transforms import v2
 
 from bcos_cli.config import Augment
-from bcos_cli.data import decoding
-from bcos_cli.data.decoding import FORMATS, UnreadableImageError, decode, opened, quick_decode
+from bcos_cli.data import image_decoder
+from bcos_cli.data.image_decoder import FORMATS, UnreadableImageError, decode, opened, quick_decode
 from bcos_cli.data.transforms import inference_transform, training_transform
 from bcos_models import InputSpec
 
@@ -177,7 +177,7 @@ def test_size_is_bounded_before_anything_is_decoded(decoder, picture, monkeypatc
 
 def test_file_is_bounded_before_it_is_read(tmp_path, monkeypatch):
     Image.new("L", (4, 4)).save(tmp_path / "x.png")
-    monkeypatch.setattr(decoding, "MOST_BYTES", 10)
+    monkeypatch.setattr(image_decoder, "MOST_BYTES", 10)
     with pytest.raises(UnreadableImageError, match="too large: a file of"), opened(tmp_path / "x.png"):
         pass
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from bcos_cli.config import Distillation, dump_recipe, validate_recipe
-from bcos_cli.training.building import build
-from bcos_cli.training.distillation import Objective, Teacher, embedding_size
+from bcos_cli.train.distillation import Objective, Teacher, embedding_size
+from bcos_cli.train.model import build
 from bcos_core import BcosError
 
 OUTPUTS = torch.tensor([[0.5, -1.0, 2.0], [1.0, 0.0, -0.5]])

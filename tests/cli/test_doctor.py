@@ -17,8 +17,8 @@ from bcos_cli.doctor import machine
 from bcos_cli.doctor.examine import examine
 from bcos_cli.doctor.finding import note
 from bcos_cli.doctor.network import _made_of
-from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.selection import settled
+from bcos_cli.train.run_folder import RunFolder
+from bcos_cli.train.selection import settled
 from bcos_core.plugins import PluginInfo
 
 Usage = namedtuple("Usage", "total used free")

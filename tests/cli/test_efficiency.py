@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bcos_cli.training.efficiency import as_written, checkpoint_activations, compile_network, repeated_blocks, undo
+from bcos_cli.train.efficiency import as_written, checkpoint_activations, compile_network, repeated_blocks, undo
 from bcos_core import BcosError
 from bcos_models import create_model
 

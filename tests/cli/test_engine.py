@@ -9,11 +9,11 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from bcos_cli.config import load_recipe
-from bcos_cli.trained import load_trained
-from bcos_cli.training import engine, setup
-from bcos_cli.training.engine import train
-from bcos_cli.training.history import History
-from bcos_cli.training.selection import settled
+from bcos_cli.explain.loaded_model import load_trained
+from bcos_cli.train import setup, trainer
+from bcos_cli.train.history import History
+from bcos_cli.train.selection import settled
+from bcos_cli.train.trainer import train
 from bcos_core import BcosError
 
 
@@ -76,7 +76,7 @@ class Killed(BaseException):
 
 def kill_after(monkeypatch, where, is_time):
     """Let a method of the run do its work, and then end the process, once `is_time`."""
-    real = getattr(engine._Run, where)
+    real = getattr(trainer._Run, where)
 
     def stop(self, *args):
         result = real(self, *args)
@@ -84,7 +84,7 @@ def kill_after(monkeypatch, where, is_time):
             raise Killed
         return result
 
-    monkeypatch.setattr(engine._Run, where, stop)
+    monkeypatch.setattr(trainer._Run, where, stop)
 
 
 RANDOM = {"drop_path": 0.5}
@@ -250,7 +250,7 @@ def test_request_to_end_is_heard_with_one_step_an_epoch_and_after_evaluations(
 
     with monkeypatch.context() as patched:
         patched.setattr(setup.Stopper, "asked", agree)
-        with pytest.raises(engine.Preempted):
+        with pytest.raises(trainer.Preempted):
             run(made)
     assert not (tmp_path / "run" / "model.safetensors").exists()
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if question > 1 else []) == question // 2
@@ -301,7 +301,7 @@ def test_bf16_trains(run, recipe):
 
 @pytest.mark.slow
 def test_run_in_bf16_is_scored_and_explained_as_it_is_saved(run, recipe, tmp_path):
-    from bcos_cli.reporting import evaluate_run, finish_run
+    from bcos_cli.evaluate.report import evaluate_run, finish_run
 
     chosen = recipe(train={"precision": "bf16", "epochs": 1}, evaluation={"explainers": ["bcos"]})
     finished = finish_run(run(chosen), tmp_path / "run")
@@ -312,8 +312,8 @@ def test_run_in_bf16_is_scored_and_explained_as_it_is_saved(run, recipe, tmp_pat
 
 
 def test_one_class_is_refused(run, recipe, monkeypatch):
-    index = engine.load_index(recipe().data.path)
-    monkeypatch.setattr(engine, "load_index", lambda _: index.model_copy(update={"classes": ["cat"]}))
+    index = trainer.load_index(recipe().data.path)
+    monkeypatch.setattr(trainer, "load_index", lambda _: index.model_copy(update={"classes": ["cat"]}))
     with pytest.raises(BcosError, match="the shards have the class 'cat' alone"):
         run(recipe())
 

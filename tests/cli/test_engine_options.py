@@ -1,4 +1,4 @@
-"""What recipes ask of the engine, each option in a run of its own."""
+"""What recipes ask of the trainer, each option in a run of its own."""
 
 import json
 import random
@@ -11,9 +11,9 @@ from accelerate.state import AcceleratorState, GradientState
 from damaging import replace_members
 
 from bcos_cli.data.index import INDEX_NAME, load_index
-from bcos_cli.reporting import evaluate_run
-from bcos_cli.training import engine
-from bcos_cli.training.engine import train
+from bcos_cli.evaluate.report import evaluate_run
+from bcos_cli.train import trainer
+from bcos_cli.train.trainer import train
 from bcos_core import BcosError
 
 TIMING = ("images_per_second", "seconds")
@@ -220,7 +220,7 @@ def test_damaged_data_end_the_run_or_are_left_out_and_counted(damaged, run, reci
     assert "bcos: left out" in out.err
 
     with monkeypatch.context() as patched:  # killed before the first epoch has its line
-        patched.setattr(engine, "scores_of", kill)
+        patched.setattr(trainer, "scores_of", kill)
         with pytest.raises(KeyboardInterrupt):
             run(made, "killed")
     assert lines(run(made, "killed", resume=True)) == lines(folder)

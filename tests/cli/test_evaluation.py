@@ -8,9 +8,9 @@ from torch import nn
 
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
-from bcos_cli.evaluation import evaluate
-from bcos_cli.trained import TrainedModel
-from bcos_cli.training.losses import LossOptions, make_loss
+from bcos_cli.evaluate.classification import evaluate
+from bcos_cli.explain.loaded_model import TrainedModel
+from bcos_cli.train.losses import LossOptions, make_loss
 from bcos_models import InputSpec
 
 SPEC = InputSpec(size=8, channels=1, resize=None)

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.explaining import explain_files
-from bcos_cli.images import load_image
-from bcos_cli.trained import load_trained
-from bcos_cli.training.building import build
+from bcos_cli.explain.files import explain_files
+from bcos_cli.explain.image_files import load_image
+from bcos_cli.explain.loaded_model import load_trained
+from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 
 CLASSES = ["rows", "columns", "corner"]

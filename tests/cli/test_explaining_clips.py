@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from bcos_cli.data import decoding
-from bcos_cli.data.decoding import UnreadableImageError
-from bcos_cli.explaining import ClipOptions, PictureOptions, explain_files
-from bcos_cli.explaining.frames import frames, is_clip
-from bcos_cli.trained import load_trained
-from bcos_cli.training.building import build
+from bcos_cli.data import image_decoder
+from bcos_cli.data.image_decoder import UnreadableImageError
+from bcos_cli.explain.files import explain_files
+from bcos_cli.explain.frames import frames, is_clip
+from bcos_cli.explain.loaded_model import load_trained
+from bcos_cli.explain.options import ClipOptions, PictureOptions
+from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_explain.render import symmetric_limit
 
@@ -248,7 +249,7 @@ def test_frames_that_are_promised_but_missing_are_an_error(clip):
 
 
 def test_size_of_frames_is_bounded(clip, video, monkeypatch):
-    monkeypatch.setattr(decoding, "LARGEST", 32 * 16 - 1)
+    monkeypatch.setattr(image_decoder, "LARGEST", 32 * 16 - 1)
     for path in (clip("x.gif", stills(2, (32, 16))), video()):
         with pytest.raises(UnreadableImageError, match="too large: 32×16 pixels"):
             list(frames(path))

@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bcos_cli.explaining import PictureOptions, explain_files
-from bcos_cli.explaining.answers import Asker
-from bcos_cli.explaining.drawing import percent
-from bcos_cli.explaining.questions import Question, Wanted
-from bcos_cli.images import load_image
-from bcos_cli.trained import load_trained
-from bcos_cli.training.building import build
+from bcos_cli.explain.answers import Asker
+from bcos_cli.explain.files import explain_files
+from bcos_cli.explain.image_files import load_image
+from bcos_cli.explain.loaded_model import load_trained
+from bcos_cli.explain.options import PictureOptions
+from bcos_cli.explain.sheets import percent
+from bcos_cli.explain.targets import Question, Wanted
+from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_explain import explanation_image, get_explainer
 from bcos_explain.render import common_alpha_scale, contribution_rgb, on_background, smoothing, symmetric_limit
@@ -227,7 +228,7 @@ def test_pictures_have_the_size_asked_for(side, expected, run, pictures, tmp_pat
 
 
 def test_contact_sheet_has_a_row_an_image_and_pages(run, make_tree, tmp_path, monkeypatch):
-    monkeypatch.setattr("bcos_cli.explaining.contact.ROWS", 2)
+    monkeypatch.setattr("bcos_cli.explain.contact_sheet.ROWS", 2)
     root = make_tree([f"image-{i}.png" for i in range(5)], name="many")
     options = PictureOptions(layouts=("separate",), contact_sheet=True, format="svg", scale="shared")
     written = explain_files(run, [root], tmp_path / "out", top_k=2, pictures=options)

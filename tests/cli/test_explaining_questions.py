@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bcos_cli.explaining.questions import Question, as_indices, class_text, slugs, wanted
+from bcos_cli.explain.targets import Question, as_indices, class_text, slugs, wanted
 from bcos_core import BcosError
 
 CLASSES = ["cat", "dog", "a:b", "b", "3d"]

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from bcos_cli.trained import load_trained
+from bcos_cli.explain.loaded_model import load_trained
 from bcos_core import explain
 from bcos_models import create_model, save_pretrained
 

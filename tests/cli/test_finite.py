@@ -10,11 +10,11 @@ from torch import nn
 
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
-from bcos_cli.evaluation import evaluate
-from bcos_cli.trained import TrainedModel, load_trained
-from bcos_cli.training import ending
-from bcos_cli.training.engine import train
-from bcos_cli.training.finite import check_finite, not_finite
+from bcos_cli.evaluate.classification import evaluate
+from bcos_cli.explain.loaded_model import TrainedModel, load_trained
+from bcos_cli.train import finalize
+from bcos_cli.train.finite import check_finite, not_finite
+from bcos_cli.train.trainer import train
 from bcos_core import BcosError
 from bcos_models import InputSpec, create_model
 
@@ -166,7 +166,7 @@ def test_statistics_that_turn_bad_in_the_end_are_not_saved(recipe, tmp_path, mon
 
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    monkeypatch.setattr(ending, "_recalibrate", spoil)
+    monkeypatch.setattr(finalize, "_recalibrate", spoil)
     with pytest.raises(BcosError, match=r"buffer .* holds 1 NaN"):
         train(recipe(train={"epochs": 1, "recalibrate_batches": 1}), tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -5,7 +5,7 @@ import pytest
 from filelock import FileLock
 
 from bcos_cli.config import load_recipe
-from bcos_cli.training.folder import LOCK, RunFolder
+from bcos_cli.train.run_folder import LOCK, RunFolder
 from bcos_core import BcosError
 from bcos_core.files import write_atomically
 
@@ -132,7 +132,7 @@ def test_lock_that_somebody_looks_at_is_waited_for(run):
 
 
 def test_machine_that_does_not_see_the_folder_says_so(run, recipe, monkeypatch):
-    monkeypatch.setattr("bcos_cli.training.folder.SEEN_WITHIN", 0.3)
+    monkeypatch.setattr("bcos_cli.train.run_folder.SEEN_WITHIN", 0.3)
     with pytest.raises(
         BcosError, match=r"the run's folder '.*a' is not seen on .*; choose one that all machines share"
     ):
@@ -151,7 +151,7 @@ def test_full_disk_names_the_file(run, recipe, monkeypatch):
 
     run.start(recipe())
     with monkeypatch.context() as patched:
-        patched.setattr("bcos_cli.training.folder.os.fsync", no_room)
+        patched.setattr("bcos_cli.train.run_folder.os.fsync", no_room)
         with pytest.raises(OSError, match=r"No space left on device: '.*metrics.jsonl'"):
             run.add_metrics({"epoch": 1})
         full.filename = None

@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 from bcos_cli.config import Model
-from bcos_cli.training.freezing import classifier_of, freeze, train_mode
+from bcos_cli.train.frozen_layers import classifier_of, freeze, train_mode
 from bcos_core import BcosError
 from bcos_models import create_model
 

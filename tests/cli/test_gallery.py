@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from bcos_cli import gallery as module
-from bcos_cli.gallery import gallery
-from bcos_cli.reporting import report_data, scoring_options
-from bcos_cli.scoring import score
-from bcos_cli.training.building import build
+from bcos_cli.evaluate import gallery as module
+from bcos_cli.evaluate.evaluation import score
+from bcos_cli.evaluate.gallery import gallery
+from bcos_cli.evaluate.report import report_data, scoring_options
+from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_explain import get_explainer
 from bcos_explain.explainers import Remark

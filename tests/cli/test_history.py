@@ -3,9 +3,9 @@
 import pytest
 
 from bcos_cli.config import EarlyStopping
-from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.history import History
-from bcos_cli.training.measures import accuracy_of, measure_of
+from bcos_cli.train.epoch_score import accuracy_of, measure_of
+from bcos_cli.train.history import History
+from bcos_cli.train.run_folder import RunFolder
 
 
 def history(tmp_path, accuracies, stopping=None, **more):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bcos_cli import images
-from bcos_cli.data import decoding
-from bcos_cli.data.decoding import UnreadableImageError
-from bcos_cli.images import find_images, load_image, read_image
+from bcos_cli.data import image_decoder
+from bcos_cli.data.image_decoder import UnreadableImageError
+from bcos_cli.explain import image_files
+from bcos_cli.explain.image_files import find_images, load_image, read_image
 from bcos_core import BcosError
 from bcos_models import InputSpec, transforms
 
@@ -236,10 +236,10 @@ def test_middle_of_a_strip_is_what_the_crop_would_have_shown(tmp_path, monkeypat
 
 def test_image_beyond_the_limit_is_refused_and_below_it_pillows_own_limit_does_not_matter(tmp_path, monkeypatch):
     Image.new("L", (50, 40)).save(tmp_path / "x.png")
-    monkeypatch.setattr(decoding, "LARGEST", 1999)
+    monkeypatch.setattr(image_decoder, "LARGEST", 1999)
     with pytest.raises(UnreadableImageError, match="too large: 50×40 pixels, at most 0 megapixels are decoded"):
         load_image(tmp_path / "x.png", SPEC)
-    monkeypatch.setattr(decoding, "LARGEST", 2000)
+    monkeypatch.setattr(image_decoder, "LARGEST", 2000)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1001)  # would be a warning, which is an error here
     assert load_image(tmp_path / "x.png", SPEC).shape == (3, 4, 4)
     assert Image.MAX_IMAGE_PIXELS == 1001
@@ -250,10 +250,10 @@ def test_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path, monkeypatch):
     gradient.save(tmp_path / "x.jpg", quality=95)
     spec = InputSpec(size=20, resize=24)
     whole = load_image(tmp_path / "x.jpg", spec)
-    monkeypatch.setattr(images, "_DRAFT_FROM", 1000)
+    monkeypatch.setattr(image_files, "_DRAFT_FROM", 1000)
     sizes = []
-    decode = images.as_seen
-    monkeypatch.setattr(images, "as_seen", lambda image, c: sizes.append(image.size) or decode(image, c))
+    decode = image_files.as_seen
+    monkeypatch.setattr(image_files, "as_seen", lambda image, c: sizes.append(image.size) or decode(image, c))
     loaded = read_image(tmp_path / "x.jpg", spec)
     assert sizes == [(225, 175)]
     np.testing.assert_allclose(loaded.pixels.float(), whole.float(), atol=3)

@@ -11,9 +11,9 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.reading import Reading
 from bcos_cli.data.stream import Drawing
-from bcos_cli.scoring import ScoringOptions, score
-from bcos_cli.shardmaps import MapOptions, explain_shards
-from bcos_cli.training.building import build
+from bcos_cli.evaluate.evaluation import ScoringOptions, score
+from bcos_cli.explain.shard_maps import MapOptions, explain_shards
+from bcos_cli.train.model import build
 from bcos_core import BcosError
 from bcos_models import InputSpec
 

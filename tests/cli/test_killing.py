@@ -10,7 +10,7 @@ import pytest
 from killing_checks import assert_same
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.training.engine import train
+from bcos_cli.train.trainer import train
 
 KILLS = 24
 

@@ -13,7 +13,7 @@ import safetensors.torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.launch import _pass_on, without
+from bcos_cli.processes.launcher import _pass_on, without
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from bcos_cli.config import Train
 from bcos_cli.data.index import ShardIndex, ShardRecord
-from bcos_cli.training.losses import LossOptions, balanced_weights, class_weights, make_loss, probabilities_of
+from bcos_cli.train.losses import LossOptions, balanced_weights, class_weights, make_loss, probabilities_of
 from bcos_core import BcosError
 
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bcos_cli.outputs import check_folder, check_writable
-from bcos_cli.training.building import build
+from bcos_cli.config.outputs import check_folder, check_writable
+from bcos_cli.train.model import build
 from bcos_core import BcosError
 
 

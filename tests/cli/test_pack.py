@@ -161,7 +161,7 @@ def test_member_of_a_zip_that_claims_to_be_huge_is_not_unpacked(make_tree, tmp_p
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in ("a/1.png", "a/2.bmp"):
             archive.write(tree / name, name)
-    monkeypatch.setattr("bcos_cli.data.decoding.MOST_BYTES", 4000)
+    monkeypatch.setattr("bcos_cli.data.image_decoder.MOST_BYTES", 4000)
     index = pack(open_source(str(tmp_path / "x.zip")), "t", tmp_path / "s", workers=1, on_error="skip")
     assert [s.reason.partition(":")[0] for s in index.skipped] == ["too large"]
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from bcos_cli.partial import PartialResults
+from bcos_cli.evaluate.resumable import PartialResults
 from bcos_core import BcosError
 
 PART = {"scores": [0.1, float("inf"), 1 / 3]}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.training.request import TrainRequest, resolve_request, with_accelerate
+from bcos_cli.train.request import TrainRequest, resolve_request, with_accelerate
 from bcos_core import BcosError
 
 

@@ -11,14 +11,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-import bcos_cli.measuring
+import bcos_cli.evaluate.explanations
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
-from bcos_cli.gate import Condition
-from bcos_cli.reporting import show
-from bcos_cli.scoring import ScoringOptions, score
-from bcos_cli.training import engine
-from bcos_cli.training.building import build
+from bcos_cli.evaluate.evaluation import ScoringOptions, score
+from bcos_cli.evaluate.report import show
+from bcos_cli.evaluate.requirements import Condition
+from bcos_cli.train import trainer
+from bcos_cli.train.model import build
 from bcos_core import BcosError
 from bcos_explain import get_explainer, metrics
 from bcos_explain.metrics import ConfidentImages, grid_pointing_game
@@ -62,7 +62,7 @@ def every(trained, shards):
 def two_by_one(monkeypatch):
     """Grids of 2×2 need four classes; these data have three."""
     monkeypatch.setattr(
-        bcos_cli.measuring,
+        bcos_cli.evaluate.explanations,
         "sample_grids",
         lambda labels, *_: torch.randint(len(labels), (7, 4), generator=torch.Generator()),
     )
@@ -78,7 +78,7 @@ def test_parts_make_up_what_the_metric_gives_at_once(trained, shards, monkeypatc
     best = ConfidentImages(100, min_confidence=0.5)
     best.update(images, labels, confidence, predicted, positions)
     kept = best.collected()
-    grids = bcos_cli.measuring.sample_grids(kept[1])
+    grids = bcos_cli.evaluate.explanations.sample_grids(kept[1])
     for name in ("bcos", "gradcam"):
         explainer = get_explainer(name)
         whole = grid_pointing_game(trained.model, explainer, *kept, grids=grids, encode=trained.encode)
@@ -96,7 +96,7 @@ def test_parts_make_up_what_the_metric_gives_at_once(trained, shards, monkeypatc
 def test_what_was_measured_before_a_kill_is_not_measured_again(trained, shards, monkeypatch, tmp_path):
     two_by_one(monkeypatch)
     whole = score(trained, shards, OPTIONS)
-    original, calls = bcos_cli.measuring._as_part, []
+    original, calls = bcos_cli.evaluate.explanations._as_part, []
 
     def killed(*arguments):
         calls.append(1)
@@ -104,11 +104,11 @@ def test_what_was_measured_before_a_kill_is_not_measured_again(trained, shards, 
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(bcos_cli.measuring, "_as_part", killed)
+    monkeypatch.setattr(bcos_cli.evaluate.explanations, "_as_part", killed)
     with pytest.raises(KeyboardInterrupt):
         score(trained, shards, OPTIONS, partial=tmp_path / "partial")
     calls.clear()
-    monkeypatch.setattr(bcos_cli.measuring, "_as_part", lambda *a: calls.append(1) or original(*a))
+    monkeypatch.setattr(bcos_cli.evaluate.explanations, "_as_part", lambda *a: calls.append(1) or original(*a))
     resumed = score(trained, shards, OPTIONS, partial=tmp_path / "partial")
     assert len(calls) == 4 + 3 + 3 - 5
     assert not (tmp_path / "partial").exists()
@@ -119,7 +119,7 @@ def test_what_was_measured_before_a_kill_is_not_measured_again(trained, shards, 
 
 def test_parts_of_another_network_are_not_taken_up(trained, shards, monkeypatch, tmp_path):
     two_by_one(monkeypatch)
-    monkeypatch.setattr(bcos_cli.scoring.PartialResults, "clear", lambda self: None)
+    monkeypatch.setattr(bcos_cli.evaluate.evaluation.PartialResults, "clear", lambda self: None)
     score(trained, shards, OPTIONS, partial=tmp_path / "partial")
     with torch.no_grad():
         next(trained.model.parameters()).add_(0.1)
@@ -154,7 +154,7 @@ def test_metrics_of_plugins_get_what_they_need(trained, shards, monkeypatch):
         MetricSpec("plain", "x:plain", needs=("model", "images", "labels")),
         MetricSpec("chunked", "x:chunked", needs=("model", "explainer", "images", "keys"), unit="image"),
     ]
-    monkeypatch.setattr("bcos_cli.scoring.metric_specs", lambda: specs)
+    monkeypatch.setattr("bcos_cli.evaluate.evaluation.metric_specs", lambda: specs)
     functions = {"plain": plain, "chunked": chunked}
     for module in ("scoring", "measuring"):
         monkeypatch.setattr(f"bcos_cli.{module}.get_metric", functions.get)
@@ -178,7 +178,7 @@ def test_metrics_of_plugins_get_what_they_need(trained, shards, monkeypatch):
 def scored(metric, trained, shards, monkeypatch, unit="image", **described):
     """The evaluation of a stranger's metric."""
     spec = MetricSpec("strange", "strangers.metrics:strange", needs=("model", "images"), unit=unit, **described)
-    monkeypatch.setattr("bcos_cli.scoring.metric_specs", lambda: [spec])
+    monkeypatch.setattr("bcos_cli.evaluate.evaluation.metric_specs", lambda: [spec])
     for module in ("scoring", "measuring"):
         monkeypatch.setattr(f"bcos_cli.{module}.get_metric", {"strange": metric}.get)
     return score(trained, shards, replace(OPTIONS, metrics=("strange",), images=8))
@@ -231,7 +231,7 @@ def test_what_explainers_say_is_under_the_table_and_in_the_files(trained, shards
 
 def test_remarks_survive_a_kill(trained, shards, tmp_path, monkeypatch):
     options = replace(OPTIONS, metrics=("sparseness",), explainers=("guided_backprop",), grids=0)
-    monkeypatch.setattr(bcos_cli.scoring.PartialResults, "clear", lambda self: None)
+    monkeypatch.setattr(bcos_cli.evaluate.evaluation.PartialResults, "clear", lambda self: None)
     once, again = (score(trained, shards, options, partial=tmp_path / "partial") for _ in range(2))
     remarks = [e.explanations["sparseness"]["guided_backprop"].remarks for e in (once, again)]
     assert remarks[0] == remarks[1]
@@ -257,7 +257,7 @@ def test_unknown_options_are_refused(trained, shards):
     ],
 )
 def test_what_would_fail_in_the_end_is_refused_at_once(changes, message, trained, shards, monkeypatch):
-    monkeypatch.setattr("bcos_cli.scoring.evaluate", None)
+    monkeypatch.setattr("bcos_cli.evaluate.evaluation.evaluate", None)
     with pytest.raises(BcosError, match=message):
         score(trained, shards, replace(OPTIONS, **changes))
 
@@ -292,7 +292,7 @@ def test_networks_of_the_same_weights_are_told_apart(trained, recipe):
 @pytest.mark.slow
 def test_a_gate_that_fails_leaves_everything_written_by_all_processes(recipe, tmp_path):
     wanted = recipe(train={"epochs": 1}, evaluation={"explainers": ["bcos"], "gridpg_grids": 2, "gallery_per_class": 1})
-    engine.train(wanted, tmp_path / "run")
+    trainer.train(wanted, tmp_path / "run")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "bcos_cli", "eval", "run", "--num-processes", "2", "--require", "top1>1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)

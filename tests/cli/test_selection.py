@@ -15,9 +15,9 @@ from bcos_cli.config import load_recipe
 from bcos_cli.data.pack import pack
 from bcos_cli.data.shards import read_slice
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
-from bcos_cli.reporting import evaluate_run, finish_run
-from bcos_cli.training import evaluating
-from bcos_cli.training.engine import train
+from bcos_cli.evaluate.report import evaluate_run, finish_run
+from bcos_cli.train import evaluation
+from bcos_cli.train.trainer import train
 from bcos_core import BcosError
 
 BEST = {"restore_best": True}
@@ -155,7 +155,7 @@ def test_share_of_train_chooses_where_there_is_no_val(run, capsys):
 def test_interrupted_run_with_a_share_goes_on_with_the_same_share(run, tmp_path, monkeypatch):
     sections = {"train_section": {"epochs": 4, **BEST}, "data": {"val_share": 0.25}, "optimizer": {"lr": 0.02}}
     whole = run(name="whole", **sections)
-    real, calls = evaluating.evaluate, []
+    real, calls = evaluation.evaluate, []
 
     def killed(*arguments, **options):
         calls.append(1)
@@ -164,7 +164,7 @@ def test_interrupted_run_with_a_share_goes_on_with_the_same_share(run, tmp_path,
         return real(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(evaluating, "evaluate", killed)
+        patched.setattr(evaluation, "evaluate", killed)
         with pytest.raises(KeyboardInterrupt):
             run(name="killed", **sections)
     folder = run(name="killed", resume=True, **sections)
@@ -243,7 +243,7 @@ def test_without_a_test_split_val_is_scored_and_it_is_said(run, tmp_path, bcos):
 
 def test_demo_and_recipes_of_papers_choose_nothing():
     from bcos_cli.plugins import recipes
-    from bcos_cli.training.selection import chooses
+    from bcos_cli.train.selection import chooses
 
     open_ended = ["model.start=network"]
     choosing = {

@@ -13,15 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from bcos_cli.data.decoding import UnreadableImageError
-from bcos_cli.images import load_image
-from bcos_cli.serving import Address, Limits, load_networks
-from bcos_cli.serving.networks import Network
-from bcos_cli.serving.requests import Answerer, UnexplainedError, methods_offered
-from bcos_cli.serving.results import problem, results
-from bcos_cli.serving.uploads import read_upload
-from bcos_cli.trained import load_trained
-from bcos_cli.training.building import build
+from bcos_cli.data.image_decoder import UnreadableImageError
+from bcos_cli.explain.image_files import load_image
+from bcos_cli.explain.loaded_model import load_trained
+from bcos_cli.serve.address import Address
+from bcos_cli.serve.networks import Network, load_networks
+from bcos_cli.serve.requests import Answerer, UnexplainedError, methods_offered
+from bcos_cli.serve.results import problem, results
+from bcos_cli.serve.uploads import Limits, read_upload
+from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_explain import get_explainer
 
@@ -166,7 +166,7 @@ def test_a_method_with_a_bug_is_one_line(answerer, picture, monkeypatch):
 
         return explainer
 
-    monkeypatch.setattr("bcos_cli.serving.requests.get_explainer", broken)
+    monkeypatch.setattr("bcos_cli.serve.requests.get_explainer", broken)
     with pytest.raises(UnexplainedError, match=r"^it failed: RuntimeError: first$"):
         answerer.explain(answerer.look(picture(), "run"), 0, "gradient")
 
@@ -353,7 +353,7 @@ def test_ports_are_free_or_refused():
 
 def test_gradio_gets_its_limits_and_shares_nothing(tmp_path):
     pytest.importorskip("gradio", reason="gradio is not installed")
-    from bcos_cli.serving.server import launch_options
+    from bcos_cli.serve.server import launch_options
 
     options = launch_options(Address("127.0.0.1", 7000), Limits(megabytes=2), tmp_path)
     assert (options["server_name"], options["server_port"]) == ("127.0.0.1", 7000)
@@ -366,7 +366,7 @@ def test_gradio_gets_its_limits_and_shares_nothing(tmp_path):
 
 def test_the_function_of_the_page_answers_step_by_step(answerer, picture):
     pytest.importorskip("gradio", reason="gradio is not installed")
-    from bcos_cli.serving.page import PREDICTED, answer
+    from bcos_cli.serve.page import PREDICTED, answer
 
     steps = list(answer(answerer, str(picture()), "run", PREDICTED, ["gradcam", "bcos"], "side by side"))
     assert len(steps) == 3  # predictions, bcos, gradcam
@@ -387,7 +387,7 @@ def test_the_function_of_the_page_answers_step_by_step(answerer, picture):
 
 def test_a_request_stops_when_the_same_visitor_asks_again(answerer, picture):
     pytest.importorskip("gradio", reason="gradio is not installed")
-    from bcos_cli.serving.page import PREDICTED, Turn, respond
+    from bcos_cli.serve.page import PREDICTED, Turn, respond
 
     asked = (str(picture()), "run", PREDICTED, ["bcos", "gradcam", "gradient"], "side by side")
     turn, other = Turn(), Turn()
@@ -402,7 +402,7 @@ def test_a_request_stops_when_the_same_visitor_asks_again(answerer, picture):
 
 
 def test_a_missing_gradio_is_one_line_that_says_what_to_install(run, bcos, line, monkeypatch):
-    monkeypatch.setattr("bcos_cli.serving.server.find_spec", lambda name: None)
+    monkeypatch.setattr("bcos_cli.serve.server.find_spec", lambda name: None)
     message = line(bcos("serve", run))
     assert (
         message == "bcos: bcos serve needs gradio, which is not installed; get it with: pip install 'bcos-cli[serve]'"

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bcos_cli.serving import Address, Limits
-from bcos_cli.serving.uploads import make_room
+from bcos_cli.serve.address import Address
+from bcos_cli.serve.uploads import Limits, make_room
 from bcos_core import BcosError
 
 MEGABYTES = 0.5
@@ -71,7 +71,7 @@ async def keep_body(scope, receive, send):
 def page(tmp_path):
     """What Gradio is told to put before its own application, the address of the page, and the folder of uploads."""
     pytest.importorskip("gradio", reason="gradio is not installed")
-    from bcos_cli.serving.server import launch_options
+    from bcos_cli.serve.server import launch_options
 
     address = Address(port=7860)
     limits = Limits(megabytes=MEGABYTES, total_megabytes=4 * MEGABYTES)
@@ -187,7 +187,7 @@ def test_more_than_a_file_at_a_time_is_refused(page):
 
 
 def test_slow_requests_end_and_only_a_few_are_taken_at_a_time(page, monkeypatch):
-    from bcos_cli.serving import access
+    from bcos_cli.serve import access
 
     monkeypatch.setattr(access, "_IDLE", 0.2)
 

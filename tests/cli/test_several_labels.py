@@ -13,10 +13,10 @@ from sklearn.metrics import average_precision_score
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.verify import verify
-from bcos_cli.evaluation import evaluate
-from bcos_cli.trained import load_trained
-from bcos_cli.training.building import build
-from bcos_cli.training.losses import make_loss
+from bcos_cli.evaluate.classification import evaluate
+from bcos_cli.explain.loaded_model import load_trained
+from bcos_cli.train.losses import make_loss
+from bcos_cli.train.model import build
 
 SIDE = 8
 

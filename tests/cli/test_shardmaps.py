@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-import bcos_cli.shardmaps
+import bcos_cli.explain.shard_maps
 from bcos_cli.data.index import ShardRecord, load_index
 from bcos_cli.data.loader import make_batches
-from bcos_cli.shardmaps import MapOptions, explain_shards
-from bcos_cli.training.building import build
+from bcos_cli.explain.shard_maps import MapOptions, explain_shards
+from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_explain import get_explainer
 
@@ -106,7 +106,7 @@ def test_the_result_does_not_depend_on_workers_or_batches_but_for_order(trained,
 def test_a_killed_call_goes_on_and_leaves_the_same_bytes(trained, shards, tmp_path, monkeypatch, files):
     whole = tmp_path / "whole"
     explain_shards(trained, shards, whole, MapOptions(), split="train", batch_size=2, workers=0)
-    original, calls = bcos_cli.shardmaps._write_batch, []
+    original, calls = bcos_cli.explain.shard_maps._write_batch, []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -115,13 +115,13 @@ def test_a_killed_call_goes_on_and_leaves_the_same_bytes(trained, shards, tmp_pa
         original(*arguments)
 
     out = tmp_path / "out"
-    monkeypatch.setattr(bcos_cli.shardmaps, "_write_batch", interrupted)
+    monkeypatch.setattr(bcos_cli.explain.shard_maps, "_write_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):
         explain_shards(trained, shards, out, MapOptions(), split="train", batch_size=2, workers=0)
     assert not (out / "maps.json").exists()
     assert len(list(out.glob("*.tar"))) == 2
     assert not list(out.glob(".*.tmp"))
-    monkeypatch.setattr(bcos_cli.shardmaps, "_write_batch", original)
+    monkeypatch.setattr(bcos_cli.explain.shard_maps, "_write_batch", original)
     written = explain_shards(trained, shards, out, MapOptions(), split="train", batch_size=2, workers=0)
     assert written.resumed == 2
     assert files(out) == files(whole)
@@ -221,4 +221,4 @@ def test_shards_of_one_name_in_two_folders_have_maps_of_their_own(shards, traine
 def test_maps_and_notes_lie_in_the_folder_of_maps_wherever_a_shard_is(name, tmp_path):
     record = ShardRecord.model_construct(name=name)
     assert record.place == "a/x.tar"
-    assert bcos_cli.shardmaps._note(tmp_path, record) == tmp_path / ".finished/a/x.tar.json"
+    assert bcos_cli.explain.shard_maps._note(tmp_path, record) == tmp_path / ".finished/a/x.tar.json"

@@ -10,11 +10,11 @@ import pytest
 from killing_checks import assert_same, metrics
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.training import engine
-from bcos_cli.training.ending import finish
-from bcos_cli.training.engine import train, trained
-from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.stopping import EXIT_STATUS, Preempted
+from bcos_cli.processes.preemption import EXIT_STATUS, Preempted
+from bcos_cli.train import trainer
+from bcos_cli.train.finalize import finish
+from bcos_cli.train.run_folder import RunFolder
+from bcos_cli.train.trainer import train, trained
 from bcos_core import BcosError
 
 
@@ -108,7 +108,7 @@ def test_signal_after_the_last_epoch_ends_the_scoring_which_is_done_on_resuming(
             reached.append("the end")
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine, "finish", finish_and_send)
+        patched.setattr(trainer, "finish", finish_and_send)
         with pytest.raises(Preempted):
             train_and_score()
     assert reached == ([] if moment == "before" else ["scoring"])

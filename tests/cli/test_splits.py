@@ -9,7 +9,7 @@ from bcos_cli.data.index import ShardIndex, ShardRecord, load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.splits import find_split, scored_split
-from bcos_cli.training.selection import Splits, settled
+from bcos_cli.train.selection import Splits, settled
 from bcos_core import BcosError
 from bcos_models import InputSpec
 

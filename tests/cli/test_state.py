@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
-from bcos_cli.training import state
+from bcos_cli.train import state
 from bcos_core import BcosError
 
 

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from bcos_cli.config import Mixing
-from bcos_cli.training.building import build
-from bcos_cli.training.stepping import Stepper, make_mixing, seed_batch
+from bcos_cli.train.model import build
+from bcos_cli.train.train_step import Stepper, make_mixing, seed_batch
 
 
 def draws():

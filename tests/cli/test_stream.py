@@ -52,7 +52,7 @@ def packed(tmp_path_factory):
 
 def value(data, rng):
     """Stands for a transform: the grey value."""
-    from bcos_cli.data.decoding import opened
+    from bcos_cli.data.image_decoder import opened
 
     with opened(data) as image:
         return image.getpixel((0, 0))

@@ -12,7 +12,7 @@ from damaging import replace_members
 
 from bcos_cli.config import Augment
 from bcos_cli.data import stream as module
-from bcos_cli.data.decoding import UnreadableImageError
+from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import load_index
 from bcos_cli.data.labels import parse_labels
 from bcos_cli.data.loader import make_batches

@@ -7,8 +7,8 @@ from PIL import Image
 from rich.color import ColorSystem
 
 from bcos_cli import console
-from bcos_cli.terminal import say, say_json, tell, tell_traceback
-from bcos_cli.training.building import build
+from bcos_cli.messages import say, say_json, tell, tell_traceback
+from bcos_cli.train.model import build
 
 EVIL = "a\x1b]0;owned\x07\x1b[2J\x7f\x9b1m\u202egnp"
 SHOWN = r"a\x1b]0;owned\x07\x1b[2J\x7f\x9b1m\u202egnp"

@@ -9,9 +9,9 @@ import torch
 import yaml
 
 from bcos_cli.config import dump_recipe, load_recipe
-from bcos_cli.trained import load_trained
-from bcos_cli.training.building import build
-from bcos_cli.trust import CHECKS, is_address, trust_runs
+from bcos_cli.config.trust import CHECKS, is_address, trust_runs
+from bcos_cli.explain.loaded_model import load_trained
+from bcos_cli.train.model import build
 from bcos_core import BcosError
 
 CLASSES = ["rows", "columns", "corner"]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from bcos_cli.training.building import build
-from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.watching import Watcher
+from bcos_cli.train.model import build
+from bcos_cli.train.run_folder import RunFolder
+from bcos_cli.train.sample_explanations import Watcher
 
 
 class Tracker:

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from mutations import damaged
 from PIL import Image, features
 
-from bcos_cli.data import decoding
-from bcos_cli.data.decoding import FORMATS, decode, quick_decode
-from bcos_cli.images import read_image
+from bcos_cli.data import image_decoder
+from bcos_cli.data.image_decoder import FORMATS, decode, quick_decode
+from bcos_cli.explain.image_files import read_image
 from bcos_models import InputSpec
 
 KINDS = {
@@ -51,7 +51,7 @@ def encoded(format):
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     """A bound on pixels at which one image takes little time."""
-    monkeypatch.setattr(decoding, "LARGEST", 2**22)
+    monkeypatch.setattr(image_decoder, "LARGEST", 2**22)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from mutations import altered, as_json, damaged, json_files
 
-from bcos_cli.trained import TrainedModel, load_trained
-from bcos_cli.training.checkpoint import load_progress, load_tensors
+from bcos_cli.explain.loaded_model import TrainedModel, load_trained
+from bcos_cli.train.checkpoint import load_progress, load_tensors
 from bcos_models import create_model, save_pretrained
 from bcos_models.weights import read_state
 

@@ -10,7 +10,7 @@ import time
 import warnings
 from pathlib import Path
 
-from bcos_cli.terminal import tell
+from bcos_cli.messages import tell
 from bcos_core.errors import BcosError
 
 CANARY = "bcos_fuzz_canary"

@@ -3,19 +3,19 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar
-from importlib import import_module
+from contextvars import copy_context
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Annotated
 
 import typer
 
-from bcos_cli.interrupts import INTERRUPTED
-from bcos_cli.mistakes import dead_loader
-from bcos_cli.terminal import say, tell, tell_traceback
-from bcos_cli.trust import trust_runs
+from bcos_cli.messages import say, tell, tell_traceback
+from bcos_cli.processes import given_arguments
+from bcos_cli.processes.interrupts import INTERRUPTED
+from bcos_cli.processes.torch_errors import dead_loader
 from bcos_core.errors import BcosError
+from bcos_core.plugins import is_ours
 
 app = typer.Typer(
     name="bcos",
@@ -27,28 +27,10 @@ app = typer.Typer(
     epilog="--debug, anywhere, shows the traceback of an error.",
 )
 
-_COMMANDS = (
-    "demo",
-    "shards",
-    "train",
-    "doctor",
-    "convert",
-    "eval",
-    "explain",
-    "maps",
-    "neurons",
-    "export",
-    "serve",
-    "recipes",
-    "runs",
-    "listing",
-)
 USER_MISTAKE = 2
 FAILURE = 1
 DEBUG = "BCOS_DEBUG"
 
-given_arguments: ContextVar[list[str]] = ContextVar("bcos_arguments")
-"""What the running command was called with, for those that start processes of their own."""
 _own_commands: list[str] = []
 
 
@@ -72,14 +54,12 @@ def program(
 def build_app() -> typer.Typer:
     """Return the program with our commands and those of plugins."""
     if not app.registered_commands and not app.registered_groups:
-        for name in _COMMANDS:
-            import_module(f"bcos_cli.commands.{name}").register(app)
-        _own_commands[:] = _command_names(app)
-        _add_plugin_commands(app)
+        _add_commands(app)
     return app
 
 
-def _add_plugin_commands(to: typer.Typer) -> None:
+def _add_commands(to: typer.Typer) -> None:
+    """Add every command, ours and those of plugins, through the hook that both implement."""
     from bcos_cli.plugins import manager, plugins
 
     for implementation in manager().hook.bcos_cli_commands.get_hookimpls():
@@ -87,6 +67,8 @@ def _add_plugin_commands(to: typer.Typer) -> None:
             theirs = _commands_of(implementation.function, _command_names(to))
             to.registered_commands += theirs.registered_commands
             to.registered_groups += theirs.registered_groups
+            if is_ours(implementation.plugin_name):
+                _own_commands.extend(_command_names(theirs))
 
 
 def _commands_of(hook: Callable[..., object], taken: Sequence[str]) -> typer.Typer:
@@ -116,10 +98,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: list[str], *, debug: bool = False) -> int:
     """Run the program and return its exit status."""
+    return copy_context().run(_run, arguments, debug)  # what a command sets, such as --trust-run, ends with it
+
+
+def _run(arguments: list[str], debug: bool) -> int:
     given_arguments.set(arguments)
-    trust_runs(False)  # until a command says so
     try:
-        status = _run(arguments)
+        status = _invoke(arguments)
     except BcosError as mistake:
         return _report(mistake, str(mistake), USER_MISTAKE, debug)
     except KeyboardInterrupt as interrupt:
@@ -149,7 +134,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     return _report(None, "interrupted", INTERRUPTED, debug) if status == INTERRUPTED else status
 
 
-def _run(arguments: list[str]) -> int:
+def _invoke(arguments: list[str]) -> int:
     command = typer.main.get_command(build_app())
     if arguments and arguments[0] in _own_commands:
         _refuse_empty(arguments)

@@ -21,7 +21,7 @@ class LossSpec:
 
     name: str
     builder: str
-    """``"module:function"``, called with :class:`bcos_cli.training.losses.LossOptions`.
+    """``"module:function"``, called with :class:`bcos_cli.train.losses.LossOptions`.
 
     Returns a ``torch.nn.Module`` that takes logits (N, K) and targets, (N,) or (N, K), and returns their mean loss.
     """

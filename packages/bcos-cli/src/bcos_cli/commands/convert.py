@@ -1,17 +1,29 @@
 """``bcos convert``."""
 
+from collections import defaultdict
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bcos_cli.terminal import say_json
-from bcos_cli.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import say_json
+from bcos_core.errors import BcosError
 from bcos_core.foreign import diverted_output
 
+if TYPE_CHECKING:
+    from torch import nn
 
-def register(app: typer.Typer) -> None:
+    from bcos_cli.explain.loaded_model import TrainedModel
+    from bcos_models import ConversionReport, ModelConfig
+    from bcos_models.convert.options import Step
+
+
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(convert)
 
@@ -40,8 +52,6 @@ def convert(
 ) -> None:
     """Convert a trained network into a B-cos network, to be fine-tuned."""
     trust_runs(trust_run)
-    from bcos_cli.converting import convert_network, print_conversion
-
     with diverted_output() if as_json else nullcontext():  # the network may print
         converted = convert_network(
             model, weights=weights, num_classes=classes, overrides=overrides or [], out=out, dry_run=dry_run
@@ -50,3 +60,132 @@ def convert(
         say_json(converted.report.to_dict())
         return
     print_conversion(converted, None if dry_run else out, every_layer=dry_run)
+
+
+@dataclass
+class ConvertedNetwork:
+    """A network, and how it was made."""
+
+    model: "nn.Module"
+    name: str
+    report: "ConversionReport"
+
+
+def convert_network(
+    model: str,
+    *,
+    weights: str | None = None,
+    num_classes: int | None = None,
+    overrides: list[str] | None = None,
+    out: Path | None = None,
+    dry_run: bool = False,
+) -> ConvertedNetwork:
+    """Convert a network, and write it to a folder.
+
+    Args:
+        model: ``timm/NAME``, ``torchvision/NAME``, ``bcosified/NAME``, or the folder of a run.
+        weights: of the original; None for its library's own, or the run's.
+        num_classes: outputs; None for the original's.
+        overrides: ``option=value`` of :func:`bcos_models.bcosify`, the values in YAML.
+        out: folder to be made; with `dry_run` it may be None.
+        dry_run: load no weights and write nothing.
+
+    Raises:
+        BcosError: a model that cannot be converted, an unknown option, or a folder in use.
+    """
+    from bcos_cli.config import override
+    from bcos_cli.explain.loaded_model import IMAGENET_CLASSES, imagenet_classes, load_trained
+    from bcos_models import create_model, get_spec, save_pretrained
+    from bcos_models.registry import describe
+    from bcos_models.weights import WEIGHTS_NAME
+
+    _check_folder(out, dry_run)
+    options: dict[str, Any] = {}
+    for text in overrides or []:
+        override(options, text)
+    run = load_trained(model) if Path(model).is_dir() else None
+    names: list[str] | None = None
+    if run is not None:
+        if weights is not None or num_classes is not None:
+            raise BcosError(f"--weights and --classes go with the name of a model; {model!r} has its own")
+        weights, num_classes, names = str(Path(model) / WEIGHTS_NAME), len(run.classes), run.classes
+        model, options = _of_run(run, options)
+    get_spec(model)  # a wrong name fails here
+    if "/" not in model:
+        raise BcosError(
+            f"{model!r} is one of our models; bcos convert takes timm/NAME, torchvision/NAME, bcosified/{model} if it "
+            "is a plain one, or the folder of a run"
+        )
+    pretrained = weights is None and not dry_run
+    made = create_model(
+        model, pretrained=pretrained, weights=None if dry_run else weights, num_classes=num_classes, **options
+    )
+    config: ModelConfig = made.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
+    if run is not None:
+        describe(made, replace(config, input=replace(config.input, size=run.input.size, resize=run.input.resize)))
+    if run is None and num_classes is None and config.num_classes == IMAGENET_CLASSES:
+        names = imagenet_classes()
+    if out is not None and not dry_run:
+        save_pretrained(made, out, class_names=names)
+    return ConvertedNetwork(made, model, cast("ConversionReport", made.conversion))
+
+
+def _check_folder(out: Path | None, dry_run: bool) -> None:
+    if dry_run:
+        return
+    if out is None:
+        raise BcosError("there is nowhere to write the converted network; give a folder with --out, or --dry-run")
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise BcosError(f"{str(out)!r} is not empty; choose another folder with --out")
+
+
+def _of_run(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and options with which the network of a run is converted."""
+    from bcos_models import get_spec
+
+    name = f"bcosified/{run.name}"
+    spec = get_spec(name)
+    if run.input.channels != spec.input.channels:
+        raise BcosError(f"the run's images have {run.input.channels} channels, {run.name} has {spec.input.channels}")
+    return name, {**({"network": run.options} if run.options else {}), **options}
+
+
+def print_conversion(converted: ConvertedNetwork, out: Path | None, *, every_layer: bool) -> None:
+    """Print what became what, what stays and why.
+
+    Args:
+        converted: the network.
+        out: where it was written.
+        every_layer: a line for each layer, not for each kind.
+    """
+    from bcos_cli import console
+
+    report = converted.report
+    for step in report.steps if every_layer else ():
+        without = f"; without {', '.join(step.dropped)}" if step.dropped else ""
+        _line(f"{step.name}: {_what(step)} ({step.reason}{without})")
+    kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for step in report.steps:
+        kinds[_what(step), step.reason].append(step.name)
+    console.table(
+        f"{converted.name}: {len(report.replaced)} layers replaced, {len(report.kept)} stay",
+        ["what", "count", "rule", "first"],
+        [(what, len(names), reason, names[0]) for (what, reason), names in kinds.items()],
+    )
+    for note in report.notes:
+        _line(f"· {note}")
+    constants = sorted(report.constants.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{name} {share:.1%}" for name, share in constants[:6] if share > 0)
+    _line(f"· constants that remain, as shares of a logit's size: {shown or 'none'}")
+    if out is not None:
+        _line(f"written to {out}; bcos explain {out} IMAGE shows what it sees; bcos train fine-tunes {converted.name}")
+
+
+def _what(step: "Step") -> str:
+    return step.before if step.after == step.before else f"{step.before} → {step.after}"
+
+
+def _line(text: str) -> None:
+    from bcos_cli import console
+
+    console.out.print(text, soft_wrap=True, markup=False)

@@ -5,8 +5,18 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.hookspecs import hookimpl
+from bcos_core.errors import BcosError
 
-def register(app: typer.Typer) -> None:
+RECIPE = "digits"
+MARKER = ".bcos-demo"
+"""In folders that a demo made; it may replace the run there, and its own images."""
+EXPLAINED = 12
+"""Test images that are explained one by one."""
+
+
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(demo)
 
@@ -21,6 +31,53 @@ def demo(
 
     Pack shards, train, evaluate, explain. Takes under two minutes on two cores.
     """
-    from bcos_cli.demo import run_demo
-
     run_demo(out, overrides or [])
+
+
+def run_demo(out: Path, overrides: list[str]) -> None:
+    """Pack, train, evaluate and explain below `out`; an earlier demo there is replaced.
+
+    Args:
+        out: folder.
+        overrides: ``key=value`` of the recipe.
+    """
+    import shutil
+
+    from bcos_cli import console
+    from bcos_cli.config import load_recipe
+    from bcos_cli.data.digits import digits_source
+    from bcos_cli.data.pack import pack
+    from bcos_cli.evaluate.report import finish_run
+    from bcos_cli.explain.files import explain_files
+    from bcos_cli.train.trainer import trained
+    from bcos_core.files import write_atomically
+
+    shards, run, images, explanations = (out / name for name in ("shards", "run", "images", "explanations"))
+    recipe = load_recipe(RECIPE, overrides, data=str(shards))
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists()):
+        raise BcosError(f"{str(out)!r} holds other things; choose a new folder with --out")
+    source = digits_source()
+    tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]
+    names = {f"{Path(item.path).stem}-{source.classes[int(str(item.label))]}.png": item for item in tests}
+    others = sorted(path.name for path in images.iterdir() if path.name not in names) if images.is_dir() else []
+    if others:
+        raise BcosError(
+            f"{str(images)!r} holds {others[0]!r}, which is not of the demo; move it, or choose another --out"
+        )
+    for folder in (shards, run):
+        shutil.rmtree(folder, ignore_errors=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARKER).touch()
+    index = pack(source, "digits", shards, samples_per_shard=500, workers=1)
+    console.err.print(
+        f"packed {len(source.items):,} images of {len(index.classes)} classes into {len(index.shards)} shards"
+    )
+    with trained(recipe, run) as result:
+        finish_run(result, run)
+
+    for name, item in names.items():
+        write_atomically(images / name, source.read(item)[0])
+    explain_files(str(run), [images], explanations)
+    console.out.print(
+        f"pictures {explanations}\n\nOpen {run / 'report.html'} in a browser to see what the network saw."
+    )

@@ -8,12 +8,14 @@ import typer
 
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.commands.train import Classes, DataPath, HeadOnly, Out, Overrides, RecipeName, Start
-from bcos_cli.terminal import say_json
-from bcos_cli.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import say_json
 from bcos_core.foreign import diverted_output
 
 
-def register(app: typer.Typer) -> None:
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(doctor)
 
@@ -37,14 +39,14 @@ def doctor(
     explained.
     """
     trust_runs(trust_run)
-    from bcos_cli.training.request import TrainRequest, resolve_request
+    from bcos_cli.train.request import TrainRequest, resolve_request
 
     request = TrainRequest(recipe, data, overrides or [], start, head_only, classes, out, False, True)
     resolved = resolve_request(request)
 
     from bcos_cli import console
     from bcos_cli.doctor.examine import examine
-    from bcos_cli.processes import leave
+    from bcos_cli.processes.group import leave
 
     try:
         with diverted_output() if as_json else nullcontext():  # networks, losses and data sets may print

@@ -6,12 +6,14 @@ from typing import Annotated, Literal
 
 import typer
 
-from bcos_cli.terminal import tell
-from bcos_cli.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import tell
 from bcos_core.errors import BcosError
 
 
-def register(app: typer.Typer) -> None:
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command("eval")(evaluate)
 
@@ -77,8 +79,8 @@ def evaluate(
     status 1 if contributions do not add up to the logits, or a --require does not hold.
     """
     trust_runs(trust_run)
-    from bcos_cli.gate import Condition, failures
-    from bcos_cli.metrics import check_metrics, named_options
+    from bcos_cli.evaluate.metrics import check_metrics, named_options
+    from bcos_cli.evaluate.requirements import Condition, failures
 
     if (boxes is None) != (photos is None):
         raise BcosError("--boxes and --photos go together: annotations, and the folder of the images they are of")
@@ -98,14 +100,14 @@ def evaluate(
         if unused := [name for name, value in refused.items() if value is not None]:
             raise BcosError(f"{', '.join(unused)} cannot go with --boxes, which scores all annotated photographs")
     if num_processes > 1:
-        from bcos_cli.launch import launch
+        from bcos_cli.processes.launcher import launch
 
         launch(num_processes)
         return
 
-    from bcos_cli.processes import leave, process_state
-    from bcos_cli.reporting import evaluate_annotated, evaluate_run
-    from bcos_cli.trained import reading_of
+    from bcos_cli.evaluate.report import evaluate_annotated, evaluate_run
+    from bcos_cli.explain.loaded_model import reading_of
+    from bcos_cli.processes.group import leave, process_state
 
     options = {
         "metrics": None if metrics is None else tuple(metrics),

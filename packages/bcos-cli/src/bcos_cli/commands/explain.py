@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bcos_cli.terminal import tell
-from bcos_cli.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import tell
 
 if TYPE_CHECKING:
-    from bcos_cli.explaining import ExplainedImage
+    from bcos_cli.explain.records import ExplainedImage
 
 _ROWS = 40
 """Explanations listed in the terminal; all are in the JSON file."""
 
 
-def register(app: typer.Typer) -> None:
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(explain)
 
@@ -77,7 +79,8 @@ def explain(
     """
     trust_runs(trust_run)
     from bcos_cli import console
-    from bcos_cli.explaining import ClipOptions, PictureOptions, explain_files
+    from bcos_cli.explain.files import explain_files
+    from bcos_cli.explain.options import ClipOptions, PictureOptions
 
     written = explain_files(
         run_or_model,
@@ -115,7 +118,7 @@ def explain(
 
 
 def _row(explained: "ExplainedImage") -> tuple[str, ...]:
-    from bcos_cli.explaining.drawing import percent
+    from bcos_cli.explain.sheets import percent
 
     against = f", not {explained.against}" if explained.against is not None else ""
     receipt = explained.receipt

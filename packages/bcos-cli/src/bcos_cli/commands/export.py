@@ -1,15 +1,26 @@
 """``bcos export``."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bcos_cli.terminal import say
-from bcos_cli.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import say
+from bcos_core.errors import BcosError
+
+if TYPE_CHECKING:
+    from bcos_explain.export import SavedExplainer
+
+EXAMPLES = 2
+"""Images that a graph for any number of them is recorded with."""
 
 
-def register(app: typer.Typer) -> None:
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(export)
 
@@ -30,11 +41,53 @@ def export(
     It takes images in [0, 1] and returns logits, the predicted class, and its W(x), contribution map and bias.
     """
     trust_runs(trust_run)
-    from bcos_cli.exporting import export_network
-
     saved = export_network(run_or_model, out, weights=weights, batch=batch)
     what = "PyTorch program" if saved.opset is None else f"ONNX opset {saved.opset}"
     say(
         f"{saved.path}: {saved.size / 1e6:.1f} MB, {what}, for {batch or 'any number of'} images; W differs from "
         f"bcos_core.explain by at most {saved.agreement.weight:.1e} of its largest element ({saved.checked_with})"
+    )
+
+
+def export_network(
+    run_or_model: str, out: Path, *, weights: str | None = None, batch: int | None = None
+) -> "SavedExplainer":
+    """Write a network with its explanation; the graph takes images in [0, 1] of the size that it was trained for.
+
+    Args:
+        run_or_model: as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
+        out: ending in ``.onnx`` or ``.pt2``.
+        weights: of a model that is named.
+        batch: number of images at a time; None for any.
+
+    Raises:
+        BcosError: nothing of that name, another suffix, or a network that cannot be exported.
+    """
+    import torch
+
+    from bcos_cli.config.outputs import check_writable
+    from bcos_cli.explain.loaded_model import load_trained
+    from bcos_explain.export import save_explainer
+    from bcos_explain.export.exporting import SUFFIXES
+    from bcos_models.transforms import input_encoder
+
+    if out.suffix not in SUFFIXES:  # before anything is loaded
+        raise BcosError(f"--out takes a file ending in {' or '.join(SUFFIXES)}, got {str(out)!r}")
+    check_writable(out)
+    trained = load_trained(run_or_model, weights)
+    seen = trained.input
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((batch or EXAMPLES, seen.channels, seen.size, seen.size), generator=generator)
+    return save_explainer(
+        out,
+        trained.model.eval(),
+        images,
+        encode=input_encoder(seen),
+        dynamic_batch=batch is None,
+        class_names=trained.classes,
+        metadata={
+            "model": trained.name,
+            "input": json.dumps(asdict(seen)),
+            "probabilities": trained.probabilities,
+        },
     )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bcos_cli.terminal import say_json
+from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import say_json
 
 if TYPE_CHECKING:
     from bcos_models import ModelSpec
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
+    """Add the command."""
     for command in (models, explainers, metrics, plugins):
         app.command()(command)
 
@@ -73,7 +75,7 @@ def explainers(as_json: AsJson = False) -> None:
 
 def metrics(as_json: AsJson = False) -> None:
     """List metrics that bcos eval takes."""
-    from bcos_cli.metrics import metric_summaries
+    from bcos_cli.evaluate.metrics import metric_summaries
 
     rows = [{"name": name, "summary": summary} for name, summary in metric_summaries().items()]
     _show("metrics", rows, as_json)

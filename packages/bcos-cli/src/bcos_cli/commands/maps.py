@@ -5,11 +5,13 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.hookspecs import hookimpl
 from bcos_core.errors import BcosError
 
 
-def register(app: typer.Typer) -> None:
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(maps)
 
@@ -42,19 +44,19 @@ def maps(
     """
     trust_runs(trust_run)
     if num_processes > 1:
-        from bcos_cli.launch import launch
+        from bcos_cli.processes.launcher import launch
 
         launch(num_processes)
         return
 
     from bcos_cli import console
+    from bcos_cli.config.outputs import check_writable
     from bcos_cli.data.index import load_index
     from bcos_cli.data.splits import scored_split
-    from bcos_cli.explaining.questions import class_index
-    from bcos_cli.outputs import check_writable
-    from bcos_cli.processes import leave, process_state
-    from bcos_cli.shardmaps import LABEL, PREDICTED, MapOptions, explain_shards
-    from bcos_cli.trained import data_of, load_trained
+    from bcos_cli.explain.loaded_model import data_of, load_trained
+    from bcos_cli.explain.shard_maps import LABEL, PREDICTED, MapOptions, explain_shards
+    from bcos_cli.explain.targets import class_index
+    from bcos_cli.processes.group import leave, process_state
 
     check_writable(out)
     trained = load_trained(run_or_model, weights)

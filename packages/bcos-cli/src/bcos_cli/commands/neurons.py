@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.hookspecs import hookimpl
 
 
-def register(app: typer.Typer) -> None:
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(neurons)
 
@@ -44,11 +46,11 @@ def neurons(
     """Show what neurons look for: the images that activate a channel most, each explained for that channel."""
     trust_runs(trust_run)
     from bcos_cli import console
+    from bcos_cli.config.outputs import check_folder
     from bcos_cli.data.index import load_index
     from bcos_cli.data.splits import scored_split
-    from bcos_cli.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
-    from bcos_cli.outputs import check_folder
-    from bcos_cli.trained import data_of, load_trained, reading_of
+    from bcos_cli.explain.loaded_model import data_of, load_trained, reading_of
+    from bcos_cli.explain.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
 
     check_folder(out, RECORDS, inputs=image or [])
     trained = load_trained(run_or_model, weights)

@@ -5,15 +5,17 @@ from typing import Annotated, Any
 import typer
 
 from bcos_cli.commands.listing import AsJson
-from bcos_cli.terminal import say, say_json
+from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import say, say_json
 
 Name = Annotated[str, typer.Argument(help="A YAML file, or a name that bcos recipes lists.")]
 
 recipes = typer.Typer(invoke_without_command=True, help="List training recipes; show one, compare two.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
+    """Add the command."""
     app.add_typer(recipes, name="recipes")
 
 
@@ -40,7 +42,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print a recipe as it is used: complete, with what each key means."""
-    from bcos_cli.config.described import complete, described
+    from bcos_cli.config.keys import complete, described
 
     values = complete(name, overrides or [])
     if as_json:
@@ -53,7 +55,7 @@ def show(
 def diff(first: Name, second: Name, as_json: AsJson = False) -> None:
     """Show the keys in which two recipes differ, and both values."""
     from bcos_cli import console
-    from bcos_cli.config.described import complete, differences
+    from bcos_cli.config.keys import complete, differences
 
     found = differences(complete(first, []), complete(second, []))
     if as_json:

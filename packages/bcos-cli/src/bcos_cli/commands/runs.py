@@ -6,15 +6,17 @@ from typing import Annotated, Any, Literal
 import typer
 
 from bcos_cli.commands.listing import AsJson
-from bcos_cli.terminal import say, say_json, tell
+from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import say, say_json, tell
 
 SortBy = Literal["name", "best", "last", "changed"]
 
 runs = typer.Typer(no_args_is_help=True, help="List the runs of a folder; show one, compare several.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
+    """Add the command."""
     app.add_typer(runs, name="runs")
 
 
@@ -53,7 +55,7 @@ def listing(
 def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: AsJson = False) -> None:
     """Show a run: what its recipe changes, its epochs, its scores."""
     from bcos_cli import console
-    from bcos_cli.config.described import differences
+    from bcos_cli.config.keys import differences
     from bcos_cli.runs.compare import defaults
     from bcos_cli.runs.read import read_run
 
@@ -84,7 +86,7 @@ def compare(
 ) -> None:
     """Compare runs: in what their recipes differ, and what came of it."""
     from bcos_cli import console
-    from bcos_cli.outputs import check_writable
+    from bcos_cli.config.outputs import check_writable
     from bcos_cli.runs.compare import recipe_rows, score_rows
     from bcos_cli.runs.plot import check_suffix, plot
     from bcos_cli.runs.read import read_run

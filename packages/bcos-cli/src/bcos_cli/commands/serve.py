@@ -4,10 +4,12 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.hookspecs import hookimpl
 
 
-def register(app: typer.Typer) -> None:
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(serve)
 
@@ -38,7 +40,9 @@ def serve(
     Needs Gradio, which the extra 'serve' of bcos-cli brings.
     """
     trust_runs(trust_run)
-    from bcos_cli.serving import Address, Limits, serve
+    from bcos_cli.serve.address import Address
+    from bcos_cli.serve.server import serve
+    from bcos_cli.serve.uploads import Limits
 
     serve(
         run_or_model,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bcos_cli.terminal import say, say_json, tell
+from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import say, say_json, tell
 
 if TYPE_CHECKING:
     from bcos_cli.data.index import ShardIndex
@@ -14,8 +15,9 @@ if TYPE_CHECKING:
 shards = typer.Typer(no_args_is_help=True, help="Pack images into WebDataset shards, look at shards, check them.")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
+    """Add the command."""
     app.add_typer(shards, name="shards")
 
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.hookspecs import hookimpl
 
 RecipeName = Annotated[
     str | None,
@@ -30,7 +31,8 @@ Classes = Annotated[int | None, typer.Option(help="Number of classes, to be sure
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")]
 
 
-def register(app: typer.Typer) -> None:
+@hookimpl
+def bcos_cli_commands(app: typer.Typer) -> None:
     """Add the command."""
     app.command()(train)
 
@@ -55,21 +57,21 @@ def train(
     Ended by SIGTERM or SIGUSR1, it writes a checkpoint and exits with status 75.
     """
     trust_runs(trust_run)
-    from bcos_cli.training.request import TrainRequest, resolve_request
+    from bcos_cli.train.request import TrainRequest, resolve_request
 
     request = TrainRequest(recipe, data, overrides or [], start, head_only, classes, out, resume, auto_resume)
     resolved = resolve_request(request)
     if num_processes > 1:
-        from bcos_cli.launch import launch
-        from bcos_cli.training.batching import plan_batches
+        from bcos_cli.processes.launcher import launch
+        from bcos_cli.train.micro_batches import plan_batches
 
         plan_batches(resolved.recipe.train, num_processes)  # a mistake is told before processes are started
         launch(num_processes)
         return
 
-    from bcos_cli.processes import leave
-    from bcos_cli.reporting import finish_run
-    from bcos_cli.training.engine import trained
+    from bcos_cli.evaluate.report import finish_run
+    from bcos_cli.processes.group import leave
+    from bcos_cli.train.trainer import trained
 
     try:
         with trained(resolved.recipe, resolved.folder, resume=resolved.resume) as result:

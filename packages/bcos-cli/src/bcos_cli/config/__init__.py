@@ -2,7 +2,7 @@
 
 from bcos_cli.config.data import Augment, Data, RandAugment
 from bcos_cli.config.evaluation import Evaluation
-from bcos_cli.config.loading import dump_recipe, load_recipe, override, resolve, validate_recipe
+from bcos_cli.config.load import dump_recipe, load_recipe, override, resolve, validate_recipe
 from bcos_cli.config.model import Annealing, Model
 from bcos_cli.config.optimization import Ema, GradientClipping, Mixing, Optimizer, Schedule
 from bcos_cli.config.recipe import Recipe

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from bcos_cli.trust import trusts_runs
+from bcos_cli.config.trust import trusts_runs
 from bcos_core.documents import read_text
 from bcos_core.errors import BcosError, shortened, shown
 

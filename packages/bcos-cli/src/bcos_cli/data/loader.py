@@ -16,8 +16,8 @@ from bcos_cli.data.reading import Reading
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Drawing, Labelling, Sample, ShardStream
 from bcos_cli.data.transforms import BytesTransform, inference_transform, training_transform
-from bcos_cli.mistakes import dead_loader
-from bcos_cli.training.stopping import SIGNALS
+from bcos_cli.processes.preemption import SIGNALS
+from bcos_cli.processes.torch_errors import dead_loader
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 

@@ -19,7 +19,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from bcos_cli.data.decoding import UnreadableImageError, decode
+from bcos_cli.data.image_decoder import UnreadableImageError, decode
 from bcos_cli.data.index import (
     INDEX_NAME,
     ShardIndex,
@@ -29,7 +29,7 @@ from bcos_cli.data.index import (
     load_index,
 )
 from bcos_cli.data.sources import ImageItem, ImageSource
-from bcos_cli.interrupts import unheard_by_children
+from bcos_cli.processes.interrupts import unheard_by_children
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import remove_asides, write_atomically
 

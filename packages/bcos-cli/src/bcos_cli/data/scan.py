@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import IO, Any
 
-from bcos_cli.data.decoding import decode
+from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.labels import MAX_CLASSES, parse_labels
 from bcos_cli.data.opening import open_url
 from bcos_cli.data.samples import image_and_label, read_samples

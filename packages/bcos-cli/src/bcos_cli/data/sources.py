@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from bcos_cli.data.decoding import IMAGE_SUFFIXES, check_bytes, unreadable
+from bcos_cli.data.image_decoder import IMAGE_SUFFIXES, check_bytes, unreadable
 from bcos_cli.data.splits import SPELLINGS
 from bcos_core.errors import BcosError, first_line
 

@@ -16,12 +16,12 @@ import webdataset
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from bcos_cli.data.decoding import UnreadableImageError
+from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.labels import parse_labels
 from bcos_cli.data.opening import open_url
 from bcos_cli.data.samples import image_and_label
 from bcos_cli.data.shards import VERIFY, Open, Problem, Shards, ShardSlice, read_slice
-from bcos_cli.terminal import tell
+from bcos_cli.messages import tell
 from bcos_core.errors import BcosError
 
 Transform = Callable[[bytes, random.Random], Tensor]

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from bcos_cli.data.decoding import UnreadableImageError, opened
+from bcos_cli.data.image_decoder import UnreadableImageError, opened
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion

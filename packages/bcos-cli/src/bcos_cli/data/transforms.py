@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from bcos_cli.config import Augment
-from bcos_cli.data.decoding import decode, quick_decode
+from bcos_cli.data.image_decoder import decode, quick_decode
 from bcos_models import InputSpec
 from bcos_models.transforms import resize_and_crop
 

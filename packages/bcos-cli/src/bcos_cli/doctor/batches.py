@@ -1,7 +1,7 @@
 """Batches: how processes share a step, and what is left out or idle. Imports no torch."""
 
 from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem
-from bcos_cli.training.batching import BatchPlan, odd_for_mixing, plan_batches
+from bcos_cli.train.micro_batches import BatchPlan, odd_for_mixing, plan_batches
 
 LEFT_OUT = 0.01
 """Share of the images that every epoch leaves out, from which it is worth a word."""

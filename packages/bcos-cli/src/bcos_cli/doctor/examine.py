@@ -12,8 +12,8 @@ from bcos_cli.doctor.finding import Finding, PlannedRun, problem
 from bcos_cli.doctor.machine import check_machine
 from bcos_cli.doctor.network import NetworkCheck
 from bcos_cli.doctor.plugins import check_plugins
-from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.selection import settled
+from bcos_cli.train.run_folder import RunFolder
+from bcos_cli.train.selection import settled
 from bcos_core.errors import BcosError, first_line
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.training.selection import Splits
+from bcos_cli.train.selection import Splits
 
 Status = Literal["ok", "note", "problem"]
 """``note``: the run works, but its owner may not know this."""

@@ -9,10 +9,10 @@ import torch
 
 from bcos_cli.config import load_recipe
 from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem
-from bcos_cli.training.batching import plan_batches
-from bcos_cli.training.checkpoint import Checkpoints
-from bcos_cli.training.folder import RunFolder, what_keeps_from_resuming
-from bcos_cli.training.setup import make_accelerator
+from bcos_cli.train.checkpoint import Checkpoints
+from bcos_cli.train.micro_batches import plan_batches
+from bcos_cli.train.run_folder import RunFolder, what_keeps_from_resuming
+from bcos_cli.train.setup import make_accelerator
 from bcos_core.errors import BcosError
 from bcos_models import get_spec, is_model
 

@@ -13,11 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bcos_cli.config import Recipe
 from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem, some
-from bcos_cli.training.batching import plan_batches
-from bcos_cli.training.efficiency import as_written
-from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.freezing import train_mode
-from bcos_cli.training.setup import Setup, make_accelerator
+from bcos_cli.train.efficiency import as_written
+from bcos_cli.train.frozen_layers import train_mode
+from bcos_cli.train.micro_batches import plan_batches
+from bcos_cli.train.run_folder import RunFolder
+from bcos_cli.train.setup import Setup, make_accelerator
 from bcos_core import BcosLinear, explain
 from bcos_core.additive import UNNAMED
 from bcos_core.conv import BcosConv

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bcos_cli.runs.read import Run
-from bcos_cli.training.measures import loss_of, role_of
+from bcos_cli.train.epoch_score import loss_of, role_of
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bcos_cli.config.layers import read_yaml
-from bcos_cli.training.folder import RunFolder
-from bcos_cli.training.measures import accuracy_of, measure_of, role_of
+from bcos_cli.train.epoch_score import accuracy_of, measure_of, role_of
+from bcos_cli.train.run_folder import RunFolder
 from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, shown
 

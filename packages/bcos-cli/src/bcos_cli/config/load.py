@@ -1,0 +1,162 @@
+"""Reading recipes: files, bases, overrides, and mistakes in one line."""
+
+import difflib
+import re
+from collections.abc import Collection, Sequence
+from typing import Any, get_args
+
+import yaml
+from pydantic import ValidationError
+
+from bcos_cli.config.layers import Layer, load_yaml, read_layers
+from bcos_cli.config.recipe import Recipe
+from bcos_cli.config.trust import CHECKS, check_trusted
+from bcos_core.errors import BcosError, shortened, shown
+
+_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
+
+def load_recipe(
+    name: str, overrides: list[str] | None = None, *, data: str | None = None, needs: Collection[str] = tuple(CHECKS)
+) -> Recipe:
+    """Read a recipe and apply overrides.
+
+    Args:
+        name: a YAML file, or a name that ``bcos recipes`` lists.
+        overrides: ``key=value`` with dotted keys, the values in YAML.
+        data: for ``data.path``.
+        needs: keys of :data:`bcos_cli.config.trust.CHECKS` that are going to be used, and must be trusted where a run
+            has them; by default all.
+
+    Raises:
+        BcosError: no such recipe, not YAML, a key or value that does not fit, or one of a run that is not trusted; one
+            line with key, value and remedy.
+    """
+    layers = read_layers(name)
+    values = merged(layers)
+    typed = [override(values, text) for text in overrides or []]
+    if data is not None:
+        _section(values, "data", f"--data {data}")["path"] = data
+        typed.append("data.path")
+    recipe = validate_recipe(values, source=name)
+    if layers[0].of_run:
+        above = [key for key in CHECKS if any(_has(layer.values, key) for layer in layers[1:])]
+        check_trusted(recipe, layers[0].path, needs=needs, typed=[*typed, *above])
+    return recipe
+
+
+def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
+    """Check the values of a recipe.
+
+    Raises:
+        BcosError: as :func:`load_recipe`.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as reason:
+        problems = [_describe(error) for error in reason.errors()]
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise BcosError(f"recipe {source}: {shortened(problems[0])}{more}") from reason
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """Return the recipe as YAML, with every value."""
+    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
+    return text
+
+
+def resolve(name: str) -> dict[str, Any]:
+    """Values of a recipe, merged over those of its ``base``; not yet checked.
+
+    Raises:
+        BcosError: as :func:`bcos_cli.config.layers.read_layers`.
+    """
+    return merged(read_layers(name))
+
+
+def merged(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Values of a recipe and of those below it, the lowest first."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values = _merge(values, layer.values)
+    return values
+
+
+def _has(values: dict[str, Any], key: str) -> bool:
+    """Whether a dotted key has a value."""
+    section, _, inner = key.partition(".")
+    found = values.get(section)
+    return section in values if not inner else isinstance(found, dict) and inner in found
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return `below` with the values of `above` on top; a model by name brings its own options."""
+    merged = dict(below)
+    for key, value in above.items():
+        if key == "model" and isinstance(value, dict) and "name" in value:
+            merged[key] = value
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def override(values: dict[str, Any], given: str) -> str:
+    """Set the value that ``key=value`` names, with a dotted key and the value in YAML; return the key.
+
+    Raises:
+        BcosError: no such form, or a key inside of a value.
+    """
+    key, equals, text = given.partition("=")
+    if not equals or not key.strip():
+        raise BcosError(f"an override is written key=value, such as train.epochs=5, got {shown(given)}")
+    try:
+        value = load_yaml(text)
+        if isinstance(value, str) and _EXPONENT.fullmatch(value):  # YAML 1.1 reads 1e-3 as text
+            value = float(value)
+    except yaml.YAMLError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = _section(values, section, f"-o {shortened(given)}")
+    values[last] = value
+    return key.strip()
+
+
+def _section(values: dict[str, Any], name: str, wanted_by: str) -> dict[str, Any]:
+    """Return a section, made if it is missing or empty."""
+    if values.get(name) is None:
+        values[name] = {}
+    section = values[name]
+    if not isinstance(section, dict):
+        raise BcosError(f"{wanted_by}: {name}={shown(section)} is a value, not a section")
+    return section
+
+
+def _describe(error: Any) -> str:
+    """One line: key, value, remedy."""
+    location = [str(part) for part in error["loc"]]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(location[:-1])
+        close = difflib.get_close_matches(location[-1], known, n=1)
+        remedy = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
+        return f"unknown key {shown(key)}; {remedy}"
+    if error["type"] == "missing":
+        return f"{key} is missing; give it a value" + (", or a network with --from" if key == "model" else "")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if isinstance(error["input"], dict) and error["type"] == "value_error":  # of a section, whose keys it names
+        return message
+    message = message[0].lower() + message[1:]
+    return f"{shortened(key, 100)}={shown(error['input'])}: {message}"
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    section: Any = Recipe
+    for part in location:
+        annotation = section.model_fields[part].annotation
+        section = next((a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), None)
+        if section is None:
+            return []
+    return list(section.model_fields)

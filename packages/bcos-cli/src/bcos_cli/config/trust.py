@@ -1,0 +1,116 @@
+"""What a run's files may not do unless its user says so: run code, open addresses, write outside of its folder.
+
+Trusted is what was typed on the command line, recipes that it names, and installed plugins. The ``config.yaml`` of a
+run is not, and neither is the header of its weights: both may be a stranger's. Imports no torch.
+"""
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bcos_core.errors import BcosError, shown
+from bcos_models.description import check_opens_nothing
+
+if TYPE_CHECKING:
+    from bcos_cli.config.recipe import Recipe
+
+_BLANKS = re.compile(r"[\s\x00-\x20\x7f-\xa0]+")
+"""What some of those who open an address leave out of it."""
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+"""One letter is a drive of Windows."""
+
+_trust: ContextVar[bool] = ContextVar("bcos_trust_run", default=False)
+
+
+TrustRun = Annotated[
+    bool,
+    typer.Option(
+        "--trust-run",
+        help="Let the files of a run name code that is run and addresses that are opened: of one whose maker you know.",
+    ),
+]
+"""The option of every command that loads a run, which hands it to :func:`trust_runs`."""
+
+
+def trust_runs(trusted: bool) -> None:
+    """Say for the command that is running whether its runs are trusted."""
+    _trust.set(trusted)
+
+
+def trusts_runs() -> bool:
+    """Whether the command that is running was called with ``--trust-run``."""
+    return _trust.get()
+
+
+def is_address(location: str) -> bool:
+    """Whether a place is no local path: ``http:``, ``s3:``, ``hf:``, ``pipe:``, ..."""
+    return _SCHEME.match(_BLANKS.sub("", location)) is not None
+
+
+def _opens(value: Any) -> str | None:
+    return "an address" if value is not None and is_address(value) else None
+
+
+def _runs(value: Any) -> str | None:
+    return "code" if ":" in value else None
+
+
+def _writes(value: Any) -> str | None:
+    return None if value is None else "a folder that is written to"
+
+
+def _tells(value: Any) -> str | None:
+    return "a program that is told about the run" if set(value) - {"tensorboard"} else None
+
+
+def _builds(value: Any) -> str | None:
+    try:
+        check_opens_nothing(value)
+    except BcosError as reason:
+        return f"what opens a file or an address ({reason})"
+    return None
+
+
+CHECKS: dict[str, Callable[[Any], str | None]] = {
+    "train.loss": _runs,
+    "train.trackers": _tells,
+    "data.path": _opens,
+    "data.cache": _writes,
+    "model.weights": _opens,
+    "model.start": _opens,
+    "model.options": _builds,
+    "distillation.teacher": _opens,
+}
+"""Values of a recipe that can do harm, by their dotted keys: what each names that must be trusted, or None."""
+_REMEDIES = {"data.path": ", or give --data", "model.start": ", or give --from", "data.cache": ""}
+
+
+def check_trusted(recipe: "Recipe", source: str, *, needs: Iterable[str], typed: Collection[str]) -> None:
+    """Refuse what a run's recipe names and its user does not trust.
+
+    Args:
+        recipe: of a run.
+        source: its file, for the message.
+        needs: keys of :data:`CHECKS` whose values are going to be used.
+        typed: keys, or sections, that the user gave.
+
+    Raises:
+        BcosError: naming the value and the option.
+    """
+    if trusts_runs():
+        return
+    for key in needs:
+        if any(key == name or key.startswith(f"{name}.") for name in typed):
+            continue
+        value: Any = recipe
+        for part in key.split("."):
+            value = None if value is None else getattr(value, part)
+        what = None if value is None else CHECKS[key](value)
+        if what is not None:
+            raise BcosError(
+                f"the run's {source} names {what}: {key}={shown(value)}; add --trust-run if you know who made the run"
+                f"{_REMEDIES.get(key, f', or give -o {key}=...')}"
+            )

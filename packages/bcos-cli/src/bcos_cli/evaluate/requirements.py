@@ -1,0 +1,125 @@
+"""Conditions on scores: what makes ``bcos eval`` a gate that a network must pass."""
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bcos_core.errors import BcosError
+from bcos_core.plugins import suggestion
+
+if TYPE_CHECKING:
+    from bcos_cli.evaluate.evaluation import Evaluation
+    from bcos_explain import MetricSpec
+
+INCOMPLETE = 1e-6
+"""Relative distance from the logit that float32 does not explain: :data:`bcos_core.rounding.ROUNDING`."""
+
+_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+_FORM = re.compile(r"\s*([\w./-]+?)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A bound on the mean of a metric, such as ``gridpg/bcos>=0.8``."""
+
+    metric: str
+    comparison: str
+    bound: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Condition":
+        """Read ``METRIC>=VALUE`` (or ``<=``, ``>``, ``<``).
+
+        Raises:
+            BcosError: another form.
+        """
+        match = _FORM.fullmatch(text)
+        try:
+            if match is None:
+                raise ValueError
+            return cls(match[1], match[2], float(match[3]))
+        except ValueError:
+            raise BcosError(
+                f"a condition reads METRIC>=VALUE, such as top1>=0.9 or gridpg/bcos>=0.8, got {text!r}"
+            ) from None
+
+    @property
+    def name(self) -> str:
+        """The metric without the explainer."""
+        return self.metric.partition("/")[0]
+
+    def check(self, metrics: Sequence[str], explainers: Sequence[str]) -> None:
+        """Refuse a condition on what is not going to be measured.
+
+        Raises:
+            BcosError: a metric of that name is not, or not for that explainer, or only for each.
+        """
+        names = {name: "explainer" in spec.needs for name, spec in _specs().items()}
+        scores = [
+            score
+            for metric in metrics
+            for score in ([f"{metric}/{e}" for e in explainers] if names.get(metric) else [metric])
+        ]
+        if self.metric not in scores:
+            raise BcosError(f"there will be no score {self.metric!r}; {suggestion(self.metric, scores)}")
+
+    def failure(self, values: Mapping[str, float], unmeasured: Mapping[str, str]) -> str | None:
+        """Why it does not hold, or None if it does.
+
+        Raises:
+            BcosError: a metric that was not asked for.
+        """
+        reason = unmeasured.get(self.metric) or unmeasured.get(self.name)
+        if self.metric not in values:
+            if reason is None:
+                raise BcosError(f"there is no score {self.metric!r}; {suggestion(self.metric, values)}")
+            return f"{self.metric} was not measured: {reason}"
+        value = values[self.metric]
+        if _COMPARISONS[self.comparison](value, self.bound):
+            return None
+        return f"{self.metric} is {value:.4g}, needed {self.comparison} {self.bound:g}"
+
+
+def _specs() -> dict[str, "MetricSpec"]:
+    from bcos_explain import metric_specs
+
+    return {spec.name: spec for spec in metric_specs()}
+
+
+def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: Sequence[str] = ()) -> list[str]:
+    """Why an evaluation does not pass, in one line each.
+
+    Contributions and bias must add up to every logit, wherever completeness was measured, all conditions must
+    hold, and what was asked for by name must have been measured.
+
+    Args:
+        evaluation: that is judged.
+        conditions: on its means.
+        asked: metrics that a user named.
+
+    Raises:
+        BcosError: a condition on what was not asked for.
+    """
+    found = []
+    for name, reason in evaluation.skipped.items():
+        metric = name.partition("/")[0]
+        if metric == "completeness":
+            found.append(f"completeness failed: {reason}")
+        elif metric in asked:
+            found.append(f"{name} was not measured: {reason}")
+    for result in evaluation.explanations.get("completeness", {}).values():
+        wrong = int((~(result.scores <= INCOMPLETE)).sum())  # what is no number neither
+        if wrong:
+            found.append(
+                f"completeness failed: contributions and bias of {wrong} of {result.count} images miss the logit "
+                f"by more than {INCOMPLETE:g} of their size, at most by {float(result.scores.max()):.1e}"
+            )
+    reasons = [condition.failure(evaluation.metrics, evaluation.skipped) for condition in conditions]
+    return found + [reason for reason in reasons if reason is not None]

@@ -1,0 +1,1 @@
+"""Explanations of files, clips, shards and neurons."""

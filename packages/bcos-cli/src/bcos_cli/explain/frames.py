@@ -1,0 +1,118 @@
+"""Frames of videos and animated images, one at a time."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from PIL import Image
+
+from bcos_cli.data.image_decoder import UnreadableImageError, check_size, opened, unreadable
+from bcos_cli.explain.image_files import VIDEO_SUFFIXES
+
+_ANIMATED = ("GIF", "WEBP", "PNG")
+_CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+"""Kinds of files that FFmpeg may take a video for; others name files or addresses that it would open."""
+_UNTIMED = 100.0
+"""Milliseconds that browsers show a frame without a time."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A picture and how long it is shown."""
+
+    image: Image.Image
+    milliseconds: float
+
+
+def is_clip(path: Path) -> bool:
+    """Whether a file is a video by its name, or an image with several frames.
+
+    A file that cannot be opened is none; who reads it as an image finds out why.
+    """
+    if path.suffix.lower() in VIDEO_SUFFIXES:
+        return True
+    try:
+        with opened(path) as image:
+            return image.format in _ANIMATED and bool(getattr(image, "is_animated", False))
+    except UnreadableImageError:
+        return False
+
+
+def frames(path: Path, every: int = 1) -> Iterator[Frame]:
+    """Frames of a clip in order; every so many-th, shown as long as those that it stands for.
+
+    Raises:
+        UnreadableImageError: a damaged file, one without frames, or a video without PyAV installed.
+    """
+    source = _of_video(path) if path.suffix.lower() in VIDEO_SUFFIXES else _of_image(path)
+    kept: Frame | None = None
+    for i, frame in enumerate(source):
+        if kept is None or i % every == 0:
+            if kept is not None:
+                yield kept
+            kept = frame
+        else:
+            kept = replace(kept, milliseconds=kept.milliseconds + frame.milliseconds)
+    if kept is None:
+        raise UnreadableImageError("holds no frames")
+    yield kept
+
+
+def _of_image(path: Path) -> Iterator[Frame]:
+    with opened(path) as image:
+        # frames of a GIF could be counted only by reading all of it, which may be a million of them
+        promised = None if image.format == "GIF" else getattr(image, "n_frames", 1)
+        for i in itertools.count() if promised is None else range(promised):
+            try:
+                image.seek(i)
+            except EOFError:
+                if promised is None:
+                    return
+                raise
+            check_size(*image.size)  # that of a GIF may grow
+            image.load()
+            yield Frame(image.copy(), float(image.info.get("duration") or _UNTIMED))
+
+
+def _of_video(path: Path) -> Iterator[Frame]:
+    av = _pyav()
+    # a file, not its name, which might be the address of something else
+    with unreadable(), path.open("rb") as file, av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
+        if not container.streams.video:
+            raise UnreadableImageError("holds no video")
+        stream = container.streams.video[0]
+        usual = 1000 / float(stream.average_rate) if stream.average_rate else _UNTIMED
+        previous: Any = None
+        check_size(stream.codec_context.width, stream.codec_context.height)
+        for frame in container.decode(stream):
+            if previous is not None:
+                yield _frame(previous, _between(previous, frame, usual))
+            previous = frame
+        if previous is not None:
+            yield _frame(previous, usual)
+
+
+def _frame(frame: Any, milliseconds: float) -> Frame:
+    check_size(frame.width, frame.height)
+    image: Image.Image = frame.to_image()
+    turned = getattr(frame, "rotation", 0)
+    return Frame(image.rotate(turned, expand=True) if turned else image, milliseconds)
+
+
+def _between(frame: Any, following: Any, usual: float) -> float:
+    """Milliseconds from one frame to the next."""
+    if frame.time is None or following.time is None or following.time <= frame.time:
+        return usual
+    return float(following.time - frame.time) * 1000
+
+
+def _pyav() -> ModuleType:
+    try:
+        import av
+    except ImportError as reason:
+        raise UnreadableImageError("a video needs PyAV; install it with: pip install 'bcos-cli[video]'") from reason
+    module: ModuleType = av
+    return module

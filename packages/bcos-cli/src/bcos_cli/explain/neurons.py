@@ -1,0 +1,182 @@
+"""The images that activate each channel of a layer most, explained for that channel: what ``bcos neurons`` does."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bcos_cli import console
+from bcos_cli.data.image_decoder import UnreadableImageError
+from bcos_cli.data.index import ShardIndex, load_index
+from bcos_cli.data.loader import make_batches
+from bcos_cli.data.random_access import images_at
+from bcos_cli.data.reading import Reading
+from bcos_cli.explain.image_files import read_image
+from bcos_cli.explain.loaded_model import TrainedModel
+from bcos_cli.explain.pictures import as_floats, smoothing
+from bcos_cli.processes.group import process_state
+from bcos_core.errors import BcosError
+from bcos_core.files import write_atomically
+from bcos_explain import explanation_image
+from bcos_explain.explainers.feature_map import last_feature_layer
+from bcos_explain.neurons import Activation, LayerOutputs, TopActivations, explain_neuron
+from bcos_explain.report import NeuronItem, NeuronRow, ReportData, write_report
+
+RECORDS = "neurons.json"
+"""File with all numbers, which comes last."""
+
+
+@dataclass(frozen=True)
+class NeuronOptions:
+    """Which neurons, and how many images of each."""
+
+    layer: str | None = None
+    """None for the last layer with a map over the image, before the classifier."""
+    channels: tuple[int, ...] = ()
+    """None given: the `strongest` ones."""
+    strongest: int = 8
+    images: int = 6
+    """For each channel."""
+    scanned: int | None = None
+    """Images of the split that are looked at, from its start; None for all."""
+
+
+def neuron_rows(
+    trained: TrainedModel,
+    data: str,
+    split: str,
+    options: NeuronOptions,
+    *,
+    index: ShardIndex | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    reading: Reading | None = None,
+) -> list[NeuronRow]:
+    """Find and explain the most activating images of channels.
+
+    Raises:
+        BcosError: no such layer, channel or split.
+    """
+    index = load_index(data) if index is None else index
+    device = process_state().device
+    trained.model.to(device).eval()
+    layer = options.layer or _default_layer(trained)
+    outputs = LayerOutputs(trained.model, layer)
+    top = TopActivations(options.channels or None, options.images)
+    batches = make_batches(data, index, split, trained.input, batch_size=batch_size, workers=workers, reading=reading)
+    if options.scanned is not None:
+        batches.stream.length = min(batches.stream.length, options.scanned)
+    with console.counted(f"neurons of {layer}", len(batches)) as counter:
+        for images, _, positions in batches.epoch(0):
+            top.update(outputs(trained.encode(images.to(device))), positions)
+            counter.advance(images=len(images))
+    channels = options.channels or tuple(top.strongest(options.strongest))
+    found = {channel: top.collected()[channel] for channel in channels}
+    wanted = {a.key for best in found.values() for a in best}
+    pictures = images_at(data, index, split, trained.input, wanted, reading)
+    rows = []
+    for channel, activations in found.items():
+        images = torch.stack([pictures[a.key][0] for a in activations])
+        labels = [", ".join(index.classes[k] for k in pictures[a.key][1]) for a in activations]
+        items = _items(trained, layer, channel, activations, images, labels)
+        rows.append(NeuronRow(layer=layer, channel=channel, items=list(items)))
+    return rows
+
+
+def rows_of_images(trained: TrainedModel, files: Sequence[Path], options: NeuronOptions) -> list[NeuronRow]:
+    """Explain channels in images that a user names, each at the position that is activated most.
+
+    Raises:
+        BcosError: an image that cannot be read, no channel named, or no such layer or channel.
+    """
+    if not options.channels:
+        raise BcosError("which channel? name one with --channel, or leave out --image to find the strongest ones")
+    trained.model.to(process_state().device).eval()
+    layer = options.layer or _default_layer(trained)
+    images = torch.stack([_read(file, trained) for file in files])
+    activations = LayerOutputs(trained.model, layer)(trained.encode(images.to(process_state().device)))
+    top = TopActivations(options.channels, count=len(files))
+    top.update(activations, range(len(files)))
+    rows = []
+    for channel, found in top.collected().items():
+        chosen, names = images[[a.key for a in found]], [files[a.key].name for a in found]
+        items = _items(trained, layer, channel, found, chosen, names)
+        rows.append(NeuronRow(layer=layer, channel=channel, items=list(items)))
+    return rows
+
+
+def _read(file: Path, trained: TrainedModel) -> Tensor:
+    if not file.is_file():
+        raise BcosError(f"there is no image {str(file)!r}")
+    try:
+        return read_image(file, trained.input).pixels
+    except UnreadableImageError as reason:
+        raise BcosError(f"{file}: {reason}") from reason
+
+
+def _items(
+    trained: TrainedModel,
+    layer: str,
+    channel: int,
+    activations: Sequence[Activation],
+    images: Tensor,
+    labels: Sequence[str],
+) -> Iterator[NeuronItem]:
+    x = trained.encode(images.to(process_state().device))
+    explanation = explain_neuron(trained.model, x, layer, channel, [a.position for a in activations])
+    for i, label in enumerate(labels):
+        yield NeuronItem(
+            input=as_floats(images[i].permute(1, 2, 0).numpy()),
+            explanation=explanation_image(x[i], explanation.weight[i], smooth=smoothing(x.shape[-1])),
+            map=explanation.map[i].cpu().numpy(),
+            score=float(explanation.score[i]),
+            label=label,
+        )
+
+
+def _default_layer(trained: TrainedModel) -> str:
+    """The last layer with a map over the image, before the classifier."""
+    seen = trained.input
+    blank = torch.zeros(1, seen.channels, seen.size, seen.size, device=process_state().device)
+    module = last_feature_layer(trained.model, trained.encode(blank))
+    names: list[str] = [name for name, candidate in trained.model.named_modules() if candidate is module]
+    return names[0]
+
+
+def write_neurons(
+    rows: Sequence[NeuronRow], out: Path, *, options: NeuronOptions, model: str, searched: Mapping[str, str]
+) -> None:
+    """Write ``neurons.html`` and ``neurons.json`` to `out`.
+
+    Args:
+        rows: at least one.
+        out: folder; made if it is missing.
+        options: that the rows were made with.
+        model: how the network is called.
+        searched: where the images are from, such as ``{"data": ..., "split": ...}``.
+    """
+    write_report(
+        out / "neurons.html",
+        ReportData(
+            title=f"Neurons of {rows[0].layer}",
+            summary={"Model": {"name": model}, "Images": dict(searched)},
+            neurons=rows,
+        ),
+    )
+    described = {
+        "model": model,
+        **searched,
+        "options": asdict(options),
+        "neurons": [
+            {
+                "layer": row.layer,
+                "channel": row.channel,
+                "images": [{"label": item.label, "activation": item.score} for item in row.items],
+            }
+            for row in rows
+        ],
+    }
+    write_atomically(out / RECORDS, json.dumps(described, indent=1) + "\n")

@@ -1,0 +1,96 @@
+"""Starting several processes of the program on this machine, as ``torchrun`` does."""
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import fields
+from types import FrameType
+from typing import Any
+
+import typer
+
+from bcos_cli.processes import given_arguments
+from bcos_cli.processes.preemption import EXIT_STATUS, SIGNALS
+from bcos_core.errors import BcosError
+
+_PATIENCE = 600
+"""Seconds that processes have to come to an end once one of them has ended with an error."""
+
+
+def launch(num_processes: int) -> None:
+    """Run the given command again, in `num_processes` processes that Accelerate joins.
+
+    Raises:
+        typer.Exit: with the status of the first process that failed, or that of a run that was asked to end.
+        BcosError: a process was killed.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process itself says what is wrong
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
+    known = {field.name for field in fields(LaunchConfig)}  # some of which older versions do not have
+    passed: dict[str, Any] = {"signals_to_handle": "SIGINT,SIGHUP,SIGQUIT", "shutdown_timeout": _PATIENCE}
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.5,
+        **{key: value for key, value in passed.items() if key in known},
+    )
+    for number in SIGNALS:
+        signal.signal(number, _pass_on)
+    interrupts = signal.getsignal(signal.SIGINT)
+    try:
+        # -P: modules in the current folder are none of the program's, in these processes as in this one
+        command = ("-P", "-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
+        try:
+            elastic_launch(config, sys.executable)(*command)
+        finally:
+            signal.signal(signal.SIGINT, interrupts)  # which it has taken
+    except ChildFailedError as failed:
+        first = failed.get_first_failure()[1]
+        if -first.exitcode in SIGNALS:  # before it was ready to take them: nothing is lost
+            raise typer.Exit(EXIT_STATUS) from failed
+        if first.exitcode < 0:
+            name = signal.Signals(-first.exitcode).name
+            raise BcosError(
+                f"process {first.local_rank} was killed by {name}, and the others were ended; if memory was short, use "
+                "a smaller train.max_batch or fewer data.workers; bcos train --resume continues a run"
+            ) from failed
+        raise typer.Exit(max(1, first.exitcode)) from failed
+    except SignalException as ended:
+        status = EXIT_STATUS if ended.sigval in SIGNALS else 128 + ended.sigval
+        raise typer.Exit(status) from ended
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    """Tell the processes, which know what to do, and whose exit status is then ours."""
+    import psutil
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    del frame
+    children = psutil.Process().children()
+    for child in children:
+        child.send_signal(number)
+    if not children:
+        raise SignalException("ended before there were processes", signal.Signals(number))
+
+
+def without(arguments: Sequence[str], option: str) -> list[str]:
+    """Return arguments without an option and its value."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if not skip and argument != option and not argument.startswith(f"{option}="):
+            kept.append(argument)
+        skip = argument == option
+    return kept

@@ -1,0 +1,1 @@
+"""The local page that explains images dropped on it."""

@@ -1,0 +1,144 @@
+"""Which requests are answered: of the page itself alone, and no more and no larger ones than the machine can take."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from bcos_cli.serve.address import Address
+from bcos_cli.serve.uploads import Limits, make_room
+
+_READING = ("GET", "HEAD", "OPTIONS")
+_NEVER = ("/deep_link",)
+"""What Gradio offers, and the page does not need: it writes files."""
+_IDLE, _LONGEST = 10.0, 120.0
+"""Seconds that a request may send nothing, and that it may take to send its body."""
+
+
+class OwnPageOnly:
+    """Refuses what other pages let a browser ask.
+
+    A page elsewhere can point its own name at this machine (DNS rebinding): then the header Host is not ours. Or it
+    can send a request across: then Origin and Sec-Fetch-Site say so. Programs that are no browser send neither.
+
+    Args:
+        app: that answers the rest.
+        address: where the page is.
+    """
+
+    def __init__(self, app: ASGIApp, address: Address) -> None:
+        self._app = app
+        self._address = address
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http" and (problem := self._problem(scope["method"], Headers(scope=scope))) is not None:
+            await PlainTextResponse(problem, 403)(scope, receive, send)
+        elif scope["type"] == "websocket":  # the page has none
+            await send({"type": "websocket.close", "code": 1008})
+        else:
+            await self._app(scope, receive, send)
+
+    def _problem(self, method: str, headers: Headers) -> str | None:
+        hosts = headers.getlist("host")
+        if len(hosts) != 1 or not self._address.answers_to(hosts[0]):
+            return f"this page is at {self._address.url}, not at {', '.join(hosts) or 'an address without a name'}"
+        if method in _READING:
+            return None
+        origins, sites = headers.getlist("origin"), headers.getlist("sec-fetch-site")
+        is_own = all(map(self._address.is_origin, origins)) and set(sites) <= {"same-origin", "none"}
+        return None if is_own else "only the page itself may send anything here"
+
+
+class BoundedUploads:
+    """Bounds the body of every request, and uploads in number and in what is kept of them.
+
+    Args:
+        app: that answers.
+        folder: of this page alone, where uploads are kept; the oldest go where a new one needs their room.
+        limits: of uploads.
+    """
+
+    def __init__(self, app: ASGIApp, folder: Path, limits: Limits) -> None:
+        self._app = app
+        self._folder = folder
+        self._limits = limits
+        self._uploading = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(receive, send, self._limits.request_bytes)
+        is_upload = scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload")
+        try:
+            if scope["path"].rstrip("/").endswith(_NEVER):
+                raise _RefusedError(404, "there is nothing here")
+            body.check(Headers(scope=scope).get("content-length"))
+            if not is_upload:
+                await self._app(scope, body.receive, body.send)
+                return
+            if self._uploading >= self._limits.parallel:
+                raise _RefusedError(503, f"{self._uploading} files are being uploaded already; try again")
+            self._uploading += 1
+            try:
+                room = self._limits.total_bytes - self._uploading * self._limits.request_bytes
+                await asyncio.to_thread(make_room, self._folder, room)
+                await self._app(scope, body.receive, body.send)
+            finally:
+                self._uploading -= 1
+        except _RefusedError as refused:
+            if body.is_answered:
+                raise
+            await PlainTextResponse(str(refused), refused.status, {"Connection": "close"})(scope, receive, send)
+
+
+class _RefusedError(Exception):
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class _Body:
+    """The body of one request, as it comes."""
+
+    def __init__(self, receive: Receive, send: Send, most: int) -> None:
+        self.is_answered = False
+        self._receive = receive
+        self._send = send
+        self._most = most
+        self._had = 0
+        self._is_complete = False
+        self._until = time.monotonic() + _LONGEST
+
+    def check(self, announced: str | None) -> None:
+        """Refuse a body by the length that its header tells, if any."""
+        if announced is not None and announced.isdecimal() and (len(announced) > 15 or int(announced) > self._most):
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        """Receive the next part, or that the other side has gone."""
+        if self._is_complete:
+            return await self._receive()
+        patience = min(_IDLE, self._until - time.monotonic())
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, patience))
+        except TimeoutError as reason:
+            raise _RefusedError(408, "the request came too slowly; try again") from reason
+        self._had += len(message.get("body", b""))
+        if self._had > self._most:
+            raise self._too_large()
+        self._is_complete = not message.get("more_body", False)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Send a part of the answer."""
+        self.is_answered = True
+        await self._send(message)
+
+    def _too_large(self) -> _RefusedError:
+        return _RefusedError(413, f"at most {self._most / 2**20:.1f} MB are taken at a time")

@@ -1,0 +1,49 @@
+"""The networks behind the page."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+
+from bcos_cli.explain.loaded_model import TrainedModel, default_device, load_trained
+from bcos_core.errors import BcosError
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network in memory, which one request uses at a time."""
+
+    name: str
+    """On the page; no other network there has it."""
+    trained: TrainedModel
+    lock: Lock = field(default_factory=Lock, repr=False)
+
+
+def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> dict[str, Network]:
+    """Load what a user names, each once, by its name on the page.
+
+    Args:
+        runs_or_models: each as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
+        weights: of one model by name.
+
+    Raises:
+        BcosError: as :func:`bcos_cli.explain.loaded_model.load_trained`, or weights for several models.
+    """
+    given = list(dict.fromkeys(runs_or_models))
+    if weights is not None and len(given) > 1:
+        raise BcosError(
+            f"--weights goes with one model, got {len(given)}; give runs' folders or weights files of runs instead"
+        )
+    names = [_short(name) for name in given]
+    networks = {}
+    for source, short in zip(given, names, strict=True):
+        trained = load_trained(source, weights)
+        trained.model.to(default_device()).eval()
+        name = short if names.count(short) == 1 else source
+        networks[name] = Network(name, trained)
+    return networks
+
+
+def _short(source: str) -> str:
+    """Last part of a path; names of models and repositories as they are."""
+    return Path(source).resolve().name if Path(source).exists() else source

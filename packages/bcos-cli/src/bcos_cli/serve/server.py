@@ -1,0 +1,129 @@
+"""Serving the page until somebody stops it."""
+
+import os
+import signal
+from collections.abc import Sequence
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from bcos_cli import console
+from bcos_cli.serve.address import Address
+from bcos_cli.serve.networks import load_networks
+from bcos_cli.serve.requests import Answerer
+from bcos_cli.serve.uploads import Limits
+from bcos_core.errors import BcosError
+from bcos_explain import get_explainer
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
+_QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""Nothing is told to anybody, and browsers keep no record of what was asked."""
+
+
+def serve(
+    runs_or_models: Sequence[str],
+    *,
+    weights: str | None = None,
+    address: Address | None = None,
+    limits: Limits | None = None,
+    methods: Sequence[str] = ("bcos",),
+    open_browser: bool = False,
+) -> None:
+    """Serve the page until the process is interrupted or told to end.
+
+    Args:
+        runs_or_models: what :func:`bcos_cli.serve.load_networks` takes.
+        weights: of one model by name.
+        address: of this machine alone by default.
+        limits: of uploads.
+        methods: explainers that are ticked at the start.
+        open_browser: show the page.
+
+    Raises:
+        BcosError: no Gradio, an unknown network or explainer, or an address that cannot be listened at.
+    """
+    if find_spec("gradio") is None:
+        raise BcosError("bcos serve needs gradio, which is not installed; get it with: pip install 'bcos-cli[serve]'")
+    for method in methods:
+        get_explainer(method)
+    address = (address or Address()).free()
+    answerer = Answerer(load_networks(runs_or_models, weights), limits or Limits())
+    if address.warning is not None:
+        console.err.print(f"bcos: warning: {address.warning}", soft_wrap=True)
+    stopped = Event()
+    # of SIGINT too, which a shell tells programs in the background to ignore
+    before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with TemporaryDirectory(prefix="bcos-serve-") as folder:
+            os.environ.update(_QUIET, GRADIO_TEMP_DIR=folder)
+            _serve(answerer, address, Path(folder), methods, open_browser, stopped)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _serve(
+    answerer: Answerer, address: Address, folder: Path, methods: Sequence[str], open_browser: bool, stopped: Event
+) -> None:
+    from bcos_cli.serve.page import build_page
+
+    page = build_page(answerer, methods)
+    try:
+        page.launch(**launch_options(address, answerer.limits, folder), inbrowser=open_browser)
+        console.out.print(f"serving {address.url}\nCtrl-C stops it", soft_wrap=True)
+        stopped.wait()
+    finally:
+        page.close(verbose=False)
+
+
+def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, Any]:
+    """What Gradio is told: nothing shared, no files but uploads, nothing loaded from elsewhere.
+
+    Args:
+        address: of the page.
+        limits: of uploads.
+        folder: where they are kept.
+    """
+    from starlette.middleware import Middleware
+
+    from bcos_cli.serve.access import BoundedUploads, OwnPageOnly
+    from bcos_cli.serve.headers import SecurityHeaders
+
+    own = files("bcos_cli.serve")
+    return {
+        "server_name": address.host,
+        "server_port": address.port,
+        "max_file_size": limits.bytes,
+        "allowed_paths": [],
+        "share": False,
+        "ssr_mode": False,
+        "mcp_server": False,
+        "pwa": False,
+        "enable_monitoring": False,
+        "footer_links": [],
+        "prevent_thread_lock": True,
+        "quiet": True,
+        "app_kwargs": {
+            "middleware": [
+                Middleware(SecurityHeaders),
+                Middleware(OwnPageOnly, address=address),
+                Middleware(BoundedUploads, folder=folder, limits=limits),
+            ]
+        },
+        "theme": _theme(),
+        "css": (own / "page.css").read_text(encoding="utf-8"),
+        "head": f"<script>{(own / 'page.js').read_text(encoding='utf-8')}</script>",
+    }
+
+
+def _theme() -> "gr.themes.Base":
+    """Fonts of the system alone."""
+    import gradio as gr
+
+    return gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("ui-monospace", "Menlo", "monospace"))

@@ -1,0 +1,106 @@
+"""Files that strangers may have made: what is decoded of them, and up to which size."""
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from bcos_cli.data.image_decoder import FORMATS, UnreadableImageError, opened
+from bcos_cli.explain.image_files import Loaded, read_opened
+from bcos_core.errors import BcosError
+from bcos_models import InputSpec
+
+READ = ("PNG", "JPEG", "WebP", "BMP", "GIF", "TIFF")
+"""Formats, of those that other commands read, that the page takes."""
+SUFFIXES = tuple(suffix for name in READ for suffix in FORMATS[name])
+
+
+_PARALLEL = 4
+_KEPT_FILES = 1000
+_FORM = 2**16
+"""Bytes of a request beside its file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How large uploads may be, and how many of them there may be.
+
+    Raises:
+        BcosError: less space in all than one upload takes.
+    """
+
+    megabytes: float = 20
+    """Of the file, in units of 2²⁰ bytes, as Gradio counts."""
+    megapixels: float = 64
+    """Of the decoded image, which a small file can hide."""
+    total_megabytes: float | None = None
+    """Of all files that are kept; the oldest go. None for 25 times the largest file."""
+
+    def __post_init__(self) -> None:
+        if self.total_bytes < self.request_bytes:
+            raise BcosError(
+                f"all uploads together need room for one of {self.megabytes:g} MB and a little more, got "
+                f"{self.total_megabytes:g} MB; give a larger --max-total-megabytes or a smaller --max-megabytes"
+            )
+
+    @property
+    def bytes(self) -> int:
+        """Size of the largest file."""
+        return round(self.megabytes * 2**20)
+
+    @property
+    def request_bytes(self) -> int:
+        """Size of the largest request."""
+        return self.bytes + _FORM
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of all files that are kept."""
+        return 25 * self.request_bytes if self.total_megabytes is None else round(self.total_megabytes * 2**20)
+
+    @property
+    def parallel(self) -> int:
+        """How many files are uploaded at a time: so few that room for them can be made without those that come in."""
+        return max(1, min(_PARALLEL, self.total_bytes // (2 * self.request_bytes)))
+
+
+def make_room(folder: Path, room: int, files: int = _KEPT_FILES) -> None:
+    """Delete the oldest uploads until those that are left have at most `room` bytes, and are at most `files`."""
+    found = []
+    for below, _, names in os.walk(folder):
+        for path in (Path(below) / name for name in names):
+            with suppress(FileNotFoundError):  # Gradio deletes files, too
+                about = path.lstat()
+                found.append((about.st_mtime_ns, about.st_size, path))
+    for number, (_, size, path) in enumerate(sorted(found, reverse=True)):
+        room -= size
+        if room < 0 or number >= files:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # others are in it
+                path.parent.rmdir()
+
+
+def read_upload(path: Path, spec: InputSpec, limits: Limits) -> Loaded:
+    """Decode, resize and crop an uploaded image as the network was evaluated.
+
+    Its format is what its first bytes say, whatever it is called. Of an animated image, the first frame.
+
+    Raises:
+        UnreadableImageError: too large a file or image, another format, or a damaged file.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError as reason:
+        raise UnreadableImageError("the file is no longer there; drop it again") from reason
+    if size > limits.bytes:
+        raise UnreadableImageError(
+            f"the file has {size / 2**20:,.1f} MB, at most {limits.megabytes:g} MB are taken; make it smaller, or "
+            "serve with a larger --max-megabytes"
+        )
+    with opened(path, READ) as image:
+        if image.width * image.height > limits.megapixels * 1e6:
+            raise UnreadableImageError(
+                f"the image has {image.width:,}×{image.height:,} pixels, at most {limits.megapixels:g} megapixels are "
+                "decoded; make it smaller, or serve with a larger --max-megapixels"
+            )
+        return read_opened(image, spec)

@@ -1,0 +1,168 @@
+"""A teacher whose answers a network learns beside, or instead of, the labels."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from bcos_cli import console
+from bcos_cli.config import Distillation
+from bcos_cli.data.loader import Batches
+from bcos_cli.evaluate.classification import read_of_all, refuse_odd_outputs
+from bcos_cli.explain.loaded_model import TrainedModel, load_trained
+from bcos_cli.processes.group import largest, total
+from bcos_cli.train.finite import check_finite
+from bcos_core.errors import BcosError
+
+
+class Teacher:
+    """A trained network, and what it costs not to answer as it does.
+
+    Args:
+        options: of the recipe.
+        student: the network that learns.
+        device: where to compute.
+
+    Raises:
+        BcosError: no such network, or one that sees or knows other things.
+
+    ``logits``: the binary cross-entropy of each class (or, where the student's probabilities are a softmax, the
+    Kullback-Leibler divergence) of the student's probabilities from the teacher's, both at a temperature T, times T².
+    ``embedding``: ``1 - cos(student, teacher)`` of the outputs.
+
+    Source: Hinton, Vinyals, Dean, arXiv 1503.02531.
+    """
+
+    def __init__(self, options: Distillation, student: TrainedModel, device: torch.device) -> None:
+        self.options = options
+        self.student = student
+        self.trained = load_trained(options.teacher)
+        if self.trained.input.channels != student.input.channels:
+            raise BcosError(
+                f"the teacher {options.teacher!r} sees images of {self.trained.input.channels} channels, "
+                f"the network of {student.input.channels}; choose another teacher"
+            )
+        if options.kind == "logits":
+            self.trained.check_classes(student.classes, "data.path")
+        self.trained.model.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def answer(self, pixels: Tensor) -> Tensor:
+        """Return the teacher's output for images in [0, 1], (N, C, H, W), brought to its size."""
+        pixels, size = pixels.float(), self.trained.input.size
+        if pixels.shape[-1] != size:
+            pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
+        answer: Tensor = self.trained.model(self.trained.encode(pixels)).float()
+        return answer
+
+    def loss(self, outputs: Tensor, answer: Tensor) -> Tensor:
+        """Mean loss of the student's outputs (N, K)."""
+        outputs = outputs.float()
+        if self.options.kind == "embedding":
+            return (1 - F.cosine_similarity(outputs, answer)).mean()
+        t = self.options.temperature
+        wanted = self.trained.confidences(answer / t)
+        if self.student.probabilities == "softmax":
+            wanted = wanted / wanted.sum(1, keepdim=True)
+            return F.kl_div((outputs / t).log_softmax(1), wanted, reduction="batchmean") * t**2
+        return F.binary_cross_entropy_with_logits(outputs / t, wanted) * t**2
+
+
+def embedding_size(teacher: str) -> int:
+    """Number of outputs of a network that is a teacher of embeddings."""
+    trained = load_trained(teacher)
+    seen = trained.input
+    images = torch.zeros(1, seen.channels, seen.size, seen.size)
+    with torch.inference_mode():
+        outputs: Tensor = trained.model.eval()(trained.encode(images))
+    if outputs.ndim != 2:
+        raise BcosError(f"the teacher {teacher!r} must give one vector an image, got {tuple(outputs.shape)}")
+    return outputs.shape[1]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How much a network's outputs are like its teacher's."""
+
+    samples: int
+    cosine: float
+    """Mean cosine of the outputs."""
+    images_per_second: float
+    unread: int = 0
+    """Images that could not be read and were left out."""
+
+    @property
+    def loss(self) -> float:
+        """What is trained: ``1 - cosine``."""
+        return 1 - self.cosine
+
+    @property
+    def accuracy(self) -> float:
+        """What makes one network better than another."""
+        return self.cosine
+
+
+def agreement(
+    teacher: Teacher,
+    network: nn.Module,
+    batches: Batches,
+    *,
+    device: torch.device,
+    show_progress: bool = True,
+    label: str = "evaluating",
+    together: bool = False,
+) -> Agreement:
+    """Compare a network with its teacher on all images of `batches`, over all processes.
+
+    Arguments and errors as of :func:`bcos_cli.evaluate.classification.evaluate`.
+    """
+    check_finite(network, agree=lambda count: total(count, device))
+    was_training = network.training
+    network.eval()
+    odd = torch.zeros((), dtype=torch.int64, device=device)
+    like = next(network.parameters()).dtype
+    cosine, seen, done = MeanMetric().to(device), 0, 0
+    most = largest(len(batches), device) if together else 0
+    own = teacher.student.input
+    pixels = torch.zeros(1, own.channels, own.size, own.size, device=device)
+    start = time.perf_counter()
+    no_gradient = torch.no_grad if together else torch.inference_mode  # FSDP keeps what the first pass has made
+    with no_gradient(), console.counted(label, len(batches), show_progress) as counter:
+        for images, _, _ in batches.epoch(0):
+            pixels = images.to(device).float() / 255
+            outputs = network(teacher.student.encode(pixels).to(like)).float()
+            odd += (~torch.isfinite(outputs)).any(1).sum()
+            cosine.update(F.cosine_similarity(outputs, teacher.answer(pixels)))
+            done += 1
+            seen += len(images)
+            counter.advance(images=len(images))
+        for _ in range(most - done):
+            network(teacher.student.encode(pixels).to(like))
+    network.train(was_training)
+    count, unread = read_of_all(batches, seen, device)
+    refuse_odd_outputs(int(odd), count, device)
+    return Agreement(count, float(cosine.compute()), count / (time.perf_counter() - start), unread)
+
+
+class Objective(nn.Module):
+    """The loss that is trained: of the labels, of a teacher, or a mixture of both."""
+
+    def __init__(self, labels: nn.Module, teacher: Teacher | None) -> None:
+        super().__init__()
+        self.labels = labels
+        self.teacher = teacher
+
+    def forward(self, outputs: Tensor, targets: Tensor, pixels: Tensor) -> Tensor:
+        """Loss of outputs (N, K) for targets and images in [0, 1]."""
+        if self.teacher is None:
+            loss: Tensor = self.labels(outputs, targets)
+            return loss
+        weight = self.teacher.options.weight
+        taught = self.teacher.loss(outputs, self.teacher.answer(pixels))
+        if weight == 1:
+            return taught
+        of_labels: Tensor = self.labels(outputs, targets)
+        return weight * taught + (1 - weight) * of_labels

@@ -1,0 +1,228 @@
+"""The folder of a run. Imports no torch."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bcos_cli.config import Recipe, dump_recipe, load_recipe
+from bcos_cli.config.keys import differences
+from bcos_core.documents import parse_json, read_text
+from bcos_core.errors import BcosError, shortened, shown
+from bcos_core.files import naming, remove_asides, write_atomically
+
+WEIGHTS_NAME = "model.safetensors"
+LOCK = ".lock"
+SEEN_WITHIN = 60.0
+"""Seconds after which a file of another machine must be seen here."""
+FREE_TO_CHANGE = (
+    "data.path",
+    "data.cache",
+    "data.cache_gb",
+    "train.keep_checkpoints",
+    "train.checkpoint_steps",
+    "train.trackers",
+    "train.explained_images",
+    "evaluation",
+)
+"""What a run may be resumed with another value of: it does not change what is learned."""
+
+
+class RunFolder:
+    """Paths of a run, and its small files.
+
+    ``config.yaml`` (the complete recipe), ``metrics.jsonl`` (a line an epoch), ``checkpoints/``,
+    ``model.safetensors``, ``tensorboard/``, ``explanations/`` (of a few images, after every epoch),
+    ``evaluation.json``,
+    ``report.html``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.weights = path / WEIGHTS_NAME
+        self.tensorboard = path / "tensorboard"
+        self.evaluation = path / "evaluation.json"
+        self.report = path / "report.html"
+        self.explanations = path / "explanations"
+        self.not_finite = path / "not-finite"
+        """For batches whose loss was not finite."""
+        self.preempted = path / ".preempted"
+        """There, and empty, while a run that a signal has ended waits to be resumed."""
+
+    @contextmanager
+    def opened(self, recipe: Recipe, *, resume: bool) -> Iterator[None]:
+        """Start or resume a run here, and keep other processes out; nothing is changed where it is refused.
+
+        Raises:
+            BcosError: no run to resume, or one with another recipe; no free folder to start one; or one in use.
+        """
+        self._check_run() if resume else self._check_free()
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self.locked():
+            remove_asides(self.path, {path.name for path in self._files()}.__contains__)
+            self.preempted.unlink(missing_ok=True)
+            self.resume(recipe) if resume else self.start(recipe)
+            yield
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training into this folder.
+
+        Raises:
+            BcosError: one does already.
+        """
+        lock = FileLock(self.path / LOCK)
+        try:
+            lock.acquire(timeout=1)  # somebody may be looking whether it is in use
+        except Timeout as reason:
+            raise BcosError(
+                f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
+                "shares the folder); wait for it, or choose another folder with --out"
+            ) from reason
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def is_free(self) -> bool:
+        """Whether there is nothing here but what a killed start may have left."""
+        return not self.path.exists() or (self.path.is_dir() and all(p.name[0] == "." for p in self.path.iterdir()))
+
+    def check_seen(self) -> None:
+        """Be sure that this process sees the run that the main one has started.
+
+        Raises:
+            BcosError: it does not, even after a while, which shared file systems may need.
+        """
+        until = time.monotonic() + SEEN_WITHIN
+        while not self.config.exists():
+            if time.monotonic() > until:
+                raise BcosError(
+                    f"the run's folder {str(self.path)!r} is not seen on {socket.gethostname()}; choose one that all "
+                    "machines share with --out"
+                )
+            time.sleep(0.1)
+
+    def is_in_use(self) -> bool:
+        """Whether a process is training into this folder."""
+        path = self.path / LOCK
+        if not path.exists():
+            return False
+        try:
+            with FileLock(path, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except PermissionError:  # somebody else's, who alone knows
+            return False
+
+    def start(self, recipe: Recipe) -> None:
+        """Make the folder for a new run.
+
+        Raises:
+            BcosError: there is something in it.
+        """
+        self._check_free()
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config, dump_recipe(recipe))
+
+    def resume(self, recipe: Recipe) -> None:
+        """Check that a run to be resumed had this recipe, apart from what may change, and note that.
+
+        Raises:
+            BcosError: no run here, or one with another recipe.
+        """
+        self._check_run()
+        before = load_recipe(str(self.config), needs=())  # it is compared, not used
+        changed = what_keeps_from_resuming(before, recipe)
+        if changed:
+            raise BcosError(
+                f"the run in {str(self.path)!r} has another recipe ({', '.join(changed[:4])}); "
+                "resume it with the same one, or choose another folder with --out"
+            )
+        if before != recipe:
+            write_atomically(self.config, dump_recipe(recipe))
+
+    def _check_free(self) -> None:
+        """Refuse a folder with anything in it."""
+        if not self.is_free():
+            raise BcosError(
+                f"{str(self.path)!r} is not empty; continue that run with --resume, or choose another folder with --out"
+            )
+
+    def _files(self) -> tuple[Path, ...]:
+        return (self.config, self.metrics, self.weights, self.evaluation, self.report)
+
+    def _check_run(self) -> None:
+        if not self.config.exists():
+            raise BcosError(f"there is no run in {str(self.path)!r} to resume; leave out --resume")
+        # A run may come from somebody else, and a link in it name any file that this user can write.
+        inside = self.path.resolve()
+        folders = (self.checkpoints, self.tensorboard, self.explanations, self.not_finite)
+        for path in (*self._files(), *folders, self.path / LOCK, self.preempted):
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise BcosError(
+                    f"{str(path)!r} is a link that leads out of the run's folder, to {shown(str(path.resolve()))}, and "
+                    "resuming would write there; put the file or folder itself in its place"
+                )
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return one dictionary for each epoch.
+
+        Raises:
+            BcosError: a line is damaged.
+        """
+        if not self.metrics.exists():
+            return []
+        lines = read_text(self.metrics).split("\n")[:-1]  # what follows the last line break was cut off by a crash
+        return [_epoch(line, f"line {number} of {self.metrics}") for number, line in enumerate(lines, start=1)]
+
+    def keep_metrics(self, epochs: int) -> None:
+        """Drop the lines of epochs after the first `epochs`, which a resumed run will write again."""
+        kept = [m for m in self.read_metrics() if m["epoch"] <= epochs]
+        write_atomically(self.metrics, "".join(json.dumps(m) + "\n" for m in kept))
+
+    def add_metrics(self, values: dict[str, Any]) -> None:
+        """Append the line of an epoch."""
+        with naming(self.metrics), self.metrics.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _epoch(line: str, where: str) -> dict[str, Any]:
+    """What a line of ``metrics.jsonl`` says of its epoch: numbers by name, ``epoch`` (from 1) among them.
+
+    Beside them ``scored`` names the images that the scores are of; older versions did not write it.
+    """
+    try:
+        values: Any = parse_json(line, finite=False)  # a loss may be NaN
+        numbers = {k: v for k, v in values.items() if k != "scored"} if isinstance(values, dict) else None
+        if numbers is None or not all(isinstance(value, int | float) for value in numbers.values()):
+            raise BcosError(f"it must hold numbers by name, got {shown(values)}")
+        scored = values.get("scored", "")
+        if not isinstance(scored, str) or not scored.isprintable():
+            raise BcosError(f"scored must be the name of a split, got {shown(scored)}")
+        if type(values.get("epoch")) is not int or values["epoch"] < 1:
+            raise BcosError(f"its epoch must be at least 1, got {shown(values.get('epoch'))}")
+    except BcosError as reason:
+        raise BcosError(f"{where} is damaged: {reason}; remove it, or take the file from a copy") from reason
+    return dict(values)
+
+
+def what_keeps_from_resuming(before: Recipe, now: Recipe) -> list[str]:
+    """Say which keys of a run's recipe have changed that must not."""
+    return [
+        f"{key}: {shortened(str(left), 60)} there, {shortened(str(right), 60)} here"
+        for key, (left, right) in differences(before.model_dump(), now.model_dump()).items()
+        if not any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+    ]

@@ -11,12 +11,11 @@ from torch import nn
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluate.classification import evaluate
-from bcos_cli.explain.loaded_model import TrainedModel, load_trained
 from bcos_cli.train import finalize
-from bcos_cli.train.finite import check_finite, not_finite
 from bcos_cli.train.trainer import train
 from bcos_core import BcosError
-from bcos_models import InputSpec, create_model
+from bcos_models import InputSpec, ModelConfig, TrainedModel, create_model, load_trained
+from bcos_models.finite import check_finite, not_finite
 
 SPEC = InputSpec(size=8, channels=1, resize=None)
 
@@ -121,7 +120,7 @@ def batches(shards, **options):
 
 
 def trained_model(network):
-    return TrainedModel(network, "m", {}, SPEC, ["rows", "columns", "corner"], "sigmoid")
+    return TrainedModel(network, ModelConfig("m", 3, {}, SPEC, ["rows", "columns", "corner"]))
 
 
 def test_outputs_that_are_not_finite_get_no_accuracy(shards):

@@ -15,7 +15,7 @@ from bcos_cli.train.setup import decay_of
 from bcos_core.norms import norm_names
 from bcos_core.plugins import resolve
 from bcos_models import get_spec, list_models
-from bcos_models.published import checkpoint
+from bcos_models.checkpoints import checkpoint
 
 NAMES = [spec.name for spec in recipes()]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes.md"

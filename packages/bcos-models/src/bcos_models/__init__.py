@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 import wrapt
 
 if TYPE_CHECKING:
-    from bcos_models.convert.anneal import recalibrate_norms, scale_biases, set_exponent
+    from bcos_models.convert.annealing import recalibrate_norms, scale_biases, set_exponent
     from bcos_models.convert.bcosify import bcosify
     from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport
     from bcos_models.hookspecs import hookimpl
     from bcos_models.hub import from_pretrained, push_to_hub, save_pretrained
+    from bcos_models.model_config import ModelConfig
     from bcos_models.registry import create_model, get_spec, is_model, list_models, model_specs
-    from bcos_models.spec import Checkpoint, InputSpec, ModelConfig, ModelSpec
+    from bcos_models.spec import Checkpoint, InputSpec, ModelSpec
+    from bcos_models.trained_model import TrainedModel, load_trained
     from bcos_models.transforms import InferenceTransform
     from bcos_models.weights import load_weights, save_weights
 
@@ -25,8 +27,9 @@ _HOMES = {
     "ConversionReport": "convert.options",
     "InferenceTransform": "transforms",
     "InputSpec": "spec",
-    "ModelConfig": "spec",
+    "ModelConfig": "model_config",
     "ModelSpec": "spec",
+    "TrainedModel": "trained_model",
     "bcosify": "convert.bcosify",
     "create_model": "registry",
     "from_pretrained": "hub",
@@ -34,14 +37,15 @@ _HOMES = {
     "is_model": "registry",
     "hookimpl": "hookspecs",
     "list_models": "registry",
+    "load_trained": "trained_model",
     "load_weights": "weights",
     "model_specs": "registry",
     "push_to_hub": "hub",
-    "recalibrate_norms": "convert.anneal",
+    "recalibrate_norms": "convert.annealing",
     "save_pretrained": "hub",
     "save_weights": "weights",
-    "scale_biases": "convert.anneal",
-    "set_exponent": "convert.anneal",
+    "scale_biases": "convert.annealing",
+    "set_exponent": "convert.annealing",
 }
 
 __all__ = [
@@ -53,6 +57,7 @@ __all__ = [
     "InputSpec",
     "ModelConfig",
     "ModelSpec",
+    "TrainedModel",
     "bcosify",
     "create_model",
     "from_pretrained",
@@ -60,6 +65,7 @@ __all__ = [
     "hookimpl",
     "is_model",
     "list_models",
+    "load_trained",
     "load_weights",
     "model_specs",
     "push_to_hub",

@@ -46,15 +46,15 @@ def register(_timm_models: object = None) -> None:
         register_model(build)
 
 
-def pretrained_cfg(seen: InputSpec) -> dict[str, Any]:
+def pretrained_cfg(input_spec: InputSpec) -> dict[str, Any]:
     """Describe an input as timm does; B-cos networks take values in [0, 1], without mean and deviation."""
-    plain = seen.encoding == "standardize"
+    plain = input_spec.encoding == "standardize"
     return {
-        "input_size": (seen.encoded_channels, seen.size, seen.size),
-        "crop_pct": 1.0 if seen.resize is None else seen.size / seen.resize,
-        "interpolation": seen.interpolation,
-        "mean": seen.mean if plain else (0.0,) * 3,
-        "std": seen.std if plain else (1.0,) * 3,
+        "input_size": (input_spec.encoded_channels, input_spec.size, input_spec.size),
+        "crop_pct": 1.0 if input_spec.resize is None else input_spec.size / input_spec.resize,
+        "interpolation": input_spec.interpolation,
+        "mean": input_spec.mean if plain else (0.0,) * 3,
+        "std": input_spec.std if plain else (1.0,) * 3,
     }
 
 

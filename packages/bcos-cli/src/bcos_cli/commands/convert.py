@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
 from bcos_core.errors import BcosError
@@ -17,8 +17,7 @@ from bcos_core.foreign import diverted_output
 if TYPE_CHECKING:
     from torch import nn
 
-    from bcos_cli.explain.loaded_model import TrainedModel
-    from bcos_models import ConversionReport, ModelConfig
+    from bcos_models import ConversionReport, ModelConfig, TrainedModel
     from bcos_models.convert.options import Step
 
 
@@ -94,8 +93,7 @@ def convert_network(
         BcosError: a model that cannot be converted, an unknown option, or a folder in use.
     """
     from bcos_cli.config import override
-    from bcos_cli.explain.loaded_model import IMAGENET_CLASSES, imagenet_classes, load_trained
-    from bcos_models import create_model, get_spec, save_pretrained
+    from bcos_models import create_model, get_spec, imagenet, load_trained, save_pretrained
     from bcos_models.registry import describe
     from bcos_models.weights import WEIGHTS_NAME
 
@@ -103,7 +101,7 @@ def convert_network(
     options: dict[str, Any] = {}
     for text in overrides or []:
         override(options, text)
-    run = load_trained(model) if Path(model).is_dir() else None
+    run = load_trained(model, trust=trusts_runs()) if Path(model).is_dir() else None
     names: list[str] | None = None
     if run is not None:
         if weights is not None or num_classes is not None:
@@ -123,8 +121,8 @@ def convert_network(
     config: ModelConfig = made.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
     if run is not None:
         describe(made, replace(config, input=replace(config.input, size=run.input.size, resize=run.input.resize)))
-    if run is None and num_classes is None and config.num_classes == IMAGENET_CLASSES:
-        names = imagenet_classes()
+    if run is None and num_classes is None and config.num_classes == imagenet.CLASSES:
+        names = imagenet.class_names()
     if out is not None and not dry_run:
         save_pretrained(made, out, class_names=names)
     return ConvertedNetwork(made, model, cast("ConversionReport", made.conversion))

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from bcos_cli.config.base import NonNegative, Section
 from bcos_core.errors import BcosError
-from bcos_models.description import check_options
+from bcos_models.model_config import check_options
 
 
 class Model(Section):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bcos_core.errors import BcosError, shown
-from bcos_models.description import check_opens_nothing
+from bcos_models.model_config import check_opens_nothing
 
 if TYPE_CHECKING:
     from bcos_cli.config.recipe import Recipe

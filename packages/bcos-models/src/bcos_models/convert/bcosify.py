@@ -14,9 +14,9 @@ from bcos_core import AddInverse, LogitLayer, explain
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
-from bcos_models.convert.described import input_of
-from bcos_models.convert.heads import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
-from bcos_models.convert.observe import Observation, observe
+from bcos_models.convert.input import input_of
+from bcos_models.convert.network import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
+from bcos_models.convert.observation import Observation, observe
 from bcos_models.convert.options import ConversionOptions, ConversionReport, Input, Step
 from bcos_models.convert.walk import Walk
 
@@ -55,10 +55,10 @@ def bcosify(
         keep_norms: leave norms as they are.
         keep_activations: keep ReLU, GELU and the like.
         keep_pooling: keep max pooling.
-        input: ``"6ch"`` for (N, 6, H, W) in [0, 1] with inverse channels; ``"3ch"`` for what `model` saw.
+        input: ``"6ch"`` for (N, 6, H, W) in [0, 1] with inverse channels; ``"3ch"`` for what `model` took.
         skip: names of modules that stay, or patterns such as ``"layer4.*"``.
         logit_bias: added to the logits; ``"auto"`` is ``-ln(K-1)`` where biases go, and none where they are kept.
-        mean: that was subtracted from images in [0, 1] before `model` saw them, for each channel; None for what a
+        mean: that was subtracted from images in [0, 1] before `model` took them, for each channel; None for what a
             model of timm or ours says of itself, else ImageNet's; so is `std`.
         image_size: side, or height and width, of the image that the conversion is tried with; None likewise, else 224.
 
@@ -83,25 +83,25 @@ def bcosify(
     )
     if not isinstance(model, nn.Module):
         raise BcosError(f"bcosify needs a torch.nn.Module, got {type(model).__name__}")
-    said = input_of(model)
-    mean, std = mean or said.mean, std or said.std
+    own_input = input_of(model)
+    mean, std = mean or own_input.mean, std or own_input.std
     check_statistics(mean, std)
     modes = {name: module.training for name, module in model.named_modules()}
     original = _copied(model).eval()
     _check_skipped(original, options)
     exact = copy.deepcopy(original).double()  # in which rounding cannot pass for a mistake
-    image = _example(original, len(mean), image_size or said.size)
-    seen = _standardized(image, mean, std)
+    image = _example(original, len(mean), image_size or own_input.size)
+    inputs = _standardized(image, mean, std)
     try:
-        observed = observe(exact, seen)
+        observed = observe(exact, inputs)
     except (RuntimeError, AssertionError, ValueError, NotImplementedError) as reason:
         raise BcosError(
-            f"cannot convert a network that does not run on images of {tuple(seen.shape[1:])} in float64: "
+            f"cannot convert a network that does not run on images of {tuple(inputs.shape[1:])} in float64: "
             f"{first_line(reason)}; give its image_size, and mean and std for each of its channels"
         ) from reason
-    network = _converted(original, exact, options, observed, (mean, std), logit_bias, image, seen)
+    network = _converted(original, exact, options, observed, (mean, std), logit_bias, image, inputs)
     del exact
-    network.conversion.constants = _constants(network.eval(), image, options.input, seen)
+    network.conversion.constants = _constants(network.eval(), image, options.input, inputs)
     for name, module in network.network.named_modules():
         module.training = modes.get(name, model.training)
     network.training = model.training
@@ -116,7 +116,7 @@ def _converted(
     statistics: tuple[Sequence[float], Sequence[float]],
     logit_bias: LogitBias,
     image: Tensor,
-    seen: Tensor,
+    inputs: Tensor,
 ) -> BcosifiedNetwork:
     """The most thorough conversion that computes the same with everything kept.
 
@@ -131,7 +131,7 @@ def _converted(
         for widen_first in widened:
             made = _Converter(options, observed, widen_first, moved, *statistics, logit_bias)
             try:
-                problem = made.difference(exact, image, seen)
+                problem = made.difference(exact, image, inputs)
             except (RuntimeError, BcosError) as reason:  # of shapes
                 problem = first_line(reason)
             if problem is None:
@@ -177,7 +177,7 @@ class _Converter:
         self.mean, self.std = mean, std
         self.logit_bias = logit_bias
 
-    def difference(self, original: nn.Module, image: Tensor, seen: Tensor) -> str | None:
+    def difference(self, original: nn.Module, image: Tensor, inputs: Tensor) -> str | None:
         """Convert with everything kept and say how the logits differ; None if they do not."""
         options = replace(
             self.options,
@@ -191,7 +191,7 @@ class _Converter:
         made = _Converter(options, self.observed, self.widened, self.moved, self.mean, self.std, None)
         exact = made.convert(original)
         with torch.no_grad():
-            logits = exact.eval()(encoded(image, options.input, seen))
+            logits = exact.eval()(encoded(image, options.input, inputs))
         size = self.observed.logits.abs().max().clamp_min(1e-12)
         error = float((logits - self.observed.logits).abs().max() / size)
         return None if error <= _TOLERANCE else f"the logits differ by {error:.1e} of their size"
@@ -263,9 +263,9 @@ class _Converter:
                 report.notes.append(f"{name} is called as a function ({functions[name]} times) and stays")
 
 
-def encoded(image: Tensor, input: Input, seen: Tensor) -> Tensor:
-    """What the converted network sees of an image in [0, 1] of which the original saw `seen`."""
-    return AddInverse()(image) if input == "6ch" else seen
+def encoded(image: Tensor, input: Input, inputs: Tensor) -> Tensor:
+    """What the converted network sees of an image in [0, 1] whose standardised form is `inputs`."""
+    return AddInverse()(image) if input == "6ch" else inputs
 
 
 def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
@@ -297,11 +297,11 @@ def _standardized(image: Tensor, mean: Sequence[float], std: Sequence[float]) ->
     return (image - m.to(image)) / s.to(image)
 
 
-def _constants(network: BcosifiedNetwork, image: Tensor, input: Input, seen: Tensor) -> dict[str, float]:
+def _constants(network: BcosifiedNetwork, image: Tensor, input: Input, inputs: Tensor) -> dict[str, float]:
     """Share of each constant that the network still adds, of the logits' size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         like = next(network.parameters())
-        e = explain(network, encoded(image, input, seen).to(like.dtype if like.is_floating_point() else image.dtype))
+        e = explain(network, encoded(image, input, inputs).to(like.dtype if like.is_floating_point() else image.dtype))
     size = e.score.abs() + e.contributions.abs().flatten(1).sum(1)
     return {name: float((share.abs() / size).mean()) for name, share in e.bias_terms.items()}

@@ -15,7 +15,7 @@ def bcos_models_find_spec(name: str) -> ModelSpec | None:
     """Describe ``timm/NAME``, ``torchvision/NAME`` and ``bcosified/NAME``."""
     if "/" not in name:
         return None
-    from bcos_models.convert.named import find_spec
+    from bcos_models.convert.origins import find_spec
 
     return find_spec(name)
 

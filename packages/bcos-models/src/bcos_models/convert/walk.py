@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from bcos_core.errors import BcosError
 from bcos_core.foreign import foreign_code
 from bcos_models import plugins
-from bcos_models.convert.observe import Observation
+from bcos_models.convert.observation import Observation
 from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport, Step
 from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, without_bias
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from bcos_models.checkpoints import checkpoint
 from bcos_models.hookspecs import hookimpl
-from bcos_models.published import checkpoint
 from bcos_models.spec import IMAGENET_LONG, ModelSpec
 
 # size: (depths, widths, stochastic depth)

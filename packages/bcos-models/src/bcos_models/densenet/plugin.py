@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from bcos_models.checkpoints import checkpoint
 from bcos_models.hookspecs import hookimpl
-from bcos_models.published import checkpoint
 from bcos_models.spec import CIFAR10, IMAGENET, IMAGENET_LONG, ModelSpec
 
 _BCOS = "bcos_models.densenet.network:bcos_densenet"

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator
 
+from bcos_models.checkpoints import checkpoint
 from bcos_models.hookspecs import hookimpl
-from bcos_models.published import checkpoint
 from bcos_models.spec import CIFAR10, CIFAR10_STANDARDIZED, IMAGENET, IMAGENET_LONG, ModelSpec
 
 _BCOS = "bcos_models.resnet.builders:bcos_resnet"

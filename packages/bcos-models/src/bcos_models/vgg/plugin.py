@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from bcos_models.checkpoints import checkpoint
 from bcos_models.hookspecs import hookimpl
-from bcos_models.published import checkpoint
 from bcos_models.spec import IMAGENET, ModelSpec
 
 _DEPTHS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}

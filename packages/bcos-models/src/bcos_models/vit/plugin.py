@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from bcos_models.checkpoints import checkpoint
 from bcos_models.hookspecs import hookimpl
-from bcos_models.published import checkpoint
 from bcos_models.spec import IMAGENET, IMAGENET_STANDARDIZED, ModelSpec
 
 # size: (features, depth, heads, channels of the convolutional stem)
@@ -45,7 +45,7 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
             (f"simple_vit_{size}_patch16_224", patches, "SimpleViT"),
             (f"vitc_{size}_patch1_14", convolutions, "SimpleViT with convolutional stem"),
         ):
-            for prefix, builder, summary, seen in (
+            for prefix, builder, summary, input_spec in (
                 ("", "bcos_vit", f"B-cos {what} for ImageNet", IMAGENET),
                 ("standard_", "plain_vit", f"plain {what} for ImageNet, a baseline", IMAGENET_STANDARDIZED),
             ):
@@ -55,7 +55,7 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
                     f"bcos_models.vit.builders:{builder}",
                     family="vit",
                     summary=summary,
-                    input=seen,
+                    input=input_spec,
                     params=_PARAMS.get(name),
                     options=options,
                     checkpoint=checkpoint(name),

@@ -1,10 +1,9 @@
 import pytest
 import torch
 
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.train.model import build
 from bcos_core import BcosError
-from bcos_models import create_model, save_pretrained, save_weights
+from bcos_models import create_model, load_trained, save_pretrained, save_weights
 
 
 @pytest.fixture

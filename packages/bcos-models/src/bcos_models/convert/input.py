@@ -1,4 +1,4 @@
-"""What a network says of the images that it was trained with."""
+"""The images that a network was trained with, as it describes them."""
 
 import math
 from collections.abc import Mapping
@@ -6,11 +6,12 @@ from typing import Any
 
 from torch import nn
 
-from bcos_models.spec import IMAGENET_STANDARDIZED, InputSpec, Interpolation, ModelConfig
+from bcos_models.model_config import ModelConfig
+from bcos_models.spec import IMAGENET_STANDARDIZED, InputSpec, Interpolation
 
 
 def input_of(network: nn.Module) -> InputSpec:
-    """Size, mean and standard deviation of a network of timm or of ours; ImageNet's for others."""
+    """Return size, mean and standard deviation of a network of timm or of ours; ImageNet's for others."""
     made: Any = getattr(network, "bcos_config", None)
     if isinstance(made, ModelConfig):
         return made.input

@@ -130,7 +130,7 @@ def test_classes_are_those_of_the_librarys_weights():
 def test_transformer_of_torchvision_is_built_for_the_images_of_its_weights():
     assert get_spec("torchvision/vit_h_14").input.size == 518
     with torch.device("meta"):
-        from bcos_models.convert.named import _ORIGINS
+        from bcos_models.convert.origins import _ORIGINS
 
         network = _ORIGINS["torchvision"]("vit_h_14").build(10, False)
     assert network.image_size == 518

@@ -1,4 +1,4 @@
-"""Checkpoints of the B-cos authors, trained on ImageNet. Imports no torch.
+"""Published checkpoints of the B-cos authors, trained on ImageNet. Imports no torch.
 
 Source: the releases of B-cos-v2 (github.com/B-cos/B-cos-v2); accuracies as published there.
 """

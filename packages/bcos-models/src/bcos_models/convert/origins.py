@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.plugins import suggestion
+from bcos_models import imagenet
 from bcos_models.checks import is_size
 from bcos_models.classifier import LogitBias
 from bcos_models.convert.bcosify import bcosify
-from bcos_models.convert.described import timm_input
-from bcos_models.convert.heads import BcosifiedNetwork
+from bcos_models.convert.input import timm_input
+from bcos_models.convert.network import BcosifiedNetwork
 from bcos_models.convert.options import Input
-from bcos_models.spec import InputSpec, ModelSpec
+from bcos_models.registry import create_model, get_spec
+from bcos_models.spec import CIFAR10, InputSpec, ModelSpec
 from bcos_models.weights import convert_state, find_weights, load_state, read_state, unwrapped
 
 BUILDER = f"{__name__}:converted"
@@ -36,6 +38,8 @@ class Origin:
     """As the network was trained: standardised."""
     num_classes: int = 1000
     """Of the library's weights; 0 where they have no classifier."""
+    recipe: str = "imagenet_bcosify"
+    """That fine-tunes the converted network."""
 
 
 def find_spec(name: str) -> ModelSpec | None:
@@ -56,6 +60,8 @@ def find_spec(name: str) -> ModelSpec | None:
         input=replace(origin.input, encoding="add_inverse"),
         num_classes=origin.num_classes or UNKNOWN_CLASSES,
         options={"origin": name},
+        loads_weights=True,
+        recipe=origin.recipe,
     )
 
 
@@ -115,8 +121,8 @@ def converted(
         std=made.input.std,
         image_size=made.input.size,
     )
-    seen = replace(made.input, encoding="add_inverse") if input == "6ch" else made.input
-    setattr(result, "input_spec", seen)  # noqa: B010 - reason: modules are typed without it
+    input_spec = replace(made.input, encoding="add_inverse") if input == "6ch" else made.input
+    setattr(result, "input_spec", input_spec)  # noqa: B010 - reason: modules are typed without it
     if state is not None and is_converted:
         load_state(result, state, name=origin, source=str(weights))
     return result
@@ -174,7 +180,7 @@ def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, I
     return network.eval(), made.input, classes
 
 
-def _built_for(seen: InputSpec, options: Mapping[str, Any]) -> InputSpec:
+def _built_for(input_spec: InputSpec, options: Mapping[str, Any]) -> InputSpec:
     """The input of a network that is built for images of other channels or another size than its weights."""
     if not isinstance(options, Mapping):
         raise BcosError(f"network must be a mapping of options, got {shown(options)}")
@@ -183,8 +189,8 @@ def _built_for(seen: InputSpec, options: Mapping[str, Any]) -> InputSpec:
         if value is not None and not is_size(value):
             raise BcosError(f"network.{name} must be a whole number of at least 1, got {shown(value)}")
     if options.get("in_chans") is not None:
-        seen = seen.seen_with(int(options["in_chans"]))
-    return seen if size is None else replace(seen, size=int(size), resize=None)
+        input_spec = input_spec.with_channels(int(options["in_chans"]))
+    return input_spec if size is None else replace(input_spec, size=int(size), resize=None)
 
 
 def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_classifier: bool, source: str) -> bool:
@@ -225,13 +231,13 @@ def _timm(name: str) -> Origin:
     except RuntimeError as reason:  # an unknown tag
         raise BcosError(f"timm has no weights {name!r}: {first_line(reason)}") from reason
     classes = int(cfg.num_classes or 0)
-    seen = timm_input(cfg.to_dict())
+    input_spec = timm_input(cfg.to_dict())
 
     def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
         network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
         return network
 
-    return Origin(build, seen, classes)
+    return Origin(build, input_spec, classes)
 
 
 def _torchvision(name: str) -> Origin:
@@ -243,7 +249,7 @@ def _torchvision(name: str) -> Origin:
         )
     weights: Any = models.get_model_weights(name).DEFAULT
     preset = weights.transforms()
-    seen = InputSpec(
+    input_spec = InputSpec(
         size=preset.crop_size[0],
         encoding="standardize",
         mean=tuple(preset.mean),
@@ -254,19 +260,20 @@ def _torchvision(name: str) -> Origin:
 
     def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
         options = (
-            _WITHOUT_AUXILIARY.get(name, {}) | ({"image_size": seen.size} if name.startswith("vit_") else {}) | options
+            _WITHOUT_AUXILIARY.get(name, {})
+            | ({"image_size": input_spec.size} if name.startswith("vit_") else {})
+            | options
         )
         network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
         if pretrained:
             state = weights.get_state_dict(progress=False, check_hash=True)
             own = {key: value for key, value in state.items() if key in network.state_dict()}  # not the auxiliary heads
-            load_original(network, own, num_classes != _IMAGENET_CLASSES, f"{weights}")
+            load_original(network, own, num_classes != imagenet.CLASSES, f"{weights}")
         return network
 
-    return Origin(build, seen)
+    return Origin(build, input_spec)
 
 
-_IMAGENET_CLASSES = 1000
 _WITHOUT_AUXILIARY: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": False, "transform_input": False},
     "inception_v3": {"aux_logits": False, "init_weights": False, "transform_input": False},
@@ -275,8 +282,6 @@ _WITHOUT_AUXILIARY: dict[str, dict[str, Any]] = {
 
 
 def _ours(name: str) -> Origin:
-    from bcos_models.registry import create_model, get_spec
-
     spec = get_spec(name)
     if spec.input.encoding != "standardize":
         raise BcosError(f"{name!r} is a B-cos network already; bcosified/ takes the plain ones, such as standard_...")
@@ -284,7 +289,8 @@ def _ours(name: str) -> Origin:
     def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
         return create_model(name, num_classes=num_classes, pretrained=pretrained, **options)
 
-    return Origin(build, spec.input, spec.num_classes)
+    recipe = "bcosify_cifar10_resnet20" if spec.input.size == CIFAR10.size else "imagenet_bcosify"
+    return Origin(build, spec.input, spec.num_classes, recipe)
 
 
 _ORIGINS: dict[str, Callable[[str], Origin]] = {"timm": _timm, "torchvision": _torchvision, "bcosified": _ours}

@@ -5,7 +5,7 @@ import torch
 
 from bcos_core import BcosError
 from bcos_models import InputSpec, ModelConfig, create_model
-from bcos_models.description import NetworkDescription, check_opens_nothing, check_options
+from bcos_models.model_config import check_opens_nothing, check_options
 from bcos_models.reconstruction import rebuild
 
 SPEC = InputSpec(size=8, resize=None)
@@ -13,9 +13,8 @@ SMALL = {"depths": [1], "width": 4}
 
 
 def test_description_comes_back_from_json():
-    made = NetworkDescription("resnet18", {"b": 1.5, "depths": [1]}, SPEC, ["cat", "dög"], "softmax")
-    assert NetworkDescription.from_json(made.to_json()) == made
-    assert made.config == ModelConfig("resnet18", 2, {"b": 1.5, "depths": [1]}, SPEC)
+    made = ModelConfig("resnet18", 2, {"b": 1.5, "depths": [1]}, SPEC, ["cat", "dög"], "softmax")
+    assert ModelConfig.from_json(made.to_json()) == made
 
 
 @pytest.mark.parametrize(

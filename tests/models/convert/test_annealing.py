@@ -7,7 +7,7 @@ from torch import nn
 from bcos_core import AddInverse, BcosError
 from bcos_core.norms import BatchNormUncentered2d
 from bcos_models import bcosify, recalibrate_norms, scale_biases, set_exponent
-from bcos_models.convert.anneal import remove_biases
+from bcos_models.convert.annealing import remove_biases
 
 encode = AddInverse()
 

@@ -1,6 +1,6 @@
-"""What a file says of the network whose weights it holds, checked when it is read. Imports no torch.
+"""The description of a network, and the checks of one that a file holds. Imports no torch.
 
-Nothing in such a description is trusted: it names an installed architecture and gives it plain numbers and words.
+Nothing that a file says is trusted: it names an installed architecture and gives it plain numbers and words.
 """
 
 import json
@@ -13,8 +13,7 @@ from typing import Any, Literal, Self, get_args
 
 from bcos_core.documents import parse_json
 from bcos_core.errors import BcosError, shortened, shown
-from bcos_models.checks import is_size
-from bcos_models.spec import InputSpec, ModelConfig
+from bcos_models.spec import InputSpec
 
 Probabilities = Literal["sigmoid", "softmax"]
 
@@ -28,39 +27,46 @@ MAX_VALUES = 10_000
 MAX_DEPTH = 10
 """Levels of lists and mappings in them."""
 ARGUMENTS = frozenset({"name", "num_classes", "origin", "pretrained", "weights"})
-"""Of :func:`bcos_models.create_model` and of its builders: no options of a network."""
+"""Arguments of :func:`bcos_models.create_model` and of its builders that are not options of a network."""
 _OPENS = re.compile(r"pretrained.*|.*weights|(?!drop_path$).*_path|cache_dir|file|url|hf_hub_id|source")
 """Options of other libraries' builders that read files or fetch addresses."""
 _WORD = re.compile(r"[\w.*?\[\]!+ -]{0,200}")
-"""A name or a pattern of names: no path below another folder, no address."""
+"""A name or a pattern of names, but neither a path into another folder nor an address."""
 
 
 @dataclass(frozen=True)
-class NetworkDescription:
-    """Architecture, options, input, classes, and what the logits mean.
+class ModelConfig:
+    """Description of a network: how :func:`bcos_models.create_model` makes it, and what its outputs mean.
 
-    Raises:
-        BcosError: a value that no network has.
+    A model has it as ``bcos_config``; it travels in the header of a weights file and in a hub's ``config.json``.
     """
 
     name: str
+    num_classes: int
+    """0 for a network without a classifier."""
     options: Mapping[str, Any]
+    """Those that the caller gave."""
     input: InputSpec
-    classes: Sequence[str]
-    probabilities: Probabilities
+    classes: Sequence[str] | None = None
+    """Names of the outputs, in their order; None if they are not known."""
+    probabilities: Probabilities = "sigmoid"
+    """What makes probabilities of the logits."""
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse what cannot be read again.
+
+        Raises:
+            BcosError: a value that no network has.
+        """
         check_name(self.name)
         check_options(self.options)
-        check_classes(self.classes)
+        if self.classes is not None:
+            check_classes(self.classes)
+            if len(self.classes) != self.num_classes:
+                raise BcosError(f"there are {len(self.classes):,} names of classes for {self.num_classes:,} outputs")
         if self.probabilities not in get_args(Probabilities):
             known = " or ".join(map(repr, get_args(Probabilities)))
             raise BcosError(f"probabilities must be {known}, got {shown(self.probabilities)}")
-
-    @property
-    def config(self) -> ModelConfig:
-        """How :func:`bcos_models.create_model` makes it."""
-        return ModelConfig(self.name, len(self.classes), dict(self.options), self.input)
 
     def to_json(self) -> str:
         """JSON for the header of a weights file."""
@@ -68,7 +74,7 @@ class NetworkDescription:
             "model": self.name,
             "options": dict(self.options),
             "input": asdict(self.input),
-            "classes": list(self.classes),
+            "classes": list(self.classes or ()),
             "probabilities": self.probabilities,
         }
         return json.dumps(values)
@@ -86,15 +92,27 @@ class NetworkDescription:
             raise BcosError(f"it does not say its {missing[0]}")
         if unknown := sorted(values.keys() - set(keys)):
             raise BcosError(f"it says its {shown(unknown[0])}, which is not known here")
-        name, options, seen, classes, probabilities = (values[key] for key in keys)
-        return cls(name, section(options, "options"), read_input(seen), classes, probabilities)
+        name, options, spec, classes, probabilities = (values[key] for key in keys)
+        check_classes(classes)
+        config = cls(name, len(classes), section(options, "options"), read_input(spec), classes, probabilities)
+        config.check()
+        return config
+
+
+def usual_probabilities(name: str, spec: InputSpec) -> Probabilities:
+    """What makes probabilities of the logits of a network that does not say how it was trained.
+
+    A sigmoid for each class in B-cos networks; a softmax in plain ones, and in those that were converted
+    (``timm/NAME``) and not trained since.
+    """
+    return "softmax" if spec.encoding == "standardize" or "/" in name else "sigmoid"
 
 
 def section(value: object, what: str) -> dict[str, Any]:
-    """The value, if it is a mapping.
+    """Return a value that must be a mapping.
 
     Raises:
-        BcosError: it is none.
+        BcosError: it is not.
     """
     if not isinstance(value, dict):
         raise BcosError(f"{what} must be a mapping, got {shown(value)}")
@@ -118,17 +136,17 @@ def check_name(name: object) -> None:
     """Refuse what is not the name of an architecture.
 
     Raises:
-        BcosError: saying what it is.
+        BcosError: with the value.
     """
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
         raise BcosError(f"the model must be a name of at most {MAX_NAME:,} characters, got {shown(name)}")
 
 
 def check_classes(classes: object) -> None:
-    """Refuse what are not names of a network's outputs.
+    """Refuse what is not a list of names of a network's outputs.
 
     Raises:
-        BcosError: no list, none, too many, one that is no text, or the same twice.
+        BcosError: no list, no names or too many, a name that is not text, or the same name twice.
     """
     if not isinstance(classes, list | tuple) or not 0 < len(classes) <= MAX_CLASSES:
         raise BcosError(f"classes must be a list of 1 to {MAX_CLASSES:,} names, got {shown(classes)}")
@@ -141,7 +159,7 @@ def check_classes(classes: object) -> None:
 
 
 def check_options(options: object) -> None:
-    """Refuse options that are not plain values: numbers, words, lists and mappings of them, of a bounded size.
+    """Refuse options other than numbers, words, and lists and mappings of them, and more of them than any network has.
 
     Raises:
         BcosError: naming the first that is not.
@@ -176,7 +194,7 @@ def check_opens_nothing(options: Mapping[str, Any], key: str = "options") -> Non
 
     Args:
         options: of a network, as a file of somebody else's has them.
-        key: how they are called in messages.
+        key: what messages call them.
 
     Raises:
         BcosError: naming the first of them.
@@ -198,13 +216,11 @@ def _check_word(value: object, key: str) -> None:
 
 
 def check_outputs(number: object) -> int:
-    """The number of a network's outputs; 0 for one without a classifier.
+    """Return a number of outputs, as a file has it; 0 for a network without a classifier.
 
     Raises:
-        BcosError: it is none.
+        BcosError: it is not such a number.
     """
-    if number == 0 and type(number) is int:
-        return 0
-    if not is_size(number) or int(number) > MAX_CLASSES:  # type: ignore[call-overload] # reason: is_size has checked it
+    if type(number) is not int or not 0 <= number <= MAX_CLASSES:
         raise BcosError(f"the number of classes must be 0 to {MAX_CLASSES:,}, got {shown(number)}")
-    return int(number)  # type: ignore[call-overload, no-any-return] # reason: is_size has checked it
+    return number

@@ -66,7 +66,7 @@ def _run(network: nn.Module, image: Tensor) -> Observation:
     pooled: list[tuple[str, Tensor, bool]] = []
     found = Observation(torch.empty(0))
 
-    def seen(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+    def record(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
         found.called.add(names[module])
         x = given[0] if given and isinstance(given[0], Tensor) else None
         if x is None or not isinstance(output, Tensor):
@@ -80,7 +80,7 @@ def _run(network: nn.Module, image: Tensor) -> Observation:
             pooled.extend((names[module], output, dims == (1, 2)) for dims in averaged[:1])
 
     counter = _Functions()
-    with torch.no_grad(), _hooked(network.modules(), counter.enter, seen, counter.leave), counter:
+    with torch.no_grad(), _hooked(network.modules(), counter.enter, record, counter.leave), counter:
         logits = network(image)
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(image):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -106,12 +106,12 @@ def _gates(network: nn.Module, image: Tensor) -> set[str]:
     outputs: list[tuple[str, Tensor]] = []
     names = {module: name for name, module in network.named_modules()}
 
-    def kept(module: nn.Module, _given: Any, output: Any) -> None:
+    def record(module: nn.Module, _given: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.requires_grad and output.is_floating_point():
             outputs.append((names[module], output))
 
     leaves = [m for m in network.modules() if isinstance(m, (*WEIGHTED, *NORMS, *MAX_POOLS)) or is_activation(m)]
-    with torch.enable_grad(), explanation_mode(network), _hooked(leaves, None, kept, None):
+    with torch.enable_grad(), explanation_mode(network), _hooked(leaves, None, record, None):
         logits = network(image.clone().requires_grad_().clone())
         total = logits.sum()
     tensors = [t for _, t in outputs]

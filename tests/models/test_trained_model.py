@@ -1,39 +1,41 @@
+"""A network with its description: what it says of inputs and outputs, and how it is saved and loaded."""
+
+import json
+from dataclasses import replace
+
 import pytest
 import torch
 
-from bcos_cli.train.model import build
 from bcos_core import BcosError
-from bcos_models import create_model, load_trained, save_pretrained, save_weights
+from bcos_models import (
+    InputSpec,
+    ModelConfig,
+    TrainedModel,
+    create_model,
+    load_trained,
+    save_pretrained,
+    save_weights,
+)
+from bcos_models.registry import describe
+
+OPTIONS = {"depths": [1], "width": 8, "in_chans": 2}
+CONFIG = ModelConfig("cifar10_resnet20", 3, OPTIONS, InputSpec(8, 1, resize=None), ["rows", "columns", "corner"])
 
 
 @pytest.fixture
-def saved(recipe, tmp_path):
-    trained = build(recipe(), ["rows", "columns", "corner"])
-    trained.model.eval()
+def trained():
+    model = create_model("cifar10_resnet20", num_classes=3, **OPTIONS).eval()
+    describe(model, CONFIG)
+    return TrainedModel(model, CONFIG)
+
+
+@pytest.fixture
+def saved(trained, tmp_path):
     trained.save(tmp_path / "run" / "model.safetensors")
     return trained
 
 
-def test_network_is_built_for_the_recipes_images_and_classes(recipe):
-    trained = build(recipe(), ["a", "b"])
-    assert (trained.input.size, trained.input.channels, trained.input.resize) == (8, 1, None)
-    assert trained.options == {"depths": [1], "width": 8, "in_chans": 2}
-    images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
-    assert trained.model(trained.encode(images)).shape == (2, 2)
-
-
-@pytest.mark.parametrize(
-    ("loss", "kind"), [("bce", "sigmoid"), ("uniform_off_label_bce", "sigmoid"), ("cross_entropy", "softmax")]
-)
-def test_logits_mean_what_the_loss_made_them(loss, kind, recipe):
-    trained = build(recipe(train={"loss": loss}), ["a", "b"])
-    logits = torch.randn(3, 2)
-    expected = logits.sigmoid() if kind == "sigmoid" else logits.softmax(1)
-    torch.testing.assert_close(trained.confidences(logits), expected)
-
-
-def test_bytes_and_floats_are_encoded_alike(recipe):
-    trained = build(recipe(), ["a", "b"])
+def test_bytes_and_floats_are_encoded_alike(trained):
     images = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     encoded = trained.encode(images)
     torch.testing.assert_close(encoded, trained.encode(images / 255))
@@ -79,7 +81,7 @@ def test_published_weights_know_the_classes_of_imagenet(monkeypatch, tmp_path):
     assert load_trained("resnet18", str(path)).classes[:2] == ["0", "1"]
 
 
-def test_network_of_a_run_knows_its_own_input(saved, recipe, tmp_path):
+def test_network_of_a_run_knows_its_own_input(saved, tmp_path):
     again = load_trained(str(tmp_path / "run")).model
     for model in (saved.model, again):
         assert model.transform.input == saved.input
@@ -110,7 +112,8 @@ def test_weights_go_with_a_models_name(tmp_path, saved):
         ),
     ],
 )
-def test_what_cannot_be_loaded_is_named(what, message, tmp_path):
+def test_what_cannot_be_loaded_is_named(what, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     (tmp_path / "junk.safetensors").write_bytes(b"junk")
     save_weights(torch.nn.Linear(1, 1), tmp_path / "bare.safetensors")
@@ -130,3 +133,31 @@ def test_networks_of_other_libraries_are_taken_as_they_are(tmp_path):
     torch.testing.assert_close(trained.model(trained.encode(images)), expected)
     assert trained.probabilities == "softmax"
     assert (len(trained.classes), trained.classes[207]) == (1000, "golden retriever")
+
+
+@pytest.mark.parametrize("probabilities", ["sigmoid", "softmax"])
+def test_what_the_logits_mean_travels_with_weights_and_folders(probabilities, trained, tmp_path):
+    config = replace(CONFIG, probabilities=probabilities)
+    TrainedModel(trained.model, config).save(tmp_path / "run" / "model.safetensors")
+    describe(trained.model, config)
+    save_pretrained(trained.model, tmp_path / "net")
+    for folder in ("run", "net"):
+        again = load_trained(str(tmp_path / folder))
+        assert (again.probabilities, again.classes, again.input) == (probabilities, CONFIG.classes, CONFIG.input)
+
+
+def test_folder_of_before_that_does_not_say_what_logits_mean_is_loaded(trained, tmp_path):
+    save_pretrained(trained.model, tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    del written["bcos_models"]["probabilities"]
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    assert load_trained(str(tmp_path)).probabilities == "sigmoid"
+
+
+def test_description_that_could_not_be_read_again_is_refused(trained):
+    with pytest.raises(BcosError, match="the class 'a' is named twice"):
+        TrainedModel(trained.model, replace(CONFIG, classes=["a", "a", "b"]))
+    with pytest.raises(BcosError, match="2 names of classes for 3 outputs"):
+        TrainedModel(trained.model, replace(CONFIG, classes=["a", "b"]))
+    with pytest.raises(BcosError, match="probabilities must be 'sigmoid' or 'softmax', got 'x'"):
+        TrainedModel(trained.model, replace(CONFIG, probabilities="x"))

@@ -45,4 +45,5 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
                 params=_PARAMS.get(name),
                 options={"depths": depths, "widths": widths, "drop_path": drop_path, "norm": norm},
                 checkpoint=checkpoint(name),
+                recipe="imagenet_bcos_final_long",
             )

@@ -45,6 +45,7 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
             params=_PARAMS.get(name),
             options={"depths": depths, "growth_rate": growth_rate, "width": width},
             checkpoint=checkpoint(name),
+            recipe="imagenet_densenet121_long" if name.endswith("_long") else "imagenet_bcos_final",
         )
     for layers, growth_rate in _CIFAR10.items():
         name = f"cifar10_densenet{layers}"
@@ -56,6 +57,7 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
             summary="B-cos DenseNet for 32×32 images",
             input=CIFAR10,
             num_classes=10,
+            recipe="cifar10_resnet20",
             params=_PARAMS.get(name),
             options={
                 "depths": depths,

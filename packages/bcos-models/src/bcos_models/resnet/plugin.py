@@ -23,6 +23,7 @@ _ARCHITECTURES: dict[str, tuple[str, tuple[int, ...], int, int]] = {
     "resnet50_long": ("bottleneck", (3, 4, 6, 3), 1, 64),
     "resnet152_long": ("bottleneck", (3, 8, 36, 3), 1, 64),
 }
+_OWN_RECIPES = {"resnext50_32x4d": "imagenet_resnext50_32x4d"}
 _CIFAR_DEPTHS = (20, 32, 44, 56, 110)
 # name: (blocks of a stage, width of the stem, groups, base width)
 _CIFAR_RESNEXTS = {
@@ -93,6 +94,7 @@ def _imagenet() -> Iterator[ModelSpec]:
                 **({"drop_path": 0.1} if long else {}),
             },
             checkpoint=checkpoint(name),
+            recipe=_OWN_RECIPES.get(name, "imagenet_bcos_final_long" if long else "imagenet_bcos_final"),
         )
 
 
@@ -114,6 +116,7 @@ def _cifar10_resnets() -> Iterator[ModelSpec]:
                 num_classes=10,
                 params=_PARAMS.get(name),
                 options=options,
+                recipe=f"{prefix}cifar10_resnet20",
             )
 
 
@@ -127,6 +130,7 @@ def _cifar10_resnexts() -> Iterator[ModelSpec]:
             summary="B-cos ResNeXt for 32×32 images",
             input=CIFAR10,
             num_classes=10,
+            recipe="cifar10_resnet20",
             params=_PARAMS.get(name),
             options={
                 "block": "bottleneck",

@@ -36,4 +36,5 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
                 params=_PARAMS.get(name),
                 options={"depths": depths, "norm": norm},
                 checkpoint=checkpoint(name),
+                recipe="imagenet_bcos_final",
             )

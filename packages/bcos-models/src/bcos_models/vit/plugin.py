@@ -50,6 +50,7 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
                 ("standard_", "plain_vit", f"plain {what} for ImageNet, a baseline", IMAGENET_STANDARDIZED),
             ):
                 name = f"{prefix}{architecture}"
+                slow = "_large" if size == "l" or (size == "b" and options is patches) else ""  # a longer warm-up
                 yield ModelSpec(
                     name,
                     f"bcos_models.vit.builders:{builder}",
@@ -59,4 +60,5 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
                     params=_PARAMS.get(name),
                     options=options,
                     checkpoint=checkpoint(name),
+                    recipe=f"imagenet_{prefix}vit{slow}",
                 )

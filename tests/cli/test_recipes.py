@@ -147,9 +147,9 @@ def test_model_of_ours_is_converted_with_the_recipe_for_its_images():
 
 
 def test_model_is_the_base_of_a_recipe(tmp_path):
-    (tmp_path / "mine.yaml").write_text("base: resnet34\nmodel: {options: {b: 1.5}}\ntrain: {epochs: 3}\n")
+    (tmp_path / "mine.yaml").write_text("base: resnet34\nmodel: {options: {b: 1.5}}\ntrain: {epochs: 30}\n")
     recipe = load_recipe(str(tmp_path / "mine.yaml"))
-    assert (recipe.model.name, recipe.model.options, recipe.train.epochs) == ("resnet34", {"b": 1.5}, 3)
+    assert (recipe.model.name, recipe.model.options, recipe.train.epochs) == ("resnet34", {"b": 1.5}, 30)
     assert recipe.clipping == loaded("imagenet_bcos_final").clipping
 
 

@@ -68,7 +68,7 @@ def test_addresses_that_a_run_names_are_not_opened(command, path, stranger, bcos
     stranger(data={"path": path})
     told = line(bcos(*command))
     assert "names an address: data.path=" in told
-    assert "add --trust-run if you know who made the run, or give --data" in told
+    assert "add --trust-run if you trust who made the run, or give --data" in told
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "new").exists()
 

@@ -21,32 +21,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Checkpoint": "spec",
-    "Conversion": "convert.options",
-    "ConversionOptions": "convert.options",
-    "ConversionReport": "convert.options",
-    "InferenceTransform": "transforms",
-    "InputSpec": "spec",
-    "ModelConfig": "model_config",
-    "ModelSpec": "spec",
-    "TrainedModel": "trained_model",
-    "bcosify": "convert.bcosify",
-    "create_model": "registry",
-    "from_pretrained": "hub",
-    "get_spec": "registry",
-    "is_model": "registry",
-    "hookimpl": "hookspecs",
-    "list_models": "registry",
-    "load_trained": "trained_model",
-    "load_weights": "weights",
-    "model_specs": "registry",
-    "push_to_hub": "hub",
-    "recalibrate_norms": "convert.annealing",
-    "save_pretrained": "hub",
-    "save_weights": "weights",
-    "scale_biases": "convert.annealing",
-    "set_exponent": "convert.annealing",
+    name: module
+    for module, names in {
+        "convert.annealing": "recalibrate_norms scale_biases set_exponent",
+        "convert.bcosify": "bcosify",
+        "convert.options": "Conversion ConversionOptions ConversionReport",
+        "hookspecs": "hookimpl",
+        "hub": "from_pretrained push_to_hub save_pretrained",
+        "model_config": "ModelConfig",
+        "registry": "create_model get_spec is_model list_models model_specs",
+        "spec": "Checkpoint InputSpec ModelSpec",
+        "trained_model": "TrainedModel load_trained",
+        "transforms": "InferenceTransform",
+        "weights": "load_weights save_weights",
+    }.items()
+    for name in names.split()
 }
+"""Module of each public name; it is imported when the name is used."""
 
 __all__ = [
     "Checkpoint",

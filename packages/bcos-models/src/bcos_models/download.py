@@ -16,7 +16,7 @@ from bcos_core.errors import BcosError, first_line
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
-"""Seconds without an answer."""
+"""Seconds to wait for an answer."""
 ATTEMPTS = 5
 """Connections for one file, each going on where the last one broke."""
 
@@ -25,7 +25,7 @@ _DIGITS = re.compile(r"-(?=[0-9]*[a-f])([0-9a-f]{8,64})\.[^.]+$")
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: PyTorch's own folder for checkpoints, which ``TORCH_HOME`` moves."""
+    """Return the folder of downloads: PyTorch's own folder for checkpoints, which ``TORCH_HOME`` moves."""
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints"
@@ -138,13 +138,13 @@ def _transfer(url: str, partial: Path, target: Path, progress: bool) -> None:
             reason = error
             error.close()
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and before:
-                partial.unlink()  # longer than the file: it is none of it
+                partial.unlink()  # longer than the file, so not a part of it
                 continue
             break
         except (OSError, http.client.HTTPException) as error:
             reason = error
         if _size(partial) <= before:
-            break  # no progress: trying on would change nothing
+            break  # no progress, so another attempt would not help
     raise BcosError(
         f"cannot download {url}: {reason}; try again (what has arrived is kept), "
         f"or place the file at {str(target)!r} by hand"

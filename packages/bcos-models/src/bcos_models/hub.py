@@ -37,11 +37,11 @@ def save_pretrained(
     description: str = "",
     license: str | None = None,
 ) -> Path:
-    """Write a model that :func:`bcos_models.create_model` made to a folder, from which it can be built again.
+    """Write a model that :func:`bcos_models.create_model` made to a folder, for :func:`from_pretrained`.
 
     Args:
         model: the model, with weights worth keeping.
-        folder: is made; holds ``model.safetensors``, ``config.json`` and, unless it has one, ``README.md`` (a
+        folder: is created; holds ``model.safetensors``, ``config.json`` and, unless it has one, ``README.md`` (a
             model card).
         class_names: of the outputs, in their order; None for those that :func:`from_pretrained` found, if any.
         description: text for the model card: data, training, results.
@@ -76,10 +76,10 @@ def from_pretrained(source: str | Path, *, trust: bool = False) -> nn.Module:
         trust: take options of its network that name files or addresses, which are then read or fetched.
 
     Returns:
-        The model, in eval mode; its attribute ``class_names`` tells the classes, or is None.
+        The model, in eval mode; its attribute ``class_names`` names the classes, or is None.
 
     Raises:
-        BcosError: nothing there, or no model of this package.
+        BcosError: nothing there, or not a model of this package.
     """
     config_path, weights = (_file(source, name) for name in (CONFIG_NAME, WEIGHTS_NAME))
     config = _read_config(config_path, str(source))
@@ -120,7 +120,7 @@ def push_to_hub(
     token: str | None = None,
     message: str = "Add model",
 ) -> str:
-    """Upload a model to the Hugging Face hub; the repository is made if it is not there, its card is kept.
+    """Upload a model to the Hugging Face hub; the repository is created if it is not there, and its card is kept.
 
     Args:
         model: made by :func:`bcos_models.create_model`.

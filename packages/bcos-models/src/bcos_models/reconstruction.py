@@ -1,6 +1,6 @@
-"""A network built again from the description that stands beside its weights.
+"""How a network is built again from the description beside its weights.
 
-The description may be anybody's. So the network is built on torch's meta device first, where tensors take no memory,
+The description is not trusted. So the network is built on torch's meta device first, where tensors take no memory,
 and compared with the weights; and it is given up as soon as it has many more parts than they fill.
 """
 
@@ -19,14 +19,11 @@ from bcos_models.registry import create_model, describe, get_spec
 from bcos_models.weights import check_fit, convert_state, load_state
 
 _PARAMETERS = (8, 1000)
-"""Parameters that may be made: so many for each tensor of the weights, and so many more.
-
-Conversion makes some twice.
-"""
+"""Bound of the parameters: so many for each tensor of the weights (a conversion makes some twice), and so many more."""
 _MODULES = (40, 10_000)
-"""The same of modules, most of which have no parameters."""
+"""Bound of the modules, most of which have no parameters, likewise."""
 _ELEMENTS = (4, 10_000_000)
-"""Numbers in the parameters of a network before its conversion: so many for each in the weights, and so many more."""
+"""Bound of the numbers in a network before its conversion: so many for each in the weights, and so many more."""
 
 
 def rebuild(
@@ -68,13 +65,13 @@ def rebuild(
 
 @contextmanager
 def _naming(config: ModelConfig, source: str) -> Iterator[None]:
-    """Say whose description it is that makes no network."""
+    """Name the source of the description in what is raised."""
     start = f"cannot build the network that {source!r} describes"
     try:
         yield
     except BcosError as reason:
         raise BcosError(f"{start}: {reason}") from reason
-    except Exception as reason:  # builders, of plugins too, raise many types for values that make no network
+    except Exception as reason:  # builders, of plugins too, raise many types for values that cannot make a network
         raise BcosError(
             f"{start}: {config.name} with {shown(dict(config.options))}: {type(reason).__name__}: {first_line(reason)}"
         ) from reason
@@ -90,7 +87,7 @@ def _built(config: ModelConfig) -> nn.Module:
 
 
 def _on_meta(config: ModelConfig, state: Mapping[str, Tensor]) -> nn.Module | None:
-    """The network without memory for its tensors; None of a converted one, and where its builder cannot do without."""
+    """Build the network without memory for its tensors; None if it is converted, or if its builder needs the memory."""
     spec = get_spec(config.name)
     try:
         with torch.device("meta"):
@@ -107,7 +104,7 @@ def _on_meta(config: ModelConfig, state: Mapping[str, Tensor]) -> nn.Module | No
 
 
 def _needs_memory(reason: BaseException | None) -> bool:
-    """Whether an operation has failed because it wants the values of a tensor on the meta device."""
+    """Whether an operation has failed because it needs the values of a tensor on the meta device."""
     return isinstance(reason, NotImplementedError) or (isinstance(reason, RuntimeError) and "meta" in str(reason))
 
 
@@ -136,7 +133,7 @@ def _check_outputs(model: nn.Module, config: ModelConfig) -> None:
 
 @contextmanager
 def _bounded(state: Mapping[str, Tensor]) -> Iterator[None]:
-    """Give up a network that is being built once it has many more parts than the weights fill."""
+    """Stop the construction of a network once it has many more parts than the weights fill."""
     counts = {"parameters": 0, "modules": 0}
 
     def parameter(_module: nn.Module, _name: str, _parameter: object) -> None:

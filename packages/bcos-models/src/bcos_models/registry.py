@@ -74,7 +74,7 @@ def create_model(
 
     Returns:
         The model, in train mode as PyTorch builds modules; call ``.eval()`` before explaining. Its attribute
-        ``transform`` turns an image into its input, ``bcos_config`` tells how it was made.
+        ``transform`` turns an image into its input, ``bcos_config`` describes how it was made.
 
     Raises:
         BcosError: an unknown model or option, or weights that cannot be loaded.

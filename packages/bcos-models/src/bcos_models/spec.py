@@ -90,12 +90,12 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights that can be downloaded, and what they reach."""
+    """Weights that can be downloaded, and their accuracy."""
 
     url: str
-    """Of a ``.safetensors`` or ``.pth`` file."""
+    """Address of a ``.safetensors`` or ``.pth`` file."""
     sha256: str = ""
-    """What the file's SHA-256 starts with, in hexadecimal digits; empty if it is not known."""
+    """First hexadecimal digits of the file's SHA-256; empty if it is not known."""
     top1: float | None = None
     """Accuracy in %, as published; so is `top5`."""
     top5: float | None = None
@@ -114,7 +114,7 @@ class ModelSpec:
     summary: str = ""
     input: InputSpec = field(default_factory=InputSpec)
     num_classes: int = 1000
-    """Classes that are built unless asked otherwise."""
+    """Default number of classes."""
     params: int | None = None
     """Number of parameters with the defaults; None if it is not known."""
     options: Mapping[str, object] = field(default_factory=dict)
@@ -129,7 +129,7 @@ class ModelSpec:
 
 IMAGENET = InputSpec()
 IMAGENET_LONG = InputSpec(resize=232)
-"""Of the networks that were trained with the long recipe."""
+"""Input of the networks that were trained with the long recipe."""
 IMAGENET_STANDARDIZED = InputSpec(encoding="standardize")
 CIFAR10 = InputSpec(size=32, resize=None)
 CIFAR10_STANDARDIZED = InputSpec(

@@ -59,11 +59,11 @@ def pretrained_cfg(input_spec: InputSpec) -> dict[str, Any]:
 
 
 _SOURCES = ("file", "url", "state_dict", "hf_hub_id", "source")
-"""What in timm's description says where weights come from."""
+"""Keys of timm's description that say where weights come from."""
 
 
 def _build(name: str, pretrained: bool, **options: Any) -> nn.Module:
-    """Build as timm asks; published weights come through our own loader, which verifies them."""
+    """Build a model for timm; published weights come through our own loader, which verifies them."""
     from timm.models import build_model_with_cfg
 
     given = options.get("pretrained_cfg")
@@ -114,7 +114,7 @@ def _create(
 
 
 def _filter(name: str, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights from elsewhere in the keys of the model; a classifier of other classes stays as it is."""
+    """Return weights from elsewhere in the keys of the model; a classifier of other classes stays as it is."""
     own = model.state_dict()
     converted = dict(convert_state(own, state, name))
     if isinstance(model, ImageClassifier):

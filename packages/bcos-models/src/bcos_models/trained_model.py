@@ -153,7 +153,7 @@ def load_trained(run_or_model: str, weights: str | None = None, *, trust: bool =
     if path.is_dir():
         if not (path / WEIGHTS_NAME).is_file():
             raise BcosError(
-                f"{run_or_model!r} holds no {WEIGHTS_NAME}: it is no finished run; "
+                f"{run_or_model!r} holds no {WEIGHTS_NAME}: it is not a finished run; "
                 f"give the folder of one, or continue it with: bcos train {run_or_model}/config.yaml "
                 f"--resume --out {run_or_model}"
             )

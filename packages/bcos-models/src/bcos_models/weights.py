@@ -110,14 +110,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         except Exception as reason:  # safetensors raises its own type, and Python's for types of numbers it lacks
             raise BcosError(
-                f"{str(path)!r} is no readable safetensors file ({first_line(reason)}); "
+                f"{str(path)!r} is not a readable safetensors file ({first_line(reason)}); "
                 "give a file written by save_weights"
             ) from reason
     try:
         state: Any = load_data(path)
-    except Exception as reason:  # torch raises several types, for files that are no checkpoints and for unsafe ones
+    except Exception as reason:  # torch raises several types, for other files and for unsafe ones
         raise BcosError(
-            f"{str(path)!r} is no file of weights alone ({first_line(reason)}); "
+            f"{str(path)!r} is not a file of weights alone ({first_line(reason)}); "
             "give a .safetensors file, or a .pth file of a state dict"
         ) from reason
     if isinstance(state, dict):
@@ -144,18 +144,18 @@ def load_state(
     if not replace_classifier or not isinstance(model, ImageClassifier):
         _load(model, state, name, source)
         return False
-    wanted, found = model.num_classes, _classes(model, state)
-    if found == wanted:
+    own_classes, found = model.num_classes, _classes(model, state)
+    if found == own_classes:
         _load(model, state, name, source)
         return False
     model.reset_classifier(found)
     _load(model, state, name, source)
-    model.reset_classifier(wanted)
+    model.reset_classifier(own_classes)
     return True
 
 
 def _classes(model: ImageClassifier, state: Mapping[str, Tensor]) -> int:
-    """Classes of a state dict, by the rows of its classifier; the model's own where that tells nothing."""
+    """Count the classes of a state dict by the rows of its classifier; without one, those of the model."""
     key = f"{model.classifier_name}.weight"
     own = model.state_dict()[key]
     if key not in state or state[key].ndim == 0:

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -15,8 +15,6 @@ from bcos_core.errors import BcosError
 from bcos_core.foreign import diverted_output
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from bcos_models import ConversionReport, ModelConfig, TrainedModel
     from bcos_models.convert.options import Step
 
@@ -52,22 +50,13 @@ def convert(
     """Convert a trained network into a B-cos network, to be fine-tuned."""
     trust_runs(trust_run)
     with diverted_output() if as_json else nullcontext():  # the network may print
-        converted = convert_network(
+        name, report = convert_network(
             model, weights=weights, num_classes=classes, overrides=overrides or [], out=out, dry_run=dry_run
         )
     if as_json:
-        say_json(converted.report.to_dict())
+        say_json(report.to_dict())
         return
-    print_conversion(converted, None if dry_run else out, every_layer=dry_run)
-
-
-@dataclass
-class ConvertedNetwork:
-    """A network, and how it was made."""
-
-    model: "nn.Module"
-    name: str
-    report: "ConversionReport"
+    print_conversion(name, report, None if dry_run else out, every_layer=dry_run)
 
 
 def convert_network(
@@ -78,8 +67,8 @@ def convert_network(
     overrides: list[str] | None = None,
     out: Path | None = None,
     dry_run: bool = False,
-) -> ConvertedNetwork:
-    """Convert a network, and write it to a folder.
+) -> "tuple[str, ConversionReport]":
+    """Convert a network, write it to a folder, and return its name and what was done to it.
 
     Args:
         model: ``timm/NAME``, ``torchvision/NAME``, ``bcosified/NAME``, or the folder of a run.
@@ -125,7 +114,7 @@ def convert_network(
         names = imagenet.class_names()
     if out is not None and not dry_run:
         save_pretrained(made, out, class_names=names)
-    return ConvertedNetwork(made, model, cast("ConversionReport", made.conversion))
+    return model, cast("ConversionReport", made.conversion)
 
 
 def _check_folder(out: Path | None, dry_run: bool) -> None:
@@ -138,7 +127,7 @@ def _check_folder(out: Path | None, dry_run: bool) -> None:
 
 
 def _of_run(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and options with which the network of a run is converted."""
+    """Return name and options with which the network of a run is converted."""
     from bcos_models import get_spec
 
     name = f"bcosified/{run.name}"
@@ -148,17 +137,17 @@ def _of_run(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dict[str
     return name, {**({"network": run.options} if run.options else {}), **options}
 
 
-def print_conversion(converted: ConvertedNetwork, out: Path | None, *, every_layer: bool) -> None:
+def print_conversion(name: str, report: "ConversionReport", out: Path | None, *, every_layer: bool) -> None:
     """Print what became what, what stays and why.
 
     Args:
-        converted: the network.
+        name: of the converted network.
+        report: of its conversion.
         out: where it was written.
         every_layer: a line for each layer, not for each kind.
     """
     from bcos_cli import console
 
-    report = converted.report
     for step in report.steps if every_layer else ():
         without = f"; without {', '.join(step.dropped)}" if step.dropped else ""
         _line(f"{step.name}: {_what(step)} ({step.reason}{without})")
@@ -166,7 +155,7 @@ def print_conversion(converted: ConvertedNetwork, out: Path | None, *, every_lay
     for step in report.steps:
         kinds[_what(step), step.reason].append(step.name)
     console.table(
-        f"{converted.name}: {len(report.replaced)} layers replaced, {len(report.kept)} stay",
+        f"{name}: {len(report.replaced)} layers replaced, {len(report.kept)} stay",
         ["what", "count", "rule", "first"],
         [(what, len(names), reason, names[0]) for (what, reason), names in kinds.items()],
     )
@@ -176,7 +165,7 @@ def print_conversion(converted: ConvertedNetwork, out: Path | None, *, every_lay
     shown = ", ".join(f"{name} {share:.1%}" for name, share in constants[:6] if share > 0)
     _line(f"· constants that remain, as shares of a logit's size: {shown or 'none'}")
     if out is not None:
-        _line(f"written to {out}; bcos explain {out} IMAGE shows what it sees; bcos train fine-tunes {converted.name}")
+        _line(f"written to {out}; bcos explain {out} IMAGE shows what it sees; bcos train fine-tunes {name}")
 
 
 def _what(step: "Step") -> str:

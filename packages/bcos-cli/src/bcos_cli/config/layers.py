@@ -29,7 +29,7 @@ class Layer:
     path: str
     values: dict[str, Any]
     of_run: bool = False
-    """Whether it is the ``config.yaml`` of a run, which may be a stranger's."""
+    """Whether it is the ``config.yaml`` of a run, which somebody else may have written."""
 
 
 def read_layers(name: str, above: tuple[str, ...] = ()) -> list[Layer]:
@@ -66,7 +66,7 @@ def read_layers(name: str, above: tuple[str, ...] = ()) -> list[Layer]:
 
 
 def _layers_of_model(name: str, above: tuple[str, ...]) -> list[Layer]:
-    """The recipe that a model names, with that model in place of its own; also by a name of before."""
+    """Read the recipe that a model names, with that model in place of its own; also by a former name."""
     from bcos_cli.plugins import recipes
     from bcos_cli.recipes.former_names import base_of_former
     from bcos_models import get_spec, is_model, list_models

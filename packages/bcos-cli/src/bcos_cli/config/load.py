@@ -103,13 +103,13 @@ def override(values: dict[str, Any], given: str) -> str:
     return key.strip()
 
 
-def _section(values: dict[str, Any], name: str, wanted_by: str) -> dict[str, Any]:
+def _section(values: dict[str, Any], name: str, source: str) -> dict[str, Any]:
     """Return a section, made if it is missing or empty."""
     if values.get(name) is None:
         values[name] = {}
     section = values[name]
     if not isinstance(section, dict):
-        raise BcosError(f"{wanted_by}: {name}={shown(section)} is a value, not a section")
+        raise BcosError(f"{source}: {name}={shown(section)} is a value, not a section")
     return section
 
 

@@ -10,7 +10,7 @@ from bcos_models.model_config import check_options
 
 
 class Model(Section):
-    """What is trained."""
+    """The network that is trained."""
 
     name: str | None = None
     """A name that ``bcos models`` lists; not needed where ``start`` says it."""

@@ -39,5 +39,5 @@ def data_of(run_or_model: str, given: str | None = None) -> str:
     recipe = recipe_of(run_or_model, data=given)
     found = given or (recipe.data.path if recipe is not None else None)
     if found is None:
-        raise BcosError(f"there are no data to go with {run_or_model!r}; give a folder of shards with --data")
+        raise BcosError(f"{run_or_model!r} names no data; give a folder of shards with --data")
     return found

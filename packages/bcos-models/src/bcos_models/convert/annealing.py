@@ -1,4 +1,4 @@
-"""From what a network was to a B-cos network, step by step while it is fine-tuned."""
+"""How a converted network becomes a B-cos network step by step while it is fine-tuned."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -41,7 +41,7 @@ def remove_biases(model: nn.Module) -> None:
 
 
 def _with_removable_bias(model: nn.Module) -> list[Any]:
-    """Layers whose bias :func:`bcosify` would have removed; marked by it."""
+    """Return the layers whose bias :func:`bcosify` would have removed, which it has marked."""
     return [
         layer
         for layer in model.modules()

@@ -1,4 +1,4 @@
-"""Both ends of a converted network: the encoding of its input, and the classifier before the pooling."""
+"""The converted network: the encoding of its input, and its classifier before the pooling."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -51,7 +51,7 @@ def widen(conv: Any) -> None:
 
 
 class Positions(nn.Module):
-    """Stands where a pooling was: feature maps pass, with channels in dimension 1.
+    """Stand-in for a pooling: feature maps pass, with channels in dimension 1.
 
     Args:
         channels_last: they come as (N, H, W, C).
@@ -62,7 +62,7 @@ class Positions(nn.Module):
         self.channels_last = channels_last
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W)."""
+        """Return the feature maps as (N, C, H, W)."""
         return x.movedim(-1, 1) if self.channels_last else x
 
 
@@ -85,11 +85,11 @@ class PositionClassifier(nn.Module):
 
     @property
     def in_features(self) -> int:
-        """Channels, by the name that linear layers have for them."""
+        """Number of channels, under the name that linear layers use."""
         return int(self.conv.in_channels)  # type: ignore[arg-type] # reason: a convolution's
 
     def forward(self, x: Tensor) -> Tensor:
-        """Votes, averaged."""
+        """Average the votes of all positions."""
         if x.ndim == 2:
             x = x.unflatten(1, (self.in_features, -1)).unsqueeze(-1)
         votes: Tensor = self.conv(x)
@@ -97,7 +97,7 @@ class PositionClassifier(nn.Module):
 
 
 def position_classifier(old: Any, options: ConversionOptions) -> PositionClassifier:
-    """Classifier with the weights of a linear layer or a 1×1 convolution."""
+    """Build the classifier with the weights of a linear layer or a 1×1 convolution."""
     classes, features = old.weight.shape[:2]
     bias = options.keep_bias and old.bias is not None
     conv = BcosConv2d(features, classes, 1, b=options.b, normalize_weight=options.unit_norm, bias=bias, device="meta")
@@ -116,7 +116,7 @@ class BcosifiedNetwork(nn.Module):
         network: converted.
         logit_layer: the last step.
         num_classes: K.
-        conversion: tells what was replaced, what stays, and why.
+        conversion: report of what was replaced, what stays, and why.
         classifier: name, inside of the network, of the layer that gives the logits; None if no single one does.
 
     Shapes: (N, channels, H, W) → (N, K).

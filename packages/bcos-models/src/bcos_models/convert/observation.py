@@ -1,4 +1,4 @@
-"""One look at a network at work: what runs, what is a gate, where the image enters, where the logits come from."""
+"""What a network does with one batch: what runs, what is a gate, where the image enters and the logits come from."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +21,7 @@ _FUNCTIONS: dict[Callable[..., Any], str] = {
     torch.max_pool2d: "max_pool2d",
     **dict.fromkeys((torch.relu, torch.relu_, torch.Tensor.relu, torch.Tensor.relu_, F.relu_), "relu"),
 }
-"""Operations that a conversion cannot replace where a forward method calls them itself."""
+"""Operations that a conversion cannot replace where a forward method calls them as functions."""
 
 
 @dataclass
@@ -102,7 +102,7 @@ def _is_mean(x: Tensor, output: Tensor, dims: tuple[int, int]) -> bool:
 
 
 def _gates(network: nn.Module, image: Tensor) -> set[str]:
-    """Modules whose outputs the logits do not depend on while dynamic factors are frozen."""
+    """Name the modules whose outputs the logits do not depend on while dynamic factors are frozen."""
     outputs: list[tuple[str, Tensor]] = []
     names = {module: name for name, module in network.named_modules()}
 

@@ -1,4 +1,4 @@
-"""What a conversion is asked for, and what its rules answer. Imports no torch."""
+"""Options of a conversion, what its rules return, and the report of it. Imports no torch."""
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -17,7 +17,7 @@ class ConversionOptions:
     """How far a network departs from what it was: with B = 1 and all kept it computes the same.
 
     Raises:
-        BcosError: B below 1, another input, or flags that are none.
+        BcosError: B below 1, an unknown input, or flags that are not true or false.
     """
 
     b: float = 2.0
@@ -69,7 +69,7 @@ class Conversion:
     Under the same name, or another.
     """
     is_finished: bool = False
-    """Nothing inside of `module` is to be converted any more."""
+    """Whether everything inside `module` is converted already."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,11 @@ class Step:
     """One layer in the report of a conversion."""
 
     name: str
-    """Of the module in the network, dotted."""
+    """Dotted name of the module in the network."""
     before: str
     """Its class."""
     after: str
-    """Class of what stands in its place; the same for what stays."""
+    """Class of what stands in its place; the same where the layer stays."""
     reason: str
     """The rule that replaced it, or why it stays."""
     replaced: bool
@@ -97,7 +97,7 @@ class ConversionReport:
     constants: dict[str, float] = field(default_factory=dict)
     """What the converted network still adds, by name: mean share of the logits' size for a random image."""
     notes: list[str] = field(default_factory=list)
-    """What is not a matter of one layer: order of the head, encoding, operations that are function calls."""
+    """Remarks on more than one layer: order of the head, encoding, operations that are function calls."""
 
     @property
     def replaced(self) -> list[Step]:
@@ -110,7 +110,7 @@ class ConversionReport:
         return [step for step in self.steps if not step.replaced]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, as JSON can hold it."""
+        """Return the report as JSON can hold it."""
         from dataclasses import asdict
 
         return asdict(self)

@@ -23,9 +23,9 @@ from bcos_models.weights import convert_state, find_weights, load_state, read_st
 
 BUILDER = f"{__name__}:converted"
 _PREFIX = "network."
-"""Before every key of a converted network's state dict, and of no other's."""
+"""Prefix of every key in a converted network's state dict, and of none in others."""
 UNKNOWN_CLASSES = 1000
-"""What is built where the library's weights have no classifier."""
+"""Classes that are built where the library's weights have no classifier."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Origin:
     num_classes: int = 1000
     """Of the library's weights; 0 where they have no classifier."""
     recipe: str = "imagenet_bcosify"
-    """That fine-tunes the converted network."""
+    """Name of the one that fine-tunes the converted network."""
 
 
 def find_spec(name: str) -> ModelSpec | None:
@@ -158,14 +158,14 @@ def _origin(name: str) -> Origin:
 
 
 def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, InputSpec, int]:
-    """A network as its library has it, to be explained as it is.
+    """Build a network as its library has it, to be explained unconverted.
 
     Args:
         name: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
         weights: a file or URL of its weights; None for those of the library.
 
     Returns:
-        The network, what it sees, and the number of its classes.
+        The network, its input, and the number of its classes.
 
     Raises:
         BcosError: no such network, or weights that do not fit or have no classifier.
@@ -181,7 +181,7 @@ def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, I
 
 
 def _built_for(input_spec: InputSpec, options: Mapping[str, Any]) -> InputSpec:
-    """The input of a network that is built for images of other channels or another size than its weights."""
+    """Return the input of a network that is built for images of other channels or another size than its weights."""
     if not isinstance(options, Mapping):
         raise BcosError(f"network must be a mapping of options, got {shown(options)}")
     size = options.get("img_size", options.get("image_size"))  # timm's name for it, and torchvision's
@@ -214,7 +214,7 @@ def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_class
 
 
 def _of_other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
-    """Tensors that differ in their first dimension alone, and all in the same way."""
+    """List the tensors of other shapes, if they differ in their first dimension alone and all in the same way."""
     wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
     sizes = {(own[key].shape[:1], state[key].shape[:1]) for key in wrong}
     alike = len(sizes) == 1 and all(own[key].shape[1:] == state[key].shape[1:] for key in wrong)

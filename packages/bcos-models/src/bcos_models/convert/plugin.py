@@ -1,4 +1,4 @@
-"""Converted networks by name, and our rules of conversion, registered as a stranger's would be. Imports no torch."""
+"""Converted networks by name, and our rules of conversion, registered as those of any plugin. Imports no torch."""
 
 from typing import TYPE_CHECKING
 

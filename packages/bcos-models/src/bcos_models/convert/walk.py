@@ -1,4 +1,4 @@
-"""Through the modules of a network, replacing what there are rules for."""
+"""The walk through the modules of a network that applies the rules to each."""
 
 import re
 
@@ -14,7 +14,7 @@ from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation,
 
 _QUERY_KEY_VALUE = re.compile(r"(to_|w)?(q|k|v|qk|kv|qkvs?|query|key|value|queries|keys|values)(_?(proj|conv|lin))?")
 _INNERMOST = 3
-"""Parts of a name, from its end, that are looked at: ``attn.qkv.conv``."""
+"""How many of a name's last parts are compared: the three of ``attn.qkv.conv``."""
 GATE = "computes a frozen factor (gate, attention weight): no contribution passes through it"
 
 

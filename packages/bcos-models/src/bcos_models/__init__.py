@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import wrapt
 
 if TYPE_CHECKING:
+    from bcos_models.conversion import Conversion, ConversionOptions, ConversionReport
     from bcos_models.convert.annealing import recalibrate_norms, scale_biases, set_exponent
     from bcos_models.convert.bcosify import bcosify
-    from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport
     from bcos_models.hookspecs import hookimpl
     from bcos_models.hub import from_pretrained, push_to_hub, save_pretrained
     from bcos_models.model_config import ModelConfig
@@ -25,7 +25,7 @@ _HOMES = {
     for module, names in {
         "convert.annealing": "recalibrate_norms scale_biases set_exponent",
         "convert.bcosify": "bcosify",
-        "convert.options": "Conversion ConversionOptions ConversionReport",
+        "conversion": "Conversion ConversionOptions ConversionReport",
         "hookspecs": "hookimpl",
         "hub": "from_pretrained push_to_hub save_pretrained",
         "model_config": "ModelConfig",

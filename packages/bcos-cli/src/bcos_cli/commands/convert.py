@@ -16,7 +16,7 @@ from bcos_core.foreign import diverted_output
 
 if TYPE_CHECKING:
     from bcos_models import ConversionReport, ModelConfig, TrainedModel
-    from bcos_models.convert.options import Step
+    from bcos_models.conversion import Step
 
 
 @hookimpl

@@ -1,7 +1,8 @@
 """B-cosification: pretrained networks of any family become B-cos networks (Arya et al., NeurIPS 2024).
 
+Options and report of a conversion are in :mod:`bcos_models.conversion`.
+
 ====================  ==============================================================
-:mod:`.options`       what is converted how far, and the report of it
 :mod:`.observation`   what a network does with one batch: gates, classifier, first layers
 :mod:`.layers`        B-cos layers that take over weights of special convolutions
 :mod:`.attention`     PyTorch's multi-head attention, likewise

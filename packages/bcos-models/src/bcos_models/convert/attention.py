@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bcos_models.conversion import ConversionOptions
 from bcos_models.convert.layers import bcos_linear
-from bcos_models.convert.options import ConversionOptions
 
 
 class BcosMultiheadAttention(nn.Module):

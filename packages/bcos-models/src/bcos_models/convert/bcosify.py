@@ -14,10 +14,10 @@ from bcos_core import AddInverse, LogitLayer, explain
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
+from bcos_models.conversion import ConversionOptions, ConversionReport, Input, Step
 from bcos_models.convert.input import input_of
 from bcos_models.convert.network import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
 from bcos_models.convert.observation import Observation, observe
-from bcos_models.convert.options import ConversionOptions, ConversionReport, Input, Step
 from bcos_models.convert.walk import Walk
 
 _TOLERANCE = 1e-3

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from bcos_models.convert.options import Conversion, ConversionOptions
+from bcos_models.conversion import Conversion, ConversionOptions
 from bcos_models.hookspecs import hookimpl
 from bcos_models.spec import ModelSpec
 

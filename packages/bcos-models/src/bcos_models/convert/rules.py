@@ -10,9 +10,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from bcos_core.conv import BcosConv
 from bcos_core.linear import BcosLinear
+from bcos_models.conversion import Conversion, ConversionOptions
 from bcos_models.convert import layers
 from bcos_models.convert.attention import bcos_attention
-from bcos_models.convert.options import Conversion, ConversionOptions
 
 WEIGHTED = (nn.Linear, _ConvNd)
 """Layers whose counterpart is a B-cos layer."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from bcos_core.errors import BcosError
 from bcos_core.foreign import foreign_code
 from bcos_models import plugins
+from bcos_models.conversion import Conversion, ConversionOptions, ConversionReport, Step
 from bcos_models.convert.observation import Observation
-from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport, Step
 from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, without_bias
 
 _QUERY_KEY_VALUE = re.compile(r"(to_|w)?(q|k|v|qk|kv|qkvs?|query|key|value|queries|keys|values)(_?(proj|conv|lin))?")

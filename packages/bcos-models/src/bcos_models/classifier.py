@@ -261,3 +261,14 @@ class ImageClassifier(nn.Module):
         for name in names:
             x = self.get_submodule(name)(x)
         return x
+
+
+def remove_classifier(model: nn.Module, name: str) -> None:
+    """Let the model called `name` return averaged features.
+
+    Raises:
+        BcosError: it is not of a family of ours, and has no classifier that is known.
+    """
+    if not isinstance(model, ImageClassifier):
+        raise BcosError(f"the model {name!r} has no classifier that could be left out")
+    model.reset_classifier(0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
 from bcos_core.errors import BcosError, first_line, shown
-from bcos_models.classifier import ImageClassifier
+from bcos_models.classifier import remove_classifier
 from bcos_models.convert.origins import BUILDER, unconverted
 from bcos_models.model_config import ModelConfig, check_opens_nothing
 from bcos_models.registry import create_model, describe, get_spec
@@ -80,9 +80,7 @@ def _naming(config: ModelConfig, source: str) -> Iterator[None]:
 def _built(config: ModelConfig) -> nn.Module:
     model = create_model(config.name, num_classes=config.num_classes or None, **config.options)
     if config.num_classes == 0:
-        if not isinstance(model, ImageClassifier):
-            raise BcosError(f"the model {config.name!r} has no classifier that could be left out")
-        model.reset_classifier(0)
+        remove_classifier(model, config.name)
     return model
 
 

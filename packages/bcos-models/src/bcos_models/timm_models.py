@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
-from bcos_models.classifier import ImageClassifier
+from bcos_models.classifier import ImageClassifier, remove_classifier
 from bcos_models.download import fetch
 from bcos_models.registry import create_model, get_spec, model_specs, published_weights
 from bcos_models.spec import InputSpec
@@ -107,9 +107,7 @@ def _create(
         path = fetch(checkpoint.url, sha256=checkpoint.sha256, folder=cache_dir)
         load_weights(model, path, name=name, replace_classifier=True)
     if num_classes == 0:
-        if not isinstance(model, ImageClassifier):
-            raise BcosError(f"the model {name!r} has no classifier that could be left out")
-        model.reset_classifier(0)
+        remove_classifier(model, name)
     return model
 
 

@@ -36,8 +36,11 @@ def listing(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         say_json([{"name": s.name, "summary": s.summary, "path": str(s.path), "models": models[s.name]} for s in specs])
         return
-    rows = [(s.name, s.summary, ", ".join(models[s.name])) for s in specs]
-    console.table("recipes, and the models they train: bcos train RECIPE or MODEL", ["name", "summary", "models"], rows)
+    console.table("recipes", ["name", "summary"], [(s.name, s.summary) for s in specs])
+    console.out.print("A model's name is a recipe too. Models, by the recipe that trains them:", markup=False)
+    for spec in specs:
+        if models[spec.name]:
+            console.out.print(f"· {spec.name}: {', '.join(models[spec.name])}", markup=False)
 
 
 @recipes.command()

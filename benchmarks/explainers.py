@@ -14,7 +14,7 @@ import torch
 
 from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.transforms import inference_transform
-from bcos_cli.explain.loaded_model import TrainedModel, load_trained
+from bcos_models import TrainedModel, load_trained
 from bcos_core import BcosError
 from bcos_explain import get_explainer, list_explainers
 from bcos_explain.explainers import attribute, collect_remarks, remark_lines

@@ -19,9 +19,9 @@ from sklearn.datasets import load_digits
 
 from bcos_cli.config import validate_recipe
 from bcos_cli.explain.image_files import load_image
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.train.model import build
 from bcos_core import explain
+from bcos_models import load_trained
 
 pytestmark = pytest.mark.slow
 CLASSES = [f"digit {k}" for k in range(9)] + ["<b>nine</b> & {{more}} ${more}"]

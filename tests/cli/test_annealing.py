@@ -7,12 +7,12 @@ import safetensors.torch
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.train import trainer
 from bcos_cli.train.anneal import Annealer
 from bcos_cli.train.model import build
 from bcos_cli.train.trainer import train
 from bcos_core import AddInverse, BcosError, explain
+from bcos_models import load_trained
 
 MODEL = {"name": "bcosified/standard_cifar10_resnet20", "options": {"network": {"depths": [1], "width": 8}}}
 ANNEALING = {"exponent_from": 1.0, "exponent_epochs": 1.0, "bias_epochs": 2.0}

@@ -9,12 +9,12 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from bcos_cli.config import load_recipe
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.train import setup, trainer
 from bcos_cli.train.history import History
 from bcos_cli.train.selection import settled
 from bcos_cli.train.trainer import train
 from bcos_core import BcosError
+from bcos_models import load_trained
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from PIL import Image
 from bcos_cli.config import dump_recipe
 from bcos_cli.explain.files import explain_files
 from bcos_cli.explain.image_files import load_image
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
+from bcos_models import load_trained
 
 CLASSES = ["rows", "columns", "corner"]
 

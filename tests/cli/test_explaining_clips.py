@@ -16,11 +16,11 @@ from bcos_cli.data import image_decoder
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.explain.files import explain_files
 from bcos_cli.explain.frames import frames, is_clip
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.explain.options import ClipOptions, PictureOptions
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_explain.render import symmetric_limit
+from bcos_models import load_trained
 
 CLASSES = ["rows", "columns", "corner"]
 TIMES = [100, 40, 250, 100, 70]

@@ -12,7 +12,6 @@ from PIL import Image
 from bcos_cli.explain.answers import Asker
 from bcos_cli.explain.files import explain_files
 from bcos_cli.explain.image_files import load_image
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.explain.options import PictureOptions
 from bcos_cli.explain.sheets import percent
 from bcos_cli.explain.targets import Question, Wanted
@@ -20,6 +19,7 @@ from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_explain import explanation_image, get_explainer
 from bcos_explain.render import common_alpha_scale, contribution_rgb, on_background, smoothing, symmetric_limit
+from bcos_models import load_trained
 
 CLASSES = ["rows", "$columns$ <b>", "corner"]
 

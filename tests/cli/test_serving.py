@@ -15,7 +15,6 @@ from PIL import Image
 
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.explain.image_files import load_image
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.serve.address import Address
 from bcos_cli.serve.networks import Network, load_networks
 from bcos_cli.serve.requests import Answerer, UnexplainedError, methods_offered
@@ -24,6 +23,7 @@ from bcos_cli.serve.uploads import Limits, read_upload
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_explain import get_explainer
+from bcos_models import load_trained
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)> & {{value}} ${value}'
 CLASSES = ["rows", "columns", EVIL]

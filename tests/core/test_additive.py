@@ -159,7 +159,8 @@ def test_inverse_channels_and_logit_bias_are_constants():
     model[1].weight = nn.Parameter(weight)
     e = explain(model, torch.rand(2, 4).double(), target=1)
     torch.testing.assert_close(e.bias, (weight[1, 4:].sum() / 2 - 1.5).expand(2))
-    assert list(e.bias_terms) == ["constant"]
+    torch.testing.assert_close(e.bias_terms["constant"], (weight[1, 4:].sum() / 2).expand(2))
+    assert e.bias_terms["logit bias"].tolist() == [-1.5, -1.5]
 
 
 def test_batch_norm_subtracts_a_named_mean(randomized):
@@ -215,7 +216,7 @@ def test_every_share_is_the_frozen_network_with_that_constant_alone(randomized):
         "0.bias": model[0].bias,
         "2.bias": model[2].bias,
         "4.bias": model[4].bias,
-        "constant": torch.tensor(-2.0),
+        "logit bias": torch.tensor(-2.0),
     }
     terms = {name: value.detach().double() for name, value in terms.items()}
 
@@ -235,7 +236,7 @@ def test_every_share_is_the_frozen_network_with_that_constant_alone(randomized):
         if record:
             factors["cos4"] = ((linear4 / (h3.norm(dim=1, keepdim=True) + 1e-12)).abs() + 1e-6) ** 0.5
         h4 = factors["cos4"] * linear4
-        return (h4 @ w5.T + constants["4.bias"]) / 0.5 + constants["constant"]
+        return (h4 @ w5.T + constants["4.bias"]) / 0.5 + constants["logit bias"]
 
     factors = {}
     torch.testing.assert_close(forward(x, terms, factors), model(x).detach())

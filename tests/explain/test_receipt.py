@@ -78,6 +78,16 @@ def test_constant_that_is_no_logit_bias_is_another_constant():
     assert receipts(e, model=net)[0][0].terms == {"other constants": 0.25}
 
 
+def test_logit_bias_is_known_beside_another_constant():
+    class Shifted(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) + 0.25
+
+    net = Shifted(BcosConv2d(6, 3, 1), nn.Flatten(), LogitLayer(2.0, -1.5))
+    e = explain(net, torch.rand(1, 6, 1, 1), 0)
+    assert receipts(e, model=net)[0][0].terms == {"logit bias": -1.5, "other constants": 0.25}
+
+
 def test_norms_of_ours_are_norms():
     net = nn.Sequential(BcosConv2d(6, 3, 1), norms.BatchNorm2d(3, bias=True), nn.Flatten())
     net(torch.rand(9, 6, 1, 1))

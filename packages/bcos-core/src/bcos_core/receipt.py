@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from bcos_core.additive import FROZEN, UNNAMED
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
-from bcos_core.logits import LogitLayer
+from bcos_core.logits import LOGIT_BIAS
 
 LOW_SHARE = 0.5
 """Below this share from the image a receipt warns."""
 
-LOGIT_BIAS = "logit bias"
 NORMS = "norm shifts"
 LAYERS = "layer biases"
 POSITIONS = "positions and tokens"
@@ -196,7 +195,7 @@ def by_origin(terms: Mapping[str, float], model: nn.Module) -> dict[str, float]:
         raise BcosError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     sums: dict[str, float] = {}
     for name, value in terms.items():
-        origin = _origin(name, value, model)
+        origin = _origin(name, model)
         sums[origin] = sums.get(origin, 0.0) + value
     return dict(sorted(sums.items(), key=lambda item: -abs(item[1])))
 
@@ -218,14 +217,16 @@ def exponent(value: float) -> str:
     return f"{value:.1e}".replace("-", "−")
 
 
-def _origin(name: str, value: float, model: nn.Module) -> str:
+def _origin(name: str, model: nn.Module) -> str:
     if name.endswith(FROZEN):
         return HELD
     owner, _, leaf = name.rpartition(".")
     if leaf in _IMAGE_MEANS:
         return IMAGES
+    if name == LOGIT_BIAS:
+        return LOGIT_BIAS
     if name == UNNAMED:
-        return LOGIT_BIAS if _is_logit_bias(value, model) else CONSTANTS
+        return CONSTANTS
     try:
         module = model.get_submodule(owner)
     except AttributeError:
@@ -238,8 +239,3 @@ def _origin(name: str, value: float, model: nn.Module) -> str:
 def _is_norm(module: nn.Module) -> bool:
     running = getattr(module, "running_var", None)
     return isinstance(running, Tensor) or "norm" in type(module).__name__.lower()
-
-
-def _is_logit_bias(value: float, model: nn.Module) -> bool:
-    biases = [m.logit_bias for m in model.modules() if isinstance(m, LogitLayer) and m.logit_bias]
-    return bool(biases) and math.isclose(value, sum(biases), rel_tol=1e-4)

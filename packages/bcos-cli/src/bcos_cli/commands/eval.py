@@ -105,8 +105,8 @@ def evaluate(
         launch(num_processes)
         return
 
+    from bcos_cli.data.reading import reading_of
     from bcos_cli.evaluate.report import evaluate_annotated, evaluate_run
-    from bcos_cli.explain.loaded_model import reading_of
     from bcos_cli.processes.group import leave, process_state
 
     options = {

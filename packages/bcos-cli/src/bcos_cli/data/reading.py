@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bcos_cli.config import Data
+from bcos_cli.config.run_recipe import recipe_of
 from bcos_cli.data.cache import open_shard
 from bcos_cli.data.opening import open_url
 from bcos_cli.data.shards import Open
@@ -33,3 +34,9 @@ class Reading:
             BcosError: the folder for copies cannot be made.
         """
         return open_shard(self.cache, self.cache_gb) or open_url
+
+
+def reading_of(run_or_model: str, data: str | None = None) -> Reading:
+    """Say how a run reads shards; with the defaults for models that are not runs. Arguments as of :func:`recipe_of`."""
+    recipe = recipe_of(run_or_model, data=data)
+    return Reading() if recipe is None else Reading.of(recipe.data)

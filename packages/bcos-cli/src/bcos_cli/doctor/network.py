@@ -22,8 +22,9 @@ from bcos_core import BcosLinear, explain
 from bcos_core.additive import UNNAMED
 from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
+from bcos_core.logits import LOGIT_BIAS
 from bcos_core.norms.running import RunningNorm
-from bcos_core.receipt import LOGIT_BIAS, receipts
+from bcos_core.receipt import receipts
 
 FEW = 8
 """Images below which the statistics of a batch say little."""
@@ -222,7 +223,7 @@ def _explained(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
         f"{origin} ({found[origin]:.1%})" for origin in sorted(found, key=lambda o: -found[o]) if origin != LOGIT_BIAS
     ]
     if left:
-        names = [name for name in explanation.bias_terms if name != UNNAMED]
+        names = [name for name in explanation.bias_terms if name not in (UNNAMED, LOGIT_BIAS)]
         yield note(
             f"beside contributions, logits have {some(left)} in them, which no picture shows"
             + (f": {some(sorted(names))}" if names else "")

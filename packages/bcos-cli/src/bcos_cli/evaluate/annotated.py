@@ -12,7 +12,6 @@ from torch import Tensor
 
 from bcos_cli.data.image_decoder import opened
 from bcos_cli.data.transforms import inference_transform
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_core.errors import BcosError
 from bcos_explain.metrics.annotations import (
     Annotation,
@@ -22,6 +21,7 @@ from bcos_explain.metrics.annotations import (
     read_coco,
     read_voc,
 )
+from bcos_models import TrainedModel
 from bcos_models.images import as_seen
 
 COLLECTION_SUFFIXES = (".xml", ".json")

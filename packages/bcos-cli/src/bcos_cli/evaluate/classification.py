@@ -20,10 +20,10 @@ from torchmetrics.classification import (
 from bcos_cli import console
 from bcos_cli.data.loader import Batches
 from bcos_cli.evaluate.samplers import Collector
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.processes.group import largest, total
-from bcos_cli.train.finite import check_finite
 from bcos_core.errors import BcosError
+from bcos_models import TrainedModel
+from bcos_models.finite import check_finite
 
 CALIBRATION_BINS = 15
 

@@ -19,7 +19,6 @@ from bcos_cli.evaluate.metrics import CLASSIFICATION, OF_SEVERAL_LABELS
 from bcos_cli.evaluate.requirements import Condition
 from bcos_cli.evaluate.resumable import PartialResults
 from bcos_cli.evaluate.samplers import Collector, SampledImages
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.processes.group import process_state
 from bcos_cli.train.losses import LossOptions, make_loss
 from bcos_core.errors import BcosError
@@ -27,6 +26,7 @@ from bcos_core.files import write_atomically
 from bcos_core.plugins import check_options
 from bcos_explain import MetricSpec, get_explainer, get_metric, metric_specs
 from bcos_explain.metrics import ConfidentImages, MetricResult
+from bcos_models import TrainedModel
 
 OF_SHARDS = ("model", "explainer", "images", "labels", "confidences", "keys")
 """What metrics may need of a set of shards."""

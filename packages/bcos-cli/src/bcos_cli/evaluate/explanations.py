@@ -12,7 +12,6 @@ from bcos_cli import console
 from bcos_cli.evaluate.annotated import AnnotatedImages
 from bcos_cli.evaluate.resumable import Part, PartialResults
 from bcos_cli.evaluate.samplers import SampledImages
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_core.plugins import check_options, takes
@@ -20,6 +19,7 @@ from bcos_explain import MetricSpec, get_explainer, get_metric
 from bcos_explain.explainers.memory import is_out_of_memory
 from bcos_explain.explainers.remarks import Remark, collect_remarks, worst
 from bcos_explain.metrics import ConfidentImages, MetricResult, sample_grids
+from bcos_models import TrainedModel
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from bcos_cli.data.loader import make_batches
 from bcos_cli.data.random_access import labels_of
 from bcos_cli.data.reading import Reading
 from bcos_cli.evaluate.evaluation import Evaluation
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.explain.pictures import as_floats, smoothing
 from bcos_cli.processes.group import process_state
 from bcos_core import explain
@@ -21,6 +20,7 @@ from bcos_core.receipt import receipts
 from bcos_explain import explanation_image, get_explainer
 from bcos_explain.explainers import Remark, attribute, collect_remarks, remark_lines
 from bcos_explain.report import GalleryItem
+from bcos_models import TrainedModel
 
 EXACT = "bcos"
 BATCH = 32

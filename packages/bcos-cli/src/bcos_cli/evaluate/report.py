@@ -6,6 +6,8 @@ from typing import Any
 from bcos_cli import console
 from bcos_cli.config import Recipe
 from bcos_cli.config.outputs import check_writable
+from bcos_cli.config.run_recipe import data_of, recipe_of
+from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.reading import Reading
 from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
@@ -14,7 +16,6 @@ from bcos_cli.evaluate.evaluation import Evaluation, ScoringOptions, score, scor
 from bcos_cli.evaluate.gallery import gallery
 from bcos_cli.evaluate.metrics import DEFAULT, check_metrics
 from bcos_cli.evaluate.report_scores import grid_scores, metric_scores, metric_tables, remarks_of
-from bcos_cli.explain.loaded_model import TrainedModel, data_of, load_trained, recipe_of
 from bcos_cli.explain.neurons import NeuronOptions, neuron_rows
 from bcos_cli.processes.group import process_state
 from bcos_cli.train.distillation import Agreement
@@ -26,6 +27,7 @@ from bcos_cli.train.trainer import TrainingResult
 from bcos_core.errors import BcosError
 from bcos_explain.metrics import write_results
 from bcos_explain.report import Confusion, NeuronRow, ReportData, write_report
+from bcos_models import TrainedModel, load_trained
 
 PARTIAL = ".partial"
 """Folder of what was measured so far."""
@@ -86,7 +88,7 @@ def evaluate_run(
     """Score what a user names; for a run's folder on its own test split, renew its evaluation and report.
 
     Args:
-        run_or_model: as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
+        run_or_model: as :func:`bcos_models.load_trained` takes it.
         data: shards; None for those of the run.
         weights: of a model by name.
         json_file: for all values.
@@ -98,7 +100,7 @@ def evaluate_run(
         BcosError: nothing of that name, no shards, or an unknown metric or explainer.
     """
     _check_outputs(json_file, out)
-    trained = load_trained(run_or_model, weights)
+    trained = load_trained(run_or_model, weights, trust=trusts_runs())
     folder = RunFolder(Path(run_or_model))
     recipe = recipe_of(run_or_model, data=data)
     location = data_of(run_or_model, data)
@@ -149,7 +151,7 @@ def evaluate_annotated(
         BcosError: as :func:`bcos_cli.evaluate.evaluation.score_annotated`.
     """
     _check_outputs(json_file, out)
-    trained = load_trained(run_or_model, weights)
+    trained = load_trained(run_or_model, weights, trust=trusts_runs())
     options = ScoringOptions(**{"metrics": ("epg",), **given})
     partial = None if out is None else out / PARTIAL
     evaluation = score_annotated(trained, boxes, photos, options, name=run_or_model, partial=partial)

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bcos_cli.explain.loaded_model import TrainedModel, default_device
 from bcos_cli.explain.pictures import smoothing
 from bcos_cli.explain.targets import Question, Wanted, as_indices
+from bcos_cli.processes.group import default_device
 from bcos_core import Explanation, explain
 from bcos_explain.explainers import Explainer, Remark, attribute, collect_remarks
 from bcos_explain.explainers.contract import without_rounding
@@ -19,6 +19,7 @@ from bcos_explain.explainers.memory import in_batches
 from bcos_explain.explainers.remarks import pass_on, remarks_about
 from bcos_explain.receipt import Receipt, receipts
 from bcos_explain.render import explanation_parts
+from bcos_models import TrainedModel
 
 EXACT = "bcos"
 """The explainer whose W has a picture too."""

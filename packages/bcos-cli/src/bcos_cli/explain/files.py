@@ -10,19 +10,21 @@ import torch
 
 from bcos_cli import console
 from bcos_cli.config.outputs import check_folder
+from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.explain.answers import EXACT, Asker, Subject
 from bcos_cli.explain.clips import ClipExplainer
 from bcos_cli.explain.contact_sheet import ContactSheet
 from bcos_cli.explain.frames import is_clip
 from bcos_cli.explain.image_files import Failure, ImageFile, Loaded, find_images, read_image
-from bcos_cli.explain.loaded_model import default_device, load_trained
 from bcos_cli.explain.options import ClipOptions, PictureOptions
 from bcos_cli.explain.records import Written
 from bcos_cli.explain.scales import Scales, Shelf, scales_of
 from bcos_cli.explain.targets import Wanted, wanted
 from bcos_cli.explain.writer import Writer
+from bcos_cli.processes.group import default_device
 from bcos_explain import get_explainer
+from bcos_models import load_trained
 
 RECORDS = "explanations.json"
 """File with all numbers, which comes last."""
@@ -45,7 +47,7 @@ def explain_files(
     """Explain image files and write pictures, arrays and ``explanations.json`` to `out`.
 
     Args:
-        run_or_model: as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
+        run_or_model: as :func:`bcos_models.load_trained` takes it.
         paths: files, folders and patterns; see :func:`bcos_cli.explain.image_files.find_images`.
         out: folder; made if it is missing.
         targets: class names or numbers; with none, no `top_k` and no `contrasts` the predicted class of each image.
@@ -66,7 +68,7 @@ def explain_files(
     files, empty = find_images(paths)
     check_folder(out, RECORDS, inputs=[file.path for file in files])
     explainers = {name: get_explainer(name) for name in methods}
-    trained = load_trained(run_or_model, weights)
+    trained = load_trained(run_or_model, weights, trust=trusts_runs())
     asked = wanted(targets, top_k, contrasts, trained.classes)
     trained.model.to(default_device())
     out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,6 @@ from bcos_cli.data.loader import make_batches
 from bcos_cli.data.random_access import images_at
 from bcos_cli.data.reading import Reading
 from bcos_cli.explain.image_files import read_image
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.explain.pictures import as_floats, smoothing
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
@@ -24,6 +23,7 @@ from bcos_explain import explanation_image
 from bcos_explain.explainers.feature_map import last_feature_layer
 from bcos_explain.neurons import Activation, LayerOutputs, TopActivations, explain_neuron
 from bcos_explain.report import NeuronItem, NeuronRow, ReportData, write_report
+from bcos_models import TrainedModel
 
 RECORDS = "neurons.json"
 """File with all numbers, which comes last."""

@@ -21,7 +21,6 @@ from bcos_cli.data.loader import Batches
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream
 from bcos_cli.data.transforms import BytesTransform, inference_transform
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.processes.group import process_state
 from bcos_core import explain
 from bcos_core.documents import parse_json, read_text
@@ -31,6 +30,7 @@ from bcos_explain import get_explainer
 from bcos_explain.explainers import Remark, attribute, collect_remarks, remark_lines
 from bcos_explain.explainers.memory import in_batches
 from bcos_explain.explainers.remarks import moved
+from bcos_models import TrainedModel
 
 INDEX_NAME = "maps.json"
 FORMAT_VERSION = 1

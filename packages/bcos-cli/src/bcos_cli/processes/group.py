@@ -20,6 +20,12 @@ def process_state() -> PartialState:
     return PartialState(cpu=has_no_accelerator(), timeout=PATIENCE)
 
 
+def default_device() -> torch.device:
+    """Return the accelerator if there is one, else the CPU."""
+    device: torch.device = process_state().device
+    return device
+
+
 def total(number: int, device: torch.device) -> int:
     """Sum of what each process has; all of them must ask."""
     return int(_gathered(number, device).sum())

@@ -7,7 +7,7 @@ from torch import nn
 from bcos_cli.config import Recipe
 from bcos_models import scale_biases, set_exponent
 from bcos_models.classifier import Logits
-from bcos_models.convert.anneal import remove_biases
+from bcos_models.convert.annealing import remove_biases
 
 DEFAULT_EXPONENT = 2.0
 

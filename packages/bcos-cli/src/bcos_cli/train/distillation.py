@@ -10,12 +10,13 @@ from torchmetrics import MeanMetric
 
 from bcos_cli import console
 from bcos_cli.config import Distillation
+from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.loader import Batches
 from bcos_cli.evaluate.classification import read_of_all, refuse_odd_outputs
-from bcos_cli.explain.loaded_model import TrainedModel, load_trained
 from bcos_cli.processes.group import largest, total
-from bcos_cli.train.finite import check_finite
 from bcos_core.errors import BcosError
+from bcos_models import TrainedModel, load_trained
+from bcos_models.finite import check_finite
 
 
 class Teacher:
@@ -39,7 +40,7 @@ class Teacher:
     def __init__(self, options: Distillation, student: TrainedModel, device: torch.device) -> None:
         self.options = options
         self.student = student
-        self.trained = load_trained(options.teacher)
+        self.trained = load_trained(options.teacher, trust=trusts_runs())
         if self.trained.input.channels != student.input.channels:
             raise BcosError(
                 f"the teacher {options.teacher!r} sees images of {self.trained.input.channels} channels, "
@@ -73,7 +74,7 @@ class Teacher:
 
 def embedding_size(teacher: str) -> int:
     """Number of outputs of a network that is a teacher of embeddings."""
-    trained = load_trained(teacher)
+    trained = load_trained(teacher, trust=trusts_runs())
     seen = trained.input
     images = torch.zeros(1, seen.channels, seen.size, seen.size)
     with torch.inference_mode():

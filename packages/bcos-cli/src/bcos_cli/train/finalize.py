@@ -1,20 +1,19 @@
 """The network that a run ends with."""
 
-from dataclasses import replace
-
 from torch import nn
 
+from bcos_cli.config.trust import trusts_runs
 from bcos_cli.evaluate.classification import Scores
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.processes.group import total
 from bcos_cli.train import efficiency, state
 from bcos_cli.train.checkpoint import EMA, MODEL, load_tensors
 from bcos_cli.train.distillation import Agreement
 from bcos_cli.train.evaluation import scores_of, share_buffers
-from bcos_cli.train.finite import check_finite
 from bcos_cli.train.loaders import final_batches
 from bcos_cli.train.setup import Setup
-from bcos_models.convert.anneal import recalibrate_norms
+from bcos_models import load_trained
+from bcos_models.convert.annealing import recalibrate_norms
+from bcos_models.finite import check_finite
 
 
 def finish(setup: Setup, scores: Scores | Agreement | None) -> Scores | Agreement | None:
@@ -74,7 +73,7 @@ def _finish_sharded(setup: Setup, scores: Scores | Agreement | None) -> Scores |
     if setup.accelerator.is_main_process:
         setup.trained.save_state(setup.folder.weights, weights)
     setup.accelerator.wait_for_everyone()
-    setup.trained = replace(load_trained(str(setup.folder.weights)), probabilities=setup.trained.probabilities)
+    setup.trained = load_trained(str(setup.folder.weights), trust=trusts_runs())
     return scores
 
 

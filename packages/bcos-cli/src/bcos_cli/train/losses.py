@@ -18,7 +18,7 @@ from bcos_core.errors import BcosError
 from bcos_core.foreign import foreign_code
 from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
 from bcos_core.plugins import resolve
-from bcos_models.description import Probabilities
+from bcos_models.model_config import Probabilities
 
 
 @dataclass(frozen=True)

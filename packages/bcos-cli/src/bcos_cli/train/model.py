@@ -8,12 +8,12 @@ from torch import nn
 
 from bcos_cli import config
 from bcos_cli.config import Recipe
-from bcos_cli.explain.loaded_model import TrainedModel, load_trained
+from bcos_cli.config.trust import trusts_runs
 from bcos_cli.train.anneal import before_annealing
 from bcos_cli.train.frozen_layers import classifier_of
 from bcos_cli.train.losses import probabilities_of
 from bcos_core.errors import BcosError
-from bcos_models import InputSpec, ModelConfig, create_model, get_spec, is_model
+from bcos_models import InputSpec, ModelConfig, TrainedModel, create_model, get_spec, is_model, load_trained
 from bcos_models.registry import describe
 
 
@@ -28,7 +28,7 @@ def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
     if is_model(recipe.model.start):
         named = config.Model(name=recipe.model.start, pretrained=True)
         return _by_name(recipe, named, classes)
-    return _from_trained(recipe, load_trained(recipe.model.start), classes)
+    return _from_trained(recipe, load_trained(recipe.model.start, trust=trusts_runs()), classes)
 
 
 def _by_name(recipe: Recipe, model: config.Model, classes: list[str]) -> TrainedModel:
@@ -90,8 +90,9 @@ def _seen(data: config.Data, spec: InputSpec) -> InputSpec:
 def _described(
     recipe: Recipe, network: nn.Module, name: str, options: dict[str, Any], seen: InputSpec, classes: list[str]
 ) -> TrainedModel:
-    describe(network, ModelConfig(name, len(classes), options, seen))
-    return TrainedModel(network, name, options, seen, classes, probabilities_of(recipe.train.loss))
+    model_config = ModelConfig(name, len(classes), options, seen, classes, probabilities_of(recipe.train.loss))
+    describe(network, model_config)
+    return TrainedModel(network, model_config)
 
 
 def _classifier_name(network: nn.Module) -> str:

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bcos_cli import console
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.explain.pictures import as_floats, smoothing
 from bcos_cli.train.efficiency import as_written
 from bcos_cli.train.run_folder import RunFolder
 from bcos_core import explain
 from bcos_core.errors import BcosError, first_line
 from bcos_explain.render import contribution_rgb, explanation_image, on_background, save_png
+from bcos_models import TrainedModel
 
 _GAP = 2
 """White pixels between pictures."""

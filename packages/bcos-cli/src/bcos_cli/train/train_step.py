@@ -12,8 +12,8 @@ from timm.utils import adaptive_clip_grad  # type: ignore[attr-defined] # reason
 from torch import Tensor, nn
 
 from bcos_cli.config import Mixing, Recipe
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.train.finite import Buffers
+from bcos_models import TrainedModel
 
 
 def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:

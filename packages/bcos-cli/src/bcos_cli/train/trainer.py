@@ -13,14 +13,13 @@ from bcos_cli import console
 from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.evaluate.classification import Scores
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.processes.group import total
 from bcos_cli.processes.preemption import EXIT_STATUS, Preempted
 from bcos_cli.train.checkpoint import Progress
 from bcos_cli.train.distillation import Agreement
 from bcos_cli.train.evaluation import scores_of, share_buffers
 from bcos_cli.train.finalize import finish
-from bcos_cli.train.finite import LossWatch, SkippedSteps, keep_batch, not_finite, some_of
+from bcos_cli.train.finite import LossWatch, SkippedSteps, keep_batch
 from bcos_cli.train.frozen_layers import train_mode
 from bcos_cli.train.history import epoch_line
 from bcos_cli.train.keeping import restore, save
@@ -30,6 +29,8 @@ from bcos_cli.train.selection import settled
 from bcos_cli.train.setup import Setup, make_accelerator
 from bcos_cli.train.train_step import seed_batch
 from bcos_core.errors import BcosError
+from bcos_models import TrainedModel
+from bcos_models.finite import not_finite, some_of
 
 LOOK_STEPS = 50
 """Batches between looks at the loss on an accelerator; each look waits for it."""

@@ -1,4 +1,4 @@
-"""Through the modules of a network, replacing what there are rules for."""
+"""The walk through the modules of a network that applies the rules to each."""
 
 import re
 
@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from bcos_core.errors import BcosError
 from bcos_core.foreign import foreign_code
 from bcos_models import plugins
-from bcos_models.convert.observe import Observation
-from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport, Step
+from bcos_models.conversion import Conversion, ConversionOptions, ConversionReport, Step
+from bcos_models.convert.observation import Observation
 from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, without_bias
 
 _QUERY_KEY_VALUE = re.compile(r"(to_|w)?(q|k|v|qk|kv|qkvs?|query|key|value|queries|keys|values)(_?(proj|conv|lin))?")
 _INNERMOST = 3
-"""Parts of a name, from its end, that are looked at: ``attn.qkv.conv``."""
+"""How many of a name's last parts are compared: the three of ``attn.qkv.conv``."""
 GATE = "computes a frozen factor (gate, attention weight): no contribution passes through it"
 
 

@@ -1,4 +1,4 @@
-"""From an image to tokens that know where they are."""
+"""Patch embedding: the tokens of an image, with their positions."""
 
 import torch
 from torch import Tensor, nn

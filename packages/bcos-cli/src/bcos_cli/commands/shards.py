@@ -54,14 +54,15 @@ def pack(
     """Pack labelled images into shards. Interrupted, the same command goes on where it stopped."""
     from bcos_cli import console
     from bcos_cli.data.pack import pack as pack_source
-    from bcos_cli.data.sources import hold_out, open_source
+    from bcos_cli.data.sources import open_source
+    from bcos_cli.data.sources.source import split_off_test
     from bcos_core.errors import BcosError
 
     if on_error not in ("fail", "skip"):
         raise BcosError(f"--on-error must be fail or skip, got {on_error!r}")
     opened = open_source(source, root=root, split=split, labels=labels)
     if test_share is not None:
-        opened.items[:] = hold_out(opened.items, test_share)
+        opened.items[:] = split_off_test(opened.items, test_share)
     with console.counted("packing", len(opened.items)) as counter:
         index = pack_source(
             opened,
@@ -104,10 +105,10 @@ def index_command(
 ) -> None:
     """Write the index of shards that another program has made, or count the classes of one."""
     from bcos_cli import console
-    from bcos_cli.data.address import is_url
     from bcos_cli.data.index import load_index
-    from bcos_cli.data.indexing import count_classes, expand, index_shards, read_classes
+    from bcos_cli.data.index_builder import count_classes, expand, index_shards, read_classes
     from bcos_core.errors import BcosError
+    from bcos_core.text import is_address
 
     if not split:
         total = len(load_index(str(destination)).shards)
@@ -124,7 +125,7 @@ def index_command(
     with console.counted("reading", sum(map(len, splits.values()))) as counter:
         index, base = index_shards(splits, names, destination, counter.advance)
     _show(str(destination), index)
-    if is_url(base):
+    if is_address(base):
         typer.echo(f"copy the index to where its shards are, {base}index.json, and read them there: --data '{base}'")
 
 

@@ -4,7 +4,6 @@ Trusted is what was typed on the command line, recipes that it names, and instal
 run is not, and neither is the header of its weights: both may be a stranger's. Imports no torch.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,15 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bcos_core.errors import BcosError, shown
+from bcos_core.text import is_address
 from bcos_models.description import check_opens_nothing
 
 if TYPE_CHECKING:
     from bcos_cli.config.recipe import Recipe
-
-_BLANKS = re.compile(r"[\s\x00-\x20\x7f-\xa0]+")
-"""What some of those who open an address leave out of it."""
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-"""One letter is a drive of Windows."""
 
 _trust: ContextVar[bool] = ContextVar("bcos_trust_run", default=False)
 
@@ -43,11 +38,6 @@ def trust_runs(trusted: bool) -> None:
 def trusts_runs() -> bool:
     """Whether the command that is running was called with ``--trust-run``."""
     return _trust.get()
-
-
-def is_address(location: str) -> bool:
-    """Whether a place is no local path: ``http:``, ``s3:``, ``hf:``, ``pipe:``, ..."""
-    return _SCHEME.match(_BLANKS.sub("", location)) is not None
 
 
 def _opens(value: Any) -> str | None:

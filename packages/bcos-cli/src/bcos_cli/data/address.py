@@ -10,28 +10,17 @@ from pathlib import PureWindowsPath
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, shown
+from bcos_core.text import is_address, scheme_of
 
 WEB = ("http", "https")
 COMMAND = "pipe"
 _HOSTS = (*WEB, "s3", "gs")
 """Schemes of addresses that an index of the same scheme and host may give in full."""
-_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):")  # one letter is a drive of Windows
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PLAIN = re.compile(r"[A-Za-z0-9._/+=,-]+")
 _WILD = re.compile(r"[*?\[\]{}#]")
 _LONGEST = 1000
-
-
-def scheme_of(address: str) -> str:
-    """Scheme of an address (``http``, ``s3``, ``pipe``, ...) in small letters; nothing for a path."""
-    found = _SCHEME.match(address)
-    return found[1].lower() if found else ""
-
-
-def is_url(address: str) -> bool:
-    """Whether `address` is one of WebDataset's kinds: ``http:``, ``s3:``, ``gs:``, ``pipe:``, ..., and not a path."""
-    return bool(scheme_of(address))
 
 
 def as_path(address: str) -> str:
@@ -55,10 +44,10 @@ def shard_address(index: str, name: str) -> str:
     """
     if reason := _unfit(index, name):
         raise BcosError(
-            f"the index {index!r} names the shard {shortened(name)}, which {reason}; an index may name files in its "
+            f"the index {index!r} names the shard {shown(name)}, which {reason}; an index may name files in its "
             "own folder or addresses of its own host: put the shards beside it and write it with: bcos shards index"
         )
-    if is_url(name):
+    if is_address(name):
         return name
     path = posixpath.normpath(name)
     return folder_of(index) + (quote(path) if scheme_of(index) in WEB else path)
@@ -70,7 +59,7 @@ def file_name_problem(name: str) -> str | None:
         return f"has {len(name):,} characters instead of 1 to {_LONGEST:,}"
     if CONTROL.search(name):
         return "has control characters"
-    if is_url(name):
+    if is_address(name):
         return "is not a file"
     if name.startswith("/") or "\\" in name or PureWindowsPath(name).drive:
         return "is a path from the root or has a backslash"
@@ -81,7 +70,7 @@ def file_name_problem(name: str) -> str | None:
 
 def _unfit(index: str, name: str) -> str | None:
     scheme = scheme_of(index)
-    if is_url(name) and len(name) <= _LONGEST and not CONTROL.search(name):
+    if is_address(name) and len(name) <= _LONGEST and not CONTROL.search(name):
         return _unfit_url(index, name)
     if problem := file_name_problem(name):
         return problem
@@ -108,8 +97,3 @@ def _unfit_url(index: str, name: str) -> str | None:
 
 def _unfit_pattern(name: str) -> str | None:
     return "could be a pattern for several files" if _WILD.search(name) else None
-
-
-def shortened(name: str) -> str:
-    """Quote a name of any length for a message."""
-    return repr(name if len(name) <= 100 else name[:100] + "…")

@@ -12,9 +12,9 @@ from typing import IO
 
 from filelock import FileLock
 
-from bcos_cli.data.address import is_url
-from bcos_cli.data.opening import open_file, open_url
+from bcos_cli.data.remote import open_file, open_url
 from bcos_core.errors import BcosError
+from bcos_core.text import is_address
 
 MARKER = "CACHEDIR.TAG"
 """File that says that a folder is a cache of ours; programs for backups know it (bford.info/cachedir)."""
@@ -80,7 +80,7 @@ class ShardCache:
         Raises:
             OSError: it cannot be fetched.
         """
-        if not is_url(url):
+        if not is_address(url):
             return open_url(url)
         path = self.folder / _name(url)
         with contextlib.suppress(FileNotFoundError):
@@ -126,15 +126,6 @@ class ShardCache:
                 status = path.lstat()
                 if _COPY.fullmatch(path.name) and stat.S_ISREG(status.st_mode):
                     yield status.st_mtime_ns, status.st_size, path
-
-
-def open_shard(cache: str | None, cache_gb: float) -> ShardCache | None:
-    """Return the cache that a recipe asks for, if it asks for one.
-
-    Raises:
-        BcosError: its folder cannot be made, or holds other things.
-    """
-    return None if cache is None else ShardCache(cache, int(cache_gb * 1e9))
 
 
 def _used(path: Path) -> IO[bytes]:

@@ -1,6 +1,5 @@
 """``index.json``: what a folder of shards holds. Imports no torch."""
 
-import json
 import posixpath
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -8,15 +7,17 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from bcos_cli.data.address import CONTROL, file_name_problem, is_url, shard_address, shortened
-from bcos_cli.data.labels import MAX_CLASSES
-from bcos_cli.data.opening import open_url
-from bcos_core.errors import BcosError, first_line
+from bcos_cli.data.address import CONTROL, file_name_problem, shard_address
+from bcos_cli.data.remote import open_url
+from bcos_core.documents import parse_json
+from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.plugins import suggestion
+from bcos_core.text import is_address, printable
 
 INDEX_NAME = "index.json"
 FORMAT_VERSION = 1
 MAX_INDEX_BYTES = 1 << 28
+MAX_CLASSES = 1_000_000
 
 
 def _printable(text: str) -> str:
@@ -47,7 +48,7 @@ class ShardRecord(BaseModel):
     @property
     def place(self) -> str:
         """Relative path for what is made from this shard: no two shards of a folder have the same."""
-        path = urlsplit(self.name).path if is_url(self.name) else self.name
+        path = urlsplit(self.name).path if is_address(self.name) else self.name
         return posixpath.normpath(f"/{path}").lstrip("/")  # from the root no ".." leads out
 
 
@@ -158,7 +159,7 @@ def load_index(data: str) -> ShardIndex:
             "make them with: bcos shards pack SOURCE DESTINATION"
         ) from reason
     if len(content) > MAX_INDEX_BYTES:
-        raise BcosError(f"{location} is no index of shards: file: it has more than {MAX_INDEX_BYTES:,} bytes")
+        raise BcosError(f"{location} is no index of shards: it has more than {MAX_INDEX_BYTES:,} bytes")
     index = _parsed(location, content)
     check_addresses(location, index)
     return index
@@ -166,9 +167,9 @@ def load_index(data: str) -> ShardIndex:
 
 def _parsed(location: str, content: bytes) -> ShardIndex:
     try:
-        values = json.loads(content.decode(), object_pairs_hook=_without_repeats, parse_constant=_no_number)
-    except (ValueError, RecursionError) as reason:
-        raise BcosError(f"{location} is no index of shards: file: Invalid JSON: {first_line(reason)[:200]}") from reason
+        values = parse_json(content.decode())
+    except ValueError as reason:
+        raise BcosError(f"{location} is no index of shards: {first_line(reason)}") from reason
     version = values.get("format_version") if isinstance(values, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise BcosError(
@@ -185,7 +186,7 @@ def index_problem(reason: ValidationError) -> str:
     """Say in one bounded line what is wrong with an index, and where."""
     first = reason.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part)[:60] for part in first["loc"]) or "file"
-    return f"{CONTROL.sub('?', where)}: {first['msg'].removeprefix('Value error, ')[:400]}"
+    return f"{printable(where)}: {first['msg'].removeprefix('Value error, ')[:400]}"
 
 
 def check_names(classes: list[str], splits: Iterable[str]) -> None:
@@ -201,7 +202,7 @@ def check_names(classes: list[str], splits: Iterable[str]) -> None:
     for split in splits:
         problem = "has a slash" if "/" in split else file_name_problem(split)
         if problem:
-            raise BcosError(f"the images cannot be packed: the split {shortened(split)} {problem}; name it otherwise")
+            raise BcosError(f"the images cannot be packed: the split {shown(split)} {problem}; name it otherwise")
 
 
 def check_addresses(location: str, index: ShardIndex) -> None:
@@ -227,17 +228,6 @@ def shard_urls(data: str, shards: list[ShardRecord]) -> list[str]:
     """
     location = index_location(data)
     return [shard_address(location, shard.name) for shard in shards]
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError(f"the key {str(_repeated([key for key, _ in pairs]))[:100]!r} comes twice")
-    return values
-
-
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")
 
 
 def _repeated(values: list[Any]) -> Any:

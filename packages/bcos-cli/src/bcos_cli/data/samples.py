@@ -1,12 +1,15 @@
-"""Samples of a tar file: the one way in which loaders and checks read them."""
+"""Samples of a shard: the one way in which loaders and checks read them from a tar file."""
 
+import contextlib
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
+from bcos_cli.data.remote import open_url
+from bcos_cli.data.shards import ShardSlice
 from bcos_core.errors import BcosError, first_line
 
 LARGEST = 1 << 28
@@ -17,8 +20,74 @@ _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, b"X", tarfile.GNUTYPE_LONGNAME,
 _META = re.compile(r"__[^/]*__($|/)")
 """Names that WebDataset keeps for itself."""
 
+_MOST_DIGITS = 9
+_MOST_LABEL_BYTES = 1 << 20
+
+Open = Callable[[str], IO[bytes]]
+"""Opens a path or URL."""
+Problem = Callable[[int, str], None]
+"""Is told how many samples are left out, and why."""
+
+VERIFY = "check it with: bcos shards verify"
+
 NOTES = ("position", "copy", "version")
 """What a stream adds to a sample."""
+
+
+def read_slice(
+    part: ShardSlice, *, open_shard: Open = open_url, on_problem: Problem | None = None
+) -> Iterator[dict[str, Any]]:
+    """Samples of a slice, as WebDataset's dictionaries, each with its ``position``.
+
+    Args:
+        part: of a shard.
+        open_shard: opens its URL.
+        on_problem: is told of samples that cannot be reached, which are then left out; None to raise.
+
+    Raises:
+        BcosError: the shard has more samples than the index says; or it cannot be opened, or ends before, and there is
+            no `on_problem`.
+    """
+    given = 0
+    try:
+        for sample in _slice(part, open_shard):
+            given += 1
+            yield sample
+    except _TooLongError as reason:  # nothing that could be left out: scores of a part would pass for those of all
+        raise BcosError(
+            f"the shard {part.url!r} has more samples than the {part.length} that the index says; {VERIFY}"
+        ) from reason
+    except BcosError as problem:
+        if on_problem is None:
+            raise
+        on_problem(part.samples - given, str(problem))
+
+
+class _TooLongError(Exception):
+    """A shard goes on after the last sample that its index knows."""
+
+
+def _slice(part: ShardSlice, open_shard: Open) -> Iterator[dict[str, Any]]:
+    try:
+        stream = open_shard(part.url)
+    except OSError as reason:
+        raise BcosError(f"cannot open the shard {part.url!r}: {reason}; {VERIFY}") from reason
+    samples = read_samples(part.url, stream)
+    count = 0
+    try:
+        for count, sample in enumerate(samples, start=1):
+            if count == part.length and next(samples, None) is not None:
+                raise _TooLongError
+            if count > part.start and count - 1 not in part.left_out:
+                yield {**sample, "position": part.position + count - 1 - part.start}
+            if count == part.stop:
+                return
+    except tarfile.ReadError as reason:
+        raise BcosError(f"the shard {part.url!r} is damaged after {count} samples ({reason}); {VERIFY}") from reason
+    finally:
+        with contextlib.suppress(OSError):  # of a command that was not read to its end
+            stream.close()
+    raise BcosError(f"the shard {part.url!r} ends after {count} samples, the index says at least {part.stop}; {VERIFY}")
 
 
 def read_samples(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
@@ -59,6 +128,27 @@ def image_and_label(sample: dict[str, Any]) -> tuple[bytes, bytes]:
         members = [name for name in sample if name not in NOTES and not name.startswith("__")]
         raise BcosError(f"it needs an image and a .cls file, has {members}")
     return image, sample["cls"]
+
+
+def parse_labels(text: bytes, num_classes: int, multi_label: bool) -> list[int]:
+    """Class indices in the content of a ``.cls`` file, each once.
+
+    Exactly one, or, where images have several labels, any number, separated by spaces or commas.
+
+    Raises:
+        BcosError: other content, or an index outside [0, num_classes).
+    """
+    content = text.strip() if len(text) <= _MOST_LABEL_BYTES else b"-"
+    parts = re.split(rb"[\s,;]+", content) if content else []
+    are_indices = all(part.isdigit() and len(part) <= _MOST_DIGITS for part in parts)
+    if not are_indices or (not multi_label and len(parts) != 1):
+        needed = "class indices" if multi_label else "one class index"
+        raise BcosError(f"a .cls file must hold {needed}, got {text[:20]!r}")
+    labels = list(dict.fromkeys(map(int, parts)))
+    wrong = [label for label in labels if label >= num_classes]
+    if wrong:
+        raise BcosError(f"a .cls file has the class index {wrong[0]}, there are {num_classes} classes")
+    return labels
 
 
 class _Header(tarfile.TarInfo):

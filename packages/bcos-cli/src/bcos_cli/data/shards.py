@@ -1,25 +1,54 @@
-"""The shards of a split as one sequence of samples, and reading a range of it."""
+"""The shards of a split as one sequence of samples, or a part of it: positions and ranges. Reads no shard."""
 
-import contextlib
 import functools
+import heapq
 import itertools
-import tarfile
-from collections.abc import Callable, Collection, Iterator
+import random
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Literal
 
-from bcos_cli.data.holdout import HoldOut, Part
 from bcos_cli.data.index import ShardIndex, shard_urls
-from bcos_cli.data.opening import open_url
-from bcos_cli.data.samples import read_samples
 from bcos_core.errors import BcosError
 
-Open = Callable[[str], IO[bytes]]
-"""Opens a path or URL."""
-Problem = Callable[[int, str], None]
-"""Is told how many samples are left out, and why."""
+LARGEST = 1_000_000
+"""Samples of a shard of which some are held out; the index may say anything."""
 
-VERIFY = "check it with: bcos shards verify"
+Part = Literal["held out", "rest"]
+"""Of a split of which a share is held out."""
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """A seeded share of a split's samples.
+
+    Every shard gives its part, drawn from its positions: they follow from the lengths of the shards alone, and are the
+    same in every process, on every call.
+    """
+
+    share: float
+    seed: int
+
+    def counts(self, lengths: Sequence[int]) -> list[int]:
+        """Samples that are held out of each shard; in all the share, rounded, but at least one.
+
+        Raises:
+            BcosError: a shard with more samples than it is sensible to draw from.
+        """
+        if max(lengths, default=0) > LARGEST:
+            raise BcosError(
+                f"images can be held out of shards of at most {LARGEST:,} samples, one has {max(lengths):,}; make "
+                "smaller shards, or a split val"
+            )
+        total = sum(lengths)
+        count = max(round(self.share * total), 1)
+        ends = [0, *(end * count // max(total, 1) for end in itertools.accumulate(lengths))]
+        return [end - start for start, end in itertools.pairwise(ends)]
+
+    def positions(self, shard: int, length: int, count: int) -> frozenset[int]:
+        """`count` positions in the shard numbered `shard`, which has `length` samples."""
+        draw = random.Random(f"{self.seed}/{shard}/held out").random  # the one stream that Python promises to keep
+        return frozenset(k for _, k in heapq.nsmallest(count, ((draw(), k) for k in range(length))))
 
 
 @dataclass(frozen=True)
@@ -110,56 +139,3 @@ class Shards:
             if here:
                 first, last = min(here), max(here)
                 yield ShardSlice(url, first - start, last - start + 1, first, length)
-
-
-def read_slice(
-    part: ShardSlice, *, open_shard: Open = open_url, on_problem: Problem | None = None
-) -> Iterator[dict[str, Any]]:
-    """Samples of a slice, as WebDataset's dictionaries, each with its ``position``.
-
-    Args:
-        part: of a shard.
-        open_shard: opens its URL.
-        on_problem: is told of samples that cannot be reached, which are then left out; None to raise.
-
-    Raises:
-        BcosError: the shard has more samples than the index says; or it cannot be opened, or ends before, and there is
-            no `on_problem`.
-    """
-    given = 0
-    is_longer = False
-    try:
-        for sample, is_longer in _samples(part, open_shard):
-            if is_longer:
-                break
-            given += 1
-            yield sample
-    except BcosError as problem:
-        if on_problem is None:
-            raise
-        on_problem(part.samples - given, str(problem))
-    if is_longer:  # nothing that could be left out: scores of a part would pass for those of all
-        raise BcosError(f"the shard {part.url!r} has more samples than the {part.length} that the index says; {VERIFY}")
-
-
-def _samples(part: ShardSlice, open_shard: Open) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Samples of a slice; with its last one, whether the shard goes on although it is the last of the shard too."""
-    try:
-        stream = open_shard(part.url)
-    except OSError as reason:
-        raise BcosError(f"cannot open the shard {part.url!r}: {reason}; {VERIFY}") from reason
-    samples = read_samples(part.url, stream)
-    count = 0
-    try:
-        for count, sample in enumerate(samples, start=1):
-            is_longer = count == part.length and next(samples, None) is not None
-            if is_longer or (count > part.start and count - 1 not in part.left_out):
-                yield {**sample, "position": part.position + count - 1 - part.start}, is_longer
-            if count == part.stop:
-                return
-    except tarfile.ReadError as reason:
-        raise BcosError(f"the shard {part.url!r} is damaged after {count} samples ({reason}); {VERIFY}") from reason
-    finally:
-        with contextlib.suppress(OSError):  # of a command that was not read to its end
-            stream.close()
-    raise BcosError(f"the shard {part.url!r} ends after {count} samples, the index says at least {part.stop}; {VERIFY}")

@@ -1,12 +1,19 @@
-"""Checking shards against their index."""
+"""Checking shards against their index, each read from its first byte to its last as the loaders read it."""
 
+import hashlib
+import tarfile
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
-from bcos_cli.data.address import is_url
-from bcos_cli.data.index import ShardIndex, ShardRecord, shard_urls
-from bcos_cli.data.scan import scan_shard
+from bcos_cli.data.image_decoder import decode
+from bcos_cli.data.index import MAX_CLASSES, ShardIndex, ShardRecord, shard_urls
+from bcos_cli.data.remote import open_url
+from bcos_cli.data.samples import image_and_label, parse_labels, read_samples
 from bcos_core.errors import BcosError
+from bcos_core.text import is_address
 
 
 def verify(
@@ -46,7 +53,7 @@ def _other_size(size: int, shard: ShardRecord) -> str:
 
 
 def _problem(url: str, shard: ShardRecord, index: ShardIndex, images: bool) -> str | None:
-    if not is_url(url) and (problem := size_problem(Path(url), shard)) is not None:  # known without reading it
+    if not is_address(url) and (problem := size_problem(Path(url), shard)) is not None:  # known without reading it
         return problem
     try:
         scan = scan_shard(url, len(index.classes), images=images)
@@ -65,3 +72,83 @@ def _problem(url: str, shard: ShardRecord, index: ShardIndex, images: bool) -> s
     if shard.class_counts is not None and shard.class_counts != scan.class_counts:
         return "has other numbers of images in its classes than the index says"
     return None
+
+
+@dataclass
+class ShardScan:
+    """Size, sum and content of a shard."""
+
+    bytes: int
+    sha256: str
+    samples: int
+    """Samples that a loader would give, whether or not they can be decoded."""
+    class_counts: dict[int, int]
+    several: bool
+    """Whether an image has another number of labels than one."""
+    problem: str | None = None
+    """The first thing on which a loader would stop."""
+
+
+class _Measured:
+    """A stream that counts and sums what is read from it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.bytes = 0
+        self.sum = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.bytes += len(data)
+        self.sum.update(data)
+        return data
+
+    def read_to_the_end(self) -> None:
+        while self.read(1 << 20):
+            pass
+
+
+def scan_shard(url: str, num_classes: int | None = None, *, images: bool = True) -> ShardScan:
+    """Read a shard.
+
+    Args:
+        url: path or URL.
+        num_classes: to which class indices are held; None for any.
+        images: decode each image too.
+
+    Raises:
+        BcosError: it cannot be opened, or not read to its end.
+    """
+    try:
+        with open_url(url) as stream:
+            measured = _Measured(stream)
+            found = _content(url, measured, num_classes or MAX_CLASSES, images)
+            measured.read_to_the_end()
+    except OSError as reason:
+        raise BcosError(f"cannot read the shard {url!r}: {reason}") from reason
+    found.bytes, found.sha256 = measured.bytes, measured.sum.hexdigest()
+    return found
+
+
+def _content(url: str, measured: Any, num_classes: int, images: bool) -> ShardScan:
+    labels: Counter[int] = Counter()
+    found = ShardScan(bytes=0, sha256="", samples=0, class_counts={}, several=False)
+    try:
+        for sample in read_samples(url, measured):
+            found.samples += 1
+            if found.samples > measured.bytes:  # it would go on for ever
+                raise tarfile.ReadError("it has more samples than bytes")
+            try:
+                image, text = image_and_label(sample)
+                numbers = parse_labels(text, num_classes, multi_label=True)
+                if images:
+                    decode(image, channels=3)
+            except BcosError as problem:
+                found.problem = found.problem or f"the sample {sample['__key__']!r}: {problem}"
+                continue
+            labels.update(numbers)
+            found.several = found.several or len(numbers) != 1
+    except tarfile.ReadError as reason:
+        found.problem = found.problem or f"is damaged after {found.samples} samples ({reason})"
+    found.class_counts = dict(sorted(labels.items()))
+    return found

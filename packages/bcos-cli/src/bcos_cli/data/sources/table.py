@@ -1,11 +1,11 @@
-"""Labels of images in a table beside them: one for each image, or several. Imports no torch."""
+"""Labels in a table beside the images: one for each image, or several. Imports no torch."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bcos_cli.data.sources import ImageItem
+from bcos_cli.data.sources.source import ImageItem
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.plugins import suggestion
 from bcos_core.text import printable
@@ -14,7 +14,7 @@ SEPARATOR = ";"
 
 
 @dataclass(frozen=True)
-class LabelledImage:
+class TableRow:
     """A row of a table."""
 
     image: str
@@ -24,8 +24,8 @@ class LabelledImage:
     split: str | None
 
 
-def read_table(table: Path) -> list[LabelledImage]:
-    """Read a CSV file: columns ``image``, ``labels`` (class names, separated by ``;``) and, if wanted, ``split``.
+def read_table(table: Path) -> list[TableRow]:
+    """Read a CSV file: columns ``image``, ``labels`` (class names, separated by ``;``) and perhaps ``split``.
 
     Raises:
         BcosError: no such file or columns, an image that comes twice, or no rows.
@@ -51,25 +51,30 @@ def read_table(table: Path) -> list[LabelledImage]:
             raise BcosError(f"the table {str(table)!r} has the image {shown(image)} twice; give its labels in one row")
         seen.add(image)
         names = tuple(dict.fromkeys(name for part in row["labels"].split(SEPARATOR) if (name := part.strip())))
-        found.append(LabelledImage(image, names, row.get("split", "").strip() or None))
+        found.append(TableRow(image, names, row.get("split", "").strip() or None))
     if not found:
         raise BcosError(f"the table {str(table)!r} has no rows")
     return found
 
 
-def labelled_items(
-    rows: list[LabelledImage], files: Iterable[str], split: str, versions: Mapping[str, str], table: Path
+def table_items(
+    rows: list[TableRow], files: Mapping[str, str], split: str, table: Path
 ) -> tuple[list[str], list[ImageItem]]:
     """Classes and images of a table; each image has one label, or all of them have a tuple of them.
+
+    Args:
+        rows: of the table.
+        files: paths, with what changes with the content of each.
+        split: of the images for which the table names none.
+        table: for messages.
 
     Raises:
         BcosError: an image that is not among `files`, or no labels at all.
     """
-    known = set(files)
     for row in rows:
-        if row.image not in known:
+        if row.image not in files:
             raise BcosError(
-                f"the image {shown(row.image)} of the table {str(table)!r} is not there; {suggestion(row.image, known)}"
+                f"the image {shown(row.image)} of the table {str(table)!r} is not there; {suggestion(row.image, files)}"
             )
     classes = sorted({name for row in rows for name in row.labels})
     if not classes:
@@ -80,5 +85,5 @@ def labelled_items(
     for row in sorted(rows, key=lambda row: row.image):
         labels = tuple(numbers[name] for name in row.labels)
         label = labels if several else labels[0]
-        items.append(ImageItem(row.image, row.split or split, label, versions.get(row.image, "")))
+        items.append(ImageItem(row.image, row.split or split, label, files[row.image]))
     return classes, items

@@ -1,6 +1,7 @@
 """The built-in data set: scikit-learn's handwritten digits."""
 
-from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
+from bcos_cli.data.sources.array import ArraySource, encode_png
+from bcos_cli.data.sources.source import ImageItem
 
 TEST_EVERY = 5
 """One in five images is for testing; the writers are mixed in both halves."""

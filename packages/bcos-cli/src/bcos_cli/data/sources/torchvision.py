@@ -7,7 +7,8 @@ from typing import Any
 from PIL import Image
 
 from bcos_cli.data.image_decoder import UnreadableImageError, opened
-from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
+from bcos_cli.data.sources.array import ArraySource, encode_png
+from bcos_cli.data.sources.source import ImageItem
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.images import as_seen
@@ -27,11 +28,10 @@ def torchvision_source(name: str, root: Path) -> ArraySource:
     builder = getattr(datasets, name)
     items: list[ImageItem] = []
     pngs: dict[str, bytes] = {}
-    largest = 0
     classes: list[str] = []
     for split in ("train", "test"):
         data = _open(builder, name, root, split)
-        classes = _class_names(data)
+        classes = [str(c if isinstance(c, str) else c[0]) for c in getattr(data, "classes", [])]
         for i in range(len(data)):
             try:
                 image, label = data[i]
@@ -45,7 +45,7 @@ def torchvision_source(name: str, root: Path) -> ArraySource:
             path = f"{split}/{label}/{i:07d}.png"
             items.append(ImageItem(path, split, label))
             pngs[path] = encode_png(image)
-            largest = max(largest, label)
+    largest = max((item.label for item in items if isinstance(item.label, int)), default=0)
     return ArraySource(classes or [str(label) for label in range(largest + 1)], items, pngs)
 
 
@@ -78,7 +78,3 @@ def _load(path: str | Path) -> Image.Image:
             return as_seen(image, 3)
     except UnreadableImageError as reason:
         raise BcosError(f"{path}: {reason}") from reason
-
-
-def _class_names(data: Any) -> list[str]:
-    return [str(c if isinstance(c, str) else c[0]) for c in getattr(data, "classes", [])]

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from braceexpand import braceexpand
 from pydantic import ValidationError
 
-from bcos_cli.data.address import COMMAND, WEB, as_path, folder_of, is_url, scheme_of, shard_address, shortened
+from bcos_cli.data.address import COMMAND, WEB, as_path, folder_of, shard_address
 from bcos_cli.data.index import (
     INDEX_NAME,
     ShardIndex,
@@ -22,9 +22,10 @@ from bcos_cli.data.index import (
     load_index,
     shard_urls,
 )
-from bcos_cli.data.scan import ShardScan, scan_shard
-from bcos_core.errors import BcosError
+from bcos_cli.data.verify import ShardScan, scan_shard
+from bcos_core.errors import BcosError, shown
 from bcos_core.files import write_atomically
+from bcos_core.text import is_address, scheme_of
 
 OnShard = Callable[[], None]
 
@@ -38,7 +39,7 @@ def expand(patterns: list[str]) -> list[str]:
     found: list[str] = []
     for pattern in patterns:
         for name in braceexpand(pattern):
-            if is_url(name) or not any(letter in name for letter in "*?["):
+            if is_address(name) or not any(letter in name for letter in "*?["):
                 found.append(name)
                 continue
             path = Path(name)
@@ -123,13 +124,13 @@ def _numbers(scans: Iterable[ShardScan]) -> list[str]:
 
 def _base(urls: list[str], destination: Path) -> str:
     """What stands before the names of the shards: the folder of the index, or the longest that all addresses share."""
-    if not any(map(is_url, urls)):
+    if not any(map(is_address, urls)):
         return folder_of((destination.absolute() / INDEX_NAME).as_posix())
     folders = zip(*(url.split("/")[:-1] for url in urls), strict=False)
     base = "".join(f"{same[0]}/" for same in itertools.takewhile(lambda parts: len(set(parts)) == 1, folders))
-    if not all(map(is_url, urls)) or not (urlsplit(base).netloc or scheme_of(base) == COMMAND):
+    if not all(map(is_address, urls)) or not (urlsplit(base).netloc or scheme_of(base) == COMMAND):
         raise BcosError(
-            f"the shards have no address in common, as {shortened(urls[0])} and {shortened(urls[-1])}; an index names "
+            f"the shards have no address in common, as {shown(urls[0])} and {shown(urls[-1])}; an index names "
             "shards of one folder or host: copy them there, or make an index for each"
         )
     return base
@@ -137,12 +138,12 @@ def _base(urls: list[str], destination: Path) -> str:
 
 def _name(url: str, base: str) -> str:
     """Return how an index in the folder or at the URL `base` names a shard."""
-    if not is_url(url):
+    if not is_address(url):
         return _relative(Path(url), Path(base))
     name = unquote(url[len(base) :]) if scheme_of(base) in WEB else url[len(base) :]
     named = shard_address(base + INDEX_NAME, name)
     if unquote(named) != unquote(url) or urlsplit(url).query:
-        raise BcosError(f"an index cannot name the address {shortened(url)}; give one without ?, # and doubled /")
+        raise BcosError(f"an index cannot name the address {shown(url)}; give one without ?, # and doubled /")
     return name
 
 
@@ -164,7 +165,7 @@ def count_classes(data: str, on_shard: OnShard | None = None) -> ShardIndex:
         BcosError: an index that cannot be written to, or shards that are not what it says.
     """
     index = load_index(data)
-    if is_url(as_path(data)):
+    if is_address(as_path(data)):
         raise BcosError(f"the index of {data!r} is remote and cannot be written; copy it here first")
     records = []
     for url, record in zip(shard_urls(data, index.shards), index.shards, strict=True):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from bcos_cli.data.image_decoder import decode
-from bcos_cli.data.transforms import inference_transform
+from bcos_cli.data.input_image import inference_transform
 from bcos_cli.explain.loaded_model import TrainedModel, load_trained
 from bcos_core import BcosError
 from bcos_explain import get_explainer, list_explainers

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from mutations import HOSTILE, damaged
 from PIL import Image
 
+from bcos_cli.data.augmentation import BytesTransform
 from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream
-from bcos_cli.data.transforms import BytesTransform
 from bcos_cli.data.verify import scan_shard
 from bcos_core.errors import BcosError
 

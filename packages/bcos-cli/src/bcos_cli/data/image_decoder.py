@@ -61,13 +61,13 @@ def opened(source: Path | bytes, formats: Collection[str] = tuple(FORMATS)) -> I
         yield image
 
 
-def decode(data: bytes, channels: int) -> Image.Image:
+def decode(source: Path | bytes, channels: int) -> Image.Image:
     """Decode an image to greyscale (1 channel) or RGB (3 channels).
 
     Raises:
         UnreadableImageError: it cannot be.
     """
-    with opened(data) as image:
+    with opened(source) as image:
         return as_seen(image, channels)
 
 

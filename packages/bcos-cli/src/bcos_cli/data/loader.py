@@ -11,14 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bcos_cli.config import Augment, Data
+from bcos_cli.data.augmentation import BytesTransform, training_transform
 from bcos_cli.data.cache import ShardCache
 from bcos_cli.data.index import ShardIndex
+from bcos_cli.data.input_image import inference_transform
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.samples import Open
 from bcos_cli.data.shards import HoldOut, Part, Shards
 from bcos_cli.data.stream import Labelling, Sample, ShardStream
-from bcos_cli.data.transforms import BytesTransform, inference_transform, training_transform
 from bcos_cli.processes.preemption import SIGNALS
 from bcos_cli.processes.torch_errors import dead_loader
 from bcos_core.errors import BcosError

@@ -11,8 +11,8 @@ from torch import Tensor
 from bcos_cli import console
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import ShardIndex, load_index
+from bcos_cli.data.input_image import read_image
 from bcos_cli.data.loader import Reading, images_at, make_batches
-from bcos_cli.explain.image_files import read_image
 from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.explain.pictures import as_floats, smoothing
 from bcos_cli.processes.group import process_state

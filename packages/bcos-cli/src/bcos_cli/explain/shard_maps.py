@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bcos_cli import console
+from bcos_cli.data.augmentation import BytesTransform
 from bcos_cli.data.index import ShardIndex, ShardRecord, load_index, shard_urls
+from bcos_cli.data.input_image import inference_transform
 from bcos_cli.data.loader import Batches
 from bcos_cli.data.sample_order import SampleOrder
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream
-from bcos_cli.data.transforms import BytesTransform, inference_transform
 from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.processes.group import process_state
 from bcos_core import explain

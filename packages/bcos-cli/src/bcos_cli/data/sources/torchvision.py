@@ -6,12 +6,11 @@ from typing import Any
 
 from PIL import Image
 
-from bcos_cli.data.image_decoder import UnreadableImageError, opened
+from bcos_cli.data.image_decoder import UnreadableImageError, decode
 from bcos_cli.data.sources.array import ArraySource, encode_png
 from bcos_cli.data.sources.source import ImageItem
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
-from bcos_models.images import as_seen
 
 
 def torchvision_source(name: str, root: Path) -> ArraySource:
@@ -74,7 +73,6 @@ def _open(builder: Any, name: str, root: Path, split: str) -> Any:
 def _load(path: str | Path) -> Image.Image:
     """Open a file as all images are opened."""
     try:
-        with opened(Path(path)) as image:
-            return as_seen(image, 3)
+        return decode(Path(path), 3)
     except UnreadableImageError as reason:
         raise BcosError(f"{path}: {reason}") from reason

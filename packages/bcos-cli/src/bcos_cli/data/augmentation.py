@@ -1,7 +1,4 @@
-"""From encoded bytes to 8-bit tensors.
-
-The inference transform of a model, and the augmentations of a recipe.
-"""
+"""The augmentations of a recipe, and from encoded bytes to 8-bit tensors."""
 
 import random
 from dataclasses import dataclass
@@ -14,13 +11,6 @@ from torchvision.transforms import v2
 from bcos_cli.config import Augment
 from bcos_cli.data.image_decoder import decode, quick_decode
 from bcos_models import InputSpec
-from bcos_models.transforms import resize_and_crop
-
-
-def inference_transform(spec: InputSpec) -> nn.Module:
-    """Resize and centre crop as the model was evaluated; PIL image → 8-bit (C, H, W)."""
-    composed: nn.Module = v2.Compose([resize_and_crop(spec), v2.PILToTensor()])
-    return composed
 
 
 def training_transform(spec: InputSpec, augment: Augment, size: int | None = None) -> nn.Module:

@@ -1,10 +1,10 @@
-"""An index for shards that are there already."""
+"""Making an index of shards that another program has made."""
 
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -15,7 +15,6 @@ from bcos_cli.data.address import COMMAND, WEB, as_path, folder_of, shard_addres
 from bcos_cli.data.index import (
     INDEX_NAME,
     ShardIndex,
-    ShardRecord,
     check_addresses,
     index_location,
     index_problem,
@@ -83,29 +82,19 @@ def index_shards(
     Raises:
         BcosError: a shard that lies elsewhere, that cannot be read, or labels that do not fit.
     """
-    splits = {split: list(map(as_path, urls)) for split, urls in splits.items()}
-    base = _base([url for urls in splits.values() for url in urls], destination)
-    names = {(split, url): _name(url, base) for split, urls in splits.items() for url in urls}
-    scans = {(split, url): _scan(url, None if classes is None else len(classes), on_shard) for split, url in names}
-    records = [
-        {
-            "name": names[split, url],
-            "split": split,
-            "samples": scan.samples,
-            "bytes": scan.bytes,
-            "sha256": scan.sha256,
-            "class_counts": scan.class_counts,
-        }
-        for (split, url), scan in scans.items()
-    ]
-    described = [[record["split"], record["sha256"]] for record in records]
+    urls = {(split, as_path(url)): split for split, urls in splits.items() for url in urls}
+    base = _base([url for _, url in urls], destination)
+    names = [_name(url, base) for _, url in urls]
+    scans = [_scan(url, None if classes is None else len(classes), on_shard) for _, url in urls]
     try:
+        records = [scan.record(name, split) for scan, name, split in zip(scans, names, urls.values(), strict=True)]
+        content = json.dumps([[[record.split, record.sha256] for record in records], classes])
         index = ShardIndex(
             source=", ".join(splits),
-            fingerprint=hashlib.sha256(json.dumps([described, classes]).encode()).hexdigest(),
-            classes=_numbers(scans.values()) if classes is None else classes,
-            multi_label=any(scan.several for scan in scans.values()),
-            shards=[ShardRecord.model_validate(record) for record in records],
+            fingerprint=hashlib.sha256(content.encode()).hexdigest(),
+            classes=_numbers(scans) if classes is None else classes,
+            multi_label=any(scan.several for scan in scans),
+            shards=records,
         )
     except ValidationError as reason:
         raise BcosError(f"the shards cannot have an index: {index_problem(reason)}") from reason
@@ -114,8 +103,8 @@ def index_shards(
     return index, base
 
 
-def _numbers(scans: Iterable[ShardScan]) -> list[str]:
-    """Names of classes that have none."""
+def _numbers(scans: list[ShardScan]) -> list[str]:
+    """Numbers as the names of classes that have none."""
     largest = max((label for scan in scans for label in scan.class_counts), default=-1)
     if largest < 0:
         raise BcosError("no image of the shards has a label; name the classes with --classes")
@@ -137,7 +126,7 @@ def _base(urls: list[str], destination: Path) -> str:
 
 
 def _name(url: str, base: str) -> str:
-    """Return how an index in the folder or at the URL `base` names a shard."""
+    """Return the name by which an index in the folder or at the URL `base` calls a shard."""
     if not is_address(url):
         return _relative(Path(url), Path(base))
     name = unquote(url[len(base) :]) if scheme_of(base) in WEB else url[len(base) :]
@@ -172,7 +161,8 @@ def count_classes(data: str, on_shard: OnShard | None = None) -> ShardIndex:
         scan = _scan(url, len(index.classes), on_shard)
         if scan.sha256 != record.sha256:
             raise BcosError(f"the shard {url!r} is not what the index says; check it with: bcos shards verify")
-        records.append(record.model_copy(update={"class_counts": scan.class_counts}))
+        counts = scan.record(record.name, record.split).class_counts
+        records.append(record.model_copy(update={"class_counts": counts}))
     counted = index.model_copy(update={"shards": records})
     write_atomically(Path(as_path(index_location(data))), counted.model_dump_json(indent=1) + "\n")
     return counted

@@ -4,7 +4,7 @@ import hashlib
 import tarfile
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -76,20 +76,31 @@ def _problem(url: str, shard: ShardRecord, index: ShardIndex, images: bool) -> s
 
 @dataclass
 class ShardScan:
-    """Size, sum and content of a shard."""
+    """Size, checksum and content of a shard."""
 
-    bytes: int
-    sha256: str
-    samples: int
+    bytes: int = 0
+    sha256: str = ""
+    samples: int = 0
     """Samples that a loader would give, whether or not they can be decoded."""
-    class_counts: dict[int, int]
-    several: bool
+    class_counts: Counter[int] = field(default_factory=Counter)
+    several: bool = False
     """Whether an image has another number of labels than one."""
     problem: str | None = None
     """The first thing on which a loader would stop."""
 
+    def record(self, name: str, split: str) -> ShardRecord:
+        """What an index says of the shard.
 
-class _Measured:
+        Raises:
+            pydantic.ValidationError: something that no index may say.
+        """
+        counts = dict(sorted(self.class_counts.items()))
+        return ShardRecord(
+            name=name, split=split, samples=self.samples, bytes=self.bytes, sha256=self.sha256, class_counts=counts
+        )
+
+
+class _CountedStream:
     """A stream that counts and sums what is read from it."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -103,17 +114,13 @@ class _Measured:
         self.sum.update(data)
         return data
 
-    def read_to_the_end(self) -> None:
-        while self.read(1 << 20):
-            pass
-
 
 def scan_shard(url: str, num_classes: int | None = None, *, images: bool = True) -> ShardScan:
     """Read a shard.
 
     Args:
         url: path or URL.
-        num_classes: to which class indices are held; None for any.
+        num_classes: above all class indices; None for any indices.
         images: decode each image too.
 
     Raises:
@@ -121,22 +128,22 @@ def scan_shard(url: str, num_classes: int | None = None, *, images: bool = True)
     """
     try:
         with open_url(url) as stream:
-            measured = _Measured(stream)
-            found = _content(url, measured, num_classes or MAX_CLASSES, images)
-            measured.read_to_the_end()
+            counted = _CountedStream(stream)
+            found = _content(url, counted, num_classes or MAX_CLASSES, images)
+            while counted.read(1 << 20):  # what follows the last sample
+                pass
     except OSError as reason:
         raise BcosError(f"cannot read the shard {url!r}: {reason}") from reason
-    found.bytes, found.sha256 = measured.bytes, measured.sum.hexdigest()
+    found.bytes, found.sha256 = counted.bytes, counted.sum.hexdigest()
     return found
 
 
-def _content(url: str, measured: Any, num_classes: int, images: bool) -> ShardScan:
-    labels: Counter[int] = Counter()
-    found = ShardScan(bytes=0, sha256="", samples=0, class_counts={}, several=False)
+def _content(url: str, counted: Any, num_classes: int, images: bool) -> ShardScan:
+    found = ShardScan()
     try:
-        for sample in read_samples(url, measured):
+        for sample in read_samples(url, counted):
             found.samples += 1
-            if found.samples > measured.bytes:  # it would go on for ever
+            if found.samples > counted.bytes:  # it would go on for ever
                 raise tarfile.ReadError("it has more samples than bytes")
             try:
                 image, text = image_and_label(sample)
@@ -146,9 +153,8 @@ def _content(url: str, measured: Any, num_classes: int, images: bool) -> ShardSc
             except BcosError as problem:
                 found.problem = found.problem or f"the sample {sample['__key__']!r}: {problem}"
                 continue
-            labels.update(numbers)
+            found.class_counts.update(numbers)
             found.several = found.several or len(numbers) != 1
     except tarfile.ReadError as reason:
         found.problem = found.problem or f"is damaged after {found.samples} samples ({reason})"
-    found.class_counts = dict(sorted(labels.items()))
     return found

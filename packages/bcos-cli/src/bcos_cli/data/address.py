@@ -1,7 +1,7 @@
-"""Addresses of indexes and shards, and those that an index may name. Imports no torch.
+"""Addresses of indexes and shards, and which of them an index may name. Imports no torch.
 
-What the user typed is trusted. What stands in an index is not: it names files of the index's own folder, or of the host
-that the index came from. Links in a folder are followed: whoever made them could write there, and no index can.
+What the user typed is trusted. What an index says is not: it may name files in its own folder, or on the host that it
+came from. Links in a folder are followed: whoever made them could write there, which an index cannot.
 """
 
 import posixpath
@@ -16,7 +16,7 @@ from bcos_core.text import is_address, scheme_of
 WEB = ("http", "https")
 COMMAND = "pipe"
 _HOSTS = (*WEB, "s3", "gs")
-"""Schemes of addresses that an index of the same scheme and host may give in full."""
+"""Schemes of addresses that an index at the same scheme and host may give in full."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PLAIN = re.compile(r"[A-Za-z0-9._/+=,-]+")
 _WILD = re.compile(r"[*?\[\]{}#]")
@@ -24,18 +24,18 @@ _LONGEST = 1000
 
 
 def as_path(address: str) -> str:
-    """Path of a ``file:`` address; others as they are."""
+    """Return the path of a ``file:`` address; anything else as it is."""
     return url2pathname(urlsplit(address).path) if scheme_of(address) == "file" else address
 
 
 def folder_of(index: str) -> str:
-    """What stands before the name of a file beside `index`, which is a path, a URL or a command that ends with one."""
+    """Return what precedes the name of a file beside `index`: a path, a URL, or a command that ends with one."""
     folder, slash, _ = as_path(index).rpartition("/")
     return folder + (slash or "./")
 
 
 def shard_address(index: str, name: str) -> str:
-    """Path or URL of the shard that the index at `index` calls `name`.
+    """Return the path or URL of the shard that the index at `index` calls `name`.
 
     Each character of the name stands for itself.
 
@@ -74,7 +74,7 @@ def _unfit(index: str, name: str) -> str | None:
         return _unfit_url(index, name)
     if problem := file_name_problem(name):
         return problem
-    if scheme in ("", "file", "s3", *WEB):  # taken literally
+    if scheme in ("", "file", "s3", *WEB):  # every character is taken literally
         return None
     if scheme == "gs":
         return _unfit_pattern(name)
@@ -86,7 +86,7 @@ def _unfit_url(index: str, name: str) -> str | None:
         return "is a command"
     try:
         same = [(scheme_of(address), urlsplit(address).netloc.lower()) for address in (index, name)]
-    except ValueError:  # brackets, which are not those of an address
+    except ValueError:  # stray brackets
         return "is not an address"
     if same[0] != same[1] or same[0][0] not in _HOSTS or not same[0][1]:
         return "has another scheme or host"

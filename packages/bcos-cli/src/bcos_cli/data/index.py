@@ -1,7 +1,9 @@
 """``index.json``: what a folder of shards holds. Imports no torch."""
 
 import posixpath
+from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -11,6 +13,7 @@ from bcos_cli.data.address import CONTROL, file_name_problem, shard_address
 from bcos_cli.data.remote import open_url
 from bcos_core.documents import parse_json
 from bcos_core.errors import BcosError, first_line, shown
+from bcos_core.files import write_atomically
 from bcos_core.plugins import suggestion
 from bcos_core.text import is_address, printable
 
@@ -27,7 +30,7 @@ def _printable(text: str) -> str:
 
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_printable)]
-"""What is shown in tables and pictures, or is part of a file's name."""
+"""A name that is shown in tables and pictures, or is part of a file's name."""
 Count = Annotated[int, Field(strict=True, ge=0, le=10**9)]
 
 
@@ -43,11 +46,11 @@ class ShardRecord(BaseModel):
     bytes: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
     class_counts: dict[Annotated[int, Field(ge=0)], Count] | None = None
-    """Samples of each class; None in shards that were packed before it was counted."""
+    """Samples of each class; None in indexes of versions that did not count them."""
 
     @property
     def place(self) -> str:
-        """Relative path for what is made from this shard: no two shards of a folder have the same."""
+        """Relative path for what is made from this shard; no two shards of a folder have the same."""
         path = urlsplit(self.name).path if is_address(self.name) else self.name
         return posixpath.normpath(f"/{path}").lstrip("/")  # from the root no ".." leads out
 
@@ -70,7 +73,7 @@ class ShardIndex(BaseModel):
     source: str
     """What was packed, as the user named it."""
     fingerprint: str
-    """SHA-256 of the list of images and of the options, by which a packing is recognised."""
+    """SHA-256 of the list of images and of the options, by which packing recognises its own work."""
     classes: Annotated[list[Name], Field(min_length=1, max_length=MAX_CLASSES, fail_fast=True)]
     multi_label: Annotated[bool, Field(strict=True)] = False
     """Whether an image has any number of labels instead of one."""
@@ -104,7 +107,7 @@ class ShardIndex(BaseModel):
         return list(dict.fromkeys(shard.split for shard in self.shards))
 
     def of(self, split: str) -> list[ShardRecord]:
-        """Shards of one split.
+        """Return the shards of one split.
 
         Raises:
             BcosError: no such split.
@@ -122,7 +125,7 @@ class ShardIndex(BaseModel):
         """Count the images of each class in a split.
 
         Raises:
-            BcosError: the shards do not say.
+            BcosError: the index does not say.
         """
         totals = [0] * len(self.classes)
         for shard in self.of(split):
@@ -136,8 +139,13 @@ class ShardIndex(BaseModel):
         return totals
 
 
+def write_index(path: Path, index: ShardIndex) -> None:
+    """Write an index to a file."""
+    write_atomically(path, index.model_dump_json(indent=1) + "\n")
+
+
 def index_location(data: str) -> str:
-    """Where the index of `data` (a folder or URL of shards, or the index itself) is."""
+    """Return where the index of `data` is, which is a folder or URL of shards, or the index itself."""
     if data.endswith(".json"):
         return data
     return f"{data.rstrip('/')}/{INDEX_NAME}"
@@ -147,7 +155,7 @@ def load_index(data: str) -> ShardIndex:
     """Read and check the index of a folder, or URL, of shards.
 
     Raises:
-        BcosError: no index there, one that is damaged or of a newer format, or one that names what it may not.
+        BcosError: there is none, or it is damaged, of a newer format, or names what it may not.
     """
     location = index_location(data)
     try:
@@ -183,7 +191,7 @@ def _parsed(location: str, content: bytes) -> ShardIndex:
 
 
 def index_problem(reason: ValidationError) -> str:
-    """Say in one bounded line what is wrong with an index, and where."""
+    """Return in one line of bounded length what is wrong with an index, and where."""
     first = reason.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part)[:60] for part in first["loc"]) or "file"
     return f"{printable(where)}: {first['msg'].removeprefix('Value error, ')[:400]}"
@@ -206,10 +214,10 @@ def check_names(classes: list[str], splits: Iterable[str]) -> None:
 
 
 def check_addresses(location: str, index: ShardIndex) -> None:
-    """Hold the shards of an index at `location` to addresses that it may name, each once in a split.
+    """Check that an index at `location` names only shards that it may name, each once in a split.
 
     Raises:
-        BcosError: another address, or one that comes twice.
+        BcosError: it names another address, or one of them twice.
     """
     urls = shard_urls(location, index.shards)
     splits = [shard.split for shard in index.shards]
@@ -221,20 +229,16 @@ def check_addresses(location: str, index: ShardIndex) -> None:
 
 
 def shard_urls(data: str, shards: list[ShardRecord]) -> list[str]:
-    """Full path or URL of every shard.
+    """Return the full path or URL of every shard.
 
     Raises:
-        BcosError: a shard whose name leads elsewhere than an index may lead.
+        BcosError: the name of a shard leads where an index may not lead.
     """
     location = index_location(data)
     return [shard_address(location, shard.name) for shard in shards]
 
 
 def _repeated(values: list[Any]) -> Any:
-    """First value that comes again; None if there is none."""
-    seen: set[Any] = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
+    """Return a value that comes more than once; None if there is none."""
+    value, count = Counter(values).most_common(1)[0] if values else (None, 0)
+    return value if count > 1 else None

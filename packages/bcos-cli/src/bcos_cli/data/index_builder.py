@@ -1,5 +1,6 @@
 """Making an index of shards that another program has made."""
 
+import glob
 import hashlib
 import itertools
 import json
@@ -20,25 +21,25 @@ from bcos_cli.data.index import (
     index_problem,
     load_index,
     shard_urls,
+    write_index,
 )
 from bcos_cli.data.verify import ShardScan, scan_shard
 from bcos_core.errors import BcosError, shown
-from bcos_core.files import write_atomically
 from bcos_core.text import is_address, scheme_of
 
 OnShard = Callable[[], None]
 
 
 def expand(patterns: list[str]) -> list[str]:
-    """Paths and URLs of patterns such as ``data/train-{000000..000099}.tar`` or ``data/*.tar``, in order.
+    """Expand patterns such as ``data/train-{000000..000099}.tar`` or ``data/*.tar`` to paths and URLs, in order.
 
     Raises:
-        BcosError: a pattern that fits nothing.
+        BcosError: no file matches a pattern.
     """
     found: list[str] = []
     for pattern in patterns:
         for name in braceexpand(pattern):
-            if is_address(name) or not any(letter in name for letter in "*?["):
+            if is_address(name) or not glob.has_magic(name):
                 found.append(name)
                 continue
             path = Path(name)
@@ -50,7 +51,7 @@ def expand(patterns: list[str]) -> list[str]:
 
 
 def read_classes(path: Path) -> list[str]:
-    """Names of classes, one in each line of a file.
+    """Read the names of classes, one in each line of a file.
 
     Raises:
         BcosError: it cannot be read, or is not text.
@@ -67,20 +68,20 @@ def index_shards(
 ) -> tuple[ShardIndex, str]:
     """Read shards of any origin and write ``index.json`` into `destination`.
 
-    Every sample needs a ``.cls`` file: a class index, or several of them. An index names shards relative to itself, so
-    they are below `destination`, or all of them below one URL, where the index is to be copied.
+    Every sample needs a ``.cls`` file: a class index, or several of them. An index names shards relative to itself. So
+    they lie below `destination`, or all of them below one URL, to which the index is to be copied.
 
     Args:
-        splits: paths or URLs by split.
+        splits: paths or URLs of shards by split.
         classes: names of the classes; None for their numbers.
         destination: folder of the index.
-        on_shard: called after each.
+        on_shard: called after each shard.
 
     Returns:
         The index, and the folder or URL of its shards.
 
     Raises:
-        BcosError: a shard that lies elsewhere, that cannot be read, or labels that do not fit.
+        BcosError: a shard lies elsewhere, cannot be read, or has labels that do not fit.
     """
     urls = {(split, as_path(url)): split for split, urls in splits.items() for url in urls}
     base = _base([url for _, url in urls], destination)
@@ -99,7 +100,7 @@ def index_shards(
     except ValidationError as reason:
         raise BcosError(f"the shards cannot have an index: {index_problem(reason)}") from reason
     check_addresses(f"{base}{INDEX_NAME}", index)
-    write_atomically(destination / INDEX_NAME, index.model_dump_json(indent=1) + "\n")
+    write_index(destination / INDEX_NAME, index)
     return index, base
 
 
@@ -112,7 +113,7 @@ def _numbers(scans: list[ShardScan]) -> list[str]:
 
 
 def _base(urls: list[str], destination: Path) -> str:
-    """What stands before the names of the shards: the folder of the index, or the longest that all addresses share."""
+    """Return what precedes the names of the shards: the folder of the index, or what all addresses begin with."""
     if not any(map(is_address, urls)):
         return folder_of((destination.absolute() / INDEX_NAME).as_posix())
     folders = zip(*(url.split("/")[:-1] for url in urls), strict=False)
@@ -151,7 +152,7 @@ def count_classes(data: str, on_shard: OnShard | None = None) -> ShardIndex:
     """Add to an index how many images of each class its shards have.
 
     Raises:
-        BcosError: an index that cannot be written to, or shards that are not what it says.
+        BcosError: the index cannot be written, or a shard is not what it says.
     """
     index = load_index(data)
     if is_address(as_path(data)):
@@ -164,7 +165,7 @@ def count_classes(data: str, on_shard: OnShard | None = None) -> ShardIndex:
         counts = scan.record(record.name, record.split).class_counts
         records.append(record.model_copy(update={"class_counts": counts}))
     counted = index.model_copy(update={"shards": records})
-    write_atomically(Path(as_path(index_location(data))), counted.model_dump_json(indent=1) + "\n")
+    write_index(Path(as_path(index_location(data))), counted)
     return counted
 
 

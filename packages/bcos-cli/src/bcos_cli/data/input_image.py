@@ -1,4 +1,4 @@
-"""From an image file, or an image in memory, to what a network sees of it."""
+"""The way of an image, from a file or memory, to what a network sees of it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ class InputImage:
     pixels: Tensor
     """8-bit (C, H, W)."""
     size: tuple[int, int]
-    """Width and height of the upright original."""
+    """Width and height of the original, turned upright."""
     notes: tuple[str, ...] = ()
     """What was done to it beside resizing."""
 
 
 def inference_transform(spec: InputSpec) -> nn.Module:
-    """Resize and centre crop as the model was evaluated; PIL image → 8-bit (C, H, W)."""
+    """Return the resizing and centre crop with which the model was evaluated: PIL image → 8-bit (C, H, W)."""
     composed: nn.Module = v2.Compose([resize_and_crop(spec), v2.PILToTensor()])
     return composed
 

@@ -34,9 +34,9 @@ class Reading:
     """How shards are read: the same in training, in the scores after it and in the report."""
 
     skip: bool = False
-    """Leave out what cannot be read, count it and tell it; else it is an error."""
+    """Leave out what cannot be read, count it and report it; otherwise it is an error."""
     decoder: Literal["pillow", "torchvision"] = "pillow"
-    """Of JPEG."""
+    """What decodes JPEG."""
     cache: str | None = None
     """Folder for copies of remote shards."""
     cache_gb: float = 100.0
@@ -78,24 +78,17 @@ class Batches:
         self.stream.set_epoch(epoch, first)
         try:
             yield from self.loader
-        except BcosError as mistake:  # a loader process's comes with its traceback as text
+        except (BcosError, KeyboardInterrupt, RuntimeError) as reason:
             _end_processes(self.loader)
-            raise BcosError(str(mistake).strip().rpartition("BcosError: ")[2]) from mistake
-        except KeyboardInterrupt:
-            _end_processes(self.loader)
+            if isinstance(reason, BcosError):  # that of a loader process comes with its traceback as text
+                raise BcosError(str(reason).strip().rpartition("BcosError: ")[2]) from reason
+            if isinstance(reason, RuntimeError) and (dead := dead_loader(reason)) is not None:
+                raise dead from reason
             raise
-        except RuntimeError as reason:
-            _end_processes(self.loader)
-            if (dead := dead_loader(reason)) is None:
-                raise
-            raise dead from reason
 
 
 def _end_processes(loader: DataLoader[Sample]) -> None:
-    """End the loader's processes.
-
-    The loader itself sends them SIGTERM, which they ignore, and Python waits for them when it exits.
-    """
+    """End the loader's processes: they ignore the SIGTERM it sends, and Python waits for them when it exits."""
     iterator, loader._iterator = loader._iterator, None
     if iterator is not None:
         iterator._shutdown_workers()  # type: ignore[attr-defined] # reason: torch has no public way
@@ -105,7 +98,7 @@ def _end_processes(loader: DataLoader[Sample]) -> None:
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Schedulers and terminals send signals to all processes; the main one needs its loaders to end in order."""
+    """Ignore what schedulers and terminals send to all processes: the main one needs its loaders to end in order."""
     del worker
     for number in (*SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -131,26 +124,25 @@ def make_batches(
     reading: Reading | None = None,
     pin_memory: bool = False,
 ) -> Batches:
-    """Batches of `split`.
+    """Return the batches of a split that one process gets.
 
     Args:
         data: folder or URL of shards.
-        index: of them.
-        split: of it.
+        index: what they hold.
+        split: name of the split.
         spec: input of the network.
-        batch_size: of this process.
-        rank: of this process.
-        world: number of processes.
-        workers: loader processes.
-        seed: of order and transforms.
+        batch_size: images in a batch of this process.
+        rank: number of this process, of `world`.
+        workers: loader processes of this process.
+        seed: what the order and the augmentations depend on.
         augment: for training, in equal numbers for each process; None for evaluation.
         size: side of augmented images; None for that of `spec`.
         drawing: how samples are drawn for training.
-        hold_out: share of the split that is held out; None to take all of it.
-        part: what is taken, where a share is held out: that, or the rest.
-        most: samples of this process, for evaluation; None for its whole share.
-        reading: how; None for as it is by default.
-        pin_memory: for a device that takes copies from there.
+        hold_out: share of the split that is held out; None for no such share.
+        part: which part is taken, where a share is held out.
+        most: samples of this process in evaluation; None for its whole share.
+        reading: how shards are read; None for the defaults.
+        pin_memory: for a device that copies from pinned memory.
     """
     reading = reading or Reading()
     is_random = augment is not None
@@ -191,7 +183,7 @@ def images_at(
     positions: Collection[int],
     reading: Reading | None = None,
 ) -> dict[int, tuple[Tensor, list[int]]]:
-    """8-bit image (C, H, W) and labels at each position of a split; only these are decoded.
+    """Return the 8-bit image (C, H, W) and the labels at each position of a split; only these are decoded.
 
     Raises:
         BcosError: a position that is not there, or, unless such are left out, an image that cannot be read.
@@ -201,7 +193,7 @@ def images_at(
 
 
 def labels_of(label: int | Tensor) -> list[int]:
-    """Classes of a sample: its label, or those that are not 0 in (K,)."""
+    """Return the classes of a sample: its label, or those that are not 0 in (K,)."""
     if isinstance(label, Tensor) and label.ndim:
         several: list[int] = label.nonzero()[:, 0].tolist()
         return several

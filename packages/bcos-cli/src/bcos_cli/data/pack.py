@@ -19,7 +19,7 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from bcos_cli.data.image_decoder import decode
-from bcos_cli.data.index import INDEX_NAME, ShardIndex, ShardRecord, SkippedImage, check_names
+from bcos_cli.data.index import INDEX_NAME, ShardIndex, ShardRecord, SkippedImage, check_names, write_index
 from bcos_cli.data.pack_progress import PROGRESS_NAME, FinishedShard, Progress, earlier_packing
 from bcos_cli.data.sources.source import ImageItem, ImageSource
 from bcos_cli.processes.interrupts import unheard_by_children
@@ -90,11 +90,11 @@ def pack(
 
 @contextmanager
 def _alone(destination: Path) -> Iterator[None]:
-    """Keep other processes from packing into the folder."""
+    """Make the folder, and keep other processes from packing into it."""
     if destination.exists() and not destination.is_dir():
         raise BcosError(f"{str(destination)!r} is a file; give a folder for the shards")
     destination.mkdir(parents=True, exist_ok=True)
-    if not os.access(destination, os.W_OK):  # nobody packs here; what is packed already may be asked for
+    if not os.access(destination, os.W_OK):  # nobody packs here, but a finished index can be returned
         yield
         return
     lock = FileLock(destination / LOCK_NAME)
@@ -145,7 +145,7 @@ def _pack(
         shards=[shard.record for shard in ordered if shard.record.samples],
         skipped=[image for shard in ordered for image in shard.skipped],
     )
-    write_atomically(folder / INDEX_NAME, index.model_dump_json(indent=1) + "\n")
+    write_index(folder / INDEX_NAME, index)
     (folder / PROGRESS_NAME).unlink(missing_ok=True)
     return index
 
@@ -172,7 +172,7 @@ def plan_shards(items: list[ImageItem], samples_per_shard: int, seed: int) -> li
 
 
 def _with_keys(items: list[ImageItem]) -> list[tuple[str, ImageItem]]:
-    """Give each image a WebDataset key: its path without extension, dots and doubles."""
+    """Give each image a WebDataset key of its own: its path without extension and dots, numbered if it is taken."""
     taken: set[str] = set()
     keyed = []
     for item in items:

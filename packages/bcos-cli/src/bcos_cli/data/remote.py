@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib import request
 from urllib.error import HTTPError, URLError
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from bcos_cli.data.address import WEB, as_path
 from bcos_core.errors import first_line, shortened
@@ -24,17 +24,17 @@ TIMEOUT = 60.0
 ATTEMPTS = 30
 PAUSE = 2.0
 """Seconds between attempts."""
-_PASSING = (408, 429, 500, 502, 503, 504)
-"""Answers of a server that may be another one in a moment."""
+_TEMPORARY = (408, 429, 500, 502, 503, 504)
+"""Statuses of a server that may answer in a moment."""
 
 
 def open_url(location: str) -> IO[bytes]:
-    """Open a path or URL, as WebDataset does; ``s3://`` through the AWS command line, where nothing else is set up.
+    """Open a path or URL as WebDataset does; ``s3://`` with the AWS command line, unless something else is set up.
 
     No shell sees an address, except one that begins with ``pipe:``.
 
     Raises:
-        OSError: there is nothing, or it is an address of an unknown kind, or not a regular file.
+        OSError: there is nothing, or not a regular file, or the address is of an unknown kind.
     """
     if "GOPEN_REWRITE" in os.environ:
         from webdataset.gopen import rewrite_url
@@ -58,7 +58,7 @@ def open_url(location: str) -> IO[bytes]:
         if scheme_of(location) in gopen_schemes:  # which WebDataset was told to refuse
             raise OSError(str(reason)) from reason
         raise OSError(
-            f"{scheme_of(location)}: is no known kind of address; use http(s)://, s3://, gs:// or pipe:COMMAND"
+            f"{scheme_of(location)}: is not a known kind of address; use http(s)://, s3://, gs:// or pipe:COMMAND"
         ) from reason
     return stream
 
@@ -67,10 +67,10 @@ def open_file(path: str) -> IO[bytes]:
     """Open a regular file, or a link to one: a named pipe would wait for ever, and a device never ends.
 
     Raises:
-        OSError: there is nothing, or something else.
+        OSError: there is no such file.
     """
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116 - reason: a path with a null byte is told as such
+        mode = os.stat(path).st_mode  # noqa: PTH116 - reason: with its error for a null byte
     except ValueError as reason:
         raise OSError(str(reason)) from reason
     if not stat.S_ISREG(mode):
@@ -82,21 +82,21 @@ def open_http(address: str) -> IO[bytes]:
     """Open an address; a name and a password in it are sent as HTTP's basic authentication.
 
     Raises:
-        OSError: no such address, no answer, or an answer that leads to another host or scheme.
+        OSError: no such address, no answer, or a redirection to another host or scheme.
     """
     try:
-        asked = _request(address)
+        sent = _request(address)
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                response = _opener().open(asked, timeout=TIMEOUT)
+                response = _opener().open(sent, timeout=TIMEOUT)
                 break
             except (HTTPError, URLError, TimeoutError) as reason:
-                if attempt == ATTEMPTS or not _is_passing(reason):
+                if attempt == ATTEMPTS or not _may_pass(reason):
                     raise
             time.sleep(PAUSE)
     except HTTPError as reason:
         reason.close()
-        raise OSError(f"{reason.code} {_printable(str(reason.reason))}") from reason
+        raise OSError(f"{reason.code} {_shown(str(reason.reason))}") from reason
     except URLError as reason:
         raise OSError(str(reason.reason)) from reason
     except (http.client.HTTPException, ValueError) as reason:
@@ -105,7 +105,7 @@ def open_http(address: str) -> IO[bytes]:
 
 
 class _SameHost(request.HTTPRedirectHandler):
-    """Follow a server to other addresses of its own alone: the user named this host, and no other."""
+    """Follow redirections of a server to its own addresses only: the user named this host, and no other."""
 
     def redirect_request(
         self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
@@ -113,15 +113,14 @@ class _SameHost(request.HTTPRedirectHandler):
         here, there = urlsplit(req.full_url), urlsplit(newurl)
         if here.netloc.lower() != there.netloc.lower() or there.scheme not in (here.scheme, "https"):
             fp.close()
-            raise URLError(
-                f"it leads to {_without_path(there)}, another scheme or host; give that address if you trust it"
-            )
+            target = _shown(f"{there.scheme}://{there.netloc.rpartition('@')[2]}")
+            raise URLError(f"it leads to {target}, another scheme or host; give that address if you trust it")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
     def http_error_302(
         self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage
     ) -> Any:
-        """Refuse other schemes in the same words."""
+        """Refuse other schemes with the same message."""
         target = urlsplit(headers.get("location") or headers.get("uri") or "")
         if target.scheme not in ("", "http", "https"):
             self.redirect_request(req, fp, code, msg, headers, target.geturl())
@@ -131,7 +130,7 @@ class _SameHost(request.HTTPRedirectHandler):
 
 
 class _Body(io.RawIOBase):
-    """The content of an answer, which is an error if it breaks off."""
+    """The body of a response, which is an error if it breaks off."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self._response = response
@@ -164,7 +163,7 @@ def _request(address: str) -> request.Request:
 
 
 def _opener() -> request.OpenerDirector:
-    """Return what opens web addresses and nothing else: Python's own opens files and FTP too."""
+    """Return an opener of web addresses and nothing else: Python's own opens files and FTP too."""
     opener = request.OpenerDirector()
     for handler in (
         request.ProxyHandler(),
@@ -178,18 +177,15 @@ def _opener() -> request.OpenerDirector:
     return opener
 
 
-def _is_passing(reason: OSError) -> bool:
+def _may_pass(reason: OSError) -> bool:
+    """Whether another attempt may succeed where this one failed."""
     if isinstance(reason, HTTPError):
-        if passing := reason.code in _PASSING:
+        if reason.code in _TEMPORARY:
             reason.close()
-        return passing
+        return reason.code in _TEMPORARY
     return isinstance(reason, TimeoutError) or isinstance(getattr(reason, "reason", None), TimeoutError)
 
 
-def _without_path(address: SplitResult) -> str:
-    return _printable(f"{address.scheme}://{address.netloc.rpartition('@')[2]}")
-
-
-def _printable(text: str) -> str:
-    """What a server says, in a line."""
+def _shown(text: str) -> str:
+    """Return what a server says as a short line."""
     return printable(shortened(text, 100))

@@ -1,4 +1,4 @@
-"""Checking shards against their index, each read from its first byte to its last as the loaders read it."""
+"""Checking shards against their index. Each is read from its first byte to its last, as the loaders read it."""
 
 import hashlib
 import tarfile
@@ -23,8 +23,8 @@ def verify(
 
     Args:
         data: folder or URL of shards.
-        index: of them.
-        on_shard: called after each.
+        index: what they should hold.
+        on_shard: called after each shard.
         images: decode each image too.
 
     Returns:
@@ -41,7 +41,7 @@ def verify(
 
 
 def size_problem(path: Path, shard: ShardRecord) -> str | None:
-    """Say what is wrong with a local shard at first sight: missing, or of another size."""
+    """Return what is wrong with a local shard at first sight: it is missing, or of another size."""
     if not path.is_file():
         return "is not a regular file" if path.exists() else "missing"
     size = path.stat().st_size
@@ -53,7 +53,7 @@ def _other_size(size: int, shard: ShardRecord) -> str:
 
 
 def _problem(url: str, shard: ShardRecord, index: ShardIndex, images: bool) -> str | None:
-    if not is_address(url) and (problem := size_problem(Path(url), shard)) is not None:  # known without reading it
+    if not is_address(url) and (problem := size_problem(Path(url), shard)) is not None:  # before anything is read
         return problem
     try:
         scan = scan_shard(url, len(index.classes), images=images)
@@ -124,7 +124,7 @@ def scan_shard(url: str, num_classes: int | None = None, *, images: bool = True)
         images: decode each image too.
 
     Raises:
-        BcosError: it cannot be opened, or not read to its end.
+        BcosError: it cannot be opened, or cannot be read to its end.
     """
     try:
         with open_url(url) as stream:

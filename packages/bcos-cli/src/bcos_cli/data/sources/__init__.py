@@ -22,16 +22,16 @@ __all__ = ["ArraySource", "ImageItem", "ImageSource", "encode_png", "open_source
 def open_source(
     source: str, *, root: Path | None = None, split: str = "train", labels: Path | None = None
 ) -> ImageSource:
-    """Find out what `source` is.
+    """Open a source of labelled images.
 
     Args:
         source: a folder, a zip file, ``torchvision:NAME``, or the name of a registered data set.
-        root: where a torchvision data set lies; it is downloaded there if it is missing.
-        split: name for the images of a tree without splits.
-        labels: table of the images of a folder or zip and their classes; None where folders are classes.
+        root: folder of a torchvision data set, to which it is downloaded if it is missing.
+        split: name of the split, if the source has none.
+        labels: table of the images of a folder or zip and their classes; None if folders are classes.
 
     Raises:
-        BcosError: nothing there, or no images in classes.
+        BcosError: there is no such source, or it has no images in classes.
     """
     path = Path(source)
     if source.startswith("torchvision:") and labels is None:

@@ -29,15 +29,15 @@ class FolderSource:
 
 
 def parse_tree(files: Mapping[str, str], split: str, source: str) -> tuple[list[str], list[ImageItem]]:
-    """Read classes and splits off the paths ``[split/]class/.../image``.
+    """Derive classes and splits from paths ``[split/]class/.../image``.
 
-    Folders that all files share, above the splits or classes, do not count. Hidden files and files that are
-    no images by their name are left out.
+    Folders that all files share, above the splits or classes, do not count. Hidden files, and files whose names are not
+    those of images, are left out.
 
     Args:
-        files: paths, with what changes with the content of each.
-        split: name of the split of a tree without splits.
-        source: how messages call the tree.
+        files: paths, and for each what changes with its content.
+        split: name of the split, if the tree has none.
+        source: name of the tree for messages.
 
     Raises:
         BcosError: no image in a class folder, or splits beside something else.
@@ -77,15 +77,15 @@ def parse_tree(files: Mapping[str, str], split: str, source: str) -> tuple[list[
 
 
 def files_below(root: Path) -> dict[str, str]:
-    """Paths of all files, through links to folders too, and their sizes; sorted."""
+    """Return the paths of all files, in linked folders too, with their sizes; sorted."""
     found = {}
-    seen: set[str] = set()
+    visited: set[str] = set()
     for folder, below, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above
+        if real in visited:  # a link to a folder above
             below.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         for path in (Path(folder) / name for name in files):
             if path.is_file():
                 found[path.relative_to(root).as_posix()] = str(path.stat().st_size)
@@ -93,7 +93,7 @@ def files_below(root: Path) -> dict[str, str]:
 
 
 def _shared_depth(folders: list[tuple[str, ...]]) -> int:
-    """How many leading folders all files share, none of them a split, and at least a class below them."""
+    """Count the leading folders that all files share, of which none is a split and which have a class below them."""
     depth = 0
     while folders and all(len(parts) > depth + 1 for parts in folders):
         names = {parts[depth] for parts in folders}

@@ -1,4 +1,4 @@
-"""What a source of labelled images is, before they are packed. Imports no torch."""
+"""A source of labelled images, which can be packed. Imports no torch."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -13,16 +13,16 @@ class ImageItem:
     """One labelled image of a source."""
 
     path: str
-    """Where it is in the source; also the name under which problems are reported."""
+    """Where it is in the source; messages call it so."""
     split: str
     label: int | tuple[int, ...]
-    """Index of its class; a tuple, in all images of a source, where they have any number of classes."""
+    """Index of its class; a tuple, in all images of a source, if they have any number of classes."""
     version: str = ""
-    """What changes with the content, such as the size in bytes: by it a changed source is noticed."""
+    """What changes with its content, such as the size in bytes, so that a changed source is noticed."""
 
     @property
     def extension(self) -> str:
-        """End of its file's name, without the dot."""
+        """File name extension without the dot."""
         return PurePosixPath(self.path).suffix.lower().removeprefix(".")
 
 
@@ -42,10 +42,10 @@ class ImageSource(Protocol):
 
 
 def split_off_test(items: list[ImageItem], share: float) -> list[ImageItem]:
-    """Put a share of the images into the split ``test``, chosen by their paths: always the same ones.
+    """Put a share of the images into the split ``test``; the paths decide which, so they are always the same.
 
     Raises:
-        BcosError: a share outside (0, 1), or images that are split already.
+        BcosError: the share is outside (0, 1), or the images are split already.
     """
     if not 0 < share < 1:
         raise BcosError(f"the share of test images must be between 0 and 1, got {share}")

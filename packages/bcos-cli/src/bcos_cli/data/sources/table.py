@@ -18,7 +18,7 @@ class TableRow:
     """A row of a table."""
 
     image: str
-    """Path below the source."""
+    """Path in the source."""
     labels: tuple[str, ...]
     """Names of classes."""
     split: str | None
@@ -28,7 +28,7 @@ def read_table(table: Path) -> list[TableRow]:
     """Read a CSV file: columns ``image``, ``labels`` (class names, separated by ``;``) and perhaps ``split``.
 
     Raises:
-        BcosError: no such file or columns, an image that comes twice, or no rows.
+        BcosError: there is no such file, no such column or no row, or an image comes twice.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -43,33 +43,31 @@ def read_table(table: Path) -> list[TableRow]:
             rows = [{(key or "").strip(): (value or "") for key, value in row.items() if key} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as reason:
         raise BcosError(f"cannot read the table {str(table)!r}: {reason}") from reason
-    found = []
-    seen: set[str] = set()
+    found: dict[str, TableRow] = {}
     for row in rows:
         image = row["image"].strip()
-        if image in seen:
+        if image in found:
             raise BcosError(f"the table {str(table)!r} has the image {shown(image)} twice; give its labels in one row")
-        seen.add(image)
         names = tuple(dict.fromkeys(name for part in row["labels"].split(SEPARATOR) if (name := part.strip())))
-        found.append(TableRow(image, names, row.get("split", "").strip() or None))
+        found[image] = TableRow(image, names, row.get("split", "").strip() or None)
     if not found:
         raise BcosError(f"the table {str(table)!r} has no rows")
-    return found
+    return list(found.values())
 
 
 def table_items(
     rows: list[TableRow], files: Mapping[str, str], split: str, table: Path
 ) -> tuple[list[str], list[ImageItem]]:
-    """Classes and images of a table; each image has one label, or all of them have a tuple of them.
+    """Return the classes and images of a table; each image has one label, or all of them have a tuple of labels.
 
     Args:
-        rows: of the table.
-        files: paths, with what changes with the content of each.
-        split: of the images for which the table names none.
-        table: for messages.
+        rows: rows of the table.
+        files: paths in the source, and for each what changes with its content.
+        split: name of the split, if the table names none.
+        table: path of the table, for messages.
 
     Raises:
-        BcosError: an image that is not among `files`, or no labels at all.
+        BcosError: an image is not among `files`, or there are no labels at all.
     """
     for row in rows:
         if row.image not in files:

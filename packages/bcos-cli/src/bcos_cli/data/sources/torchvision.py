@@ -1,4 +1,4 @@
-"""Classification data sets of torchvision as a source of images."""
+"""Classification data sets of torchvision as sources. Imports no torch until one is opened."""
 
 import inspect
 from pathlib import Path
@@ -14,10 +14,10 @@ from bcos_core.plugins import suggestion
 
 
 def torchvision_source(name: str, root: Path) -> ArraySource:
-    """Both splits of the torchvision data set `name` below `root`; downloaded if it is not there.
+    """Read both splits of the torchvision data set `name` below `root`; it is downloaded if it is not there.
 
     Raises:
-        BcosError: no such data set, one without train and test splits or class labels, or a failed download.
+        BcosError: there is no such data set, it has no train and test splits or class labels, or a download fails.
     """
     from torchvision import datasets
 
@@ -34,7 +34,7 @@ def torchvision_source(name: str, root: Path) -> ArraySource:
         for i in range(len(data)):
             try:
                 image, label = data[i]
-            except Exception as reason:  # of decoders that torchvision chooses
+            except Exception as reason:  # torchvision chooses the decoder
                 raise BcosError(
                     f"image {i} of {split} in torchvision's {name} below {str(root)!r} cannot be read: "
                     f"{first_line(reason)}; remove its folder there, and it is downloaded again"
@@ -71,7 +71,7 @@ def _open(builder: Any, name: str, root: Path, split: str) -> Any:
 
 
 def _load(path: str | Path) -> Image.Image:
-    """Open a file as all images are opened."""
+    """Open a file as all other images are opened."""
     try:
         return decode(Path(path), 3)
     except UnreadableImageError as reason:

@@ -21,7 +21,7 @@ class ZipSource:
     def read(self, item: ImageItem) -> tuple[bytes, str]:
         """Read the member as it is."""
         with unreadable():  # zipfile and its decompressors raise many types
-            check_bytes(self._zip.getinfo(item.path).file_size)  # of which no more is read, whatever it says
+            check_bytes(self._zip.getinfo(item.path).file_size)  # no more than that is read, even if there is more
             return self._zip.read(item.path), item.extension
 
     @cached_property
@@ -33,10 +33,10 @@ class ZipSource:
 
 
 def zip_members(archive: Path) -> dict[str, str]:
-    """Paths of all files in a zip, and their checksums.
+    """Return the paths of all files in a zip, with their checksums.
 
     Raises:
-        BcosError: it is no zip, or damaged.
+        BcosError: it is not a zip, or damaged.
     """
     if not zipfile.is_zipfile(archive):
         raise BcosError(f"{str(archive)!r} is a file, but no zip; give a folder of class folders, or a zip of one")

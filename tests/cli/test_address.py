@@ -15,7 +15,7 @@ from bcos_cli.evaluate.evaluation import ScoringOptions, score
 from bcos_cli.explain.shard_maps import MapOptions, explain_shards
 from bcos_cli.train.model import build
 from bcos_core import BcosError
-from bcos_core.text import is_address
+from bcos_core.address import is_address
 
 
 @pytest.mark.parametrize(

@@ -78,13 +78,13 @@ def test_what_cannot_be_true_is_one_line(values, message, tmp_path):
     ("content", "message"),
     [
         (b"\xff\xfe{}", "'utf-8' codec can't decode byte 0xff in position 0"),
-        (b"", "it is no JSON: Expecting value"),
+        (b"", "JSON: Expecting value"),
         (b"[" * 10**6, "values are nested too deeply"),
         (b'{"classes":' * 10**5, "values are nested too deeply"),
         (b'{"source": "a", "source": "b"}', "the key 'source' is given twice"),
         (json.dumps(INDEX).replace("5000", "NaN").encode(), "NaN is not a finite number"),
         (json.dumps(INDEX).replace("5000", "-Infinity").encode(), "-Infinity is not a finite number"),
-        (json.dumps(INDEX).replace("5000", "9" * 5000).encode(), "it is no JSON: Exceeds the limit"),
+        (json.dumps(INDEX).replace("5000", "9" * 5000).encode(), "JSON: Exceeds the limit"),
         (b"null", "file: Input should be a valid dictionary"),
     ],
 )

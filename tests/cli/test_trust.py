@@ -13,7 +13,7 @@ from bcos_cli.config.trust import CHECKS, trust_runs
 from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.train.model import build
 from bcos_core import BcosError
-from bcos_core.text import is_address
+from bcos_core.address import is_address
 
 CLASSES = ["rows", "columns", "corner"]
 EVIL = "import pathlib, torch\npathlib.Path('ran').touch()\n\ndef f(options):\n    return torch.nn.CrossEntropyLoss()\n"

@@ -1,13 +1,9 @@
-"""Text that may come from strangers: as a terminal may show it, and whether it is an address. Imports no torch."""
+"""Text that may come from strangers, as a terminal may show it. Imports no torch."""
 
 import re
 
 _COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters, marks that turn the direction of writing or end a line, and bytes that are no text."""
-
-_IGNORED = re.compile(r"^[\s\x00-\x20\x7f-\xa0]+|[\x00-\x1f\x7f-\x9f]+")
-"""What some programs that open an address leave out of it."""
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")  # one letter is a drive of Windows
 
 
 def printable(text: str, *, keep: str = "") -> str:
@@ -21,21 +17,6 @@ def printable(text: str, *, keep: str = "") -> str:
     'a\\x1b[2Jb\\n'
     """
     return _COMMANDS.sub(lambda found: found[0] if found[0] in keep else _escaped(found[0]), text)
-
-
-def scheme_of(location: str) -> str:
-    """Return the scheme of an address (``http``, ``s3``, ``pipe``, ...) in small letters; nothing for a local path.
-
-    >>> scheme_of("S3://bucket/a.tar"), scheme_of("C:/data")
-    ('s3', '')
-    """
-    found = _SCHEME.match(_IGNORED.sub("", location))
-    return found[1].lower() if found else ""
-
-
-def is_address(location: str) -> bool:
-    """Whether a place is no local path: ``http:``, ``s3:``, ``hf:``, ``pipe:``, ..."""
-    return bool(scheme_of(location))
 
 
 def _escaped(character: str) -> str:

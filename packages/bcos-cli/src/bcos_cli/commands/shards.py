@@ -107,8 +107,8 @@ def index_command(
     from bcos_cli import console
     from bcos_cli.data.index import load_index
     from bcos_cli.data.index_builder import count_classes, expand, index_shards, read_classes
+    from bcos_core.address import is_address
     from bcos_core.errors import BcosError
-    from bcos_core.text import is_address
 
     if not split:
         total = len(load_index(str(destination)).shards)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bcos_core.address import is_address
 from bcos_core.errors import BcosError, shown
-from bcos_core.text import is_address
 from bcos_models.description import check_opens_nothing
 
 if TYPE_CHECKING:

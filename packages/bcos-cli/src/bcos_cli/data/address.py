@@ -10,8 +10,8 @@ from pathlib import PureWindowsPath
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
+from bcos_core.address import is_address, scheme_of
 from bcos_core.errors import BcosError, shown
-from bcos_core.text import is_address, scheme_of
 
 WEB = ("http", "https")
 COMMAND = "pipe"

@@ -13,8 +13,8 @@ from typing import IO
 from filelock import FileLock
 
 from bcos_cli.data.remote import open_file, open_url
+from bcos_core.address import is_address
 from bcos_core.errors import BcosError
-from bcos_core.text import is_address
 
 MARKER = "CACHEDIR.TAG"
 """File that marks a folder as a cache of ours; backup programs know it (bford.info/cachedir)."""

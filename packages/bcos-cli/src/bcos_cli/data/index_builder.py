@@ -24,8 +24,8 @@ from bcos_cli.data.index import (
     write_index,
 )
 from bcos_cli.data.verify import ShardScan, scan_shard
+from bcos_core.address import is_address, scheme_of
 from bcos_core.errors import BcosError, shown
-from bcos_core.text import is_address, scheme_of
 
 OnShard = Callable[[], None]
 

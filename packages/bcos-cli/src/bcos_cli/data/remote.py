@@ -16,8 +16,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
 from bcos_cli.data.address import WEB, as_path
+from bcos_core.address import is_address, scheme_of
 from bcos_core.errors import first_line, shortened
-from bcos_core.text import is_address, printable, scheme_of
+from bcos_core.text import printable
 
 TIMEOUT = 60.0
 """Seconds without an answer."""

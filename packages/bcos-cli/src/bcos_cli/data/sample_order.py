@@ -1,4 +1,4 @@
-"""The order of samples: from (seed, epoch, rank, worker) to slices of shards. Imports no torch and reads nothing.
+"""The order of samples: from (seed, epoch, rank, worker) to slices of shards. Imports no torch and reads no shard.
 
 The shards of a split, one after another, are a sequence of samples whose lengths the index knows. Every process, and
 every worker of it, gets a contiguous range of that sequence, from the middle of a shard if need be: all samples once,
@@ -29,7 +29,7 @@ class Drawing:
     """Samples of each class; with it, every class is drawn equally often."""
 
     def copies(self, label: int, chance: str) -> int:
-        """How often a sample is drawn: as its class is rarer than the mean, to a whole number by chance."""
+        """Return how often a sample is drawn: as often as its class is rarer than the mean, rounded by `chance`."""
         if self.class_counts is None:
             return 1
         mean = sum(self.class_counts) / sum(count > 0 for count in self.class_counts)
@@ -39,21 +39,21 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Pass:
-    """A worker's way through the samples: a training epoch takes another one if samples are missing at its end."""
+    """One pass of a worker over samples; a training epoch takes another one if some could not be read."""
 
     slices: Iterator[ShardSlice]
     number: int
     copies_seed: str
-    """What the copies of a sample depend on; the same for all workers."""
+    """Seed of the copies of rare samples; the same for all workers."""
     shuffle_seed: str
 
 
 @dataclass(frozen=True)
 class SampleOrder:
-    """The samples of one process.
+    """Which samples one process takes in an epoch, and in which order.
 
     Raises:
-        BcosError: repeats that do not divide a batch, or fewer samples than one step takes.
+        BcosError: the repeats do not divide a batch, or there are fewer samples than one step takes.
     """
 
     shards: Shards
@@ -61,15 +61,15 @@ class SampleOrder:
     rank: int = 0
     world: int = 1
     batch_size: int = 1
-    """Samples a batch of this process; whole batches go to one worker, so that no worker has a part of one."""
+    """Samples in a batch of this process; workers get whole batches."""
     drawing: Drawing | None = None
-    """For training: every process gets the same number of batches, and what remains is left out. None for evaluation:
-    every sample comes once."""
+    """How training draws samples: every process gets the same number of batches, and what remains is left out. None for
+    evaluation, in which every sample comes once."""
     most: int | None = None
     """Samples of this process in evaluation, the first of its share; None for all of them."""
 
     def __post_init__(self) -> None:
-        """Check what cannot be drawn."""
+        """Check that samples can be drawn."""
         if self.drawing is None:
             return
         if self.batch_size % self.drawing.repeats:
@@ -85,7 +85,7 @@ class SampleOrder:
 
     @cached_property
     def length(self) -> int:
-        """Samples of this process in an epoch."""
+        """Number of samples of this process in an epoch."""
         total = self.shards.total
         if self.drawing is None:
             share = self._begin(self.rank + 1) - self._begin(self.rank)
@@ -95,17 +95,17 @@ class SampleOrder:
 
     @property
     def batches(self) -> int:
-        """Batches of this process in an epoch."""
+        """Number of batches of this process in an epoch."""
         return -(-self.length // self.batch_size)
 
     def worker_batches(self, worker: int, workers: int) -> range:
-        """Numbers of the batches of a worker: as many for each as the loader will ask of it in turn."""
+        """Return the numbers of a worker's batches: as many as the loader, which takes them in turn, will ask for."""
         share, rest = divmod(self.batches, workers)
         first = worker * share + min(worker, rest)
         return range(first, first + share + (worker < rest))
 
     def evaluation(self, worker: int, workers: int, done: int = 0) -> Iterator[ShardSlice]:
-        """Slices of a worker, each sample of the split once in all of them, without the first `done` batches."""
+        """Yield the slices of a worker after its first `done` batches; those of all workers have each sample once."""
         batches = self.worker_batches(worker, workers)
         # The share of a process begins and ends at a sample, not at a shard or a batch: nothing is left over or comes
         # twice, and its last batch alone may be a smaller one.
@@ -113,9 +113,9 @@ class SampleOrder:
         return self._slices(self._begin(self.rank) + first, self._begin(self.rank) + last)
 
     def training(self, drawing: Drawing, epoch: int, worker: int, workers: int) -> Iterator[Pass]:
-        """Passes of a worker, without an end: its own share of the epoch, then all that its process has.
+        """Yield passes of a worker without end: over its own share of the epoch, then over that of its whole process.
 
-        The second pass and those after it are for samples that could not be read.
+        The second pass and later ones replace samples that could not be read.
         """
         # With repeats an epoch sees one window of the samples, so that as many epochs, a cycle, see all of them in the
         # same order of shards. Another cycle begins elsewhere in another order: other samples are left over.
@@ -136,7 +136,7 @@ class SampleOrder:
             )
 
     def left_over(self, drawing: Drawing) -> Iterator[ShardSlice]:
-        """Slices that no process takes in the first cycle."""
+        """Yield slices of the samples that no process takes in the first cycle."""
         order, turned = self._shard_order(0)
         taken = self.length // drawing.repeats * drawing.repeats * self.world
         return self._slices(taken + turned, self.shards.total + turned, order)
@@ -145,7 +145,7 @@ class SampleOrder:
         return self.shards.total * rank // self.world
 
     def _shard_order(self, cycle: int) -> tuple[list[int] | None, int]:
-        """Order of the shards, and the place in it at which a cycle begins."""
+        """Return the order of the shards, and the place in it at which a cycle begins."""
         if self.drawing is None or not self.drawing.shuffle:
             return None, 0
         order = list(range(len(self.shards.urls)))
@@ -154,6 +154,6 @@ class SampleOrder:
         return order, chance.randrange(self.shards.total)
 
     def _slices(self, begin: int, end: int, order: list[int] | None = None) -> Iterator[ShardSlice]:
-        """Slices from `begin` to `end`; after the last sample comes the first again."""
+        """Yield slices from `begin` to `end`; after the last sample comes the first again."""
         for first in range(0, end, self.shards.total) if end > begin else ():
             yield from self.shards.slices(begin - first, end - first, order)

@@ -26,7 +26,7 @@ Sample = tuple[Tensor, int | Tensor, int]
 """Image (C, H, W), label (or (K,) of zeros and ones, where there are several), position in the split."""
 
 _TOLD = 3
-"""Problems that a loader process tells one by one; the rest it counts."""
+"""Problems that a loader process reports one by one; it only counts the rest."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Labelling:
     multi_label: bool = False
 
     def read(self, text: bytes) -> int | Tensor:
-        """Label of a sample from its ``.cls`` file."""
+        """Return the label of a sample from its ``.cls`` file."""
         labels = parse_labels(text, self.num_classes, self.multi_label)
         if not self.multi_label:
             return labels[0]
@@ -54,7 +54,7 @@ class ShardStream(IterableDataset[Sample]):
         transform: from encoded bytes to an image.
         labelling: what labels mean.
         open_shard: opens a path or URL.
-        skip: leave out what cannot be read, count it and tell it; else it is an error.
+        skip: leave out what cannot be read, count it and report it; otherwise it is an error.
 
     The order depends on (seed, epoch, rank, worker) alone, a transform on (seed, epoch, key). Set the epoch
     with :meth:`set_epoch` before iterating; workers that persist see it too. A stream that begins at a later batch
@@ -89,7 +89,7 @@ class ShardStream(IterableDataset[Sample]):
 
     @property
     def skipped(self) -> int:
-        """Samples that could not be read and were left out, in the iteration that has ended."""
+        """Number of samples that could not be read and were left out, in the iteration that has ended."""
         return int(self._skipped.sum())
 
     def __iter__(self) -> Iterator[Sample]:
@@ -97,7 +97,7 @@ class ShardStream(IterableDataset[Sample]):
         return self.samples(0, 1) if info is None else self.samples(info.id, info.num_workers)
 
     def samples(self, process: int, workers: int) -> Iterator[Sample]:
-        """Samples that the loader process numbered `process` gives, of `workers` in all."""
+        """Yield the samples of the loader process numbered `process`, of `workers` in all."""
         epoch, first_batch = self._position.tolist()
         # A loader takes batches from its processes in turn and begins with the first. So that the batches of a resumed
         # epoch come in the order of a whole one, that process goes on as the worker whose turn it is.
@@ -111,10 +111,10 @@ class ShardStream(IterableDataset[Sample]):
             yield from self._decoded(self._slice(part, skips), 0, skips)
 
     def at(self, positions: Collection[int]) -> Iterator[Sample]:
-        """Samples at these positions of the split alone, in its order; others are not decoded.
+        """Yield the samples at these positions of the split, in its order; others are not decoded.
 
         Raises:
-            BcosError: one of them is not there, or, unless such are left out, cannot be read.
+            BcosError: there is no such position, or, unless such samples are left out, one cannot be read.
         """
         chosen, total = set(positions), sum(self.order.shards.lengths)
         if odd := [position for position in chosen if not 0 <= position < total]:
@@ -145,7 +145,7 @@ class ShardStream(IterableDataset[Sample]):
     def _drawn(
         self, drawing: Drawing, epoch: int, worker: int, workers: int, skips: "_Skips"
     ) -> Iterator[dict[str, Any]]:
-        """Samples of a worker, each with the ``version`` that tells its augmentations apart; without an end."""
+        """Yield samples of a worker without end, each with the ``version`` that tells its augmentations apart."""
         for turn in self.order.training(drawing, epoch, worker, workers):
             read = itertools.chain.from_iterable(self._slice(part, skips) for part in turn.slices)
             samples = read if drawing.class_counts is None else self._balanced(read, drawing, turn.copies_seed)
@@ -164,7 +164,7 @@ class ShardStream(IterableDataset[Sample]):
             try:
                 label = int(self.labelling.read(sample.get("cls", b"")))
             except BcosError:
-                label = 0  # decoding will tell
+                label = 0  # decoding will raise or skip it
             for copy in range(drawing.copies(label, f"{seed}/{sample['__key__']}/times")):
                 yield {**sample, "copy": copy}
 
@@ -172,7 +172,7 @@ class ShardStream(IterableDataset[Sample]):
         return read_slice(part, open_shard=self.open_shard, on_problem=skips if self.skip else None)
 
     def _decoded(self, samples: Iterator[dict[str, Any]], epoch: int, skips: "_Skips") -> Iterator[Sample]:
-        """Decode samples; those that cannot be are told of and left out, where the stream skips them."""
+        """Decode samples; those that cannot be decoded are reported and left out, if the stream skips them."""
         for sample in samples:
             try:
                 decoded = self._decode(sample, epoch)
@@ -199,7 +199,7 @@ class ShardStream(IterableDataset[Sample]):
 
 
 class _Skips:
-    """Counts samples that are left out, where the main process sees it, and tells of the first ones."""
+    """Counts samples that are left out, where the main process sees it, and reports the first ones."""
 
     def __init__(self, counts: Tensor, process: int, patience: int) -> None:
         self._counts = counts

@@ -12,8 +12,8 @@ from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.index import MAX_CLASSES, ShardIndex, ShardRecord, shard_urls
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import image_and_label, parse_labels, read_samples
+from bcos_core.address import is_address
 from bcos_core.errors import BcosError
-from bcos_core.text import is_address
 
 
 def verify(

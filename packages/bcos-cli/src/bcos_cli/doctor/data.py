@@ -9,8 +9,8 @@ from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import read_samples
 from bcos_cli.data.verify import size_problem, verify
 from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem, some
+from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line
-from bcos_core.text import is_address
 
 UNBALANCED = 10
 """Images of the largest class for one of the smallest, from which it is worth a word."""

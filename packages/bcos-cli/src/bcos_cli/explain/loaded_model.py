@@ -16,9 +16,9 @@ from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.config.trust import check_trusted, trusts_runs
 from bcos_cli.data.loader import Reading
 from bcos_cli.train.finite import check_finite
+from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
-from bcos_core.text import is_address
 from bcos_models import (
     InputSpec,
     ModelConfig,

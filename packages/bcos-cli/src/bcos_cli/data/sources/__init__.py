@@ -16,7 +16,16 @@ from bcos_core.errors import BcosError
 from bcos_core.foreign import foreign_code
 from bcos_core.plugins import resolve
 
-__all__ = ["ArraySource", "ImageItem", "ImageSource", "encode_png", "open_source"]
+__all__ = [
+    "ArraySource",
+    "FolderSource",
+    "ImageItem",
+    "ImageSource",
+    "ZipSource",
+    "encode_png",
+    "open_source",
+    "parse_tree",
+]
 
 
 def open_source(

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from bcos_cli.config import dump_recipe
+from bcos_cli.data.input_image import read_image
 from bcos_cli.explain.files import explain_files
-from bcos_cli.explain.image_files import load_image
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_models import load_trained
@@ -41,7 +41,7 @@ def test_numbers_are_those_of_the_exact_explanation(run_folder, pictures, tmp_pa
     trained = load_trained(run_folder)
     assert [e.file for e in written.explanations] == [str(pictures / f"{i}.png") for i in range(3)]
     for explained in written.explanations:
-        x = trained.encode(load_image(pictures / explained.file, trained.input)[None])
+        x = trained.encode(read_image(pictures / explained.file, trained.input).pixels[None])
         e = explain(trained.model, x)
         k = int(e.target[0])
         assert (explained.predicted, explained.target, explained.target_index) == (CLASSES[k], CLASSES[k], k)

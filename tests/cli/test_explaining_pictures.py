@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bcos_cli.data.input_image import read_image
 from bcos_cli.explain.answers import Asker
 from bcos_cli.explain.files import explain_files
-from bcos_cli.explain.image_files import load_image
 from bcos_cli.explain.options import PictureOptions
 from bcos_cli.explain.sheets import percent
 from bcos_cli.explain.targets import Question, Wanted
@@ -42,7 +42,7 @@ def pictures(make_tree):
 
 def exact(run, files, target=None):
     trained = load_trained(run)
-    images = torch.stack([load_image(f, trained.input) for f in files])
+    images = torch.stack([read_image(f, trained.input).pixels for f in files])
     return explain(trained.model, trained.encode(images), target)
 
 
@@ -124,7 +124,7 @@ def test_what_a_method_says_of_its_map_is_in_the_records_and_under_the_picture(r
 
 def test_contrast_of_a_method_that_is_the_same_for_both_classes_is_zero_and_says_so(run, pictures):
     trained = load_trained(run)
-    images = torch.stack([load_image(p, trained.input) for p in sorted(pictures.iterdir())])
+    images = torch.stack([read_image(p, trained.input).pixels for p in sorted(pictures.iterdir())])
 
     def blind(model, x, target):  # up to rounding
         return x.sum(1) * (1 + 1e-7 * target.reshape(-1, 1, 1))
@@ -291,7 +291,7 @@ def test_rows_of_many_explanations_are_cut(run, make_tree, bcos):
 
 def test_half_the_images_at_a_time_where_memory_runs_out(run, pictures, monkeypatch):
     trained = load_trained(run)
-    images = torch.stack([load_image(pictures / f"{i}.png", trained.input) for i in range(3)])
+    images = torch.stack([read_image(pictures / f"{i}.png", trained.input).pixels for i in range(3)])
     asker = Asker(trained, {"bcos": get_explainer("bcos")})
     expected = asker.answer(images, Wanted())
     sizes = []
@@ -313,7 +313,7 @@ def test_half_the_images_at_a_time_where_memory_runs_out(run, pictures, monkeypa
 
 def test_same_questions_can_be_asked_of_all(run, pictures):
     trained = load_trained(run)
-    images = torch.stack([load_image(pictures / f"{i}.png", trained.input) for i in range(3)])
+    images = torch.stack([read_image(pictures / f"{i}.png", trained.input).pixels for i in range(3)])
     asker = Asker(trained, {"bcos": get_explainer("bcos")})
     subjects = asker.answer(images, [Question(2), Question(0, 2)])
     assert [[a.question for a in s.answers] for s in subjects] == [[Question(2), Question(0, 2)]] * 3

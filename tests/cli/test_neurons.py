@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import make_batches
-from bcos_cli.data.random_access import images_at
+from bcos_cli.data.loader import images_at, make_batches
 from bcos_cli.explain.neurons import NeuronOptions, neuron_rows
 from bcos_cli.train.model import build
 from bcos_core import BcosError

@@ -13,7 +13,7 @@ from stripes import SIDE, striped
 
 from bcos_cli.config import load_recipe
 from bcos_cli.data.pack import pack
-from bcos_cli.data.shards import read_slice
+from bcos_cli.data.samples import read_slice
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_cli.evaluate.report import evaluate_run, finish_run
 from bcos_cli.train import evaluation

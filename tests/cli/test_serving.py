@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from bcos_cli.data.image_decoder import UnreadableImageError
-from bcos_cli.explain.image_files import load_image
+from bcos_cli.data.input_image import read_image
 from bcos_cli.serve.address import Address
 from bcos_cli.serve.networks import Network, load_networks
 from bcos_cli.serve.requests import Answerer, UnexplainedError, methods_offered
@@ -91,7 +91,7 @@ def shown(answerer, path, *, target=None, methods=("bcos",), layout="side by sid
 
 def exactly(run, path, target=None):
     trained = load_trained(run)
-    return explain(trained.model, trained.encode(load_image(path, trained.input)[None]), target)
+    return explain(trained.model, trained.encode(read_image(path, trained.input).pixels[None]), target)
 
 
 @pytest.mark.parametrize("target", [None, 0, 1, 2])
@@ -110,7 +110,7 @@ def test_the_input_on_the_page_is_what_the_network_sees(run, answerer, picture):
     page = shown(answerer, picture())
     sources = [a["src"] for tag, a in page.elements if tag == "img"]
     assert len(sources) == 3  # input, W, contributions
-    seen = load_image(picture(), load_trained(run).input).permute(1, 2, 0).numpy()
+    seen = read_image(picture(), load_trained(run).input).pixels.permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(pixels_of(sources[0]), seen)
     assert pixels_of(sources[1]).shape == (16, 16, 4)
     assert "24×16 pixels, seen as 16×16" in page.text
@@ -139,7 +139,7 @@ def test_each_method_has_its_map(run, answerer, picture):
     figures = page.of("map")
     assert [f["data-unit"] for f in figures] == ["logit", "", ""]
     trained = load_trained(run)
-    x = trained.encode(load_image(picture(), trained.input)[None])
+    x = trained.encode(read_image(picture(), trained.input).pixels[None])
     for figure, method in zip(figures, methods, strict=True):
         attribution = get_explainer(method)(trained.model, x, 1)[0]
         expected = attribution.sum(0) if attribution.ndim == 3 else attribution

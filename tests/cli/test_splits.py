@@ -4,10 +4,9 @@ import itertools
 
 import pytest
 
-from bcos_cli.data.holdout import HoldOut
 from bcos_cli.data.index import ShardIndex, ShardRecord, load_index
 from bcos_cli.data.loader import make_batches
-from bcos_cli.data.shards import Shards
+from bcos_cli.data.shards import HoldOut, Shards
 from bcos_cli.data.splits import find_split, scored_split
 from bcos_cli.train.selection import Splits, settled
 from bcos_core import BcosError

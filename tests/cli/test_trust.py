@@ -9,9 +9,10 @@ import torch
 import yaml
 
 from bcos_cli.config import dump_recipe, load_recipe
-from bcos_cli.config.trust import CHECKS, is_address
+from bcos_cli.config.trust import CHECKS
 from bcos_cli.train.model import build
 from bcos_core import BcosError
+from bcos_core.address import is_address
 from bcos_models import load_trained
 
 CLASSES = ["rows", "columns", "corner"]

@@ -105,7 +105,7 @@ def evaluate(
         launch(num_processes)
         return
 
-    from bcos_cli.data.reading import reading_of
+    from bcos_cli.data.loader import reading_of
     from bcos_cli.evaluate.report import evaluate_annotated, evaluate_run
     from bcos_cli.processes.group import leave, process_state
 

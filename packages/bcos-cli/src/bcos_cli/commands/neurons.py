@@ -49,7 +49,7 @@ def neurons(
     from bcos_cli.config.outputs import check_folder
     from bcos_cli.config.run_recipe import data_of
     from bcos_cli.data.index import load_index
-    from bcos_cli.data.reading import reading_of
+    from bcos_cli.data.loader import reading_of
     from bcos_cli.data.splits import scored_split
     from bcos_cli.explain.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
     from bcos_models import load_trained

@@ -4,23 +4,18 @@ The command line, recipes that it names, and installed plugins are trusted. The 
 of its weights are not: somebody else may have written them. Imports no torch.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bcos_core.address import is_address
 from bcos_core.errors import BcosError, shown
 from bcos_models.model_config import check_opens_nothing
 
 if TYPE_CHECKING:
     from bcos_cli.config.recipe import Recipe
-
-_BLANKS = re.compile(r"[\s\x00-\x20\x7f-\xa0]+")
-"""Characters that some programs drop from an address before they open it."""
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-"""Scheme of an address; a single letter is a drive of Windows."""
 
 _trust: ContextVar[bool] = ContextVar("bcos_trust_run", default=False)
 
@@ -43,11 +38,6 @@ def trust_runs(trusted: bool) -> None:
 def trusts_runs() -> bool:
     """Whether the running command was called with ``--trust-run``."""
     return _trust.get()
-
-
-def is_address(location: str) -> bool:
-    """Whether a location is not a local path: ``http:``, ``s3:``, ``hf:``, ``pipe:``, ..."""
-    return _SCHEME.match(_BLANKS.sub("", location)) is not None
 
 
 def _opens(value: Any) -> str | None:

@@ -4,12 +4,12 @@ import tarfile
 from pathlib import Path
 
 from bcos_cli import console
-from bcos_cli.data.address import is_url
 from bcos_cli.data.index import ShardIndex, shard_urls
-from bcos_cli.data.opening import open_url
+from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import read_samples
 from bcos_cli.data.verify import size_problem, verify
 from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem, some
+from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line
 
 UNBALANCED = 10
@@ -43,7 +43,7 @@ def _at_a_glance(run: PlannedRun) -> Findings:
     """Sizes of local shards; of remote ones, the first sample of the first one of each split."""
     records = [record for split in _splits(run) for record in run.index.of(split)]
     urls = shard_urls(run.data, records)
-    local = [(Path(url), record) for url, record in zip(urls, records, strict=True) if not is_url(url)]
+    local = [(Path(url), record) for url, record in zip(urls, records, strict=True) if not is_address(url)]
     wrong = [f"{record.name} {reason}" for path, record in local if (reason := size_problem(path, record))]
     if wrong:
         yield problem(f"{len(wrong)} of {len(local):,} local shards are damaged: {some(wrong)}; {_VERIFY}")
@@ -51,7 +51,7 @@ def _at_a_glance(run: PlannedRun) -> Findings:
         yield ok(f"{len(local):,} local shards have the sizes of the index; --hashes reads them too")
     for split in _splits(run):
         url = shard_urls(run.data, run.index.of(split)[:1])[0]
-        if is_url(url):
+        if is_address(url):
             try:
                 with open_url(url) as stream:
                     next(read_samples(url, stream), None)

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bcos_cli.data.index import ShardIndex, load_index
-from bcos_cli.data.loader import make_batches
-from bcos_cli.data.random_access import images_at
-from bcos_cli.data.reading import Reading
+from bcos_cli.data.loader import Reading, images_at, make_batches
 from bcos_cli.evaluate.annotated import load_annotated
 from bcos_cli.evaluate.classification import Scores, evaluate
 from bcos_cli.evaluate.explanations import GridOptions, Material, measure, samples

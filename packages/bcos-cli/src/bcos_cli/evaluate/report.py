@@ -9,7 +9,7 @@ from bcos_cli.config.outputs import check_writable
 from bcos_cli.config.run_recipe import data_of, recipe_of
 from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex, load_index
-from bcos_cli.data.reading import Reading
+from bcos_cli.data.loader import Reading
 from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
 from bcos_cli.evaluate.classification import Scores
 from bcos_cli.evaluate.evaluation import Evaluation, ScoringOptions, score, score_annotated

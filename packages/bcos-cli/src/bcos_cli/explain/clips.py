@@ -14,9 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bcos_cli.data.input_image import prepare
 from bcos_cli.explain.answers import Answer, Asker, Subject
 from bcos_cli.explain.frames import frames
-from bcos_cli.explain.image_files import ImageFile, prepare
+from bcos_cli.explain.image_files import ImageFile
 from bcos_cli.explain.options import ClipOptions
 from bcos_cli.explain.records import ExplainedImage
 from bcos_cli.explain.scales import Scales, Shelf, scales_of

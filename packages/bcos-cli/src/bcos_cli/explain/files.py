@@ -12,11 +12,12 @@ from bcos_cli import console
 from bcos_cli.config.outputs import check_folder
 from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.image_decoder import UnreadableImageError
+from bcos_cli.data.input_image import InputImage, read_image
 from bcos_cli.explain.answers import EXACT, Asker, Subject
 from bcos_cli.explain.clips import ClipExplainer
 from bcos_cli.explain.contact_sheet import ContactSheet
 from bcos_cli.explain.frames import is_clip
-from bcos_cli.explain.image_files import Failure, ImageFile, Loaded, find_images, read_image
+from bcos_cli.explain.image_files import Failure, ImageFile, find_images, read_image
 from bcos_cli.explain.options import ClipOptions, PictureOptions
 from bcos_cli.explain.records import Written
 from bcos_cli.explain.scales import Scales, Shelf, scales_of
@@ -138,14 +139,14 @@ class _Session:
             self.written.contact_sheets = sheet.names
         return self.written
 
-    def _load(self, group: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, Loaded]]:
+    def _load(self, group: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, InputImage]]:
         for file in group:
             try:
                 yield file, read_image(file.path, self.asker.trained.input)
             except UnreadableImageError as reason:
                 self.written.failures.append(Failure(str(file.path), str(reason)))
 
-    def _answer(self, loaded: Sequence[tuple[ImageFile, Loaded]]) -> Iterator[tuple[_Pending, Subject]]:
+    def _answer(self, loaded: Sequence[tuple[ImageFile, InputImage]]) -> Iterator[tuple[_Pending, Subject]]:
         if not loaded:
             return
         images = torch.stack([image.pixels for _, image in loaded])

@@ -11,10 +11,8 @@ from torch import Tensor
 from bcos_cli import console
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import ShardIndex, load_index
-from bcos_cli.data.loader import make_batches
-from bcos_cli.data.random_access import images_at
-from bcos_cli.data.reading import Reading
-from bcos_cli.explain.image_files import read_image
+from bcos_cli.data.input_image import read_image
+from bcos_cli.data.loader import Reading, images_at, make_batches
 from bcos_cli.explain.pictures import as_floats, smoothing
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
@@ -66,9 +64,16 @@ def neuron_rows(
     layer = options.layer or _default_layer(trained)
     outputs = LayerOutputs(trained.model, layer)
     top = TopActivations(options.channels or None, options.images)
-    batches = make_batches(data, index, split, trained.input, batch_size=batch_size, workers=workers, reading=reading)
-    if options.scanned is not None:
-        batches.stream.length = min(batches.stream.length, options.scanned)
+    batches = make_batches(
+        data,
+        index,
+        split,
+        trained.input,
+        batch_size=batch_size,
+        most=options.scanned,
+        workers=workers,
+        reading=reading,
+    )
     with console.counted(f"neurons of {layer}", len(batches)) as counter:
         for images, _, positions in batches.epoch(0):
             top.update(outputs(trained.encode(images.to(device))), positions)

@@ -16,11 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bcos_cli import console
+from bcos_cli.data.augmentation import BytesTransform
 from bcos_cli.data.index import ShardIndex, ShardRecord, load_index, shard_urls
+from bcos_cli.data.input_image import inference_transform
 from bcos_cli.data.loader import Batches
+from bcos_cli.data.sample_order import SampleOrder
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream
-from bcos_cli.data.transforms import BytesTransform, inference_transform
 from bcos_cli.processes.group import process_state
 from bcos_core import explain
 from bcos_core.documents import parse_json, read_text
@@ -148,7 +150,7 @@ def _batches(
     shards: Shards, trained: TrainedModel, labelling: Labelling, batch_size: int, workers: int
 ) -> Iterator[_Batch]:
     transform = BytesTransform(trained.input.channels, inference_transform(trained.input), is_random=False)
-    stream = _KeyedStream(shards, transform, labelling, batch_size=batch_size)
+    stream = _KeyedStream(SampleOrder(shards, batch_size=batch_size), transform, labelling)
     yield from Batches(stream, DataLoader(stream, batch_size=batch_size, num_workers=workers)).epoch(0)  # type: ignore[misc] # reason: keys instead of positions
 
 

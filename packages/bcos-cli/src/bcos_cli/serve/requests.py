@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from bcos_cli.data.input_image import InputImage
 from bcos_cli.explain.answers import EXACT, Asker, Subject
-from bcos_cli.explain.image_files import Loaded
 from bcos_cli.explain.targets import Question
 from bcos_cli.serve.networks import Network
 from bcos_cli.serve.uploads import Limits, read_upload
@@ -27,7 +27,7 @@ class Look:
     """An image as a network saw it, and what it predicts."""
 
     network: Network
-    image: Loaded
+    image: InputImage
     probabilities: tuple[float, ...]
     """Of each class."""
     order: tuple[int, ...]

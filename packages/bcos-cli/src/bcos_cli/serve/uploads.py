@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bcos_cli.data.image_decoder import FORMATS, UnreadableImageError, opened
-from bcos_cli.explain.image_files import Loaded, read_opened
+from bcos_cli.data.input_image import InputImage, prepare
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
@@ -80,7 +80,7 @@ def make_room(folder: Path, room: int, files: int = _KEPT_FILES) -> None:
                 path.parent.rmdir()
 
 
-def read_upload(path: Path, spec: InputSpec, limits: Limits) -> Loaded:
+def read_upload(path: Path, spec: InputSpec, limits: Limits) -> InputImage:
     """Decode, resize and crop an uploaded image as the network was evaluated.
 
     Its format is what its first bytes say, whatever it is called. Of an animated image, the first frame.
@@ -103,4 +103,4 @@ def read_upload(path: Path, spec: InputSpec, limits: Limits) -> Loaded:
                 f"the image has {image.width:,}×{image.height:,} pixels, at most {limits.megapixels:g} megapixels are "
                 "decoded; make it smaller, or serve with a larger --max-megapixels"
             )
-        return read_opened(image, spec)
+        return prepare(image, spec)

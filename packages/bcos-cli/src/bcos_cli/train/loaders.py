@@ -6,9 +6,8 @@ from accelerate import Accelerator
 
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.data.loader import Batches, make_batches
-from bcos_cli.data.reading import Reading
-from bcos_cli.data.stream import Drawing
+from bcos_cli.data.loader import Batches, Reading, make_batches
+from bcos_cli.data.sample_order import Drawing
 from bcos_cli.train.micro_batches import BatchPlan
 from bcos_cli.train.selection import Splits
 from bcos_core.errors import BcosError

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bcos_cli.config import Data, Recipe
-from bcos_cli.data.holdout import HoldOut
 from bcos_cli.data.index import ShardIndex
+from bcos_cli.data.shards import HoldOut
 from bcos_cli.data.splits import VALIDATION, find_split, named_split, scored_split
 from bcos_core.errors import BcosError
 

@@ -18,8 +18,7 @@ from torch import nn
 from bcos_cli.config import Ema, Recipe, Train
 from bcos_cli.config.keys import flat
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.data.random_access import images_at
-from bcos_cli.data.reading import Reading
+from bcos_cli.data.loader import Reading, images_at
 from bcos_cli.evaluate.samplers import SampledImages
 from bcos_cli.processes.group import PATIENCE, has_no_accelerator
 from bcos_cli.processes.preemption import Stopper

@@ -9,12 +9,9 @@ import torch
 from PIL import Image
 
 from bcos_cli.config import Augment
-from bcos_cli.data.transforms import (
-    BytesTransform,
-    decode,
-    inference_transform,
-    training_transform,
-)
+from bcos_cli.data.augmentation import BytesTransform, training_transform
+from bcos_cli.data.image_decoder import decode
+from bcos_cli.data.input_image import inference_transform
 from bcos_core import BcosError
 from bcos_models import InputSpec
 from bcos_models.transforms import input_encoder

@@ -1,11 +1,11 @@
-"""Labels of images in a table beside them: one for each image, or several. Imports no torch."""
+"""Labels in a table beside the images: one for each image, or several. Imports no torch."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bcos_cli.data.sources import ImageItem
+from bcos_cli.data.sources.source import ImageItem
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.plugins import suggestion
 from bcos_core.text import printable
@@ -14,21 +14,21 @@ SEPARATOR = ";"
 
 
 @dataclass(frozen=True)
-class LabelledImage:
+class TableRow:
     """A row of a table."""
 
     image: str
-    """Path below the source."""
+    """Path in the source."""
     labels: tuple[str, ...]
     """Names of classes."""
     split: str | None
 
 
-def read_table(table: Path) -> list[LabelledImage]:
-    """Read a CSV file: columns ``image``, ``labels`` (class names, separated by ``;``) and, if wanted, ``split``.
+def read_table(table: Path) -> list[TableRow]:
+    """Read a CSV file: columns ``image``, ``labels`` (class names, separated by ``;``) and perhaps ``split``.
 
     Raises:
-        BcosError: no such file or columns, an image that comes twice, or no rows.
+        BcosError: there is no such file, no such column or no row, or an image comes twice.
     """
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -43,33 +43,36 @@ def read_table(table: Path) -> list[LabelledImage]:
             rows = [{(key or "").strip(): (value or "") for key, value in row.items() if key} for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as reason:
         raise BcosError(f"cannot read the table {str(table)!r}: {reason}") from reason
-    found = []
-    seen: set[str] = set()
+    found: dict[str, TableRow] = {}
     for row in rows:
         image = row["image"].strip()
-        if image in seen:
+        if image in found:
             raise BcosError(f"the table {str(table)!r} has the image {shown(image)} twice; give its labels in one row")
-        seen.add(image)
         names = tuple(dict.fromkeys(name for part in row["labels"].split(SEPARATOR) if (name := part.strip())))
-        found.append(LabelledImage(image, names, row.get("split", "").strip() or None))
+        found[image] = TableRow(image, names, row.get("split", "").strip() or None)
     if not found:
         raise BcosError(f"the table {str(table)!r} has no rows")
-    return found
+    return list(found.values())
 
 
-def labelled_items(
-    rows: list[LabelledImage], files: Iterable[str], split: str, versions: Mapping[str, str], table: Path
+def table_items(
+    rows: list[TableRow], files: Mapping[str, str], split: str, table: Path
 ) -> tuple[list[str], list[ImageItem]]:
-    """Classes and images of a table; each image has one label, or all of them have a tuple of them.
+    """Return the classes and images of a table; each image has one label, or all of them have a tuple of labels.
+
+    Args:
+        rows: rows of the table.
+        files: paths in the source, and for each what changes with its content.
+        split: name of the split, if the table names none.
+        table: path of the table, for messages.
 
     Raises:
-        BcosError: an image that is not among `files`, or no labels at all.
+        BcosError: an image is not among `files`, or there are no labels at all.
     """
-    known = set(files)
     for row in rows:
-        if row.image not in known:
+        if row.image not in files:
             raise BcosError(
-                f"the image {shown(row.image)} of the table {str(table)!r} is not there; {suggestion(row.image, known)}"
+                f"the image {shown(row.image)} of the table {str(table)!r} is not there; {suggestion(row.image, files)}"
             )
     classes = sorted({name for row in rows for name in row.labels})
     if not classes:
@@ -80,5 +83,5 @@ def labelled_items(
     for row in sorted(rows, key=lambda row: row.image):
         labels = tuple(numbers[name] for name in row.labels)
         label = labels if several else labels[0]
-        items.append(ImageItem(row.image, row.split or split, label, versions.get(row.image, "")))
+        items.append(ImageItem(row.image, row.split or split, label, files[row.image]))
     return classes, items

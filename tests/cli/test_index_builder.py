@@ -8,7 +8,7 @@ import pytest
 from http_server import serving
 
 from bcos_cli.data.index import load_index
-from bcos_cli.data.indexing import expand
+from bcos_cli.data.index_builder import expand
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.sources import encode_png
 from bcos_cli.data.verify import verify

@@ -1,7 +1,4 @@
-"""From encoded bytes to 8-bit tensors.
-
-The inference transform of a model, and the augmentations of a recipe.
-"""
+"""The augmentations of a recipe, and the transform that a loader applies to encoded images."""
 
 import random
 from dataclasses import dataclass
@@ -14,23 +11,10 @@ from torchvision.transforms import v2
 from bcos_cli.config import Augment
 from bcos_cli.data.image_decoder import decode, quick_decode
 from bcos_models import InputSpec
-from bcos_models.transforms import resize_and_crop
-
-
-def inference_transform(spec: InputSpec) -> nn.Module:
-    """Resize and centre crop as the model was evaluated; PIL image → 8-bit (C, H, W)."""
-    composed: nn.Module = v2.Compose([resize_and_crop(spec), v2.PILToTensor()])
-    return composed
 
 
 def training_transform(spec: InputSpec, augment: Augment, size: int | None = None) -> nn.Module:
-    """Return the recipe's augmentations, in the order of :class:`bcos_cli.config.Augment`.
-
-    Args:
-        spec: input of the network.
-        augment: of the recipe.
-        size: side of the result; None for that of the network.
-    """
+    """Return the recipe's augmentations, in the order of :class:`bcos_cli.config.Augment`, to images of side `size`."""
     size = size or spec.size
     steps: list[nn.Module] = [v2.PILToTensor()]
     if augment.random_resized_crop is not None:
@@ -56,10 +40,7 @@ def training_transform(spec: InputSpec, augment: Augment, size: int | None = Non
 
 @dataclass(frozen=True)
 class BytesTransform:
-    """Decode, then transform with a generator seeded for this sample alone.
-
-    The process's own generators are left as they were.
-    """
+    """Decode, then transform with a generator seeded for this sample alone; the process's own ones stay as they are."""
 
     channels: int
     steps: nn.Module
@@ -67,13 +48,10 @@ class BytesTransform:
     decoder: Literal["pillow", "torchvision"] = "pillow"
 
     def __call__(self, data: bytes, rng: random.Random) -> Tensor:
-        """Encoded bytes → 8-bit (C, H, W)."""
-        quick = self.decoder == "torchvision"
-        image = quick_decode(data, self.channels) if quick else decode(data, self.channels)
-        if not self.is_random:
+        """Turn encoded bytes into 8-bit (C, H, W)."""
+        image = (quick_decode if self.decoder == "torchvision" else decode)(data, self.channels)
+        with torch.random.fork_rng(devices=[], enabled=self.is_random):
+            if self.is_random:
+                torch.default_generator.manual_seed(rng.getrandbits(63))  # torch.manual_seed would reach GPUs too
             result: Tensor = self.steps(image)
-            return result
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(rng.getrandbits(63))  # torch.manual_seed would reach GPUs too
-            augmented: Tensor = self.steps(image)
-        return augmented
+        return result

@@ -1,4 +1,4 @@
-"""Classification data sets of torchvision as a source of images."""
+"""Classification data sets of torchvision as sources. Imports no torch until one is opened."""
 
 import inspect
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import Any
 
 from PIL import Image
 
-from bcos_cli.data.image_decoder import UnreadableImageError, opened
-from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
+from bcos_cli.data.image_decoder import UnreadableImageError, decode
+from bcos_cli.data.sources.array import ArraySource, encode_png
+from bcos_cli.data.sources.source import ImageItem
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
-from bcos_models.images import as_seen
 
 
 def torchvision_source(name: str, root: Path) -> ArraySource:
-    """Both splits of the torchvision data set `name` below `root`; downloaded if it is not there.
+    """Read both splits of the torchvision data set `name` below `root`; it is downloaded if it is not there.
 
     Raises:
-        BcosError: no such data set, one without train and test splits or class labels, or a failed download.
+        BcosError: there is no such data set, it has no train and test splits or class labels, or a download fails.
     """
     from torchvision import datasets
 
@@ -27,15 +27,14 @@ def torchvision_source(name: str, root: Path) -> ArraySource:
     builder = getattr(datasets, name)
     items: list[ImageItem] = []
     pngs: dict[str, bytes] = {}
-    largest = 0
     classes: list[str] = []
     for split in ("train", "test"):
         data = _open(builder, name, root, split)
-        classes = _class_names(data)
+        classes = [str(c if isinstance(c, str) else c[0]) for c in getattr(data, "classes", [])]
         for i in range(len(data)):
             try:
                 image, label = data[i]
-            except Exception as reason:  # of decoders that torchvision chooses
+            except Exception as reason:  # torchvision chooses the decoder
                 raise BcosError(
                     f"image {i} of {split} in torchvision's {name} below {str(root)!r} cannot be read: "
                     f"{first_line(reason)}; remove its folder there, and it is downloaded again"
@@ -45,7 +44,7 @@ def torchvision_source(name: str, root: Path) -> ArraySource:
             path = f"{split}/{label}/{i:07d}.png"
             items.append(ImageItem(path, split, label))
             pngs[path] = encode_png(image)
-            largest = max(largest, label)
+    largest = max((item.label for item in items if isinstance(item.label, int)), default=0)
     return ArraySource(classes or [str(label) for label in range(largest + 1)], items, pngs)
 
 
@@ -72,13 +71,8 @@ def _open(builder: Any, name: str, root: Path, split: str) -> Any:
 
 
 def _load(path: str | Path) -> Image.Image:
-    """Open a file as all images are opened."""
+    """Open a file as all other images are opened."""
     try:
-        with opened(Path(path)) as image:
-            return as_seen(image, 3)
+        return decode(Path(path), 3)
     except UnreadableImageError as reason:
         raise BcosError(f"{path}: {reason}") from reason
-
-
-def _class_names(data: Any) -> list[str]:
-    return [str(c if isinstance(c, str) else c[0]) for c in getattr(data, "classes", [])]

@@ -1,13 +1,14 @@
 """The built-in data set: scikit-learn's handwritten digits."""
 
-from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
+from bcos_cli.data.sources.array import ArraySource, encode_png
+from bcos_cli.data.sources.source import ImageItem
 
 TEST_EVERY = 5
-"""One in five images is for testing; the writers are mixed in both halves."""
+"""One in five images is for testing; the writers are mixed in both splits."""
 
 
 def digits_source() -> ArraySource:
-    """1,797 greyscale images of 8×8 pixels in ten classes (Alpaydin and Kaynak, 1998), 1,438 for training."""
+    """Return 1,797 greyscale images of 8×8 pixels in ten classes (Alpaydin and Kaynak, 1998), 1,438 for training."""
     from sklearn.datasets import load_digits
 
     data = load_digits()

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from bcos_cli.evaluate import gallery as module
-from bcos_cli.evaluate.evaluation import score
+from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.gallery import gallery
-from bcos_cli.evaluate.report import report_data, scoring_options
+from bcos_cli.runs.evaluation import recipe_options
+from bcos_cli.runs.report import report_data
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_explain import get_explainer
@@ -34,7 +35,7 @@ def trained(chosen):
 
 @pytest.fixture
 def evaluation(chosen, trained, shards):
-    return score(trained, shards, scoring_options(chosen))
+    return evaluate_shards(trained, shards, recipe_options(chosen))
 
 
 def encoded(item, trained):

@@ -1,8 +1,9 @@
 """``bcos eval``."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +11,10 @@ from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import tell
 from bcos_core.errors import BcosError
+
+if TYPE_CHECKING:
+    from bcos_cli.evaluate.requirements import Condition
+    from bcos_cli.evaluate.result import Evaluation, ScoreFiles
 
 
 @hookimpl
@@ -79,60 +84,77 @@ def evaluate(
     status 1 if contributions do not add up to the logits, or a --require does not hold.
     """
     trust_runs(trust_run)
-    from bcos_cli.evaluate.metrics import check_metrics, named_options
-    from bcos_cli.evaluate.requirements import Condition, failures
+    from bcos_cli.evaluate.arguments import parse_arguments, refuse_with_photos
 
     if (boxes is None) != (photos is None):
         raise BcosError("--boxes and --photos go together: annotations, and the folder of the images they are of")
-    options_by_name = named_options(option or [])
-    conditions = [Condition.parse(text) for text in require or []]
-    check_metrics([c.name for c in conditions])
-    metrics = check_metrics(metric) if metric else None
+    given = parse_arguments(
+        metrics=metric,
+        options=option,
+        require=require,
+        explainers=tuple(explainer or ()),
+        split=split,
+        images=images,
+        grids=grids,
+        grid_size=grid_size,
+        smooth=smooth,
+        batch_size=batch_size,
+        explain_batch=explain_batch,
+        workers=workers,
+    )
     if boxes is not None:
-        refused = {
-            "--data": data,
-            "--split": split,
-            "--images": images,
-            "--grids": grids,
-            "--grid-size": grid_size,
-            "--on-error": on_error,
-        }
-        if unused := [name for name, value in refused.items() if value is not None]:
-            raise BcosError(f"{', '.join(unused)} cannot go with --boxes, which scores all annotated photographs")
+        refuse_with_photos(data=data, split=split, images=images, grids=grids, grid_size=grid_size, on_error=on_error)
     if num_processes > 1:
         from bcos_cli.processes.launcher import launch
 
         launch(num_processes)
         return
 
-    from bcos_cli.evaluate.report import evaluate_annotated, evaluate_run
-    from bcos_cli.explain.loaded_model import reading_of
+    from bcos_cli.evaluate.result import ScoreFiles
+
+    files = ScoreFiles(json_file, out)
+    if boxes is not None and photos is not None:
+        evaluation = _evaluate_photos(run_or_model, boxes, photos, given, weights, files)
+    else:
+        from bcos_cli.explain.loaded_model import reading_of
+        from bcos_cli.runs.evaluation import evaluate_run
+
+        if on_error is not None:
+            given["reading"] = replace(reading_of(run_or_model, data), skip=on_error == "skip")
+        evaluation = evaluate_run(run_or_model, given, data=data, weights=weights, files=files)
+    _pass_or_fail(evaluation, given.get("require", ()), metric or [])
+
+
+def _evaluate_photos(
+    run_or_model: str, boxes: Path, photos: Path, given: dict[str, Any], weights: str | None, files: "ScoreFiles"
+) -> "Evaluation":
+    """Score explanations of annotated photographs."""
+    from bcos_cli.evaluate.evaluation import evaluate_photos
+    from bcos_cli.evaluate.options import EvaluationOptions
+    from bcos_cli.evaluate.table import print_evaluation
+    from bcos_cli.explain.loaded_model import load_trained
+    from bcos_cli.processes.group import process_state
+
+    files.check()
+    options = EvaluationOptions(**{"metrics": ("epg",), **given})
+    trained = load_trained(run_or_model, weights)
+    evaluation = evaluate_photos(trained, boxes, photos, options, name=run_or_model, partial=files.partial)
+    if process_state().is_main_process:
+        files.write(evaluation)
+        print_evaluation(evaluation)
+    return evaluation
+
+
+def _pass_or_fail(evaluation: "Evaluation", conditions: "Sequence[Condition]", metrics: list[str]) -> None:
+    """End every process, with status 1 if the network does not pass."""
+    from bcos_cli.evaluate.requirements import failures
     from bcos_cli.processes.group import leave, process_state
 
-    options = {
-        "metrics": None if metrics is None else tuple(metrics),
-        "split": split,
-        "explainers": tuple(explainer) if explainer else None,
-        "images": images,
-        "batch_size": batch_size,
-        "explain_batch": explain_batch,
-        "grids": grids,
-        "grid_size": grid_size,
-        "smooth": smooth,
-        "options": options_by_name or None,
-        "require": tuple(conditions) or None,
-        "reading": None if on_error is None else replace(reading_of(run_or_model, data), skip=on_error == "skip"),
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    if boxes is not None and photos is not None:
-        evaluation = evaluate_annotated(run_or_model, boxes, photos, weights, json_file, given, out=out)
-    else:
-        evaluation = evaluate_run(run_or_model, data, weights, json_file, {**given, "workers": workers}, out=out)
     state = process_state()
-    failed = failures(evaluation, conditions, metric or []) if state.is_main_process else []
-    state.wait_for_everyone()  # a process that ends ends the others
+    reasons = failures(evaluation, conditions, metrics) if state.is_main_process else []
+    state.wait_for_everyone()  # a process that ends makes the launcher end the others
     leave()
-    for reason in failed:
+    for reason in reasons:
         tell(reason)
-    if failed:
+    if reasons:
         raise typer.Exit(1)

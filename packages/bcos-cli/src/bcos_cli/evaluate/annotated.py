@@ -14,6 +14,7 @@ from bcos_cli.data.image_decoder import opened
 from bcos_cli.data.transforms import inference_transform
 from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_core.errors import BcosError
+from bcos_explain import MetricSpec
 from bcos_explain.metrics.annotations import (
     Annotation,
     Placement,
@@ -44,37 +45,38 @@ class AnnotatedImages:
     left_out: dict[str, str] = field(default_factory=dict)
     """Annotated images that are not used, and why."""
 
+    def inputs(self, _spec: MetricSpec | None = None) -> dict[str, Any]:
+        """Return what metrics may need, by name; they explain the class of the annotated objects."""
+        values = {"images": self.images, "labels": self.targets, "boxes": self.boxes, "keys": self.keys}
+        values |= {"target": self.targets} | ({} if self.masks is None else {"masks": self.masks})
+        return values
+
     def fingerprint(self) -> str:
-        """SHA-256 of everything that scores depend on."""
+        """Return the SHA-256 of everything that scores depend on."""
         digest = hashlib.sha256(self.images.numpy().tobytes())
         digest.update(b"" if self.masks is None else self.masks.numpy().tobytes())
         digest.update(json.dumps([self.keys, self.targets.tolist(), [b.tolist() for b in self.boxes]]).encode())
         return digest.hexdigest()
 
-    def given(self) -> dict[str, Any]:
-        """What metrics may need, by name."""
-        named = {"images": self.images, "labels": self.targets, "boxes": self.boxes, "keys": self.keys}
-        return named if self.masks is None else {**named, "masks": self.masks}
-
 
 def read_annotations(path: Path, *, masks: bool) -> dict[str, Annotation]:
-    """Annotations by file name: of a COCO file, of one VOC file, or of a folder of VOC files.
+    """Read annotations by file name: of a COCO file, of one VOC file, or of a folder of VOC files.
 
     Raises:
-        BcosError: nothing there, or a malformed file.
+        BcosError: no annotations there, or a malformed file.
     """
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in COLLECTION_SUFFIXES)
         if not files:
             raise BcosError(f"there are no annotations in {str(path)!r}; VOC files end in .xml or .json")
         return {annotation.name: annotation for annotation in map(read_voc, files)}
-    if path.suffix.lower() == ".xml" or '"annotation"' in _beginning(path):
+    if path.suffix.lower() == ".xml" or '"annotation"' in _first_characters(path):
         annotation = read_voc(path)
         return {annotation.name: annotation}
     return read_coco(path, masks=masks)
 
 
-def _beginning(path: Path) -> str:
+def _first_characters(path: Path) -> str:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.read(200)
@@ -85,8 +87,8 @@ def _beginning(path: Path) -> str:
 def load_annotated(trained: TrainedModel, annotations: Path, photos: Path, *, masks: bool) -> AnnotatedImages:
     """Load photographs, and bring their boxes and masks to the image that the network sees.
 
-    Classes go by their names. Images that are missing or damaged, or show no object of a class that the
-    network knows, or none that the crop leaves, are left out and named.
+    Classes are matched by name. Images that are missing or damaged, that show no object of a class that the network
+    knows, or whose objects the crop cuts off, are left out and named.
 
     Raises:
         BcosError: malformed annotations, or no image to score.
@@ -145,7 +147,7 @@ def _objects_of_one_class(annotation: Annotation, classes: Sequence[str]) -> tup
 
 
 def _placement(annotation: Annotation, trained: TrainedModel) -> Placement:
-    seen = trained.input
-    if seen.resize is None:
-        return Placement(size=annotation.size, resize=(seen.size, seen.size), crop=None)
-    return Placement(size=annotation.size, resize=seen.resize, crop=seen.size)
+    spec = trained.input
+    if spec.resize is None:
+        return Placement(size=annotation.size, resize=(spec.size, spec.size), crop=None)
+    return Placement(size=annotation.size, resize=spec.resize, crop=spec.size)

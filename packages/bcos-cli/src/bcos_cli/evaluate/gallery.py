@@ -11,7 +11,7 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.random_access import labels_of
 from bcos_cli.data.reading import Reading
-from bcos_cli.evaluate.evaluation import Evaluation
+from bcos_cli.evaluate.result import Evaluation
 from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.explain.pictures import as_floats, smoothing
 from bcos_cli.processes.group import process_state

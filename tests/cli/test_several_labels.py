@@ -142,7 +142,7 @@ def test_network_learns_several_labels_and_is_scored_by_mean_average_precision(r
     assert lines[-1]["test_map"] > 0.9
     assert not any(line.get("best") for line in lines)  # test images choose nothing
     assert "mean_average_precision" in out
-    assert "it needs images of one class, these have several labels" in out
+    assert "it needs images of one class, but these have several labels" in out
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert evaluation["metrics"]["completeness"] < 1e-5
     assert "gridpg" in evaluation["skipped"]

@@ -1,9 +1,8 @@
 """``bcos eval``."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,10 +10,6 @@ from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import tell
 from bcos_core.errors import BcosError
-
-if TYPE_CHECKING:
-    from bcos_cli.evaluate.requirements import Condition
-    from bcos_cli.evaluate.result import Evaluation, ScoreFiles
 
 
 @hookimpl
@@ -56,7 +51,7 @@ def evaluate(
     ] = None,
     photos: Annotated[Path | None, typer.Option(help="Folder of the annotated photographs.")] = None,
     images: Annotated[
-        int | None, typer.Option(help="Images for metrics of single images, spread over the split.", min=1)
+        int | None, typer.Option(help="Number of images for metrics of single images, spread over the split.", min=1)
     ] = None,
     grids: Annotated[int | None, typer.Option(help="Grids of the pointing games.", min=1)] = None,
     grid_size: Annotated[int | None, typer.Option(help="Images along a side of a grid.", min=2)] = None,
@@ -73,15 +68,15 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all values to this file.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for scores.csv and scores.json, and for what a killed evaluation goes on with."),
+        typer.Option(help="Folder for scores.csv and scores.json; a killed evaluation continues from what is in it."),
     ] = None,
     trust_run: TrustRun = False,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
 ) -> None:
     """Score a network and its explanations on a split.
 
-    For a run's folder, evaluation.json and report.html are renewed. A killed evaluation goes on where it was. Exit
-    status 1 if contributions do not add up to the logits, or a --require does not hold.
+    For a run's folder, evaluation.json and report.html are renewed. A killed evaluation continues where it stopped.
+    Exit status 1 if contributions do not add up to the logits, or a --require does not hold.
     """
     trust_runs(trust_run)
     from bcos_cli.evaluate.arguments import parse_arguments, refuse_with_photos
@@ -110,49 +105,23 @@ def evaluate(
         launch(num_processes)
         return
 
+    from bcos_cli.evaluate.photos import evaluate_photos
+    from bcos_cli.evaluate.requirements import failures
     from bcos_cli.evaluate.result import ScoreFiles
+    from bcos_cli.explain.loaded_model import reading_of
+    from bcos_cli.processes.group import leave, process_state
+    from bcos_cli.runs.evaluation import evaluate_run
 
     files = ScoreFiles(json_file, out)
+    if on_error is not None:
+        given["reading"] = replace(reading_of(run_or_model, data), skip=on_error == "skip")
     if boxes is not None and photos is not None:
-        evaluation = _evaluate_photos(run_or_model, boxes, photos, given, weights, files)
+        evaluation = evaluate_photos(run_or_model, boxes, photos, given, weights=weights, files=files)
     else:
-        from bcos_cli.explain.loaded_model import reading_of
-        from bcos_cli.runs.evaluation import evaluate_run
-
-        if on_error is not None:
-            given["reading"] = replace(reading_of(run_or_model, data), skip=on_error == "skip")
         evaluation = evaluate_run(run_or_model, given, data=data, weights=weights, files=files)
-    _pass_or_fail(evaluation, given.get("require", ()), metric or [])
-
-
-def _evaluate_photos(
-    run_or_model: str, boxes: Path, photos: Path, given: dict[str, Any], weights: str | None, files: "ScoreFiles"
-) -> "Evaluation":
-    """Score explanations of annotated photographs."""
-    from bcos_cli.evaluate.evaluation import evaluate_photos
-    from bcos_cli.evaluate.options import EvaluationOptions
-    from bcos_cli.evaluate.table import print_evaluation
-    from bcos_cli.explain.loaded_model import load_trained
-    from bcos_cli.processes.group import process_state
-
-    files.check()
-    options = EvaluationOptions(**{"metrics": ("epg",), **given})
-    trained = load_trained(run_or_model, weights)
-    evaluation = evaluate_photos(trained, boxes, photos, options, name=run_or_model, partial=files.partial)
-    if process_state().is_main_process:
-        files.write(evaluation)
-        print_evaluation(evaluation)
-    return evaluation
-
-
-def _pass_or_fail(evaluation: "Evaluation", conditions: "Sequence[Condition]", metrics: list[str]) -> None:
-    """End every process, with status 1 if the network does not pass."""
-    from bcos_cli.evaluate.requirements import failures
-    from bcos_cli.processes.group import leave, process_state
-
     state = process_state()
-    reasons = failures(evaluation, conditions, metrics) if state.is_main_process else []
-    state.wait_for_everyone()  # a process that ends makes the launcher end the others
+    reasons = failures(evaluation, given.get("require", ()), metric or []) if state.is_main_process else []
+    state.wait_for_everyone()  # the launcher ends all processes when one has ended
     leave()
     for reason in reasons:
         tell(reason)

@@ -1,4 +1,4 @@
-"""Photographs with boxes or masks around their objects, as ``bcos eval --boxes`` scores them."""
+"""Annotated photographs: images as a network sees them, with boxes or masks around their objects."""
 
 import hashlib
 import json
@@ -120,7 +120,7 @@ def load_annotated(trained: TrainedModel, annotations: Path, photos: Path, *, ma
 
 def _load(path: Path, photos: Path, annotation: Annotation, trained: TrainedModel) -> Tensor:
     if path.is_absolute() or ".." in path.parts:
-        raise BcosError("its name leads out of the folder of photographs")
+        raise BcosError("its name points outside the folder of photographs")
     path = photos / path
     if not path.is_file():
         raise BcosError(f"there is no {str(path)!r}")
@@ -141,7 +141,7 @@ def _objects_of_one_class(annotation: Annotation, classes: Sequence[str]) -> tup
             areas[label] = areas.get(label, 0.0) + float((box[2] - box[0]) * (box[3] - box[1]))
     if not areas:
         shown = ", ".join(dict.fromkeys(annotation.labels)) or "nothing"
-        raise BcosError(f"it shows {shown}, which is no class of the network")
+        raise BcosError(f"it shows {shown}, which is not a class of the network")
     label = max(areas, key=lambda name: areas[name])
     return list(classes).index(label), annotation.only(label)
 

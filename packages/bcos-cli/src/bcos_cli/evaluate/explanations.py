@@ -1,4 +1,4 @@
-"""Metrics of explanations over many images: in parts, on all processes, and going on after a kill."""
+"""Metrics of explanations over many images: computed in parts, on all processes, resumed after a kill."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class ExplanationMetrics:
         trained: the network.
         images: what is explained.
         options: of the evaluation.
-        partial: keeps what was measured so far.
+        partial: parts that an evaluation before this one has computed.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ExplanationMetrics:
         try:
             outcome = None, self._own_parts(spec, explainer)
         except BcosError as mistake:
-            outcome = str(mistake), {}  # the others wait for this process, whatever happened
+            outcome = str(mistake), {}  # raised below in all processes: the others wait for this one
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

@@ -13,9 +13,6 @@ from bcos_core.plugins import suggestion
 if TYPE_CHECKING:
     from bcos_cli.evaluate.result import Evaluation
 
-INCOMPLETE = 1e-6
-"""Relative distance from the logit that float32 does not explain: :data:`bcos_core.rounding.ROUNDING`."""
-
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -98,6 +95,11 @@ def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: S
     Raises:
         BcosError: a condition on what was not asked for.
     """
+    import torch
+
+    from bcos_core.rounding import ROUNDING
+
+    bound = ROUNDING[torch.float32]
     found = []
     for name, reason in evaluation.skipped.items():
         metric = name.partition("/")[0]
@@ -106,11 +108,11 @@ def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: S
         elif metric in asked:
             found.append(f"{name} was not measured: {reason}")
     for result in evaluation.explanations.get("completeness", {}).values():
-        wrong = int((~(result.scores <= INCOMPLETE)).sum())  # NaN is wrong too
+        wrong = int((~(result.scores <= bound)).sum())  # NaN is wrong too
         if wrong:
             found.append(
                 f"completeness failed: contributions and bias of {wrong} of {result.count} images miss the logit "
-                f"by more than {INCOMPLETE:g} of their size, at most by {float(result.scores.max()):.1e}"
+                f"by more than {bound:g} of their size, at most by {float(result.scores.max()):.1e}"
             )
     reasons = [condition.failure(evaluation.metrics, evaluation.skipped) for condition in conditions]
     return found + [reason for reason in reasons if reason is not None]

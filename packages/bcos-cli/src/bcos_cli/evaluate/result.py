@@ -11,9 +11,9 @@ from bcos_core.files import write_atomically
 from bcos_explain.metrics import MetricResult, write_results
 
 PARTIAL = ".partial"
-"""Folder in that of the scores for what was measured so far."""
+"""Folder for partial results, in that of the scores or the run."""
 SCORES = "scores"
-"""Folder in that of a run for every score."""
+"""Folder for every score, in that of a run."""
 
 Explanations = dict[str, dict[str, MetricResult]]
 """Results by metric and explainer (``""`` where a metric takes none)."""
@@ -93,11 +93,11 @@ class ScoreFiles:
     json_file: Path | None = None
     """For all values."""
     folder: Path | None = None
-    """For every score as CSV and JSON, and for what a killed evaluation goes on with."""
+    """For every score as CSV and JSON, and for partial results, from which a killed evaluation continues."""
 
     @property
     def partial(self) -> Path | None:
-        """Folder for what was measured so far."""
+        """Folder for partial results."""
         return None if self.folder is None else self.folder / PARTIAL
 
     def check(self) -> None:

@@ -1,6 +1,7 @@
 """Partial results, which let a killed evaluation go on where it was."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Strict, TypeAdapter, ValidationError
 
 from bcos_cli.config.base import Count
+from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError, shown
 
 Part = dict[str, Any]
@@ -80,11 +82,17 @@ class PartialResults:
             self._own = None
 
     def clear(self) -> None:
-        """Remove the parts: the result is complete."""
+        """Remove the parts, because the result is complete."""
         if self.folder is not None and self._own is not None:
             shutil.rmtree(self._own, ignore_errors=True)
             with contextlib.suppress(OSError):  # not empty: another evaluation is under way, or was killed
                 self.folder.rmdir()
+
+
+def partial_results(folder: Path | None, *depends_on: Any) -> PartialResults:
+    """Return this process's partial results in `folder` of what depends on the same values, which JSON can hold."""
+    fingerprint = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
+    return PartialResults(folder, fingerprint, process_state().process_index)
 
 
 def _read(line: bytes, where: str) -> tuple[int, Part] | None:

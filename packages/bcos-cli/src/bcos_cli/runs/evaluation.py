@@ -27,7 +27,7 @@ from bcos_explain.report import write_report
 def finish_run(result: TrainingResult, out: Path) -> Evaluation | None:
     """Score a trained network as its recipe says, and write ``evaluation.json`` and ``report.html``.
 
-    None for a network that has no classes, because it has learned a teacher's embedding.
+    Returns None for a network without classes, which has learned a teacher's embedding.
     """
     if isinstance(result.scores, Agreement):
         if process_state().is_main_process:
@@ -61,7 +61,7 @@ def evaluate_run(
         given: fields of :class:`EvaluationOptions` that replace those of the run's recipe.
         data: shards; None for those of the run.
         weights: of a model by name.
-        files: what to write; a killed evaluation of a run goes on in its own folder by default.
+        files: what to write; partial results of a run are in its own folder by default.
 
     Raises:
         BcosError: nothing of that name, no shards, or an unknown metric or explainer.
@@ -94,13 +94,13 @@ def evaluate_run(
     print_evaluation(evaluation)
     if recipe is not None:
         console.err.print(
-            "evaluation.json and report.html of the run stay as they are: its recipe scores more, or other things"
+            "evaluation.json and report.html of the run stay as they are: its recipe asks for more, or for other scores"
         )
     return evaluation
 
 
 def recipe_options(recipe: Recipe, **given: Any) -> EvaluationOptions:
-    """Return the options of the evaluation that a recipe describes, with some values replaced."""
+    """Return the options that a recipe describes, with some values replaced."""
     config = recipe.evaluation
     values: dict[str, Any] = {
         "split": recipe.data.test_split,

@@ -11,7 +11,7 @@ MEASURES = ("map", "cosine", "top1")
 
 
 def role_of(line: dict[str, Any]) -> Role:
-    """Return on which images an epoch, a line of ``metrics.jsonl``, was scored: on those that choose, or the final ones."""
+    """Return which images an epoch, a line of ``metrics.jsonl``, was scored on: those that choose or the final ones."""
     return "val" if "val_loss" in line or any(f"val_{name}" in line for name in MEASURES) else "test"
 
 

@@ -1,5 +1,6 @@
 """The report of a run: what ``report.html`` shows."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,6 @@ from bcos_cli.explain.neurons import NeuronOptions, neuron_rows
 from bcos_cli.train.best_epoch import role_of
 from bcos_cli.train.selection import chooses
 from bcos_core.errors import BcosError
-from bcos_explain.explainers import remark_lines
-from bcos_explain.metrics import MetricResult
 from bcos_explain.report import Confusion, MetricScores, NeuronRow, ReportData, Table
 
 SCANNED_FOR_NEURONS = 2000
@@ -42,9 +41,7 @@ def report_data(
         confusion=Confusion(evaluation.scores.confusion, evaluation.classes) if evaluation.scores.confusion else None,
         gallery=list(gallery(trained, evaluation, recipe, note=notes.append)),
         neurons=_neurons(recipe, trained, evaluation, notes),
-        gridpg={explainer: result.scores.tolist() for explainer, result in evaluation.gridpg.items()},
-        gridpg_remarks=_remarks(evaluation.gridpg),
-        gridpg_n=evaluation.grid_size,
+        gridpg=evaluation.gridpg,
         metrics=_metric_scores(evaluation),
         tables=tables if own else [],
         notes=notes,
@@ -137,25 +134,9 @@ def _metric_scores(evaluation: Evaluation) -> list[MetricScores]:
     """Metrics that were measured for each explainer, other than the grid pointing game."""
     shown = []
     for name, results in evaluation.explanations.items():
-        if name == "gridpg" or "" in results:
-            continue
-        first = next(iter(results.values()))
-        summary, better = describe(name).summary, first.higher_is_better
-        direction = "" if better is None else f"; {'higher' if better else 'lower'} is better"
-        shown.append(
-            MetricScores(
-                title=name,
-                scores={explainer: result.scores.tolist() for explainer, result in results.items()},
-                description=f"{summary[:1].upper()}{summary[1:]}{direction}.",
-                chance=first.chance,
-                best=None if better is None else "high" if better else "low",
-                group=first.cluster,
-                remarks=_remarks(results),
-            )
-        )
+        if name != "gridpg" and "" not in results:
+            scores = MetricScores(title=name, results=results)
+            summary, better = describe(name).summary, scores.higher_is_better
+            direction = "" if better is None else f"; {'higher' if better else 'lower'} is better"
+            shown.append(replace(scores, description=f"{summary[:1].upper()}{summary[1:]}{direction}."))
     return shown
-
-
-def _remarks(results: dict[str, MetricResult]) -> dict[str, list[str]]:
-    """What explainers said of their maps while a metric was measured."""
-    return {explainer: lines for explainer, result in results.items() if (lines := remark_lines(result.remarks))}

@@ -180,7 +180,7 @@ def _check_promise(result: Any, spec: MetricSpec, samples: int) -> None:
         raise BcosError(f"{who} has unit='image', but scores that belong together, {result.cluster} each")
     if spec.unit != "whole" and given != samples:
         raise BcosError(f"{who} returned scores of {given} {spec.unit}s for {samples}; use NaN where one is undefined")
-    if None not in (directions := {result.higher_is_better, spec.higher_is_better}) and len(directions) == 2:
+    if {result.higher_is_better, spec.higher_is_better} == {True, False}:
         raise BcosError(f"{who} says that higher_is_better={spec.higher_is_better}, its result says the opposite")
 
 

@@ -66,7 +66,5 @@ class EvaluationOptions:
     def fingerprint(self) -> dict[str, Any]:
         """Return the options that results of explanations depend on."""
         irrelevant = ("metrics", "explainers", "batch_size", "workers", "loss", "require")
-        return dataclasses.asdict(
-            dataclasses.replace(self, loss=nn.Identity()),
-            dict_factory=lambda pairs: {name: value for name, value in pairs if name not in irrelevant},
-        )
+        values = dataclasses.asdict(dataclasses.replace(self, loss=nn.Identity()))
+        return {name: value for name, value in values.items() if name not in irrelevant}

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from bcos_core.receipt import Receipt
+from bcos_explain.metrics import MetricResult
 from bcos_explain.report import (
     Confusion,
     GalleryItem,
@@ -19,6 +21,13 @@ EVIL = '"><script>window.hacked=1</script><img src=x onerror="window.hacked=1"> 
 CLASSES = ["cat", "dog", EVIL]
 PAIRS = [(0, 0, 0.9), (0, 1, 0.6), (1, 1, 0.8), (1, 1, 0.4), (2, 2, 0.95), (2, 0, 0.55)]
 """True class, predicted class and confidence of the explained images."""
+
+
+GRIDS = {"cluster": 4, "chance": 0.25, "higher_is_better": True}
+
+
+def result(scores, **options):
+    return MetricResult(scores=torch.tensor(scores), **options)
 
 
 def pictures(rng, size):
@@ -51,6 +60,7 @@ def report(tmp_path_factory):
     rng = np.random.default_rng(0)
     neurons = [NeuronItem(**pictures(rng, (12, 12)), score=9.0 - k, label=f"{EVIL} {k}") for k in range(5)]
     speeds = [("ten 10", 10.5), ("ten 9", 100.25), (EVIL, None), ("ten 100", 9.0)]
+    deletion = {name: result(rng.random(9), higher_is_better=True) for name in "ab"}
     path = tmp_path_factory.mktemp("report") / "report.html"
     write_report(
         path,
@@ -62,8 +72,12 @@ def report(tmp_path_factory):
             confusion=Confusion([[5, 1, 0], [0, 7, 2], [1, 0, 4]], CLASSES),
             gallery=[shot(rng, number, *pair) for number, pair in enumerate(PAIRS)],
             neurons=[NeuronRow(layer=f"layer3.{EVIL}", channel=4, items=neurons)],
-            gridpg={"gradcam": rng.random(40), "bcos": rng.random(40) / 2 + 0.5, f"explainer {EVIL}": rng.random(40)},
-            metrics=[MetricScores(title=f"Deletion {EVIL}", scores={"a": rng.random(9), "b": rng.random(9)})],
+            gridpg={
+                "gradcam": result(rng.random(40), **GRIDS),
+                "bcos": result(rng.random(40) / 2 + 0.5, **GRIDS),
+                f"explainer {EVIL}": result(rng.random(40), **GRIDS),
+            },
+            metrics=[MetricScores(title=f"Deletion {EVIL}", results=deletion)],
             tables=[Table(title=f"Speed {EVIL}", columns=("network", f"per second {EVIL}"), rows=speeds)],
             notes=[f"note {EVIL}"],
         ),

@@ -11,7 +11,8 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.pack import pack
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.sources import ArraySource, ImageItem
-from bcos_cli.evaluate.evaluation import ScoringOptions, score
+from bcos_cli.evaluate.evaluation import evaluate_shards
+from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.explain.shard_maps import MapOptions, explain_shards
 from bcos_cli.train.model import build
 from bcos_core import BcosError
@@ -140,8 +141,8 @@ def test_scores_and_maps_run_no_command_either(copied, recipe, tmp_path):
     named(copied, "pipe:touch x; cat d/test-000000.tar", -1)
     trained = build(recipe(), ["rows", "columns", "corner"])
     for use in (
-        lambda: score(trained, "d", ScoringOptions(metrics=("top1",), workers=0)),
-        lambda: score(trained, "d", ScoringOptions(metrics=("completeness",), workers=0)),
+        lambda: evaluate_shards(trained, "d", EvaluationOptions(metrics=("top1",), workers=0)),
+        lambda: evaluate_shards(trained, "d", EvaluationOptions(metrics=("completeness",), workers=0)),
         lambda: explain_shards(trained, "d", tmp_path / "maps", MapOptions(), workers=0),
     ):
         with pytest.raises(BcosError, match="which is a command"):

@@ -67,7 +67,7 @@ def test_boxes_follow_their_images_and_the_largest_class_is_the_target(trained, 
     assert annotated.boxes[2].tolist() == [[0, 0, 4, 8], [4, 0, 8, 4]]
     assert annotated.masks.shape == (3, 8, 8)
     assert not annotated.masks[0, :2].any()
-    assert annotated.left_out == {"2.png": "it shows teapot, which is no class of the network"}
+    assert annotated.left_out == {"2.png": "it shows teapot, which is not a class of the network"}
 
 
 def shares(values):
@@ -148,4 +148,4 @@ def test_annotation_cannot_name_an_image_outside_of_the_photographs(name, traine
     described["images"][0]["file_name"] = name
     (tmp_path / "coco.json").write_text(json.dumps(described))
     left_out = load_annotated(trained, tmp_path / "coco.json", photos, masks=False).left_out
-    assert left_out[name] == "its name leads out of the folder of photographs"
+    assert left_out[name] == "its name points outside the folder of photographs"

@@ -10,7 +10,8 @@ from damaging import replace_members
 from bcos_cli.config import dump_recipe
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import Reading, images_at
-from bcos_cli.evaluate.evaluation import ScoringOptions, score
+from bcos_cli.evaluate.evaluation import evaluate_shards
+from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.train.model import build
 from bcos_core import BcosError
 
@@ -68,8 +69,8 @@ def test_what_would_run_a_program_or_break_a_decoder_is_left_out_by_name(decoder
 @pytest.mark.parametrize("metrics", [("top1", "completeness", "gridpg"), ("completeness",)])
 def test_scores_are_those_of_the_images_that_can_be_read(metrics, damaged, trained):
     with pytest.raises(BcosError, match=r"cannot be read|bcos shards verify"):
-        score(trained, damaged, ScoringOptions(metrics=metrics, workers=0))
-    found = score(trained, damaged, ScoringOptions(metrics=metrics, workers=0, reading=SKIP))
+        evaluate_shards(trained, damaged, EvaluationOptions(metrics=metrics, workers=0))
+    found = evaluate_shards(trained, damaged, EvaluationOptions(metrics=metrics, workers=0, reading=SKIP))
     assert "3 images could not be read and were left out" in found.notes
     assert found.samples["completeness"] == [0, 2, 3, 4]
     assert len(found.explanations["completeness"][""].scores) == 4
@@ -82,8 +83,8 @@ def test_nothing_that_can_be_read_is_an_error(damaged, trained):
     replace_members(f"{damaged}/{first.name}", dict.fromkeys(range(7), b"no image"), ".png")
     options = {"workers": 0, "reading": SKIP}
     with pytest.raises(BcosError, match="none of 7 images could be read; check them with: bcos shards verify"):
-        score(trained, damaged, ScoringOptions(metrics=("top1",), **options))
-    some = score(trained, damaged, ScoringOptions(metrics=("completeness",), **options))
+        evaluate_shards(trained, damaged, EvaluationOptions(metrics=("top1",), **options))
+    some = evaluate_shards(trained, damaged, EvaluationOptions(metrics=("completeness",), **options))
     assert some.skipped == {"completeness": "none of the images that were chosen could be read"}
 
 

@@ -301,11 +301,11 @@ def test_bf16_trains(run, recipe):
 
 @pytest.mark.slow
 def test_run_in_bf16_is_scored_and_explained_as_it_is_saved(run, recipe, tmp_path):
-    from bcos_cli.evaluate.report import evaluate_run, finish_run
+    from bcos_cli.runs.evaluation import evaluate_run, finish_run
 
     chosen = recipe(train={"precision": "bf16", "epochs": 1}, evaluation={"explainers": ["bcos"]})
     finished = finish_run(run(chosen), tmp_path / "run")
-    again = evaluate_run(str(tmp_path / "run"), None, None, None, {})
+    again = evaluate_run(str(tmp_path / "run"), {})
     assert finished.metrics == again.metrics
     assert finished.metrics["completeness"] < 1e-5
     assert (tmp_path / "run" / "report.html").exists()

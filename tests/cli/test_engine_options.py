@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, GradientState
 from damaging import replace_members
 
 from bcos_cli.data.index import INDEX_NAME, load_index
-from bcos_cli.evaluate.report import evaluate_run
+from bcos_cli.runs.evaluation import evaluate_run
 from bcos_cli.train import trainer
 from bcos_cli.train.trainer import train
 from bcos_core import BcosError
@@ -64,7 +64,7 @@ def test_average_of_weights_follows_its_definition_and_is_what_is_saved(run, rec
     assert not equal(weights(folder), weights(steps[-1]))
     assert {"test_top1", "test_loss", "ema_top1", "ema_loss"} <= lines(folder)[-1].keys()
     AcceleratorState._reset_state(reset_partial_state=True)
-    scored = evaluate_run(str(folder), None, None, None, {"metrics": ("top1", "loss")})
+    scored = evaluate_run(str(folder), {"metrics": ("top1", "loss")})
     assert scored.metrics["loss"] == pytest.approx(lines(folder)[-1]["ema_loss"], rel=1e-6)
 
 

@@ -1,137 +1,348 @@
-"""Scores against a literal computation."""
+"""Metrics of explanations over shards: in parts, on several processes, going on after a kill."""
 
-import math
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
 
+import bcos_cli.evaluate.explanations
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
-from bcos_cli.evaluate.classification import evaluate
-from bcos_cli.train.losses import LossOptions, make_loss
-from bcos_models import InputSpec, ModelConfig, TrainedModel
+from bcos_cli.evaluate.evaluation import evaluate_shards
+from bcos_cli.evaluate.options import EvaluationOptions
+from bcos_cli.evaluate.requirements import Condition
+from bcos_cli.evaluate.table import print_evaluation
+from bcos_cli.train import trainer
+from bcos_cli.train.model import build
+from bcos_core import BcosError
+from bcos_explain import get_explainer, metrics
+from bcos_explain.metrics import ConfidentImages, grid_pointing_game
+from bcos_explain.spec import MetricSpec
 
-SPEC = InputSpec(size=8, channels=1, resize=None)
+CLASSES = ["rows", "columns", "corner"]
+OPTIONS = EvaluationOptions(
+    split="train",
+    metrics=("top1", "gridpg", "completeness"),
+    explainers=("bcos", "gradcam"),
+    workers=0,
+    images=10,
+    explain_batch=3,
+)
 
 
 @pytest.fixture
-def trained():
-    def make(probabilities, classes=3):
-        model = nn.Sequential(nn.Flatten(), nn.Linear(128, classes), nn.Dropout(0.5))
-        nn.init.normal_(model[1].weight, std=0.3)
-        return TrainedModel(
-            model.train(), ModelConfig("m", classes, {}, SPEC, list("abcdefg"[:classes]), probabilities)
-        )
-
-    return make
-
-
-@pytest.fixture
-def batches(shards):
-    def make(batch_size=5, split="train", **options):
-        return make_batches(shards, load_index(shards), split, SPEC, batch_size=batch_size, **options)
-
-    return make
-
-
-def literal(trained, batches, sigmoid):
-    images, labels, _ = (torch.cat(t) for t in zip(*batches(1).epoch(0), strict=True))
-    x = images.float() / 255
-    logits = trained.model.eval()(torch.cat([x, 1 - x], 1)).detach()
-    confidences = logits.sigmoid() if sigmoid else logits.softmax(1)
-    n, k = logits.shape
-    top1 = top5 = 0
-    confusion = [[0] * k for _ in range(k)]
-    bins = [[] for _ in range(15)]
-    for i in range(n):
-        order = sorted(range(k), key=lambda c: -float(logits[i, c]))
-        truth = int(labels[i])
-        top1 += order[0] == truth
-        top5 += truth in order[:5]
-        confusion[truth][order[0]] += 1
-        confidence = float(confidences[i, order[0]])
-        bins[min(int(confidence * 15), 14)].append((confidence, order[0] == truth))
-    error = sum(abs(sum(c for c, _ in b) - sum(r for _, r in b)) for b in bins) / n
-    return n, top1 / n, top5 / n, error, confusion, logits, labels
+def trained(recipe, shards):
+    """A network that is sure of the stripes."""
+    made = build(recipe(), CLASSES)
+    model = made.model
+    images, labels, _ = next(iter(every(made, shards)))
+    with torch.no_grad():
+        model.train()(made.encode(images))
+        model.eval()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    for _ in range(60):
+        logits = model(made.encode(images))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, torch.eye(3)[labels])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert made.confidences(model(made.encode(images))).gather(1, labels[:, None]).min() > 0.5
+    return made
 
 
-def test_processes_without_images_know_the_scores_too(trained, batches, in_processes):
-    """Eight processes for seven images."""
-    model = trained("softmax")
-
-    def scores(rank=0, world=1):
-        own = batches(split="test", rank=rank, world=world)
-        loss = make_loss("cross_entropy", LossOptions(evaluation=True))
-        return evaluate(model, model.model, own, loss, device=torch.device("cpu"), show_progress=False)
-
-    one = scores()
-    for other in in_processes(8, scores):
-        assert (other.samples, other.confusion) == (7, one.confusion)
-        for name in ("top1", "top5", "loss", "calibration_error"):
-            assert getattr(other, name) == pytest.approx(getattr(one, name), abs=1e-6)
+def every(trained, shards):
+    return make_batches(shards, load_index(shards), "train", trained.input, batch_size=100).epoch(0)
 
 
-@pytest.mark.parametrize("classes", [3, 7])
-@pytest.mark.parametrize("loss", ["bce", "cross_entropy"])
-def test_scores_are_those_of_a_literal_computation(loss, classes, trained, batches):
-    model = trained("sigmoid" if loss == "bce" else "softmax", classes)
-    scores = evaluate(
-        model,
-        model.model,
-        batches(),
-        make_loss(loss, LossOptions(evaluation=True)),
-        device=torch.device("cpu"),
-        show_progress=False,
+def two_by_one(monkeypatch):
+    """Grids of 2×2 need four classes; these data have three."""
+    monkeypatch.setattr(
+        bcos_cli.evaluate.explanations,
+        "sample_grids",
+        lambda labels, *_: torch.randint(len(labels), (7, 4), generator=torch.Generator()),
     )
-    n, top1, top5, error, confusion, logits, labels = literal(model, batches, loss == "bce")
-    assert scores.samples == n == 24
-    assert scores.top1 == pytest.approx(top1)
-    assert scores.top5 == pytest.approx(top5)
-    assert scores.calibration_error == pytest.approx(error, abs=1e-6)
-    assert scores.confusion == confusion
-    total = 0.0
-    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
-        if loss == "bce":
-            terms = [-math.log(1 / (1 + math.exp(-z if c == label else z))) for c, z in enumerate(row)]
-            total += sum(terms) / len(terms)
-        else:
-            total += math.log(sum(map(math.exp, row))) - row[label]
-    assert scores.loss == pytest.approx(total / n, rel=1e-5)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 100])
-def test_scores_do_not_depend_on_the_batches(batch_size, trained, batches):
-    model = trained("sigmoid")
-    device = torch.device("cpu")
-    one, two = (
-        evaluate(model, model.model, b, make_loss("bce"), device=device, show_progress=False)
-        for b in (batches(5), batches(batch_size))
+def test_parts_make_up_what_the_metric_gives_at_once(trained, shards, monkeypatch):
+    two_by_one(monkeypatch)
+    evaluation = evaluate_shards(trained, shards, OPTIONS)
+    assert evaluation.skipped == {}
+    images, labels, positions = next(iter(every(trained, shards)))
+    logits = trained.model(trained.encode(images)).detach()
+    confidence, predicted = trained.confidences(logits).max(1)
+    best = ConfidentImages(100, min_confidence=0.5)
+    best.update(images, labels, confidence, predicted, positions)
+    kept = best.collected()
+    grids = bcos_cli.evaluate.explanations.sample_grids(kept[1])
+    for name in ("bcos", "gradcam"):
+        explainer = get_explainer(name)
+        whole = grid_pointing_game(trained.model, explainer, *kept, grids=grids, encode=trained.encode)
+        found = evaluation.gridpg[name]
+        torch.testing.assert_close(found.scores, whole.scores, atol=1e-5, rtol=1e-4)
+        assert (found.cluster, found.chance) == (4, 0.25)
+        assert evaluation.metrics[f"gridpg/{name}"] == found.mean
+    chosen = [i * 24 // 10 for i in range(10)]
+    assert evaluation.samples == {"completeness": chosen}
+    x = torch.stack([images[positions.tolist().index(p)] for p in chosen])
+    expected = metrics.completeness(trained.model, x, encode=trained.encode).scores
+    torch.testing.assert_close(evaluation.explanations["completeness"][""].scores, expected, atol=1e-7, rtol=0)
+
+
+def test_what_was_measured_before_a_kill_is_not_measured_again(trained, shards, monkeypatch, tmp_path):
+    two_by_one(monkeypatch)
+    whole = evaluate_shards(trained, shards, OPTIONS)
+    original, calls = bcos_cli.evaluate.explanations._as_part, []
+
+    def killed(*arguments):
+        calls.append(1)
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(bcos_cli.evaluate.explanations, "_as_part", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_shards(trained, shards, OPTIONS, partial=tmp_path / "partial")
+    calls.clear()
+    monkeypatch.setattr(bcos_cli.evaluate.explanations, "_as_part", lambda *a: calls.append(1) or original(*a))
+    resumed = evaluate_shards(trained, shards, OPTIONS, partial=tmp_path / "partial")
+    assert len(calls) == 4 + 3 + 3 - 5
+    assert not (tmp_path / "partial").exists()
+    for metric, by_explainer in whole.explanations.items():
+        for explainer, result in by_explainer.items():
+            assert torch.equal(resumed.explanations[metric][explainer].scores, result.scores)
+
+
+def test_parts_of_another_network_are_not_taken_up(trained, shards, monkeypatch, tmp_path):
+    two_by_one(monkeypatch)
+    monkeypatch.setattr(bcos_cli.evaluate.evaluation.PartialResults, "clear", lambda self: None)
+    evaluate_shards(trained, shards, OPTIONS, partial=tmp_path / "partial")
+    with torch.no_grad():
+        next(trained.model.parameters()).add_(0.1)
+    fresh = evaluate_shards(trained, shards, OPTIONS)
+    again = evaluate_shards(trained, shards, OPTIONS, partial=tmp_path / "partial")
+    assert torch.equal(again.gridpg["bcos"].scores, fresh.gridpg["bcos"].scores)
+
+
+def test_a_metric_that_fails_is_named_with_the_reason_and_the_rest_measured(trained, shards):
+    evaluation = evaluate_shards(trained, shards, OPTIONS)
+    assert set(evaluation.skipped) == {"gridpg/bcos", "gridpg/gradcam"}
+    assert "need images of at least 4 classes, got 3" in evaluation.skipped["gridpg/bcos"]
+    assert "completeness" in evaluation.metrics
+
+
+class OnlyAMean:
+    mean = 0.25
+
+
+def test_metrics_of_plugins_get_what_they_need(trained, shards, monkeypatch):
+    seen = {}
+
+    def plain(model, images, labels, *, encode):
+        seen["plain"] = (model, len(images), len(labels), encode)
+        return OnlyAMean()
+
+    def chunked(model, explainer, images, keys, *, encode, batch_size, strength=1):
+        seen.setdefault("chunked", []).append((len(images), keys, batch_size, strength))
+        return metrics.MetricResult(scores=torch.tensor(keys).double())
+
+    specs = [
+        MetricSpec("plain", "x:plain", needs=("model", "images", "labels")),
+        MetricSpec("chunked", "x:chunked", needs=("model", "explainer", "images", "keys"), unit="image"),
+    ]
+    monkeypatch.setattr("bcos_cli.evaluate.evaluation.metric_specs", lambda: specs)
+    functions = {"plain": plain, "chunked": chunked}
+    for module in ("options", "explanations"):
+        monkeypatch.setattr(f"bcos_cli.evaluate.{module}.get_metric", functions.get)
+    options = EvaluationOptions(
+        split="train",
+        metrics=("plain", "chunked"),
+        explainers=("bcos",),
+        workers=0,
+        images=8,
+        explain_batch=3,
+        options={"chunked": {"strength": 5}},
     )
-    assert (one.confusion, one.samples) == (two.confusion, two.samples)
-    assert one.loss == pytest.approx(two.loss, rel=1e-5)
+    evaluation = evaluate_shards(trained, shards, options)
+    assert evaluation.metrics["plain"] == 0.25
+    assert seen["plain"][1:3] == (8, 8)
+    assert [(n, b, s) for n, _, b, s in seen["chunked"]] == [(3, 3, 5), (3, 3, 5), (2, 3, 5)]
+    assert evaluation.explanations["chunked"]["bcos"].scores.tolist() == [i * 24 // 8 for i in range(8)]
+    assert evaluation.classification is None
 
 
-@pytest.mark.parametrize("together", [True, False])
-def test_network_in_parts_can_be_trained_after_it_was_scored(together, trained, batches):
-    """FSDP keeps tensors that the first pass has made, which inference mode would make useless for training."""
-    seen = []
-
-    class Seen:
-        def update(self, images, labels, confidences, predictions, keys):
-            seen.append(confidences.is_inference())
-
-        state, merge = list, seen.count
-
-    model = trained("sigmoid")
-    device = torch.device("cpu")
-    evaluate(model, model.model, batches(), make_loss("bce"), device=device, collectors=[Seen()], together=together)
-    assert set(seen) == {not together}
+def scored(metric, trained, shards, monkeypatch, unit="image", **described):
+    """The evaluation of a stranger's metric."""
+    spec = MetricSpec("strange", "strangers.metrics:strange", needs=("model", "images"), unit=unit, **described)
+    monkeypatch.setattr("bcos_cli.evaluate.evaluation.metric_specs", lambda: [spec])
+    for module in ("options", "explanations"):
+        monkeypatch.setattr(f"bcos_cli.evaluate.{module}.get_metric", {"strange": metric}.get)
+    return evaluate_shards(trained, shards, replace(OPTIONS, metrics=("strange",), images=8))
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_model_is_left_in_the_mode_it_was_in(training, trained, batches):
-    model = trained("sigmoid")
-    model.model.train(training)
-    evaluate(model, model.model, batches(), make_loss("bce"), device=torch.device("cpu"), show_progress=False)
-    assert model.model.training == training
+def of_each(images, value=0.5, **options):
+    return metrics.MetricResult(scores=torch.full((len(images),), value), **options)
+
+
+@pytest.mark.parametrize(
+    ("metric", "described", "reason"),
+    [
+        (lambda m, images, **_: of_each(images[1:]), {}, "returned scores of 2 images for 3; use NaN where"),
+        (lambda m, images, **_: OnlyAMean(), {}, "returned OnlyAMean; with unit='image' it has to be a MetricResult"),
+        (lambda m, images, **_: 0.5, {"unit": "whole"}, "returned float; with unit='whole'"),
+        (lambda m, images, **_: of_each(images, cluster=len(images)), {}, "has unit='image', but scores that belong"),
+        (
+            lambda m, images, **_: of_each(images, higher_is_better=True),
+            {"higher_is_better": False},
+            "says that higher_is_better=False, its result says the opposite",
+        ),
+        (lambda m, images, **_: of_each(images, float("inf")), {}, "scores must be finite, or NaN where the metric is"),
+    ],
+)
+def test_metrics_that_break_their_promise_are_named(metric, described, reason, trained, shards, monkeypatch):
+    evaluation = scored(metric, trained, shards, monkeypatch, **described)
+    assert reason in evaluation.skipped["strange"]
+    if "finite" not in reason:
+        assert evaluation.skipped["strange"].startswith("the metric 'strange' (strangers.metrics:strange)")
+    assert not evaluation.explanations
+
+
+def test_metrics_that_keep_their_promise_are_measured(trained, shards, monkeypatch):
+    def metric(model, images, *, encode):
+        return of_each(images, float("nan"), higher_is_better=False)
+
+    evaluation = scored(metric, trained, shards, monkeypatch, higher_is_better=False)
+    assert (evaluation.skipped, len(evaluation.explanations["strange"][""].scores)) == ({}, 8)
+
+
+def test_what_explainers_say_is_under_the_table_and_in_the_files(trained, shards, capsys):
+    options = replace(OPTIONS, metrics=("sparseness",), explainers=("guided_backprop", "bcos"))
+    evaluation = evaluate_shards(trained, shards, options)
+    said = "this is the plain gradient: no ReLU ran in this network"
+    by_explainer = json.loads(evaluation.to_json())["explanations"]["sparseness"]
+    assert {name: result["remarks"] for name, result in by_explainer.items()} == {"guided_backprop": [said], "bcos": []}
+    print_evaluation(evaluation)
+    assert f"sparseness/guided_backprop: {said}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_remarks_survive_a_kill(trained, shards, tmp_path, monkeypatch):
+    options = replace(OPTIONS, metrics=("sparseness",), explainers=("guided_backprop",), grids=0)
+    monkeypatch.setattr(bcos_cli.evaluate.evaluation.PartialResults, "clear", lambda self: None)
+    once, again = (evaluate_shards(trained, shards, options, partial=tmp_path / "partial") for _ in range(2))
+    remarks = [e.explanations["sparseness"]["guided_backprop"].remarks for e in (once, again)]
+    assert remarks[0] == remarks[1]
+    assert len(remarks[0]) == 1
+
+
+def test_unknown_options_are_refused(trained, shards):
+    options = EvaluationOptions(split="train", metrics=("gridpg",), workers=0, options={"bcos": {"steps": 3}})
+    with pytest.raises(BcosError, match="the explainer 'bcos' has no option 'steps'"):
+        evaluate_shards(trained, shards, options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": {"rise": {"n_masks": 3}}}, "rise has options, but is not measured"),
+        ({"options": {"gridpg": {"stepz": 3}}}, "the metric 'gridpg' has no option 'stepz'"),
+        ({"metrics": ("epg",)}, "epg needs boxes, which shards do not have; see --boxes"),
+        ({"smooth": 2}, "smooth must be odd and at least 1, got 2"),
+        ({"explainers": ("gradcma",)}, "there is no explainer 'gradcma'; did you mean 'gradcam'"),
+        ({"require": (Condition("gridpg", ">", 0.5),)}, "there will be no score 'gridpg'; did you mean 'gridpg/bcos'"),
+        ({"require": (Condition("gridpg/rise", ">", 0.5),)}, "there will be no score 'gridpg/rise'"),
+    ],
+)
+def test_what_would_fail_in_the_end_is_refused_at_once(changes, message, trained, shards, monkeypatch):
+    monkeypatch.setattr("bcos_cli.evaluate.evaluation.classify", None)
+    with pytest.raises(BcosError, match=message):
+        evaluate_shards(trained, shards, replace(OPTIONS, **changes))
+
+
+def test_metrics_of_conditions_are_measured_too(trained, shards):
+    evaluation = evaluate_shards(
+        trained, shards, replace(OPTIONS, metrics=("top1",), require=(Condition("sparseness/bcos", ">", 0.1),))
+    )
+    assert evaluation.metrics.keys() == {"top1", "sparseness/bcos", "sparseness/gradcam"}
+
+
+def test_fewer_grids_than_asked_for_are_noted(trained, shards, monkeypatch):
+    two_by_one(monkeypatch)
+    assert evaluate_shards(trained, shards, OPTIONS).notes == [
+        "7 grids instead of 100: no more images were classified with confidence"
+    ]
+    assert evaluate_shards(trained, shards, replace(OPTIONS, grids=7)).notes == []
+
+
+def test_classes_in_another_order_are_refused(trained, shards):
+    trained.classes = ["columns", "rows", "corner"]
+    with pytest.raises(BcosError, match=r"in another order \(class 0 is 'rows' there, 'columns' here\)"):
+        evaluate_shards(trained, shards, OPTIONS)
+
+
+def test_networks_of_the_same_weights_are_told_apart(trained, recipe):
+    other = build(recipe(model={"options": {"depths": [1], "width": 8, "b": 1.5}}), CLASSES)
+    other.model.load_state_dict(trained.model.state_dict())
+    assert other.fingerprint() != trained.fingerprint()
+
+
+@pytest.mark.slow
+def test_a_gate_that_fails_leaves_everything_written_by_all_processes(recipe, tmp_path):
+    wanted = recipe(train={"epochs": 1}, evaluation={"explainers": ["bcos"], "gridpg_grids": 2, "gallery_per_class": 1})
+    trainer.train(wanted, tmp_path / "run")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "bcos_cli", "eval", "run", "--num-processes", "2", "--require", "top1>1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.count("needed > 1") == 1
+    assert {"evaluation.json", "report.html", "scores"} <= {p.name for p in (tmp_path / "run").iterdir()}
+
+
+def start(*arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "bcos_cli", "eval", "model.safetensors", *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+
+
+def scores(folder):
+    return json.loads((folder / "scores.json").read_text())
+
+
+@pytest.mark.slow
+def test_processes_agree_and_a_killed_evaluation_goes_on(trained, shards, tmp_path):
+    trained.save(tmp_path / "model.safetensors")
+    common = [
+        "--data",
+        shards,
+        "--split",
+        "train",
+        "--workers",
+        0,
+        "--metric",
+        "completeness",
+        "--metric",
+        "complexity",
+    ]
+    common += ["--explainer", "rise", "--option", "rise.n_masks=1000", "--images", 16, "--explain-batch", 1]
+    one = start(*common, "--out", "one")
+    _, err = one.communicate(timeout=300)
+    assert one.returncode == 0, err
+    killed = start(*common, "--out", "two")
+    deadline = time.monotonic() + 120
+    while len(list(tmp_path.glob("two/.partial/*/complexity*"))) == 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "two/scores.json").exists()
+    before = sum(len(p.read_text().splitlines()) for p in tmp_path.glob("two/.partial/*/*"))
+    assert before > 16  # all of completeness, and some of complexity
+    two = start(*common, "--out", "two", "--num-processes", 2)
+    _, err = two.communicate(timeout=300)
+    assert two.returncode == 0, err
+    assert not (tmp_path / "two/.partial").exists()
+    for name, result in scores(tmp_path / "one").items():
+        assert scores(tmp_path / "two")[name]["scores"] == pytest.approx(result["scores"], rel=1e-4, abs=1e-6)

@@ -8,7 +8,7 @@ from torch import nn
 
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
-from bcos_cli.evaluate.classification import evaluate
+from bcos_cli.evaluate.classification import classify
 from bcos_cli.train import finalize
 from bcos_cli.train.trainer import train
 from bcos_core import BcosError
@@ -96,7 +96,7 @@ def test_outputs_that_are_not_finite_get_no_accuracy(shards):
     with pytest.raises(
         BcosError, match=f"infinite or not a number for {bright} of 24 images, though its weights are finite"
     ):
-        evaluate(trained, network, batches(shards), nn.CrossEntropyLoss(), device=torch.device("cpu"))
+        classify(trained, network, batches(shards), nn.CrossEntropyLoss(), device=torch.device("cpu"))
 
 
 def test_network_that_turned_bad_after_it_was_described_is_not_scored(shards):
@@ -105,7 +105,7 @@ def test_network_that_turned_bad_after_it_was_described_is_not_scored(shards):
     with torch.no_grad():
         network[1].bias[0] = torch.nan
     with pytest.raises(BcosError, match=r"parameter 1.bias holds 1 NaN"):
-        evaluate(trained, network, batches(shards), nn.CrossEntropyLoss(), device=torch.device("cpu"))
+        classify(trained, network, batches(shards), nn.CrossEntropyLoss(), device=torch.device("cpu"))
 
 
 def test_every_process_refuses_what_one_of_them_has(shards, in_processes):
@@ -114,7 +114,7 @@ def test_every_process_refuses_what_one_of_them_has(shards, in_processes):
     def outcome(rank, world):
         try:
             own = batches(shards, rank=rank, world=world)
-            evaluate(trained_model(network), network, own, nn.CrossEntropyLoss(), device=torch.device("cpu"))
+            classify(trained_model(network), network, own, nn.CrossEntropyLoss(), device=torch.device("cpu"))
         except BcosError as mistake:
             return str(mistake)
 

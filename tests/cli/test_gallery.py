@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from bcos_cli.evaluate import gallery as module
-from bcos_cli.evaluate.evaluation import score
+from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.gallery import gallery
-from bcos_cli.evaluate.report import report_data, scoring_options
+from bcos_cli.runs.evaluation import recipe_options
+from bcos_cli.runs.report import report_data
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_explain import get_explainer
@@ -34,7 +35,7 @@ def trained(chosen):
 
 @pytest.fixture
 def evaluation(chosen, trained, shards):
-    return score(trained, shards, scoring_options(chosen))
+    return evaluate_shards(trained, shards, recipe_options(chosen))
 
 
 def encoded(item, trained):
@@ -117,11 +118,11 @@ def test_metrics_of_explainers_keep_their_undefined_scores_and_say_what_explaine
     }
     data = report_data(chosen, trained, evaluation, [])
     deletion, game = data.metrics
-    assert data.gridpg == {"bcos": pytest.approx([0.5, nan, 0.75, 1.0], nan_ok=True)}
-    assert deletion.scores == {"bcos": [0.25, 0.5], "gradcam": pytest.approx([nan, 0.5], nan_ok=True)}
-    assert deletion.best == "low"
+    assert data.gridpg == evaluation.explanations["gridpg"]
+    assert deletion.results == evaluation.explanations["deletion"]
+    assert deletion.higher_is_better is False
     assert deletion.remarks == {"gradcam": ["it lost 25 %"]}
     assert "lower is better" in deletion.description
-    assert (deletion.group, game.group, game.chance, game.best) == (1, 4, 0.125, "high")
+    assert (game.chance, game.higher_is_better) == (0.125, True)
     assert data.headline["GridPG of bcos (chance 25 %)"] == "75.0 %"
     assert data.tables == []

@@ -3,7 +3,7 @@
 import pytest
 
 from bcos_cli.config import EarlyStopping
-from bcos_cli.train.epoch_score import accuracy_of, measure_of
+from bcos_cli.train.best_epoch import accuracy_of, measure_of
 from bcos_cli.train.history import History
 from bcos_cli.train.run_folder import RunFolder
 

@@ -10,7 +10,8 @@ from bcos_cli.data import index as index_module
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import Reading, make_batches
 from bcos_cli.data.sample_order import Drawing
-from bcos_cli.evaluate.evaluation import ScoringOptions, score
+from bcos_cli.evaluate.evaluation import evaluate_shards
+from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.explain.shard_maps import MapOptions, explain_shards
 from bcos_cli.train.model import build
 from bcos_core import BcosError
@@ -132,7 +133,7 @@ def test_scores_are_of_all_images_or_refused(samples, message, workers, claimed,
     folder = claimed("test", samples)
     trained = build(recipe(), ["rows", "columns", "corner"])
     with pytest.raises(BcosError, match=f"the shard '{folder}/test-000000.tar' {message}"):
-        score(trained, str(folder), ScoringOptions(metrics=("top1",), workers=workers, batch_size=2))
+        evaluate_shards(trained, str(folder), EvaluationOptions(metrics=("top1",), workers=workers, batch_size=2))
     if workers == 0:
         with pytest.raises(BcosError, match=message):
             explain_shards(trained, str(folder), folder / "maps", MapOptions(), workers=0)
@@ -140,10 +141,10 @@ def test_scores_are_of_all_images_or_refused(samples, message, workers, claimed,
 
 def test_more_samples_than_claimed_are_not_left_out_as_damaged(claimed, recipe):
     trained = build(recipe(), ["rows", "columns", "corner"])
-    options = ScoringOptions(metrics=("top1",), workers=0, reading=Reading(skip=True))
+    options = EvaluationOptions(metrics=("top1",), workers=0, reading=Reading(skip=True))
     with pytest.raises(BcosError, match="has more samples than the 3 that the index says"):
-        score(trained, str(claimed("test", 3)), options)
-    fewer = score(trained, str(claimed("test", 6)), options)
+        evaluate_shards(trained, str(claimed("test", 3)), options)
+    fewer = evaluate_shards(trained, str(claimed("test", 6)), options)
     assert (fewer.scores.samples, fewer.scores.unread) == (7, 1)
 
 

@@ -15,7 +15,7 @@ from bcos_cli.config import load_recipe
 from bcos_cli.data.pack import pack
 from bcos_cli.data.samples import read_slice
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
-from bcos_cli.evaluate.report import evaluate_run, finish_run
+from bcos_cli.runs.evaluation import evaluate_run, finish_run
 from bcos_cli.train import evaluation
 from bcos_cli.train.trainer import train
 from bcos_core import BcosError
@@ -219,7 +219,7 @@ def test_scores_of_an_older_run_say_that_their_images_chose(run):
     file = (folder / "model.safetensors").read_bytes()
     older(folder)
     (folder / "model.safetensors").write_bytes(file)
-    found = evaluate_run(str(folder), None, None, None, {"metrics": ("top1",)})
+    found = evaluate_run(str(folder), {"metrics": ("top1",)})
     assert found.notes == ["these images (test) chose the epoch of the network, in a run of an older version"]
 
 
@@ -231,7 +231,7 @@ def test_without_a_test_split_val_is_scored_and_it_is_said(run, tmp_path, bcos):
         "these images (val) chose the epoch of the network",
     ]
     assert json.loads((folder / "evaluation.json").read_text())["notes"] == notes
-    assert evaluate_run(str(folder), None, None, None, {"metrics": ("top1",)}).notes == notes
+    assert evaluate_run(str(folder), {"metrics": ("top1",)}).notes == notes
     status, out, err = bcos("eval", folder / "model.safetensors", "--data", data, "--metric", "top1", "--workers", 0)
     assert status == 0, err
     assert "(val)" in out

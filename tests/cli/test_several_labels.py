@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.verify import verify
-from bcos_cli.evaluate.classification import evaluate
+from bcos_cli.evaluate.classification import classify
 from bcos_cli.train.losses import make_loss
 from bcos_cli.train.model import build
 from bcos_models import load_trained
@@ -82,7 +82,7 @@ def test_processes_without_images_know_the_scores_too(packed, recipe, in_process
     def scores(rank=0, world=1):
         batches = make_batches(str(packed), index, "test", trained.input, batch_size=5, rank=rank, world=world)
         loss = make_loss("bce")
-        return evaluate(trained, trained.model, batches, loss, device=torch.device("cpu"), show_progress=False)
+        return classify(trained, trained.model, batches, loss, device=torch.device("cpu"), show_progress=False)
 
     one = scores()
     for other in in_processes(5, scores):
@@ -142,7 +142,7 @@ def test_network_learns_several_labels_and_is_scored_by_mean_average_precision(r
     assert lines[-1]["test_map"] > 0.9
     assert not any(line.get("best") for line in lines)  # test images choose nothing
     assert "mean_average_precision" in out
-    assert "it needs images of one class, these have several labels" in out
+    assert "it needs images of one class, but these have several labels" in out
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert evaluation["metrics"]["completeness"] < 1e-5
     assert "gridpg" in evaluation["skipped"]
@@ -152,7 +152,7 @@ def test_network_learns_several_labels_and_is_scored_by_mean_average_precision(r
     trained = load_trained(str(folder))
     index = load_index(str(packed))
     batches = make_batches(str(packed), index, "test", trained.input, batch_size=5)
-    scores = evaluate(trained, trained.model, batches, make_loss("bce"), device=torch.device("cpu"))
+    scores = classify(trained, trained.model, batches, make_loss("bce"), device=torch.device("cpu"))
     images, labels = zip(*((i, k) for i, k, _ in batches.epoch(0)), strict=True)
     with torch.no_grad():
         confidences = trained.confidences(trained.model(trained.encode(torch.cat(images))))

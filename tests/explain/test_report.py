@@ -6,10 +6,13 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from bcos_core import BcosError
 from bcos_core.receipt import Receipt
+from bcos_explain.explainers.remarks import Remark
+from bcos_explain.metrics import MetricResult
 from bcos_explain.render import contribution_rgb, symmetric_limit
 from bcos_explain.report import (
     Confusion,
@@ -92,6 +95,13 @@ def premultiplied(picture):
     return picture[..., :3] * picture[..., 3:] if picture.shape[2] == 4 else picture
 
 
+GRIDS = {"cluster": 4, "chance": 0.25, "higher_is_better": True}
+
+
+def result(scores, **options):
+    return MetricResult(scores=torch.tensor(scores, dtype=torch.float64), **options)
+
+
 def page_of(**parts):
     return Page(render_report(ReportData(title="t", **parts)))
 
@@ -108,8 +118,10 @@ def data():
         ],
         confusion=Confusion([[5, 1, 0], [0, 7, 2], [0, 0, 4]], ["cat", f"dog {EVIL}", "owl"]),
         gallery=[item(rng), item(rng, f"dog {EVIL}", f"cat {EVIL}"), item(rng, "cat", "owl")],
-        gridpg={"bcos": [0.9, 0.8, 1.0, 0.9], f"other {EVIL}": [0.3, 0.2, 0.25, 0.25]},
-        gridpg_remarks={f"other {EVIL}": [f"it fell back {EVIL}"]},
+        gridpg={
+            "bcos": result([0.9, 0.8, 1.0, 0.9], **GRIDS),
+            f"other {EVIL}": result([0.3, 0.2, 0.25, 0.25], **GRIDS, remarks=(Remark(f"it fell back {EVIL}"),)),
+        },
         notes=[f"note {EVIL}"],
     )
 
@@ -235,8 +247,9 @@ def test_curves_and_scores_are_drawn(page):
 
 def test_other_metrics_are_shown_like_the_grid_pointing_game():
     scores = {"a": [0.2, 0.4, 0.3], "b": [0.5, 0.9, 0.7], "none": []}
-    metric = MetricScores(title="Deletion: area", scores=scores, chance=0.5, best="low", description="Lower is better.")
-    page = page_of(metrics=[metric], gridpg={"a": [0.5] * 8})
+    results = {name: result(values, chance=0.5, higher_is_better=False) for name, values in scores.items()}
+    metric = MetricScores(title="Deletion: area", results=results, description="Lower is better.")
+    page = page_of(metrics=[metric], gridpg={"a": result([0.5] * 8, **GRIDS)})
     assert [a["href"] for a in page.all("a")] == ["#metric-1", "#metric-2"]
     assert "Lower is better." in page.text
     assert len(page.all("tr", **{"class": "best"})) == 1
@@ -347,7 +360,13 @@ def test_parts_without_data_are_left_out():
 
 def test_missing_and_infinite_values_leave_gaps():
     curves = [{"epoch": 1, "train_loss": 1.0}, {"epoch": 2, "train_loss": float("nan"), "test_top1": None}]
-    page = Page(render_report(ReportData(title="t", curves=curves, gridpg={"none": [], "one": [0.5] * 4})))
+    page = Page(
+        render_report(
+            ReportData(
+                title="t", curves=curves, gridpg={"none": result([], **GRIDS), "one": result([0.5] * 4, **GRIDS)}
+            )
+        )
+    )
     assert [a["aria-label"] for a in page.all("svg") if "aria-label" in a] == ["loss over epochs", "Box plot of one"]
 
 
@@ -381,11 +400,11 @@ def test_data_that_do_not_fit_are_refused():
         NeuronItem(input=np.zeros((4, 4)), explanation=np.zeros((4, 4, 4)), map=np.zeros((4, 4)), score=1.0)
     with pytest.raises(BcosError, match=r"row 1 of the table 'T' must have 2 cells, got 3; use None"):
         Table(title="T", columns=("a", "b"), rows=[(1, 2), (1, 2, 3)])
-    with pytest.raises(BcosError, match=r"'a' has 5 scores under 'M', which are no whole groups of 4"):
-        MetricScores(title="M", scores={"a": [0.5] * 5}, group=4)
-    with pytest.raises(BcosError, match=r"scores of 'a' under 'M' must not be infinite; use NaN"):
-        MetricScores(title="M", scores={"a": [float("inf")]})
-    with pytest.raises(BcosError, match=r"group must be at least 1, got 0"):
-        MetricScores(title="M", scores={}, group=0)
+    with pytest.raises(BcosError, match=r"scores must be \(M,\) with M a multiple of cluster=4, got shape \(5,\)"):
+        result([0.5] * 5, cluster=4)
+    with pytest.raises(BcosError, match=r"scores must be finite, or NaN where the metric is undefined"):
+        result([float("inf")])
+    with pytest.raises(BcosError, match=r"a multiple of cluster=0"):
+        result([], cluster=0)
     with pytest.raises(BcosError, match=r"must have values in \[0, 1\], got 0 to 2"):
         render_report(ReportData(title="t", gallery=[item(rng, size=(4, 4), input=np.eye(4)[..., None] * [2, 2, 2])]))

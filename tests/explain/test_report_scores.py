@@ -9,6 +9,12 @@ from bcos_explain.report.boxes import boxes
 from bcos_explain.report.sections import metric_sections
 
 
+def metric(scores, *, limits=None, **options):
+    """A metric of the scores of each explainer."""
+    results = {name: MetricResult(scores=torch.as_tensor(values), **options) for name, values in scores.items()}
+    return MetricScores(title="m", results=results, limits=limits)
+
+
 def drawn(metric):
     """The boxes of a metric in the units of its scores."""
     shown = boxes(metric)
@@ -20,7 +26,7 @@ def drawn(metric):
 def test_boxes_are_those_of_matplotlib(limits):
     rng = np.random.default_rng(0)
     scores = {"many": rng.beta(2, 9, 200), "few": rng.random(5), "one": [0.4], "equal": [0.25] * 4}
-    shown, value = drawn(MetricScores(title="m", scores=scores, limits=limits))
+    shown, value = drawn(metric(scores, limits=limits))
     for row, (name, values) in zip(shown.rows, scores.items(), strict=True):
         (stats,) = matplotlib.cbook.boxplot_stats(values)
         assert row.name == name
@@ -35,7 +41,7 @@ def test_boxes_are_those_of_matplotlib(limits):
 
 
 def test_axis_holds_all_scores_and_chance():
-    shown = boxes(MetricScores(title="m", scores={"a": [3.0, 17.0], "b": [-4.0]}, chance=21.0))
+    shown = boxes(metric({"a": [3.0, 17.0], "b": [-4.0]}, chance=21.0))
     assert shown.ticks[0][0] == 0
     assert shown.ticks[-1][0] == 100
     assert 0 <= shown.chance <= 100
@@ -44,17 +50,17 @@ def test_axis_holds_all_scores_and_chance():
 
 
 def test_axis_of_a_single_score_has_a_length():
-    (row,) = boxes(MetricScores(title="m", scores={"a": [2.0]})).rows
+    (row,) = boxes(metric({"a": [2.0]})).rows
     assert 0 < row.strip.mean < 100
 
 
 def test_explainers_without_scores_have_no_row():
-    assert not boxes(MetricScores(title="m", scores={"a": []})).rows
+    assert not boxes(metric({"a": []})).rows
 
 
-@pytest.mark.parametrize(("best", "names"), [("high", ["b"]), ("low", ["a"]), (None, [])])
-def test_the_best_mean_is_marked(best, names):
-    shown = boxes(MetricScores(title="m", scores={"a": [1.0], "b": [2.0]}, best=best))
+@pytest.mark.parametrize(("better", "names"), [(True, ["b"]), (False, ["a"]), (None, [])])
+def test_the_best_mean_is_marked(better, names):
+    shown = boxes(metric({"a": [1.0], "b": [2.0]}, higher_is_better=better))
     assert [row.name for row in shown.rows if row.best] == names
 
 
@@ -69,7 +75,7 @@ def test_the_report_shows_the_interval_that_the_terminal_shows():
     scores = clustered(40, 4)
     scores[17] = float("nan")
     result = MetricResult(scores=scores, cluster=4)
-    (row,) = boxes(MetricScores(title="m", scores={"a": scores.tolist()}, group=4)).rows
+    (row,) = boxes(metric({"a": scores}, cluster=4)).rows
     assert row.interval == result.bootstrap_interval()
     assert (row.mean, row.std, row.count) == (result.mean, result.std, 159)
     low, high = result.bootstrap_interval()
@@ -80,17 +86,17 @@ def test_the_report_shows_the_interval_that_the_terminal_shows():
 def test_an_undefined_score_leaves_the_grid_pointing_game_its_grids():
     scores = clustered(40, 4)
     scores[17] = float("nan")
-    (section,) = metric_sections(ReportData(title="t", gridpg={"a": scores.tolist()}))
+    (section,) = metric_sections(ReportData(title="t", gridpg={"a": MetricResult(scores=scores, cluster=4)}))
     (row,) = section["boxes"].rows
     assert row.interval == MetricResult(scores=scores, cluster=4).bootstrap_interval()
 
 
 def test_explainers_whose_scores_are_all_undefined_have_no_row():
-    assert not boxes(MetricScores(title="m", scores={"a": [float("nan")] * 2})).rows
+    assert not boxes(metric({"a": [float("nan")] * 2})).rows
 
 
 def test_scores_that_only_differ_inside_of_groups_leave_no_doubt():
-    (row,) = boxes(MetricScores(title="m", scores={"a": [0.0, 1.0] * 10}, group=2)).rows
+    (row,) = boxes(metric({"a": [0.0, 1.0] * 10}, cluster=2)).rows
     assert row.interval == (0.5, 0.5)
-    (row,) = boxes(MetricScores(title="m", scores={"a": [0.0, 1.0] * 10})).rows
+    (row,) = boxes(metric({"a": [0.0, 1.0] * 10})).rows
     assert row.interval[0] < 0.5 < row.interval[1]

@@ -12,7 +12,7 @@ from bcos_cli.data.sources import ArraySource, ImageItem
 from bcos_cli.evaluate.resumable import PartialResults
 from bcos_cli.explain.shard_maps import _claim, _noted
 from bcos_cli.runs.compare import recipe_rows, score_rows
-from bcos_cli.runs.read import find_runs, read_run
+from bcos_cli.runs.run import find_runs, read_run
 
 EPOCH = {"epoch": 1, "train_loss": 0.5, "test_top1": 0.5, "test_loss": 0.4, "seconds": 3.0, "images_per_second": 9.0}
 SCORES = {"model": "run", "metrics": {"top1": 0.5, "gridpg/bcos": 0.7}, "count": 7}

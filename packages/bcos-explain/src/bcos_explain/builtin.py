@@ -120,6 +120,7 @@ def _localisation() -> Iterable[MetricSpec]:
         "Böhle et al., CVPR 2021, arXiv 2104.00032, section 4.2",
         unit="grid",
         higher_is_better=True,
+        share=True,
     )
     yield MetricSpec(
         "difull",
@@ -129,6 +130,7 @@ def _localisation() -> Iterable[MetricSpec]:
         _RAO,
         unit="grid",
         higher_is_better=True,
+        share=True,
     )
     yield MetricSpec(
         "dipart",
@@ -138,6 +140,7 @@ def _localisation() -> Iterable[MetricSpec]:
         _RAO,
         unit="grid",
         higher_is_better=True,
+        share=True,
     )
     yield MetricSpec(
         "epg",
@@ -147,6 +150,7 @@ def _localisation() -> Iterable[MetricSpec]:
         _WANG,
         unit="image",
         higher_is_better=True,
+        share=True,
     )
     yield MetricSpec(
         "epg_masks",
@@ -156,6 +160,7 @@ def _localisation() -> Iterable[MetricSpec]:
         _WANG,
         unit="image",
         higher_is_better=True,
+        share=True,
     )
 
 

@@ -45,3 +45,5 @@ class MetricSpec:
     """
     higher_is_better: bool | None = None
     """None where neither is."""
+    share: bool = False
+    """Whether a score is a share from 0 to 1, which tables show as a percentage."""

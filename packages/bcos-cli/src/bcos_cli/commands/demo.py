@@ -47,8 +47,8 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     from bcos_cli.config import load_recipe
     from bcos_cli.data.pack import pack
     from bcos_cli.data.sources.digits import digits_source
-    from bcos_cli.evaluate.report import finish_run
     from bcos_cli.explain.files import explain_files
+    from bcos_cli.runs.evaluation import finish_run
     from bcos_cli.train.trainer import trained
     from bcos_core.files import write_atomically
 

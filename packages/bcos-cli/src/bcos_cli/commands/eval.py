@@ -51,7 +51,7 @@ def evaluate(
     ] = None,
     photos: Annotated[Path | None, typer.Option(help="Folder of the annotated photographs.")] = None,
     images: Annotated[
-        int | None, typer.Option(help="Images for metrics of single images, spread over the split.", min=1)
+        int | None, typer.Option(help="Number of images for metrics of single images, spread over the split.", min=1)
     ] = None,
     grids: Annotated[int | None, typer.Option(help="Grids of the pointing games.", min=1)] = None,
     grid_size: Annotated[int | None, typer.Option(help="Images along a side of a grid.", min=2)] = None,
@@ -68,37 +68,37 @@ def evaluate(
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all values to this file.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for scores.csv and scores.json, and for what a killed evaluation goes on with."),
+        typer.Option(help="Folder for scores.csv and scores.json; a killed evaluation continues from what is in it."),
     ] = None,
     trust_run: TrustRun = False,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
 ) -> None:
     """Score a network and its explanations on a split.
 
-    For a run's folder, evaluation.json and report.html are renewed. A killed evaluation goes on where it was. Exit
-    status 1 if contributions do not add up to the logits, or a --require does not hold.
+    For a run's folder, evaluation.json and report.html are renewed. A killed evaluation continues where it stopped.
+    Exit status 1 if contributions do not add up to the logits, or a --require does not hold.
     """
     trust_runs(trust_run)
-    from bcos_cli.evaluate.metrics import check_metrics, named_options
-    from bcos_cli.evaluate.requirements import Condition, failures
+    from bcos_cli.evaluate.arguments import parse_arguments, refuse_with_photos
 
     if (boxes is None) != (photos is None):
         raise BcosError("--boxes and --photos go together: annotations, and the folder of the images they are of")
-    options_by_name = named_options(option or [])
-    conditions = [Condition.parse(text) for text in require or []]
-    check_metrics([c.name for c in conditions])
-    metrics = check_metrics(metric) if metric else None
+    given = parse_arguments(
+        metrics=metric,
+        options=option,
+        require=require,
+        explainers=tuple(explainer or ()),
+        split=split,
+        images=images,
+        grids=grids,
+        grid_size=grid_size,
+        smooth=smooth,
+        batch_size=batch_size,
+        explain_batch=explain_batch,
+        workers=workers,
+    )
     if boxes is not None:
-        refused = {
-            "--data": data,
-            "--split": split,
-            "--images": images,
-            "--grids": grids,
-            "--grid-size": grid_size,
-            "--on-error": on_error,
-        }
-        if unused := [name for name, value in refused.items() if value is not None]:
-            raise BcosError(f"{', '.join(unused)} cannot go with --boxes, which scores all annotated photographs")
+        refuse_with_photos(data=data, split=split, images=images, grids=grids, grid_size=grid_size, on_error=on_error)
     if num_processes > 1:
         from bcos_cli.processes.launcher import launch
 
@@ -106,33 +106,24 @@ def evaluate(
         return
 
     from bcos_cli.data.loader import reading_of
-    from bcos_cli.evaluate.report import evaluate_annotated, evaluate_run
+    from bcos_cli.evaluate.photos import evaluate_photos
+    from bcos_cli.evaluate.requirements import failures
+    from bcos_cli.evaluate.result import ScoreFiles
     from bcos_cli.processes.group import leave, process_state
+    from bcos_cli.runs.evaluation import evaluate_run
 
-    options = {
-        "metrics": None if metrics is None else tuple(metrics),
-        "split": split,
-        "explainers": tuple(explainer) if explainer else None,
-        "images": images,
-        "batch_size": batch_size,
-        "explain_batch": explain_batch,
-        "grids": grids,
-        "grid_size": grid_size,
-        "smooth": smooth,
-        "options": options_by_name or None,
-        "require": tuple(conditions) or None,
-        "reading": None if on_error is None else replace(reading_of(run_or_model, data), skip=on_error == "skip"),
-    }
-    given = {name: value for name, value in options.items() if value is not None}
+    files = ScoreFiles(json_file, out)
+    if on_error is not None:
+        given["reading"] = replace(reading_of(run_or_model, data), skip=on_error == "skip")
     if boxes is not None and photos is not None:
-        evaluation = evaluate_annotated(run_or_model, boxes, photos, weights, json_file, given, out=out)
+        evaluation = evaluate_photos(run_or_model, boxes, photos, given, weights=weights, files=files)
     else:
-        evaluation = evaluate_run(run_or_model, data, weights, json_file, {**given, "workers": workers}, out=out)
+        evaluation = evaluate_run(run_or_model, given, data=data, weights=weights, files=files)
     state = process_state()
-    failed = failures(evaluation, conditions, metric or []) if state.is_main_process else []
-    state.wait_for_everyone()  # a process that ends ends the others
+    reasons = failures(evaluation, given.get("require", ()), metric or []) if state.is_main_process else []
+    state.wait_for_everyone()  # the launcher ends all processes when one has ended
     leave()
-    for reason in failed:
+    for reason in reasons:
         tell(reason)
-    if failed:
+    if reasons:
         raise typer.Exit(1)

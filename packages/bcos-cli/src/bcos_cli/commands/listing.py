@@ -1,9 +1,6 @@
-"""``bcos models``, ``explainers``, ``metrics`` and ``plugins``.
+"""``bcos models``, ``explainers``, ``metrics`` and ``plugins``, which list what is installed. Imports no torch."""
 
-What there is. Imports no torch.
-"""
-
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +17,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @hookimpl
 def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     for command in (models, explainers, metrics, plugins):
         app.command()(command)
 
@@ -32,24 +29,23 @@ def models(
     """List models with parameters, input size and the published accuracy of their weights."""
     from bcos_models import get_spec, list_models
 
-    specs = [get_spec(name) for name in list_models(pattern)]
-    if as_json:
-        return _show("models", [_described(spec) for spec in specs], as_json)
-    rows = [
-        {
-            "name": spec.name,
-            "params": "?" if spec.params is None else f"{spec.params / 1e6:.2f} M",
-            "input": f"{spec.input.encoded_channels}×{spec.input.size}×{spec.input.size}",
-            "classes": spec.num_classes,
-            "top-1": "" if spec.checkpoint is None or spec.checkpoint.top1 is None else f"{spec.checkpoint.top1:.1f} %",
-            "summary": spec.summary,
-        }
-        for spec in specs
-    ]
-    return _show("models", rows, as_json)
+    describe = _model_values if as_json else _model_cells
+    _show("models", [describe(get_spec(name)) for name in list_models(pattern)], as_json)
 
 
-def _described(spec: "ModelSpec") -> dict[str, Any]:
+def _model_cells(spec: "ModelSpec") -> dict[str, Any]:
+    accuracy = spec.checkpoint and spec.checkpoint.top1
+    return {
+        "name": spec.name,
+        "params": "?" if spec.params is None else f"{spec.params / 1e6:.2f} M",
+        "input": f"{spec.input.encoded_channels}×{spec.input.size}×{spec.input.size}",
+        "classes": spec.num_classes,
+        "top-1": "" if accuracy is None else f"{accuracy:.1f} %",
+        "summary": spec.summary,
+    }
+
+
+def _model_values(spec: "ModelSpec") -> dict[str, Any]:
     published = spec.checkpoint
     return {
         "name": spec.name,
@@ -70,15 +66,14 @@ def explainers(as_json: AsJson = False) -> None:
     """List methods of explanation."""
     from bcos_explain import explainer_specs
 
-    _show("explainers", [{"name": s.name, "summary": s.summary} for s in explainer_specs()], as_json)
+    _show("explainers", [{"name": spec.name, "summary": spec.summary} for spec in explainer_specs()], as_json)
 
 
 def metrics(as_json: AsJson = False) -> None:
     """List metrics that bcos eval takes."""
-    from bcos_cli.evaluate.metrics import metric_summaries
+    from bcos_cli.evaluate.metrics import all_metrics
 
-    rows = [{"name": name, "summary": summary} for name, summary in metric_summaries().items()]
-    _show("metrics", rows, as_json)
+    _show("metrics", [{"name": metric.name, "summary": metric.summary} for metric in all_metrics().values()], as_json)
 
 
 def plugins(as_json: AsJson = False) -> None:
@@ -86,27 +81,23 @@ def plugins(as_json: AsJson = False) -> None:
     from bcos_cli.plugins import all_plugins
 
     found = all_plugins()
-    if as_json:
-        say_json([asdict(info) for info in found])
-        return
     rows = [
         {
-            "plugin": i.name,
-            "group": i.group,
-            "module": i.value,
-            "ms": round(1000 * i.seconds),
-            "status": f"broken: {i.error}" if i.error else "ok",
+            "plugin": info.name,
+            "group": info.group,
+            "module": info.value,
+            "ms": round(1000 * info.seconds),
+            "status": f"broken: {info.error}" if info.error else "ok",
         }
-        for i in found
+        for info in found
     ]
-    _show("plugins", rows, as_json=False)
+    _show("plugins", [asdict(info) for info in found] if as_json else rows, as_json)
 
 
-def _show(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+def _show(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     if as_json:
         say_json(rows)
         return
     from bcos_cli import console
 
-    columns: Iterable[str] = rows[0] if rows else ["name"]
-    console.table(title, columns, [list(row.values()) for row in rows])
+    console.table(title, rows[0] if rows else ["name"], [list(row.values()) for row in rows])

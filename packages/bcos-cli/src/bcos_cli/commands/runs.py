@@ -1,13 +1,16 @@
 """``bcos runs``: list, show, compare. Imports no torch."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say, say_json, tell
+
+if TYPE_CHECKING:
+    from bcos_cli.runs.run import Run
 
 SortBy = Literal["name", "best", "last", "changed"]
 
@@ -16,7 +19,7 @@ runs = typer.Typer(no_args_is_help=True, help="List the runs of a folder; show o
 
 @hookimpl
 def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.add_typer(runs, name="runs")
 
 
@@ -27,7 +30,7 @@ def listing(
     as_json: AsJson = False,
 ) -> None:
     """List the runs of a folder: state, epochs, accuracy, GridPG. Exit status 1 if one cannot be read."""
-    from bcos_cli.runs.read import find_runs, read_run
+    from bcos_cli.runs.run import find_runs, read_run
     from bcos_core.errors import BcosError
 
     rows, broken = [], {}
@@ -57,15 +60,15 @@ def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: 
     from bcos_cli import console
     from bcos_cli.config.keys import differences
     from bcos_cli.runs.compare import defaults
-    from bcos_cli.runs.read import read_run
+    from bcos_cli.runs.run import read_run
 
     found = read_run(run)
     changed = {key: value for key, (value, _) in differences(found.recipe, defaults()).items() if value is not None}
     if as_json:
-        whole = {"name": str(run), **_summary(found), "recipe": changed, "metrics": found.epochs}
-        say_json(whole | {"scores": found.scores})
+        values = {"recipe": changed, "metrics": found.epochs, "scores": found.scores}
+        say_json({"name": str(run), **_summary(found), **values})
         return
-    console.out.print(f"{run}: {found.model}, {found.state}, {len(found.epochs)} of {found.wanted} epochs")
+    console.out.print(f"{run}: {found.model}, {found.state}, {len(found.epochs)} of {found.max_epochs} epochs")
     if changed:
         console.table("recipe, where it is not the default", ["key", "value"], changed.items())
     if found.epochs:
@@ -84,12 +87,12 @@ def compare(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs: in what their recipes differ, and what came of it."""
+    """Compare runs: how their recipes differ, and their scores."""
     from bcos_cli import console
     from bcos_cli.config.outputs import check_writable
     from bcos_cli.runs.compare import recipe_rows, score_rows
     from bcos_cli.runs.plot import check_suffix, plot
-    from bcos_cli.runs.read import read_run
+    from bcos_cli.runs.run import read_run
 
     if picture is not None:
         check_suffix(picture)
@@ -100,8 +103,7 @@ def compare(
     if picture is not None:
         plot(found, names, picture)
     if as_json:
-        parts = {"recipe": recipe, "scores": scores}
-        say_json({"runs": [str(folder) for folder in folders], **parts})
+        say_json({"runs": [str(folder) for folder in folders], "recipe": recipe, "scores": scores})
         return
     for title, rows in (("recipe", recipe), ("scores", scores)):
         if rows:
@@ -110,12 +112,12 @@ def compare(
         console.out.print(f"learning curves {picture}", soft_wrap=True)
 
 
-def _summary(run: Any) -> dict[str, Any]:
+def _summary(run: "Run") -> dict[str, Any]:
     return {
         "model": run.model,
         "state": run.state,
         "epochs": len(run.epochs),
-        "of": run.wanted,
+        "of": run.max_epochs,
         "measure": run.measure,
         "best": run.best,
         "last": run.last,
@@ -129,24 +131,13 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
     from bcos_cli import console
 
     columns = ["run", "state", "epochs", "best", "last", "GridPG", "min", "model"]
-    cells = [
-        (
-            row["name"],
-            row["state"],
-            f"{row['epochs']}/{row['of']}",
-            _number(row["best"]),
-            _number(row["last"]),
-            _number(row["gridpg"]),
-            f"{row['minutes']:.1f}",
-            row["model"],
-        )
-        for row in rows
-    ]
-    console.table("runs", columns, cells, whole=len(columns) - 1)
+    cells = [{**row, "epochs": f"{row['epochs']}/{row['of']}", "minutes": f"{row['minutes']:.1f}"} for row in rows]
+    keys = ("name", "state", "epochs", "best", "last", "gridpg", "minutes", "model")
+    console.table("runs", columns, [[_number(row[key]) for key in keys] for row in cells], whole=len(columns) - 1)
 
 
 def _names(folders: list[Path]) -> list[str]:
-    """The last parts of the folders' names, as many as tell them apart."""
+    """The shortest ends of the folders' paths that tell them apart."""
     whole = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, whole)) + 1):
         names = ["/".join(parts[-length:]) for parts in whole]
@@ -156,7 +147,7 @@ def _names(folders: list[Path]) -> list[str]:
 
 
 def _number(value: Any) -> str:
-    """A number with four digits that count; others as they are."""
+    """A number with four significant digits; anything else as it is."""
     if value is None:
         return ""
     if isinstance(value, float):

@@ -69,8 +69,8 @@ def train(
         launch(num_processes)
         return
 
-    from bcos_cli.evaluate.report import finish_run
     from bcos_cli.processes.group import leave
+    from bcos_cli.runs.evaluation import finish_run
     from bcos_cli.train.trainer import trained
 
     try:

@@ -1,4 +1,4 @@
-"""Photographs with boxes or masks around their objects, as ``bcos eval --boxes`` scores them."""
+"""Annotated photographs: images as a network sees them, with boxes or masks around their objects."""
 
 import hashlib
 import json
@@ -13,6 +13,7 @@ from torch import Tensor
 from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.input_image import inference_transform
 from bcos_core.errors import BcosError
+from bcos_explain import MetricSpec
 from bcos_explain.metrics.annotations import (
     Annotation,
     Placement,
@@ -43,37 +44,38 @@ class AnnotatedImages:
     left_out: dict[str, str] = field(default_factory=dict)
     """Annotated images that are not used, and why."""
 
+    def inputs(self, _spec: MetricSpec | None = None) -> dict[str, Any]:
+        """Return what metrics may need, by name; they explain the class of the annotated objects."""
+        values = {"images": self.images, "labels": self.targets, "boxes": self.boxes, "keys": self.keys}
+        values |= {"target": self.targets} | ({} if self.masks is None else {"masks": self.masks})
+        return values
+
     def fingerprint(self) -> str:
-        """SHA-256 of everything that scores depend on."""
+        """Return the SHA-256 of everything that scores depend on."""
         digest = hashlib.sha256(self.images.numpy().tobytes())
         digest.update(b"" if self.masks is None else self.masks.numpy().tobytes())
         digest.update(json.dumps([self.keys, self.targets.tolist(), [b.tolist() for b in self.boxes]]).encode())
         return digest.hexdigest()
 
-    def given(self) -> dict[str, Any]:
-        """What metrics may need, by name."""
-        named = {"images": self.images, "labels": self.targets, "boxes": self.boxes, "keys": self.keys}
-        return named if self.masks is None else {**named, "masks": self.masks}
-
 
 def read_annotations(path: Path, *, masks: bool) -> dict[str, Annotation]:
-    """Annotations by file name: of a COCO file, of one VOC file, or of a folder of VOC files.
+    """Read annotations by file name: of a COCO file, of one VOC file, or of a folder of VOC files.
 
     Raises:
-        BcosError: nothing there, or a malformed file.
+        BcosError: no annotations there, or a malformed file.
     """
     if path.is_dir():
         files = sorted(p for p in path.iterdir() if p.suffix.lower() in COLLECTION_SUFFIXES)
         if not files:
             raise BcosError(f"there are no annotations in {str(path)!r}; VOC files end in .xml or .json")
         return {annotation.name: annotation for annotation in map(read_voc, files)}
-    if path.suffix.lower() == ".xml" or '"annotation"' in _beginning(path):
+    if path.suffix.lower() == ".xml" or '"annotation"' in _first_characters(path):
         annotation = read_voc(path)
         return {annotation.name: annotation}
     return read_coco(path, masks=masks)
 
 
-def _beginning(path: Path) -> str:
+def _first_characters(path: Path) -> str:
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             return file.read(200)
@@ -84,8 +86,8 @@ def _beginning(path: Path) -> str:
 def load_annotated(trained: TrainedModel, annotations: Path, photos: Path, *, masks: bool) -> AnnotatedImages:
     """Load photographs, and bring their boxes and masks to the image that the network sees.
 
-    Classes go by their names. Images that are missing or damaged, or show no object of a class that the
-    network knows, or none that the crop leaves, are left out and named.
+    Classes are matched by name. Images that are missing or damaged, that show no object of a class that the network
+    knows, or whose objects the crop cuts off, are left out and named.
 
     Raises:
         BcosError: malformed annotations, or no image to score.
@@ -117,7 +119,7 @@ def load_annotated(trained: TrainedModel, annotations: Path, photos: Path, *, ma
 
 def _load(path: Path, photos: Path, annotation: Annotation, trained: TrainedModel) -> Tensor:
     if path.is_absolute() or ".." in path.parts:
-        raise BcosError("its name leads out of the folder of photographs")
+        raise BcosError("its name points outside the folder of photographs")
     path = photos / path
     if not path.is_file():
         raise BcosError(f"there is no {str(path)!r}")
@@ -137,13 +139,13 @@ def _objects_of_one_class(annotation: Annotation, classes: Sequence[str]) -> tup
             areas[label] = areas.get(label, 0.0) + float((box[2] - box[0]) * (box[3] - box[1]))
     if not areas:
         shown = ", ".join(dict.fromkeys(annotation.labels)) or "nothing"
-        raise BcosError(f"it shows {shown}, which is no class of the network")
+        raise BcosError(f"it shows {shown}, which is not a class of the network")
     label = max(areas, key=lambda name: areas[name])
     return list(classes).index(label), annotation.only(label)
 
 
 def _placement(annotation: Annotation, trained: TrainedModel) -> Placement:
-    seen = trained.input
-    if seen.resize is None:
-        return Placement(size=annotation.size, resize=(seen.size, seen.size), crop=None)
-    return Placement(size=annotation.size, resize=seen.resize, crop=seen.size)
+    spec = trained.input
+    if spec.resize is None:
+        return Placement(size=annotation.size, resize=(spec.size, spec.size), crop=None)
+    return Placement(size=annotation.size, resize=spec.resize, crop=spec.size)

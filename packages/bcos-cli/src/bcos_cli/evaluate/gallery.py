@@ -9,7 +9,7 @@ from torch import Tensor
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import Reading, labels_of, make_batches
-from bcos_cli.evaluate.evaluation import Evaluation
+from bcos_cli.evaluate.result import Evaluation
 from bcos_cli.explain.pictures import as_floats, smoothing
 from bcos_cli.processes.group import process_state
 from bcos_core import explain

@@ -1,63 +1,76 @@
-"""Metrics by name.
+"""The table of metrics: what each is called, what it says and which direction is good. Imports no torch."""
 
-Those of classification here, those of explanations from their plugins. Imports no torch.
-"""
-
-from typing import Any
+from dataclasses import dataclass
 
 from bcos_core.errors import BcosError
 from bcos_core.plugins import suggestion
+from bcos_explain import MetricSpec, metric_specs
+
+
+@dataclass(frozen=True)
+class ClassificationMetric:
+    """A score of a network's predictions, described as a ``MetricSpec`` describes those of explanations."""
+
+    name: str
+    """A field of :class:`bcos_cli.evaluate.classification.Scores`."""
+    label: str
+    """Its name in a report."""
+    summary: str
+    higher_is_better: bool = True
+    share: bool = True
+    """Whether it is shown as a percentage."""
+    multi_label: bool = False
+    """Whether it exists only for images with several labels."""
+
 
 CLASSIFICATION = {
-    "top1": "share of images whose class has the largest logit",
-    "top5": "share of images whose class is among the five largest logits",
-    "loss": "the training loss, with plain targets",
-    "calibration_error": "expected calibration error of the predicted class, 15 bins",
-    "mean_average_precision": "mean over classes, where images have several labels",
-    "f1": "of all labels together, where images have several",
+    metric.name: metric
+    for metric in (
+        ClassificationMetric("top1", "top-1", "share of images whose class has the largest logit"),
+        ClassificationMetric("top5", "top-5", "share of images whose class is among the five largest logits"),
+        ClassificationMetric(
+            "mean_average_precision",
+            "mean average precision",
+            "mean over classes, where images have several labels",
+            multi_label=True,
+        ),
+        ClassificationMetric("f1", "F1", "of all labels together, where images have several", multi_label=True),
+        ClassificationMetric("loss", "loss", "the training loss, with plain targets", False, False),
+        ClassificationMetric(
+            "calibration_error",
+            "calibration error",
+            "expected calibration error of the predicted class, 15 bins",
+            higher_is_better=False,
+        ),
+    )
 }
-OF_SEVERAL_LABELS = ("mean_average_precision", "f1")
-
 DEFAULT = ("top1", "top5", "loss", "calibration_error", "gridpg", "completeness")
-"""What is measured where nothing is asked for; others take longer, or need more than shards."""
+"""Metrics of an evaluation that names none; others take longer, or need more than shards."""
 
 
-def metric_summaries() -> dict[str, str]:
-    """Every metric with one line about it."""
-    from bcos_explain import metric_specs
+def all_metrics() -> dict[str, ClassificationMetric | MetricSpec]:
+    """Return every metric by name: those of classification, then those of explanations from all plugins."""
+    return {**CLASSIFICATION, **{spec.name: spec for spec in metric_specs()}}
 
-    return CLASSIFICATION | {spec.name: spec.summary for spec in metric_specs()}
+
+def describe(name: str) -> ClassificationMetric | MetricSpec:
+    """Return the description of a metric; of one whose plugin is gone just its name."""
+    return all_metrics().get(name) or MetricSpec(name, "", summary=name)
+
+
+def format_value(name: str, value: float) -> str:
+    """Return a value of the metric `name` as text: a share as a percentage, another with four significant digits."""
+    return f"{value:.2%}" if describe(name).share else f"{value:.4g}"
 
 
 def check_metrics(names: list[str]) -> list[str]:
-    """Return the names, or those of the default if there are none.
+    """Return the names without repetition, or those of the default if there are none.
 
     Raises:
         BcosError: an unknown one.
     """
-    known = list(metric_summaries())
+    known = all_metrics()
     for name in names:
         if name not in known:
             raise BcosError(f"there is no metric {name!r}; {suggestion(name, known)}")
     return list(dict.fromkeys(names)) or list(DEFAULT)
-
-
-def named_options(given: list[str]) -> dict[str, dict[str, Any]]:
-    """Options of metrics and explainers by name, from ``NAME.KEY=VALUE``.
-
-    Raises:
-        BcosError: another form, or no metric or explainer of that name.
-    """
-    from bcos_cli.config import override
-    from bcos_explain import list_explainers
-
-    options: dict[str, Any] = {}
-    for text in given:
-        name, dot, _ = text.partition("=")[0].partition(".")
-        if not dot or "=" not in text:
-            raise BcosError(f"an option is written NAME.KEY=VALUE, such as rise.n_masks=1000, got {text!r}")
-        known = [*list_explainers(), *metric_summaries()]
-        if name not in known:
-            raise BcosError(f"there is no metric or explainer {name!r}; {suggestion(name, known)}")
-        override(options, text)
-    return options

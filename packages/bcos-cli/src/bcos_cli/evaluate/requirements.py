@@ -1,4 +1,4 @@
-"""Conditions on scores: what makes ``bcos eval`` a gate that a network must pass."""
+"""Conditions on scores, which make ``bcos eval`` a test that a network passes or fails."""
 
 import operator
 import re
@@ -6,15 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bcos_cli.evaluate.metrics import all_metrics
 from bcos_core.errors import BcosError
 from bcos_core.plugins import suggestion
 
 if TYPE_CHECKING:
-    from bcos_cli.evaluate.evaluation import Evaluation
-    from bcos_explain import MetricSpec
-
-INCOMPLETE = 1e-6
-"""Relative distance from the logit that float32 does not explain: :data:`bcos_core.rounding.ROUNDING`."""
+    from bcos_cli.evaluate.result import Evaluation
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
@@ -59,54 +56,50 @@ class Condition:
         """Refuse a condition on what is not going to be measured.
 
         Raises:
-            BcosError: a metric of that name is not, or not for that explainer, or only for each.
+            BcosError: no score of that name; some metrics have one for each explainer.
         """
-        names = {name: "explainer" in spec.needs for name, spec in _specs().items()}
-        scores = [
-            score
-            for metric in metrics
-            for score in ([f"{metric}/{e}" for e in explainers] if names.get(metric) else [metric])
-        ]
+        known = all_metrics()
+        scores: list[str] = []
+        for metric in metrics:
+            explained = "explainer" in getattr(known.get(metric), "needs", ())
+            scores += [f"{metric}/{explainer}" for explainer in explainers] if explained else [metric]
         if self.metric not in scores:
             raise BcosError(f"there will be no score {self.metric!r}; {suggestion(self.metric, scores)}")
 
-    def failure(self, values: Mapping[str, float], unmeasured: Mapping[str, str]) -> str | None:
-        """Why it does not hold, or None if it does.
+    def failure(self, values: Mapping[str, float], skipped: Mapping[str, str]) -> str | None:
+        """Return why it does not hold, or None if it does.
+
+        Args:
+            values: means by score.
+            skipped: metrics or scores that could not be measured, and why.
 
         Raises:
-            BcosError: a metric that was not asked for.
+            BcosError: no such score.
         """
-        reason = unmeasured.get(self.metric) or unmeasured.get(self.name)
-        if self.metric not in values:
-            if reason is None:
-                raise BcosError(f"there is no score {self.metric!r}; {suggestion(self.metric, values)}")
-            return f"{self.metric} was not measured: {reason}"
-        value = values[self.metric]
-        if _COMPARISONS[self.comparison](value, self.bound):
-            return None
-        return f"{self.metric} is {value:.4g}, needed {self.comparison} {self.bound:g}"
-
-
-def _specs() -> dict[str, "MetricSpec"]:
-    from bcos_explain import metric_specs
-
-    return {spec.name: spec for spec in metric_specs()}
+        if self.metric in values:
+            value = values[self.metric]
+            holds = _COMPARISONS[self.comparison](value, self.bound)
+            return None if holds else f"{self.metric} is {value:.4g}, needed {self.comparison} {self.bound:g}"
+        reason = skipped.get(self.metric) or skipped.get(self.name)
+        if reason is None:
+            raise BcosError(f"there is no score {self.metric!r}; {suggestion(self.metric, values)}")
+        return f"{self.metric} was not measured: {reason}"
 
 
 def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: Sequence[str] = ()) -> list[str]:
-    """Why an evaluation does not pass, in one line each.
+    """Return why an evaluation does not pass, in one line each.
 
     Contributions and bias must add up to every logit, wherever completeness was measured, all conditions must
-    hold, and what was asked for by name must have been measured.
-
-    Args:
-        evaluation: that is judged.
-        conditions: on its means.
-        asked: metrics that a user named.
+    hold, and the metrics that a user `asked` for by name must have been measured.
 
     Raises:
         BcosError: a condition on what was not asked for.
     """
+    import torch
+
+    from bcos_core.rounding import ROUNDING
+
+    bound = ROUNDING[torch.float32]
     found = []
     for name, reason in evaluation.skipped.items():
         metric = name.partition("/")[0]
@@ -115,11 +108,11 @@ def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: S
         elif metric in asked:
             found.append(f"{name} was not measured: {reason}")
     for result in evaluation.explanations.get("completeness", {}).values():
-        wrong = int((~(result.scores <= INCOMPLETE)).sum())  # what is no number neither
+        wrong = int((~(result.scores <= bound)).sum())  # NaN is wrong too
         if wrong:
             found.append(
                 f"completeness failed: contributions and bias of {wrong} of {result.count} images miss the logit "
-                f"by more than {INCOMPLETE:g} of their size, at most by {float(result.scores.max()):.1e}"
+                f"by more than {bound:g} of their size, at most by {float(result.scores.max()):.1e}"
             )
     reasons = [condition.failure(evaluation.metrics, evaluation.skipped) for condition in conditions]
     return found + [reason for reason in reasons if reason is not None]

@@ -1,6 +1,7 @@
-"""Results of parts of a long measurement, kept on disk until all of it is done."""
+"""Partial results, which let a killed evaluation go on where it was."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Strict, TypeAdapter, ValidationError
 
 from bcos_cli.config.base import Count
+from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError, shown
 
 Part = dict[str, Any]
@@ -33,13 +35,13 @@ _LINE = TypeAdapter(tuple[Annotated[Count, Strict()], _WrittenPart])
 
 
 class PartialResults:
-    """What was measured so far, one line a part, so that a killed evaluation goes on where it was.
+    """What was measured so far, one line of a file for each part, until all is done.
 
     Args:
-        folder: where; None keeps nothing on disk.
-        fingerprint: of all that the results depend on; those with another one are not taken up.
-        rank: of this process, which writes files of its own. Those of every process are read, so a
-            measurement may go on with another number of processes.
+        folder: of all partial results; None keeps nothing on disk.
+        fingerprint: of everything that the results depend on; those with another one are ignored.
+        rank: of this process, which writes files of its own. Those of every process are read, so an
+            evaluation may go on with another number of processes.
 
     Raises:
         BcosError: as :meth:`load`.
@@ -49,13 +51,13 @@ class PartialResults:
         self.folder = folder
         self._own = None if folder is None else folder / fingerprint
         self._rank = rank
-        self.load("*")  # what is damaged is told before anything is measured
+        self.load("*")  # refuse damaged files before anything is measured
 
     def load(self, task: str) -> dict[int, Part]:
-        """Parts of a task by number; a line that was cut off by a kill does not count.
+        """Read the parts of a task by number; a line that a kill cut off is ignored.
 
         Raises:
-            BcosError: a line that is whole has something else than one part.
+            BcosError: a line is valid JSON, but holds no part.
         """
         parts: dict[int, Part] = {}
         for path in [] if self._own is None else sorted(self._own.glob(f"{task}.*.jsonl")):
@@ -65,31 +67,36 @@ class PartialResults:
         return parts
 
     def add(self, task: str, number: int, part: Part) -> None:
-        """Keep one part, on the disk before this returns."""
-        if self._own is not None:
-            try:
-                self._append(self._own, task, number, part)
-            except OSError:  # a folder that cannot be written, or that another evaluation has finished with
-                self._own = None
-
-    def _append(self, own: Path, task: str, number: int, part: Part) -> None:
-        own.mkdir(parents=True, exist_ok=True)
-        with (own / f"{task}.{self._rank}.jsonl").open("ab") as file:
-            torn = file.tell() > 0 and not _ends_with_newline(own / f"{task}.{self._rank}.jsonl")
-            file.write((b"\n" if torn else b"") + json.dumps([number, part]).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        """Write one part; it is on the disk when this returns."""
+        if self._own is None:
+            return
+        try:
+            self._own.mkdir(parents=True, exist_ok=True)
+            with (self._own / f"{task}.{self._rank}.jsonl").open("a+b") as file:
+                file.seek(-min(1, file.tell()), os.SEEK_END)
+                torn = file.read() not in (b"", b"\n")  # a kill cut the last line off
+                file.write((b"\n" if torn else b"") + json.dumps([number, part]).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:  # a folder that cannot be written, or that another evaluation has removed
+            self._own = None
 
     def clear(self) -> None:
-        """Remove what was kept: the result is complete."""
+        """Remove the parts, because the result is complete."""
         if self.folder is not None and self._own is not None:
             shutil.rmtree(self._own, ignore_errors=True)
             with contextlib.suppress(OSError):  # not empty: another evaluation is under way, or was killed
                 self.folder.rmdir()
 
 
+def partial_results(folder: Path | None, *depends_on: Any) -> PartialResults:
+    """Return this process's partial results in `folder` of what depends on the same values, which JSON can hold."""
+    fingerprint = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
+    return PartialResults(folder, fingerprint, process_state().process_index)
+
+
 def _read(line: bytes, where: str) -> tuple[int, Part] | None:
-    """Number and part; None of a line that is no JSON, which a kill or a power failure has left."""
+    """Number and part; None for a line that is not JSON, which a kill or a power failure leaves."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -101,9 +108,3 @@ def _read(line: bytes, where: str) -> tuple[int, Part] | None:
             f"{where} holds no part of a measurement, got {shown(values)}; remove the file to measure it again"
         ) from reason
     return number, part.model_dump(exclude_unset=True)
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read() == b"\n"

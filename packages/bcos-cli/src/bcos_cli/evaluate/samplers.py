@@ -1,4 +1,4 @@
-"""Images that metrics of explanations work on, picked while a split is evaluated."""
+"""Samplers, which pick images for the metrics of explanations while a split is evaluated."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -9,8 +9,8 @@ from torch import Tensor
 from bcos_core.errors import BcosError
 
 
-class Collector(Protocol):
-    """Sees every image of a split once, over all processes; its state is merged at the end."""
+class Sampler(Protocol):
+    """Gets every image of a split once, over all processes, and keeps some; states are merged at the end."""
 
     def update(
         self, images: Tensor, labels: Tensor, confidences: Tensor, predictions: Tensor, keys: Sequence[int] | Tensor
@@ -18,10 +18,10 @@ class Collector(Protocol):
         """Take a batch into account: 8-bit images, labels, confidences and classes predicted, positions."""
 
     def state(self) -> Any:
-        """What another process needs to know."""
+        """Return what another process needs to know."""
 
     def merge(self, state: Any) -> None:
-        """Take what another process saw into account."""
+        """Add the state of another process."""
 
 
 class SampledImages:
@@ -36,28 +36,24 @@ class SampledImages:
         if count < 1:
             raise BcosError(f"images must be at least 1, got {count}")
         self.positions = {i * total // count for i in range(count)} if count < total else set(range(total))
-        self._taken: dict[int, tuple[Tensor, int]] = {}
+        self._images: dict[int, tuple[Tensor, int]] = {}
 
     def update(
         self, images: Tensor, labels: Tensor, confidences: Tensor, predictions: Tensor, keys: Sequence[int] | Tensor
     ) -> None:
-        """Keep those of a batch whose position was chosen."""
+        """Keep the images of a batch whose position was chosen."""
         del confidences, predictions
         for i, key in enumerate(torch.as_tensor(keys).tolist()):
             if key in self.positions:
-                self._taken[key] = (images[i].cpu().clone(), int(labels[i]))
-
-    def take(self, images: Mapping[int, tuple[Tensor, int]]) -> None:
-        """Keep images and labels that were read by their positions."""
-        self._taken |= images
+                self._images[key] = (images[i].cpu().clone(), int(labels[i]))
 
     def state(self) -> dict[int, tuple[Tensor, int]]:
-        """Image and label by position."""
-        return self._taken
+        """Return image and label by position."""
+        return self._images
 
-    def merge(self, state: dict[int, tuple[Tensor, int]]) -> None:
-        """Add those of another process."""
-        self.take(state)
+    def merge(self, state: Mapping[int, tuple[Tensor, int]]) -> None:
+        """Add images and labels by position, of another process or read elsewhere."""
+        self._images |= state
 
     def collected(self) -> tuple[Tensor, Tensor, list[int]]:
         """Images (M, C, H, W), labels (M,) and positions, in order of the split.
@@ -65,8 +61,8 @@ class SampledImages:
         Raises:
             BcosError: there are none.
         """
-        if not self._taken:
+        if not self._images:
             raise BcosError("none of the images that were chosen could be read")
-        positions = sorted(self._taken)
-        images, labels = zip(*(self._taken[p] for p in positions), strict=True)
+        positions = sorted(self._images)
+        images, labels = zip(*(self._images[p] for p in positions), strict=True)
         return torch.stack(images), torch.tensor(labels), positions

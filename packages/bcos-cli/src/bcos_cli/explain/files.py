@@ -17,7 +17,7 @@ from bcos_cli.explain.answers import EXACT, Asker, Subject
 from bcos_cli.explain.clips import ClipExplainer
 from bcos_cli.explain.contact_sheet import ContactSheet
 from bcos_cli.explain.frames import is_clip
-from bcos_cli.explain.image_files import Failure, ImageFile, find_images, read_image
+from bcos_cli.explain.image_files import Failure, ImageFile, find_images
 from bcos_cli.explain.options import ClipOptions, PictureOptions
 from bcos_cli.explain.records import Written
 from bcos_cli.explain.scales import Scales, Shelf, scales_of

@@ -1,19 +1,19 @@
-"""Runs side by side. Imports no torch."""
+"""Comparison of runs: their recipes and scores side by side. Imports no torch."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from bcos_cli.config import Recipe
 from bcos_cli.config.keys import flat
-from bcos_cli.runs.read import Run
+from bcos_cli.runs.run import Run
 
 Cells = list[Any]
 """A value for each run; None where it has none."""
 
 
 def recipe_rows(runs: Sequence[Run]) -> dict[str, Cells]:
-    """Dotted keys of the recipes in which the runs differ, and each one's value."""
-    usual = flat(defaults())  # of keys that an older version did not have
+    """Return the recipe keys in which the runs differ, with the value of each run."""
+    usual = flat(defaults())  # for keys that an older version did not have
     whole = [usual | flat(run.recipe) for run in runs]
     keys = sorted({key for values in whole for key in values})
     rows = {key: [values.get(key) for values in whole] for key in keys}
@@ -21,12 +21,12 @@ def recipe_rows(runs: Sequence[Run]) -> dict[str, Cells]:
 
 
 def defaults() -> dict[str, Any]:
-    """What a recipe says that says nothing."""
+    """Return the values of a recipe that sets nothing but what it must."""
     return Recipe.model_validate({"model": {"name": "?"}, "train": {"epochs": 1}}).model_dump(mode="json")
 
 
 def score_rows(runs: Sequence[Run]) -> dict[str, Cells]:
-    """What was measured: accuracy, loss, time, and all scores of ``evaluation.json``."""
+    """Return accuracy, loss, time and all scores of ``evaluation.json``, with the value of each run."""
     rows: dict[str, Cells] = {
         "epochs": [len(run.epochs) for run in runs],
         "best accuracy": [run.best for run in runs],

@@ -1,12 +1,12 @@
-"""Learning curves of several runs in one picture. Imports no torch."""
+"""Plot of the learning curves of several runs. Imports no torch."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bcos_cli.runs.read import Run
-from bcos_cli.train.epoch_score import loss_of, role_of
+from bcos_cli.runs.run import Run
+from bcos_cli.train.best_epoch import loss_of, role_of
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 
@@ -18,17 +18,17 @@ _MEASURES = {"top1": "top-1 accuracy", "map": "mean average precision", "cosine"
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse what no picture is written as.
+    """Refuse a file name without the suffix of a picture.
 
     Raises:
-        BcosError: naming those that are.
+        BcosError: naming the suffixes.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise BcosError(f"--plot {path} must end with {', '.join(SUFFIXES)}")
 
 
 def plot(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
-    """Draw losses and accuracy of every epoch: a colour a run, training dashed.
+    """Draw loss and accuracy over epochs, each run in a colour of its own, the training loss dashed.
 
     Raises:
         BcosError: no run has an epoch yet.

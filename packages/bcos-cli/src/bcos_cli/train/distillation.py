@@ -1,22 +1,19 @@
 """A teacher whose answers a network learns beside, or instead of, the labels."""
 
-import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from bcos_cli import console
 from bcos_cli.config import Distillation
 from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.loader import Batches
-from bcos_cli.evaluate.classification import read_of_all, refuse_odd_outputs
-from bcos_cli.processes.group import largest, total
+from bcos_cli.evaluate.loop import run_network
 from bcos_core.errors import BcosError
 from bcos_models import TrainedModel, load_trained
-from bcos_models.finite import check_finite
 
 
 class Teacher:
@@ -107,45 +104,21 @@ class Agreement:
 
 
 def agreement(
-    teacher: Teacher,
-    network: nn.Module,
-    batches: Batches,
-    *,
-    device: torch.device,
-    show_progress: bool = True,
-    label: str = "evaluating",
-    together: bool = False,
+    teacher: Teacher, network: nn.Module, batches: Batches, *, device: torch.device, **options: Any
 ) -> Agreement:
     """Compare a network with its teacher on all images of `batches`, over all processes.
 
-    Arguments and errors as of :func:`bcos_cli.evaluate.classification.evaluate`.
+    Options and errors as of :func:`bcos_cli.evaluate.loop.run_network`.
     """
-    check_finite(network, agree=lambda count: total(count, device))
-    was_training = network.training
-    network.eval()
-    odd = torch.zeros((), dtype=torch.int64, device=device)
-    like = next(network.parameters()).dtype
-    cosine, seen, done = MeanMetric().to(device), 0, 0
-    most = largest(len(batches), device) if together else 0
-    own = teacher.student.input
-    pixels = torch.zeros(1, own.channels, own.size, own.size, device=device)
-    start = time.perf_counter()
-    no_gradient = torch.no_grad if together else torch.inference_mode  # FSDP keeps what the first pass has made
-    with no_gradient(), console.counted(label, len(batches), show_progress) as counter:
-        for images, _, _ in batches.epoch(0):
-            pixels = images.to(device).float() / 255
-            outputs = network(teacher.student.encode(pixels).to(like)).float()
-            odd += (~torch.isfinite(outputs)).any(1).sum()
-            cosine.update(F.cosine_similarity(outputs, teacher.answer(pixels)))
-            done += 1
-            seen += len(images)
-            counter.advance(images=len(images))
-        for _ in range(most - done):
-            network(teacher.student.encode(pixels).to(like))
-    network.train(was_training)
-    count, unread = read_of_all(batches, seen, device)
-    refuse_odd_outputs(int(odd), count, device)
-    return Agreement(count, float(cosine.compute()), count / (time.perf_counter() - start), unread)
+    cosine = MeanMetric().to(device)
+
+    def update(images: Tensor, labels: Tensor, positions: Tensor, outputs: Tensor) -> None:
+        del labels, positions
+        answer = teacher.answer(images.to(device).float() / 255)
+        cosine.update(F.cosine_similarity(outputs.float(), answer))
+
+    count = run_network(teacher.student, network, batches, update, device=device, **options)
+    return Agreement(count.read, float(cosine.compute()), count.per_second, count.unread)
 
 
 class Objective(nn.Module):

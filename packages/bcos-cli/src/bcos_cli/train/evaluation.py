@@ -6,7 +6,7 @@ from accelerate.utils import broadcast
 from torch import nn
 
 from bcos_cli.data.loader import Batches
-from bcos_cli.evaluate.classification import Scores, evaluate
+from bcos_cli.evaluate.classification import Scores, classify
 from bcos_cli.train.distillation import Agreement, agreement
 from bcos_cli.train.losses import LossOptions, make_loss
 from bcos_cli.train.setup import Setup
@@ -23,7 +23,7 @@ def scores_of(setup: Setup, network: nn.Module, batches: Batches, label: str = "
     if setup.learns_embedding and setup.teacher is not None:
         return agreement(setup.teacher, network, batches, **shown)
     loss = make_loss(setup.recipe.train.loss, LossOptions(evaluation=True))
-    return evaluate(setup.trained, network, batches, loss, **shown)
+    return classify(setup.trained, network, batches, loss, **shown)
 
 
 def share_buffers(setup: Setup) -> None:

@@ -7,9 +7,9 @@ from accelerate.utils import broadcast_object_list
 
 from bcos_cli.config import EarlyStopping
 from bcos_cli.evaluate.classification import Scores
+from bcos_cli.train.best_epoch import Role, accuracy_of
 from bcos_cli.train.checkpoint import Progress
 from bcos_cli.train.distillation import Agreement
-from bcos_cli.train.epoch_score import Role, accuracy_of
 from bcos_cli.train.run_folder import RunFolder
 
 

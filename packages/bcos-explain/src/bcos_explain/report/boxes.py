@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bcos_explain.metrics.result import MetricResult
@@ -59,12 +58,12 @@ class Boxes:
 
 def boxes(metric: MetricScores) -> Boxes:
     """Rows, axis and chance of a metric; explainers without scores that are defined are left out."""
-    named = {name: _result(values, metric.group) for name, values in metric.scores.items()}
-    results = {name: result for name, result in named.items() if result.count}
+    results = {name: result for name, result in metric.results.items() if result.count}
     scores = {name: _defined(result) for name, result in results.items()}
     ticks = _ticks(metric, list(scores.values()))
     means = [result.mean for result in results.values()]
-    best = {"high": max, "low": min}[metric.best](means) if metric.best and len(means) > 1 else None
+    better = metric.higher_is_better
+    best = None if better is None or len(means) < 2 else max(means) if better else min(means)
     rows = []
     for name, result in results.items():
         interval = result.bootstrap_interval()
@@ -72,10 +71,6 @@ def boxes(metric: MetricScores) -> Boxes:
         rows.append(Row(name, result.mean, interval, result.std, result.count, result.mean == best, strip))
     chance = None if metric.chance is None else _percent(metric.chance, ticks)
     return Boxes(rows, [(_percent(t, ticks), t) for t in ticks], chance)
-
-
-def _result(scores: Sequence[float], group: int) -> MetricResult:
-    return MetricResult(scores=torch.tensor(scores, dtype=torch.float64), cluster=group)
 
 
 def _defined(result: MetricResult) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcos_core import BcosError
+from bcos_explain.metrics.result import MetricResult
 from bcos_explain.report.items import GalleryItem, NeuronRow
 from bcos_explain.report.scores import MetricScores
 
@@ -78,15 +79,8 @@ class ReportData:
     """Shown by class, classes in the order in which they first appear."""
     neurons: Sequence[NeuronRow] = ()
     """Channels with the images that activate them most."""
-    gridpg: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """
-    Scores of the grid pointing game for each explainer; grid by grid, ``gridpg_n²`` scores each, NaN where one is
-    undefined.
-    """
-    gridpg_remarks: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """What explainers said of their maps in it."""
-    gridpg_n: int = 2
-    """Images in a row of a grid; a uniform attribution scores ``1 / n²``."""
+    gridpg: Mapping[str, MetricResult] = field(default_factory=dict)
+    """Results of the grid pointing game by explainer; a cluster of scores is a grid."""
     metrics: Sequence[MetricScores] = ()
     """Other metrics, shown as the grid pointing game is."""
     tables: Sequence[Table] = ()

@@ -1,5 +1,6 @@
 """From data to what each part of the page needs."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,15 +87,12 @@ def metric_sections(data: ReportData) -> list[dict[str, Any]]:
 
 
 def _gridpg(data: ReportData) -> MetricScores:
-    cells = data.gridpg_n**2
+    cells = next(iter(data.gridpg.values())).cluster
     return MetricScores(
         title="Localisation: the grid pointing game",
-        scores=data.gridpg,
-        description=GRIDPG_DESCRIPTION.format(n=data.gridpg_n, chance=1 / cells),
-        chance=1 / cells,
+        results=data.gridpg,
+        description=GRIDPG_DESCRIPTION.format(n=math.isqrt(cells), chance=1 / cells),
         limits=(0.0, 1.0),
-        group=cells,
-        remarks=data.gridpg_remarks,
     )
 
 

@@ -1,4 +1,4 @@
-"""What makes one epoch of a run better than another. Imports no torch."""
+"""What makes an epoch of a run the best: its accuracy, and the images it was scored on. Imports no torch."""
 
 from typing import Any, Literal
 
@@ -7,16 +7,16 @@ from bcos_core.errors import BcosError
 Role = Literal["val", "test"]
 
 MEASURES = ("map", "cosine", "top1")
-"""The first of them that an epoch has: several labels, embeddings, classes."""
+"""Accuracies: an epoch has the first where images have several labels, the second where an embedding is learned."""
 
 
 def role_of(line: dict[str, Any]) -> Role:
-    """Images on which an epoch, a line of ``metrics.jsonl``, was scored: those that choose, or those of the end."""
+    """Return which images an epoch, a line of ``metrics.jsonl``, was scored on: those that choose or the final ones."""
     return "val" if "val_loss" in line or any(f"val_{name}" in line for name in MEASURES) else "test"
 
 
 def measure_of(line: dict[str, Any]) -> str:
-    """Name of the measure by which an epoch, a line of ``metrics.jsonl``, is compared with others.
+    """Return the name of the accuracy by which an epoch, a line of ``metrics.jsonl``, is compared with others.
 
     Raises:
         BcosError: it has none.
@@ -28,11 +28,11 @@ def measure_of(line: dict[str, Any]) -> str:
 
 
 def accuracy_of(line: dict[str, Any]) -> float:
-    """What the best epoch has most of: of the averaged weights where there are any."""
+    """Return the accuracy that the best epoch has most of; of the averaged weights, where there are any."""
     name = measure_of(line)
     return float(line[key if (key := f"ema_{name}") in line else f"{role_of(line)}_{name}"])
 
 
 def loss_of(line: dict[str, Any]) -> float | None:
-    """Loss on the images on which the epoch was scored."""
+    """Return the loss on the images that the epoch was scored on."""
     return line.get(f"{role_of(line)}_loss")

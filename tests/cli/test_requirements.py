@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from bcos_cli.evaluate.evaluation import Evaluation
 from bcos_cli.evaluate.requirements import Condition, failures
+from bcos_cli.evaluate.result import Evaluation
 from bcos_core import BcosError
 from bcos_explain.metrics import MetricResult
 

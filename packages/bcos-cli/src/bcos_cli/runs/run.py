@@ -1,11 +1,11 @@
-"""One run, as its folder has it. Imports no torch."""
+"""A run, as its folder describes it. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from bcos_cli.config.layers import read_yaml
-from bcos_cli.train.epoch_score import accuracy_of, measure_of, role_of
+from bcos_cli.train.best_epoch import accuracy_of, measure_of, role_of
 from bcos_cli.train.run_folder import RunFolder
 from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, shown
@@ -28,12 +28,12 @@ class Run:
 
     @property
     def model(self) -> str:
-        """What is trained."""
+        """Name of the network, or what its training starts from."""
         model = self.recipe.get("model", {})
         return str(model.get("name") or model.get("start") or "?")
 
     @property
-    def wanted(self) -> int:
+    def max_epochs(self) -> int:
         """Epochs that the recipe asks for."""
         return int(self.recipe.get("train", {}).get("epochs", 0))
 
@@ -44,7 +44,7 @@ class Run:
 
     @property
     def accuracies(self) -> list[float]:
-        """One for each epoch; of the averaged weights, where there are any."""
+        """Accuracy of each epoch; of the averaged weights, where there are any."""
         return [accuracy_of(line) for line in self.epochs]
 
     @property
@@ -59,7 +59,7 @@ class Run:
 
     @property
     def minutes(self) -> float:
-        """Of training."""
+        """Duration of the training."""
         return float(sum(line.get("seconds", 0) for line in self.epochs)) / 60
 
     @property
@@ -77,7 +77,9 @@ def read_run(path: Path) -> Run:
     """
     folder = RunFolder(path)
     if not folder.config.is_file():
-        raise BcosError(f"there is no run in {str(path)!r} (no {folder.config.name}); bcos runs list shows which are")
+        raise BcosError(
+            f"there is no run in {str(path)!r} (no {folder.config.name}); bcos runs list shows those there are"
+        )
     try:
         recipe = _sections(read_yaml(folder.config, folder.config.name))
         epochs = folder.read_metrics()
@@ -91,7 +93,7 @@ def read_run(path: Path) -> Run:
 
 
 def _sections(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The recipe, if what is shown of it is there."""
+    """Check the sections of a recipe that are shown."""
     for name in ("model", "train"):
         if not isinstance(recipe.get(name, {}), dict):
             raise BcosError(f"{name} must be a section, got {shown(recipe[name])}")
@@ -102,7 +104,7 @@ def _sections(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _scores(evaluation: Path) -> dict[str, float]:
-    """``metrics`` of ``evaluation.json``, those that are not numbers left out."""
+    """``metrics`` of ``evaluation.json``; None for a mean that is not a number."""
     values = parse_json(read_text(evaluation), finite=False)
     scores = values.get("metrics") if isinstance(values, dict) else None
     if not isinstance(scores, dict) or not all(v is None or isinstance(v, int | float) for v in scores.values()):

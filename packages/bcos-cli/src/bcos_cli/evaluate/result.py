@@ -1,0 +1,115 @@
+"""The result of an evaluation: all scores of a network, as ``evaluation.json`` holds them."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from bcos_cli.config.outputs import check_writable
+from bcos_cli.evaluate.classification import Scores
+from bcos_core.files import write_atomically
+from bcos_explain.metrics import MetricResult, write_results
+
+PARTIAL = ".partial"
+"""Folder for partial results, in that of the scores or the run."""
+SCORES = "scores"
+"""Folder for every score, in that of a run."""
+
+Explanations = dict[str, dict[str, MetricResult]]
+"""Results by metric and explainer (``""`` where a metric takes none)."""
+
+
+def score_name(metric: str, explainer: str) -> str:
+    """Return the name of a score: ``metric/explainer``, or ``metric`` where it takes no explainer."""
+    return f"{metric}/{explainer}" if explainer else metric
+
+
+def by_score(explanations: Explanations) -> dict[str, MetricResult]:
+    """Return results by the names of their scores."""
+    named = explanations.items()
+    return {score_name(metric, explainer): result for metric, by in named for explainer, result in by.items()}
+
+
+def means(explanations: Explanations) -> dict[str, float]:
+    """Return the mean of each score."""
+    return {name: result.mean for name, result in by_score(explanations).items()}
+
+
+@dataclass
+class Evaluation:
+    """All scores of a network on a split, or on annotated photographs."""
+
+    model: str
+    data: str
+    split: str
+    classes: list[str]
+    classification: Scores | None
+    """None where only some images were looked at."""
+    metrics: dict[str, float]
+    """Every mean by ``metric`` or ``metric/explainer``."""
+    explanations: Explanations
+    samples: dict[str, list[int] | list[str]]
+    """For metrics of single images, what their scores belong to: positions in the split, or file names."""
+    grid_size: int
+    skipped: dict[str, str]
+    """Metrics that could not be measured, and why."""
+    notes: list[str] = field(default_factory=list)
+    """What else a reader of the scores should know."""
+
+    @property
+    def scores(self) -> Scores:
+        """Classification scores, where all images were looked at."""
+        assert self.classification is not None
+        return self.classification
+
+    @property
+    def gridpg(self) -> dict[str, MetricResult]:
+        """The grid pointing game of each explainer."""
+        return self.explanations.get("gridpg", {})
+
+    def to_json(self) -> str:
+        """Return every value as JSON."""
+        values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification")}
+        values["metrics"] = {name: None if math.isnan(mean) else mean for name, mean in self.metrics.items()}
+        values["scores"] = None if self.classification is None else asdict(self.classification)
+        values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}
+        return json.dumps(values, indent=1) + "\n"
+
+    def save(self, path: Path) -> None:
+        """Write the JSON whole or not at all."""
+        write_atomically(path, self.to_json())
+
+    def write_scores(self, folder: Path) -> None:
+        """Write every single score of the metrics of explanations, if there are any, as CSV and JSON."""
+        if results := by_score(self.explanations):
+            keys = {name: found for name in results if (found := self.samples.get(name.partition("/")[0]))}
+            write_results(folder, results, keys)
+
+
+@dataclass(frozen=True)
+class ScoreFiles:
+    """Files that a user asks for, besides those of a run."""
+
+    json_file: Path | None = None
+    """For all values."""
+    folder: Path | None = None
+    """For every score as CSV and JSON, and for partial results, from which a killed evaluation continues."""
+
+    @property
+    def partial(self) -> Path | None:
+        """Folder for partial results."""
+        return None if self.folder is None else self.folder / PARTIAL
+
+    def check(self) -> None:
+        """Refuse places that cannot be written, before anything is computed."""
+        if self.json_file is not None:
+            check_writable(self.json_file, "--json")
+        if self.folder is not None:
+            check_writable(self.folder / SCORES)
+
+    def write(self, evaluation: Evaluation) -> None:
+        """Write what is asked for."""
+        if self.json_file is not None:
+            evaluation.save(self.json_file)
+        if self.folder is not None:
+            evaluation.write_scores(self.folder)

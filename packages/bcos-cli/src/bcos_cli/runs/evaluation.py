@@ -1,0 +1,161 @@
+"""The evaluation of a run as its recipe says, when it ends and for ``bcos eval``."""
+
+from pathlib import Path
+from typing import Any
+
+from bcos_cli import console
+from bcos_cli.config import Recipe
+from bcos_cli.config.run_recipe import data_of, recipe_of
+from bcos_cli.data.index import ShardIndex, load_index
+from bcos_cli.data.loader import Reading
+from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
+from bcos_cli.evaluate.evaluation import evaluate_shards
+from bcos_cli.evaluate.metrics import DEFAULT, check_metrics
+from bcos_cli.evaluate.options import EvaluationOptions
+from bcos_cli.evaluate.result import PARTIAL, SCORES, Evaluation, ScoreFiles
+from bcos_cli.evaluate.table import print_evaluation
+from bcos_cli.processes.group import process_state
+from bcos_cli.runs.report import report_data
+from bcos_cli.train.distillation import Agreement
+from bcos_cli.train.losses import LossOptions, loss_of_scores, make_loss
+from bcos_cli.train.run_folder import RunFolder
+from bcos_cli.train.selection import chooses
+from bcos_cli.train.trainer import TrainingResult
+from bcos_explain.report import write_report
+from bcos_models import TrainedModel, load_trained
+
+
+def finish_run(result: TrainingResult, out: Path) -> Evaluation | None:
+    """Score a trained network as its recipe says, and write ``evaluation.json`` and ``report.html``.
+
+    Returns None for a network without classes, which has learned a teacher's embedding.
+    """
+    if isinstance(result.scores, Agreement):
+        if process_state().is_main_process:
+            console.out.print(
+                f"run     {out}\nweights {RunFolder(out).weights}\n"
+                f"cosine of its outputs and the teacher's: {result.scores.cosine:.4f} over "
+                f"{result.scores.samples:,} images\n"
+                f"train a classifier on it with: bcos train --from {out} --data SHARDS"
+            )
+        return None
+    split = _own_split(result.recipe, result.index)
+    options = recipe_options(result.recipe, split=split.name)
+    evaluation = evaluate_shards(result.trained, result.data, options, index=result.index, name=str(out))
+    evaluation.notes += _split_notes(split, result.recipe, result.index)
+    _write_run(RunFolder(out), result.recipe, result.trained, evaluation)
+    return evaluation
+
+
+def evaluate_run(
+    run_or_model: str,
+    given: dict[str, Any],
+    *,
+    data: str | None = None,
+    weights: str | None = None,
+    files: ScoreFiles | None = None,
+) -> Evaluation:
+    """Score what a user names; for a run's folder on its own test split, renew its evaluation and report.
+
+    Args:
+        run_or_model: as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
+        given: fields of :class:`EvaluationOptions` that replace those of the run's recipe.
+        data: shards; None for those of the run.
+        weights: of a model by name.
+        files: what to write; partial results of a run are in its own folder by default.
+
+    Raises:
+        BcosError: nothing of that name, no shards, or an unknown metric or explainer.
+    """
+    files = files or ScoreFiles()
+    files.check()
+    trained = load_trained(run_or_model, weights)
+    folder = RunFolder(Path(run_or_model))
+    recipe = recipe_of(run_or_model, data=data)
+    location = data_of(run_or_model, data)
+    index = load_index(location)
+    asked = given.get("split")
+    split = scored_split(index, asked) if recipe is None or asked is not None else _own_split(recipe, index)
+    given = {**given, "split": split.name}
+    if recipe is None:
+        loss = make_loss("cross_entropy" if trained.probabilities == "softmax" else "bce", LossOptions(evaluation=True))
+        options = EvaluationOptions(**{"loss": loss, "metrics": DEFAULT, **given})
+    else:
+        options = recipe_options(recipe, **given)
+    partial = files.partial or (None if recipe is None else folder.path / PARTIAL)
+    evaluation = evaluate_shards(trained, location, options, index=index, name=run_or_model, partial=partial)
+    own = recipe if recipe is not None and location == recipe.data.path else None
+    evaluation.notes += _split_notes(split, own, index)
+    if not process_state().is_main_process:
+        return evaluation
+    files.write(evaluation)
+    if own is not None and _covers_report(options, own, _own_split(own, index).name):
+        _write_run(folder, own, trained, evaluation)
+        return evaluation
+    print_evaluation(evaluation)
+    if recipe is not None:
+        console.err.print(
+            "evaluation.json and report.html of the run stay as they are: its recipe asks for more, or for other scores"
+        )
+    return evaluation
+
+
+def recipe_options(recipe: Recipe, **given: Any) -> EvaluationOptions:
+    """Return the options that a recipe describes, with some values replaced."""
+    config = recipe.evaluation
+    values: dict[str, Any] = {
+        "split": recipe.data.test_split,
+        "metrics": tuple(check_metrics([*DEFAULT, *config.metrics])),
+        "explainers": tuple(config.explainers),
+        "batch_size": config.batch_size,
+        "workers": recipe.data.workers,
+        "grids": config.gridpg_grids,
+        "grid_size": config.gridpg_size,
+        "smooth": config.gridpg_smooth,
+        "seed": recipe.train.seed,
+        "loss": make_loss(loss_of_scores(recipe.train.loss), LossOptions(evaluation=True)),
+        "reading": Reading.of(recipe.data),
+    }
+    return EvaluationOptions(**{**values, **given})
+
+
+def _covers_report(options: EvaluationOptions, recipe: Recipe, split: str) -> bool:
+    """Whether these scores are what a run's report shows: its own `split`, every metric, as many grids or more."""
+    config = recipe.evaluation
+    return (
+        options.split == split
+        and options.images >= EvaluationOptions.images
+        and not options.options
+        and set(options.metrics) >= {*DEFAULT, *config.metrics}
+        and set(options.explainers) >= set(config.explainers)
+        and options.grids >= config.gridpg_grids
+        and (options.grid_size, options.smooth) == (config.gridpg_size, config.gridpg_smooth)
+    )
+
+
+def _own_split(recipe: Recipe, index: ShardIndex) -> ScoredSplit:
+    """The split that a run is scored on in the end."""
+    return scored_split(index, test=recipe.data.test_split, val=recipe.data.val_split)
+
+
+def _split_notes(split: ScoredSplit, recipe: Recipe | None, index: ShardIndex) -> list[str]:
+    """What a reader should know of the images that were scored; `recipe` is that of the run that they belong to."""
+    notes = [] if split.note is None else [split.note]
+    if recipe is None or not chooses(recipe):
+        return notes
+    if recipe.data.val_share is None and split.name == find_split(index, recipe.data.test_split):
+        notes.append(f"these images ({split.name}) chose the epoch of the network, in a run of an older version")
+    elif split.name == recipe.data.val_split:
+        notes.append(f"these images ({split.name}) chose the epoch of the network")
+    return notes
+
+
+def _write_run(folder: RunFolder, recipe: Recipe, trained: TrainedModel, evaluation: Evaluation) -> None:
+    """Write a run's evaluation and report, and say where they are."""
+    if not process_state().is_main_process:
+        return
+    evaluation.save(folder.evaluation)
+    evaluation.write_scores(folder.path / SCORES)
+    write_report(folder.report, report_data(recipe, trained, evaluation, folder.read_metrics()))
+    print_evaluation(evaluation)
+    console.out.print(f"run     {folder.path}\nweights {folder.weights}\nreport  {folder.report}")

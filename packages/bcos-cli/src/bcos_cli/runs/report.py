@@ -1,0 +1,142 @@
+"""The report of a run: what ``report.html`` shows."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bcos_cli.config import Recipe
+from bcos_cli.data.loader import Reading
+from bcos_cli.evaluate.gallery import gallery
+from bcos_cli.evaluate.metrics import CLASSIFICATION, describe, format_value
+from bcos_cli.evaluate.result import Evaluation
+from bcos_cli.explain.neurons import NeuronOptions, neuron_rows
+from bcos_cli.train.best_epoch import role_of
+from bcos_cli.train.selection import chooses
+from bcos_core.errors import BcosError
+from bcos_explain.report import Confusion, MetricScores, NeuronRow, ReportData, Table
+from bcos_models import TrainedModel
+
+SCANNED_FOR_NEURONS = 2000
+"""Images at the start of the split in which the report looks for the most activating ones."""
+
+
+def report_data(
+    recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, epochs: list[dict[str, Any]]
+) -> ReportData:
+    """Return what a run's report shows; `epochs` are the lines of its ``metrics.jsonl``."""
+    notes = [f"{name} was not measured: {reason}" for name, reason in evaluation.skipped.items()] + evaluation.notes
+    own = [(name, by[""]) for name, by in evaluation.explanations.items() if "" in by]
+    tables = [
+        Table(
+            title="Metrics of the network's own explanation",
+            columns=("metric", "mean", "deviation", "scores"),
+            rows=[(name, result.mean, result.std, result.count) for name, result in own],
+        )
+    ]
+    return ReportData(
+        title=f"{trained.name} on {Path(evaluation.data).name}",
+        headline=_headline(evaluation),
+        summary=_summary(recipe, trained, evaluation, epochs),
+        curves=epochs,
+        confusion=Confusion(evaluation.scores.confusion, evaluation.classes) if evaluation.scores.confusion else None,
+        gallery=list(gallery(trained, evaluation, recipe, note=notes.append)),
+        neurons=_neurons(recipe, trained, evaluation, notes),
+        gridpg=evaluation.gridpg,
+        metrics=_metric_scores(evaluation),
+        tables=tables if own else [],
+        notes=notes,
+    )
+
+
+def _headline(evaluation: Evaluation) -> dict[str, str]:
+    """Accuracy, and how well and how exactly its decisions are explained."""
+    scores = evaluation.scores
+    accuracy = "top-1 accuracy" if scores.mean_average_precision is None else "mean average precision"
+    headline = {accuracy: _percent(scores.accuracy, 1), "calibration error": _percent(scores.calibration_error, 1)}
+    if evaluation.gridpg:
+        shown = "bcos" if "bcos" in evaluation.gridpg else next(iter(evaluation.gridpg))
+        result = evaluation.gridpg[shown]
+        headline[f"GridPG of {shown} (chance {_percent(result.chance or 0, 0)})"] = _percent(result.mean, 1)
+    if "completeness" in evaluation.metrics:
+        headline["relative residual of explanations"] = f"{evaluation.metrics['completeness']:.1e}".replace("-", "−")
+    return headline
+
+
+def _percent(share: float, decimals: int) -> str:
+    return f"{100 * share:.{decimals}f} %"
+
+
+def _summary(
+    recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, epochs: list[dict[str, Any]]
+) -> dict[str, dict[str, str]]:
+    scores = evaluation.scores
+    parameters = sum(p.numel() for p in trained.model.parameters())
+    options = ", ".join(f"{k}={v}" for k, v in trained.options.items())
+    training = {
+        "epochs": str(recipe.train.epochs),
+        "batch size": str(recipe.train.batch_size),
+        "optimizer": f"{recipe.optimizer.name}, learning rate {recipe.optimizer.lr:g}",
+        "loss": recipe.train.loss,
+        "precision": {"no": "float32"}.get(recipe.train.precision, recipe.train.precision),
+        "seed": str(recipe.train.seed),
+        **_selection(recipe, epochs),
+    }
+    if epochs:
+        training["images/s"] = f"{sum(m.get('images_per_second', 0) for m in epochs) / len(epochs):,.0f}"
+        training["minutes"] = f"{sum(m.get('seconds', 0) for m in epochs) / 60:.1f}"
+    values = {name: getattr(scores, name) for name in CLASSIFICATION}
+    return {
+        "Model": {"name": trained.name, "options": options or "defaults", "parameters": f"{parameters:,}"},
+        "Data": {
+            "shards": evaluation.data,
+            "split": evaluation.split,
+            "images": f"{scores.samples:,}",
+            "classes": str(len(evaluation.classes)),
+        },
+        "Training": training,
+        "Scores": {
+            **{CLASSIFICATION[m].label: format_value(m, value) for m, value in values.items() if value is not None},
+            **{f"GridPG {name}": format_value("gridpg", result.mean) for name, result in evaluation.gridpg.items()},
+        },
+    }
+
+
+def _selection(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, str]:
+    """What the epochs were scored on, and what that chose."""
+    if not epochs:
+        return {}
+    last = epochs[-1]
+    scored = str(last.get("scored", recipe.data.test_split))  # older versions did not say it
+    best = next((line["epoch"] for line in reversed(epochs) if line.get("best")), None)
+    if best is None or not chooses(recipe):
+        choice = "" if role_of(last) == "val" else ", chooses nothing"
+        return {"epochs scored on": f"{scored}{choice}", "chosen": "the last epoch"}
+    chosen = f"epoch {best}, the best" if recipe.train.restore_best else "when to stop; the last epoch"
+    return {"epochs scored on": scored, "chosen": f"{chosen}, on {scored}"}
+
+
+def _neurons(recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, notes: list[str]) -> list[NeuronRow]:
+    """The strongest channels; a network without feature maps still gets a report."""
+    config, reading = recipe.evaluation, Reading.of(recipe.data)
+    if config.neurons == 0:
+        return []
+    options = NeuronOptions(layer=config.neurons_layer, strongest=config.neurons, scanned=SCANNED_FOR_NEURONS)
+    try:
+        return neuron_rows(
+            trained, evaluation.data, evaluation.split, options, batch_size=config.batch_size, reading=reading
+        )
+    except BcosError as reason:
+        notes.append(f"there are no neurons: {reason}")
+        return []
+
+
+def _metric_scores(evaluation: Evaluation) -> list[MetricScores]:
+    """Metrics that were measured for each explainer, other than the grid pointing game."""
+    shown = []
+    for name, results in evaluation.explanations.items():
+        if name != "gridpg" and "" not in results:
+            scores = MetricScores(title=name, results=results)
+            summary, better = describe(name).summary, scores.higher_is_better
+            direction = "" if better is None else f"; {'higher' if better else 'lower'} is better"
+            shown.append(replace(scores, description=f"{summary[:1].upper()}{summary[1:]}{direction}."))
+    return shown

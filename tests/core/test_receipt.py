@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bcos_core import AddInverse, BcosConv2d, BcosError, LogitLayer, explain
+from bcos_core.balance import ROUNDING, rounding, size
 from bcos_core.receipt import Receipt, receipts
-from bcos_core.rounding import ROUNDING, rounding, size
 
 
 def receipt(score=2.0, contributions=3.0, bias=-1.0, **more):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
 from bcos_core.linear import BcosLinear
-from bcos_core.mode import freeze
+from bcos_core.mode_state import freeze
 
 
 class SelfAttention(nn.Module):

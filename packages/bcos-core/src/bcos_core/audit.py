@@ -68,7 +68,7 @@ class Audit:
         """Note that the model has asked for something by which gradients can be changed unseen."""
         self._doubts[name] = None
 
-    def foreign_steps(self, scores: Tensor) -> list[str]:
+    def unseen_steps(self, scores: Tensor) -> list[str]:
         """Names of the steps on the way to `scores` that no rule has made, and of doubts; without repetition."""
         if not self._suspicious and not self._doubts and scores.grad_fn in self._vouched:
             return []

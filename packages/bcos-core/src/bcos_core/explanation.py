@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from bcos_core.balance import rounding, size
 from bcos_core.display import html_of
-from bcos_core.rounding import rounding, size
 
 _ROWS_SHOWN = 12
 """Images and targets in a notebook's table."""

@@ -33,7 +33,7 @@ def replacement(path: str | Path) -> Iterator[Path]:
         OSError: it cannot be written; `filename` is the path that was given.
     """
     path = Path(path)
-    with naming(path):
+    with path_in_errors(path):
         old = _status(path)
         if old is not None and (not stat.S_ISREG(old.st_mode) or _descriptor(old) is not None):
             with TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def remove_asides(folder: Path, is_ours: Callable[[str], bool]) -> None:
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
+def path_in_errors(path: str | Path) -> Iterator[None]:
     """Let errors of writing say which file it was, which that of a full disk does not."""
     try:
         yield

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bcos_core.additive import AdditiveTerms, measured
+from bcos_core.additive_terms import AdditiveTerms, collect
 from bcos_core.errors import BcosError
 from bcos_core.mode import explanation_mode
-from bcos_core.structure import shared_copy
-from bcos_core.tape import Tape
+from bcos_core.module_copy import shared_copy
+from bcos_core.tape import Tape, run_tape
 from bcos_core.targets import Target, select
 
 
@@ -51,11 +51,11 @@ def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
         BcosError: outputs that are not finite, or of another shape.
     """
     leaf = x.detach().clone().requires_grad_()
-    terms = AdditiveTerms(task.model, tape)
+    terms = AdditiveTerms(task.model)
     terms.audit.leaves.add(id(leaf))
     given = leaf.clone()  # no leaf itself: the model may change it in place
     terms.audit.vouch(set(), given)
-    with explanation_mode(task.model), measured(terms):
+    with explanation_mode(task.model), collect(terms), run_tape(tape):
         outputs = outputs_of(task, given)
         unknown = terms.audit.unknown
         logits, scores, indices = select(outputs, task.target, task.relative, task.module, n=x.shape[0])

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcos_core.errors import BcosError
-from bcos_core.fused import is_fusible, scale_by_cosine
-from bcos_core.mode import freeze, is_explaining
+from bcos_core.fused_ops import is_fusible, scale_by_cosine
+from bcos_core.mode_state import freeze, is_explaining
 from bcos_core.precision import widened
 
 CONV_NORM_EPS = 1e-6

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from bcos_core.additive import FROZEN, UNNAMED
+from bcos_core.additive_terms import FROZEN, UNNAMED
+from bcos_core.balance import rounding, size
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, forward, outputs_of
-from bcos_core.rounding import rounding, size
 from bcos_core.tape import Tape
 
 PROBE = 10.0
@@ -87,10 +87,10 @@ def _check_outputs(task: Task, first: Pass) -> None:
         )
 
 
-def missed(foreign: list[str], missing: float) -> str:
-    """What to say of a map that misses the network; `foreign` are the steps that explanation mode did not see."""
-    more = f" and {len(foreign) - 4} more" if len(foreign) > 4 else ""
-    what = f"steps that explanation mode did not see ({', '.join(foreign[:4])}{more})" if foreign else "a wrong rule"
+def missed(unseen: list[str], missing: float) -> str:
+    """What to say of a map that misses the network; `unseen` are the steps that explanation mode did not see."""
+    more = f" and {len(unseen) - 4} more" if len(unseen) > 4 else ""
+    what = f"steps that explanation mode did not see ({', '.join(unseen[:4])}{more})" if unseen else "a wrong rule"
     return (
         f"the map is not the network's: with dynamic factors held, the network misses it by {missing:.1e} of its size "
         f"at another point, because of {what}; TorchScript, other threads (DataParallel) and custom autograd functions "

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bcos_core.additive import FROZEN, UNNAMED
+from bcos_core.additive_terms import FROZEN, UNNAMED
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.logits import LogitLayer

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
-from bcos_core.norms.running import RunningNorm
+from bcos_core.norms.batch import RunningNorm
 
 Selector = Callable[[Tensor], Tensor]
 Target = int | Sequence[int] | Tensor | Selector | None

@@ -134,11 +134,11 @@ def open_source(
     from bcos_cli.plugins import datasets
 
     if source in datasets().names():
-        from bcos_core.foreign import foreign_code
+        from bcos_core.plugin_guard import plugin_guard
         from bcos_core.plugins import resolve
 
         builder = resolve(datasets()[source].builder)
-        with foreign_code(f"the data set {source!r}", loading=False):
+        with plugin_guard(f"the data set {source!r}", loading=False):
             built: ImageSource = builder()
         return built
     raise BcosError(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bcos_explain import MetricSpec
 
 INCOMPLETE = 1e-6
-"""Relative distance from the logit that float32 does not explain: :data:`bcos_core.rounding.ROUNDING`."""
+"""Relative distance from the logit that float32 does not explain: :data:`bcos_core.balance.ROUNDING`."""
 
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
-from bcos_core.mode import freeze
+from bcos_core.mode_state import freeze
 from bcos_core.precision import widened
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bcos_core.dependence import depends
 from bcos_core.errors import BcosError
-from bcos_core.rules.elementwise import frozen
+from bcos_core.rules.activations import frozen
 from bcos_core.rules.table import Function, composition, rule
 from bcos_core.tape import held
 

@@ -11,7 +11,7 @@ from torch.overrides import resolve_name
 
 from bcos_core.dependence import depends, map_tensors, tensors
 from bcos_core.errors import BcosError
-from bcos_core.rules.table import Function
+from bcos_core.rules.table import Function, is_in_place
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.complex128: 1e-9, torch.complex64: 1e-4}
 """Of the largest value; coarser precisions are allowed a hundredth."""
@@ -30,11 +30,10 @@ def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], 
     Raises:
         BcosError: it is not linear; names the function and the module that called it.
     """
-    changes_input = func.__name__.endswith("_") and not func.__name__.endswith("__")
     result = func(*args, **kwargs)
     if not any(depends(t) for t in tensors(result)):
         return result  # shapes, comparisons, indices
-    if changes_input or not _is_additive(func, _probe(args, kwargs), result):
+    if is_in_place(func) or not _is_additive(func, _probe(args, kwargs), result):
         raise BcosError(
             f"explanation mode has no rule for {resolve_name(func) or func.__name__}, called {caller(model)}, and it "
             "is not linear in its inputs; give it one with bcos_core.register_rules, or freeze the model's dynamic "

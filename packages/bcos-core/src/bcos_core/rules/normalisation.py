@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bcos_core.additive import named_like, shift
+from bcos_core.additive_terms import named_like, shift
 from bcos_core.dependence import depends
 from bcos_core.norms.base import divide_by_std, variance
 from bcos_core.rules.additions import named_multiple, reshaped

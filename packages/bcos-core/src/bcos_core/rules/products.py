@@ -1,17 +1,18 @@
 """Functions that are linear in each of several arguments: matrix products, convolutions, quotients."""
 
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from bcos_core.additive import shift
+from bcos_core.additive_terms import shift
 from bcos_core.dependence import depends, map_tensors, tensors
-from bcos_core.gradients import scale_gradient
+from bcos_core.rules.activations import frozen
 from bcos_core.rules.additions import reshaped
-from bcos_core.rules.elementwise import frozen
+from bcos_core.rules.selection import selected
 from bcos_core.rules.table import Function, rule
-from bcos_core.tape import held, product_of, selected
+from bcos_core.tape import current_tape, held
 
 
 @rule(
@@ -37,19 +38,28 @@ def product(func: Function, *args: Any, **kwargs: Any) -> Tensor:
     For two: ``a · b = ½ (a · sg(b) + sg(a) · b)``.
     """
     factors = [t for t in tensors([args, kwargs]) if depends(t)]
-    if len(factors) > 1:
-        replayed = product_of(factors, partial(_product_of_others, func, args, kwargs))
-        if replayed is not None:
-            return replayed
+    tape = current_tape()
+    if tape is not None and len(factors) > 1:
+        recorded = [tape.hold(factor.detach()) for factor in factors]
+        if tape.is_replaying:
+            return _mean_of_products(func, args, kwargs, factors, recorded)
     y: Tensor = func(*args, **kwargs)
-    return y if len(factors) == 1 else scale_gradient(y, 1 / len(factors))
+    if len(factors) > 1 and y.requires_grad:
+        # Autograd of a product of n factors gives n times the value. A hook on the result divides what flows into
+        # every factor, where ½(a·sg(b) + sg(a)·b), written out, would multiply n times in the forward pass.
+        y.register_hook(lambda gradient: gradient / len(factors))
+    return y
 
 
-def _product_of_others(func: Function, args: Any, kwargs: Any, *factors: Tensor) -> Tensor:
-    """Call `func` with these tensors in place of those that depend on the input, in their order."""
-    others = iter(factors)
-    args, kwargs = (map_tensors(lambda t: next(others) if depends(t) else t, part) for part in (list(args), kwargs))
-    return func(*args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
+def _mean_of_products(func: Function, args: Any, kwargs: Any, factors: list[Tensor], recorded: list[Tensor]) -> Tensor:
+    """``1/n Σᵢ`` of the product in which all factors but the i-th are recorded ones."""
+
+    def multiply(given: Iterator[Tensor]) -> Tensor:
+        mixed = [map_tensors(lambda t: next(given) if depends(t) else t, part) for part in (list(args), kwargs)]
+        return func(*mixed[0], **mixed[1])  # type: ignore[no-any-return] # reason: func is any callable
+
+    parts = [multiply(iter([*recorded[:i], factor, *recorded[i + 1 :]])) for i, factor in enumerate(factors)]
+    return torch.stack(parts).mean(0)
 
 
 @rule("div", "divide", "true_divide", "__div__", "__truediv__")

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_core.errors import first_line
+from bcos_explain.explainers.captum_model import hookable, one_module_a_call, without_captums_warnings
 from bcos_explain.explainers.completeness_gap import remark_on_gap
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
-from bcos_explain.explainers.gradients import target_gradients
-from bcos_explain.explainers.structure import hookable, one_module_a_call, without_captums_warnings
+from bcos_explain.explainers.target_gradients import target_gradients
 
 
 @dataclass(frozen=True)

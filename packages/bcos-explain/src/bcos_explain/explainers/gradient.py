@@ -6,8 +6,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
-from bcos_explain.explainers.gradients import target_gradients
 from bcos_explain.explainers.inverse_channels import image_signs
+from bcos_explain.explainers.target_gradients import target_gradients
 
 
 @dataclass(frozen=True)

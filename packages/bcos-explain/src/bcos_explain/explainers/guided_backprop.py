@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bcos_core.eager import eager
+from bcos_core.eager_mode import eager_mode
 from bcos_core.rules.table import functions
 from bcos_explain.explainers.contract import Target, like_target
 from bcos_explain.explainers.gradient import input_gradients
@@ -35,7 +35,7 @@ class GuidedBackprop:
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""
-        with eager(), _GuidedReLUs() as guided:
+        with eager_mode(), _GuidedReLUs() as guided:
             gradients, indices = input_gradients(model, x, target)
         guided.say_what_was_left_out()
         return like_target(gradients * image_signs(x.detach()).unsqueeze(1), indices)

@@ -16,8 +16,8 @@ from bcos_explain.explainers.contract import (
     like_target,
     whole_number,
 )
-from bcos_explain.explainers.gradients import SharedForward
-from bcos_explain.explainers.memory import shrinking
+from bcos_explain.explainers.memory import fit_in_memory
+from bcos_explain.explainers.target_gradients import SharedForward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class IntegratedGradients:
                 difference = (logits - model(torch.zeros_like(images[:1]))).gather(1, as_columns(indices))
             method = captum.attr.IntegratedGradients(model, multiply_by_inputs=False)
             method.gradient_func = SharedForward()
-            average: Tensor = shrinking(
+            average: Tensor = fit_in_memory(
                 lambda at_once: method.attribute(
                     images,
                     baselines=0,

@@ -20,7 +20,7 @@ from bcos_explain.explainers.contract import (
     like_target,
     whole_number,
 )
-from bcos_explain.explainers.memory import shrinking
+from bcos_explain.explainers.memory import fit_in_memory
 from bcos_explain.explainers.remarks import remark
 
 _KERNEL_WIDTH = 0.25
@@ -77,7 +77,7 @@ class Lime:
             if (count := int(cells.max()) + 1) > self.n_samples:
                 remark(f"{count} coefficients are fitted to {self.n_samples} samples; raise n_samples or cell")
             maps = [
-                shrinking(partial(self._one_image, model, image[None], classes, cells), self.internal_batch_size)
+                fit_in_memory(partial(self._one_image, model, image[None], classes, cells), self.internal_batch_size)
                 for image, classes in zip(leaf.detach(), as_columns(indices), strict=True)
             ]
             return like_target(torch.stack(maps), indices)

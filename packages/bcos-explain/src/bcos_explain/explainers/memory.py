@@ -51,7 +51,7 @@ def in_batches(work: Callable[[slice], Result], count: int, batch_size: int | No
         _free_cache()  # outside of the handler, which would hold on to the tensors of the failed call
 
 
-def shrinking(work: Callable[[int], Result], size: int, *, least: int = 1) -> Result:
+def fit_in_memory(work: Callable[[int], Result], size: int, *, least: int = 1) -> Result:
     """Result of `work` with at most `size` images at once: half as many, from the start, where memory runs out.
 
     For methods that pass many variants of an image through the network; those of all images at once, so that

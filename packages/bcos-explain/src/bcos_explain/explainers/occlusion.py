@@ -16,7 +16,7 @@ from bcos_explain.explainers.contract import (
     like_target,
     whole_number,
 )
-from bcos_explain.explainers.memory import shrinking
+from bcos_explain.explainers.memory import fit_in_memory
 
 _WINDOWS = 8
 """Default windows are this part of the image's shorter side."""
@@ -70,7 +70,7 @@ class Occlusion:
                 outputs: Tensor = model(images)
                 return outputs.gather(1, columns.repeat(len(images) // n, 1))
 
-            attribution = shrinking(
+            attribution = fit_in_memory(
                 lambda at_once: captum.attr.Occlusion(scores).attribute(
                     leaf.detach(),
                     sliding_window_shapes=(channels, window, window),

@@ -16,7 +16,7 @@ from bcos_explain.explainers.contract import (
     like_target,
     whole_number,
 )
-from bcos_explain.explainers.memory import shrinking
+from bcos_explain.explainers.memory import fit_in_memory
 from bcos_explain.explainers.remarks import remark
 
 _NOISE = 0.2
@@ -78,7 +78,7 @@ class Rise:
             images = leaf.detach()
             indices = class_indices(model(images), target)
             columns = as_columns(indices)
-            halves = shrinking(
+            halves = fit_in_memory(
                 lambda at_once: self._sums(model, images, columns, at_once // len(images)),
                 self.internal_batch_size,
                 least=len(images),

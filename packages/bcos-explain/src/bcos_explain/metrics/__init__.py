@@ -10,26 +10,26 @@ from bcos_explain.metrics.annotations import (
     segmentation_mask,
 )
 from bcos_explain.metrics.completeness import CompletenessResult, completeness
-from bcos_explain.metrics.confident import ConfidentImages
-from bcos_explain.metrics.disjoint import DisjointCells, difull, dipart
-from bcos_explain.metrics.gridpg import grid_pointing_game
-from bcos_explain.metrics.grids import GridPointingResult, cell_scores, sample_grids, tile, untile
-from bcos_explain.metrics.infidelity import infidelity
-from bcos_explain.metrics.noise import max_sensitivity
-from bcos_explain.metrics.perturbation import pixel_deletion, pixel_insertion
-from bcos_explain.metrics.pointing import (
+from bcos_explain.metrics.confident_images import ConfidentImages
+from bcos_explain.metrics.disjoint_cells import DisjointCells, difull, dipart
+from bcos_explain.metrics.energy_pointing import (
     box_masks,
     energy_inside,
     energy_pointing_game,
     energy_pointing_game_masks,
 )
+from bcos_explain.metrics.grid_pointing import grid_pointing_game
+from bcos_explain.metrics.grids import GridPointingResult, cell_scores, sample_grids, tile, untile
+from bcos_explain.metrics.infidelity import infidelity
+from bcos_explain.metrics.max_sensitivity import max_sensitivity
+from bcos_explain.metrics.perturbation import pixel_deletion, pixel_insertion
 from bcos_explain.metrics.randomisation import model_randomisation
 from bcos_explain.metrics.result import MetricResult
+from bcos_explain.metrics.result_files import write_results
 from bcos_explain.metrics.sensitivity_n import sensitivity_n
-from bcos_explain.metrics.shifts import shift_stability
+from bcos_explain.metrics.shift_stability import shift_stability
 from bcos_explain.metrics.similarity import similarity
 from bcos_explain.metrics.sparsity import complexity, effective_pixels, sparseness
-from bcos_explain.metrics.writing import write_results
 
 __all__ = [
     "Annotation",

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation, explain
-from bcos_core.rounding import size
+from bcos_core.balance import size
 from bcos_explain.explainers.contract import Target
 from bcos_explain.metrics.batches import Encode, Progress, each_batch
 from bcos_explain.metrics.result import MetricResult

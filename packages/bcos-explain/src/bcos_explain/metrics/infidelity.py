@@ -8,7 +8,7 @@ from bcos_core import BcosError
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer, Target, whole_number
 from bcos_explain.metrics.batches import Batch, Encode, Progress, each_batch
-from bcos_explain.metrics.removal import Baseline, Output, replacement, target_output
+from bcos_explain.metrics.pixel_removal import Baseline, Output, replacement, target_output
 from bcos_explain.metrics.result import MetricResult
 
 
@@ -45,7 +45,7 @@ def infidelity(
         side: of a square, as a part of the image's shorter side.
         normalize: scale each explanation by the β that fits best, as the paper does to compare methods whose
             attributions have different units.
-        baseline: what is put in place of the square, see :func:`bcos_explain.metrics.removal.replacement`.
+        baseline: what is put in place of the square, see :func:`bcos_explain.metrics.pixel_removal.replacement`.
         output: f: the target's logit, or its probability.
         seed: of the squares.
 

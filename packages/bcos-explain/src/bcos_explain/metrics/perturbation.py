@@ -10,7 +10,7 @@ from bcos_core import BcosError
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer, Target, whole_number
 from bcos_explain.metrics.batches import Batch, Encode, Progress, each_batch
-from bcos_explain.metrics.removal import Baseline, Output, replacement, target_output
+from bcos_explain.metrics.pixel_removal import Baseline, Output, replacement, target_output
 from bcos_explain.metrics.result import MetricResult
 
 First = Literal["most", "least"]
@@ -103,7 +103,7 @@ def pixel_deletion(
         until: share of the pixels that is removed in the end.
         first: whether the most or the least important pixels go first. Böhle et al. remove the least important
             ones, up to a quarter.
-        baseline: what is put in their place, see :func:`bcos_explain.metrics.removal.replacement`.
+        baseline: what is put in their place, see :func:`bcos_explain.metrics.pixel_removal.replacement`.
         output: the target's probability (``"softmax"``, or ``"sigmoid"`` where each class is for itself), or
             its ``"logit"``.
 

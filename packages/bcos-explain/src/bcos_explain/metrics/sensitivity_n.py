@@ -9,7 +9,7 @@ from bcos_core import BcosError
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer, Target, whole_number
 from bcos_explain.metrics.batches import Batch, Encode, Progress, each_batch
-from bcos_explain.metrics.removal import Baseline, Output, pixel_subsets, replacement, target_output
+from bcos_explain.metrics.pixel_removal import Baseline, Output, pixel_subsets, replacement, target_output
 from bcos_explain.metrics.result import MetricResult
 from bcos_explain.metrics.similarity import pearson
 
@@ -44,7 +44,7 @@ def sensitivity_n(
         progress: called with the number of images done and of all images.
         fractions: the n, as shares of all pixels (at least one pixel); each costs `subsets` forward passes.
         subsets: random subsets of each size.
-        baseline: what is put in place of a pixel, see :func:`bcos_explain.metrics.removal.replacement`.
+        baseline: what is put in place of a pixel, see :func:`bcos_explain.metrics.pixel_removal.replacement`.
         output: f: the target's logit, or its probability.
         seed: of the subsets.
 

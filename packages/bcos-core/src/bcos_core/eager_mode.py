@@ -12,7 +12,7 @@ _stance = ExitStack()
 
 
 @contextmanager
-def eager() -> Iterator[None]:
+def eager_mode() -> Iterator[None]:
     """Inside the block nothing that :func:`torch.compile` wrapped runs compiled; its values are the same.
 
     PyTorch holds this setting for the whole process: the first thread to enter changes it, the last one to

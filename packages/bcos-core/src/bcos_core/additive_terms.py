@@ -8,16 +8,13 @@ the ``b(x)`` of ``f(x) = W(x)·x + b(x)``.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bcos_core.audit import Audit
 from bcos_core.dependence import depends, tensors
-
-if TYPE_CHECKING:
-    from bcos_core.tape import Tape
 
 UNNAMED = "constant"
 FROZEN = " (frozen)"
@@ -34,16 +31,14 @@ class AdditiveTerms:
 
     Args:
         model: whose parameters, buffers and other tensors give the terms their names.
-        tape: of dynamic factors, to be filled or given out.
     """
 
-    def __init__(self, model: nn.Module, tape: "Tape | None" = None) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._named = {id(t): (t, name) for name, t in _tensors_of(model)}
         self._detached: dict[int, Tensor] = {}
         self.names: list[str] = []
         self.leaves: list[Tensor] = []
         self.audit = Audit()
-        self.tape = tape
 
     def without_gradient(self, tensor: Tensor) -> Tensor:
         """`tensor`, detached and named if it is a parameter or buffer of the model, or another leaf."""
@@ -135,7 +130,7 @@ _TERMS: ContextVar[AdditiveTerms | None] = ContextVar("bcos_additive_terms", def
 
 
 @contextmanager
-def measured(terms: AdditiveTerms) -> Iterator[None]:
+def collect(terms: AdditiveTerms) -> Iterator[None]:
     """Collect the constants added inside the block into `terms`."""
     token = _TERMS.set(terms)
     try:

@@ -15,18 +15,18 @@ PATIENCE = 5.0
 """Seconds after which a plugin that is still being loaded is named."""
 
 
-class ForeignExitError(BcosError):
+class PluginExitError(BcosError):
     """Code of a plugin raised what would have ended the program, such as SystemExit; that is the cause of this."""
 
 
-def why(reason: BaseException) -> str:
+def error_summary(reason: BaseException) -> str:
     """Type and first line of what code of a plugin raised."""
-    said = reason.__cause__ if isinstance(reason, ForeignExitError) and reason.__cause__ else reason
+    said = reason.__cause__ if isinstance(reason, PluginExitError) and reason.__cause__ else reason
     return f"{type(said).__name__}: {printable(first_line(said))}"
 
 
 @contextmanager
-def foreign_code(what: str, *, loading: bool = True) -> Iterator[None]:
+def plugin_guard(what: str, *, loading: bool = True) -> Iterator[None]:
     """Run code of a plugin. Exceptions that are errors pass through.
 
     Args:
@@ -35,7 +35,7 @@ def foreign_code(what: str, *, loading: bool = True) -> Iterator[None]:
             :data:`PATIENCE` seconds a line there says what the program is waiting for.
 
     Raises:
-        ForeignExitError: it raised SystemExit, KeyboardInterrupt or the like.
+        PluginExitError: it raised SystemExit, KeyboardInterrupt or the like.
         KeyboardInterrupt: the user pressed Ctrl-C; it says what ran.
     """
     with ExitStack() as stack:
@@ -51,7 +51,7 @@ def foreign_code(what: str, *, loading: bool = True) -> Iterator[None]:
             if isinstance(reason, Exception) and not interrupts:
                 raise
             if not interrupts:
-                raise ForeignExitError(f"{what} cannot be used: it raised {why(reason)}") from reason
+                raise PluginExitError(f"{what} cannot be used: it raised {error_summary(reason)}") from reason
         if interrupts:  # and it has caught the exception, as a bare except does
             raise KeyboardInterrupt(_while(what, loading))
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_core.structure import shared_copy
+from bcos_core.module_copy import shared_copy
 
 _filters = threading.RLock()
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(*names: str) -> Iterator[None]:
+def errors_only(*names: str) -> Iterator[None]:
     """Let loggers of these names report errors alone."""
     logs = [logging.getLogger(name) for name in names]
     levels = [log.level for log in logs]

@@ -15,10 +15,10 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bcos_core import explanation_mode
-from bcos_core.additive import AdditiveTerms, measured
+from bcos_core.additive_terms import AdditiveTerms, collect
 from bcos_core.targets import select
 from bcos_explain.export.adjoints import ADJOINTS
-from bcos_explain.export.quiet import quiet
+from bcos_explain.export.log_level import errors_only
 
 OUTPUTS = ("logits", "target", "weight", "map", "bias")
 """What a graph returns, in this order."""
@@ -94,7 +94,7 @@ class _Explained(nn.Module):
             terms = AdditiveTerms(self.model)
             with explanation_mode(self.model):
                 seen = leaf.clone()
-                with measured(terms):
+                with collect(terms):
                     logits, scores, target = select(self.model(seen), None, False, None, n=x.shape[0])
             derivatives = _by_sample if self._samples_first else _by_direction
             weight, bias = derivatives(leaf, terms.leaves, scores.squeeze(1))
@@ -179,7 +179,12 @@ def _recorded(
         kinds[0] = DimDynamic.DYNAMIC
     symbolic = fake.from_tensor(image, symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds))
     standing = [fake.from_tensor(t.detach(), static_shapes=True) for t in tensors]
-    with fake, enable_python_dispatcher(), quiet("torch.fx.experimental.symbolic_shapes"), warnings.catch_warnings():
+    with (
+        fake,
+        enable_python_dispatcher(),
+        errors_only("torch.fx.experimental.symbolic_shapes"),
+        warnings.catch_warnings(),
+    ):
         # rules compare addresses; tensors without values have none, and count as overlapping
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         graph = make_fx(run, decomposition_table=ADJOINTS, _allow_non_fake_inputs=True)(*standing, symbolic)

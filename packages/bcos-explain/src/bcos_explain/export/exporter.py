@@ -15,7 +15,7 @@ from torch.export import Dim, ExportedProgram
 from bcos_core import BcosError, explain
 from bcos_core.files import write_atomically
 from bcos_explain.export.agreement import Agreement, checked
-from bcos_explain.export.tracing import OUTPUTS, ExplainerGraph, trace
+from bcos_explain.export.trace import OUTPUTS, ExplainerGraph, trace
 
 SUFFIXES = (".onnx", ".pt2")
 _MESSAGE = 200
@@ -107,21 +107,21 @@ def save_explainer(
         BcosError: what :func:`export_explainer` refuses, another suffix, another number of names, a missing package,
             an operation that ONNX does not have, or 2 GB of weights in an ONNX file.
     """
-    from bcos_explain.export import onnx_files
+    from bcos_explain.export import onnx_file
 
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise BcosError(f"an explainer is saved as .onnx or .pt2, got {path.name!r}")
     if path.suffix == ".onnx":
-        onnx_files.check_possible(model, example_input)
+        onnx_file.check_possible(model, example_input)
     program, found = _exported(model, example_input, encode, dynamic_batch)
     described = _description(program, example_input, class_names, dynamic_batch) | dict(metadata or {})
     if path.suffix == ".pt2":
         content, opset, checked_with = _archive(program, described), None, "PyTorch"
     else:
-        content, opset = onnx_files.to_onnx(program, described)
+        content, opset = onnx_file.to_onnx(program, described)
         checked_with = "PyTorch"
-        if (run := onnx_files.runner(content)) is not None:
+        if (run := onnx_file.runner(content)) is not None:
             checked_with = "ONNX Runtime"
             found = checked(run, model, encode, _batches(example_input, dynamic_batch), "the ONNX graph")
     write_atomically(path, content)

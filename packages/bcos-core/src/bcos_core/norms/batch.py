@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
-from bcos_core.fused import divide_by_batch_std, is_fusible
-from bcos_core.mode import is_explaining
+from bcos_core.fused_ops import divide_by_batch_std, is_fusible
+from bcos_core.mode_state import is_explaining
 from bcos_core.norms.base import Norm, apply_affine, divide_by_std, variance
 
 

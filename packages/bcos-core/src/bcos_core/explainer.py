@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors, disable_saved_tensors_hooks
 
-from bcos_core.additive import AdditiveTerms
+from bcos_core.additive_terms import AdditiveTerms
 from bcos_core.audit import random_state
+from bcos_core.balance import rounding, size
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, check_input, find_layer, forward
 from bcos_core.probe import PROBE, added_up, check_again, missed, probe_map
-from bcos_core.rounding import rounding, size
 from bcos_core.targets import Target
 
 _SUSPICIOUS = 1e-3
@@ -93,14 +93,14 @@ def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
     audit = first.terms.audit
     if audit.random or audit.unknown or audit.escaped or has_changed():
         check_again(task, x, first)
-    foreign = audit.foreign_steps(first.scores)
+    unseen = audit.unseen_steps(first.scores)
     explanation = _read_off(first)
-    if not (foreign or probe):
+    if not (unseen or probe):
         return explanation
     explanation = replace(explanation, probe=probe_map(task, first, explanation))
     assert explanation.probe is not None
     if not bool((explanation.probe <= PROBE * rounding(audit.dtypes)).all()):
-        raise BcosError(missed(foreign, float(explanation.probe.max())))
+        raise BcosError(missed(unseen, float(explanation.probe.max())))
     return explanation
 
 
@@ -156,12 +156,12 @@ def _one_target(
             shares = one_by_one
     missing = _missing(leaf, weight, shares, scores, largest)
     if not missing <= allowed:
-        foreign = terms.audit.foreign_steps(scores)
+        unseen = terms.audit.unseen_steps(scores)
         raise BcosError(
             f"the contributions and the bias miss the output by {missing:.1e} of their size (allowed: {allowed:.1e}): "
             "the model has an operation whose dynamic factor is not frozen, or that adds a constant in a way that is "
             "not measured; wrap the factor in bcos_core.freeze, add constants with +, or use layers of bcos_core"
-            + (f"; explanation mode did not see {', '.join(foreign[:4])}" if foreign else "")
+            + (f"; explanation mode did not see {', '.join(unseen[:4])}" if unseen else "")
         )
     return weight, shares
 

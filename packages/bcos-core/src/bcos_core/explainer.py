@@ -1,19 +1,19 @@
 """Reading off ``W(x)`` and ``b(x)``."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors, disable_saved_tensors_hooks
 
-from bcos_core.additive_terms import AdditiveTerms
 from bcos_core.audit import random_state
-from bcos_core.balance import rounding, size
+from bcos_core.balance import balance, is_rounding, rounding
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, check_input, find_layer, forward
-from bcos_core.probe import PROBE, added_up, check_again, missed, probe_map
+from bcos_core.probe import PROBE, check_again, missed, probe_map
 from bcos_core.targets import Target
 
 _SUSPICIOUS = 1e-3
@@ -99,7 +99,7 @@ def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
         return explanation
     explanation = replace(explanation, probe=probe_map(task, first, explanation))
     assert explanation.probe is not None
-    if not bool((explanation.probe <= PROBE * rounding(audit.dtypes)).all()):
+    if not bool(is_rounding(explanation.probe / PROBE, audit.dtypes).all()):
         raise BcosError(missed(unseen, float(explanation.probe.max())))
     return explanation
 
@@ -107,20 +107,16 @@ def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
 def _read_off(first: Pass) -> Explanation:
     """One backward pass for each column of the scores (N, T)."""
     leaf, scores, indices = first.leaf, first.scores, first.indices
-    weights, shares = [], []
-    for column in scores.unbind(1):
-        weight, share = _one_target(leaf, column, first.terms, first.largest)
-        weights.append(weight)
-        shares.append(share)
+    weights, shares = zip(*(_one_target(first, column) for column in scores.unbind(1)), strict=True)
 
-    def joined(columns: list[Tensor]) -> Tensor:
-        return torch.stack(columns, dim=1) if indices.ndim == 2 else columns[0].clone()
+    def joined(columns: Sequence[Tensor]) -> Tensor:
+        return torch.stack(tuple(columns), dim=1) if indices.ndim == 2 else columns[0].clone()
 
     columns = list(scores.detach().unbind(1))
     zero = torch.zeros_like(columns[0])
     names = dict.fromkeys(name for share in shares for name in share)
     bias_terms = {name: joined([share.get(name, zero) for share in shares]) for name in names}
-    explanation = Explanation(
+    return Explanation(
         input=leaf.detach().clone(),
         logits=first.logits.detach().clone(),
         target=indices.clone(),
@@ -128,15 +124,12 @@ def _read_off(first: Pass) -> Explanation:
         weight=joined(weights),
         bias=sum(bias_terms.values(), start=joined([zero] * len(columns))),
         bias_terms=bias_terms,
+        largest=joined([first.largest] * len(columns)),
+        dtypes=frozenset(first.terms.audit.dtypes),
     )
-    largest = first.largest.double().unsqueeze(1) if indices.ndim == 2 else first.largest.double()
-    allowed = rounding(first.terms.audit.dtypes)
-    return replace(explanation, allowed=allowed * added_up(explanation, explanation.contributions, largest))
 
 
-def _one_target(
-    leaf: Tensor, scores: Tensor, terms: AdditiveTerms, largest: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _one_target(first: Pass, scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Dynamic linear map (N, C, *spatial) and additive shares (N,) of `scores` (N,)."""
     if not scores.requires_grad:
         raise BcosError(
@@ -144,17 +137,25 @@ def _one_target(
             "under no_grad or inference_mode, or the target is a frozen quantity; explain a logit, not its softmax or "
             "sigmoid, of a model that records gradients"
         )
+    leaf, terms = first.leaf, first.terms
     sources = [leaf, *terms.leaves]
     gradients = torch.autograd.grad(scores.sum(), sources, retain_graph=True, allow_unused=True)
     weight = torch.zeros_like(leaf) if gradients[0] is None else gradients[0]
-    shares = terms.shares(scores, gradients[1:])
+
+    def missing_from(shares: dict[str, Tensor]) -> float:
+        contributions = (weight * leaf).flatten(1)
+        return float(balance(contributions, shares.values(), scores, largest=first.largest).missing.max())
+
     allowed = rounding(terms.audit.dtypes)
-    missing = math.inf if shares is None else _missing(leaf, weight, shares, scores, largest)
+    shares = terms.shares(scores, gradients[1:])
+    missing = math.inf if shares is None else missing_from(shares)
     if shares is None or missing > min(allowed, _SUSPICIOUS):
-        one_by_one = terms.shares_one_by_one(scores)  # the samples may be in another dimension than the first
-        if shares is None or _missing(leaf, weight, one_by_one, scores, largest) < missing:
-            shares = one_by_one
-    missing = _missing(leaf, weight, shares, scores, largest)
+        # The sum over samples of one backward pass can be taken apart only where the first dimension of a constant
+        # is that of the samples. Sequence-first networks have it elsewhere: a backward pass for each sample then.
+        one_by_one = terms.shares_one_by_one(scores)
+        again = missing_from(one_by_one)
+        if shares is None or again < missing:
+            shares, missing = one_by_one, again
     if not missing <= allowed:
         unseen = terms.audit.unseen_steps(scores)
         raise BcosError(
@@ -164,13 +165,3 @@ def _one_target(
             + (f"; explanation mode did not see {', '.join(unseen[:4])}" if unseen else "")
         )
     return weight, shares
-
-
-def _missing(leaf: Tensor, weight: Tensor, shares: dict[str, Tensor], scores: Tensor, largest: Tensor) -> float:
-    """Largest share of what is added up that contributions and constants miss."""
-    contributions = (weight * leaf).detach().double().flatten(1)
-    score = scores.detach().double()
-    bias = sum((share.double() for share in shares.values()), start=torch.zeros_like(score))
-    missing = (score - contributions.sum(1) - bias).abs()
-    added = size(contributions, shares.values(), score) + largest
-    return float((missing / added.clamp_min(torch.finfo(added.dtype).tiny)).max())

@@ -1,10 +1,12 @@
 """Checks of a map that do not trust autograd: the network is computed again, there and elsewhere."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from bcos_core.additive_terms import FROZEN, UNNAMED
-from bcos_core.balance import rounding, size
+from bcos_core.balance import rounding
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, forward, outputs_of
@@ -65,12 +67,12 @@ def probe_map(task: Task, first: Pass, explanation: Explanation) -> Tensor:
     forward(task, first.leaf, tape)
     tape.rewind()
     x = elsewhere(first.leaf, 1.0)
-    score = forward(task, x, tape).scores.detach().reshape(explanation.score.shape).double()
-    extra = explanation.target.ndim - 1
-    contributions = (explanation.weight * (x.unsqueeze(1) if extra else x)).double()
-    largest = first.largest.double().unsqueeze(1) if extra else first.largest.double()
-    expected = contributions.flatten(1 + extra).sum(-1) + explanation.bias.double()
-    return (expected - score).abs() / (added_up(explanation, contributions, largest) + score.abs())
+    score = forward(task, x, tape).scores.reshape(explanation.score.shape)
+    # The map and the bias are those of x, only the input is new: their sum must be the frozen network's score there.
+    # Its factors fit the values of x, so the score of x counts in the size of what is rounded too.
+    assert explanation.largest is not None
+    size = explanation.largest.double() + explanation.score.double().abs()
+    return replace(explanation, input=x, score=score, largest=size).balance.missing
 
 
 def _check_outputs(task: Task, first: Pass) -> None:
@@ -95,12 +97,4 @@ def missed(unseen: list[str], missing: float) -> str:
         f"the map is not the network's: with dynamic factors held, the network misses it by {missing:.1e} of its size "
         f"at another point, because of {what}; TorchScript, other threads (DataParallel) and custom autograd functions "
         "are not seen: give the plain module, or a rule with bcos_core.register_rules"
-    )
-
-
-def added_up(explanation: Explanation, contributions: Tensor, largest: Tensor) -> Tensor:
-    """What is added up, (N,) or (N, T); differences of outputs have the rounding error of the largest of these."""
-    return (
-        size(contributions.flatten(explanation.target.ndim), explanation.bias_terms.values(), explanation.score)
-        + largest
     )

@@ -1,8 +1,4 @@
-"""The receipt of an explanation: what a score is made of, whether it adds up, and what it comes from.
-
-Here alone is decided whether contributions and constants add up; :func:`bcos_core.explain`, metrics, reports and
-pages all use it.
-"""
+"""The receipt of an explanation: what a score is made of, whether it adds up, and what it comes from."""
 
 import math
 from collections.abc import Mapping
@@ -154,36 +150,34 @@ def receipts(explanation: Explanation, *, model: nn.Module | None = None) -> lis
             positions and tokens, input normalisation, other constants, and what is held constant though it
             depends on the image). None leaves them by name.
     """
-    n = len(explanation.target)
-    scores = explanation.score.reshape(n, -1)
-    targets = scores.shape[1]
-    contributions = explanation.contributions.reshape(n, targets, -1).double()
-    sums, absolute = contributions.sum(-1).tolist(), contributions.abs().sum(-1).tolist()
-    named = {name: term.reshape(n, -1).tolist() for name, term in explanation.bias_terms.items()}
-    biases = explanation.bias.reshape(n, -1).tolist()
-    allowed = explanation.allowed_residual.reshape(n, -1).tolist()
-    probes = None if explanation.probe is None else explanation.probe.reshape(n, -1).tolist()
-    made = []
-    for i in range(n):
-        row = []
-        for t in range(targets):
-            terms = {name: values[i][t] for name, values in named.items()}
-            score = float(scores[i, t])
-            row.append(
-                Receipt(
-                    score=score,
-                    contributions=sums[i][t],
-                    absolute=absolute[i][t],
-                    bias=biases[i][t],
-                    terms=terms if model is None else by_origin(terms, model),
-                    residual=score - sums[i][t] - biases[i][t],
-                    allowed=allowed[i][t],
-                    held=sum(value for name, value in terms.items() if name.endswith(FROZEN)),
-                    probe=None if probes is None else probes[i][t],
-                )
-            )
-        made.append(row)
-    return made
+    n, parts = len(explanation.target), explanation.balance
+
+    def numbers(values: Tensor) -> list[list[float]]:
+        rows: list[list[float]] = values.reshape(n, -1).tolist()
+        return rows
+
+    score, contributions, absolute, bias, residual, allowed = map(
+        numbers,
+        (parts.score, parts.contributions, parts.absolute, parts.bias, parts.residual, explanation.allowed_residual),
+    )
+    probe = None if explanation.probe is None else numbers(explanation.probe)
+    named = {name: numbers(term) for name, term in explanation.bias_terms.items()}
+
+    def receipt(i: int, t: int) -> Receipt:
+        terms = {name: values[i][t] for name, values in named.items()}
+        return Receipt(
+            score=score[i][t],
+            contributions=contributions[i][t],
+            absolute=absolute[i][t],
+            bias=bias[i][t],
+            terms=terms if model is None else by_origin(terms, model),
+            residual=residual[i][t],
+            allowed=allowed[i][t],
+            held=sum(value for name, value in terms.items() if name.endswith(FROZEN)),
+            probe=None if probe is None else probe[i][t],
+        )
+
+    return [[receipt(i, t) for t in range(len(score[i]))] for i in range(n)]
 
 
 def by_origin(terms: Mapping[str, float], model: nn.Module) -> dict[str, float]:

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from bcos_cli.evaluate.evaluation import Evaluation
     from bcos_explain import MetricSpec
 
-INCOMPLETE = 1e-6
-"""Relative distance from the logit that float32 does not explain: :data:`bcos_core.balance.ROUNDING`."""
-
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
@@ -107,6 +104,8 @@ def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: S
     Raises:
         BcosError: a condition on what was not asked for.
     """
+    from bcos_core.balance import is_rounding, rounding
+
     found = []
     for name, reason in evaluation.skipped.items():
         metric = name.partition("/")[0]
@@ -115,11 +114,10 @@ def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: S
         elif metric in asked:
             found.append(f"{name} was not measured: {reason}")
     for result in evaluation.explanations.get("completeness", {}).values():
-        wrong = int((~(result.scores <= INCOMPLETE)).sum())  # what is no number neither
-        if wrong:
+        if wrong := int((~is_rounding(result.scores)).sum()):
             found.append(
                 f"completeness failed: contributions and bias of {wrong} of {result.count} images miss the logit "
-                f"by more than {INCOMPLETE:g} of their size, at most by {float(result.scores.max()):.1e}"
+                f"by more than {rounding():g} of their size, at most by {float(result.scores.max()):.1e}"
             )
     reasons = [condition.failure(evaluation.metrics, evaluation.skipped) for condition in conditions]
     return found + [reason for reason in reasons if reason is not None]

@@ -62,9 +62,7 @@ class BcosConv(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        functional.check_exponent(b)
-        functional.check_max_out(max_out, max_out)
-        functional.check_weight_norm(normalize_weight, max_out)
+        functional.check_options(b, max_out, normalize_weight)
         if groups < 1 or in_channels < 1 or out_channels < 1 or in_channels % groups or out_channels % groups:
             raise BcosError(
                 f"in_channels and out_channels must be positive multiples of groups, "

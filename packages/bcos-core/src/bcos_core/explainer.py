@@ -12,7 +12,8 @@ from bcos_core.audit import random_state
 from bcos_core.balance import balance, is_rounding, rounding
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
-from bcos_core.forward import Pass, Task, check_input, find_layer, forward
+from bcos_core.forward import Pass, Task, check_input, forward
+from bcos_core.layers import find_layer
 from bcos_core.probe import PROBE, check_again, missed, probe_map
 from bcos_core.targets import Target
 
@@ -70,7 +71,9 @@ def explain(
     check_input(x)
     if isinstance(model, nn.DataParallel):  # its copies run in threads of their own
         model = model.module
-    task = Task(model, find_layer(model, layer), target, relative)
+    if not isinstance(model, nn.Module):
+        raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
+    task = Task(model, None if layer is None else find_layer(model, layer), target, relative)
     with torch.inference_mode(False), torch.enable_grad():
         try:
             with disable_saved_tensors_hooks("activations are recomputed by checkpointing"):

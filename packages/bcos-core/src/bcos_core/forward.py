@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from bcos_core.additive_terms import AdditiveTerms, collect
 from bcos_core.errors import BcosError
+from bcos_core.layers import layer_name, layer_outputs
 from bcos_core.mode import explanation_mode
-from bcos_core.module_copy import shared_copy
 from bcos_core.tape import Tape, run_tape
 from bcos_core.targets import Target, select
 
@@ -81,22 +81,6 @@ def check_input(x: Tensor) -> None:
         )
 
 
-def find_layer(model: nn.Module, layer: str | nn.Module | None) -> nn.Module | None:
-    """Module of the model that `layer` names or is; None for the model itself."""
-    if not isinstance(model, nn.Module):
-        raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
-    if layer is None:
-        return None
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    if isinstance(layer, str):
-        if layer not in modules:
-            raise BcosError(f"the model has no layer {layer!r}; it has {', '.join(list(modules)[1:9])}, ...")
-        return modules[layer]
-    if not any(layer is m for m in modules.values()):
-        raise BcosError(f"the given layer ({type(layer).__name__}) is not part of the model")
-    return layer
-
-
 def outputs_of(task: Task, x: Tensor) -> Tensor:
     """Output of the model for x, or of the layer that is explained.
 
@@ -111,20 +95,10 @@ def outputs_of(task: Task, x: Tensor) -> Tensor:
 
 
 def _layer_output(model: nn.Module, module: nn.Module, x: Tensor) -> object:
-    captured: list[object] = []
-
-    def capture(_module: nn.Module, _args: object, output: object) -> None:
-        captured.append(output.clone() if isinstance(output, Tensor) else output)  # in-place layers may follow
-
-    name = next(name for name, candidate in model.named_modules() if candidate is module)
-    copied = shared_copy(model)
-    copied.get_submodule(name).register_forward_hook(capture)
-    copied(x)
-    if not captured:
-        raise BcosError(f"the layer {type(module).__name__} did not run in the model's forward pass")
-    if len(captured) > 1:
+    outputs, _ = layer_outputs(model, module, x)
+    if len(outputs) > 1:
         raise BcosError(
-            f"the layer {name!r} ({type(module).__name__}) runs {len(captured)} times in the model's forward pass, so "
-            "it has no single output; explain a layer that runs once"
+            f"the layer {layer_name(model, module)!r} ({type(module).__name__}) runs {len(outputs)} times in the "
+            "model's forward pass, so it has no single output; explain a layer that runs once"
         )
-    return captured[0]
+    return outputs[0]

@@ -62,9 +62,7 @@ class BinaryCrossEntropyLoss(nn.Module):
         dense = dense_targets(logits, target)
         if self.smoothing:
             dense = dense * (1 - self.smoothing) + self.smoothing / logits.shape[-1]
-        return F.binary_cross_entropy_with_logits(
-            logits, dense, reduction=self.reduction, pos_weight=_like(self.pos_weight, logits)
-        )
+        return _cross_entropy(logits, dense, self.reduction, self.pos_weight)
 
 
 class UniformOffLabelsBCELoss(nn.Module):
@@ -102,10 +100,9 @@ class UniformOffLabelsBCELoss(nn.Module):
         """Compute the loss."""
         off_label = 1 / logits.shape[-1] if self.off_label is None else self.off_label
         dense = dense_targets(logits, target).clamp(min=off_label)
-        return F.binary_cross_entropy_with_logits(
-            logits, dense, reduction=self.reduction, pos_weight=_like(self.pos_weight, logits)
-        )
+        return _cross_entropy(logits, dense, self.reduction, self.pos_weight)
 
 
-def _like(weight: Tensor | None, logits: Tensor) -> Tensor | None:
-    return None if weight is None else weight.to(logits)
+def _cross_entropy(logits: Tensor, dense: Tensor, reduction: Reduction, pos_weight: Tensor | None) -> Tensor:
+    weight = None if pos_weight is None else pos_weight.to(logits)
+    return F.binary_cross_entropy_with_logits(logits, dense, reduction=reduction, pos_weight=weight)

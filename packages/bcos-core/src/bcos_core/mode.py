@@ -3,14 +3,18 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import torch
 from torch import nn
 
-from bcos_core.eager_mode import eager_mode
 from bcos_core.errors import BcosError
 from bcos_core.mode_state import enter
 from bcos_core.norms.batch import uses_batch_statistics
+from bcos_core.process_setting import ProcessSetting
 from bcos_core.rules.dispatch import RuleDispatch
 from bcos_core.rules.plugins import load_rules
+
+eager_mode = ProcessSetting(lambda undo: undo.enter_context(torch.compiler.set_stance("force_eager"))).on
+"""Inside the block nothing that :func:`torch.compile` wrapped runs compiled: rules apply to single operations."""
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from types import FrameType
 
 from bcos_core.errors import BcosError, first_line
+from bcos_core.process_setting import ProcessSetting
 from bcos_core.text import printable
 
 PATIENCE = 5.0
@@ -98,48 +99,19 @@ def _named_when_slow(what: str) -> Iterator[None]:
         timer.cancel()
 
 
-class _Diversion:
-    """Standard output's way to standard error, of several threads at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._undo = ExitStack()
-
-    def begin(self) -> None:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._divert()
-
-    def end(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._undo.close()
-
-    def _divert(self) -> None:
-        _flush(sys.stdout)
-        self._undo.enter_context(redirect_stdout(sys.stderr))
-        with suppress(OSError):  # one of them is closed
-            kept = os.dup(1)  # programs that it starts, and libraries in C, know no sys.stdout
-            self._undo.callback(os.close, kept)
-            os.dup2(2, 1)
-            self._undo.callback(os.dup2, kept, 1)
-            self._undo.callback(_flush, sys.__stdout__)
+def _divert_output(undo: ExitStack) -> None:
+    _flush(sys.stdout)
+    undo.enter_context(redirect_stdout(sys.stderr))
+    with suppress(OSError):  # one of them is closed
+        kept = os.dup(1)  # programs that it starts, and libraries in C, know nothing of sys.stdout
+        undo.callback(os.close, kept)
+        os.dup2(2, 1)
+        undo.callback(os.dup2, kept, 1)
+        undo.callback(_flush, sys.__stdout__)
 
 
-_diversion = _Diversion()
-
-
-@contextmanager
-def diverted_output() -> Iterator[None]:
-    """Let everything that is printed meanwhile go to standard error."""
-    _diversion.begin()
-    try:
-        yield
-    finally:
-        _diversion.end()
+diverted_output = ProcessSetting(_divert_output).on
+"""Sends everything that is printed inside the block to standard error."""
 
 
 def _flush(stream: object) -> None:

@@ -68,14 +68,7 @@ class RunningNorm(Norm):
         momentum = self._count_batch()
         if self.centered:
             y = F.batch_norm(
-                flat,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                use_batch,
-                momentum,
-                self.eps,
+                flat, self.running_mean, self.running_var, self.weight, self.bias, use_batch, momentum, self.eps
             )
         else:
             y = self._uncentered(flat, use_batch, momentum)

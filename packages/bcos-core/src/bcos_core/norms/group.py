@@ -24,13 +24,7 @@ class GroupNorm2d(Norm):
     """
 
     def __init__(
-        self,
-        num_groups: int,
-        num_channels: int,
-        *,
-        eps: float = 1e-5,
-        affine: bool = True,
-        bias: bool = False,
+        self, num_groups: int, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False
     ) -> None:
         super().__init__(num_channels, eps, affine, bias)
         if num_groups < 1 or num_channels % num_groups:
@@ -73,11 +67,8 @@ class InstanceNorm2d(GroupNorm2d):
         super().__init__(num_channels, num_channels, eps=eps, affine=affine, bias=bias)
 
 
-class InstanceNormUncentered2d(GroupNormUncentered2d):
+class InstanceNormUncentered2d(GroupNormUncentered2d, InstanceNorm2d):
     """Uncentred group norm with one channel a group."""
-
-    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
-        super().__init__(num_channels, num_channels, eps=eps, affine=affine, bias=bias)
 
 
 class LayerNorm2d(GroupNorm2d):
@@ -87,11 +78,8 @@ class LayerNorm2d(GroupNorm2d):
         super().__init__(1, num_channels, eps=eps, affine=affine, bias=bias)
 
 
-class LayerNormUncentered2d(GroupNormUncentered2d):
+class LayerNormUncentered2d(GroupNormUncentered2d, LayerNorm2d):
     """Uncentred group norm with all channels in one group."""
-
-    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
-        super().__init__(1, num_channels, eps=eps, affine=affine, bias=bias)
 
 
 class PositionNorm2d(GroupNorm2d):

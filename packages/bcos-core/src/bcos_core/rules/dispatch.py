@@ -7,14 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bcos_core.additive_terms import (
-    FROZEN,
-    UNNAMED,
-    AdditiveTerms,
-    current_terms,
-    name_as,
-    name_of,
-)
+from bcos_core.additive_terms import FROZEN, UNNAMED, AdditiveTerms, current_terms, name_as, name_of
 from bcos_core.audit import nodes
 from bcos_core.dependence import depends, map_tensors, mark_constant, tensors
 from bcos_core.errors import BcosError

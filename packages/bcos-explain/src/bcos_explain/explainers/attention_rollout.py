@@ -34,7 +34,6 @@ class AttentionRollout:
     Source: Abnar and Zuidema, *Quantifying Attention Flow in Transformers*, ACL 2020.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     residual: float = 0.5
 

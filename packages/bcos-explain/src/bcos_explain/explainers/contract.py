@@ -121,7 +121,7 @@ def like_target(attribution: Tensor, indices: Tensor) -> Tensor:
     return result.detach().clone(memory_format=torch.contiguous_format)
 
 
-def whole_number(name: str, value: object, least: int = 1) -> None:
+def check_count(name: str, value: object, least: int = 1) -> None:
     """Check an option.
 
     Raises:

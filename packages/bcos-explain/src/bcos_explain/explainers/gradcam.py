@@ -31,7 +31,6 @@ class GradCam:
     Source: Selvaraju et al., *Grad-CAM*, ICCV 2017, equations 1 and 2.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     layer: str | None = None
 

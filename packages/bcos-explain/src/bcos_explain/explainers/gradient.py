@@ -23,7 +23,6 @@ class Gradient:
     Source: Simonyan et al., *Deep Inside Convolutional Networks*, 2013, arXiv 1312.6034 (there without sign).
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bcos_core.eager_mode import eager_mode
+from bcos_core.mode import eager_mode
 from bcos_core.rules.table import functions
 from bcos_explain.explainers.contract import Target, like_target
 from bcos_explain.explainers.gradient import input_gradients
@@ -30,7 +30,6 @@ class GuidedBackprop:
     Source: Springenberg et al., *Striving for Simplicity*, ICLR workshop 2015, arXiv 1412.6806.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:

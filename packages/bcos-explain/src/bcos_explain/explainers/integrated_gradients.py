@@ -8,14 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_explain.explainers.completeness_gap import remark_on_gap
-from bcos_explain.explainers.contract import (
-    Target,
-    as_columns,
-    class_indices,
-    differentiable,
-    like_target,
-    whole_number,
-)
+from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
 from bcos_explain.explainers.memory import fit_in_memory
 from bcos_explain.explainers.target_gradients import SharedForward
 
@@ -47,14 +40,13 @@ class IntegratedGradients:
     Source: Sundararajan et al., *Axiomatic Attribution for Deep Networks*, ICML 2017.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     n_steps: int = 50
     internal_batch_size: int = 16
 
     def __post_init__(self) -> None:
-        whole_number("n_steps", self.n_steps)
-        whole_number("internal_batch_size", self.internal_batch_size)
+        check_count("n_steps", self.n_steps)
+        check_count("internal_batch_size", self.internal_batch_size)
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""

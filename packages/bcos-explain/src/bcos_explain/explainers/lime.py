@@ -12,14 +12,7 @@ from captum._utils.models.linear_model import SkLearnRidge
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.contract import (
-    Target,
-    as_columns,
-    class_indices,
-    differentiable,
-    like_target,
-    whole_number,
-)
+from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
 from bcos_explain.explainers.memory import fit_in_memory
 from bcos_explain.explainers.remarks import remark
 
@@ -53,7 +46,6 @@ class Lime:
     Source: Ribeiro et al., *Why Should I Trust You?*, KDD 2016; 500 samples as Böhle et al., TPAMI 2024.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     n_samples: int = 500
     cell: int | None = None
@@ -63,9 +55,9 @@ class Lime:
 
     def __post_init__(self) -> None:
         for name in ("n_samples", "internal_batch_size"):
-            whole_number(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         if self.cell is not None:
-            whole_number("cell", self.cell)
+            check_count("cell", self.cell)
         if not 0 <= self.alpha < float("inf"):
             raise BcosError(f"alpha must not be negative, got {self.alpha}")
 
@@ -102,11 +94,7 @@ class Lime:
                 perturb_func=_coin_tosses(generator),
             )
             attribution = method.attribute(
-                image,
-                baselines=0,
-                feature_mask=cells,
-                n_samples=self.n_samples,
-                perturbations_per_eval=at_once,
+                image, baselines=0, feature_mask=cells, n_samples=self.n_samples, perturbations_per_eval=at_once
             )
             maps.append(attribution[0, 0].to(image.dtype))
         return torch.stack(maps)

@@ -8,14 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.contract import (
-    Target,
-    as_columns,
-    class_indices,
-    differentiable,
-    like_target,
-    whole_number,
-)
+from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
 from bcos_explain.explainers.memory import fit_in_memory
 
 _WINDOWS = 8
@@ -45,7 +38,6 @@ class Occlusion:
     Source: Zeiler and Fergus, *Visualizing and Understanding Convolutional Networks*, ECCV 2014.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     window: int | None = None
     stride: int | None = None
@@ -54,8 +46,8 @@ class Occlusion:
     def __post_init__(self) -> None:
         for name in ("window", "stride"):
             if getattr(self, name) is not None:
-                whole_number(name, getattr(self, name))
-        whole_number("internal_batch_size", self.internal_batch_size)
+                check_count(name, getattr(self, name))
+        check_count("internal_batch_size", self.internal_batch_size)
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""

@@ -1,4 +1,20 @@
-"""Measures of explanations."""
+"""Metrics: how good explanations are.
+
+A metric that measures the maps of any explainer takes, besides its own options,
+
+- ``model``: in eval mode;
+- ``explainer``: see :class:`bcos_explain.explainers.Explainer`; channels are summed;
+- ``images``: (M, C, H, W), floats, or 8-bit integers that are divided by 255. They may stay on the CPU: each batch is
+  moved to the model's device;
+- ``target``: None for the predicted class, an integer, or (M,);
+- ``encode``: from images to what the network takes, such as :class:`bcos_core.AddInverse`; None for images that are
+  encoded already;
+- ``batch_size``: images explained at once;
+- ``progress``: called with the number of images done and of all images, after each batch.
+
+It returns a :class:`MetricResult`, and raises :class:`bcos_core.BcosError` for options that make no sense, where there
+is no image, and where the explainer does.
+"""
 
 from bcos_explain.metrics.annotations import (
     Annotation,

@@ -58,13 +58,7 @@ def completeness(
     explain.
 
     Args:
-        model: in eval mode.
-        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
-        target: None for the predicted class, an integer, or (M,).
-        encode: applied to each batch of images, such as :class:`bcos_core.AddInverse`; None for images that
-            are encoded already.
-        batch_size: images explained at once.
-        progress: called with the number of images done and of all images, after each batch.
+        model, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`.
 
     Returns:
         Relative distances, lower is better.

@@ -51,12 +51,7 @@ class ConfidentImages:
         self._best: dict[int, list[tuple[float, Key, Tensor]]] = {}  # class: (-confidence, key, image), sorted
 
     def update(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        confidences: Tensor,
-        predictions: Tensor,
-        keys: Sequence[Key] | Tensor,
+        self, images: Tensor, labels: Tensor, confidences: Tensor, predictions: Tensor, keys: Sequence[Key] | Tensor
     ) -> None:
         """Look at a batch.
 

@@ -135,19 +135,9 @@ def difull(
 
     Source: Rao, Böhle, Schiele, CVPR 2022, section 3.1.
     """
+    sampled = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
     requested = num_grids if grids is None else len(grids)
-    grids = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
-    game = GridGame(
-        images=images,
-        labels=labels,
-        grids=grids,
-        n=n,
-        smooth=smooth,
-        batch_size=batch_size,
-        encode=encode,
-        progress=progress,
-        requested=requested,
-    )
+    game = GridGame(images, labels, sampled, n, smooth, batch_size, encode, progress, requested)
     return _play(model, explainer, game, "full")
 
 
@@ -186,19 +176,9 @@ def dipart(
 
     Source: Rao, Böhle, Schiele, CVPR 2022, section 3.1.
     """
+    sampled = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
     requested = num_grids if grids is None else len(grids)
-    grids = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
-    game = GridGame(
-        images=images,
-        labels=labels,
-        grids=grids,
-        n=n,
-        smooth=smooth,
-        batch_size=batch_size,
-        encode=encode,
-        progress=progress,
-        requested=requested,
-    )
+    game = GridGame(images, labels, sampled, n, smooth, batch_size, encode, progress, requested)
     return _play(model, explainer, game, "part")
 
 

@@ -160,7 +160,7 @@ def sample_grids(
     return torch.tensor(grids)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class GridGame:
     """What all games on grids share: the grids, and how they become inputs.
 

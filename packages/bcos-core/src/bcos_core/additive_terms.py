@@ -18,16 +18,15 @@ from bcos_core.dependence import depends, tensors
 
 UNNAMED = "constant"
 FROZEN = " (frozen)"
-"""Ends the name of what depends on the input and is held constant."""
+"""Suffix of the name of a value that depends on the input but is held constant."""
 _NAME = "_bcos_additive_name"
 
 
 class AdditiveTerms:
     """Collects the constants added in one forward pass, each as a leaf of its own for autograd.
 
-    While it is filled, parameters enter every operation detached (see
-    the mode in :mod:`bcos_core.rules`): a tensor then requires a gradient exactly if it depends on the
-    input.
+    While it is filled, parameters enter every operation detached (see :mod:`bcos_core.rules.dispatch`): a tensor
+    then requires a gradient exactly if it depends on the input.
 
     Args:
         model: whose parameters, buffers and other tensors give the terms their names.
@@ -59,7 +58,7 @@ class AdditiveTerms:
         Args:
             value: a number or a tensor.
             beside: (N, ...), the other operand, with which it is promoted to a common type.
-            broadcast: it is broadcast with `beside`, and gets a copy for each of its samples.
+            broadcast: whether it is broadcast with `beside`; it then gets a copy for each sample.
         """
         name = name_of(value) or UNNAMED
         dtype = torch.result_type(beside, value)
@@ -68,14 +67,16 @@ class AdditiveTerms:
             constant = constant.reshape((1,) * (beside.ndim - constant.ndim) + constant.shape)
             if constant.shape[0] == 1:
                 constant = constant.expand(beside.shape[0], *constant.shape[1:])
+        # Autograd sums the gradient of a constant over the batch. A leaf of its own for each use, with a copy for each
+        # sample, keeps samples and uses apart in a single backward pass, whose cost is that of the map alone.
         leaf = constant.clone().requires_grad_()
         self.names.append(name)
         self.leaves.append(leaf)
         self.audit.leaves.add(id(leaf))
-        return leaf.clone()  # no leaf itself: it may be changed in place
+        return leaf.clone()  # a leaf must not be changed in place, a copy may
 
     def shares(self, scores: Tensor, gradients: tuple[Tensor | None, ...]) -> dict[str, Tensor] | None:
-        """``Σ ∂f/∂c·c`` for each sample, (N,), by name; None if some constant has samples elsewhere than in front.
+        """``Σ ∂f/∂c·c`` for each sample, (N,), by name; None if samples are not the first dimension of each.
 
         Args:
             scores: (N,), the explained outputs.
@@ -92,7 +93,7 @@ class AdditiveTerms:
         return shares
 
     def shares_one_by_one(self, scores: Tensor) -> dict[str, Tensor]:
-        """As :meth:`shares`, in a backward pass for each sample, wherever its dimension is."""
+        """The same as :meth:`shares` for constants of any layout, in a backward pass for each sample."""
         if not self.leaves:
             return {}
         rows: list[dict[str, Tensor]] = []
@@ -145,7 +146,7 @@ def current_terms() -> AdditiveTerms | None:
 
 
 def shift(x: Tensor, constant: Tensor) -> Tensor:
-    """``x + constant``, measured if somebody asked."""
+    """``x + constant``; the constant is measured where terms are collected."""
     terms = _TERMS.get()
     if terms is None or depends(constant):
         return torch.add(x, constant.to(x.dtype))

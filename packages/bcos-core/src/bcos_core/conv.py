@@ -36,7 +36,7 @@ class BcosConv(nn.Module):
     Shapes: (N, in_channels, *spatial) → (N, out_channels, *spatial_out), sizes as in PyTorch's convolution.
 
     Raises:
-        BcosError: sizes, groups, padding, B or max_out that make no layer.
+        BcosError: invalid sizes, groups, padding, B or max_out.
 
     Source: Böhle et al., TPAMI 2024, equations 3 and 9.
     """

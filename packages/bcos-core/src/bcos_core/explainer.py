@@ -1,4 +1,4 @@
-"""Reading off ``W(x)`` and ``b(x)``."""
+"""The function that explains: it reads ``W(x)`` and ``b(x)`` off a forward and a backward pass."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, check_input, forward
 from bcos_core.layers import find_layer
-from bcos_core.probe import PROBE, check_again, missed, probe_map
+from bcos_core.probe import PROBE, check_again, probe_map, refusal
 from bcos_core.targets import Target
 
 _SUSPICIOUS = 1e-3
-"""Share from which samples may lie in another dimension than the first, in lower precisions."""
+"""Missing share above which samples are looked for in other dimensions than the first, in lower precisions too."""
 
 
 def explain(
@@ -39,11 +39,11 @@ def explain(
         model: in eval mode where that matters (batch norms, dropout).
         x: (N, C, *spatial) or (N, F), floating point and finite, encoded as the network expects it.
         target: what to explain for each input: None for the largest output, an integer for all, (N,) or (N,
-            T) integers for each, or a callable that maps the outputs to (N,) or (N, T) values of one's own,
+            T) integers for each, or a callable that maps the outputs to (N,) or (N, T) values of your own,
             such as ``lambda z: z[:, 3] - z[:, 5]``.
         layer: a submodule, or its name, whose outputs are explained instead of the model's. Integer targets
             then count its channels: dimension 1 of (N, K) and (N, K, *spatial), the last one of tokens (N, T,
-            K), which three dimensions mean unless the layer is a convolution or batch norm; a channel is
+            K), as which three dimensions are read unless the layer is a convolution or batch norm; a channel is
             summed over positions. A callable gets the layer's output as it is.
         relative: explain the distance of the target from the mean of all outputs, ``z_k - mean(z)``: what
             speaks for this class in particular.
@@ -56,7 +56,7 @@ def explain(
 
     Raises:
         BcosError: wrong rank, no or non-finite values, a target out of range, a layer that is unknown or runs
-            more than once, a model in train mode or that draws at random, or one that cannot be explained
+            more than once, a model that is in train mode or draws at random, or one that cannot be explained
             exactly: contributions and constants do not add up to the score, or the probe misses the map.
 
     >>> from bcos_core import BcosConv2d
@@ -86,7 +86,7 @@ def explain(
                 ) from reason
             if "modified by an inplace operation" not in str(reason):
                 raise
-        with allow_mutation_on_saved_tensors():  # slower: the model changes what an earlier step has to remember
+        with allow_mutation_on_saved_tensors():  # slower: for models that change in place what autograd has saved
             return _explained(task, x, probe)
 
 
@@ -103,7 +103,7 @@ def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
     explanation = replace(explanation, probe=probe_map(task, first, explanation))
     assert explanation.probe is not None
     if not bool(is_rounding(explanation.probe / PROBE, audit.dtypes).all()):
-        raise BcosError(missed(unseen, float(explanation.probe.max())))
+        raise BcosError(refusal(unseen, float(explanation.probe.max())))
     return explanation
 
 

@@ -18,8 +18,7 @@ class Explanation:
 
     All tensors are owned by this object: detached, on the device of the input, sharing memory with nothing.
 
-    ``T`` stands for the targets of an image; the dimension is missing where one target an image was asked
-    for.
+    ``T`` stands for the targets of an image; the dimension is missing where each image has one target.
     """
 
     input: Tensor
@@ -41,16 +40,16 @@ class Explanation:
     """What `bias` is made of.
 
     For each parameter or buffer that the network adds, by its name, and for ``"constant"``, (N,) or (N, T). Names
-    that end in ``(frozen)`` are no constants: they depend on the input, and the network holds them constant.
+    that end in ``(frozen)`` are not constants: they depend on the input, and the network holds them constant.
     """
     largest: Tensor | None = None
     """(N,) or (N, T): absolute value of an input's largest output, whose rounding differences of outputs have."""
     dtypes: frozenset[torch.dtype] | None = None
     """Floating types that values had anywhere in the network; None for that of the score."""
     probe: Tensor | None = None
-    """(N,) or (N, T): by what share the network, its dynamic factors held, misses the map at another point.
+    """(N,) or (N, T): share by which the network, its dynamic factors held, misses the map at another point.
 
-    None if it was not asked for and nothing called for it.
+    None if no probe was asked for or needed.
     """
 
     @property

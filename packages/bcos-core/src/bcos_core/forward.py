@@ -38,7 +38,7 @@ class Pass:
 
     @property
     def largest(self) -> Tensor:
-        """(N,): largest output, whose rounding error differences of outputs have."""
+        """(N,): absolute value of the largest output."""
         return self.outputs.flatten(1).abs().amax(1)
 
 
@@ -53,20 +53,20 @@ def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
     leaf = x.detach().clone().requires_grad_()
     terms = AdditiveTerms(task.model)
     terms.audit.leaves.add(id(leaf))
-    given = leaf.clone()  # no leaf itself: the model may change it in place
+    given = leaf.clone()  # the model may change it in place, which a leaf does not allow
     terms.audit.vouch(set(), given)
     with explanation_mode(task.model), collect(terms), run_tape(tape):
         outputs = outputs_of(task, given)
         unknown = terms.audit.unknown
         logits, scores, indices = select(outputs, task.target, task.relative, task.module, n=x.shape[0])
-        terms.audit.unknown = unknown  # what is asked for is the caller's, not the model's
+        terms.audit.unknown = unknown  # tensors of a callable target are the caller's, not the model's
     if not bool(torch.isfinite(outputs).all()):
         raise BcosError("the model's outputs are not finite; check its weights and precision")
     return Pass(leaf, logits, scores, indices, outputs.detach(), terms)
 
 
 def check_input(x: Tensor) -> None:
-    """Refuse what is no batch of finite floating-point values."""
+    """Refuse anything but a batch of finite floating-point values."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise BcosError(f"explain needs a floating point tensor, got {kind}; convert images to floats in [0, 1]")

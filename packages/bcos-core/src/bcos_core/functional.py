@@ -211,7 +211,7 @@ def check_options(b: float, max_out: int, normalize_weight: bool, *, rows: int |
             f"max_out={max_out} does not divide the {rows} rows of the weight; give it out_features * max_out rows"
         )
     if not normalize_weight and max_out > 1:
-        raise BcosError(f"normalize_weight=False needs max_out=1, got {max_out}: units of unequal norm do not compare")
+        raise BcosError(f"normalize_weight=False needs max_out=1, got {max_out}: unequal norms cannot be compared")
 
 
 def resolve_padding(

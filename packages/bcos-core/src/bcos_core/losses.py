@@ -25,7 +25,7 @@ def dense_targets(logits: Tensor, target: Tensor) -> Tensor:
         )
     try:
         return F.one_hot(target.long(), logits.shape[-1]).to(logits.dtype)
-    except RuntimeError as reason:  # asked beforehand, every step would wait for the device
+    except RuntimeError as reason:  # a check beforehand would make every step wait for the device
         raise BcosError(
             f"target must be in [0, {logits.shape[-1]}) for {logits.shape[-1]} outputs, "
             f"got values from {int(target.min())} to {int(target.max())}"
@@ -38,7 +38,7 @@ class BinaryCrossEntropyLoss(nn.Module):
     Args:
         smoothing: label smoothing s: ``t ← t(1-s) + s/K``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        pos_weight: (K,), factors of the first term: above 1, missing a class costs more than imagining it.
+        pos_weight: (K,), factors of the first term: above 1, missing a class costs more than a false alarm.
 
     Shapes: logits (N, K); targets (N,) class indices, or (N, K) probabilities, one- or multi-hot.
 

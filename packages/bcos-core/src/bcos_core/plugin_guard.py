@@ -1,4 +1,4 @@
-"""Code of plugins, run so that it cannot end the program, write into its output or hang unnamed. Imports no torch."""
+"""Guard around code of plugins: it cannot end the program, write into its output or hang unnamed. Imports no torch."""
 
 import os
 import signal
@@ -17,11 +17,11 @@ PATIENCE = 5.0
 
 
 class PluginExitError(BcosError):
-    """Code of a plugin raised what would have ended the program, such as SystemExit; that is the cause of this."""
+    """Code of a plugin tried to end the program, such as by SystemExit, which is the cause of this error."""
 
 
 def error_summary(reason: BaseException) -> str:
-    """Type and first line of what code of a plugin raised."""
+    """Type and first line of an error that code of a plugin raised."""
     said = reason.__cause__ if isinstance(reason, PluginExitError) and reason.__cause__ else reason
     return f"{type(said).__name__}: {printable(first_line(said))}"
 
@@ -32,8 +32,8 @@ def plugin_guard(what: str, *, loading: bool = True) -> Iterator[None]:
 
     Args:
         what: runs, for messages: ``"the plugin zoo:a"``.
-        loading: it is to be quick and to print nothing: what it prints goes to standard error, and after
-            :data:`PATIENCE` seconds a line there says what the program is waiting for.
+        loading: whether it is only loaded, which should be quick and print nothing: what it prints goes to
+            standard error, and after :data:`PATIENCE` seconds a line there says what the program is waiting for.
 
     Raises:
         PluginExitError: it raised SystemExit, KeyboardInterrupt or the like.
@@ -53,7 +53,7 @@ def plugin_guard(what: str, *, loading: bool = True) -> Iterator[None]:
                 raise
             if not interrupts:
                 raise PluginExitError(f"{what} cannot be used: it raised {error_summary(reason)}") from reason
-        if interrupts:  # and it has caught the exception, as a bare except does
+        if interrupts:  # and the code has caught the exception, as a bare except does
             raise KeyboardInterrupt(_while(what, loading))
 
 
@@ -63,7 +63,7 @@ def _while(what: str, loading: bool) -> str:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Note the Ctrl-C of the user, which is otherwise no different from an exception that is raised."""
+    """Record the user's Ctrl-C, which could otherwise not be told from an exception that the code raises."""
     noted: list[int] = []
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):

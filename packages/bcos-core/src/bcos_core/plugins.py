@@ -74,12 +74,12 @@ class Plugins:
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
-        """Run code of the plugin called `name`; if it fails, in whatever way, it is broken, and nothing is raised."""
+        """Run code of the plugin called `name`; any failure marks it as broken instead of being raised."""
         what = next((info.described for info in self.infos if info.name == name), f"the plugin {name}")
         try:
             with nullcontext() if is_ours(name) else plugin_guard(what):
                 yield
-        except Exception as reason:  # a stranger's code may raise anything
+        except Exception as reason:  # third-party code may raise anything
             self.mark_broken(name, error_summary(reason))
 
 
@@ -221,8 +221,8 @@ def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]
     """Refuse options that a builder does not take.
 
     Args:
-        what: is built, for the message: ``"the model 'resnet18'"``.
-        builder: that is to be called with the options.
+        what: what is built, for the message: ``"the model 'resnet18'"``.
+        builder: the function that takes the options.
         options: their names.
 
     Raises:

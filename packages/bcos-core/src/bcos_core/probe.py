@@ -1,4 +1,4 @@
-"""Checks of a map that do not trust autograd: the network is computed again, there and elsewhere."""
+"""Checks of a map that do not rely on autograd: the network is run again, for the same input and for others."""
 
 from dataclasses import replace
 
@@ -19,10 +19,12 @@ _VALUES = 1000.0
 
 
 def check_again(task: Task, x: Tensor, first: Pass) -> None:
-    """Compute the outputs once more, and the constants for another input: for what explanation mode did not follow.
+    """Run the network again, for the same input and for others, where explanation mode could not follow every value.
+
+    Constants that change with the input are renamed: they depend on it, and are only held constant.
 
     Raises:
-        BcosError: the model draws at random, or takes another way through its code.
+        BcosError: the outputs for the same input differ.
     """
     again = forward(task, x)
     size = first.largest.amax() + again.largest.amax()
@@ -35,7 +37,7 @@ def check_again(task: Task, x: Tensor, first: Pass) -> None:
     for other in (elsewhere(x, 1e-3), elsewhere(x, 1.0)):
         try:
             there = forward(task, other).terms
-        except Exception:  # a stranger's model may raise anything where the input is no image
+        except Exception:  # a model may raise anything for an input that is not an image
             there = None
         if there is None or len(there.names) != len(terms.names):
             terms.names = [_frozen_name(name) if name == UNNAMED else name for name in terms.names]
@@ -49,7 +51,7 @@ def _frozen_name(name: str) -> str:
 
 
 def elsewhere(x: Tensor, distance: float) -> Tensor:
-    """Input of the size of `x`, `distance` times that size away from it; the same each time."""
+    """Input near `x`, `distance` times the mean size of its values away; the same in every call."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
     size = x.detach().abs().double().flatten(1).mean(1).clamp_min(1e-3)
@@ -57,12 +59,14 @@ def elsewhere(x: Tensor, distance: float) -> Tensor:
 
 
 def probe_map(task: Task, first: Pass, explanation: Explanation) -> Tensor:
-    """By how much the frozen network misses the map at another point, (N,) or (N, T), as a share of what adds up.
+    """Share by which the frozen network misses the map at another point, (N,) or (N, T).
 
     Raises:
         BcosError: outside of explanation mode the model gives other outputs.
     """
     _check_outputs(task, first)
+    # With its dynamic factors held the network is affine. If the map is right, it predicts the score of any other
+    # input; if a step was missed, its factor is not on the tape, changes with the input, and the prediction fails.
     tape = Tape()
     forward(task, first.leaf, tape)
     tape.rewind()
@@ -89,8 +93,8 @@ def _check_outputs(task: Task, first: Pass) -> None:
         )
 
 
-def missed(unseen: list[str], missing: float) -> str:
-    """What to say of a map that misses the network; `unseen` are the steps that explanation mode did not see."""
+def refusal(unseen: list[str], missing: float) -> str:
+    """Message about a map that misses the network; `unseen` are the steps that explanation mode did not see."""
     more = f" and {len(unseen) - 4} more" if len(unseen) > 4 else ""
     what = f"steps that explanation mode did not see ({', '.join(unseen[:4])}{more})" if unseen else "a wrong rule"
     return (

@@ -37,19 +37,19 @@ class Receipt:
     contributions: float
     """Sum of ``W(x)·x`` over the input."""
     absolute: float
-    """Sum of ``|W(x)·x|`` over the input: how much is left after contributions cancel is read off beside it."""
+    """Sum of ``|W(x)·x|`` over the input; compared with `contributions` it shows how much cancels."""
     bias: float
     """What the map does not show: the sum of `terms`."""
     terms: Mapping[str, float]
     """What `bias` is made of, by origin."""
     residual: float
-    """What is left over."""
+    """What is left over: ``score - contributions - bias``."""
     allowed: float
     """Largest residual that is rounding."""
     held: float = 0.0
     """Part of `bias` that depends on the image, but that the network holds constant."""
     probe: float | None = None
-    """By what share the network, its dynamic factors held, misses the map at another point; None if not computed."""
+    """Share by which the network, its dynamic factors held, misses the map at another point; None if not computed."""
 
     @property
     def passed(self) -> bool:
@@ -184,7 +184,7 @@ def by_origin(terms: Mapping[str, float], model: nn.Module) -> dict[str, float]:
     """Sum the terms of a bias by where they come from; largest first.
 
     Raises:
-        BcosError: no module.
+        BcosError: `model` is not a module.
     """
     if not isinstance(model, nn.Module):
         raise BcosError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -200,7 +200,7 @@ def number(value: float, *, largest: float | None = None) -> str:
 
     Args:
         value: in units of the logit.
-        largest: of those that it is shown beside with as many decimals; None for itself.
+        largest: the largest of the numbers that are shown with the same decimals; None for `value` itself.
     """
     size = abs(value) if largest is None else largest
     decimals = 2 if size >= 1 or size == 0 else min(6, 2 - math.floor(math.log10(size)))

@@ -64,7 +64,7 @@ def class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None) -
     """Classes that a target means, (N,) or (N, T), for logits (N, K).
 
     Raises:
-        BcosError: no integers, another shape, or out of range.
+        BcosError: not integers, another shape, or out of range.
     """
     n, k = logits.shape
     if target is None:

@@ -211,7 +211,7 @@ def measured_beside(beside: Tensor, constant: Any, *, broadcast: bool = True) ->
 
 
 def reshaped(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """View a constant in another shape, with its name: rules run outside of what passes names on."""
+    """View a constant in another shape, with its name, which is not passed on inside of rules."""
     view: Tensor = named_like(parameter, parameter.reshape(shape))
     return view
 

@@ -1,4 +1,4 @@
-"""The mode itself: every call of a PyTorch function passes through it."""
+"""Dispatch of rules: every call of a PyTorch function in explanation mode passes through here."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -42,7 +42,7 @@ class RuleDispatch(TorchFunctionMode):
         super().__init__()
         self.model = model
         self._within: list[Callable[..., Any]] = []
-        """Functions whose rule, of another package, is running."""
+        """Functions whose third-party rule is running."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -60,12 +60,14 @@ class RuleDispatch(TorchFunctionMode):
             if learned:
                 mark_constant(result)
             return result
+        # Parameters enter detached: what requires a gradient from here on depends on the input. So constants are told
+        # from factors without following shapes or names, and autograd records no derivative by any parameter.
         args = map_tensors(terms.without_gradient, list(args))
         kwargs = map_tensors(terms.without_gradient, kwargs)
         if func in _DERIVATIVES:
             raise BcosError(
-                f"cannot explain: {caller(self.model)} takes derivatives in its forward pass, which are others in "
-                "explanation mode"
+                f"cannot explain: {caller(self.model)} takes derivatives in its forward pass, which explanation "
+                "mode would change"
             )
         if func in _HOOKS:
             terms.audit.doubt(func.__name__.strip("_"))
@@ -199,7 +201,7 @@ _PROPERTIES = frozenset(
     getattr(torch.Tensor, name)
     for name in ("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_contiguous", "__len__")
 )
-"""What tells of the tensor itself, whatever its values."""
+"""Properties of a tensor that do not depend on its values."""
 
 
 _DERIVATIVES = frozenset((torch.Tensor.backward, torch.autograd.grad, torch.autograd.backward))

@@ -14,7 +14,7 @@ from bcos_core.errors import BcosError
 from bcos_core.rules.table import Function, is_in_place
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.complex128: 1e-9, torch.complex64: 1e-4}
-"""Of the largest value; coarser precisions are allowed a hundredth."""
+"""Share of the largest value by which a sum may be missed; a hundredth in coarser precisions."""
 
 
 def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], model: nn.Module) -> Any:
@@ -23,7 +23,7 @@ def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], 
     That is tried out: ``f(x) + f(r) = f(x + r)`` for an r of mixed signs.
 
     Args:
-        func: without a rule.
+        func: a function without a rule.
         args: of the function; so is `kwargs`.
         model: that is explained, for the message.
 

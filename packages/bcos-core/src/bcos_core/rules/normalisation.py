@@ -29,7 +29,7 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """``weight · (x - mean) / sqrt(var + eps) + bias`` with running statistics."""
-    if training or running_mean is None or running_var is None:  # refused when a model is explained
+    if training or running_mean is None or running_var is None:  # explain refuses such a model
         return func(input, running_mean, running_var, weight, bias, training, momentum, eps)  # type: ignore[no-any-return] # reason: func is any callable
     mean = named_multiple(-1, _along_channels(running_mean, input))
     return _affine(shift(input, mean) * _along_channels((running_var + eps).rsqrt(), input), weight, bias)

@@ -30,5 +30,5 @@ def load_rules() -> None:
         try:
             with plugin_guard(what):
                 register_rules(entry.load())
-        except Exception as reason:  # a stranger's module may raise anything
+        except Exception as reason:  # a third-party module may raise anything
             warnings.warn(f"{what} are not used: {error_summary(reason)}", stacklevel=2)

@@ -33,7 +33,7 @@ from bcos_core.tape import current_tape, held
     *("inner", "outer", "ger", "kron", "einsum", "tensordot", "chain_matmul", "multi_dot", "cross", "vecdot"),
 )
 def product(func: Function, *args: Any, **kwargs: Any) -> Tensor:
-    """A product of n factors that depend on the input: each, with the others frozen, is given one nth of it.
+    """A product of n factors that depend on the input: each is given one nth of it, the others being frozen.
 
     For two: ``a · b = ½ (a · sg(b) + sg(a) · b)``.
     """

@@ -94,7 +94,7 @@ def register_rules(rules: Mapping[Function, Rule]) -> None:
             :data:`AS_IT_IS` is the rule of what is linear already.
 
     Raises:
-        BcosError: what is not callable.
+        BcosError: a function or a rule is not callable.
     """
     if not isinstance(rules, Mapping):
         raise BcosError(f"rules are a mapping of functions to functions, got {type(rules).__name__}")
@@ -144,6 +144,8 @@ def _position_of_inplace(function: Function) -> int | None:
 
 
 def _in_place(replacement: Rule, functional: Function, _func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    # Autograd needs the values from before the change, also where an argument is a view of x (x.add_(x.T)): the rule
+    # works on copies, and its result is written into x by copy_, which autograd and the views of x follow.
     (before, *others), kwargs = copied_beside(x, (x, *args), kwargs)
     return overwrite(x, replacement(functional, before, *others, **kwargs))
 

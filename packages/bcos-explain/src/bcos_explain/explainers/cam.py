@@ -29,7 +29,7 @@ def maps_and_slopes(
         Maps (N, c, h, w), slopes (N, T, c, h, w) and the classes (N,) or (N, T).
 
     Raises:
-        BcosError: an unknown layer, one whose output is no feature map, or one without influence.
+        BcosError: an unknown layer, one whose output is not a feature map, or one without influence.
     """
     model = shared_copy(model)  # it gets hooks
     module = last_feature_layer(model, x) if layer is None else find_layer(model, layer)

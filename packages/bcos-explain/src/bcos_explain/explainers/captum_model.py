@@ -17,7 +17,7 @@ _filters = threading.RLock()
 
 
 def hookable(model: nn.Module) -> nn.Module:
-    """Copy whose activations do not work in place, which hooks on their inputs and outputs cannot bear."""
+    """Copy whose activations do not work in place, since hooks on inputs and outputs cannot handle that."""
     copied = shared_copy(model)
     for module in copied.modules():
         if getattr(module, "inplace", False) is True:

@@ -67,7 +67,7 @@ _RULES = {**dict.fromkeys(_ELEMENTWISE, nonlinear), **SUPPORTED_NON_LINEAR}
 
 
 class _DeepLift(captum.attr.DeepLift):  # type: ignore[misc] # reason: captum has no types
-    """Captum's, which forgets what activations saw after one backward pass; here there is one for each target."""
+    """Captum's DeepLIFT, but activations keep their values for more than one backward pass: one for each target."""
 
     def _is_non_linear(self, module: nn.Module) -> bool:
         return type(module) in _RULES

@@ -12,7 +12,7 @@ _MAX_PREFIX_TOKENS = 8
 
 
 def as_feature_map(output: object, height: int, width: int) -> Tensor | None:
-    """A layer's output as (N, C, h, w) with more than one position, or None if it is no map over the image.
+    """A layer's output as (N, C, h, w) with more than one position, or None if it is not a map over the image.
 
     Args:
         output: (N, C, h, w); channels last (N, h, w, C); or tokens (N, T, C), those of a class or of

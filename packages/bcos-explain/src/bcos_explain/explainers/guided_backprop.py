@@ -22,7 +22,7 @@ class GuidedBackprop:
 
     Every function that cuts at zero is a ReLU here, whether a module or the network's own code calls it: ReLU,
     ReLU6, a clamp from zero on. Where none ran, as in most B-cos networks, there is nothing to guide: the result
-    is the gradient, with a remark. So there is if other activations, such as GELU, ran beside ReLUs.
+    is the gradient, with a remark. A remark also says if other activations, such as GELU, ran beside ReLUs.
 
     Returns (N, [T,] C, H, W), in units of the logit per unit of the input; with inverse channels the two parts of
     the derivative by the image, as :class:`~bcos_explain.explainers.Gradient`.
@@ -36,7 +36,7 @@ class GuidedBackprop:
         """Explain the logits of `target`."""
         with eager_mode(), _GuidedReLUs() as guided:
             gradients, indices = input_gradients(model, x, target)
-        guided.say_what_was_left_out()
+        guided.add_remarks()
         return like_target(gradients * image_signs(x.detach()).unsqueeze(1), indices)
 
 
@@ -58,11 +58,11 @@ class _GuidedReLUs(TorchFunctionMode):
             if _cuts_at_zero(func, args, kwargs):
                 self.relus += 1
                 result.register_hook(_positive_part)  # of an in-place ReLU: of its result, which is what it changed
-            elif _name(func) not in _BOUNDS:  # a bound elsewhere than at zero is no activation
+            elif _name(func) not in _BOUNDS:  # a bound elsewhere than at zero is not an activation
                 self.others[_name(func)] += 1
         return result
 
-    def say_what_was_left_out(self) -> None:
+    def add_remarks(self) -> None:
         named = ", ".join(sorted(self.others))
         if not self.relus:
             remark(f"this is the plain gradient: no ReLU ran in this network{f', but {named}' if named else ''}")

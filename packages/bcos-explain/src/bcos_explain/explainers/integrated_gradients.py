@@ -17,7 +17,7 @@ from bcos_explain.explainers.target_gradients import SharedForward
 class IntegratedGradients:
     """``x · ∫₀¹ ∂f_k(αx)/∂x dα``, by Gauss-Legendre quadrature.
 
-    The baseline is the all-zero tensor. With inverse channels (``[r, g, b, 1-r, 1-g, 1-b]``) it is no image
+    The baseline is the all-zero tensor. With inverse channels (``[r, g, b, 1-r, 1-g, 1-b]``) it is not an image
     (even black has ones) but the absence of one: nothing speaks for any colour, and a network of B-cos layers
     outputs its bias there. For a standardised input it is the mean image.
 

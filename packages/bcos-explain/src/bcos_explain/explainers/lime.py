@@ -115,7 +115,7 @@ def _coin_tosses(generator: torch.Generator) -> Callable[..., Tensor]:
 
 
 class _Recorded:
-    """The logits of a sequence of batches, computed once and given again to whoever passes the same sequence."""
+    """Logits of a sequence of batches, computed once and reused each time the same sequence is passed."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

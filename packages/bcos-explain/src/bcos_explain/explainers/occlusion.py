@@ -77,7 +77,7 @@ class Occlusion:
             return like_target(maps, indices)
 
     def _checked(self, model: nn.Module, x: Tensor) -> tuple[int, int, int, int]:
-        with differentiable(model, x):  # refuses what is no batch of images
+        with differentiable(model, x):  # refuses anything but a batch of images
             n, channels, height, width = x.shape
         if self.window is not None and self.window > min(height, width):
             raise BcosError(f"a window of {self.window} pixels does not fit into images of {height}×{width}")

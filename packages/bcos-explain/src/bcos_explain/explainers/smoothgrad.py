@@ -18,7 +18,7 @@ class SmoothGrad:
 
     Every image sees the same noise, so its attribution does not depend on its batch. (Captum's
     ``NoiseTunnel`` draws from the process's generator, which threads share.) With inverse channels the noise is
-    the image's, so that the copies are images still: what is added to u is taken from 1 - u; and the two parts
+    the image's, so that the copies are still images: what is added to u is taken from 1 - u; and the two parts
     of the derivative by the image are given, as by :class:`~bcos_explain.explainers.Gradient`.
 
     Args:

@@ -61,13 +61,15 @@ def agreement(results: Mapping[str, Tensor], model: nn.Module, x: Tensor) -> Agr
     )
 
 
-def checked(run: Run, model: nn.Module, encode: nn.Module | None, batches: Iterable[Tensor], what: str) -> Agreement:
-    """Run a graph on images, and refuse it if its explanations are others.
+def check_agreement(
+    run: Run, model: nn.Module, encode: nn.Module | None, batches: Iterable[Tensor], what: str
+) -> Agreement:
+    """Run a graph on images, and refuse it if its explanations differ from those of the network.
 
     Args:
         run: images → results by name.
         model: the network.
-        encode: what is done to images before.
+        encode: what images are encoded with; None if they are encoded already.
         batches: of images, (N, ...).
         what: name of the graph, for the message.
 

@@ -1,4 +1,4 @@
-"""From stored images to what a network takes."""
+"""Batches of images, as a network takes them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def each_batch(
     Arguments are described in :mod:`bcos_explain.metrics`; `progress` is called when the next batch is asked for.
 
     Raises:
-        BcosError: no batch of images, a batch size below 1, or a target that does not fit.
+        BcosError: not a batch of images, a batch size below 1, or a target that does not fit.
     """
     if images.ndim != 4 or len(images) == 0:
         raise BcosError(f"metrics need images (M, C, H, W), at least one, got shape {tuple(images.shape)}")

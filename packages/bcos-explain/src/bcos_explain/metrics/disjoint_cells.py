@@ -24,7 +24,7 @@ Part = Literal["full", "part"]
 
 
 class DisjointCells(nn.Module):
-    """A network on the cells of a grid, each classified for itself: (N, C, n·H, n·W) → (N, n²·K).
+    """A network on the cells of a grid, each classified by itself: (N, C, n·H, n·W) → (N, n²·K).
 
     The logit of class k in cell c, counted row by row, is output ``c · K + k``. With part ``"full"`` each cell
     passes the whole network alone. With ``"part"`` the whole grid passes it up to the last feature map, each
@@ -38,7 +38,7 @@ class DisjointCells(nn.Module):
         cell: (1, C, H, W), one cell as input, to find the last feature map with.
 
     Raises:
-        BcosError: part ``"part"`` of a network whose last features are no map (N, F, h, w).
+        BcosError: part ``"part"`` of a network whose last features are not a map (N, F, h, w).
     """
 
     def __init__(self, model: nn.Module, n: int, part: Part, cell: Tensor) -> None:

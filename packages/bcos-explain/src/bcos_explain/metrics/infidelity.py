@@ -34,7 +34,7 @@ def infidelity(
 
     Args:
         model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
-            `encode` must treat each pixel for itself.
+            `encode` must treat each pixel by itself.
         squares: random squares, each of which lies inside of the image.
         side: of a square, as a part of the image's shorter side.
         normalize: scale each explanation by the β that fits best, as the paper does to compare methods whose

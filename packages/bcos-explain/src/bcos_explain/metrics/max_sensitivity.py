@@ -1,4 +1,4 @@
-"""Max-sensitivity: how much an explanation changes under noise that is too weak to be seen."""
+"""Max-sensitivity: how much an explanation changes under noise that is too weak to notice."""
 
 from collections.abc import Callable
 

@@ -17,8 +17,8 @@ First = Literal["most", "least"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Course:
-    """Which pixels are there at each step."""
+class _Schedule:
+    """The pixels that are present at each step."""
 
     steps: int
     until: float
@@ -53,12 +53,12 @@ class _Course:
 
 
 def _score(
-    course: _Course, model: nn.Module, encode: Encode | None, maps: Iterator[tuple[Batch, Tensor]]
+    schedule: _Schedule, model: nn.Module, encode: Encode | None, maps: Iterator[tuple[Batch, Tensor]]
 ) -> MetricResult:
-    curves = torch.cat([course.curves(model, batch, m, encode).cpu() for batch, m in maps])
-    areas = torch.trapezoid(curves, course.fractions, dim=1) / course.until
-    higher = course.insert == (course.first == "most")
-    return MetricResult(scores=areas, higher_is_better=higher, curves=curves, curve_x=course.fractions)
+    curves = torch.cat([schedule.curves(model, batch, m, encode).cpu() for batch, m in maps])
+    areas = torch.trapezoid(curves, schedule.fractions, dim=1) / schedule.until
+    higher = schedule.insert == (schedule.first == "most")
+    return MetricResult(scores=areas, higher_is_better=higher, curves=curves, curve_x=schedule.fractions)
 
 
 def pixel_deletion(
@@ -83,13 +83,13 @@ def pixel_deletion(
 
     Args:
         model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
-            `encode` must treat each pixel for itself. Among equal attributions the pixels go row by row.
+            `encode` must treat each pixel by itself. Among equal attributions the pixels go row by row.
         steps: number of steps, of equal size.
         until: share of the pixels that is removed in the end.
         first: whether the most or the least important pixels go first. Böhle et al. remove the least important
             ones, up to a quarter.
         baseline: what is put in their place, see :func:`bcos_explain.metrics.pixel_removal.replacement`.
-        output: the target's probability (``"softmax"``, or ``"sigmoid"`` where each class is for itself), or
+        output: the target's probability (``"softmax"``, or ``"sigmoid"`` where classes are independent), or
             its ``"logit"``.
 
     Returns:
@@ -99,9 +99,9 @@ def pixel_deletion(
     Source: Petsiuk et al., *RISE*, BMVC 2018, section 4.1; Samek et al., TNNLS 2017; with first="least"
         Böhle et al., CVPR 2022, section 4.
     """
-    course = _Course(steps=steps, until=until, first=first, insert=False, baseline=baseline, output=output)
+    schedule = _Schedule(steps=steps, until=until, first=first, insert=False, baseline=baseline, output=output)
     maps = each_map(model, explainer, images, target, encode, batch_size, progress)
-    return _score(course, model, encode, maps)
+    return _score(schedule, model, encode, maps)
 
 
 def pixel_insertion(
@@ -134,6 +134,6 @@ def pixel_insertion(
 
     Source: Petsiuk et al., *RISE*, BMVC 2018, section 4.1.
     """
-    course = _Course(steps=steps, until=until, first="most", insert=True, baseline=baseline, output=output)
+    schedule = _Schedule(steps=steps, until=until, first="most", insert=True, baseline=baseline, output=output)
     maps = each_map(model, explainer, images, target, encode, batch_size, progress)
-    return _score(course, model, encode, maps)
+    return _score(schedule, model, encode, maps)

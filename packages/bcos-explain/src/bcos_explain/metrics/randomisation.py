@@ -30,7 +30,7 @@ def model_randomisation(
 ) -> MetricResult:
     """Similarity of the map to the map of the network with parameters that were shuffled.
 
-    The entries of each parameter are shuffled, which draws them anew from their own distribution and so keeps
+    The entries of each parameter are shuffled, which draws them again from their own distribution and so keeps
     the size of signals; module by module from the logits back to the input, in `stages` steps of as many
     modules, without undoing earlier steps (the cascade). The explained class stays that of the intact network.
     The network itself is not touched.

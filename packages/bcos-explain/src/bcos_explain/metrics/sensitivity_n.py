@@ -35,7 +35,7 @@ def sensitivity_n(
 
     Args:
         model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
-            `encode` must treat each pixel for itself.
+            `encode` must treat each pixel by itself.
         fractions: the n, as shares of all pixels (at least one pixel); each costs `subsets` forward passes.
         subsets: random subsets of each size.
         baseline: what is put in place of a pixel, see :func:`bcos_explain.metrics.pixel_removal.replacement`.

@@ -5,7 +5,7 @@ anywhere (biases, norm shifts, positions), so ``f = Σ ∂f/∂x·x + Σ ∂f/�
 the ``b(x)`` of ``f(x) = W(x)·x + b(x)``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -82,32 +82,31 @@ class AdditiveTerms:
             scores: (N,), the explained outputs.
             gradients: of ``scores.sum()`` by each of the leaves.
         """
-        shares: dict[str, Tensor] = {}
-        for name, leaf, gradient in zip(self.names, self.leaves, gradients, strict=True):
-            if gradient is None:  # added inside a frozen factor
-                continue
-            if leaf.ndim == 0 or leaf.shape[0] % len(scores):
-                return None
-            share = _product(gradient, leaf).reshape(len(scores), -1).sum(1)
-            shares[name] = shares[name] + share if name in shares else share
-        return shares
+        used = [leaf for leaf, gradient in zip(self.leaves, gradients, strict=True) if gradient is not None]
+        if any(leaf.ndim == 0 or leaf.shape[0] % len(scores) for leaf in used):
+            return None
+        return self._summed(gradients, lambda share: share.reshape(len(scores), -1).sum(1))
 
     def shares_one_by_one(self, scores: Tensor) -> dict[str, Tensor]:
         """The same as :meth:`shares` for constants of any layout, in a backward pass for each sample."""
         if not self.leaves:
             return {}
-        rows: list[dict[str, Tensor]] = []
-        for score in scores:
-            row: dict[str, Tensor] = {}
-            gradients = torch.autograd.grad(score, self.leaves, retain_graph=True, allow_unused=True)
-            for name, leaf, gradient in zip(self.names, self.leaves, gradients, strict=True):
-                if gradient is not None:
-                    share = _product(gradient, leaf).sum()
-                    row[name] = row[name] + share if name in row else share
-            rows.append(row)
+        rows = [
+            self._summed(torch.autograd.grad(score, self.leaves, retain_graph=True, allow_unused=True), torch.sum)
+            for score in scores
+        ]
         names = dict.fromkeys(name for row in rows for name in row)
         zero = torch.zeros_like(scores[0]).detach()
         return {name: torch.stack([row.get(name, zero) for row in rows]) for name in names}
+
+    def _summed(self, gradients: tuple[Tensor | None, ...], total: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Totals of ``∂f/∂c·c`` by name; what is added inside a frozen factor has no gradient."""
+        sums: dict[str, Tensor] = {}
+        for name, leaf, gradient in zip(self.names, self.leaves, gradients, strict=True):
+            if gradient is not None:
+                share = total(_product(gradient, leaf))
+                sums[name] = sums[name] + share if name in sums else share
+        return sums
 
 
 def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from bcos_core.dependence import depends
 from bcos_core.errors import BcosError
 
 
@@ -74,3 +75,8 @@ def held(factor: Tensor) -> Tensor:
     """Return a dynamic factor, already detached; from the tape where one is running."""
     tape = _TAPE.get()
     return factor if tape is None else tape.hold(factor)
+
+
+def as_factor(value: Any) -> Any:
+    """`value`, held constant if it depends on the input."""
+    return held(value.detach()) if depends(value) else value

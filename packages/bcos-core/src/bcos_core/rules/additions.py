@@ -214,9 +214,3 @@ def reshaped(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
     """View a constant in another shape, with its name, which is not passed on inside of rules."""
     view: Tensor = named_like(parameter, parameter.reshape(shape))
     return view
-
-
-def named_multiple(factor: float, constant: Tensor) -> Tensor:
-    """``factor · constant``, with its name."""
-    multiple: Tensor = constant if factor == 1 else named_like(constant, factor * constant)
-    return multiple

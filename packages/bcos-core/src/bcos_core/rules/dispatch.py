@@ -81,14 +81,14 @@ class RuleDispatch(TorchFunctionMode):
         """Apply the rule for `func`, and note what vouches for its result."""
         audit = terms.audit
         given = args[0] if args and isinstance(args[0], Tensor) else None
-        unrecorded = not torch.is_grad_enabled() and given is not None and depends(given)
-        if unrecorded and is_in_place(func):
+        unrecorded = given if not torch.is_grad_enabled() and given is not None and depends(given) else None
+        version = None if unrecorded is None else unrecorded._version
+        if unrecorded is not None and is_in_place(func):
             self._refuse_unrecorded()
-        version = given._version if unrecorded and given is not None else 0
         before = nodes([args, kwargs])
         audit.unknown |= any(not depends(t) and name_of(t) is None for t in tensors([args, kwargs]))
         result = self._apply(func, args, kwargs)
-        if unrecorded and given is not None and given._version != version:
+        if unrecorded is not None and unrecorded._version != version:
             self._refuse_unrecorded()
         if func not in THIRD_PARTY:
             changed = [given, None if given is None else given._base] if result is None or result is given else []

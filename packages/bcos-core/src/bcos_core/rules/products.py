@@ -12,7 +12,7 @@ from bcos_core.rules.activations import frozen
 from bcos_core.rules.additions import reshaped
 from bcos_core.rules.selection import selected
 from bcos_core.rules.table import Function, rule
-from bcos_core.tape import current_tape, held
+from bcos_core.tape import as_factor, current_tape
 
 
 @rule(
@@ -67,7 +67,7 @@ def quotient(func: Function, input: Any, other: Any, *, rounding_mode: str | Non
     """``input / other`` with a frozen denominator."""
     if rounding_mode is not None or not depends(input):
         return frozen(func, input, other, **({"rounding_mode": rounding_mode} if rounding_mode else {}))
-    return func(input, held(other.detach()) if depends(other) else other)
+    return func(input, as_factor(other))
 
 
 @rule("linear")
@@ -98,10 +98,10 @@ def grid_sample(func: Function, input: Tensor, grid: Tensor, *args: Any, **kwarg
     """Interpolation between elements; where, is frozen."""
     if not depends(input):
         return frozen(func, input, grid, *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
-    return func(input, held(grid.detach()) if depends(grid) else grid, *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
+    return func(input, as_factor(grid), *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
 
 
 @rule("prelu")
 def prelu(func: Function, input: Tensor, weight: Tensor) -> Tensor:
     """``max(0, x) + weight · min(0, x)``, linear in x on either side of 0."""
-    return selected(func, input, held(weight.detach()) if depends(weight) else weight)  # type: ignore[no-any-return] # reason: func is any callable
+    return selected(func, input, as_factor(weight))  # type: ignore[no-any-return] # reason: func is any callable

@@ -136,7 +136,7 @@ class RuleDispatch(TorchFunctionMode):
     def _apply(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if func in self._within:
             return func(*args, **kwargs)
-        if func in THIRD_PARTY:
+        if func in RULES and func in THIRD_PARTY:
             return self._third_party(func, args, kwargs)
         if func in RULES:
             return RULES[func](func, *args, **kwargs)

@@ -204,7 +204,7 @@ def test_recipe_that_is_its_own_base_is_refused(tmp_path):
             "must be a mapping with the keys model, annealing, data, mixing, optimizer, ",
         ),
         (b"", "must be a mapping"),
-        (b"train: \xff\xfe", "is no text in UTF-8"),
+        (b"train: \xff\xfe", "is not text in UTF-8"),
         (b"base: 3\n", "base"),
         (b"base: [a]\n", "base"),
         (b"train: {epochs: 1}\ntrain: {epochs: 2}\n", r"'train' is given twice, also in line 1.*line 2"),

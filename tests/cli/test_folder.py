@@ -191,7 +191,7 @@ def test_damaged_line_is_named(text, run, recipe):
 def test_metrics_that_are_no_text_are_named(run, recipe):
     run.start(recipe())
     run.metrics.write_bytes(b"\xff\xfe\n")
-    with pytest.raises(BcosError, match=r"metrics.jsonl' is no text in UTF-8"):
+    with pytest.raises(BcosError, match=r"metrics.jsonl' is not text in UTF-8"):
         run.read_metrics()
 
 

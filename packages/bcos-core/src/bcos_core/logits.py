@@ -2,9 +2,9 @@
 
 from torch import Tensor, nn
 
-from bcos_core.additive import name_as
+from bcos_core.additive_terms import name_as
 from bcos_core.errors import BcosError
-from bcos_core.mode import is_explaining
+from bcos_core.mode_state import is_explaining
 from bcos_core.precision import widened
 
 LOGIT_BIAS = "logit bias"

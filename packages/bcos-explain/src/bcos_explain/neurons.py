@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation, explain
+from bcos_core.module_copy import shared_copy
 from bcos_core.plugins import suggestion
-from bcos_core.structure import shared_copy
 from bcos_explain.explainers.feature_map import as_feature_map
 
 

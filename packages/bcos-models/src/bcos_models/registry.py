@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bcos_core.errors import BcosError, first_line, shown
-from bcos_core.foreign import foreign_code
+from bcos_core.plugin_guard import plugin_guard
 from bcos_core.plugins import check_options, resolve, takes
 from bcos_models import plugins
 from bcos_models.checks import is_size
@@ -36,7 +36,7 @@ def get_spec(name: str) -> ModelSpec:
     registry = plugins.registry()
     if name in registry.names():
         return registry[name]
-    with foreign_code(f"the model {name!r}"):
+    with plugin_guard(f"the model {name!r}"):
         found: ModelSpec | None = plugins.manager().hook.bcos_models_find_spec(name=name)
     return registry[name] if found is None else found
 
@@ -98,7 +98,7 @@ def create_model(
     if spec.loads_weights:
         arguments |= {"pretrained": pretrained, "weights": weights}
     try:
-        with foreign_code(f"the model {name!r}", loading=False):
+        with plugin_guard(f"the model {name!r}", loading=False):
             model: nn.Module = builder(**arguments)
     except TypeError as reason:  # builders check values, and expect them to be numbers, or lists of them
         raise BcosError(f"the model {name!r} cannot be built with {shown(options)}: {first_line(reason)}") from reason

@@ -12,7 +12,7 @@ from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
 from bcos_core.errors import BcosError
-from bcos_core.foreign import diverted_output
+from bcos_core.plugin_guard import diverted_output
 
 if TYPE_CHECKING:
     from bcos_models import ConversionReport, ModelConfig, TrainedModel

@@ -11,7 +11,7 @@ from bcos_cli.commands.train import Classes, DataPath, HeadOnly, Out, Overrides,
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
-from bcos_core.foreign import diverted_output
+from bcos_core.plugin_guard import diverted_output
 
 
 @hookimpl

@@ -67,7 +67,7 @@ def export_network(
 
     from bcos_cli.config.outputs import check_writable
     from bcos_explain.export import save_explainer
-    from bcos_explain.export.exporting import SUFFIXES
+    from bcos_explain.export.exporter import SUFFIXES
     from bcos_models import load_trained
     from bcos_models.transforms import input_encoder
 

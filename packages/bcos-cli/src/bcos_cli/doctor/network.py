@@ -19,11 +19,11 @@ from bcos_cli.train.micro_batches import plan_batches
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.setup import Setup, make_accelerator
 from bcos_core import BcosLinear, explain
-from bcos_core.additive import UNNAMED
+from bcos_core.additive_terms import UNNAMED
 from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
 from bcos_core.logits import LOGIT_BIAS
-from bcos_core.norms.running import RunningNorm
+from bcos_core.norms.batch import RunningNorm
 from bcos_core.receipt import receipts
 
 FEW = 8

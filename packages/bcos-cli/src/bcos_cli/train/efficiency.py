@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from bcos_core.errors import BcosError
-from bcos_core.norms.running import RunningNorm
+from bcos_core.norms.batch import RunningNorm
 
 
 def repeated_blocks(model: nn.Module) -> list[nn.Module]:

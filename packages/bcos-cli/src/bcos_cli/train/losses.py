@@ -15,8 +15,8 @@ from bcos_cli.config import Train
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.plugins import losses
 from bcos_core.errors import BcosError
-from bcos_core.foreign import foreign_code
 from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
+from bcos_core.plugin_guard import plugin_guard
 from bcos_core.plugins import resolve
 from bcos_models.model_config import Probabilities
 
@@ -42,7 +42,7 @@ def make_loss(name: str, options: LossOptions | None = None) -> nn.Module:
         BcosError: no such loss.
     """
     builder = _users_function(name) if ":" in name else resolve(losses()[name].builder)
-    with foreign_code(f"the loss {name!r}", loading=False):
+    with plugin_guard(f"the loss {name!r}", loading=False):
         loss = builder(options or LossOptions())
     if not isinstance(loss, nn.Module):
         raise BcosError(f"the loss {name!r} must return a torch.nn.Module, got {type(loss).__name__}")
@@ -74,7 +74,7 @@ def _users_function(reference: str) -> Callable[..., Any]:
         if spec is not None and spec.loader is not None:
             module = sys.modules[top] = module_from_spec(spec)
             try:
-                with foreign_code(f"the module {top!r}"):
+                with plugin_guard(f"the module {top!r}"):
                     spec.loader.exec_module(module)
             except BaseException:
                 del sys.modules[top]

@@ -15,7 +15,7 @@ from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.keys import differences
 from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, shortened, shown
-from bcos_core.files import naming, remove_asides, write_atomically
+from bcos_core.files import path_in_errors, remove_asides, write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
 LOCK = ".lock"
@@ -193,7 +193,7 @@ class RunFolder:
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Append the line of an epoch."""
-        with naming(self.metrics), self.metrics.open("a") as file:
+        with path_in_errors(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(values) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -40,7 +40,6 @@ class RelativeContributions:
     Source: as :class:`BcosContributions`; the reference implementation's option of the same purpose.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:

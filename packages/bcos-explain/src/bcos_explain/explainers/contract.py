@@ -15,7 +15,7 @@ from bcos_explain.explainers.remarks import remark
 Target = int | Tensor | None
 
 _ROUNDING = 16
-"""A map below so many times the rounding of the parts that it is the sum of is nothing but rounding."""
+"""A map is rounding if it is below this many times the rounding of the parts that it is the sum of."""
 
 
 class Explainer(Protocol):
@@ -28,7 +28,7 @@ class Explainer(Protocol):
     ``exact``: whether attributions plus a known bias equal the explained logit, and an attribute
     ``several_targets``: whether `target` may be (N, T), which is what makes one forward pass serve all of
     them. Call :func:`bcos_explain.explainers.attribute` to have several targets explained by any explainer.
-    What falls back, is incomplete or cancels is said with :func:`bcos_explain.explainers.remarks.remark`.
+    Where a method falls back, is incomplete or cancels, it says so with :func:`bcos_explain.explainers.remarks.remark`.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
@@ -63,7 +63,7 @@ def spatial_map(attribution: Tensor) -> Tensor:
 
 
 def without_rounding(maps: Tensor, parts: Tensor) -> Tensor:
-    """Set maps to zero that are but the rounding of their parts, with a remark; with another where they are zero.
+    """Set maps to zero that are only the rounding of their parts; remarks name those, and maps that were zero.
 
     Args:
         maps: (..., H, W), sums.
@@ -84,7 +84,7 @@ def differentiable(model: nn.Module, x: Tensor) -> Iterator[Tensor]:
     """Record gradients inside the block, whatever the caller's mode; gives a copy of x to differentiate by.
 
     Raises:
-        BcosError: x is no batch of images, or the model is in train mode where that matters.
+        BcosError: x is not a batch of images, or the model is in train mode where that matters.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
@@ -121,7 +121,7 @@ def like_target(attribution: Tensor, indices: Tensor) -> Tensor:
     return result.detach().clone(memory_format=torch.contiguous_format)
 
 
-def whole_number(name: str, value: object, least: int = 1) -> None:
+def check_count(name: str, value: object, least: int = 1) -> None:
     """Check an option.
 
     Raises:

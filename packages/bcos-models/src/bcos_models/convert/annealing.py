@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bcos_core.errors import BcosError
 from bcos_core.functional import check_exponent
-from bcos_core.norms.running import RunningNorm
+from bcos_core.norms.batch import RunningNorm
 from bcos_models.convert.rules import CONVERTED, REMOVABLE_BIAS
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosConv2d, LogitLayer, is_explaining
-from bcos_core.additive import name_as
+from bcos_core.additive_terms import name_as
 from bcos_models.conversion import ConversionOptions, ConversionReport
 from bcos_models.convert.rules import mark_bias
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
 from bcos_core.norms import Affine
-from bcos_core.norms.choice import NORM_EPS
+from bcos_core.norms.factory import NORM_EPS
 from bcos_models.checks import check_depths, check_sizes, depth_rates
 from bcos_models.classifier import ImageClassifier, LogitBias, Logits, Stage
 from bcos_models.layers import Antialias, Layers, bcos_layers, stochastic_depth

@@ -13,7 +13,7 @@ from bcos_cli.data.sources.torchvision import torchvision_source
 from bcos_cli.data.sources.zip import ZipSource, zip_members
 from bcos_cli.plugins import datasets
 from bcos_core.errors import BcosError
-from bcos_core.foreign import foreign_code
+from bcos_core.plugin_guard import plugin_guard
 from bcos_core.plugins import resolve
 
 __all__ = [
@@ -56,7 +56,7 @@ def open_source(
         raise BcosError(f"--labels goes with a folder or zip of images, got {source!r}")
     if source in datasets().names():
         builder = resolve(datasets()[source].builder)
-        with foreign_code(f"the data set {source!r}", loading=False):
+        with plugin_guard(f"the data set {source!r}", loading=False):
             built: ImageSource = builder()
         return built
     raise BcosError(

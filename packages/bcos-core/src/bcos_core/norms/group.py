@@ -24,13 +24,7 @@ class GroupNorm2d(Norm):
     """
 
     def __init__(
-        self,
-        num_groups: int,
-        num_channels: int,
-        *,
-        eps: float = 1e-5,
-        affine: bool = True,
-        bias: bool = False,
+        self, num_groups: int, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False
     ) -> None:
         super().__init__(num_channels, eps, affine, bias)
         if num_groups < 1 or num_channels % num_groups:
@@ -40,15 +34,8 @@ class GroupNorm2d(Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each group of channels."""
-        self._check(x)
+        self.check_channels(x, self.num_channels)
         return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-
-    def _check(self, x: Tensor) -> None:
-        if x.ndim < 2 or x.shape[1] != self.num_channels:
-            raise BcosError(
-                f"{type(self).__name__} got an input of shape {tuple(x.shape)}, needs {self.num_channels} "
-                "channels in dimension 1"
-            )
 
     def extra_repr(self) -> str:
         """Show sizes and parameters."""
@@ -60,7 +47,7 @@ class GroupNormUncentered2d(GroupNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Divide each group of channels by its standard deviation."""
-        self._check(x)
+        self.check_channels(x, self.num_channels)
         groups = x.unflatten(1, (self.num_groups, -1))  # (N, G, C/G, *spatial)
         var = variance(groups, tuple(range(2, groups.ndim)))
         return apply_affine(divide_by_std(groups, var, self.eps).flatten(1, 2), self.weight, self.bias)
@@ -73,11 +60,8 @@ class InstanceNorm2d(GroupNorm2d):
         super().__init__(num_channels, num_channels, eps=eps, affine=affine, bias=bias)
 
 
-class InstanceNormUncentered2d(GroupNormUncentered2d):
+class InstanceNormUncentered2d(GroupNormUncentered2d, InstanceNorm2d):
     """Uncentred group norm with one channel a group."""
-
-    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
-        super().__init__(num_channels, num_channels, eps=eps, affine=affine, bias=bias)
 
 
 class LayerNorm2d(GroupNorm2d):
@@ -87,11 +71,8 @@ class LayerNorm2d(GroupNorm2d):
         super().__init__(1, num_channels, eps=eps, affine=affine, bias=bias)
 
 
-class LayerNormUncentered2d(GroupNormUncentered2d):
+class LayerNormUncentered2d(GroupNormUncentered2d, LayerNorm2d):
     """Uncentred group norm with all channels in one group."""
-
-    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
-        super().__init__(1, num_channels, eps=eps, affine=affine, bias=bias)
 
 
 class PositionNorm2d(GroupNorm2d):
@@ -102,7 +83,7 @@ class PositionNorm2d(GroupNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each pixel."""
-        self._check(x)
+        self.check_channels(x, self.num_channels)
         y = F.layer_norm(x.movedim(1, -1), (self.num_channels,), self.weight, self.bias, self.eps)
         return y.movedim(-1, 1)
 
@@ -112,5 +93,5 @@ class PositionNormUncentered2d(PositionNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale each pixel."""
-        self._check(x)
+        self.check_channels(x, self.num_channels)
         return apply_affine(divide_by_std(x, variance(x, (1,)), self.eps), self.weight, self.bias)

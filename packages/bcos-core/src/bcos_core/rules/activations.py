@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcos_core.additive import FROZEN, name_as, shift
+from bcos_core.additive_terms import FROZEN, name_as, shift
 from bcos_core.dependence import depends
-from bcos_core.gradients import as_gated
+from bcos_core.rules.additions import select
 from bcos_core.rules.table import Function, composition, count_dependent, overwrite, rule, split_inplace
 from bcos_core.tape import held
 
@@ -21,7 +21,7 @@ def activation(func: Function, input: Tensor, *args: Any, **kwargs: Any) -> Tens
     inplace, args, kwargs = split_inplace(func, args, kwargs)
     y: Tensor = func(input.detach(), *args, **kwargs)
     at_zero = func(input.new_zeros(()), *args, **kwargs)  # of hardtanh between 1 and 2 it is 1
-    result = as_gated(input, y) if not at_zero.any() else _with_offset(func, input, y, args, kwargs)
+    result = _gated(input, y) if not at_zero.any() else _with_offset(func, input, y, args, kwargs)
     return overwrite(input, result) if inplace else result
 
 
@@ -35,15 +35,19 @@ def activation_with_offset(func: Function, input: Tensor, *args: Any, **kwargs: 
     return overwrite(input, result) if inplace else result
 
 
+def _gated(x: Tensor, y: Tensor) -> Tensor:
+    """Return the constant `y` as ``x · (y/x)`` with a frozen gate ``y/x``, which is 0 where x is."""
+    values = x.detach()
+    return x * held(torch.where(values == 0, 0, y / values))
+
+
 def _with_offset(func: Function, input: Tensor, y: Tensor, args: Any, kwargs: Any) -> Tensor:
     offset = func(torch.zeros_like(input), *args, **kwargs)
-    return shift(as_gated(input, y - offset), offset) if offset.any() else as_gated(input, y)
+    return shift(_gated(input, y - offset), offset) if offset.any() else _gated(input, y)
 
 
 def _between(func: Function, input: Tensor, *bounds: Any, **named_bounds: Any) -> Tensor:
     """Bounds that depend on the input are selected as the input is."""
-    from bcos_core.rules.additions import select
-
     bounds_of = {"clamp_min": ("min",), "clamp_max": ("max",)}.get(func.__name__, ("min", "max"))
     given = dict(zip(bounds_of, bounds, strict=False)) | named_bounds
     result = input
@@ -68,7 +72,7 @@ def power(func: Function, input: Any, exponent: Any) -> Any:
         return frozen(func, input, exponent)
     powers = torch.as_tensor(exponent)
     if bool((powers > 0).all()) and not bool((powers == 0.5).any()):
-        return as_gated(input, func(input.detach(), exponent))
+        return _gated(input, func(input.detach(), exponent))
     return frozen(func, input, exponent)
 
 

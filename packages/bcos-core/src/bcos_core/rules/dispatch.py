@@ -1,4 +1,4 @@
-"""The mode itself: every call of a PyTorch function passes through it."""
+"""Dispatch of rules: every call of a PyTorch function in explanation mode passes through here."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -7,35 +7,29 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bcos_core.additive import (
-    FROZEN,
-    UNNAMED,
-    AdditiveTerms,
-    current_terms,
-    name_as,
-    name_of,
-)
+from bcos_core.additive_terms import FROZEN, UNNAMED, AdditiveTerms, current_terms, name_as, name_of
 from bcos_core.audit import nodes
 from bcos_core.dependence import depends, map_tensors, mark_constant, tensors
 from bcos_core.errors import BcosError
 from bcos_core.rules.fallback import call_if_linear, caller, calling_module, is_in_custom_function
+from bcos_core.rules.selection import selected
 from bcos_core.rules.table import (
     COMPOSITIONS,
-    FOREIGN,
     IN_PLACE_COMPOSITIONS,
     LINEAR,
     RULES,
     SELECTING,
+    THIRD_PARTY,
     copied_beside,
     count_dependent,
     functions,
     is_in_place,
     overwrite,
 )
-from bcos_core.tape import selected
+from bcos_core.tape import current_tape
 
 
-class FrozenOperations(TorchFunctionMode):
+class RuleDispatch(TorchFunctionMode):
     """Applies the rules while it is active in this thread.
 
     While additive terms are measured, parameters enter every operation detached.
@@ -48,7 +42,7 @@ class FrozenOperations(TorchFunctionMode):
         super().__init__()
         self.model = model
         self._within: list[Callable[..., Any]] = []
-        """Functions whose rule, of another package, is running."""
+        """Functions whose third-party rule is running."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Iterable[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -66,12 +60,14 @@ class FrozenOperations(TorchFunctionMode):
             if learned:
                 mark_constant(result)
             return result
+        # Parameters enter detached: what requires a gradient from here on depends on the input. So constants are told
+        # from factors without following shapes or names, and autograd records no derivative by any parameter.
         args = map_tensors(terms.without_gradient, list(args))
         kwargs = map_tensors(terms.without_gradient, kwargs)
         if func in _DERIVATIVES:
             raise BcosError(
-                f"cannot explain: {caller(self.model)} takes derivatives in its forward pass, which are others in "
-                "explanation mode"
+                f"cannot explain: {caller(self.model)} takes derivatives in its forward pass, which explanation "
+                "mode would change"
             )
         if func in _HOOKS:
             terms.audit.doubt(func.__name__.strip("_"))
@@ -85,16 +81,16 @@ class FrozenOperations(TorchFunctionMode):
         """Apply the rule for `func`, and note what vouches for its result."""
         audit = terms.audit
         given = args[0] if args and isinstance(args[0], Tensor) else None
-        unrecorded = not torch.is_grad_enabled() and given is not None and depends(given)
-        if unrecorded and is_in_place(func):
+        unrecorded = given if not torch.is_grad_enabled() and given is not None and depends(given) else None
+        version = None if unrecorded is None else unrecorded._version
+        if unrecorded is not None and is_in_place(func):
             self._refuse_unrecorded()
-        version = given._version if unrecorded and given is not None else 0
         before = nodes([args, kwargs])
         audit.unknown |= any(not depends(t) and name_of(t) is None for t in tensors([args, kwargs]))
         result = self._apply(func, args, kwargs)
-        if unrecorded and given is not None and given._version != version:
+        if unrecorded is not None and unrecorded._version != version:
             self._refuse_unrecorded()
-        if func not in FOREIGN:
+        if func not in THIRD_PARTY:
             changed = [given, None if given is None else given._base] if result is None or result is given else []
             audit.vouch(before, [result, changed])
         audit.note_types([args[:1], result])
@@ -104,18 +100,19 @@ class FrozenOperations(TorchFunctionMode):
         """Name what is frozen from here on, and let the tape record it or give it out."""
         if not torch.is_grad_enabled() and is_in_custom_function():  # computes what will carry a gradient
             return result
+        tape = current_tape()
         if func in _ESCAPES:
             terms.audit.escaped = True
-            return result if terms.tape is None else terms.tape.hold(result)
+            return result if tape is None else tape.hold(result)
 
         def hold(tensor: Tensor) -> Tensor:
             if depends(tensor):
                 return tensor
             if name_of(tensor) is None:
                 name_as(tensor, f"{self._origin(func)}{FROZEN}")
-            if terms.tape is None:
+            if tape is None:
                 return tensor
-            recorded = terms.tape.hold(tensor)
+            recorded = tape.hold(tensor)
             if tensor is not given:
                 return name_as(recorded, str(name_of(tensor)))  # type: ignore[no-any-return] # reason: a tensor
             return tensor if recorded is tensor else tensor.copy_(recorded)
@@ -139,9 +136,10 @@ class FrozenOperations(TorchFunctionMode):
     def _apply(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         if func in self._within:
             return func(*args, **kwargs)
-        rule = RULES.get(func)
-        if rule is not None:
-            return rule(func, *args, **kwargs) if func not in FOREIGN else self._foreign(rule, func, args, kwargs)
+        if func in RULES and func in THIRD_PARTY:
+            return self._third_party(func, args, kwargs)
+        if func in RULES:
+            return RULES[func](func, *args, **kwargs)
         if func in LINEAR:
             return func(*args, **kwargs)
         if func in SELECTING:
@@ -156,12 +154,12 @@ class FrozenOperations(TorchFunctionMode):
             result = formula(*args, **kwargs)
         return overwrite(target, result) if func in IN_PLACE_COMPOSITIONS else result
 
-    def _foreign(self, rule: Callable[..., Any], func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def _third_party(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Apply a rule of another package, with the rules for all that it calls but the function itself."""
         self._within.append(func)
         try:
             with self:
-                return rule(func, *args, **kwargs)
+                return RULES[func](func, *args, **kwargs)
         finally:
             self._within.pop()
 
@@ -203,7 +201,7 @@ _PROPERTIES = frozenset(
     getattr(torch.Tensor, name)
     for name in ("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_contiguous", "__len__")
 )
-"""What tells of the tensor itself, whatever its values."""
+"""Properties of a tensor that do not depend on its values."""
 
 
 _DERIVATIVES = frozenset((torch.Tensor.backward, torch.autograd.grad, torch.autograd.backward))

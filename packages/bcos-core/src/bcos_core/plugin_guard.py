@@ -1,4 +1,4 @@
-"""Code of plugins, run so that it cannot end the program, write into its output or hang unnamed. Imports no torch."""
+"""Guard around code of plugins: it cannot end the program, write into its output or hang unnamed. Imports no torch."""
 
 import os
 import signal
@@ -9,33 +9,34 @@ from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from types import FrameType
 
 from bcos_core.errors import BcosError, first_line
+from bcos_core.process_setting import ProcessSetting
 from bcos_core.text import printable
 
 PATIENCE = 5.0
 """Seconds after which a plugin that is still being loaded is named."""
 
 
-class ForeignExitError(BcosError):
-    """Code of a plugin raised what would have ended the program, such as SystemExit; that is the cause of this."""
+class PluginExitError(BcosError):
+    """Code of a plugin tried to end the program, such as by SystemExit, which is the cause of this error."""
 
 
-def why(reason: BaseException) -> str:
-    """Type and first line of what code of a plugin raised."""
-    said = reason.__cause__ if isinstance(reason, ForeignExitError) and reason.__cause__ else reason
+def error_summary(reason: BaseException) -> str:
+    """Type and first line of an error that code of a plugin raised."""
+    said = reason.__cause__ if isinstance(reason, PluginExitError) and reason.__cause__ else reason
     return f"{type(said).__name__}: {printable(first_line(said))}"
 
 
 @contextmanager
-def foreign_code(what: str, *, loading: bool = True) -> Iterator[None]:
+def plugin_guard(what: str, *, loading: bool = True) -> Iterator[None]:
     """Run code of a plugin. Exceptions that are errors pass through.
 
     Args:
         what: runs, for messages: ``"the plugin zoo:a"``.
-        loading: it is to be quick and to print nothing: what it prints goes to standard error, and after
-            :data:`PATIENCE` seconds a line there says what the program is waiting for.
+        loading: whether it is only loaded, which should be quick and print nothing: what it prints goes to
+            standard error, and after :data:`PATIENCE` seconds a line there says what the program is waiting for.
 
     Raises:
-        ForeignExitError: it raised SystemExit, KeyboardInterrupt or the like.
+        PluginExitError: it raised SystemExit, KeyboardInterrupt or the like.
         KeyboardInterrupt: the user pressed Ctrl-C; it says what ran.
     """
     with ExitStack() as stack:
@@ -51,8 +52,8 @@ def foreign_code(what: str, *, loading: bool = True) -> Iterator[None]:
             if isinstance(reason, Exception) and not interrupts:
                 raise
             if not interrupts:
-                raise ForeignExitError(f"{what} cannot be used: it raised {why(reason)}") from reason
-        if interrupts:  # and it has caught the exception, as a bare except does
+                raise PluginExitError(f"{what} cannot be used: it raised {error_summary(reason)}") from reason
+        if interrupts:  # and the code has caught the exception, as a bare except does
             raise KeyboardInterrupt(_while(what, loading))
 
 
@@ -62,7 +63,7 @@ def _while(what: str, loading: bool) -> str:
 
 @contextmanager
 def _interrupts() -> Iterator[list[int]]:
-    """Note the Ctrl-C of the user, which is otherwise no different from an exception that is raised."""
+    """Record the user's Ctrl-C, which could otherwise not be told from an exception that the code raises."""
     noted: list[int] = []
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
@@ -98,48 +99,19 @@ def _named_when_slow(what: str) -> Iterator[None]:
         timer.cancel()
 
 
-class _Diversion:
-    """Standard output's way to standard error, of several threads at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._users = 0
-        self._undo = ExitStack()
-
-    def begin(self) -> None:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._divert()
-
-    def end(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users == 0:
-                self._undo.close()
-
-    def _divert(self) -> None:
-        _flush(sys.stdout)
-        self._undo.enter_context(redirect_stdout(sys.stderr))
-        with suppress(OSError):  # one of them is closed
-            kept = os.dup(1)  # programs that it starts, and libraries in C, know no sys.stdout
-            self._undo.callback(os.close, kept)
-            os.dup2(2, 1)
-            self._undo.callback(os.dup2, kept, 1)
-            self._undo.callback(_flush, sys.__stdout__)
+def _divert_output(undo: ExitStack) -> None:
+    _flush(sys.stdout)
+    undo.enter_context(redirect_stdout(sys.stderr))
+    with suppress(OSError):  # one of them is closed
+        kept = os.dup(1)  # programs that it starts, and libraries in C, know nothing of sys.stdout
+        undo.callback(os.close, kept)
+        os.dup2(2, 1)
+        undo.callback(os.dup2, kept, 1)
+        undo.callback(_flush, sys.__stdout__)
 
 
-_diversion = _Diversion()
-
-
-@contextmanager
-def diverted_output() -> Iterator[None]:
-    """Let everything that is printed meanwhile go to standard error."""
-    _diversion.begin()
-    try:
-        yield
-    finally:
-        _diversion.end()
+diverted_output = ProcessSetting(_divert_output).on
+"""Sends everything that is printed inside the block to standard error."""
 
 
 def _flush(stream: object) -> None:

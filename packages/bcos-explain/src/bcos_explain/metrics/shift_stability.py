@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_explain.explainers.attribute import attribute
-from bcos_explain.explainers.contract import Explainer, Target, whole_number
-from bcos_explain.metrics.batches import Encode, Progress, each_batch
+from bcos_explain.explainers.contract import Explainer, Target, check_count
+from bcos_explain.metrics.batches import Encode, Progress, each_map
 from bcos_explain.metrics.result import MetricResult
 from bcos_explain.metrics.similarity import Similarity, similarity
 
@@ -32,13 +32,8 @@ def shift_stability(
     are compared where they overlap, for the class of the image that was not shifted.
 
     Args:
-        model: in eval mode.
-        explainer: channels are summed.
-        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
-        target: None for the predicted class, an integer, or (M,).
-        encode: from images to what the network takes; None for encoded images.
-        batch_size: images at once; each is explained 1 + 4·`pixels` times.
-        progress: called with the number of images done and of all images.
+        model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
+            each image is explained 1 + 4·`pixels` times.
         pixels: largest shift.
         kind: of similarity: ``"pearson"`` or ``"spearman"`` correlation, or ``"ssim"``.
 
@@ -52,12 +47,11 @@ def shift_stability(
     Source: the equivariance of Crabbé and van der Schaar, *Evaluating the Robustness of Interpretability Methods
         through Explanation Invariance and Equivariance*, NeurIPS 2023, for shifts.
     """
-    whole_number("pixels", pixels)
+    check_count("pixels", pixels)
     if pixels >= min(images.shape[-2:]):
         raise BcosError(f"images of {tuple(images.shape[-2:])} cannot be shifted by {pixels} pixels")
     curves = []
-    for batch in each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress):
-        still = attribute(explainer, model, batch.x, batch.target)
+    for batch, still in each_map(model, explainer, images, target, encode, batch_size, progress):
         columns = []
         for length in range(1, pixels + 1):
             alike = []

@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcos_core.errors import BcosError
-from bcos_core.fused import divide_by_batch_std, is_fusible
-from bcos_core.mode import is_explaining
+from bcos_core.fused_ops import divide_by_batch_std, is_fusible
+from bcos_core.mode_state import is_explaining
 from bcos_core.norms.base import Norm, apply_affine, divide_by_std, variance
 
 
@@ -58,24 +57,13 @@ class RunningNorm(Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, and in train mode update the running estimates."""
-        if x.ndim < 2 or x.shape[1] != self.num_features:
-            raise BcosError(
-                f"{type(self).__name__} got an input of shape {tuple(x.shape)}, needs {self.num_features} "
-                "channels in dimension 1"
-            )
+        self.check_channels(x, self.num_features)
         flat = x if self.per_channel else x.flatten(1).unsqueeze(1)  # All: (N, 1, C·spatial)
         use_batch = self.training or self.running_var is None
         momentum = self._count_batch()
         if self.centered:
             y = F.batch_norm(
-                flat,
-                self.running_mean,
-                self.running_var,
-                self.weight,
-                self.bias,
-                use_batch,
-                momentum,
-                self.eps,
+                flat, self.running_mean, self.running_var, self.weight, self.bias, use_batch, momentum, self.eps
             )
         else:
             y = self._uncentered(flat, use_batch, momentum)

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from bcos_core import BcosError, foreign
-from bcos_core.foreign import ForeignExitError, diverted_output, foreign_code, why
+from bcos_core import BcosError
+from bcos_core.plugin_guard import PluginExitError, diverted_output, error_summary, plugin_guard
 from bcos_core.plugins import resolve
 
 
@@ -22,19 +22,19 @@ class Odd(BaseException):
 @pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye"), KeyboardInterrupt(), Odd("odd"), GeneratorExit()])
 def test_what_would_end_the_program_is_a_mistake(error, loading):
     message = "^the plugin x cannot be used: it raised "
-    with pytest.raises(ForeignExitError, match=message) as caught, foreign_code("the plugin x", loading=loading):
+    with pytest.raises(PluginExitError, match=message) as caught, plugin_guard("the plugin x", loading=loading):
         raise error
     assert caught.value.__cause__ is error
     assert isinstance(caught.value, BcosError)
-    assert why(caught.value).startswith(f"{type(error).__name__}: ")
+    assert error_summary(caught.value).startswith(f"{type(error).__name__}: ")
 
 
 def test_errors_pass_through():
     error = RuntimeError("boom")
-    with pytest.raises(RuntimeError) as caught, foreign_code("the plugin x"):
+    with pytest.raises(RuntimeError) as caught, plugin_guard("the plugin x"):
         raise error
     assert caught.value is error
-    assert why(error) == "RuntimeError: boom"
+    assert error_summary(error) == "RuntimeError: boom"
 
 
 class Silent(Exception):  # noqa: N818 - reason: what it is called does not matter
@@ -43,8 +43,8 @@ class Silent(Exception):  # noqa: N818 - reason: what it is called does not matt
 
 
 def test_what_cannot_be_said_or_would_command_the_terminal_is_still_named():
-    assert why(Silent()) == "Silent: Silent"
-    assert why(ValueError("a\x1b[2Jb\nc")) == r"ValueError: a\x1b[2Jb"
+    assert error_summary(Silent()) == "Silent: Silent"
+    assert error_summary(ValueError("a\x1b[2Jb\nc")) == r"ValueError: a\x1b[2Jb"
 
 
 @pytest.mark.parametrize("caught_by_the_plugin", [False, True])
@@ -60,7 +60,7 @@ def test_ctrl_c_of_the_user_is_an_interrupt_and_names_what_ran(loading, caught_b
 
     before = signal.getsignal(signal.SIGINT)
     message = r"^(while loading|in) the plugin x$"
-    with pytest.raises(KeyboardInterrupt, match=message), foreign_code("the plugin x", loading=loading):
+    with pytest.raises(KeyboardInterrupt, match=message), plugin_guard("the plugin x", loading=loading):
         plugin()
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -70,7 +70,7 @@ def test_threads_may_load_plugins_too():
 
     def load():
         try:
-            with foreign_code("the plugin x"):
+            with plugin_guard("the plugin x"):
                 raise KeyboardInterrupt
         except BcosError as reason:
             raised.append(reason)
@@ -82,24 +82,24 @@ def test_threads_may_load_plugins_too():
 
 
 def test_a_plugin_that_takes_long_is_named_once(monkeypatch, capsys):
-    monkeypatch.setattr(foreign, "PATIENCE", 0.05)
-    with foreign_code("the plugin x (entry point y of z)"):
+    monkeypatch.setattr("bcos_core.plugin_guard.PATIENCE", 0.05)
+    with plugin_guard("the plugin x (entry point y of z)"):
         time.sleep(0.5)
-    with foreign_code("the model", loading=False):
+    with plugin_guard("the model", loading=False):
         time.sleep(0.2)
     line = "bcos: still loading the plugin x (entry point y of z) after 0.05 seconds ...; press Ctrl-C to stop\n"
     assert capsys.readouterr().err == line
 
 
 def test_a_quick_plugin_is_not_named(capsys):
-    with foreign_code("the plugin x"):
+    with plugin_guard("the plugin x"):
         pass
     assert capsys.readouterr() == ("", "")
 
 
 def test_what_is_printed_goes_to_standard_error_from_processes_and_threads_too(capfd):
     sys.stdout.write("before\n")
-    with diverted_output(), foreign_code("the plugin x"):
+    with diverted_output(), plugin_guard("the plugin x"):
         sys.stdout.write("printed\n")
         os.write(1, b"written\n")
         subprocess.run([sys.executable, "-S", "-c", "print('of a process')"], check=True)

@@ -12,8 +12,8 @@ from torch.export import ExportedProgram
 
 from bcos_core import BcosError
 from bcos_explain.export.agreement import Run
-from bcos_explain.export.quiet import quiet
-from bcos_explain.export.tracing import OUTPUTS
+from bcos_explain.export.log_level import errors_only
+from bcos_explain.export.trace import OUTPUTS
 
 INPUT = "image"
 _LARGEST_FILE = 2**31 - 2**24
@@ -55,7 +55,7 @@ def to_onnx(program: ExportedProgram, described: Mapping[str, str]) -> tuple[byt
     onnx = import_module("onnx")  # which may be missing, also where types are checked
 
     try:
-        with quiet("onnxscript", "onnx_ir", "torch.onnx"):
+        with errors_only("onnxscript", "onnx_ir", "torch.onnx"):
             exported = torch.onnx.export(
                 program, dynamo=True, input_names=[INPUT], output_names=list(OUTPUTS), verbose=False
             )

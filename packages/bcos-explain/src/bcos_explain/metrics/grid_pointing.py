@@ -62,17 +62,7 @@ def grid_pointing_game(
     Raises:
         BcosError: as :func:`sample_grids`, grids of other images, or an explainer that returns another shape.
     """
+    sampled = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
     requested = num_grids if grids is None else len(grids)
-    grids = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
-    game = GridGame(
-        images=images,
-        labels=labels,
-        grids=grids,
-        n=n,
-        smooth=smooth,
-        batch_size=batch_size,
-        encode=encode,
-        progress=progress,
-        requested=requested,
-    )
+    game = GridGame(images, labels, sampled, n, smooth, batch_size, encode, progress, requested)
     return game.play(model, lambda x, classes: attribute(explainer, model, x, classes))

@@ -1,4 +1,4 @@
-"""Removing pixels: what takes their place, and what the network says then."""
+"""Removal of pixels: what replaces them, and the network's output then."""
 
 import math
 from typing import Literal
@@ -20,7 +20,7 @@ BLUR = 1 / 16
 def replacement(batch: Batch, encode: Encode | None, baseline: Baseline) -> Tensor:
     """(N, C', H, W), encoded: what a removed pixel is replaced by.
 
-    The encoding treats each pixel for itself, so replacing encoded pixels is replacing pixels.
+    The encoding treats each pixel by itself, so replacing encoded pixels is replacing pixels.
 
     Args:
         batch: the images.
@@ -63,7 +63,7 @@ def blurred(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def target_output(model: nn.Module, x: Tensor, target: Tensor, output: Output) -> Tensor:
-    """(N,), float64: the target's logit, or its probability among all classes or for itself.
+    """(N,), float64: the target's logit, or its probability among all classes or by itself.
 
     Raises:
         BcosError: an unknown output.

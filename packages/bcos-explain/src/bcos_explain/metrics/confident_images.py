@@ -1,4 +1,4 @@
-"""Collecting the images that the grid pointing game is played with, while a data set is evaluated."""
+"""The images that the grid pointing game is played with, collected while a data set is evaluated."""
 
 from collections.abc import Sequence
 from typing import TypedDict
@@ -51,14 +51,9 @@ class ConfidentImages:
         self._best: dict[int, list[tuple[float, Key, Tensor]]] = {}  # class: (-confidence, key, image), sorted
 
     def update(
-        self,
-        images: Tensor,
-        labels: Tensor,
-        confidences: Tensor,
-        predictions: Tensor,
-        keys: Sequence[Key] | Tensor,
+        self, images: Tensor, labels: Tensor, confidences: Tensor, predictions: Tensor, keys: Sequence[Key] | Tensor
     ) -> None:
-        """Look at a batch.
+        """Take a batch into account.
 
         Args:
             images: (N, C, H, W), of any type; kept on the CPU as they are.
@@ -77,9 +72,9 @@ class ConfidentImages:
         if bool(torch.isnan(confidences).any()):
             raise BcosError(f"{int(torch.isnan(confidences).sum())} of {len(names)} confidences are NaN")
         candidates = ((labels == predictions) & (confidences > self.min_confidence)).nonzero().flatten()
-        classes, sureness = labels.tolist(), confidences.tolist()
+        classes, values = labels.tolist(), confidences.tolist()
         for i in candidates.tolist():
-            self._offer(classes[i], sureness[i], names[i], images[i])
+            self._offer(classes[i], values[i], names[i], images[i])
 
     def _offer(self, label: int, confidence: float, key: Key, image: Tensor) -> None:
         best = self._best.setdefault(label, [])
@@ -128,7 +123,7 @@ class ConfidentImages:
         }
 
     def merge(self, state: State) -> None:
-        """Take what another process kept into account; an image both have seen counts once."""
+        """Take what another process kept into account; an image that both hold counts once."""
         if state["images"] is None:
             return
         known = set(self.keys())

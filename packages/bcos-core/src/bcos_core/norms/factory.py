@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from torch import nn
 
 from bcos_core.errors import BcosError
-from bcos_core.norms import grouped, running
+from bcos_core.norms import batch, group
 from bcos_core.plugins import suggestion
 
 Affine = Literal["affine", "linear", "plain"]
@@ -19,18 +19,18 @@ GROUPS = 2
 """Groups of ``group`` and ``group_uncentered``, as in the paper's ablation (table 3)."""
 
 _NORMS: dict[str, Callable[..., nn.Module]] = {
-    "all": running.AllNorm2d,
-    "batch": running.BatchNorm2d,
-    "group": partial(grouped.GroupNorm2d, GROUPS),
-    "instance": grouped.InstanceNorm2d,
-    "layer": grouped.LayerNorm2d,
-    "position": grouped.PositionNorm2d,
-    "all_uncentered": running.AllNormUncentered2d,
-    "batch_uncentered": running.BatchNormUncentered2d,
-    "group_uncentered": partial(grouped.GroupNormUncentered2d, GROUPS),
-    "instance_uncentered": grouped.InstanceNormUncentered2d,
-    "layer_uncentered": grouped.LayerNormUncentered2d,
-    "position_uncentered": grouped.PositionNormUncentered2d,
+    "all": batch.AllNorm2d,
+    "batch": batch.BatchNorm2d,
+    "group": partial(group.GroupNorm2d, GROUPS),
+    "instance": group.InstanceNorm2d,
+    "layer": group.LayerNorm2d,
+    "position": group.PositionNorm2d,
+    "all_uncentered": batch.AllNormUncentered2d,
+    "batch_uncentered": batch.BatchNormUncentered2d,
+    "group_uncentered": partial(group.GroupNormUncentered2d, GROUPS),
+    "instance_uncentered": group.InstanceNormUncentered2d,
+    "layer_uncentered": group.LayerNormUncentered2d,
+    "position_uncentered": group.PositionNormUncentered2d,
 }
 
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_core.structure import shared_copy
+from bcos_core.module_copy import shared_copy
 
 _filters = threading.RLock()
 
 
 def hookable(model: nn.Module) -> nn.Module:
-    """Copy whose activations do not work in place, which hooks on their inputs and outputs cannot bear."""
+    """Copy whose activations do not work in place, since hooks on inputs and outputs cannot handle that."""
     copied = shared_copy(model)
     for module in copied.modules():
         if getattr(module, "inplace", False) is True:

@@ -1,23 +1,24 @@
-"""Reading off ``W(x)`` and ``b(x)``."""
+"""The function that explains: it reads ``W(x)`` and ``b(x)`` off a forward and a backward pass."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors, disable_saved_tensors_hooks
 
-from bcos_core.additive import AdditiveTerms
 from bcos_core.audit import random_state
+from bcos_core.balance import balance, is_rounding, rounding
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
-from bcos_core.forward import Pass, Task, check_input, find_layer, forward
-from bcos_core.probe import PROBE, added_up, check_again, missed, probe_map
-from bcos_core.rounding import rounding, size
+from bcos_core.forward import Pass, Task, check_input, forward
+from bcos_core.layers import find_layer
+from bcos_core.probe import PROBE, check_again, probe_map, refusal
 from bcos_core.targets import Target
 
 _SUSPICIOUS = 1e-3
-"""Share from which samples may lie in another dimension than the first, in lower precisions."""
+"""Missing share above which samples are looked for in other dimensions than the first, in lower precisions too."""
 
 
 def explain(
@@ -38,11 +39,11 @@ def explain(
         model: in eval mode where that matters (batch norms, dropout).
         x: (N, C, *spatial) or (N, F), floating point and finite, encoded as the network expects it.
         target: what to explain for each input: None for the largest output, an integer for all, (N,) or (N,
-            T) integers for each, or a callable that maps the outputs to (N,) or (N, T) values of one's own,
+            T) integers for each, or a callable that maps the outputs to (N,) or (N, T) values of your own,
             such as ``lambda z: z[:, 3] - z[:, 5]``.
         layer: a submodule, or its name, whose outputs are explained instead of the model's. Integer targets
             then count its channels: dimension 1 of (N, K) and (N, K, *spatial), the last one of tokens (N, T,
-            K), which three dimensions mean unless the layer is a convolution or batch norm; a channel is
+            K), as which three dimensions are read unless the layer is a convolution or batch norm; a channel is
             summed over positions. A callable gets the layer's output as it is.
         relative: explain the distance of the target from the mean of all outputs, ``z_k - mean(z)``: what
             speaks for this class in particular.
@@ -55,7 +56,7 @@ def explain(
 
     Raises:
         BcosError: wrong rank, no or non-finite values, a target out of range, a layer that is unknown or runs
-            more than once, a model in train mode or that draws at random, or one that cannot be explained
+            more than once, a model that is in train mode or draws at random, or one that cannot be explained
             exactly: contributions and constants do not add up to the score, or the probe misses the map.
 
     >>> from bcos_core import BcosConv2d
@@ -70,7 +71,9 @@ def explain(
     check_input(x)
     if isinstance(model, nn.DataParallel):  # its copies run in threads of their own
         model = model.module
-    task = Task(model, find_layer(model, layer), target, relative)
+    if not isinstance(model, nn.Module):
+        raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
+    task = Task(model, None if layer is None else find_layer(model, layer), target, relative)
     with torch.inference_mode(False), torch.enable_grad():
         try:
             with disable_saved_tensors_hooks("activations are recomputed by checkpointing"):
@@ -83,7 +86,7 @@ def explain(
                 ) from reason
             if "modified by an inplace operation" not in str(reason):
                 raise
-        with allow_mutation_on_saved_tensors():  # slower: the model changes what an earlier step has to remember
+        with allow_mutation_on_saved_tensors():  # slower: for models that change in place what autograd has saved
             return _explained(task, x, probe)
 
 
@@ -93,34 +96,30 @@ def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
     audit = first.terms.audit
     if audit.random or audit.unknown or audit.escaped or has_changed():
         check_again(task, x, first)
-    foreign = audit.foreign_steps(first.scores)
+    unseen = audit.unseen_steps(first.scores)
     explanation = _read_off(first)
-    if not (foreign or probe):
+    if not (unseen or probe):
         return explanation
     explanation = replace(explanation, probe=probe_map(task, first, explanation))
     assert explanation.probe is not None
-    if not bool((explanation.probe <= PROBE * rounding(audit.dtypes)).all()):
-        raise BcosError(missed(foreign, float(explanation.probe.max())))
+    if not bool(is_rounding(explanation.probe / PROBE, audit.dtypes).all()):
+        raise BcosError(refusal(unseen, float(explanation.probe.max())))
     return explanation
 
 
 def _read_off(first: Pass) -> Explanation:
     """One backward pass for each column of the scores (N, T)."""
     leaf, scores, indices = first.leaf, first.scores, first.indices
-    weights, shares = [], []
-    for column in scores.unbind(1):
-        weight, share = _one_target(leaf, column, first.terms, first.largest)
-        weights.append(weight)
-        shares.append(share)
+    weights, shares = zip(*(_one_target(first, column) for column in scores.unbind(1)), strict=True)
 
-    def joined(columns: list[Tensor]) -> Tensor:
-        return torch.stack(columns, dim=1) if indices.ndim == 2 else columns[0].clone()
+    def joined(columns: Sequence[Tensor]) -> Tensor:
+        return torch.stack(tuple(columns), dim=1) if indices.ndim == 2 else columns[0].clone()
 
     columns = list(scores.detach().unbind(1))
     zero = torch.zeros_like(columns[0])
     names = dict.fromkeys(name for share in shares for name in share)
     bias_terms = {name: joined([share.get(name, zero) for share in shares]) for name in names}
-    explanation = Explanation(
+    return Explanation(
         input=leaf.detach().clone(),
         logits=first.logits.detach().clone(),
         target=indices.clone(),
@@ -128,15 +127,12 @@ def _read_off(first: Pass) -> Explanation:
         weight=joined(weights),
         bias=sum(bias_terms.values(), start=joined([zero] * len(columns))),
         bias_terms=bias_terms,
+        largest=joined([first.largest] * len(columns)),
+        dtypes=frozenset(first.terms.audit.dtypes),
     )
-    largest = first.largest.double().unsqueeze(1) if indices.ndim == 2 else first.largest.double()
-    allowed = rounding(first.terms.audit.dtypes)
-    return replace(explanation, allowed=allowed * added_up(explanation, explanation.contributions, largest))
 
 
-def _one_target(
-    leaf: Tensor, scores: Tensor, terms: AdditiveTerms, largest: Tensor
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _one_target(first: Pass, scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Dynamic linear map (N, C, *spatial) and additive shares (N,) of `scores` (N,)."""
     if not scores.requires_grad:
         raise BcosError(
@@ -144,33 +140,31 @@ def _one_target(
             "under no_grad or inference_mode, or the target is a frozen quantity; explain a logit, not its softmax or "
             "sigmoid, of a model that records gradients"
         )
+    leaf, terms = first.leaf, first.terms
     sources = [leaf, *terms.leaves]
     gradients = torch.autograd.grad(scores.sum(), sources, retain_graph=True, allow_unused=True)
     weight = torch.zeros_like(leaf) if gradients[0] is None else gradients[0]
-    shares = terms.shares(scores, gradients[1:])
+
+    def missing_from(shares: dict[str, Tensor]) -> float:
+        contributions = (weight * leaf).flatten(1)
+        return float(balance(contributions, shares.values(), scores, largest=first.largest).missing.max())
+
     allowed = rounding(terms.audit.dtypes)
-    missing = math.inf if shares is None else _missing(leaf, weight, shares, scores, largest)
+    shares = terms.shares(scores, gradients[1:])
+    missing = math.inf if shares is None else missing_from(shares)
     if shares is None or missing > min(allowed, _SUSPICIOUS):
-        one_by_one = terms.shares_one_by_one(scores)  # the samples may be in another dimension than the first
-        if shares is None or _missing(leaf, weight, one_by_one, scores, largest) < missing:
-            shares = one_by_one
-    missing = _missing(leaf, weight, shares, scores, largest)
+        # The sum over samples of one backward pass can be taken apart only where the first dimension of a constant
+        # is that of the samples. Sequence-first networks have it elsewhere: a backward pass for each sample then.
+        one_by_one = terms.shares_one_by_one(scores)
+        again = missing_from(one_by_one)
+        if shares is None or again < missing:
+            shares, missing = one_by_one, again
     if not missing <= allowed:
-        foreign = terms.audit.foreign_steps(scores)
+        unseen = terms.audit.unseen_steps(scores)
         raise BcosError(
             f"the contributions and the bias miss the output by {missing:.1e} of their size (allowed: {allowed:.1e}): "
             "the model has an operation whose dynamic factor is not frozen, or that adds a constant in a way that is "
             "not measured; wrap the factor in bcos_core.freeze, add constants with +, or use layers of bcos_core"
-            + (f"; explanation mode did not see {', '.join(foreign[:4])}" if foreign else "")
+            + (f"; explanation mode did not see {', '.join(unseen[:4])}" if unseen else "")
         )
     return weight, shares
-
-
-def _missing(leaf: Tensor, weight: Tensor, shares: dict[str, Tensor], scores: Tensor, largest: Tensor) -> float:
-    """Largest share of what is added up that contributions and constants miss."""
-    contributions = (weight * leaf).detach().double().flatten(1)
-    score = scores.detach().double()
-    bias = sum((share.double() for share in shares.values()), start=torch.zeros_like(score))
-    missing = (score - contributions.sum(1) - bias).abs()
-    added = size(contributions, shares.values(), score) + largest
-    return float((missing / added.clamp_min(torch.finfo(added.dtype).tiny)).max())

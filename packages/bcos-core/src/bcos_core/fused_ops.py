@@ -1,4 +1,4 @@
-"""Two hot steps of training with their derivatives written out: half of autograd's passes.
+"""Two hot steps of training with hand-written derivatives, which take half of autograd's passes over memory.
 
 Values and derivatives are those of the plain expressions in :mod:`bcos_core.functional` and
 :mod:`bcos_core.norms`; second derivatives too. Under ``torch.compile`` the plain expressions are used, which

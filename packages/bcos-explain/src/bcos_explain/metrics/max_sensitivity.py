@@ -1,4 +1,4 @@
-"""Max-sensitivity: how much an explanation changes under noise that is too weak to be seen."""
+"""Max-sensitivity: how much an explanation changes under noise that is too weak to notice."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_explain.explainers.attribute import attribute
-from bcos_explain.explainers.contract import Explainer, Target, whole_number
+from bcos_explain.explainers.contract import Explainer, Target, check_count
 from bcos_explain.metrics.batches import Encode, Progress, each_batch
 from bcos_explain.metrics.result import MetricResult
 
@@ -33,13 +33,8 @@ def max_sensitivity(
     images, so a score does not depend on the other images.
 
     Args:
-        model: in eval mode.
-        explainer: channels are summed.
-        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
-        target: None for the predicted class, an integer, or (M,).
-        encode: from images to what the network takes; None for encoded images.
-        batch_size: images at once; each is explained `samples` + 1 times.
-        progress: called with the number of images done and of all images.
+        model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
+            each image is explained 1 + `samples` times.
         radius: of the noise, in units of the images' values.
         samples: draws of the noise.
         seed: of the noise.
@@ -47,12 +42,9 @@ def max_sensitivity(
     Returns:
         Relative changes, lower is better; undefined for a map of zeros.
 
-    Raises:
-        BcosError: options that make no sense, or as the explainer.
-
     Source: Yeh et al., *On the (In)fidelity and Sensitivity of Explanations*, NeurIPS 2019, definition 3.1.
     """
-    whole_number("samples", samples)
+    check_count("samples", samples)
     if not radius > 0:
         raise BcosError(f"radius must be above 0, got {radius}")
     drawn = torch.rand((samples, *images.shape[1:]), generator=torch.Generator().manual_seed(seed))

@@ -15,10 +15,10 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bcos_core import explanation_mode
-from bcos_core.additive import AdditiveTerms, measured
+from bcos_core.additive_terms import AdditiveTerms, collect
 from bcos_core.targets import select
 from bcos_explain.export.adjoints import ADJOINTS
-from bcos_explain.export.quiet import quiet
+from bcos_explain.export.log_level import errors_only
 
 OUTPUTS = ("logits", "target", "weight", "map", "bias")
 """What a graph returns, in this order."""
@@ -74,10 +74,10 @@ def _store(root: nn.Module, name: str, tensor: Tensor) -> None:
         owner.register_buffer(last, tensor)
 
 
-class _Explained(nn.Module):
+class _TracedExplanation(nn.Module):
     """Encode, explain the largest output, and read the map off, in operations that a tracer records.
 
-    As :func:`bcos_core.explain` does, but without looking at values: what it refuses is refused before.
+    The same as :func:`bcos_core.explain`, but without looking at values: its checks are made before.
     """
 
     def __init__(self, model: nn.Module, encode: nn.Module | None, samples_first: bool) -> None:
@@ -93,9 +93,9 @@ class _Explained(nn.Module):
             leaf = x.detach().clone().requires_grad_()
             terms = AdditiveTerms(self.model)
             with explanation_mode(self.model):
-                seen = leaf.clone()
-                with measured(terms):
-                    logits, scores, target = select(self.model(seen), None, False, None, n=x.shape[0])
+                x_copy = leaf.clone()  # the model may change it in place
+                with collect(terms):
+                    logits, scores, target = select(self.model(x_copy), None, False, None, n=x.shape[0])
             derivatives = _by_sample if self._samples_first else _by_direction
             weight, bias = derivatives(leaf, terms.leaves, scores.squeeze(1))
         contributions = weight.detach() * x
@@ -104,7 +104,7 @@ class _Explained(nn.Module):
 
 
 def _by_sample(leaf: Tensor, constants: list[Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
-    """W and ``b = Σ ∂f/∂c·c`` (N,) from one backward pass; every constant c has its samples in front."""
+    """W and ``b = Σ ∂f/∂c·c`` (N,) from one backward pass; samples are the first dimension of every constant."""
     weight, *gradients = torch.autograd.grad(scores.sum(), [leaf, *constants], allow_unused=True)
     bias = torch.zeros_like(scores)
     for constant, gradient in zip(constants, gradients, strict=True):
@@ -114,7 +114,7 @@ def _by_sample(leaf: Tensor, constants: list[Tensor], scores: Tensor) -> tuple[T
 
 
 def _by_direction(leaf: Tensor, constants: list[Tensor], scores: Tensor) -> tuple[Tensor, Tensor]:
-    """W, and b as the derivative of the scores in the direction of the constants, wherever their samples are.
+    """W, and b as the derivative of the scores in the direction of the constants, whatever their layout.
 
     ``Σ ∂(v·f)/∂c·c`` is ``v·b`` for any v, so b is its gradient by v: a second backward pass.
     """
@@ -143,12 +143,12 @@ def trace(
 
     Args:
         model: to be explained.
-        encode: what is done to images before, without being explained.
+        encode: what images are encoded with, which is not explained.
         image: (N, ...), N at least 2 where the batch is dynamic.
         dynamic_batch: whether the graph is for any number of images, or for N.
-        samples_first: what the network adds has its samples in front; False costs a second backward pass.
+        samples_first: samples are the first dimension of what the network adds; False costs a second backward pass.
     """
-    explained = _Explained(model, encode, samples_first)
+    explained = _TracedExplanation(model, encode, samples_first)
     state = {**dict(explained.named_parameters()), **dict(explained.named_buffers())}
 
     def run(*given: Tensor) -> tuple[Tensor, ...]:
@@ -178,10 +178,15 @@ def _recorded(
     if dynamic_batch:
         kinds[0] = DimDynamic.DYNAMIC
     symbolic = fake.from_tensor(image, symbolic_context=StatelessSymbolicContext(dynamic_sizes=kinds))
-    standing = [fake.from_tensor(t.detach(), static_shapes=True) for t in tensors]
-    with fake, enable_python_dispatcher(), quiet("torch.fx.experimental.symbolic_shapes"), warnings.catch_warnings():
+    stand_ins = [fake.from_tensor(t.detach(), static_shapes=True) for t in tensors]
+    with (
+        fake,
+        enable_python_dispatcher(),
+        errors_only("torch.fx.experimental.symbolic_shapes"),
+        warnings.catch_warnings(),
+    ):
         # rules compare addresses; tensors without values have none, and count as overlapping
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-        graph = make_fx(run, decomposition_table=ADJOINTS, _allow_non_fake_inputs=True)(*standing, symbolic)
+        graph = make_fx(run, decomposition_table=ADJOINTS, _allow_non_fake_inputs=True)(*stand_ins, symbolic)
     graph.graph.eliminate_dead_code()
     return graph

@@ -27,7 +27,7 @@ def write_results(folder: str | Path, results: Mapping[str, MetricResult], keys:
     - ``curves.csv``: ``result,sample,cell,x,value``, if there are any curves.
 
     Args:
-        folder: is made if it is missing; files of these names are replaced.
+        folder: created if it is missing; files of these names are replaced.
         results: by name, such as ``"gridpg/bcos"``.
         keys: what the scores belong to, by the same names: one key a sample (a grid is one sample, with a
             cell for each of its scores). Samples of results that are not named are numbered from 0.

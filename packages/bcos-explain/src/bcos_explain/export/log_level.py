@@ -1,4 +1,4 @@
-"""Tools that log what a user can do nothing about."""
+"""Levels of other packages' loggers, which log what a user can do nothing about."""
 
 import logging
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet(*names: str) -> Iterator[None]:
-    """Let loggers of these names report errors alone."""
+def errors_only(*names: str) -> Iterator[None]:
+    """Inside the block the loggers of these names report errors alone."""
     logs = [logging.getLogger(name) for name in names]
     levels = [log.level for log in logs]
     for log in logs:

@@ -72,7 +72,7 @@ CASES = [
         lambda: explain(linear(), X, lambda z: z[:, 0], relative=True),
         "relative=True needs class indices as target",
     ),
-    (lambda: explain(linear(), X, layer="1"), "the model has no layer '1'; it has 0, ..."),
+    (lambda: explain(linear(), X, layer="1"), "the model has no layer '1'; choose from 0"),
     (lambda: explain(linear(), X, layer=nn.ReLU()), r"the given layer \(ReLU\) is not part of the model"),
     (
         lambda: explain(Output(lambda z: z), X, layer="unused"),

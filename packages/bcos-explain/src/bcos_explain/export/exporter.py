@@ -14,8 +14,8 @@ from torch.export import Dim, ExportedProgram
 
 from bcos_core import BcosError, explain
 from bcos_core.files import write_atomically
-from bcos_explain.export.agreement import Agreement, checked
-from bcos_explain.export.tracing import OUTPUTS, ExplainerGraph, trace
+from bcos_explain.export.agreement import Agreement, check_agreement
+from bcos_explain.export.trace import OUTPUTS, ExplainerGraph, trace
 
 SUFFIXES = (".onnx", ".pt2")
 _MESSAGE = 200
@@ -77,7 +77,7 @@ def export_explainer(
 
     Source: Böhle et al., TPAMI 2024, section 3.2: inside explanation mode the gradient is W(x).
     """
-    program, _ = _exported(model, example_input, encode, dynamic_batch)
+    program, _ = _export(model, example_input, encode, dynamic_batch)
     return program
 
 
@@ -107,28 +107,28 @@ def save_explainer(
         BcosError: what :func:`export_explainer` refuses, another suffix, another number of names, a missing package,
             an operation that ONNX does not have, or 2 GB of weights in an ONNX file.
     """
-    from bcos_explain.export import onnx_files
+    from bcos_explain.export import onnx_file
 
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise BcosError(f"an explainer is saved as .onnx or .pt2, got {path.name!r}")
     if path.suffix == ".onnx":
-        onnx_files.check_possible(model, example_input)
-    program, found = _exported(model, example_input, encode, dynamic_batch)
+        onnx_file.check_possible(model, example_input)
+    program, found = _export(model, example_input, encode, dynamic_batch)
     described = _description(program, example_input, class_names, dynamic_batch) | dict(metadata or {})
     if path.suffix == ".pt2":
         content, opset, checked_with = _archive(program, described), None, "PyTorch"
     else:
-        content, opset = onnx_files.to_onnx(program, described)
+        content, opset = onnx_file.to_onnx(program, described)
         checked_with = "PyTorch"
-        if (run := onnx_files.runner(content)) is not None:
+        if (run := onnx_file.runner(content)) is not None:
             checked_with = "ONNX Runtime"
-            found = checked(run, model, encode, _batches(example_input, dynamic_batch), "the ONNX graph")
+            found = check_agreement(run, model, encode, _batches(example_input, dynamic_batch), "the ONNX graph")
     write_atomically(path, content)
     return SavedExplainer(path, len(content), opset, found, checked_with)
 
 
-def _exported(
+def _export(
     model: nn.Module, image: Tensor, encode: nn.Module | None, dynamic_batch: bool
 ) -> tuple[ExportedProgram, Agreement]:
     _check_precision(image)
@@ -139,12 +139,12 @@ def _exported(
     if dynamic_batch and len(image) < 2:  # a batch of one is taken for a constant
         image = torch.cat([image, image])
     try:
-        return _tried(model, image, encode, dynamic_batch, samples_first=True)
+        return _try_export(model, image, encode, dynamic_batch, samples_first=True)
     except BcosError:  # constants with samples elsewhere, as in sequence-first attention
-        return _tried(model, image, encode, dynamic_batch, samples_first=False)
+        return _try_export(model, image, encode, dynamic_batch, samples_first=False)
 
 
-def _tried(
+def _try_export(
     model: nn.Module, image: Tensor, encode: nn.Module | None, dynamic_batch: bool, *, samples_first: bool
 ) -> tuple[ExportedProgram, Agreement]:
     try:
@@ -153,7 +153,7 @@ def _tried(
         hint = "; a fixed number of images may work (dynamic_batch=False, --batch N)" if dynamic_batch else ""
         raise BcosError(f"the network cannot be recorded as a graph: {_in_short(reason)}{hint}") from reason
     program = _program(graph, image, dynamic_batch)
-    found = checked(program.module(), model, encode, _batches(image, dynamic_batch), "the exported graph")
+    found = check_agreement(program.module(), model, encode, _batches(image, dynamic_batch), "the exported graph")
     return program, found
 
 
@@ -171,7 +171,7 @@ def _program(graph: ExplainerGraph, image: Tensor, dynamic_batch: bool) -> Expor
         ) from reason
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of this machine
-    program.example_inputs = None  # which may be somebody's image
+    program.example_inputs = None  # which may be a private image
     return program
 
 
@@ -193,7 +193,7 @@ def _check_precision(image: Tensor) -> None:
 def _description(
     program: ExportedProgram, image: Tensor, class_names: Sequence[str] | None, dynamic_batch: bool
 ) -> dict[str, str]:
-    """Metadata of a file; values that are no text are JSON."""
+    """Metadata of a file; values that are not text are JSON."""
     outputs = program.module()(image)
     n_classes = outputs["logits"].shape[1]
     if class_names is not None and len(class_names) != n_classes:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_core.structure import shared_copy
+from bcos_core.module_copy import shared_copy
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer
 from bcos_explain.explainers.feature_map import as_feature_map, last_feature_layer
@@ -24,7 +24,7 @@ Part = Literal["full", "part"]
 
 
 class DisjointCells(nn.Module):
-    """A network on the cells of a grid, each classified for itself: (N, C, n·H, n·W) → (N, n²·K).
+    """A network on the cells of a grid, each classified by itself: (N, C, n·H, n·W) → (N, n²·K).
 
     The logit of class k in cell c, counted row by row, is output ``c · K + k``. With part ``"full"`` each cell
     passes the whole network alone. With ``"part"`` the whole grid passes it up to the last feature map, each
@@ -38,7 +38,7 @@ class DisjointCells(nn.Module):
         cell: (1, C, H, W), one cell as input, to find the last feature map with.
 
     Raises:
-        BcosError: part ``"part"`` of a network whose last features are no map (N, F, h, w).
+        BcosError: part ``"part"`` of a network whose last features are not a map (N, F, h, w).
     """
 
     def __init__(self, model: nn.Module, n: int, part: Part, cell: Tensor) -> None:
@@ -135,19 +135,9 @@ def difull(
 
     Source: Rao, Böhle, Schiele, CVPR 2022, section 3.1.
     """
+    sampled = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
     requested = num_grids if grids is None else len(grids)
-    grids = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
-    game = GridGame(
-        images=images,
-        labels=labels,
-        grids=grids,
-        n=n,
-        smooth=smooth,
-        batch_size=batch_size,
-        encode=encode,
-        progress=progress,
-        requested=requested,
-    )
+    game = GridGame(images, labels, sampled, n, smooth, batch_size, encode, progress, requested)
     return _play(model, explainer, game, "full")
 
 
@@ -186,19 +176,9 @@ def dipart(
 
     Source: Rao, Böhle, Schiele, CVPR 2022, section 3.1.
     """
+    sampled = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
     requested = num_grids if grids is None else len(grids)
-    grids = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
-    game = GridGame(
-        images=images,
-        labels=labels,
-        grids=grids,
-        n=n,
-        smooth=smooth,
-        batch_size=batch_size,
-        encode=encode,
-        progress=progress,
-        requested=requested,
-    )
+    game = GridGame(images, labels, sampled, n, smooth, batch_size, encode, progress, requested)
     return _play(model, explainer, game, "part")
 
 

@@ -5,7 +5,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from bcos_core import functional, norms
-from bcos_core.fused import divide_by_batch_std, is_fusible, scale_by_cosine
+from bcos_core.fused_ops import divide_by_batch_std, is_fusible, scale_by_cosine
 
 EPS = 1e-5
 

@@ -5,10 +5,10 @@ anywhere (biases, norm shifts, positions), so ``f = Σ ∂f/∂x·x + Σ ∂f/�
 the ``b(x)`` of ``f(x) = W(x)·x + b(x)``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,34 +16,28 @@ from torch import Tensor, nn
 from bcos_core.audit import Audit
 from bcos_core.dependence import depends, tensors
 
-if TYPE_CHECKING:
-    from bcos_core.tape import Tape
-
 UNNAMED = "constant"
 FROZEN = " (frozen)"
-"""Ends the name of what depends on the input and is held constant."""
+"""Suffix of the name of a value that depends on the input but is held constant."""
 _NAME = "_bcos_additive_name"
 
 
 class AdditiveTerms:
     """Collects the constants added in one forward pass, each as a leaf of its own for autograd.
 
-    While it is filled, parameters enter every operation detached (see
-    the mode in :mod:`bcos_core.rules`): a tensor then requires a gradient exactly if it depends on the
-    input.
+    While it is filled, parameters enter every operation detached (see :mod:`bcos_core.rules.dispatch`): a tensor
+    then requires a gradient exactly if it depends on the input.
 
     Args:
         model: whose parameters, buffers and other tensors give the terms their names.
-        tape: of dynamic factors, to be filled or given out.
     """
 
-    def __init__(self, model: nn.Module, tape: "Tape | None" = None) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self._named = {id(t): (t, name) for name, t in _tensors_of(model)}
         self._detached: dict[int, Tensor] = {}
         self.names: list[str] = []
         self.leaves: list[Tensor] = []
         self.audit = Audit()
-        self.tape = tape
 
     def without_gradient(self, tensor: Tensor) -> Tensor:
         """`tensor`, detached and named if it is a parameter or buffer of the model, or another leaf."""
@@ -64,7 +58,7 @@ class AdditiveTerms:
         Args:
             value: a number or a tensor.
             beside: (N, ...), the other operand, with which it is promoted to a common type.
-            broadcast: it is broadcast with `beside`, and gets a copy for each of its samples.
+            broadcast: whether it is broadcast with `beside`; it then gets a copy for each sample.
         """
         name = name_of(value) or UNNAMED
         dtype = torch.result_type(beside, value)
@@ -73,45 +67,46 @@ class AdditiveTerms:
             constant = constant.reshape((1,) * (beside.ndim - constant.ndim) + constant.shape)
             if constant.shape[0] == 1:
                 constant = constant.expand(beside.shape[0], *constant.shape[1:])
+        # Autograd sums the gradient of a constant over the batch. A leaf of its own for each use, with a copy for each
+        # sample, keeps samples and uses apart in a single backward pass, whose cost is that of the map alone.
         leaf = constant.clone().requires_grad_()
         self.names.append(name)
         self.leaves.append(leaf)
         self.audit.leaves.add(id(leaf))
-        return leaf.clone()  # no leaf itself: it may be changed in place
+        return leaf.clone()  # a leaf must not be changed in place, a copy may
 
     def shares(self, scores: Tensor, gradients: tuple[Tensor | None, ...]) -> dict[str, Tensor] | None:
-        """``Σ ∂f/∂c·c`` for each sample, (N,), by name; None if some constant has samples elsewhere than in front.
+        """``Σ ∂f/∂c·c`` for each sample, (N,), by name; None if samples are not the first dimension of each.
 
         Args:
             scores: (N,), the explained outputs.
             gradients: of ``scores.sum()`` by each of the leaves.
         """
-        shares: dict[str, Tensor] = {}
-        for name, leaf, gradient in zip(self.names, self.leaves, gradients, strict=True):
-            if gradient is None:  # added inside a frozen factor
-                continue
-            if leaf.ndim == 0 or leaf.shape[0] % len(scores):
-                return None
-            share = _product(gradient, leaf).reshape(len(scores), -1).sum(1)
-            shares[name] = shares[name] + share if name in shares else share
-        return shares
+        used = [leaf for leaf, gradient in zip(self.leaves, gradients, strict=True) if gradient is not None]
+        if any(leaf.ndim == 0 or leaf.shape[0] % len(scores) for leaf in used):
+            return None
+        return self._summed(gradients, lambda share: share.reshape(len(scores), -1).sum(1))
 
     def shares_one_by_one(self, scores: Tensor) -> dict[str, Tensor]:
-        """As :meth:`shares`, in a backward pass for each sample, wherever its dimension is."""
+        """The same as :meth:`shares` for constants of any layout, in a backward pass for each sample."""
         if not self.leaves:
             return {}
-        rows: list[dict[str, Tensor]] = []
-        for score in scores:
-            row: dict[str, Tensor] = {}
-            gradients = torch.autograd.grad(score, self.leaves, retain_graph=True, allow_unused=True)
-            for name, leaf, gradient in zip(self.names, self.leaves, gradients, strict=True):
-                if gradient is not None:
-                    share = _product(gradient, leaf).sum()
-                    row[name] = row[name] + share if name in row else share
-            rows.append(row)
+        rows = [
+            self._summed(torch.autograd.grad(score, self.leaves, retain_graph=True, allow_unused=True), torch.sum)
+            for score in scores
+        ]
         names = dict.fromkeys(name for row in rows for name in row)
         zero = torch.zeros_like(scores[0]).detach()
         return {name: torch.stack([row.get(name, zero) for row in rows]) for name in names}
+
+    def _summed(self, gradients: tuple[Tensor | None, ...], total: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Totals of ``∂f/∂c·c`` by name; what is added inside a frozen factor has no gradient."""
+        sums: dict[str, Tensor] = {}
+        for name, leaf, gradient in zip(self.names, self.leaves, gradients, strict=True):
+            if gradient is not None:
+                share = total(_product(gradient, leaf))
+                sums[name] = sums[name] + share if name in sums else share
+        return sums
 
 
 def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -135,7 +130,7 @@ _TERMS: ContextVar[AdditiveTerms | None] = ContextVar("bcos_additive_terms", def
 
 
 @contextmanager
-def measured(terms: AdditiveTerms) -> Iterator[None]:
+def collect(terms: AdditiveTerms) -> Iterator[None]:
     """Collect the constants added inside the block into `terms`."""
     token = _TERMS.set(terms)
     try:
@@ -150,7 +145,7 @@ def current_terms() -> AdditiveTerms | None:
 
 
 def shift(x: Tensor, constant: Tensor) -> Tensor:
-    """``x + constant``, measured if somebody asked."""
+    """``x + constant``; the constant is measured where terms are collected."""
     terms = _TERMS.get()
     if terms is None or depends(constant):
         return torch.add(x, constant.to(x.dtype))

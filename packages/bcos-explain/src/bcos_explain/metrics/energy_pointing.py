@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer, Target
-from bcos_explain.metrics.batches import Encode, Progress, each_batch
+from bcos_explain.metrics.batches import Encode, Progress, each_map
 from bcos_explain.metrics.grids import positive_part
 from bcos_explain.metrics.result import MetricResult
 
@@ -79,16 +78,11 @@ def energy_pointing_game(
     """Share of the positive attribution inside of boxes.
 
     Args:
-        model: in eval mode.
-        explainer: channels are summed.
-        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
+        model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`.
         boxes: for each image (B, 4) or (4,): left, top, right, bottom in its pixels. Several boxes are one
             region. See :func:`bcos_explain.metrics.annotations.boxes_in_input` for boxes of the image that was
             resized and cropped.
         target: the class that the boxes show: an integer, or (M,); None for the predicted class.
-        encode: from images to what the network takes; None for encoded images.
-        batch_size: images at once.
-        progress: called with the number of images done and of all images.
         smooth: size of the mean filter that attributions pass first; odd.
 
     Returns:
@@ -149,7 +143,6 @@ def energy_pointing_game_masks(
             f"{tuple(masks.shape)}"
         )
     scores = []
-    for batch in each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress):
-        maps = attribute(explainer, model, batch.x, batch.target)
+    for batch, maps in each_map(model, explainer, images, target, encode, batch_size, progress):
         scores.append(energy_inside(maps, masks[batch.samples].to(maps.device), smooth).cpu())
     return MetricResult(scores=torch.cat(scores), higher_is_better=True)

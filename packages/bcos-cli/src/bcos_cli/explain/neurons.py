@@ -74,8 +74,8 @@ def neuron_rows(
             counter.advance(images=len(images))
     channels = options.channels or tuple(top.strongest(options.strongest))
     found = {channel: top.collected()[channel] for channel in channels}
-    positions = {a.key for best in found.values() for a in best}
-    pictures = images_at(data, index, split, trained.input, positions, reading)
+    strongest = {a.key for best in found.values() for a in best}
+    pictures = images_at(data, index, split, trained.input, strongest, reading)
     rows = []
     for channel, activations in found.items():
         images = torch.stack([pictures[a.key][0] for a in activations])

@@ -223,8 +223,12 @@ def test_images_are_encoded_and_shown_as_they_are_given(colour_net):
 @pytest.mark.parametrize(
     ("targets", "methods", "message"),
     [
-        (3, ("bcos",), r"target must be in \[0, 3\) for 3 outputs"),
-        ([ClassTarget(0, against=7)], ("bcos",), r"target must be in \[0, 3\) for 3 outputs, got values from 7 to 7"),
+        (99, ("bcos",), r"target must be in \[0, (\d+)\) for \1 outputs, got values from 99 to 99"),
+        (
+            [ClassTarget(0, against=99)],
+            ("bcos",),
+            r"target must be in \[0, (\d+)\) for \1 outputs, got values from 99 to 99",
+        ),
         (None, ("bcoss",), "there is no explainer 'bcoss'; did you mean 'bcos'"),
     ],
 )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,7 +73,7 @@ def _item(image: ExplainedImage, labels: list[int], name: str, classes: Sequence
     assert own.receipt is not None
     names = [classes[label] for label in labels]
     return GalleryItem(
-        input=image.image / 255,
+        input=image.image / np.float32(255),
         explanation=own.picture.rgba(own.picture.own_scale),
         map=own.map,
         true_class=classes[image.predicted] if image.predicted in labels else ", ".join(names) or "none",

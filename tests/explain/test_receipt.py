@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bcos_core import BcosConv2d, BcosError, LogitLayer, explain, norms
-from bcos_explain.receipt import by_origin, number, receipts
+from bcos_core.receipt import by_origin, number, receipts
 
 
 class Network(nn.Module):

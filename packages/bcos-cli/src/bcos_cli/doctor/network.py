@@ -18,13 +18,13 @@ from bcos_cli.train.frozen_layers import train_mode
 from bcos_cli.train.micro_batches import plan_batches
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.setup import Setup, make_accelerator
-from bcos_core import BcosLinear, explain
+from bcos_core import BcosLinear
 from bcos_core.additive_terms import UNNAMED
 from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
 from bcos_core.logits import LOGIT_BIAS
 from bcos_core.norms.batch import RunningNorm
-from bcos_core.receipt import receipts
+from bcos_explain import explain_batch
 
 FEW = 8
 """Images below which the statistics of a batch say little."""
@@ -205,15 +205,15 @@ def _is_inside(name: str, named: list[tuple[str, nn.Module]], kinds: tuple[type[
 def _explained(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
     """Contributions must add up; in a B-cos network, nothing but the logit bias should be added to them."""
     try:
-        explanation = explain(network, x, probe=True)
+        images = explain_batch(network, x, probe=True, keep_weight=False)
     except BcosError as reason:
         yield problem(f"it cannot be explained: {reason}")
         return
-    worst = float(explanation.residual.abs().max())
-    yield ok(f"contributions and bias add up to the logit, to {worst:.1e}")
+    explanations = [image.explanations[0] for image in images]
+    rows = [e.receipt for e in explanations if e.receipt is not None]
+    yield ok(f"contributions and bias add up to the logit, to {max(abs(row.residual) for row in rows):.1e}")
     if not is_bcos:
         return
-    rows = [row[0] for row in receipts(explanation, model=network)]
     shares = [
         {origin: abs(value) / (abs(value) + abs(row.contributions)) for origin, value in row.terms.items() if value}
         for row in rows
@@ -223,10 +223,10 @@ def _explained(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
         f"{origin} ({found[origin]:.1%})" for origin in sorted(found, key=lambda o: -found[o]) if origin != LOGIT_BIAS
     ]
     if left:
-        names = [name for name in explanation.bias_terms if name not in (UNNAMED, LOGIT_BIAS)]
+        names = sorted(name for name in explanations[0].bias_terms if name != UNNAMED)
         yield note(
             f"beside contributions, logits have {some(left)} in them, which no picture shows"
-            + (f": {some(sorted(names))}" if names else "")
+            + (f": {some(names)}" if names else "")
         )
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from bcos_cli.config.trust import trusts_runs
 from bcos_cli.evaluate.annotated import load_annotated
 from bcos_cli.evaluate.explanations import ExplanationMetrics
 from bcos_cli.evaluate.options import EvaluationOptions
@@ -38,7 +39,7 @@ def evaluate_photos(
         BcosError: malformed annotations, no image to score, or a metric that works on something else.
     """
     files.check()
-    trained = load_trained(run_or_model, weights)
+    trained = load_trained(run_or_model, weights, trust=trusts_runs())
     options = EvaluationOptions(**{"metrics": ("epg",), **given})
     options.check()
     specs = [spec for spec in metric_specs() if spec.name in options.all_metrics]

@@ -6,6 +6,7 @@ from typing import Any
 from bcos_cli import console
 from bcos_cli.config import Recipe
 from bcos_cli.config.run_recipe import data_of, recipe_of
+from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import Reading
 from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
@@ -69,7 +70,7 @@ def evaluate_run(
     """
     files = files or ScoreFiles()
     files.check()
-    trained = load_trained(run_or_model, weights)
+    trained = load_trained(run_or_model, weights, trust=trusts_runs())
     folder = RunFolder(Path(run_or_model))
     recipe = recipe_of(run_or_model, data=data)
     location = data_of(run_or_model, data)

@@ -13,10 +13,10 @@ from bcos_models import TrainedModel, load_trained
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network in memory, which one request uses at a time."""
+    """A network in memory, used by one request at a time."""
 
     name: str
-    """On the page; no other network there has it."""
+    """Its name on the page, which no other network there has."""
     trained: TrainedModel
     lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -26,7 +26,7 @@ def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> 
 
     Args:
         runs_or_models: each as :func:`bcos_models.load_trained` takes it.
-        weights: of one model by name.
+        weights: a file of weights, for one model by name.
 
     Raises:
         BcosError: as :func:`bcos_models.load_trained`, or weights for several models.

@@ -34,7 +34,7 @@ from bcos_cli.train.micro_batches import odd_for_mixing, plan_batches
 from bcos_cli.train.model import build
 from bcos_cli.train.optimizer import make_optimizer, make_schedule
 from bcos_cli.train.run_folder import RunFolder
-from bcos_cli.train.sample_explanations import Watcher
+from bcos_cli.train.sample_explanations import SampleExplanations
 from bcos_cli.train.selection import Splits
 from bcos_cli.train.train_step import Stepper
 from bcos_core.errors import BcosError
@@ -171,7 +171,7 @@ class Setup:
             multi_label=self.index.multi_label,
         )
 
-    def _watcher(self) -> Watcher | None:
+    def _watcher(self) -> SampleExplanations | None:
         data, count = self.recipe.data, self.recipe.train.explained_images
         if not count or self.sharded or self.learns_embedding or not self.accelerator.is_main_process:
             return None
@@ -179,9 +179,8 @@ class Setup:
         split = self.splits.final
         positions = SampledImages(count, self.index.samples(split)).positions
         found = images_at(data.path, self.index, split, self.trained.input, positions, Reading.of(data))
-        return (
-            Watcher(self.trained, self.folder, torch.stack([image for image, _ in found.values()])) if found else None
-        )
+        images = [image for image, _ in found.values()]
+        return SampleExplanations(self.trained, self.folder, torch.stack(images)) if images else None
 
     def start_trackers(self) -> None:
         """Open the trackers, each with the recipe."""

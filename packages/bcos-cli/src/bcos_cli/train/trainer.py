@@ -279,7 +279,7 @@ class _Run:
             values["steps_left_out"] = progress.left_out
         accelerator.log({k: v for k, v in values.items() if k not in ("epoch", "step", "scored")}, step=progress.step)
         seen = setup.networks[-1]
-        if setup.watcher and not setup.watcher.look(seen, progress.epoch + 1, progress.step, accelerator):
+        if setup.watcher and not setup.watcher.write(seen, progress.epoch + 1, progress.step, accelerator):
             setup.watcher = None
         if accelerator.is_main_process:
             comparable = setup.annealer.is_over(progress.step)  # with what the run ends with

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from bcos_core import explain
+from bcos_core import Explanation, explain
+from bcos_core.targets import Target as OutputTarget
 from bcos_explain.explainers.contract import Target, differentiable
 
 
@@ -27,6 +28,12 @@ class BcosContributions:
         """Explain the logits of `target`."""
         with differentiable(model, x) as leaf:
             return explain(model, leaf, target).contributions.detach().clone()
+
+    def explanation(
+        self, model: nn.Module, x: Tensor, target: OutputTarget = None, *, probe: bool | None = None
+    ) -> Explanation:
+        """Explain outputs with W, bias and all else, as :func:`bcos_core.explain`."""
+        return explain(model, x, target, probe=probe)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from bcos_core import BcosError
+from bcos_core import BcosError, Explanation
 from bcos_core.mode import check_deterministic
+from bcos_core.targets import Target as OutputTarget
 from bcos_core.targets import class_indices as class_indices_of
 from bcos_explain.explainers.remarks import remark
 
@@ -47,6 +48,16 @@ class Explainer(Protocol):
         Raises:
             BcosError: an input, a target or a model that cannot be explained.
         """
+
+
+@runtime_checkable
+class LinearMapExplainer(Explainer, Protocol):
+    """An explainer that reads off the dynamic linear map W itself, so that there is a picture of W and a receipt."""
+
+    def explanation(
+        self, model: nn.Module, x: Tensor, target: OutputTarget = None, *, probe: bool | None = None
+    ) -> Explanation:
+        """Explain outputs exactly, in one forward pass; arguments as of :func:`bcos_core.explain`."""
 
 
 def spatial_map(attribution: Tensor) -> Tensor:

@@ -1,17 +1,21 @@
 """The colour picture of a dynamic linear map."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bcos_core import BcosError
-from bcos_explain.render.arrays import Array, Picture, as_picture, as_tensor
+from bcos_explain.render.arrays import Array, Picture, as_picture, as_tensor, to_bytes, to_floats
+from bcos_explain.render.scale import PERCENTILE, percentile_or_maximum
 
 TINY = 1e-12
 """Added to denominators that may be zero."""
 SMOOTH = 15
-PERCENTILE = 99.5
+"""Side of the mean filter over the opacity of images of 224 pixels (Böhle et al., TPAMI 2024)."""
 
 
 def explanation_image(
@@ -51,35 +55,62 @@ def explanation_image(
     Source: Böhle et al., TPAMI 2024, section 5.3, figure 7; the reference implementation's
         ``gradient_to_image``.
     """
-    colours, strength = explanation_parts(x, weight, smooth=smooth)
-    scale = opaque_at(strength, percentile) if alpha_scale is None else alpha_scale
-    return explanation_of_parts(colours, strength, scale)
+    picture = WeightPicture.of(x, weight, smooth=smooth)
+    if alpha_scale is None:
+        alpha_scale = percentile_or_maximum(picture.strength, percentile) or None
+    return picture.rgba(alpha_scale)
 
 
-def explanation_parts(x: Array, weight: Array, *, smooth: int = SMOOTH) -> tuple[Picture, Picture]:
-    """Colours (H, W, 3) and smoothed norm (H, W) of W, of which :func:`explanation_image` is made.
+@dataclass(frozen=True)
+class WeightPicture:
+    """What has to be kept of W to draw it on a scale that is not known yet."""
 
-    They are what has to be kept of a W whose picture waits for a scale that is common to many.
+    colours: NDArray[np.float64] | NDArray[np.uint8]
+    """(H, W, 3), floats in [0, 1] or 8-bit."""
+    strength: NDArray[np.floating]
+    """(H, W), the smoothed norm."""
 
-    Raises:
-        BcosError: as :func:`explanation_image`.
-    """
-    inputs, w = _checked(x, weight)
-    return as_picture(_colours(w)), _strength(inputs, w, smooth).numpy()
+    @classmethod
+    def of(cls, x: Array, weight: Array, *, smooth: int | None = None) -> "WeightPicture":
+        """Colours and smoothed norm of W.
+
+        Args:
+            x: (C, H, W), the encoded input; so is `weight`, W for one output.
+            smooth: size of the mean filter; None for one in proportion to the image, :func:`smoothing`.
+
+        Raises:
+            BcosError: as :func:`explanation_image`.
+        """
+        inputs, w = _checked(x, weight)
+        size = smoothing(min(w.shape[1:])) if smooth is None else smooth
+        return cls(as_picture(_colours(w)), _strength(inputs, w, size).numpy())
+
+    @property
+    def own_scale(self) -> float | None:
+        """Norm at which a picture on a scale of its own is opaque; None where nothing contributes positively."""
+        return percentile_or_maximum(self.strength) or None
+
+    def compact(self) -> "WeightPicture":
+        """The same in 8 and 32 bits, a quarter of the size."""
+        return WeightPicture(to_bytes(self.colours), self.strength.astype(np.float32))
+
+    def rgba(self, alpha_scale: float | None = None) -> Picture:
+        """Picture (H, W, 4), opaque where the norm reaches `alpha_scale`.
+
+        None, the scale of maps without positive contributions, leaves everything transparent.
+
+        Raises:
+            BcosError: a scale that is not positive.
+        """
+        if alpha_scale is not None and not alpha_scale > 0:
+            raise BcosError(f"alpha_scale must be positive, got {alpha_scale}; use None for the picture's own")
+        alpha = np.zeros_like(self.strength) if alpha_scale is None else (self.strength / alpha_scale).clip(0, 1)
+        return np.concatenate([to_floats(self.colours), alpha[..., None]], axis=-1)
 
 
-def explanation_of_parts(colours: Picture, strength: Picture, alpha_scale: float | None) -> Picture:
-    """RGBA (H, W, 4) from colours (H, W, 3) and norm (H, W), opaque from `alpha_scale` on.
-
-    None, which is the scale of maps without positive contributions, leaves everything transparent.
-
-    Raises:
-        BcosError: a scale that is not positive.
-    """
-    if alpha_scale is not None and not alpha_scale > 0:
-        raise BcosError(f"alpha_scale must be positive, got {alpha_scale}; use None for the picture's own")
-    alpha = np.zeros_like(strength) if alpha_scale is None else (strength / alpha_scale).clip(0, 1)
-    return np.concatenate([colours, alpha[..., None]], axis=-1)
+def smoothing(size: int) -> int:
+    """Odd side of the mean filter for images of `size` pixels, in proportion to 15 at 224."""
+    return 2 * round(SMOOTH * size / 224 / 2 - 0.5) + 1
 
 
 def common_alpha_scale(
@@ -103,7 +134,7 @@ def common_alpha_scale(
     if len(inputs) != len(weights):
         raise BcosError(f"x and weight must be as many, got {len(inputs)} and {len(weights)}")
     strengths = [_strength(*_checked(i, w), smooth) for i, w in zip(inputs, weights, strict=True)]
-    return opaque_at(torch.stack(strengths).numpy(), percentile)
+    return percentile_or_maximum(torch.stack(strengths).numpy(), percentile) or None
 
 
 def _checked(x: Array, weight: Array) -> tuple[Tensor, Tensor]:
@@ -138,14 +169,3 @@ def _strength(x: Tensor, weight: Tensor, smooth: int) -> Tensor:
     shortest = min(norm.shape)
     size = min(smooth, shortest if shortest % 2 else shortest - 1)
     return F.avg_pool2d(norm[None], size, stride=1, padding=size // 2)[0] if size > 1 else norm
-
-
-def opaque_at(strength: Picture, percentile: float = PERCENTILE) -> float | None:
-    """The percentile of strengths of any shape, their maximum where that is 0, None where that is 0 too.
-
-    Raises:
-        BcosError: a percentile outside [0, 100].
-    """
-    if not 0 <= percentile <= 100:
-        raise BcosError(f"percentile must be in [0, 100], got {percentile}")
-    return float(np.percentile(strength, percentile)) or float(strength.max()) or None

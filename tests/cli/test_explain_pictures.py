@@ -10,14 +10,13 @@ import torch
 from PIL import Image
 
 from bcos_cli.data.input_image import read_image
-from bcos_cli.explain.answers import Asker
+from bcos_cli.explain.batch import explain_images
 from bcos_cli.explain.files import explain_files
 from bcos_cli.explain.options import PictureOptions
 from bcos_cli.explain.sheets import percent
-from bcos_cli.explain.targets import Question, Wanted
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
-from bcos_explain import explanation_image, get_explainer
+from bcos_explain import ClassTarget, explain_batch, explanation_image
 from bcos_explain.render import common_alpha_scale, contribution_rgb, on_background, smoothing, symmetric_limit
 from bcos_models import load_trained
 
@@ -129,12 +128,12 @@ def test_contrast_of_a_method_that_is_the_same_for_both_classes_is_zero_and_says
     def blind(model, x, target):  # up to rounding
         return x.sum(1) * (1 + 1e-7 * target.reshape(-1, 1, 1))
 
-    asker = Asker(trained, {"blind": blind})
-    for subject in asker.answer(images, [Question(1), Question(1, 0)]):
-        alone, contrast = subject.answers
+    targets = [ClassTarget(1), ClassTarget(1, 0)]
+    for image in explain_batch(trained.model, images, targets, {"blind": blind}, encode=trained.encode):
+        alone, contrast = image.explanations
         assert not alone.remarks
         assert [str(r) for r in contrast.remarks] == ["the map is zero: its parts cancel, up to rounding"]
-        assert not subject.arrays["map.1"].any()
+        assert not contrast.map.any()
 
 
 def test_receipt_says_what_the_logit_is_made_of(run, pictures, tmp_path):
@@ -289,34 +288,12 @@ def test_rows_of_many_explanations_are_cut(run, make_tree, bcos):
     assert "… and 2 more in out/explanations.json" in out
 
 
-def test_half_the_images_at_a_time_where_memory_runs_out(run, pictures, monkeypatch):
+def test_same_targets_can_be_explained_for_all(run, pictures):
     trained = load_trained(run)
     images = torch.stack([read_image(pictures / f"{i}.png", trained.input).pixels for i in range(3)])
-    asker = Asker(trained, {"bcos": get_explainer("bcos")})
-    expected = asker.answer(images, Wanted())
-    sizes = []
-    whole = Asker._answer
-
-    def small(self, images, wanted):
-        sizes.append(len(images))
-        if len(images) > 1:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return whole(self, images, wanted)
-
-    monkeypatch.setattr(Asker, "_answer", small)
-    found = asker.answer(images, Wanted())
-    assert sizes == [3, 1, 1, 1]
-    for a, b in zip(found, expected, strict=True):
-        assert a.answers[0].question == b.answers[0].question
-        np.testing.assert_allclose(a.arrays["map.0"], b.arrays["map.0"], atol=1e-6)
-
-
-def test_same_questions_can_be_asked_of_all(run, pictures):
-    trained = load_trained(run)
-    images = torch.stack([read_image(pictures / f"{i}.png", trained.input).pixels for i in range(3)])
-    asker = Asker(trained, {"bcos": get_explainer("bcos")})
-    subjects = asker.answer(images, [Question(2), Question(0, 2)])
-    assert [[a.question for a in s.answers] for s in subjects] == [[Question(2), Question(0, 2)]] * 3
+    targets = [ClassTarget(2), ClassTarget(0, 2)]
+    found = explain_images(trained, images, targets)
+    assert [[e.target for e in image.explanations] for image in found] == [targets] * 3
 
 
 def test_options_are_checked():

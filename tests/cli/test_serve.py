@@ -17,7 +17,7 @@ from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.input_image import read_image
 from bcos_cli.serve.address import Address
 from bcos_cli.serve.networks import Network, load_networks
-from bcos_cli.serve.requests import Answerer, UnexplainedError, methods_offered
+from bcos_cli.serve.requests import PageExplainer, UnexplainedError, methods_offered
 from bcos_cli.serve.results import problem, results
 from bcos_cli.serve.uploads import Limits, read_upload
 from bcos_cli.train.model import build
@@ -39,8 +39,8 @@ def run(recipe, tmp_path):
 
 
 @pytest.fixture
-def answerer(run):
-    return Answerer(load_networks([run]), Limits())
+def explainer(run):
+    return PageExplainer(load_networks([run]), Limits())
 
 
 @pytest.fixture
@@ -82,11 +82,11 @@ def array_of(figure):
     return np.load(io.BytesIO(base64.b64decode(figure["data-npy"])), allow_pickle=False)
 
 
-def shown(answerer, path, *, target=None, methods=("bcos",), layout="side by side"):
-    look = answerer.look(path, next(iter(answerer.networks)))
-    target = look.target(target)
-    answers = {method: answerer.explain(look, target, method) for method in methods}
-    return Figures(results(look, target, path.name, answers, layout=layout))
+def shown(explainer, path, *, target=None, methods=("bcos",), layout="side by side"):
+    prediction = explainer.predict(path, next(iter(explainer.networks)))
+    target = prediction.target(target)
+    answers = {method: explainer.explain(prediction, target, method) for method in methods}
+    return Figures(results(prediction, target, path.name, answers, layout=layout))
 
 
 def exactly(run, path, target=None):
@@ -95,8 +95,8 @@ def exactly(run, path, target=None):
 
 
 @pytest.mark.parametrize("target", [None, 0, 1, 2])
-def test_the_map_on_the_page_is_that_of_the_exact_explanation(target, run, answerer, picture):
-    page = shown(answerer, picture(), target=target)
+def test_the_map_on_the_page_is_that_of_the_exact_explanation(target, run, explainer, picture):
+    page = shown(explainer, picture(), target=target)
     (figure,) = page.of("map")
     expected = exactly(run, picture(), target)
     assert (figure["data-width"], figure["data-height"], figure["data-unit"]) == ("16", "16", "logit")
@@ -106,8 +106,8 @@ def test_the_map_on_the_page_is_that_of_the_exact_explanation(target, run, answe
     assert "✓ adds up" in page.text
 
 
-def test_the_input_on_the_page_is_what_the_network_sees(run, answerer, picture):
-    page = shown(answerer, picture())
+def test_the_input_on_the_page_is_what_the_network_sees(run, explainer, picture):
+    page = shown(explainer, picture())
     sources = [a["src"] for tag, a in page.elements if tag == "img"]
     assert len(sources) == 3  # input, W, contributions
     seen = read_image(picture(), load_trained(run).input).pixels.permute(1, 2, 0).numpy()
@@ -116,8 +116,8 @@ def test_the_input_on_the_page_is_what_the_network_sees(run, answerer, picture):
     assert "24×16 pixels, seen as 16×16" in page.text
 
 
-def test_overlays_are_painted_on_the_input_and_keep_the_values(answerer, picture):
-    apart, over = (shown(answerer, picture(), layout=layout) for layout in ("side by side", "overlay"))
+def test_overlays_are_painted_on_the_input_and_keep_the_values(explainer, picture):
+    apart, over = (shown(explainer, picture(), layout=layout) for layout in ("side by side", "overlay"))
     assert array_of(apart.of("map")[0]).tobytes() == array_of(over.of("map")[0]).tobytes()
     first, second = ([a["src"] for tag, a in page.elements if tag == "img"] for page in (apart, over))
     assert first[0] == second[0]
@@ -125,17 +125,17 @@ def test_overlays_are_painted_on_the_input_and_keep_the_values(answerer, picture
     assert first[2] != second[2]
 
 
-def test_probabilities_and_their_order_are_those_of_the_network(run, answerer, picture):
-    look = answerer.look(picture(), "run")
+def test_probabilities_and_their_order_are_those_of_the_network(run, explainer, picture):
+    prediction = explainer.predict(picture(), "run")
     expected = exactly(run, picture()).logits[0].sigmoid()
-    np.testing.assert_allclose(look.probabilities, expected.numpy(), rtol=1e-4)
-    assert list(look.order) == expected.argsort(descending=True).tolist()
-    assert look.top == [(k, look.probabilities[k]) for k in look.order]
+    np.testing.assert_allclose(prediction.probabilities, expected.numpy(), rtol=1e-4)
+    assert list(prediction.order) == expected.argsort(descending=True).tolist()
+    assert prediction.top == [(k, prediction.probabilities[k]) for k in prediction.order]
 
 
-def test_each_method_has_its_map(run, answerer, picture):
+def test_each_method_has_its_map(run, explainer, picture):
     methods = ("bcos", "input_x_gradient", "gradcam")
-    page = shown(answerer, picture(), target=1, methods=methods)
+    page = shown(explainer, picture(), target=1, methods=methods)
     figures = page.of("map")
     assert [f["data-unit"] for f in figures] == ["logit", "", ""]
     trained = load_trained(run)
@@ -147,40 +147,40 @@ def test_each_method_has_its_map(run, answerer, picture):
     assert page.text.count("not exact, per pixel") == 2
 
 
-def test_a_method_that_cannot_is_one_line_and_the_others_are_shown(answerer, picture):
-    look = answerer.look(picture(), "run")
+def test_a_method_that_cannot_is_one_line_and_the_others_are_shown(explainer, picture):
+    prediction = explainer.predict(picture(), "run")
     with pytest.raises(UnexplainedError, match="needs a transformer") as caught:
-        answerer.explain(look, 0, "attention_rollout")
-    answers = {"attention_rollout": str(caught.value), "bcos": answerer.explain(look, 0, "bcos"), "lime": None}
-    html = results(look, 0, "noise.png", answers)
+        explainer.explain(prediction, 0, "attention_rollout")
+    answers = {"attention_rollout": str(caught.value), "bcos": explainer.explain(prediction, 0, "bcos"), "lime": None}
+    html = results(prediction, 0, "noise.png", answers)
     page = Figures(html)
     assert len(page.of("map")) == 1
     assert re.search(r'<p class="bcos-problem" role="alert">attention_rollout: [^<\n]*transformer[^<\n]*</p>', html)
     assert "working …" in page.text
 
 
-def test_a_method_with_a_bug_is_one_line(answerer, picture, monkeypatch):
+def test_a_method_with_a_bug_is_one_line(explainer, picture, monkeypatch):
     def broken(name):
         def explainer(model, x, target=None):
             raise RuntimeError("first\nsecond")
 
         return explainer
 
-    monkeypatch.setattr("bcos_cli.serve.requests.get_explainer", broken)
+    monkeypatch.setattr("bcos_explain.batch.get_explainer", broken)
     with pytest.raises(UnexplainedError, match=r"^it failed: RuntimeError: first$"):
-        answerer.explain(answerer.look(picture(), "run"), 0, "gradient")
+        explainer.explain(explainer.predict(picture(), "run"), 0, "gradient")
 
 
-def test_a_class_or_network_that_is_not_there_is_refused(answerer, picture):
+def test_a_class_or_network_that_is_not_there_is_refused(explainer, picture):
     with pytest.raises(UnexplainedError, match="there is no class 3; this network has 3"):
-        answerer.explain(answerer.look(picture(), "run"), 3, "bcos")
+        explainer.explain(explainer.predict(picture(), "run"), 3, "bcos")
     with pytest.raises(BcosError, match="there is no network 'other' here; choose one of run"):
-        answerer.look(picture(), "other")
+        explainer.predict(picture(), "other")
 
 
-def test_hostile_names_stay_text(answerer, picture):
-    look = answerer.look(picture(), "run")
-    html = results(look, 2, EVIL, {"bcos": answerer.explain(look, 2, "bcos"), EVIL: EVIL}) + problem(EVIL)
+def test_hostile_names_stay_text(explainer, picture):
+    prediction = explainer.predict(picture(), "run")
+    html = results(prediction, 2, EVIL, {"bcos": explainer.explain(prediction, 2, "bcos"), EVIL: EVIL}) + problem(EVIL)
     page = Figures(html)
     assert {tag for tag, _ in page.elements} & {"script"} == set()
     assert all(a["src"].startswith("data:image/png") for tag, a in page.elements if tag == "img")
@@ -189,32 +189,34 @@ def test_hostile_names_stay_text(answerer, picture):
     assert page.of("map")[0]["data-file"].endswith(".2.bcos.npy")
 
 
-def test_answers_are_remembered_until_the_image_changes(answerer, picture):
+def test_answers_are_remembered_until_the_image_changes(explainer, picture):
     path = picture()
-    look = answerer.look(path, "run")
-    assert answerer.look(path, "run") is look
-    assert answerer.explain(look, 0, "bcos") is answerer.explain(look, 0, "bcos")
-    assert answerer.look(picture(seed=1), "run") is not look
+    prediction = explainer.predict(path, "run")
+    assert explainer.predict(path, "run") is prediction
+    assert explainer.explain(prediction, 0, "bcos") is explainer.explain(prediction, 0, "bcos")
+    assert explainer.predict(picture(seed=1), "run") is not prediction
 
 
-def test_requests_at_the_same_time_do_not_disturb_each_other(answerer, picture):
+def test_requests_at_the_same_time_do_not_disturb_each_other(explainer, picture):
     paths = [picture(f"{i}.png", seed=i) for i in range(4)]
     found = {}
 
     def ask(path):
-        look = answerer.look(path, "run")
-        found[path] = {m: answerer.explain(look, 1, m).arrays["map.0"] for m in ("bcos", "input_x_gradient")}
+        prediction = explainer.predict(path, "run")
+        found[path] = {m: explainer.explain(prediction, 1, m).explanations[0].map for m in ("bcos", "input_x_gradient")}
 
     threads = [Thread(target=ask, args=(path,)) for path in paths]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    alone = Answerer(answerer.networks, Limits())
+    alone = PageExplainer(explainer.networks, Limits())
     for path in paths:
-        look = alone.look(path, "run")
+        prediction = alone.predict(path, "run")
         for method, map in found[path].items():
-            np.testing.assert_allclose(map, alone.explain(look, 1, method).arrays["map.0"], rtol=1e-4, atol=1e-7)
+            np.testing.assert_allclose(
+                map, alone.explain(prediction, 1, method).explanations[0].map, rtol=1e-4, atol=1e-7
+            )
 
 
 def test_exact_methods_are_offered_first():
@@ -364,38 +366,38 @@ def test_gradio_gets_its_limits_and_shares_nothing(tmp_path):
     assert options["theme"]._stylesheets == []
 
 
-def test_the_function_of_the_page_answers_step_by_step(answerer, picture):
+def test_the_function_of_the_page_answers_step_by_step(explainer, picture):
     pytest.importorskip("gradio", reason="gradio is not installed")
-    from bcos_cli.serve.page import PREDICTED, answer
+    from bcos_cli.serve.page import PREDICTED, explain_upload
 
-    steps = list(answer(answerer, str(picture()), "run", PREDICTED, ["gradcam", "bcos"], "side by side"))
+    steps = list(explain_upload(explainer, str(picture()), "run", PREDICTED, ["gradcam", "bcos"], "side by side"))
     assert len(steps) == 3  # predictions, bcos, gradcam
-    look = answerer.look(picture(), "run")
-    assert [k for _, k in steps[0][0].choices] == list(look.order)
-    assert steps[0][0].value == look.order[0]
+    prediction = explainer.predict(picture(), "run")
+    assert [k for _, k in steps[0][0].choices] == list(prediction.order)
+    assert steps[0][0].value == prediction.order[0]
     middle, last = Figures(steps[1][1]), Figures(steps[2][1])
     assert (len(middle.of("map")), "working …" in middle.text) == (1, True)
     assert (len(last.of("map")), "working …" in last.text) == (2, False)
-    ((_, html),) = answer(answerer, None, "run", PREDICTED, ["bcos"], "overlay")
+    ((_, html),) = explain_upload(explainer, None, "run", PREDICTED, ["bcos"], "overlay")
     assert "Drop an image" in html
     Path("junk.png").write_bytes(b"junk")
-    ((_, html),) = answer(answerer, "junk.png", "run", PREDICTED, ["bcos"], "overlay")
+    ((_, html),) = explain_upload(explainer, "junk.png", "run", PREDICTED, ["bcos"], "overlay")
     assert html.startswith('<p class="bcos-problem" role="alert">junk.png: cannot be read: this is no image')
-    _, (_, html) = answer(answerer, str(picture()), "run", 0, [], "overlay")
+    _, (_, html) = explain_upload(explainer, str(picture()), "run", 0, [], "overlay")
     assert "no method is chosen; tick one" in html
 
 
-def test_a_request_stops_when_the_same_visitor_asks_again(answerer, picture):
+def test_a_request_stops_when_the_same_visitor_asks_again(explainer, picture):
     pytest.importorskip("gradio", reason="gradio is not installed")
     from bcos_cli.serve.page import PREDICTED, Turn, respond
 
     asked = (str(picture()), "run", PREDICTED, ["bcos", "gradcam", "gradient"], "side by side")
     turn, other = Turn(), Turn()
-    first = respond(answerer, turn, *asked)
+    first = respond(explainer, turn, *asked)
     next(first)
     next(first)
-    assert len(list(respond(answerer, other, *asked))) == 5  # predictions, three methods, nothing
-    assert len(list(respond(answerer, turn, *asked))) == 5
+    assert len(list(respond(explainer, other, *asked))) == 5  # predictions, three methods, nothing
+    assert len(list(respond(explainer, turn, *asked))) == 5
     left = list(first)
     assert len(left) == 1
     assert not any(isinstance(update, str) for update in left[0])

@@ -1,44 +1,45 @@
 import pytest
 import torch
 
-from bcos_cli.explain.targets import Question, as_indices, class_text, slugs, wanted
+from bcos_cli.explain.targets import class_text, slugs, target_choice, target_text
 from bcos_core import BcosError
+from bcos_explain import ClassTarget
 
 CLASSES = ["cat", "dog", "a:b", "b", "3d"]
 LOGITS = torch.tensor([[0.0, 3.0, 1.0, 2.0, -1.0], [5.0, 3.0, 1.0, 2.0, -1.0]])
 
 
-def asked(targets=(), top_k=None, contrasts=()):
-    return wanted(targets, top_k, contrasts, CLASSES).of(LOGITS)
+def chosen(targets=(), top_k=None, contrasts=()):
+    return target_choice(targets, top_k, contrasts, CLASSES)(LOGITS)
 
 
-def q(*targets):
-    return [Question(*t) if isinstance(t, tuple) else Question(t) for t in targets]
+def of(*targets):
+    return [ClassTarget(*t) if isinstance(t, tuple) else ClassTarget(t) for t in targets]
 
 
 def test_the_predicted_class_is_explained_unless_something_is_named():
-    assert asked() == [q(1), q(0)]
-    assert asked(targets=["b", "0"]) == [q(3, 0), q(3, 0)]
+    assert chosen() == [of(1), of(0)]
+    assert chosen(targets=["b", "0"]) == [of(3, 0), of(3, 0)]
 
 
 def test_most_likely_classes_come_in_order():
-    assert asked(top_k=3) == [q(1, 3, 2), q(0, 1, 3)]
+    assert chosen(top_k=3) == [of(1, 3, 2), of(0, 1, 3)]
 
 
 def test_named_classes_come_first_and_count_once():
-    assert asked(targets=["dog"], top_k=2) == [q(1, 3, 2), q(1, 0, 3)]
+    assert chosen(targets=["dog"], top_k=2) == [of(1, 3, 2), of(1, 0, 3)]
 
 
 def test_contrast_shows_both_classes_and_the_difference():
-    assert asked(contrasts=["cat:dog"]) == [q(0, 1, (0, 1))] * 2
+    assert chosen(contrasts=["cat:dog"]) == [of(0, 1, (0, 1))] * 2
 
 
 def test_predicted_class_is_contrasted_and_with_the_runner_up_where_it_is_the_other_one():
-    assert asked(contrasts=["dog"]) == [q(1, 3, (1, 3)), q(0, 1, (0, 1))]
+    assert chosen(contrasts=["dog"]) == [of(1, 3, (1, 3)), of(0, 1, (0, 1))]
 
 
-def test_nothing_is_asked_twice():
-    assert asked(targets=["cat"], contrasts=["cat:dog", "dog:cat"]) == [q(0, 1, (0, 1), (1, 0))] * 2
+def test_nothing_is_explained_twice():
+    assert chosen(targets=["cat"], contrasts=["cat:dog", "dog:cat"]) == [of(0, 1, (0, 1), (1, 0))] * 2
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_nothing_is_asked_twice():
 )
 def test_names_may_hold_colons(text, pair):
     """In the first case a class has that very name: why what is predicted, and not it."""
-    assert asked(contrasts=[text])[0][-1] == Question(*pair)
+    assert chosen(contrasts=[text])[0][-1] == ClassTarget(*pair)
 
 
 @pytest.mark.parametrize(
@@ -61,20 +62,14 @@ def test_names_may_hold_colons(text, pair):
         ({"targets": ["²"]}, "there is no class '²'"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(given, message):
+def test_what_cannot_be_explained_is_refused(given, message):
     with pytest.raises(BcosError, match=message):
-        asked(**given)
+        chosen(**given)
 
 
 def test_a_single_class_is_contrasted_with_nothing():
     with pytest.raises(BcosError, match="a network of one class has nothing to compare it with"):
-        wanted([], None, ["cat"], ["cat"])
-
-
-def test_indices_repeat_the_last_question_of_those_that_have_fewer():
-    targets, against = as_indices([q(1, (2, 3)), q(4)], torch.device("cpu"))
-    assert targets.tolist() == [[1, 2], [4, 4]]
-    assert against.tolist() == [[-1, 3], [-1, -1]]
+        target_choice([], None, ["cat"], ["cat"])
 
 
 def test_parts_of_file_names_are_safe_distinct_and_short():
@@ -85,4 +80,4 @@ def test_parts_of_file_names_are_safe_distinct_and_short():
 
 def test_numbers_as_names_are_said_to_be_classes():
     assert class_text(1, ["243", "7"]) == "class 7"
-    assert Question(0, 1).text(["cat", "7"]) == "cat, not class 7"
+    assert target_text(ClassTarget(0, 1), ["cat", "7"]) == "cat, not class 7"

@@ -1,26 +1,29 @@
-"""One scale for many maps, which need not be in memory together."""
+"""The scale of a map or of many: a percentile, or the maximum where that is zero."""
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bcos_core import BcosError
-from bcos_explain.render.arrays import Picture
-from bcos_explain.render.colour import PERCENTILE
 
-SMOOTH_224 = 15
-"""Side of the mean filter over the opacity of images of 224 pixels (Böhle et al., TPAMI 2024)."""
+PERCENTILE = 99.5
 
 
-def smoothing(size: int) -> int:
-    """Odd side of the mean filter for images of `size` pixels, in proportion to 15 at 224."""
-    return 2 * round(SMOOTH_224 * size / 224 / 2 - 0.5) + 1
+def percentile_or_maximum(values: NDArray[Any], percentile: float = PERCENTILE) -> float:
+    """The percentile of non-negative values of any shape, their maximum where that is 0.
+
+    Raises:
+        BcosError: a percentile outside [0, 100].
+    """
+    _check(percentile)
+    return float(np.percentile(values, percentile)) or float(values.max())
 
 
-def percentile_of_many(arrays: Iterable[Picture], count: int, percentile: float = PERCENTILE) -> float:
-    """The percentile of all non-negative values of all arrays, their maximum where that is 0.
+def percentile_of_many(arrays: Iterable[NDArray[Any]], count: int, percentile: float = PERCENTILE) -> float:
+    """As :func:`percentile_or_maximum` of all values of all arrays, which need not be in memory together.
 
     What ``numpy.percentile`` gives for the arrays joined together, exactly; only the values above the
     percentile are held in memory.
@@ -33,8 +36,7 @@ def percentile_of_many(arrays: Iterable[Picture], count: int, percentile: float 
     Raises:
         BcosError: no values, another number of them than `count`, or a percentile outside [0, 100].
     """
-    if not 0 <= percentile <= 100:
-        raise BcosError(f"percentile must be in [0, 100], got {percentile}")
+    _check(percentile)
     position = percentile / 100 * (count - 1)
     keep = count - math.floor(position)
     largest: NDArray[np.float64] = np.empty(0)
@@ -48,3 +50,8 @@ def percentile_of_many(arrays: Iterable[Picture], count: int, percentile: float 
     largest.sort()
     above = largest[min(1, keep - 1)]
     return float(largest[0] + (above - largest[0]) * (position - math.floor(position))) or float(largest[-1])
+
+
+def _check(percentile: float) -> None:
+    if not 0 <= percentile <= 100:
+        raise BcosError(f"percentile must be in [0, 100], got {percentile}")

@@ -8,7 +8,7 @@ import torch
 
 from bcos_cli.train.model import build
 from bcos_cli.train.run_folder import RunFolder
-from bcos_cli.train.sample_explanations import Watcher
+from bcos_cli.train.sample_explanations import SampleExplanations
 
 
 class Tracker:
@@ -47,9 +47,9 @@ def look(recipe, tmp_path):
     def with_trackers(*trackers):
         trained = build(recipe(), ["a", "b", "c"])
         images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
-        watcher = Watcher(trained, RunFolder(tmp_path), images)
+        samples = SampleExplanations(trained, RunFolder(tmp_path), images)
         accelerator = SimpleNamespace(device=torch.device("cpu"), trackers=trackers)
-        assert watcher.look(trained.model, 1, 10, accelerator)
+        assert samples.write(trained.model, 1, 10, accelerator)
 
     return with_trackers
 

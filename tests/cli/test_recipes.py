@@ -11,7 +11,7 @@ import yaml
 
 from bcos_cli.config import load_recipe, validate_recipe
 from bcos_cli.plugins import recipes
-from bcos_cli.train.setup import decay_of
+from bcos_cli.train.ema import decay_of
 from bcos_core.norms import norm_names
 from bcos_core.plugins import resolve
 from bcos_models import get_spec, list_models

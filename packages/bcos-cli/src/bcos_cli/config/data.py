@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bcos_cli.config.base import Count, Positive, Probability, Rate, Section
+from bcos_cli.config.section import Count, Positive, Probability, Rate, Section
+from bcos_core.errors import BcosError
 
 
 class RandAugment(Section):
@@ -84,6 +85,17 @@ class Data(Section):
     """Folder for copies of remote shards; null for none."""
     cache_gb: Rate = 100.0
     """Size in GB to which the least recently used copies are removed."""
+
+    @property
+    def location(self) -> str:
+        """``path``, where there has to be one.
+
+        Raises:
+            BcosError: there is none.
+        """
+        if self.path is None:
+            raise BcosError("there are no data to train on; give a folder of shards with --data")
+        return self.path
 
     @model_validator(mode="after")
     def _one_thing_chooses(self) -> "Data":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from bcos_cli.config.base import Count, Positive, Section
+from bcos_cli.config.section import Count, Positive, Section
 
 
 class Evaluation(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bcos_cli.config.base import NonNegative, Positive, Probability, Rate, Section
+from bcos_cli.config.section import NonNegative, Positive, Probability, Rate, Section
 
 
 class Optimizer(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bcos_cli.config.base import Count, NonNegative, Positive, Probability, Rate, Section
+from bcos_cli.config.section import Count, NonNegative, Positive, Probability, Rate, Section
 from bcos_core.errors import BcosError
 
 Precision = Literal["no", "bf16", "fp16", "float64"]

@@ -23,7 +23,7 @@ def check_data(run: PlannedRun) -> Findings:
     for split in _splits(run):
         yield ok(f"split {split}: {index.samples(split):,} images in {len(index.of(split)):,} shards")
     if run.splits.role == "val":
-        yield ok("; ".join(run.splits.told(run.recipe, index)))
+        yield ok("; ".join(run.splits.summary(run.recipe.train, run.recipe.early_stopping, index)))
     if run.splits.train == run.splits.final:
         yield note("train_split and test_split are the same: scores will be those of images that were learned")
     yield from _all_of_them(run) if run.hashes else _at_a_glance(run)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.train.selection import Splits
+from bcos_cli.train.validation_split import Splits
 
 Status = Literal["ok", "note", "problem"]
 """``note``: the run works, but its owner may not know this."""
@@ -41,13 +41,12 @@ class PlannedRun:
     @property
     def data(self) -> str:
         """Folder or URL of the shards."""
-        assert self.recipe.data.path is not None
-        return self.recipe.data.path
+        return self.recipe.data.location
 
     @functools.cached_property
     def splits(self) -> Splits:
         """What is trained on, what chooses, and what is scored in the end."""
-        return Splits.of(self.recipe, self.index)
+        return Splits.of(self.recipe.data, self.index)
 
 
 def ok(text: str) -> Finding:

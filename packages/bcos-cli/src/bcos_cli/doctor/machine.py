@@ -9,10 +9,10 @@ import torch
 
 from bcos_cli.config import load_recipe
 from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem
+from bcos_cli.train.accelerator import make_accelerator
+from bcos_cli.train.batch_size import plan_batches
 from bcos_cli.train.checkpoint import Checkpoints
-from bcos_cli.train.micro_batches import plan_batches
-from bcos_cli.train.run_folder import RunFolder, what_keeps_from_resuming
-from bcos_cli.train.setup import make_accelerator
+from bcos_cli.train.run_folder import RunFolder, changed_keys
 from bcos_core.errors import BcosError
 from bcos_models import get_spec, is_model
 
@@ -101,7 +101,7 @@ def _disk(run: PlannedRun, checkpoint_bytes: int | None) -> Findings:
 def _trackers(run: PlannedRun) -> Findings:
     names = run.recipe.train.trackers
     try:
-        make_accelerator(run.recipe, run.out)
+        make_accelerator(run.recipe.train, run.out)
     except BcosError as reason:
         yield problem(str(reason))
     else:
@@ -119,7 +119,7 @@ def _folder(run: PlannedRun) -> Findings:
     if folder.is_in_use():
         yield problem(f"another process is training into {name!r}; choose another folder with --out")
         return
-    changed = what_keeps_from_resuming(load_recipe(str(folder.config), needs=()), run.recipe)
+    changed = changed_keys(load_recipe(str(folder.config), needs=()), run.recipe)
     if changed:
         yield problem(f"{name!r} has a run of another recipe ({'; '.join(changed[:4])}); choose another with --out")
         return

@@ -22,7 +22,7 @@ from bcos_cli.data.loader import Batches
 from bcos_cli.evaluate.samplers import Collector
 from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.processes.group import largest, total
-from bcos_cli.train.finite import check_finite
+from bcos_cli.train.nonfinite_loss import check_finite
 from bcos_core.errors import BcosError
 
 CALIBRATION_BINS = 15

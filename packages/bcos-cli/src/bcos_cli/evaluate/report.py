@@ -21,8 +21,8 @@ from bcos_cli.train.distillation import Agreement
 from bcos_cli.train.epoch_score import role_of
 from bcos_cli.train.losses import loss_of_scores
 from bcos_cli.train.run_folder import RunFolder
-from bcos_cli.train.selection import chooses
 from bcos_cli.train.trainer import TrainingResult
+from bcos_cli.train.validation_split import chooses
 from bcos_core.errors import BcosError
 from bcos_explain.metrics import write_results
 from bcos_explain.report import Confusion, NeuronRow, ReportData, write_report

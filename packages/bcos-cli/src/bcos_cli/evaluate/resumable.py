@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Strict, TypeAdapter, ValidationError
 
-from bcos_cli.config.base import Count
+from bcos_cli.config.section import Count
 from bcos_core.errors import BcosError, shown
 
 Part = dict[str, Any]

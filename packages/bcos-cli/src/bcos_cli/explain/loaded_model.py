@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.config.trust import check_trusted, is_address, trusts_runs
 from bcos_cli.data.reading import Reading
-from bcos_cli.train.finite import check_finite
+from bcos_cli.train.nonfinite_loss import check_finite
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
 from bcos_models import (

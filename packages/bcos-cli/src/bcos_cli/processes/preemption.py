@@ -32,7 +32,7 @@ class Stopper:
         self._every = every
         self._at_once = False
 
-    def wanted(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether the run is to end after this step."""
         return step % self._every == 0 and self.asked()
 

@@ -13,11 +13,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from bcos_cli.config.base import Count
+from bcos_cli.config.section import Count
 from bcos_core.errors import BcosError, first_line
 from bcos_models.weights import load_data
-
-StateDict = Mapping[str, Tensor]
 
 MODEL, EMA = "model", "ema"
 """Names of weights in a checkpoint."""
@@ -46,6 +44,12 @@ class Progress:
     unread: Count = 0
     """Images of the epoch, once it is over, that could not be read, in all processes."""
 
+    def redistribute(self, before: int, now: int, batch: int) -> None:
+        """Go on with `now` processes instead of `before`, of which each has then finished `batch` batches."""
+        scale = batch / self.batch if self.batch else 1.0  # batches may be of another size
+        self.losses = [sum(self.losses) / before * scale] * now
+        self.batch = batch
+
 
 class Checkpoints:
     """The folder ``checkpoints/`` of a run.
@@ -62,7 +66,7 @@ class Checkpoints:
     def save(
         self,
         progress: Progress,
-        weights: Mapping[str, StateDict],
+        weights: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, Any],
         metadata: Mapping[str, str] | None = None,
     ) -> Path:
@@ -80,6 +84,8 @@ class Checkpoints:
         final = self.folder / f"step-{progress.step:08d}"
         aside = _aside(final)
         try:
+            # Nothing reads a folder whose name begins with a dot, and renaming is atomic: whoever is killed in between
+            # leaves the last checkpoint as it was. A rename alone would not do, for files may reach the disk later.
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             for name, tensors in weights.items():
@@ -97,7 +103,7 @@ class Checkpoints:
                 "make room on the disk and continue with --resume"
             ) from reason
         for old in self.all()[: -self.keep]:
-            shutil.rmtree(old.rename(_aside(old)), ignore_errors=True)  # somebody may be reading it
+            shutil.rmtree(old.rename(_aside(old)), ignore_errors=True)  # evaluation of the run may be reading it
         return final
 
     def keep_best(self, checkpoint: Path) -> None:

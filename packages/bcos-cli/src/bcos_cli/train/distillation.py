@@ -10,11 +10,12 @@ from torchmetrics import MeanMetric
 
 from bcos_cli import console
 from bcos_cli.config import Distillation
+from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.loader import Batches
 from bcos_cli.evaluate.classification import read_of_all, refuse_odd_outputs
 from bcos_cli.explain.loaded_model import TrainedModel, load_trained
 from bcos_cli.processes.group import largest, total
-from bcos_cli.train.finite import check_finite
+from bcos_cli.train.nonfinite_loss import check_finite
 from bcos_core.errors import BcosError
 
 
@@ -69,6 +70,13 @@ class Teacher:
             wanted = wanted / wanted.sum(1, keepdim=True)
             return F.kl_div((outputs / t).log_softmax(1), wanted, reduction="batchmean") * t**2
         return F.binary_cross_entropy_with_logits(outputs / t, wanted) * t**2
+
+
+def output_names(options: Distillation | None, index: ShardIndex) -> list[str]:
+    """Names of the student's outputs: the classes of the data, or numbers where it learns a teacher's embedding."""
+    if options is not None and options.kind == "embedding":
+        return [str(k) for k in range(embedding_size(options.teacher))]
+    return index.classes
 
 
 def embedding_size(teacher: str) -> int:

@@ -2,32 +2,34 @@
 
 from typing import Any
 
-from accelerate.utils import broadcast
+from accelerate import Accelerator
 from torch import nn
 
 from bcos_cli.data.loader import Batches
 from bcos_cli.evaluate.classification import Scores, evaluate
-from bcos_cli.train.distillation import Agreement, agreement
+from bcos_cli.explain.loaded_model import TrainedModel
+from bcos_cli.train.distillation import Agreement, Teacher, agreement
 from bcos_cli.train.losses import LossOptions, make_loss
-from bcos_cli.train.setup import Setup
 
 
-def scores_of(setup: Setup, network: nn.Module, batches: Batches, label: str = "evaluating") -> Scores | Agreement:
+def scores_of(
+    trained: TrainedModel,
+    network: nn.Module,
+    batches: Batches,
+    *,
+    loss: str,
+    embedding_teacher: Teacher | None,
+    accelerator: Accelerator,
+    together: bool,
+    label: str = "evaluating",
+) -> Scores | Agreement:
     """Score a network on `batches`, in all processes together; one without classes beside its teacher."""
     shown: dict[str, Any] = {
-        "device": setup.accelerator.device,
-        "show_progress": setup.accelerator.is_main_process,
+        "device": accelerator.device,
+        "show_progress": accelerator.is_main_process,
         "label": label,
-        "together": setup.sharded,
+        "together": together,
     }
-    if setup.learns_embedding and setup.teacher is not None:
-        return agreement(setup.teacher, network, batches, **shown)
-    loss = make_loss(setup.recipe.train.loss, LossOptions(evaluation=True))
-    return evaluate(setup.trained, network, batches, loss, **shown)
-
-
-def share_buffers(setup: Setup) -> None:
-    """Take over the running statistics of the main process, which are the ones that are saved."""
-    for network in () if setup.sharded else setup.networks:
-        for buffer in network.buffers():
-            broadcast(buffer)
+    if embedding_teacher is not None:
+        return agreement(embedding_teacher, network, batches, **shown)
+    return evaluate(trained, network, batches, make_loss(loss, LossOptions(evaluation=True)), **shown)

@@ -49,6 +49,13 @@ def make_loss(name: str, options: LossOptions | None = None) -> nn.Module:
     return loss
 
 
+def training_loss(train: Train, index: ShardIndex, split: str) -> nn.Module:
+    """Build the loss of labels that a recipe trains with, on the images of `split`."""
+    options = LossOptions(label_smoothing=train.label_smoothing, class_weights=class_weights(train, index, split))
+    loss = make_loss(train.loss, options)
+    return loss.double() if train.precision == "float64" else loss
+
+
 def probabilities_of(name: str) -> Probabilities:
     """What makes probabilities of the logits of a network that was trained with this loss."""
     return "sigmoid" if ":" in name else losses()[name].probabilities

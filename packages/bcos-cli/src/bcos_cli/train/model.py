@@ -4,13 +4,17 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from bcos_cli import config
 from bcos_cli.config import Recipe
 from bcos_cli.explain.loaded_model import TrainedModel, load_trained
-from bcos_cli.train.anneal import before_annealing
-from bcos_cli.train.frozen_layers import classifier_of
+from bcos_cli.train.annealer import initial_options
+from bcos_cli.train.classifier import classifier_of
+from bcos_cli.train.compilation import compile_network
+from bcos_cli.train.frozen_layers import freeze
+from bcos_cli.train.gradient_checkpoint import checkpoint_activations
 from bcos_cli.train.losses import probabilities_of
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec, ModelConfig, create_model, get_spec, is_model
@@ -48,7 +52,7 @@ def _by_name(recipe: Recipe, model: config.Model, classes: list[str]) -> Trained
             num_classes=len(classes),
             pretrained=model.pretrained,
             weights=model.weights,
-            **options | before_annealing(recipe, len(classes)),
+            **options | initial_options(recipe.annealing, recipe.model.options, len(classes)),
         )
     seen = _seen(recipe.data, getattr(network, "input_spec", seen))
     return _described(recipe, network, model.name, options, seen, classes)
@@ -68,7 +72,7 @@ def _from_trained(recipe: Recipe, started: TrainedModel, classes: list[str]) -> 
     network = create_model(started.name, num_classes=len(classes), **options)
     own, state = network.state_dict(), started.model.state_dict()
     if started.classes != classes:
-        head = _classifier_name(network)
+        head = classifier_of(network, "a network for other classes")[0]
         state = {key: own[key] if key == head or key.startswith(f"{head}.") else state.get(key) for key in own}
     wrong = [key for key in own if state.get(key) is None or state[key].shape != own[key].shape]
     if wrong:
@@ -94,7 +98,14 @@ def _described(
     return TrainedModel(network, name, options, seen, classes, probabilities_of(recipe.train.loss))
 
 
-def _classifier_name(network: nn.Module) -> str:
-    classifier = classifier_of(network)
-    name: str = next(name for name, module in network.named_modules() if module is classifier)
-    return name
+def prepare_network(network: nn.Module, model: config.Model, train: config.Train) -> None:
+    """Freeze, convert, checkpoint and compile a network as the recipe says, in place, before its optimizer is made."""
+    freeze(network, model)
+    if train.precision == "float64":
+        network.double()
+    if train.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if train.gradient_checkpointing:
+        checkpoint_activations(network)
+    if train.compile != "no":
+        compile_network(network, train.compile, train.compile_backend)

@@ -19,8 +19,8 @@ from bcos_core.files import naming, remove_asides, write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
 LOCK = ".lock"
-SEEN_WITHIN = 60.0
-"""Seconds after which a file of another machine must be seen here."""
+VISIBLE_WITHIN = 60.0
+"""Seconds after which a file that another machine has written must be visible here."""
 FREE_TO_CHANGE = (
     "data.path",
     "data.cache",
@@ -97,13 +97,13 @@ class RunFolder:
         """Whether there is nothing here but what a killed start may have left."""
         return not self.path.exists() or (self.path.is_dir() and all(p.name[0] == "." for p in self.path.iterdir()))
 
-    def check_seen(self) -> None:
-        """Be sure that this process sees the run that the main one has started.
+    def wait_until_visible(self) -> None:
+        """Wait until this process sees the run that the main one has started.
 
         Raises:
             BcosError: it does not, even after a while, which shared file systems may need.
         """
-        until = time.monotonic() + SEEN_WITHIN
+        until = time.monotonic() + VISIBLE_WITHIN
         while not self.config.exists():
             if time.monotonic() > until:
                 raise BcosError(
@@ -143,7 +143,7 @@ class RunFolder:
         """
         self._check_run()
         before = load_recipe(str(self.config), needs=())  # it is compared, not used
-        changed = what_keeps_from_resuming(before, recipe)
+        changed = changed_keys(before, recipe)
         if changed:
             raise BcosError(
                 f"the run in {str(self.path)!r} has another recipe ({', '.join(changed[:4])}); "
@@ -219,7 +219,7 @@ def _epoch(line: str, where: str) -> dict[str, Any]:
     return dict(values)
 
 
-def what_keeps_from_resuming(before: Recipe, now: Recipe) -> list[str]:
+def changed_keys(before: Recipe, now: Recipe) -> list[str]:
     """Say which keys of a run's recipe have changed that must not."""
     return [
         f"{key}: {shortened(str(left), 60)} there, {shortened(str(right), 60)} here"

@@ -10,7 +10,7 @@ from torch import Tensor
 from bcos_cli import console
 from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.explain.pictures import as_floats, smoothing
-from bcos_cli.train.efficiency import as_written
+from bcos_cli.train.compilation import as_written
 from bcos_cli.train.run_folder import RunFolder
 from bcos_core import explain
 from bcos_core.errors import BcosError, first_line

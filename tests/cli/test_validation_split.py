@@ -243,7 +243,7 @@ def test_without_a_test_split_val_is_scored_and_it_is_said(run, tmp_path, bcos):
 
 def test_demo_and_recipes_of_papers_choose_nothing():
     from bcos_cli.plugins import recipes
-    from bcos_cli.train.selection import chooses
+    from bcos_cli.train.validation_split import chooses
 
     open_ended = ["model.start=network"]
     choosing = {

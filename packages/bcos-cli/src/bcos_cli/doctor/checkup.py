@@ -13,7 +13,7 @@ from bcos_cli.doctor.machine import check_machine
 from bcos_cli.doctor.network import NetworkCheck
 from bcos_cli.doctor.plugins import check_plugins
 from bcos_cli.train.run_folder import RunFolder
-from bcos_cli.train.selection import settled
+from bcos_cli.train.validation_split import with_validation
 from bcos_core.errors import BcosError, first_line
 
 
@@ -29,12 +29,10 @@ def examine(recipe: Recipe, out: Path, *, processes: int = 1, hashes: bool = Fal
     Raises:
         BcosError: no data, or no index of them.
     """
-    if recipe.data.path is None:
-        raise BcosError("there are no data to train on; give a folder of shards with --data")
     uncached = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": None})})
-    index, config = load_index(recipe.data.path), RunFolder(out).config
+    index, config = load_index(recipe.data.location), RunFolder(out).config
     before = load_recipe(str(config)) if config.exists() else None
-    run = PlannedRun(settled(uncached, index, before), index, out, processes, hashes)
+    run = PlannedRun(with_validation(uncached, index, before), index, out, processes, hashes)
     network = NetworkCheck(run)
     yield from _made("plugins", check_plugins())
     yield from _made("data", check_data(run))

@@ -1,4 +1,4 @@
-"""Losses and weights that are infinite or not a number: found, told, and the batch kept."""
+"""Losses and weights that are infinite or not a number: where they are, and the batch they came from."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from bcos_cli.processes.group import any_process
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 
 
 def not_finite(network: nn.Module) -> list[str]:
-    """Say of every parameter and saved buffer how many of its values are infinite or not a number, where any are.
+    """Describe every parameter and saved buffer that holds values that are infinite or not a number.
 
-    Of tensors that are spread over processes, those of this process. Waits for the device once if all are finite.
+    Looks at this process's part of sharded tensors. Waits for the device once if all are finite.
     """
     saved = [(f"parameter {name}", parameter) for name, parameter in network.named_parameters()]
     for prefix, module in network.named_modules():
@@ -37,12 +38,12 @@ def _counted(values: Tensor) -> str:
 
 
 def some_of(found: list[str]) -> str:
-    """The first of what :func:`not_finite` has found, and how many there are besides."""
+    """Return the first of the tensors that :func:`not_finite` found, and how many more there are."""
     return "; ".join([*found[:1], *([f"{len(found) - 1} more tensors"] if len(found) > 1 else [])])
 
 
 def check_finite(network: nn.Module, *, agree: Callable[[int], int] | None = None) -> None:
-    """Refuse a network whose weights are not all finite: whatever it answers means nothing.
+    """Refuse a network whose weights are not all finite: its outputs mean nothing.
 
     Args:
         network: about to be used.
@@ -59,8 +60,31 @@ def check_finite(network: nn.Module, *, agree: Callable[[int], int] | None = Non
         )
 
 
-class LossWatch:
-    """Adds up losses, and remembers the first batch whose loss is not finite without waiting for the device.
+def check_weights(network: nn.Module, epoch: int, step: int, device: torch.device) -> None:
+    """Keep weights that are not finite, after a gradient that was not, out of checkpoints; all processes call this.
+
+    Raises:
+        BcosError: they are not.
+    """
+    bad = not_finite(network)
+    if any_process(bool(bad), device):
+        raise BcosError(
+            f"weights are not finite after epoch {epoch}, step {step:,} ({some_of(bad) or 'in another process'}); the "
+            "checkpoint before is kept; lower optimizer.lr, set clipping.norm, or use train.precision=no"
+        )
+
+
+def loss_error(epoch: int, step: int, rate: float, kept: Path) -> BcosError:
+    """Describe a loss that was not finite, at a learning rate of `rate`, with the batch in the file `kept`."""
+    return BcosError(
+        f"the loss is not finite at epoch {epoch}, step {step:,}, learning rate {rate:.2g}; lower optimizer.lr, set "
+        "clipping.norm, use train.precision=no, or leave such steps out with train.on_not_finite=skip; the batch is "
+        f"kept in {kept}"
+    )
+
+
+class RunningLoss:
+    """The sum of losses, and the first batch whose loss is not finite, kept on the device without waiting for it.
 
     Args:
         device: of the losses.
@@ -73,7 +97,7 @@ class LossWatch:
         self._first = torch.tensor(-1, device=device)
 
     def add(self, loss: Tensor, batch: int) -> None:
-        """Take the loss of a batch into account."""
+        """Add the loss of a batch."""
         bad = ~torch.isfinite(loss) & (self._first < 0)
         self._first = torch.where(bad, batch, self._first)
         self.total += loss
@@ -84,43 +108,17 @@ class LossWatch:
         return None if first < 0 else first
 
 
-class SkippedSteps:
-    """Steps that were left out because their loss or gradient was not finite.
+def check_skipped(count: int, limit: int, where: str) -> None:
+    """Refuse to go on once more than `limit` steps were left out.
 
-    Args:
-        limit: so many are borne.
-        count: so far.
+    Raises:
+        BcosError: more were.
     """
-
-    def __init__(self, limit: int, count: int = 0) -> None:
-        self.limit = limit
-        self.count = count
-
-    def add(self, where: str) -> None:
-        """Count one more.
-
-        Raises:
-            BcosError: too many.
-        """
-        self.count += 1
-        if self.count > self.limit:
-            raise BcosError(
-                f"the loss or gradient was not finite in {self.count} steps, the last {where}; "
-                "lower optimizer.lr, set clipping.norm, or allow more with train.max_not_finite"
-            )
-
-
-class Buffers:
-    """Running statistics as they were before a step, which a loss that is not finite may have spoilt."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
-
-    def restore(self) -> None:
-        """Put them back."""
-        with torch.no_grad():
-            for buffer, kept in self._kept:
-                buffer.copy_(kept)
+    if count > limit:
+        raise BcosError(
+            f"the loss or gradient was not finite in {count} steps, the last {where}; "
+            "lower optimizer.lr, set clipping.norm, or allow more with train.max_not_finite"
+        )
 
 
 def keep_batch(path: Path, images: Tensor, labels: Tensor, positions: Tensor) -> None:

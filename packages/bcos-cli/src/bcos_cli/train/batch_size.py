@@ -1,4 +1,4 @@
-"""How an effective batch is made up of processes and accumulated batches. Imports no torch."""
+"""The batch size: how processes and accumulated batches share the images of a step. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -23,14 +23,17 @@ class BatchPlan:
         return self.per_process * self.accumulate * self.world
 
 
-def odd_for_mixing(plan: BatchPlan, mixing: Mixing) -> str | None:
-    """Say what is wrong with batches of an odd number of images, whose images cannot be mixed in pairs."""
-    if plan.per_process % 2 == 0 or not (mixing.mixup or mixing.cutmix):
-        return None
-    return (
-        f"mixing needs batches of an even number of images, a process's has {plan.per_process}; "
-        "change train.batch_size or train.max_batch"
-    )
+def check_mixing(plan: BatchPlan, mixing: Mixing) -> None:
+    """Refuse to mix batches of an odd number of images, which cannot be paired.
+
+    Raises:
+        BcosError: they are to be mixed.
+    """
+    if plan.per_process % 2 and (mixing.mixup or mixing.cutmix):
+        raise BcosError(
+            f"mixing needs batches of an even number of images, a process's has {plan.per_process}; "
+            "change train.batch_size or train.max_batch"
+        )
 
 
 def plan_batches(train: Train, world: int) -> BatchPlan:

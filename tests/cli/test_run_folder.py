@@ -132,14 +132,14 @@ def test_lock_that_somebody_looks_at_is_waited_for(run):
 
 
 def test_machine_that_does_not_see_the_folder_says_so(run, recipe, monkeypatch):
-    monkeypatch.setattr("bcos_cli.train.run_folder.SEEN_WITHIN", 0.3)
+    monkeypatch.setattr("bcos_cli.train.run_folder.VISIBLE_WITHIN", 0.3)
     with pytest.raises(
         BcosError, match=r"the run's folder '.*a' is not seen on .*; choose one that all machines share"
     ):
-        run.check_seen()
+        run.wait_until_visible()
     timer = threading.Timer(0.1, run.start, [recipe()])
     timer.start()
-    run.check_seen()
+    run.wait_until_visible()
     timer.join()
 
 

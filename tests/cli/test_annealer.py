@@ -9,7 +9,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.train import trainer
-from bcos_cli.train.anneal import Annealer
+from bcos_cli.train.annealer import Annealer
 from bcos_cli.train.model import build
 from bcos_cli.train.trainer import train
 from bcos_core import AddInverse, BcosError, explain
@@ -37,12 +37,16 @@ def run(tmp_path):
     return start
 
 
+def annealer_of(recipe, steps_per_epoch):
+    return Annealer(recipe.annealing, recipe.model.options, steps_per_epoch)
+
+
 def exponents(model):
     return {layer.b for layer in model.modules() if hasattr(layer, "max_out")}
 
 
 def test_exponent_grows_linearly_and_stays(wanted):
-    annealer = Annealer(wanted(), steps_per_epoch=4)
+    annealer = annealer_of(wanted(), 4)
     assert [annealer.exponent(step) for step in range(6)] == [1.0, 1.25, 1.5, 1.75, 2.0, 2.0]
 
 
@@ -52,7 +56,7 @@ def test_biases_shrink_linearly_to_nothing(wanted):
     for bias in biases.values():
         torch.nn.init.uniform_(bias, 1, 2)
     before = copy.deepcopy({n: p.detach() for n, p in biases.items()})
-    annealer = Annealer(wanted(), steps_per_epoch=2)
+    annealer = annealer_of(wanted(), 2)
     shares = []
     for step in range(1, 6):
         annealer.after_step(trained.model, step)
@@ -66,7 +70,7 @@ def test_biases_shrink_linearly_to_nothing(wanted):
 
 def test_network_starts_as_the_original_and_with_its_prior(wanted):
     trained = build(wanted(), ["a", "b", "c"])
-    Annealer(wanted(), steps_per_epoch=2).set(trained.model, 0)
+    annealer_of(wanted(), 2).set(trained.model, 0)
     assert exponents(trained.model) == {1.0}
     assert trained.model.logit_layer.logit_bias == pytest.approx(-0.6931, abs=1e-4)
 
@@ -93,7 +97,7 @@ def test_best_checkpoint_is_one_of_a_bcos_network(run, wanted, tmp_path):
 
 def test_resumed_annealing_gives_the_same_weights(run, wanted, tmp_path, monkeypatch):
     run(wanted(), "whole")
-    original = trainer._Run._after_step
+    original = trainer.Trainer.after_step
 
     class Killed(BaseException):
         pass
@@ -103,10 +107,10 @@ def test_resumed_annealing_gives_the_same_weights(run, wanted, tmp_path, monkeyp
         if self.progress.step == 5:  # in the second epoch
             raise Killed
 
-    monkeypatch.setattr(trainer._Run, "_after_step", killed)
+    monkeypatch.setattr(trainer.Trainer, "after_step", killed)
     with pytest.raises(Killed):
         run(wanted(train={"epochs": 3, "checkpoint_steps": 1}), "killed")
-    monkeypatch.setattr(trainer._Run, "_after_step", original)
+    monkeypatch.setattr(trainer.Trainer, "after_step", original)
     run(wanted(), "killed", resume=True)
     a, b = (safetensors.torch.load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert a.keys() == b.keys()

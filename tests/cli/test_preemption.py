@@ -7,14 +7,12 @@ import sys
 import time
 
 import pytest
-from killing_checks import assert_same, metrics
+from same_runs import assert_same, metrics
 
 from bcos_cli.config import dump_recipe
 from bcos_cli.processes.preemption import EXIT_STATUS, Preempted
-from bcos_cli.train import trainer
-from bcos_cli.train.finalize import finish
 from bcos_cli.train.run_folder import RunFolder
-from bcos_cli.train.trainer import train, trained
+from bcos_cli.train.trainer import Trainer, train, trained
 from bcos_core import BcosError
 
 
@@ -94,10 +92,12 @@ def test_signal_after_the_last_epoch_ends_the_scoring_which_is_done_on_resuming(
     wanted, out = recipe(train={"epochs": 1}), tmp_path / "run"
     reached = []
 
-    def finish_and_send(*arguments):
+    finish = Trainer.finish
+
+    def finish_and_send(trainer):
         if moment == "before":
             os.kill(os.getpid(), signal.SIGUSR1)
-        return finish(*arguments)
+        return finish(trainer)
 
     def train_and_score():
         with trained(wanted, out):
@@ -108,7 +108,7 @@ def test_signal_after_the_last_epoch_ends_the_scoring_which_is_done_on_resuming(
             reached.append("the end")
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer, "finish", finish_and_send)
+        patched.setattr(Trainer, "finish", finish_and_send)
         with pytest.raises(Preempted):
             train_and_score()
     assert reached == ([] if moment == "before" else ["scoring"])

@@ -5,22 +5,13 @@ from pathlib import Path
 import pytest
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.train.request import TrainRequest, resolve_request, with_accelerate
+from bcos_cli.train.arguments import resolve_arguments, with_accelerate
 from bcos_core import BcosError
 
 
 def resolve(recipe=None, **given):
-    values = {
-        "data": None,
-        "overrides": [],
-        "start": None,
-        "head_only": False,
-        "classes": None,
-        "out": None,
-        "resume": False,
-        "auto_resume": False,
-    }
-    return resolve_request(TrainRequest(recipe, **{**values, **given}))
+    values = {"data": None, "overrides": [], "start": None, "head_only": False, "classes": None, "out": None}
+    return resolve_arguments(recipe, **{**values, **given})
 
 
 def test_recipe_by_name_goes_to_a_folder_of_its_name(shards):
@@ -65,7 +56,7 @@ def test_too_little_is_refused(given, message):
 
 def with_precision(recipe, own, asked, backend="no"):
     environment = {"ACCELERATE_MIXED_PRECISION": asked, "ACCELERATE_DYNAMO_BACKEND": backend}
-    return with_accelerate(recipe(train={"precision": own}), environment).train.precision
+    return with_accelerate(recipe(train={"precision": own}).train, environment).precision
 
 
 @pytest.mark.parametrize(
@@ -74,7 +65,7 @@ def with_precision(recipe, own, asked, backend="no"):
 )
 def test_precision_of_accelerates_configuration_counts_where_the_recipe_has_none(own, asked, used, recipe):
     assert with_precision(recipe, own, asked) == used
-    assert with_accelerate(recipe(), {}) == recipe()
+    assert with_accelerate(recipe().train, {}) == recipe().train
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluate.classification import evaluate
 from bcos_cli.explain.loaded_model import TrainedModel, load_trained
-from bcos_cli.train import finalize
-from bcos_cli.train.finite import check_finite, not_finite
+from bcos_cli.train import learner
+from bcos_cli.train.nonfinite_loss import check_finite, not_finite
 from bcos_cli.train.trainer import train
 from bcos_core import BcosError
 from bcos_models import InputSpec, create_model
@@ -161,12 +161,12 @@ def test_every_process_refuses_what_one_of_them_has(shards, in_processes):
 
 
 def test_statistics_that_turn_bad_in_the_end_are_not_saved(recipe, tmp_path, monkeypatch):
-    def spoil(setup, network):
+    def spoil(network, batches):
         next(b for b in network.buffers() if b.is_floating_point())[0] = torch.nan
 
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    monkeypatch.setattr(finalize, "_recalibrate", spoil)
+    monkeypatch.setattr(learner, "recalibrate_norms", spoil)
     with pytest.raises(BcosError, match=r"buffer .* holds 1 NaN"):
         train(recipe(train={"epochs": 1, "recalibrate_batches": 1}), tmp_path / "run")
     assert not (tmp_path / "run" / "model.safetensors").exists()

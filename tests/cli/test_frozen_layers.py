@@ -4,7 +4,8 @@ import pytest
 from torch import nn
 
 from bcos_cli.config import Model
-from bcos_cli.train.frozen_layers import classifier_of, freeze, train_mode
+from bcos_cli.train.classifier import classifier_of
+from bcos_cli.train.frozen_layers import freeze, train_mode
 from bcos_core import BcosError
 from bcos_models import create_model
 
@@ -41,7 +42,7 @@ def test_head_alone(model):
     train_mode(model, options(train="head"))
     assert trained(model) == {"fc.weight"}
     assert {name for name in training(model) if not name.startswith("fc")} == set()
-    assert classifier_of(model).training
+    assert classifier_of(model, "this test")[1].training
 
 
 def test_all_are_trained_by_default(model):

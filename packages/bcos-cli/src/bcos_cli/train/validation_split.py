@@ -1,9 +1,12 @@
-"""What a run trains on, what chooses among its epochs, and what it is scored on in the end. Imports no torch."""
+"""The images that a run trains on, those that choose among its epochs, and those it is scored on at the end.
+
+Imports no torch.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from bcos_cli.config import Data, Recipe
+from bcos_cli.config import Data, EarlyStopping, Recipe, Train
 from bcos_cli.data.holdout import HoldOut
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.splits import VALIDATION, find_split, named_split, scored_split
@@ -18,28 +21,34 @@ def chooses(recipe: Recipe) -> bool:
     return recipe.early_stopping is not None or recipe.train.restore_best
 
 
-def settled(recipe: Recipe, index: ShardIndex, before: Recipe | None = None) -> Recipe:
-    """Return the recipe with ``data.val_split`` and ``data.val_share`` filled in: what chooses, for ``config.yaml``.
+def with_validation(recipe: Recipe, index: ShardIndex, before: Recipe | None = None) -> Recipe:
+    """Return the recipe with ``data.val_split`` and ``data.val_share`` filled in, which ``config.yaml`` then names.
 
-    A split for validation, where the shards have one that is not the one to be trained on or scored in the end; else a
-    share of the training images, where the recipe chooses; else nothing.
+    What chooses is a split for validation, where the shards have one that is neither trained on nor scored at the end;
+    else a share of the training images, where the recipe chooses; else nothing.
 
     Args:
-        recipe: of the user; one that is settled stays as it is.
+        recipe: of the user; one that is filled in already stays as it is.
         index: of the shards.
-        before: of the run that is resumed, if one is. One of an older version, which does not say what chooses and
-            scored every epoch on the test images, goes on as it was if they chose nothing.
+        before: recipe of the run that is resumed, if one is. One of an older version, which does not say what chooses
+            and scored every epoch on the test images, goes on as it was if they chose nothing.
 
     Raises:
         BcosError: a recipe that chooses, without anything that may, or a run that chose by its test images.
     """
     if before is not None and before.data.val_share is None:
-        _refuse_chosen_by_test(before)
+        if chooses(before):
+            raise BcosError(
+                "this run was started by an older version, which chose its epochs (early_stopping, train.restore_best) "
+                "by their scores on the test images; start a new run, from one of its checkpoints if you like: "
+                "bcos train --from RUN/checkpoints/step-.../model.safetensors"
+            )
         return recipe
     data = recipe.data
+    others = find_split(index, data.train_split), find_split(index, data.test_split)
     if data.val_split is not None:
         found: str | None = named_split(index, data.val_split)
-        if found in _others(data, index):
+        if found in others:
             raise BcosError(
                 f"data.val_split={found} is the split that is trained on or scored in the end, which may not choose; "
                 "give another one, or data.val_share"
@@ -48,7 +57,7 @@ def settled(recipe: Recipe, index: ShardIndex, before: Recipe | None = None) -> 
     elif data.val_share:
         found, share = None, data.val_share
     else:
-        found = find_split(index, VALIDATION, but=_others(data, index))
+        found = find_split(index, VALIDATION, but=others)
         share = VAL_SHARE if data.val_share is None and found is None and chooses(recipe) else 0.0
     if chooses(recipe) and found is None and not share:
         raise BcosError(
@@ -56,21 +65,6 @@ def settled(recipe: Recipe, index: ShardIndex, before: Recipe | None = None) -> 
             "share, or shards with a split val"
         )
     return recipe.model_copy(update={"data": data.model_copy(update={"val_split": found, "val_share": share})})
-
-
-def _others(data: Data, index: ShardIndex) -> tuple[str | None, ...]:
-    """Splits that may not choose."""
-    return find_split(index, data.train_split), find_split(index, data.test_split)
-
-
-def _refuse_chosen_by_test(before: Recipe) -> None:
-    """Refuse to go on with a run of an older version that chose by its test images; others chose nothing."""
-    if chooses(before):
-        raise BcosError(
-            "this run was started by an older version, which chose its epochs (early_stopping, train.restore_best) by "
-            "their scores on the test images; start a new run, from one of its checkpoints if you like: "
-            "bcos train --from RUN/checkpoints/step-.../model.safetensors"
-        )
 
 
 @dataclass(frozen=True)
@@ -83,16 +77,15 @@ class Splits:
     hold_out: HoldOut | None
     """Share of the training images that chooses."""
     final: str
-    """Scored in the end; the split for validation, where there is none for tests."""
+    """Scored at the end; the split for validation, where there is none for tests."""
 
     @classmethod
-    def of(cls, recipe: Recipe, index: ShardIndex) -> "Splits":
-        """Read them from a recipe that is settled.
+    def of(cls, data: Data, index: ShardIndex) -> "Splits":
+        """Read them from a recipe that :func:`with_validation` has filled in.
 
         Raises:
             BcosError: a split that is not there, or a share that leaves nothing to train on.
         """
-        data = recipe.data
         train = named_split(index, data.train_split)
         hold_out = HoldOut(data.val_share, data.val_seed) if data.val_share else None
         val = None if data.val_split is None else named_split(index, data.val_split)
@@ -110,31 +103,29 @@ class Splits:
         return "test" if self.val is None and self.hold_out is None else "val"
 
     @property
-    def label(self) -> str:
-        """Say what an epoch is scored on, and whether that chooses."""
-        return self.scored if self.role == "val" else f"{self.scored}, chooses nothing"
-
-    @property
     def scored(self) -> str:
-        """Where the images come from on which every epoch is scored."""
+        """Name of the images on which every epoch is scored."""
         if self.hold_out is not None:
             return f"{self.hold_out.share:g} of {self.train}"
         return self.final if self.val is None else self.val
+
+    @property
+    def label(self) -> str:
+        """Name of the images on which every epoch is scored, and whether they choose."""
+        return self.scored if self.role == "val" else f"{self.scored}, chooses nothing"
 
     def trained_on(self, index: ShardIndex) -> int:
         """Count the images that are trained on."""
         lengths = [record.samples for record in index.of(self.train)]
         return sum(lengths) - (0 if self.hold_out is None else sum(self.hold_out.counts(lengths)))
 
-    def told(self, recipe: Recipe, index: ShardIndex) -> list[str]:
+    def summary(self, train: Train, early_stopping: EarlyStopping | None, index: ShardIndex) -> list[str]:
         """Say in a few lines what is trained on, what chooses what, and what is scored."""
         whole, trained_on = index.samples(self.train), self.trained_on(index)
         of = "" if self.hold_out is None else f" of {whole:,}"
         lines = [f"train: {trained_on:,}{of} images of the split {self.train!r}"]
-        what = (
-            "chooses the best epoch" if recipe.train.restore_best else "chooses checkpoints/best; the last epoch counts"
-        )
-        if recipe.early_stopping is not None:
+        what = "chooses the best epoch" if train.restore_best else "chooses checkpoints/best; the last epoch counts"
+        if early_stopping is not None:
             what = f"{what}, and when to stop"
         if self.hold_out is not None:
             lines.append(

@@ -3,7 +3,7 @@
 import pytest
 
 from bcos_cli.config import Train
-from bcos_cli.train.micro_batches import BatchPlan, plan_batches
+from bcos_cli.train.batch_size import BatchPlan, plan_batches
 from bcos_core import BcosError
 
 

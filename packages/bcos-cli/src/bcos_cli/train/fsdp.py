@@ -1,4 +1,4 @@
-"""Weights and optimizer of a network that may be spread over processes: gathered, and given back."""
+"""State of a network and its optimizer, which FSDP may have sharded over processes: gathered, and given back."""
 
 from typing import Any
 
@@ -14,8 +14,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.optim import Optimizer
 
+from bcos_cli.config import Recipe
 from bcos_core.errors import BcosError, first_line
 
+# Every process must call the functions below, for each has a part of every tensor that the others wait for. Whole
+# tensors are put together on the main process's CPU alone: no device need have room for all of them.
 _GATHERED = StateDictOptions(full_state_dict=True, cpu_offload=True)
 _SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
@@ -24,15 +27,33 @@ def is_sharded(accelerator: Accelerator) -> bool:
     """Whether processes hold parts of the weights (FSDP), not all of them.
 
     Raises:
-        BcosError: DeepSpeed, which this program does not know.
+        BcosError: Accelerate is configured for DeepSpeed, which is not supported.
     """
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise BcosError("DeepSpeed is not supported; use DDP or FSDP in Accelerate's configuration")
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
+def check_sharded(recipe: Recipe) -> None:
+    """Refuse what needs all weights in every process.
+
+    Raises:
+        BcosError: the recipe asks for such a thing.
+    """
+    asked = {
+        "ema": recipe.ema is not None,
+        "train.restore_best": recipe.train.restore_best,
+        "train.recalibrate_batches": bool(recipe.train.recalibrate_batches),
+        "annealing.bias_epochs": bool(recipe.annealing.bias_epochs),
+        "clipping.adaptive": recipe.clipping.adaptive is not None,
+    }
+    for key, is_asked in asked.items():
+        if is_asked:
+            raise BcosError(f"{key} does not work with FSDP, whose processes hold parts of the weights; leave it out")
+
+
 def weights_of(model: nn.Module, sharded: bool) -> dict[str, Tensor]:
-    """Return the whole state dict; where it is sharded, all processes take part and the main one gets it."""
+    """Return the whole state dict; where it is sharded, the main process gets it, the others nothing."""
     if sharded:
         gathered: Any = get_model_state_dict(model, options=_GATHERED)
         return dict(gathered)
@@ -40,7 +61,7 @@ def weights_of(model: nn.Module, sharded: bool) -> dict[str, Tensor]:
 
 
 def load_weights_into(model: nn.Module, tensors: dict[str, Tensor], sharded: bool) -> None:
-    """Give the network its weights; where it is sharded, `tensors` count in the main process.
+    """Load the network's weights; where it is sharded, from the `tensors` of the main process.
 
     Raises:
         BcosError: they do not fit.
@@ -55,14 +76,14 @@ def load_weights_into(model: nn.Module, tensors: dict[str, Tensor], sharded: boo
 
 
 def optimizer_state(model: nn.Module, optimizer: Optimizer, sharded: bool) -> dict[str, Any]:
-    """Return the optimizer's whole state, as :func:`weights_of`."""
+    """Return the optimizer's whole state, as :func:`weights_of` does."""
     if sharded:
         return dict(get_optimizer_state_dict(model, optimizer, options=_GATHERED))
     return dict(optimizer.state_dict())
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Any], sharded: bool) -> None:
-    """Give the optimizer its state.
+    """Load the optimizer's state.
 
     Raises:
         BcosError: it is that of another optimizer or network.

@@ -9,8 +9,9 @@ from accelerate import Accelerator
 from torch import nn
 
 from bcos_cli.config import Mixing
+from bcos_cli.train.mixup import make_mixup
 from bcos_cli.train.model import build
-from bcos_cli.train.train_step import Stepper, make_mixing, seed_batch
+from bcos_cli.train.train_step import TrainStep, seed_batch
 
 
 def draws():
@@ -29,14 +30,14 @@ def test_what_is_drawn_is_a_function_of_seed_epoch_batch_and_process():
 
 
 def test_nothing_is_mixed_unless_asked():
-    assert make_mixing(Mixing(), 3, multi_label=False) is None
+    assert make_mixup(Mixing(), 3, multi_label=False) is None
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 @pytest.mark.parametrize("multi_label", [False, True])
 def test_labels_are_mixed_as_images_are(kind, multi_label):
     seed_batch(0, 0, 0, 0)
-    mixing = make_mixing(Mixing(**{kind: 1.0}), 2, multi_label)
+    mixing = make_mixup(Mixing(**{kind: 1.0}), 2, multi_label)
     images = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None, None, None].expand(4, 1, 8, 8).clone()
     labels = torch.tensor([0, 1, 0, 1])
     if multi_label:
@@ -50,29 +51,29 @@ def test_labels_are_mixed_as_images_are(kind, multi_label):
 
 
 @pytest.fixture
-def stepper(recipe):
+def train_step(recipe):
     def make(**sections):
         made = recipe(**sections)
         torch.manual_seed(0)
         trained = build(made, ["rows", "columns", "corner"])
         accelerator = Accelerator(cpu=True)
         model, optimizer = accelerator.prepare(trained.model, torch.optim.SGD(trained.model.parameters(), lr=1.0))
-        return Stepper(
-            made, trained, model, optimizer, lambda z, t, _: 1e3 * nn.functional.cross_entropy(z, t), accelerator,
-            multi_label=False,
+        return TrainStep(
+            made.train, made.clipping, None, trained.encode, model, optimizer,
+            lambda z, t, _: 1e3 * nn.functional.cross_entropy(z, t), accelerator,
         )  # fmt: skip
 
     return make
 
 
-def change(stepper):
-    before = [p.detach().clone() for p in stepper.parameters]
-    stepper.run(torch.randint(0, 255, (6, 1, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2]))
-    return before, [b - p.detach() for b, p in zip(before, stepper.parameters, strict=True)]
+def change(step):
+    before = [p.detach().clone() for p in step.model.parameters()]
+    step.run(torch.randint(0, 255, (6, 1, 8, 8), dtype=torch.uint8), torch.tensor([0, 1, 2, 0, 1, 2]))
+    return before, [b - p.detach() for b, p in zip(before, step.model.parameters(), strict=True)]
 
 
-def test_adaptive_clipping_bounds_each_units_change_by_its_weight(stepper):
-    before, steps = change(stepper(clipping={"adaptive": 0.01}))
+def test_adaptive_clipping_bounds_each_units_change_by_its_weight(train_step):
+    before, steps = change(train_step(clipping={"adaptive": 0.01}))
     clipped = 0
     for weight, step in zip(before, steps, strict=True):
         if weight.ndim == 4:
@@ -82,8 +83,8 @@ def test_adaptive_clipping_bounds_each_units_change_by_its_weight(stepper):
     assert clipped
 
 
-def test_clipping_the_norm_bounds_the_whole_step(stepper):
-    _, free = change(stepper())
-    _, bound = change(stepper(clipping={"norm": 0.5}))
+def test_clipping_the_norm_bounds_the_whole_step(train_step):
+    _, free = change(train_step())
+    _, bound = change(train_step(clipping={"norm": 0.5}))
     assert torch.cat([s.flatten() for s in free]).norm() > 1
     torch.testing.assert_close(torch.cat([s.flatten() for s in bound]).norm(), torch.tensor(0.5), rtol=1e-4, atol=0)

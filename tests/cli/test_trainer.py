@@ -10,10 +10,11 @@ from accelerate.state import AcceleratorState, GradientState
 
 from bcos_cli.config import load_recipe
 from bcos_cli.explain.loaded_model import load_trained
-from bcos_cli.train import setup, trainer
+from bcos_cli.train import accelerator, fsdp, losses, trainer
 from bcos_cli.train.history import History
-from bcos_cli.train.selection import settled
+from bcos_cli.train.model import build
 from bcos_cli.train.trainer import train
+from bcos_cli.train.validation_split import with_validation
 from bcos_core import BcosError
 
 
@@ -58,7 +59,7 @@ def test_training_learns_and_fills_its_folder(run, recipe, tmp_path):
     assert checkpoints == {"step-00000021", "step-00000024"}  # test images choose no best epoch
     assert {p.name for p in (tmp_path / "run" / "explanations").iterdir()} == {f"epoch-000{i}.png" for i in range(1, 9)}
     assert list((tmp_path / "run" / "tensorboard").rglob("events*"))
-    assert load_recipe(str(tmp_path / "run" / "config.yaml")) == settled(wanted, result.index) == result.recipe
+    assert load_recipe(str(tmp_path / "run" / "config.yaml")) == with_validation(wanted, result.index) == result.recipe
     assert load_trained(str(tmp_path / "run")).classes == ["rows", "columns", "corner"]
 
 
@@ -76,7 +77,7 @@ class Killed(BaseException):
 
 def kill_after(monkeypatch, where, is_time):
     """Let a method of the run do its work, and then end the process, once `is_time`."""
-    real = getattr(trainer._Run, where)
+    real = getattr(trainer.Trainer, where)
 
     def stop(self, *args):
         result = real(self, *args)
@@ -84,7 +85,7 @@ def kill_after(monkeypatch, where, is_time):
             raise Killed
         return result
 
-    monkeypatch.setattr(trainer._Run, where, stop)
+    monkeypatch.setattr(trainer.Trainer, where, stop)
 
 
 RANDOM = {"drop_path": 0.5}
@@ -118,7 +119,7 @@ def test_interrupted_run_ends_bit_identical_to_the_uninterrupted_one(
     )
     run(wanted, "whole")
     with monkeypatch.context() as patch:
-        kill_after(patch, "_train_epoch" if step == 9 else "_after_step", lambda progress: progress.step == step)
+        kill_after(patch, "train_epoch" if step == 9 else "after_step", lambda progress: progress.step == step)
         with pytest.raises(Killed):
             run(wanted, "killed")
     assert len(metrics(tmp_path / "killed")) == (2 if step == 9 else 3)
@@ -174,8 +175,8 @@ def test_clip_norm_bounds_the_step(run, recipe, tmp_path):
     sgd = {"name": "sgd", "lr": 1.0, "momentum": 0.5}
     clipped = recipe(train={"epochs": 1, "batch_size": 24}, clipping={"norm": 1e-4}, optimizer=sgd)
     run(clipped)
-    setup.set_seed(clipped.train.seed)
-    model = setup.build(clipped, ["a", "b", "c"]).model
+    trainer.set_seed(clipped.train.seed)
+    model = build(clipped, ["a", "b", "c"]).model
     after = weights(tmp_path / "run")
     moved = sum(float((after[k] - p.detach()).pow(2).sum()) for k, p in model.named_parameters()) ** 0.5
     assert moved == pytest.approx(1e-4, rel=0.02)
@@ -191,7 +192,7 @@ class NeverFinite(torch.nn.Module):
 
 
 def test_loss_that_is_not_finite_ends_the_run_in_one_line(run, recipe, monkeypatch, tmp_path):
-    monkeypatch.setattr(setup, "make_loss", lambda *_: NeverFinite())
+    monkeypatch.setattr(losses, "make_loss", lambda *_: NeverFinite())
     message = "the loss is not finite at epoch 1, step 1, learning rate 0.01; lower optimizer.lr, set clipping.norm"
     with pytest.raises(BcosError, match=message):
         run(recipe())
@@ -231,7 +232,7 @@ def test_recipe_that_does_not_fit_is_refused(sections, message, run, recipe):
     ],
 )
 def test_what_needs_all_weights_is_refused_with_fsdp_before_it_trains(section, key, run, recipe, monkeypatch):
-    monkeypatch.setattr(setup.state, "is_sharded", lambda accelerator: True)
+    monkeypatch.setattr(fsdp, "is_sharded", lambda accelerator: True)
     with pytest.raises(BcosError, match=f"{key} does not work with FSDP"):
         run(recipe(**section))
 
@@ -249,7 +250,7 @@ def test_request_to_end_is_heard_with_one_step_an_epoch_and_after_evaluations(
         return len(asked) == question
 
     with monkeypatch.context() as patched:
-        patched.setattr(setup.Stopper, "asked", agree)
+        patched.setattr(trainer.Stopper, "asked", agree)
         with pytest.raises(trainer.Preempted):
             run(made)
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -287,7 +288,7 @@ def test_precision_that_the_device_does_not_have_is_told(run, recipe, monkeypatc
     def refuse(**_):
         raise ValueError("fp16 mixed precision requires a GPU")
 
-    monkeypatch.setattr(setup, "Accelerator", refuse)
+    monkeypatch.setattr(accelerator, "Accelerator", refuse)
     message = "train.precision=fp16 does not work on this device: fp16 .* requires a GPU; use bf16 or no"
     with pytest.raises(BcosError, match=message):
         run(recipe(train={"precision": "fp16"}))

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from bcos_cli.train import state
+from bcos_cli.train import fsdp
 from bcos_models import create_model
 
 
@@ -38,8 +38,8 @@ def main():
     for images in batches[:2]:
         step(whole, whole_optimizer, images)
         step(model, optimizer, images[4 * rank : 4 * rank + 4])
-    weights = state.weights_of(model, sharded=True)
-    optimizer_state = state.optimizer_state(model, optimizer, sharded=True)
+    weights = fsdp.weights_of(model, sharded=True)
+    optimizer_state = fsdp.optimizer_state(model, optimizer, sharded=True)
     if rank == 0:
         expected = whole.state_dict()
         assert weights.keys() == expected.keys(), sorted(weights.keys() ^ expected.keys())
@@ -53,12 +53,12 @@ def main():
         for parameter in again.parameters():
             parameter.zero_()
     loaded = torch.load(sys.argv[1], weights_only=True)
-    state.load_weights_into(again, loaded["weights"] if rank == 0 else {}, sharded=True)
-    state.load_optimizer_state(again, again_optimizer, loaded["optimizer"], sharded=True)
+    fsdp.load_weights_into(again, loaded["weights"] if rank == 0 else {}, sharded=True)
+    fsdp.load_optimizer_state(again, again_optimizer, loaded["optimizer"], sharded=True)
     for images in batches[2:]:
         step(whole, whole_optimizer, images)
         step(again, again_optimizer, images[4 * rank : 4 * rank + 4])
-    resumed = state.weights_of(again, sharded=True)
+    resumed = fsdp.weights_of(again, sharded=True)
     if rank == 0:
         for key, value in resumed.items():
             torch.testing.assert_close(value, whole.state_dict()[key], rtol=1e-9, atol=1e-12)

@@ -55,7 +55,7 @@ def listing(
 def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: AsJson = False) -> None:
     """Show a run: what its recipe changes, its epochs, its scores."""
     from bcos_cli import console
-    from bcos_cli.config.keys import differences
+    from bcos_cli.config.comparison import differences
     from bcos_cli.runs.compare import defaults
     from bcos_cli.runs.read import read_run
 

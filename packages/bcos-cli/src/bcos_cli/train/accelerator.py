@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, LoggerType, ProjectConfiguration
 
 from bcos_cli.config import Recipe, Train
-from bcos_cli.config.keys import flat
+from bcos_cli.config.comparison import flat
 from bcos_cli.processes.group import PATIENCE, has_no_accelerator
 from bcos_cli.train.batch_size import plan_batches
 from bcos_core.errors import BcosError

@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
-from bcos_cli.config.keys import differences
+from bcos_cli.config.comparison import differences
 from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import naming, remove_asides, write_atomically

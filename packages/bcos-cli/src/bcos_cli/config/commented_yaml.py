@@ -1,4 +1,4 @@
-"""Recipes for people to read: complete, explained, compared. Imports no torch."""
+"""Complete recipes as YAML, with a comment that explains each key. Imports no torch."""
 
 from typing import Any, get_args
 
@@ -14,7 +14,7 @@ _WIDTH = 10_000
 
 
 def complete(name: str, overrides: list[str]) -> dict[str, Any]:
-    """All values of a recipe; of one that works on any network, without one.
+    """Return all values of a recipe; one that works on any network is complete without a network.
 
     Raises:
         BcosError: no such recipe, or values that do not fit.
@@ -32,8 +32,8 @@ def complete(name: str, overrides: list[str]) -> dict[str, Any]:
     return found
 
 
-def described(values: dict[str, Any]) -> str:
-    """YAML of a complete recipe, with a line for each section and key that says what it means."""
+def commented_yaml(values: dict[str, Any]) -> str:
+    """Return the YAML of a complete recipe, with a comment that explains each section and key."""
     lines: list[str] = []
     for key, value in values.items():
         section = _section_of(Recipe, key)
@@ -41,26 +41,6 @@ def described(values: dict[str, Any]) -> str:
             lines += ["", *_comment(section.__doc__ or "", "")]
         lines += _entry(key, value, section, "")
     return "\n".join(lines).lstrip("\n") + "\n"
-
-
-def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted keys in which two recipes differ, with both values."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in sorted(a.keys() | b.keys()):
-        left, right = a.get(key), b.get(key)
-        if isinstance(left, dict) or isinstance(right, dict):
-            found |= differences(left or {}, right or {}, f"{prefix}{key}.")
-        elif left != right:
-            found[f"{prefix}{key}"] = left, right
-    return found
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by their dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def _entry(key: str, value: Any, section: type[BaseModel] | None, indent: str) -> list[str]:
@@ -83,7 +63,7 @@ def _dump(value: Any, flow: bool) -> str:
 
 
 def _section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The section that a key holds, if it holds one."""
+    """Return the section that a key holds, if it holds one."""
     field = model.model_fields.get(key)
     if field is None:
         return None

@@ -59,12 +59,12 @@ def test_embedding_is_a_direction(saved, recipe):
 def test_teacher_answers_in_eval_mode_without_gradients_at_its_own_size(saved, recipe):
     made = teacher(saved, recipe)
     pixels = torch.rand(2, 1, 8, 8, requires_grad=True)
-    answer = made.answer(pixels)
+    answer = made.outputs(pixels)
     assert not answer.requires_grad
     assert not made.trained.model.training
     assert not any(p.requires_grad for p in made.trained.model.parameters())
     torch.testing.assert_close(answer, made.trained.model(made.trained.encode(pixels)).detach())
-    assert made.answer(torch.rand(2, 1, 20, 20)).shape == (2, 3)
+    assert made.outputs(torch.rand(2, 1, 20, 20)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("weight", [0.25, 1.0])

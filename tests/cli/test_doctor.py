@@ -86,7 +86,7 @@ def test_broken_and_slow_plugins_are_named(found, recipe, monkeypatch):
     ]
     monkeypatch.setattr("bcos_cli.doctor.plugins.all_plugins", lambda: infos)
     told = found(recipe(), "plugins")
-    assert told["problem"] == ["theirs:a (theirs.a) is broken: ImportError: no torch; mend or uninstall theirs"]
+    assert told["problem"] == ["theirs:a (theirs.a) is broken: ImportError: no torch; fix or uninstall theirs"]
     assert told["note"] == ["theirs:b takes 1,500 ms to import; every command waits for it"]
     assert "of others: theirs:a, theirs:b" in told["ok"][0]
 

@@ -10,9 +10,9 @@ from bcos_core.errors import BcosError
 
 RECIPE = "digits"
 MARKER = ".bcos-demo"
-"""In folders that a demo made; it may replace the run there, and its own images."""
+"""File that marks the folder of a demo, which may replace its run and images there."""
 EXPLAINED = 12
-"""Test images that are explained one by one."""
+"""Number of test images that are explained one by one."""
 
 
 @hookimpl

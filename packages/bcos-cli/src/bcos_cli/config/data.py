@@ -12,7 +12,7 @@ class RandAugment(Section):
     """RandAugment (Cubuk et al., 2020), torchvision's."""
 
     num_ops: Positive = 2
-    """Changes of an image."""
+    """Number of changes to an image."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 10
     """Strength of all of them, out of 30."""
 
@@ -45,7 +45,7 @@ class Augment(Section):
 
 
 class Data(Section):
-    """What it is trained on, and what chooses among epochs."""
+    """Images to train on, and those that choose among epochs."""
 
     path: str | None = None
     """Folder or URL of shards; ``--data`` sets it."""
@@ -56,13 +56,13 @@ class Data(Section):
     """Share of the training images that is held out to choose; null for a tenth where the recipe chooses
     (``early_stopping``, ``train.restore_best``) and there is no split for it."""
     val_seed: Count = 0
-    """Of the images that are held out."""
+    """Seed that draws the images that are held out."""
     test_split: str = "test"
-    """Split that is scored in the end, and chooses nothing."""
+    """Split that is scored at the end, and chooses nothing."""
     image_size: Positive | None = None
     """Side in pixels of training images, and of those that are evaluated; null for the model's own."""
     train_image_size: Positive | None = None
-    """Side in pixels of training images alone, where it is another one."""
+    """Side in pixels of training images alone, where it differs."""
     image_channels: Literal[1, 3] | None = None
     """1 for greyscale, 3 for RGB; null for the model's own."""
     augment: Augment = Augment()
@@ -80,7 +80,7 @@ class Data(Section):
     decoder: Literal["pillow", "torchvision"] = "pillow"
     """``torchvision`` is quicker for JPEG, and differs by rounding."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What a damaged image or shard does: ends the run, or is left out, counted and told."""
+    """What to do at a damaged image or shard: end the run, or leave it out and count it."""
     cache: str | None = None
     """Folder for copies of remote shards; null for none."""
     cache_gb: Rate = 100.0

@@ -1,4 +1,4 @@
-"""Where a command writes, looked at before its work begins."""
+"""Checks of the file or folder that a command is to write, before its work begins."""
 
 import os
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ def check_writable(path: Path, option: str = "--out") -> None:
     while not above.exists():
         above = above.parent
     if above != path and not above.is_dir():
-        raise BcosError(f"{option} {path}: {str(above)!r} is a file, no folder; choose another place")
+        raise BcosError(f"{option} {path}: {str(above)!r} is a file, not a folder; choose another place")
     if not os.access(above, os.W_OK):
         raise BcosError(f"{option} {path}: {str(above)!r} cannot be written; choose another place")
 

@@ -1,4 +1,4 @@
-"""A recipe: its sections, and what holds between them."""
+"""A recipe: its sections, and the checks of one against another."""
 
 from pydantic import model_validator
 
@@ -11,7 +11,7 @@ from bcos_cli.config.train import Distillation, EarlyStopping, Train
 
 
 class Recipe(Section):
-    """All a training run depends on. ``config.yaml`` in a run's folder holds one, complete."""
+    """All that a training run depends on; ``config.yaml`` in a run's folder holds a complete one."""
 
     model: Model
     annealing: Annealing = Annealing()

@@ -1,4 +1,4 @@
-"""All checks of a run, none of which keeps another from being made."""
+"""All checks of a run; one that fails does not keep the others from running."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ def examine(recipe: Recipe, out: Path, *, processes: int = 1, hashes: bool = Fal
     Args:
         recipe: with ``data.path``.
         out: folder of the run.
-        processes: it will have.
+        processes: number of processes of the run.
         hashes: read all shards and compare their SHA-256.
 
     Raises:
@@ -34,20 +34,20 @@ def examine(recipe: Recipe, out: Path, *, processes: int = 1, hashes: bool = Fal
     before = load_recipe(str(config)) if config.exists() else None
     run = PlannedRun(with_validation(uncached, index, before), index, out, processes, hashes)
     network = NetworkCheck(run)
-    yield from _made("plugins", check_plugins())
-    yield from _made("data", check_data(run))
-    yield from _made("batches", check_batches(run))
-    yield from _made("network", network.check())
-    yield from _made("machine", check_machine(run, network.checkpoint_bytes))
+    yield from _findings("plugins", check_plugins())
+    yield from _findings("data", check_data(run))
+    yield from _findings("batches", check_batches(run))
+    yield from _findings("network", network.check())
+    yield from _findings("machine", check_machine(run, network.checkpoint_bytes))
 
 
-def _made(check: str, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Findings of a check; its own failure is one of them."""
+def _findings(check: str, findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Name the check in each of its findings; its own failure is one of them."""
     try:
         for finding in findings:
             yield replace(finding, check=check)
     except BcosError as reason:
         yield replace(problem(str(reason)), check=check)
-    except Exception as reason:  # a network or loss of the user's may raise anything
+    except Exception as reason:  # the user's own network or loss may raise anything
         text = f"{type(reason).__name__}: {first_line(reason)}; bcos train would fail in the same way"
         yield replace(problem(text), check=check)

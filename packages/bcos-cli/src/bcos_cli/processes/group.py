@@ -6,11 +6,11 @@ import torch
 from accelerate import PartialState
 
 PATIENCE = timedelta(days=7)
-"""How long a process waits for the others, which may have far more to do."""
+"""How long a process waits for the others, which may have far more work left."""
 
 
 def has_no_accelerator() -> bool:
-    """Whether this machine computes on the CPU; Accelerate joins processes there only if it is told so."""
+    """Whether this machine computes on the CPU; Accelerate must be told so to join processes there."""
     return not torch.accelerator.is_available()
 
 

@@ -1,4 +1,4 @@
-"""Starting several processes of the program on this machine, as ``torchrun`` does."""
+"""Several processes of the program on this machine, started as ``torchrun`` does."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from bcos_cli.processes.preemption import EXIT_STATUS, SIGNALS
 from bcos_core.errors import BcosError
 
 _PATIENCE = 600
-"""Seconds that processes have to come to an end once one of them has ended with an error."""
+"""Seconds that the other processes have to end once one has ended with an error."""
 
 
 def launch(num_processes: int) -> None:
@@ -31,9 +31,9 @@ def launch(num_processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process itself says what is wrong
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # each process reports its own error
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
-    known = {field.name for field in fields(LaunchConfig)}  # some of which older versions do not have
+    known = {field.name for field in fields(LaunchConfig)}  # older versions of torch lack some
     passed: dict[str, Any] = {"signals_to_handle": "SIGINT,SIGHUP,SIGQUIT", "shutdown_timeout": _PATIENCE}
     config = LaunchConfig(
         min_nodes=1,
@@ -50,15 +50,15 @@ def launch(num_processes: int) -> None:
         signal.signal(number, _pass_on)
     interrupts = signal.getsignal(signal.SIGINT)
     try:
-        # -P: modules in the current folder are none of the program's, in these processes as in this one
+        # -P: as in this process, modules in the current folder are not imported
         command = ("-P", "-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
         try:
             elastic_launch(config, sys.executable)(*command)
         finally:
-            signal.signal(signal.SIGINT, interrupts)  # which it has taken
+            signal.signal(signal.SIGINT, interrupts)  # torch has replaced it
     except ChildFailedError as failed:
         first = failed.get_first_failure()[1]
-        if -first.exitcode in SIGNALS:  # before it was ready to take them: nothing is lost
+        if -first.exitcode in SIGNALS:  # killed before it listened for them: nothing is lost
             raise typer.Exit(EXIT_STATUS) from failed
         if first.exitcode < 0:
             name = signal.Signals(-first.exitcode).name
@@ -73,7 +73,7 @@ def launch(num_processes: int) -> None:
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:
-    """Tell the processes, which know what to do, and whose exit status is then ours."""
+    """Pass a signal on to the processes: they write a checkpoint, and their exit status becomes that of the command."""
     import psutil
     from torch.distributed.elastic.multiprocessing.api import SignalException
 

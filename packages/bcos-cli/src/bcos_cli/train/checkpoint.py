@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written aside and renamed, the last ones and the best kept."""
+"""Checkpoints of a run: written aside and renamed; the last ones and the best are kept."""
 
 import os
 import re
@@ -22,7 +22,7 @@ MODEL, EMA = "model", "ema"
 BEST = "best"
 _STATE = "state.pt"
 _ASIDE = re.compile(rf"\.(?P<name>step-[0-9]{{8,}}|{BEST})\.(?P<state>tmp|old)")
-"""Names of checkpoints that are being written, removed or replaced."""
+"""Names of folders that are being written, removed or replaced."""
 
 
 @dataclass
@@ -30,19 +30,19 @@ class Progress:
     """How far a run has come."""
 
     epoch: Count = 0
-    """The one that is being trained, from 0."""
+    """Epoch that is being trained, from 0."""
     batch: Count = 0
-    """Batches of it that every process has finished."""
+    """Batches of the epoch that every process has finished."""
     step: Count = 0
-    """Optimizer steps taken in all."""
+    """Optimizer steps in all."""
     losses: list[float] = field(default_factory=list)
-    """Of each process, the sum over these batches."""
+    """Sum of losses over these batches, for each process."""
     seconds: float = 0.0
-    """Of this epoch's training."""
+    """Time that the epoch has been trained for."""
     left_out: Count = 0
     """Steps that were left out because their loss was not finite."""
     unread: Count = 0
-    """Images of the epoch, once it is over, that could not be read, in all processes."""
+    """Images of a finished epoch that could not be read, in all processes."""
 
     def redistribute(self, before: int, now: int, batch: int) -> None:
         """Go on with `now` processes instead of `before`, of which each has then finished `batch` batches."""
@@ -75,7 +75,7 @@ class Checkpoints:
         Args:
             progress: epoch, batch and step.
             weights: state dicts by name, written as safetensors.
-            state: of optimizer and scaler.
+            state: of the optimizer, the scaler and whatever else is needed to resume.
             metadata: strings for the headers of the weights.
 
         Raises:
@@ -126,7 +126,7 @@ class Checkpoints:
             ) from reason
 
     def clean(self) -> None:
-        """Remove what a killed run was writing or removing, and put back what it was replacing."""
+        """Remove what a killed run was writing or removing, and restore what it was replacing."""
         for path in list(self.folder.glob(".*")):
             if (match := _ASIDE.fullmatch(path.name)) is None:
                 continue
@@ -184,7 +184,7 @@ def _damaged(checkpoint: Path, reason: Exception) -> BcosError:
 
 
 def _aside(final: Path) -> Path:
-    """Where a checkpoint is while it is not whole."""
+    """Return where a checkpoint is while it is not whole."""
     return final.with_name(f".{final.name}.tmp")
 
 

@@ -38,7 +38,7 @@ def _counted(values: Tensor) -> str:
 
 
 def some_of(found: list[str]) -> str:
-    """Return the first of the tensors that :func:`not_finite` found, and how many more there are."""
+    """Name the first of the tensors that :func:`not_finite` found, and how many more there are."""
     return "; ".join([*found[:1], *([f"{len(found) - 1} more tensors"] if len(found) > 1 else [])])
 
 

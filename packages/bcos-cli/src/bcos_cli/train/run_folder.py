@@ -31,7 +31,7 @@ FREE_TO_CHANGE = (
     "train.explained_images",
     "evaluation",
 )
-"""What a run may be resumed with another value of: it does not change what is learned."""
+"""Keys whose values may change when a run is resumed: they do not affect what is learned."""
 
 
 class RunFolder:
@@ -54,13 +54,13 @@ class RunFolder:
         self.report = path / "report.html"
         self.explanations = path / "explanations"
         self.not_finite = path / "not-finite"
-        """For batches whose loss was not finite."""
+        """Folder for batches whose loss was not finite."""
         self.preempted = path / ".preempted"
-        """There, and empty, while a run that a signal has ended waits to be resumed."""
+        """An empty file, there while a run that a signal has ended waits to be resumed."""
 
     @contextmanager
     def opened(self, recipe: Recipe, *, resume: bool) -> Iterator[None]:
-        """Start or resume a run here, and keep other processes out; nothing is changed where it is refused.
+        """Start or resume a run here, and keep other processes out; a refusal changes nothing.
 
         Raises:
             BcosError: no run to resume, or one with another recipe; no free folder to start one; or one in use.
@@ -82,7 +82,7 @@ class RunFolder:
         """
         lock = FileLock(self.path / LOCK)
         try:
-            lock.acquire(timeout=1)  # somebody may be looking whether it is in use
+            lock.acquire(timeout=1)  # is_in_use of another process holds it for a moment
         except Timeout as reason:
             raise BcosError(
                 f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
@@ -94,20 +94,20 @@ class RunFolder:
             lock.release()
 
     def is_free(self) -> bool:
-        """Whether there is nothing here but what a killed start may have left."""
+        """Whether there is nothing here but hidden files, which a killed start may have left."""
         return not self.path.exists() or (self.path.is_dir() and all(p.name[0] == "." for p in self.path.iterdir()))
 
     def wait_until_visible(self) -> None:
         """Wait until this process sees the run that the main one has started.
 
         Raises:
-            BcosError: it does not, even after a while, which shared file systems may need.
+            BcosError: it does not, even after the while that shared file systems may need.
         """
         until = time.monotonic() + VISIBLE_WITHIN
         while not self.config.exists():
             if time.monotonic() > until:
                 raise BcosError(
-                    f"the run's folder {str(self.path)!r} is not seen on {socket.gethostname()}; choose one that all "
+                    f"the run's folder {str(self.path)!r} is not visible on {socket.gethostname()}; choose one that all "
                     "machines share with --out"
                 )
             time.sleep(0.1)
@@ -122,7 +122,7 @@ class RunFolder:
                 return False
         except Timeout:
             return True
-        except PermissionError:  # somebody else's, who alone knows
+        except PermissionError:  # another user's, of which only that user can tell
             return False
 
     def start(self, recipe: Recipe) -> None:
@@ -136,13 +136,13 @@ class RunFolder:
         write_atomically(self.config, dump_recipe(recipe))
 
     def resume(self, recipe: Recipe) -> None:
-        """Check that a run to be resumed had this recipe, apart from what may change, and note that.
+        """Check that the run to be resumed had this recipe, except for what may change, and write it.
 
         Raises:
             BcosError: no run here, or one with another recipe.
         """
         self._check_run()
-        before = load_recipe(str(self.config), needs=())  # it is compared, not used
+        before = load_recipe(str(self.config), needs=())  # compared, not used
         changed = changed_keys(before, recipe)
         if changed:
             raise BcosError(
@@ -183,7 +183,7 @@ class RunFolder:
         """
         if not self.metrics.exists():
             return []
-        lines = read_text(self.metrics).split("\n")[:-1]  # what follows the last line break was cut off by a crash
+        lines = read_text(self.metrics).split("\n")[:-1]  # a crash may have cut off what follows the last line break
         return [_epoch(line, f"line {number} of {self.metrics}") for number, line in enumerate(lines, start=1)]
 
     def keep_metrics(self, epochs: int) -> None:
@@ -200,7 +200,7 @@ class RunFolder:
 
 
 def _epoch(line: str, where: str) -> dict[str, Any]:
-    """What a line of ``metrics.jsonl`` says of its epoch: numbers by name, ``epoch`` (from 1) among them.
+    """Read a line of ``metrics.jsonl``: the numbers of an epoch by name, ``epoch`` (from 1) among them.
 
     Beside them ``scored`` names the images that the scores are of; older versions did not write it.
     """
@@ -220,7 +220,7 @@ def _epoch(line: str, where: str) -> dict[str, Any]:
 
 
 def changed_keys(before: Recipe, now: Recipe) -> list[str]:
-    """Say which keys of a run's recipe have changed that must not."""
+    """Describe the keys of a run's recipe that have changed and must not."""
     return [
         f"{key}: {shortened(str(left), 60)} there, {shortened(str(right), 60)} here"
         for key, (left, right) in differences(before.model_dump(), now.model_dump()).items()

@@ -95,7 +95,7 @@ def test_teacher_that_knows_or_sees_other_things_is_refused(saved, recipe):
     with pytest.raises(BcosError, match=r"data.path"):
         Teacher(Distillation(teacher=saved(classes=("a", "b"))), student, torch.device("cpu"))
     colour = saved(classes=("rows", "columns", "corner", "x"), data={"image_channels": 3})
-    with pytest.raises(BcosError, match=r"sees images of 3 channels, the network of 1"):
+    with pytest.raises(BcosError, match=r"takes images of 3 channels, the network of 1"):
         Teacher(Distillation(teacher=colour), student, torch.device("cpu"))
 
 

@@ -245,4 +245,4 @@ def test_images_that_choose_are_told_and_not_counted_as_trained_on(found, recipe
 def test_folder_with_the_same_run_is_seen_though_its_recipe_says_what_chooses(found, recipe):
     made = recipe(early_stopping={"patience": 2})
     RunFolder(Path("run")).start(with_validation(made, load_index(made.data.path)))
-    assert any("has a run of this recipe" in text for text in found(made, "machine")["note"])
+    assert any("holds a run of this recipe" in text for text in found(made, "machine")["note"])

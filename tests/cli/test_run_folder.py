@@ -134,7 +134,7 @@ def test_lock_that_somebody_looks_at_is_waited_for(run):
 def test_machine_that_does_not_see_the_folder_says_so(run, recipe, monkeypatch):
     monkeypatch.setattr("bcos_cli.train.run_folder.VISIBLE_WITHIN", 0.3)
     with pytest.raises(
-        BcosError, match=r"the run's folder '.*a' is not seen on .*; choose one that all machines share"
+        BcosError, match=r"the run's folder '.*a' is not visible on .*; choose one that all machines share"
     ):
         run.wait_until_visible()
     timer = threading.Timer(0.1, run.start, [recipe()])

@@ -25,8 +25,8 @@ class Distillation(Section):
     teacher: str
     """A run's folder, or any network that ``bcos eval`` takes."""
     kind: Literal["logits", "embedding"] = "logits"
-    """``logits``: the teacher's probability of each class; ``embedding``: the direction of its output vector, whatever it
-    means, which the student's output, of the same size, takes on."""
+    """``logits``: the teacher's probability of each class; ``embedding``: the direction of its output vector, whatever
+    it means, which the student's output, of the same size, takes on."""
     weight: Probability = 0.5
     """Weight of the teacher in the loss; the labels have the rest."""
     temperature: Rate = 1.0

@@ -26,8 +26,8 @@ class Stopper:
         every: steps between two questions, each of which waits for all processes.
     """
 
-    # Schedulers may signal one process of many, or all at different steps. One that left alone would let the others wait
-    # for its gradients for ever, so that the handler only notes the signal, and the loop asks everybody between steps.
+    # Schedulers may signal one process of many, or all at different steps. The others would wait for ever for the
+    # gradients of one that left alone: the handler only notes the signal, and all processes agree between two steps.
 
     def __init__(self, agree: Callable[[bool], bool], every: int) -> None:
         self.received: str | None = None

@@ -114,7 +114,8 @@ def cross_entropy(options: LossOptions) -> nn.Module:
 class _CrossEntropy(nn.CrossEntropyLoss):
     """Averaged over images, also where classes have weights.
 
-    torch divides by the weights of a batch: accumulated over two halves of it, the loss would differ from that of the whole.
+    torch divides by the weights of a batch, so that a loss accumulated over two halves would differ from that of the
+    whole.
     """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

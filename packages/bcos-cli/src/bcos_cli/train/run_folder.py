@@ -107,8 +107,8 @@ class RunFolder:
         while not self.config.exists():
             if time.monotonic() > until:
                 raise BcosError(
-                    f"the run's folder {str(self.path)!r} is not visible on {socket.gethostname()}; choose one that all "
-                    "machines share with --out"
+                    f"the run's folder {str(self.path)!r} is not visible on {socket.gethostname()}; choose one that "
+                    "all machines share with --out"
                 )
             time.sleep(0.1)
 

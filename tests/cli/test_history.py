@@ -1,9 +1,7 @@
-"""Which epoch is the best, and when it is time to stop."""
+"""Which epoch is the best, and what is kept of each."""
 
 import pytest
 
-from bcos_cli.config import EarlyStopping
-from bcos_cli.train.early_stopping import should_stop
 from bcos_cli.train.epoch_score import accuracy_of, measure_of
 from bcos_cli.train.history import History
 from bcos_cli.train.run_folder import RunFolder
@@ -38,31 +36,6 @@ def test_measure_of_an_epoch(line, measure, accuracy):
 def test_first_of_equals_is_the_best(tmp_path):
     made = history(tmp_path, [0.2, 0.5, 0.5, 0.4, 0.6])
     assert [line["epoch"] for line in made.lines if line.get("best")] == [1, 2, 5]
-
-
-@pytest.mark.parametrize(
-    ("accuracies", "options", "over"),
-    [
-        ([0.1, 0.2, 0.3], {"patience": 1}, False),
-        ([0.3, 0.3], {"patience": 1}, True),
-        ([0.3, 0.2, 0.1], {"patience": 3}, False),
-        ([0.3, 0.2, 0.1, 0.29], {"patience": 3}, True),
-        ([0.3, 0.2, 0.31, 0.3], {"patience": 2}, False),
-        ([0.3, 0.32, 0.34, 0.36], {"patience": 2, "min_delta": 0.05}, False),
-        ([0.3, 0.32, 0.34, 0.34], {"patience": 3, "min_delta": 0.05}, True),
-        ([0.3], None, False),
-    ],
-)
-def test_patience_ends(accuracies, options, over, tmp_path):
-    stopping = EarlyStopping(**options) if options else None
-    assert should_stop(history(tmp_path, accuracies).lines, stopping) is over
-
-
-def test_patience_begins_when_epochs_can_be_compared_with_the_last(tmp_path):
-    made = History(RunFolder(tmp_path))
-    for epoch, accuracy in enumerate([0.9, 0.5, 0.4, 0.3, 0.2, 0.35, 0.3, 0.3], start=1):
-        made.add({"epoch": epoch, "step": 10 * epoch, "test_top1": accuracy})
-        assert should_stop(made.lines, EarlyStopping(patience=2), lambda step: step > 40) is (epoch == 8)
 
 
 def test_lines_of_later_epochs_are_forgotten_and_written_again(tmp_path):

@@ -220,7 +220,7 @@ def test_damaged_data_end_the_run_or_are_left_out_and_counted(damaged, run, reci
     assert "bcos: left out" in out.err
 
     with monkeypatch.context() as patched:  # killed before the first epoch has its line
-        patched.setattr(trainer, "scores_of", kill)
+        patched.setattr(trainer, "evaluate", kill)
         with pytest.raises(KeyboardInterrupt):
             run(made, "killed")
     assert lines(run(made, "killed", resume=True)) == lines(folder)

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,7 +19,7 @@ from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import Batches
 from bcos_cli.data.random_access import images_at
 from bcos_cli.data.reading import Reading
-from bcos_cli.evaluate.classification import Scores
+from bcos_cli.evaluate.classification import Scores, evaluate
 from bcos_cli.evaluate.samplers import SampledImages
 from bcos_cli.explain.loaded_model import TrainedModel, load_trained
 from bcos_cli.processes.group import any_process, total
@@ -27,14 +28,13 @@ from bcos_cli.train import fsdp
 from bcos_cli.train.accelerator import make_accelerator, start_trackers
 from bcos_cli.train.batch_size import check_mixing, plan_batches
 from bcos_cli.train.checkpoint import Checkpoints, Progress, load_progress
-from bcos_cli.train.distillation import Agreement, output_names
+from bcos_cli.train.distillation import Agreement, agreement, output_names
 from bcos_cli.train.early_stopping import should_stop
-from bcos_cli.train.evaluation import scores_of
 from bcos_cli.train.frozen_layers import train_mode
 from bcos_cli.train.history import History, epoch_line
 from bcos_cli.train.learner import Learner
 from bcos_cli.train.loaders import Loaders
-from bcos_cli.train.losses import training_loss
+from bcos_cli.train.losses import LossOptions, make_loss, training_loss
 from bcos_cli.train.model import build
 from bcos_cli.train.nonfinite_loss import (
     RunningLoss,
@@ -253,17 +253,17 @@ class Trainer:
         self.history.share()
 
     def score(self, network: nn.Module, batches: Batches, label: str = "evaluating") -> Scores | Agreement:
-        """Score a network, all processes together."""
-        return scores_of(
-            self.trained,
-            network,
-            batches,
-            loss=self.recipe.train.loss,
-            embedding_teacher=self.learner.embedding_teacher,
-            accelerator=self.accelerator,
-            together=self.learner.sharded,
-            label=label,
-        )
+        """Score a network in all processes together; one without classes beside its teacher."""
+        options: dict[str, Any] = {
+            "device": self.device,
+            "show_progress": self.accelerator.is_main_process,
+            "label": label,
+            "together": self.learner.sharded,
+        }
+        if self.learner.embedding_teacher is not None:
+            return agreement(self.learner.embedding_teacher, network, batches, **options)
+        loss = make_loss(self.recipe.train.loss, LossOptions(evaluation=True))
+        return evaluate(self.trained, network, batches, loss, **options)
 
     def save(self) -> Path | None:
         """Write a checkpoint, all processes together; in the main one return where it is.

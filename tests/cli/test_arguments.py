@@ -37,7 +37,7 @@ def test_run_is_continued_with_its_own_recipe(recipe, tmp_path):
 
 def test_run_that_may_be_there_is_started_if_it_is_not(tmp_path):
     assert resolve("cifar10_resnet20", out=tmp_path / "run", auto_resume=True).resume is False
-    assert resolve("cifar10_resnet20", out=tmp_path / "run", resume=True).resume is True  # and refused by the engine
+    assert resolve("cifar10_resnet20", out=tmp_path / "run", resume=True).resume is True  # the folder refuses it later
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from bcos_cli.config import load_recipe
-from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem
+from bcos_cli.doctor.finding import Finding, Findings, PlannedRun, gigabytes, note, ok, problem
 from bcos_cli.train.accelerator import make_accelerator
 from bcos_cli.train.batch_size import plan_batches
 from bcos_cli.train.checkpoint import Checkpoints
@@ -52,12 +52,8 @@ def _memory(run: PlannedRun) -> Findings:
     readers = run.processes * max(run.recipe.data.workers, 1)
     needed, free = readers * run.recipe.data.shuffle_buffer * mean, psutil.virtual_memory().available
     text = f"{gigabytes(needed)} for the images that wait to be drawn, of {gigabytes(free)} of free memory"
-    if needed > free:
-        yield problem(f"{text}; lower data.shuffle_buffer or data.workers")
-    elif needed > free / 2:
-        yield note(text)
-    else:
-        yield ok(text)
+    found = _fits(needed, free, text, "lower data.shuffle_buffer or data.workers")
+    yield note(text) if free / 2 < needed <= free else found
 
 
 def _shared_memory(run: PlannedRun) -> Findings:
@@ -70,10 +66,7 @@ def _shared_memory(run: PlannedRun) -> Findings:
     needed = run.processes * data.workers * _BATCHES_A_LOADER * images * 3 * side**2
     free = shutil.disk_usage(SHARED_MEMORY).free
     text = f"{gigabytes(needed)} for batches in shared memory, of {gigabytes(free)}"
-    if needed > free:
-        yield problem(f"{text}; give the container more (docker run --shm-size), or use fewer data.workers")
-    else:
-        yield ok(text)
+    yield _fits(needed, free, text, "give the container more (docker run --shm-size), or use fewer data.workers")
 
 
 def _own_side(run: PlannedRun) -> int | None:
@@ -92,10 +85,11 @@ def _disk(run: PlannedRun, checkpoint_bytes: int | None) -> Findings:
     earlier = sum(file.stat().st_size for file in RunFolder(run.out).checkpoints.rglob("*") if file.is_file())
     needed, free = max(count * checkpoint_bytes - earlier, 0), shutil.disk_usage(there).free
     text = f"{gigabytes(needed)} more for {count} checkpoints, of {gigabytes(free)} of free disk at {str(there)!r}"
-    if needed > free:
-        yield problem(f"{text}; make room, or lower train.keep_checkpoints")
-    else:
-        yield ok(text)
+    yield _fits(needed, free, text, "make room, or lower train.keep_checkpoints")
+
+
+def _fits(needed: float, free: float, text: str, remedy: str) -> Finding:
+    return problem(f"{text}; {remedy}") if needed > free else ok(text)
 
 
 def _trackers(run: PlannedRun) -> Findings:

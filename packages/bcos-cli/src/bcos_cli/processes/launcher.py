@@ -8,13 +8,16 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import fields
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from bcos_cli.processes import given_arguments
 from bcos_cli.processes.preemption import EXIT_STATUS, SIGNALS
 from bcos_core.errors import BcosError
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
 
 _PATIENCE = 600
 """Seconds that the other processes have to end once one has ended with an error."""
@@ -29,23 +32,10 @@ def launch(num_processes: int) -> None:
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # each process reports its own error
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
-    known = {field.name for field in fields(LaunchConfig)}  # older versions of torch lack some
-    passed: dict[str, Any] = {"signals_to_handle": "SIGINT,SIGHUP,SIGQUIT", "shutdown_timeout": _PATIENCE}
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.5,
-        **{key: value for key, value in passed.items() if key in known},
-    )
     for number in SIGNALS:
         signal.signal(number, _pass_on)
     interrupts = signal.getsignal(signal.SIGINT)
@@ -53,7 +43,7 @@ def launch(num_processes: int) -> None:
         # -P: as in this process, modules in the current folder are not imported
         command = ("-P", "-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
         try:
-            elastic_launch(config, sys.executable)(*command)
+            elastic_launch(_config(num_processes), sys.executable)(*command)
         finally:
             signal.signal(signal.SIGINT, interrupts)  # torch has replaced it
     except ChildFailedError as failed:
@@ -70,6 +60,24 @@ def launch(num_processes: int) -> None:
     except SignalException as ended:
         status = EXIT_STATUS if ended.sigval in SIGNALS else 128 + ended.sigval
         raise typer.Exit(status) from ended
+
+
+def _config(num_processes: int) -> "LaunchConfig":
+    from torch.distributed.launcher.api import LaunchConfig
+
+    known = {field.name for field in fields(LaunchConfig)}  # older versions of torch lack some
+    passed: dict[str, Any] = {"signals_to_handle": "SIGINT,SIGHUP,SIGQUIT", "shutdown_timeout": _PATIENCE}
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.5,
+        **{key: value for key, value in passed.items() if key in known},
+    )
 
 
 def _pass_on(number: int, frame: FrameType | None) -> None:

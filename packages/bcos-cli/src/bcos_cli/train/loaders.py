@@ -32,6 +32,8 @@ class Loaders:
         data, split = self.data, self.splits.train
         if data.balanced and self.index.multi_label:
             raise BcosError("data.balanced draws classes equally often, these images have several labels; leave it out")
+        # Each process gets the same number of batches, a multiple of those that are accumulated: one that ran out early
+        # would leave the others waiting for its gradients. Evaluation has no such need, and counts every image once.
         drawing = Drawing(
             shuffle=data.shuffle_buffer,
             multiple=plan.accumulate,

@@ -305,8 +305,7 @@ class Trainer:
                 )
             self.learner.load(last, state, self.progress.step)
             self._redistribute(state["world"])
-        # A run may be killed after the checkpoint at the end of an epoch and before the line of that epoch, or the other
-        # way round after an older checkpoint was restored: lines of what will be trained again are dropped.
+        # Where the last checkpoint was removed as damaged, there are lines of epochs that are trained again: they go.
         if self.accelerator.is_main_process:
             self.history.keep(self.progress.epoch + (self.progress.batch >= len(self.batches)))
         self.history.share()
@@ -387,8 +386,8 @@ class Trainer:
             return
         if bad is None:
             raise BcosError("the loss of another process is not finite; it says which one")
-        # An accelerator's losses are looked at every LOOK_STEPS batches, when the batch is long gone. What a batch holds
-        # is a function of seed, epoch and number, so that a second loader makes the same one again.
+        # On an accelerator, losses are looked at every LOOK_STEPS batches, when this one is long gone. A batch depends on
+        # seed, epoch and number alone, so that a second loader makes it again.
         batch = next(self.loaders.training(self.plan).epoch(self.progress.epoch, bad))
         step = self.progress.epoch * self.steps_per_epoch + bad // self.plan.accumulate + 1
         raise loss_error(self.progress.epoch + 1, step, self.rates[bad], self._keep_batch(bad, *batch))

@@ -231,7 +231,7 @@ def test_folder_of_the_run(found, recipe, tmp_path):
     assert not folder.is_in_use()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    assert "'mine' is not empty, and no run" in found(made, "machine", out="mine")["problem"][0]
+    assert "'mine' is not empty, and not a run" in found(made, "machine", out="mine")["problem"][0]
 
 
 def test_images_that_choose_are_told_and_not_counted_as_trained_on(found, recipe):

@@ -206,7 +206,7 @@ def damaged(shards, tmp_path):
 
 
 def test_damaged_data_end_the_run_or_are_left_out_and_counted(damaged, run, recipe, capsys, monkeypatch):
-    def kill(*_):
+    def kill(*_, **__):
         raise KeyboardInterrupt
 
     with pytest.raises(BcosError, match=r"bcos shards verify|cannot be read"):

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.config.output_path import check_folder
 from bcos_cli.hookspecs import hookimpl
 from bcos_core.errors import BcosError
 
@@ -79,8 +80,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
 
 def _check_replaceable(out: Path, images: Path, names: set[str]) -> None:
     """Refuse a folder that holds anything but an earlier demo, whose `images` have these names."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists()):
-        raise BcosError(f"{str(out)!r} holds other things; choose a new folder with --out")
+    check_folder(out, MARKER)
     others = sorted(path.name for path in images.iterdir() if path.name not in names) if images.is_dir() else []
     if others:
         raise BcosError(

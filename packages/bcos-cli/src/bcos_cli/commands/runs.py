@@ -86,7 +86,7 @@ def compare(
 ) -> None:
     """Compare runs: in what their recipes differ, and what came of it."""
     from bcos_cli import console
-    from bcos_cli.config.outputs import check_writable
+    from bcos_cli.config.output_path import check_writable
     from bcos_cli.runs.compare import recipe_rows, score_rows
     from bcos_cli.runs.plot import check_suffix, plot
     from bcos_cli.runs.read import read_run

@@ -5,7 +5,7 @@ from typing import Any
 
 from bcos_cli import console
 from bcos_cli.config import Recipe
-from bcos_cli.config.outputs import check_writable
+from bcos_cli.config.output_path import check_writable
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.reading import Reading
 from bcos_cli.data.splits import ScoredSplit, find_split, scored_split

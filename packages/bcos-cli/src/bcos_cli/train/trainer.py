@@ -386,7 +386,7 @@ class Trainer:
             return
         if bad is None:
             raise BcosError("the loss of another process is not finite; it says which one")
-        # On an accelerator, losses are looked at every LOOK_STEPS batches, when this one is long gone. A batch depends on
+        # An accelerator's losses are looked at every LOOK_STEPS batches, when this one is long gone. It depends on its
         # seed, epoch and number alone, so that a second loader makes it again.
         batch = next(self.loaders.training(self.plan).epoch(self.progress.epoch, bad))
         step = self.progress.epoch * self.steps_per_epoch + bad // self.plan.accumulate + 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bcos_cli.config.outputs import check_folder, check_writable
+from bcos_cli.config.output_path import check_folder, check_writable
 from bcos_cli.train.model import build
 from bcos_core import BcosError
 
@@ -31,7 +31,7 @@ def test_others_things_inputs_and_files_are_left_alone(tmp_path):
         check_folder(tmp_path / "mine", "m.json", inputs=[tmp_path / "mine/photo.png"])
     with pytest.raises(BcosError, match="is a file; choose a folder"):
         check_folder(tmp_path / "mine/photo.png", "m.json")
-    with pytest.raises(BcosError, match="is a file, no folder"):
+    with pytest.raises(BcosError, match="is a file, not a folder"):
         check_writable(tmp_path / "mine/photo.png/below")
 
 

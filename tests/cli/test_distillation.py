@@ -77,7 +77,7 @@ def test_objective_mixes_labels_and_teacher(weight):
             return torch.tensor(8.0)
 
     fake = SimpleNamespace(
-        options=SimpleNamespace(weight=weight), answer=lambda pixels: ANSWER, loss=lambda o, a: torch.tensor(4.0)
+        options=SimpleNamespace(weight=weight), outputs=lambda pixels: ANSWER, loss=lambda o, a: torch.tensor(4.0)
     )
     objective = Objective(Labels(), fake)
     assert float(objective(OUTPUTS, "targets", "pixels")) == weight * 4 + (1 - weight) * 8

@@ -105,7 +105,7 @@ def test_what_is_shown_is_the_recipe_with_every_key_explained(name, bcos):
     assert status == 0, err
     values = yaml.safe_load(out)
     assert validate_recipe(values, "shown") == load_recipe(name, ["train.seed=7"])
-    assert "# Effective: over all processes and accumulated batches." in out
+    assert "# Images of one step, over all processes and accumulated batches." in out
     assert json.loads(bcos("recipes", "show", name, "--json")[1]) == loaded(name).model_dump(mode="json")
 
 

@@ -25,10 +25,10 @@ from bcos_models.convert.anneal import recalibrate_norms
 
 
 class Learner:
-    """What a checkpoint holds the state of.
+    """A network in training, whose state checkpoints hold.
 
     Args:
-        recipe: all but its data.
+        recipe: all of its sections but ``data``.
         trained: the network, and what its input and outputs are.
         labels_loss: logits and targets → loss.
         accelerator: of this process.
@@ -94,7 +94,7 @@ class Learner:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def after_step(self, step: int) -> None:
-        """Bring learning rate, annealing and average to where they are after `step` steps."""
+        """Update learning rate, annealing and average, after `step` steps in all."""
         self.schedule.step_update(step)
         for network in self.networks:
             self.annealer.after_step(network, step)
@@ -119,7 +119,7 @@ class Learner:
         }
 
     def load(self, checkpoint: Path, state: dict[str, Any], step: int) -> None:
-        """Go back to where a checkpoint was written, after `step` steps; `state` is that of :meth:`state`."""
+        """Restore what :meth:`weights` and :meth:`state` put into a checkpoint after `step` steps."""
         fsdp.load_weights_into(self.whole, load_tensors(checkpoint, MODEL), self.sharded)
         if self.ema is not None:
             fsdp.load_weights_into(self.ema.module, load_tensors(checkpoint, EMA), False)
@@ -149,8 +149,7 @@ class Learner:
             self.share_buffers()
         self.annealer.finish(network)
         network.float()  # also where it was trained in float64
-        # Accelerate's wrapper would compute in mixed precision: scores and explanations are to be those of the weights
-        # that are saved.
+        # Accelerate's wrapper computes in mixed precision; scores and explanations must be those of the saved weights.
         self.trained.model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False).eval()
 
     def save_network(self, path: Path) -> None:

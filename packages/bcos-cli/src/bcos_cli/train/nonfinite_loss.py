@@ -61,10 +61,10 @@ def check_finite(network: nn.Module, *, agree: Callable[[int], int] | None = Non
 
 
 def check_weights(network: nn.Module, epoch: int, step: int, device: torch.device) -> None:
-    """Keep weights that are not finite, after a gradient that was not, out of checkpoints; all processes call this.
+    """Keep weights that are infinite or not a number out of checkpoints; all processes must call this.
 
     Raises:
-        BcosError: they are not.
+        BcosError: some weights are.
     """
     bad = not_finite(network)
     if any_process(bool(bad), device):
@@ -112,7 +112,7 @@ def check_skipped(count: int, limit: int, where: str) -> None:
     """Refuse to go on once more than `limit` steps were left out.
 
     Raises:
-        BcosError: more were.
+        BcosError: `count` is more.
     """
     if count > limit:
         raise BcosError(

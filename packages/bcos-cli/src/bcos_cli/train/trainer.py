@@ -207,7 +207,7 @@ class Trainer:
         return f"loss {float(self.loss.total) / batches:.4f}" if batches % LOOK_STEPS == 0 else None
 
     def after_step(self) -> None:
-        """Count the step and bring the learner there; write a checkpoint and end, if it is time."""
+        """Count the step and update the learner; write a checkpoint, or end early, when it is time."""
         progress, train = self.progress, self.recipe.train
         progress.step += 1
         if self.learner.step.skipped_step:
@@ -352,7 +352,7 @@ class Trainer:
 
     @contextmanager
     def ended_at_once(self) -> Iterator[None]:
-        """Let a signal end the block, which scores the trained network, at once: a resumed run scores it again."""
+        """Let a signal end the block at once: it scores the trained network, and a resumed run scores it again."""
         self._end_if_asked()
         try:
             with self.stopper.at_once():
@@ -376,10 +376,10 @@ class Trainer:
             console.err.print(f"ended by {reason}; continue with --resume (exit status {EXIT_STATUS})", soft_wrap=True)
 
     def _check_loss(self) -> None:
-        """End the run in every process if a loss was not finite in one, which keeps the batch.
+        """End the run in all processes if the loss of one was not finite; that one writes its batch to a file.
 
         Raises:
-            BcosError: it was not.
+            BcosError: a loss was not finite.
         """
         bad = None if self.learner.step.skips else self.loss.first_bad()
         if self.learner.step.skips or not any_process(bad is not None, self.device):

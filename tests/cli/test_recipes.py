@@ -11,7 +11,7 @@ import yaml
 
 from bcos_cli.config import load_recipe, validate_recipe
 from bcos_cli.plugins import recipes
-from bcos_cli.train.setup import decay_of
+from bcos_cli.train.ema import decay_of
 from bcos_core import BcosError
 from bcos_core.norms import norm_names
 from bcos_core.plugins import resolve
@@ -175,7 +175,7 @@ def test_what_is_shown_is_the_recipe_with_every_key_explained(name, bcos):
     assert status == 0, err
     values = yaml.safe_load(out)
     assert validate_recipe(values, "shown") == load_recipe(name, ["train.seed=7"])
-    assert "# Effective: over all processes and accumulated batches." in out
+    assert "# Images of one step, over all processes and accumulated batches." in out
     assert json.loads(bcos("recipes", "show", name, "--json")[1]) == loaded(name).model_dump(mode="json")
 
 

@@ -39,18 +39,17 @@ def doctor(
     explained.
     """
     trust_runs(trust_run)
-    from bcos_cli.train.request import TrainRequest, resolve_request
+    from bcos_cli.train.arguments import resolve_arguments
 
-    request = TrainRequest(recipe, data, overrides or [], start, head_only, classes, out, False, True)
-    resolved = resolve_request(request)
+    run = resolve_arguments(recipe, data, overrides, start, head_only, classes, out, auto_resume=True)
 
     from bcos_cli import console
-    from bcos_cli.doctor.examine import examine
+    from bcos_cli.doctor.checkup import examine
     from bcos_cli.processes.group import leave
 
     try:
         with diverted_output() if as_json else nullcontext():  # networks, losses and data sets may print
-            found = list(examine(resolved.recipe, resolved.folder, processes=num_processes, hashes=hashes))
+            found = list(examine(run.recipe, run.folder, processes=num_processes, hashes=hashes))
     finally:
         leave()
     problems = [finding for finding in found if finding.status == "problem"]

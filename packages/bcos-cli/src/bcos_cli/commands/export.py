@@ -65,7 +65,7 @@ def export_network(
     """
     import torch
 
-    from bcos_cli.config.outputs import check_writable
+    from bcos_cli.config.output_path import check_writable
     from bcos_explain.export import save_explainer
     from bcos_explain.export.exporter import SUFFIXES
     from bcos_models import load_trained

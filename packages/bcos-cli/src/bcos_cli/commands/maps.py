@@ -50,7 +50,7 @@ def maps(
         return
 
     from bcos_cli import console
-    from bcos_cli.config.outputs import check_writable
+    from bcos_cli.config.output_path import check_writable
     from bcos_cli.config.run_recipe import data_of
     from bcos_cli.data.index import load_index
     from bcos_cli.data.splits import scored_split

@@ -46,7 +46,7 @@ def neurons(
     """Show what neurons look for: the images that activate a channel most, each explained for that channel."""
     trust_runs(trust_run)
     from bcos_cli import console
-    from bcos_cli.config.outputs import check_folder
+    from bcos_cli.config.output_path import check_folder
     from bcos_cli.config.run_recipe import data_of
     from bcos_cli.data.index import load_index
     from bcos_cli.data.loader import reading_of

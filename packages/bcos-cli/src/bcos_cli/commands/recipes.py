@@ -50,20 +50,21 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print a recipe as it is used: complete, with what each key means."""
-    from bcos_cli.config.keys import complete, described
+    from bcos_cli.config.commented_yaml import commented_yaml, complete
 
     values = complete(name, overrides or [])
     if as_json:
         say_json(values)
     else:
-        say(described(values).removesuffix("\n"))
+        say(commented_yaml(values).removesuffix("\n"))
 
 
 @recipes.command()
 def diff(first: Name, second: Name, as_json: AsJson = False) -> None:
     """Show the keys in which two recipes differ, and both values."""
     from bcos_cli import console
-    from bcos_cli.config.keys import complete, differences
+    from bcos_cli.config.commented_yaml import complete
+    from bcos_cli.config.comparison import differences
 
     found = differences(complete(first, []), complete(second, []))
     if as_json:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from bcos_cli.config.base import NonNegative, Section
+from bcos_cli.config.section import NonNegative, Section
 from bcos_core.errors import BcosError
 from bcos_models.model_config import check_options
 

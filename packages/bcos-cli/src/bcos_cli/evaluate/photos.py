@@ -28,7 +28,7 @@ def evaluate_photos(
     """Score explanations of photographs whose objects have boxes or masks, for the classes of these objects.
 
     Args:
-        run_or_model: as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
+        run_or_model: as :func:`bcos_models.load_trained` takes it.
         annotations: a COCO file, a VOC file, or a folder of VOC files.
         photos: folder of the photographs.
         given: fields of :class:`EvaluationOptions`.

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from bcos_cli import console
-from bcos_cli.config.outputs import check_folder
+from bcos_cli.config.output_path import check_folder
 from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.input_image import InputImage, read_image

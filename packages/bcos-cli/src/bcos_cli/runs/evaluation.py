@@ -20,8 +20,8 @@ from bcos_cli.runs.report import report_data
 from bcos_cli.train.distillation import Agreement
 from bcos_cli.train.losses import LossOptions, loss_of_scores, make_loss
 from bcos_cli.train.run_folder import RunFolder
-from bcos_cli.train.selection import chooses
 from bcos_cli.train.trainer import TrainingResult
+from bcos_cli.train.validation_split import chooses
 from bcos_explain.report import write_report
 from bcos_models import TrainedModel, load_trained
 
@@ -59,7 +59,7 @@ def evaluate_run(
     """Score what a user names; for a run's folder on its own test split, renew its evaluation and report.
 
     Args:
-        run_or_model: as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
+        run_or_model: as :func:`bcos_models.load_trained` takes it.
         given: fields of :class:`EvaluationOptions` that replace those of the run's recipe.
         data: shards; None for those of the run.
         weights: of a model by name.

@@ -11,7 +11,7 @@ from bcos_cli.evaluate.metrics import CLASSIFICATION, describe, format_value
 from bcos_cli.evaluate.result import Evaluation
 from bcos_cli.explain.neurons import NeuronOptions, neuron_rows
 from bcos_cli.train.best_epoch import role_of
-from bcos_cli.train.selection import chooses
+from bcos_cli.train.validation_split import chooses
 from bcos_core.errors import BcosError
 from bcos_explain.report import Confusion, MetricScores, NeuronRow, ReportData, Table
 from bcos_models import TrainedModel

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bcos_core import AddInverse, BcosConv2d, BcosError, LogitLayer, explain
-from bcos_core.balance import ROUNDING, balance, rounding
+from bcos_core.completeness import ROUNDING, balance, rounding
 from bcos_core.receipt import Receipt, receipts
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import allow_mutation_on_saved_tensors, disable_saved_tensors_hooks
 
 from bcos_core.audit import random_state
-from bcos_core.balance import balance, is_rounding, rounding
+from bcos_core.completeness import balance, is_rounding, rounding
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, check_input, forward

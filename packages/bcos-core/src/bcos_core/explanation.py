@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bcos_core.balance import Balance, balance, rounding
+from bcos_core.completeness import Balance, balance, rounding
 from bcos_core.display import html_of
 
 _ROWS_SHOWN = 12

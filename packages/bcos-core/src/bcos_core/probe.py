@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bcos_core.additive_terms import FROZEN, UNNAMED
-from bcos_core.balance import rounding
+from bcos_core.completeness import rounding
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, forward, outputs_of

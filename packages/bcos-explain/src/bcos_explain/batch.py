@@ -15,8 +15,8 @@ from bcos_explain.explainers.contract import LinearMapExplainer, class_indices, 
 from bcos_explain.explainers.memory import in_batches
 from bcos_explain.explainers.remarks import pass_on, remarks_about
 from bcos_explain.registry import explainer_specs, get_explainer
-from bcos_explain.render.colour import WeightPicture
 from bcos_explain.render.picture import input_image
+from bcos_explain.render.weight_image import WeightPicture
 
 
 @dataclass(frozen=True)

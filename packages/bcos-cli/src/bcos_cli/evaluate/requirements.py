@@ -95,7 +95,7 @@ def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: S
     Raises:
         BcosError: a condition on what was not asked for.
     """
-    from bcos_core.balance import is_rounding, rounding
+    from bcos_core.completeness import is_rounding, rounding
 
     found = []
     for name, reason in evaluation.skipped.items():

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from bcos_core.balance import balance
+from bcos_core.completeness import balance
 from bcos_explain.explainers.remarks import remark
 
 _SHARE = 0.01

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError, explain
-from bcos_core.balance import balance
+from bcos_core.completeness import balance
 
 Run = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -32,7 +32,7 @@ class Agreement:
     weight_norm: float
     """``‖W - W'‖ / ‖W'‖`` of an image."""
     incomplete: float
-    """``|logit - Σ map - bias|`` as a share of what is added up, see :class:`bcos_core.balance.Balance`."""
+    """``|logit - Σ map - bias|`` as a share of what is added up, see :class:`bcos_core.completeness.Balance`."""
 
     def worse(self, other: "Agreement") -> "Agreement":
         """Return the larger of each of the differences."""

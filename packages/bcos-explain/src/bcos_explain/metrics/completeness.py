@@ -20,7 +20,7 @@ class CompletenessResult(MetricResult):
 
     @property
     def relative(self) -> Tensor:
-        """(M,): the same as a share of what was added up, see :attr:`bcos_core.balance.Balance.missing`."""
+        """(M,): the same as a share of what was added up, see :attr:`bcos_core.completeness.Balance.missing`."""
         return self.scores
 
     @staticmethod

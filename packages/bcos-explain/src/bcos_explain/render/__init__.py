@@ -2,12 +2,6 @@
 
 from bcos_explain.render.animation import animation
 from bcos_explain.render.colorbar import ColorBar
-from bcos_explain.render.colour import (
-    WeightPicture,
-    common_alpha_scale,
-    explanation_image,
-    smoothing,
-)
 from bcos_explain.render.contributions import contribution_rgb, plot_contribution_map, symmetric_limit
 from bcos_explain.render.encode import data_uri
 from bcos_explain.render.files import picture_bytes, save_png, save_sheet, sheet_bytes
@@ -17,6 +11,12 @@ from bcos_explain.render.overlay import contribution_overlay, explanation_overla
 from bcos_explain.render.picture import input_image, on_background
 from bcos_explain.render.scale import percentile_of_many
 from bcos_explain.render.sheet import Background, Sheet
+from bcos_explain.render.weight_image import (
+    WeightPicture,
+    common_alpha_scale,
+    explanation_image,
+    smoothing,
+)
 
 __all__ = [
     "Background",

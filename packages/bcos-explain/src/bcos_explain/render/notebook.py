@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from bcos_core import Explanation
 from bcos_core.receipt import Receipt, receipts
-from bcos_explain.render.colour import explanation_image, smoothing
 from bcos_explain.render.contributions import contribution_rgb, symmetric_limit
 from bcos_explain.render.encode import data_uri
 from bcos_explain.render.picture import input_image, on_background
+from bcos_explain.render.weight_image import explanation_image, smoothing
 
 IMAGES_SHOWN = 4
 TARGETS_SHOWN = 3

@@ -45,10 +45,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Types and the direction of dependence: mypy strict, import-linter."""
+    """Types and the direction of dependence: mypy strict, import-linter, no circle of imports."""
     session.install(*EVERYTHING, *group("types"))
     session.run("mypy")
     session.run("lint-imports")
+    session.run("python", "tests/architecture/import_circles.py")
 
 
 @nox.session

@@ -13,12 +13,12 @@ from pathlib import Path
 import torch
 
 from bcos_cli.data.image_decoder import decode
-from bcos_cli.data.transforms import inference_transform
-from bcos_cli.explain.loaded_model import TrainedModel, load_trained
+from bcos_cli.data.input_image import inference_transform
 from bcos_core import BcosError
 from bcos_explain import get_explainer, list_explainers
 from bcos_explain.explainers import attribute, collect_remarks, remark_lines
 from bcos_explain.metrics import grid_pointing_game
+from bcos_models import TrainedModel, load_trained
 
 
 def labelled(trained: TrainedModel, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,10 +18,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from bcos_cli.config import validate_recipe
-from bcos_cli.explain.image_files import load_image
-from bcos_cli.explain.loaded_model import load_trained
+from bcos_cli.data.input_image import read_image
 from bcos_cli.train.model import build
 from bcos_core import explain
+from bcos_models import load_trained
 
 pytestmark = pytest.mark.slow
 CLASSES = [f"digit {k}" for k in range(9)] + ["<b>nine</b> & {{more}} ${more}"]
@@ -164,7 +164,7 @@ def point(page, x, y, kind="map"):
 
 def expected(run, path, target=None):
     trained = load_trained(str(run))
-    return explain(trained.model, trained.encode(load_image(path, trained.input)[None]), target)
+    return explain(trained.model, trained.encode(read_image(path, trained.input).pixels[None]), target)
 
 
 def read(text, x, y):
@@ -198,7 +198,7 @@ def test_hovering_reads_the_contribution_of_the_pixel(visit, run, seven):
     map = expected(run, seven).map[0].numpy()
     for x, y in ((0, 0), (3, 2), (4, 5), (7, 7)):
         assert read(point(page, x, y), x, y) == pytest.approx(map[y, x], rel=2e-3, abs=1e-6)
-    grey = load_image(seven, load_trained(str(run)).input)[0]
+    grey = read_image(seven, load_trained(str(run)).input).pixels[0]
     for x, y in ((3, 1), (7, 0)):
         colour = f"{int(grey[y, x]):02x}" * 3
         assert re.fullmatch(rf"x {x}, y {y}:\s+#{colour}", point(page, x, y, "input").strip())

@@ -15,7 +15,8 @@ from stripes import SIDE, striped
 from bcos_cli.config import validate_recipe
 from bcos_cli.config.trust import trust_runs
 from bcos_cli.data.pack import pack
-from bcos_cli.data.sources import ArraySource, FolderSource, ImageItem, encode_png, parse_tree
+from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
+from bcos_cli.data.sources.folder import FolderSource, parse_tree
 from bcos_cli.processes.group import process_state
 
 
@@ -116,7 +117,7 @@ def tree(make_tree):
 def folder_source():
     def make(root):
         files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-        return FolderSource(root, *parse_tree(files, "train", str(root)))
+        return FolderSource(root, *parse_tree(dict.fromkeys(files, ""), "train", str(root)))
 
     return make
 

@@ -6,16 +6,17 @@ import shutil
 
 import pytest
 
-from bcos_cli.data.address import is_url, shard_address
+from bcos_cli.data.address import shard_address
 from bcos_cli.data.index import load_index
-from bcos_cli.data.opening import open_url
 from bcos_cli.data.pack import pack
+from bcos_cli.data.remote import open_url
 from bcos_cli.data.sources import ArraySource, ImageItem
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.explain.shard_maps import MapOptions, explain_shards
 from bcos_cli.train.model import build
 from bcos_core import BcosError
+from bcos_core.address import is_address
 
 
 @pytest.mark.parametrize(
@@ -100,8 +101,8 @@ def test_a_name_is_no_pattern_where_the_program_would_expand_it(name):
 
 
 def test_paths_are_told_from_addresses():
-    assert [is_url(x) for x in ("s3://b", "pipe:cat x", "http://h")] == [True] * 3
-    assert not any(map(is_url, ("a/b.tar", "C:/a", "./pipe:x", "-", "")))
+    assert [is_address(x) for x in ("s3://b", "pipe:cat x", "http://h")] == [True] * 3
+    assert not any(map(is_address, ("a/b.tar", "C:/a", "./pipe:x", "-", "")))
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from http_server import serving
 
-from bcos_cli.data.cache import MARKER, ShardCache, open_shard
+from bcos_cli.data.cache import MARKER, ShardCache
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import make_batches
+from bcos_cli.data.loader import Reading, make_batches
 from bcos_cli.data.pack import pack
-from bcos_cli.data.reading import Reading
+from bcos_cli.data.remote import open_url
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_core import BcosError
 from bcos_models import InputSpec
@@ -104,7 +104,7 @@ def test_local_shards_are_not_copied(tmp_path, folder):
 
 
 def test_many_at_once_get_the_same(server, folder):
-    cache = open_shard(str(folder), 1.0)
+    cache = Reading(cache=str(folder), cache_gb=1.0).opener()
     name = load_index(f"{server.url}/a").shards[0].name
     whole = (Path(server.RequestHandlerClass.keywords["directory"]) / "a" / name).read_bytes()
 
@@ -131,10 +131,10 @@ def test_shard_that_is_removed_while_it_is_read_is_read_to_its_end(server, folde
 
 
 def test_no_cache_and_no_folder_for_one(tmp_path):
-    assert open_shard(None, 1.0) is None
+    assert Reading().opener() is open_url
     (tmp_path / "file").write_text("")
     with pytest.raises(BcosError, match=r"cannot make the folder data.cache='.*/file/x': .*; choose another"):
-        open_shard(str(tmp_path / "file" / "x"), 1.0)
+        Reading(cache=str(tmp_path / "file" / "x")).opener()
 
 
 def everything(folder):
@@ -147,7 +147,7 @@ def test_a_folder_with_other_things_is_refused_and_left_as_it_is(name, folder):
     (folder / name).write_text("mine")
     before = everything(folder)
     with pytest.raises(BcosError, match=r"data.cache='.*' is not a cache of shards: it holds '.*'; choose an") as error:
-        open_shard(str(folder), 1e-9)
+        Reading(cache=str(folder), cache_gb=1e-9).opener()
     assert Path(name).parts[0] in str(error.value)
     assert {k: v for k, v in everything(folder).items() if k != ".room.lock"} == before
 

@@ -9,9 +9,8 @@ from torch import nn
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluate.classification import classify
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.train.losses import LossOptions, make_loss
-from bcos_models import InputSpec
+from bcos_models import InputSpec, ModelConfig, TrainedModel
 
 SPEC = InputSpec(size=8, channels=1, resize=None)
 
@@ -21,7 +20,9 @@ def trained():
     def make(probabilities, classes=3):
         model = nn.Sequential(nn.Flatten(), nn.Linear(128, classes), nn.Dropout(0.5))
         nn.init.normal_(model[1].weight, std=0.3)
-        return TrainedModel(model.train(), "m", {}, SPEC, list("abcdefg"[:classes]), probabilities)
+        return TrainedModel(
+            model.train(), ModelConfig("m", classes, {}, SPEC, list("abcdefg"[:classes]), probabilities)
+        )
 
     return make
 

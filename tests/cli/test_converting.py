@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 
-from bcos_cli.explain.loaded_model import load_trained
-from bcos_models import create_model, save_weights
+from bcos_models import create_model, load_trained, save_weights
 
 
 @pytest.fixture

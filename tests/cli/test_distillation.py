@@ -59,12 +59,12 @@ def test_embedding_is_a_direction(saved, recipe):
 def test_teacher_answers_in_eval_mode_without_gradients_at_its_own_size(saved, recipe):
     made = teacher(saved, recipe)
     pixels = torch.rand(2, 1, 8, 8, requires_grad=True)
-    answer = made.answer(pixels)
+    answer = made.outputs(pixels)
     assert not answer.requires_grad
     assert not made.trained.model.training
     assert not any(p.requires_grad for p in made.trained.model.parameters())
     torch.testing.assert_close(answer, made.trained.model(made.trained.encode(pixels)).detach())
-    assert made.answer(torch.rand(2, 1, 20, 20)).shape == (2, 3)
+    assert made.outputs(torch.rand(2, 1, 20, 20)).shape == (2, 3)
 
 
 @pytest.mark.parametrize("weight", [0.25, 1.0])
@@ -77,7 +77,7 @@ def test_objective_mixes_labels_and_teacher(weight):
             return torch.tensor(8.0)
 
     fake = SimpleNamespace(
-        options=SimpleNamespace(weight=weight), answer=lambda pixels: ANSWER, loss=lambda o, a: torch.tensor(4.0)
+        options=SimpleNamespace(weight=weight), outputs=lambda pixels: ANSWER, loss=lambda o, a: torch.tensor(4.0)
     )
     objective = Objective(Labels(), fake)
     assert float(objective(OUTPUTS, "targets", "pixels")) == weight * 4 + (1 - weight) * 8
@@ -95,7 +95,7 @@ def test_teacher_that_knows_or_sees_other_things_is_refused(saved, recipe):
     with pytest.raises(BcosError, match=r"data.path"):
         Teacher(Distillation(teacher=saved(classes=("a", "b"))), student, torch.device("cpu"))
     colour = saved(classes=("rows", "columns", "corner", "x"), data={"image_channels": 3})
-    with pytest.raises(BcosError, match=r"sees images of 3 channels, the network of 1"):
+    with pytest.raises(BcosError, match=r"takes images of 3 channels, the network of 1"):
         Teacher(Distillation(teacher=colour), student, torch.device("cpu"))
 
 

@@ -14,11 +14,11 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_cli.doctor import machine
-from bcos_cli.doctor.examine import examine
+from bcos_cli.doctor.checkup import examine
 from bcos_cli.doctor.finding import note
 from bcos_cli.doctor.network import _made_of
 from bcos_cli.train.run_folder import RunFolder
-from bcos_cli.train.selection import settled
+from bcos_cli.train.validation_split import with_validation
 from bcos_core.plugins import PluginInfo
 
 Usage = namedtuple("Usage", "total used free")
@@ -86,7 +86,7 @@ def test_broken_and_slow_plugins_are_named(found, recipe, monkeypatch):
     ]
     monkeypatch.setattr("bcos_cli.doctor.plugins.all_plugins", lambda: infos)
     told = found(recipe(), "plugins")
-    assert told["problem"] == ["theirs:a (theirs.a) is broken: ImportError: no torch; mend or uninstall theirs"]
+    assert told["problem"] == ["theirs:a (theirs.a) is broken: ImportError: no torch; fix or uninstall theirs"]
     assert told["note"] == ["theirs:b takes 1,500 ms to import; every command waits for it"]
     assert "of others: theirs:a, theirs:b" in told["ok"][0]
 
@@ -231,7 +231,7 @@ def test_folder_of_the_run(found, recipe, tmp_path):
     assert not folder.is_in_use()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("")
-    assert "'mine' is not empty, and no run" in found(made, "machine", out="mine")["problem"][0]
+    assert "'mine' is not empty, and not a run" in found(made, "machine", out="mine")["problem"][0]
 
 
 def test_images_that_choose_are_told_and_not_counted_as_trained_on(found, recipe):
@@ -244,5 +244,5 @@ def test_images_that_choose_are_told_and_not_counted_as_trained_on(found, recipe
 
 def test_folder_with_the_same_run_is_seen_though_its_recipe_says_what_chooses(found, recipe):
     made = recipe(early_stopping={"patience": 2})
-    RunFolder(Path("run")).start(settled(made, load_index(made.data.path)))
-    assert any("has a run of this recipe" in text for text in found(made, "machine")["note"])
+    RunFolder(Path("run")).start(with_validation(made, load_index(made.data.path)))
+    assert any("holds a run of this recipe" in text for text in found(made, "machine")["note"])

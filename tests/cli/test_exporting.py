@@ -6,9 +6,8 @@ import json
 import pytest
 import torch
 
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_core import explain
-from bcos_models import create_model, save_pretrained
+from bcos_models import create_model, load_trained, save_pretrained
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 

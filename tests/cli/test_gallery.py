@@ -86,7 +86,9 @@ def test_an_explainer_that_cannot_explain_the_network_is_left_out_and_named(trai
     def refuse(model, x, target):
         raise BcosError("it has no layers")
 
-    monkeypatch.setattr(module, "get_explainer", lambda name: refuse if name == "gradcam" else get_explainer(name))
+    monkeypatch.setattr(
+        "bcos_explain.batch.get_explainer", lambda name: refuse if name == "gradcam" else get_explainer(name)
+    )
     monkeypatch.setattr(module, "BATCH", 2)
     data = report_data(chosen, trained, evaluation, [])
     assert all(list(item.baselines) == ["input_x_gradient"] for item in data.gallery)

@@ -1,16 +1,15 @@
-"""Which epoch is the best, and when it is time to stop."""
+"""Which epoch is the best, and what is kept of each."""
 
 import pytest
 
-from bcos_cli.config import EarlyStopping
 from bcos_cli.train.best_epoch import accuracy_of, measure_of
 from bcos_cli.train.history import History
 from bcos_cli.train.run_folder import RunFolder
 
 
-def history(tmp_path, accuracies, stopping=None, **more):
+def history(tmp_path, accuracies, **more):
     tmp_path.mkdir(exist_ok=True)
-    made = History(RunFolder(tmp_path), stopping)
+    made = History(RunFolder(tmp_path))
     for epoch, accuracy in enumerate(accuracies, start=1):
         best = {"best": True} if made.is_best(accuracy) else {}
         made.add({"epoch": epoch, "test_top1": accuracy, **best, **more})
@@ -39,31 +38,6 @@ def test_first_of_equals_is_the_best(tmp_path):
     assert [line["epoch"] for line in made.lines if line.get("best")] == [1, 2, 5]
 
 
-@pytest.mark.parametrize(
-    ("accuracies", "options", "over"),
-    [
-        ([0.1, 0.2, 0.3], {"patience": 1}, False),
-        ([0.3, 0.3], {"patience": 1}, True),
-        ([0.3, 0.2, 0.1], {"patience": 3}, False),
-        ([0.3, 0.2, 0.1, 0.29], {"patience": 3}, True),
-        ([0.3, 0.2, 0.31, 0.3], {"patience": 2}, False),
-        ([0.3, 0.32, 0.34, 0.36], {"patience": 2, "min_delta": 0.05}, False),
-        ([0.3, 0.32, 0.34, 0.34], {"patience": 3, "min_delta": 0.05}, True),
-        ([0.3], None, False),
-    ],
-)
-def test_patience_ends(accuracies, options, over, tmp_path):
-    stopping = EarlyStopping(**options) if options else None
-    assert history(tmp_path, accuracies, stopping).is_over() is over
-
-
-def test_patience_begins_when_epochs_can_be_compared_with_the_last(tmp_path):
-    made = History(RunFolder(tmp_path), EarlyStopping(patience=2))
-    for epoch, accuracy in enumerate([0.9, 0.5, 0.4, 0.3, 0.2, 0.35, 0.3, 0.3], start=1):
-        made.add({"epoch": epoch, "step": 10 * epoch, "test_top1": accuracy})
-        assert made.is_over(lambda step: step > 40) is (epoch == 8)
-
-
 def test_lines_of_later_epochs_are_forgotten_and_written_again(tmp_path):
     made = history(tmp_path, [0.1, 0.2, 0.3])
     made.keep(2)
@@ -71,6 +45,6 @@ def test_lines_of_later_epochs_are_forgotten_and_written_again(tmp_path):
     assert made.has(2)
     assert not made.has(3)
     assert len(RunFolder(tmp_path).read_metrics()) == 2
-    again = History(RunFolder(tmp_path), None)
+    again = History(RunFolder(tmp_path))
     again.keep(2)
     assert again.lines == made.lines

@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from http_server import running
 
-from bcos_cli.data import http
-from bcos_cli.data.http import open_http
+from bcos_cli.data import remote
 from bcos_cli.data.index import load_index
+from bcos_cli.data.remote import open_http
 from bcos_core import BcosError
 
 
@@ -91,7 +91,7 @@ def test_what_breaks_off_is_an_error():
 
 
 def test_a_server_that_is_busy_is_asked_again(monkeypatch):
-    monkeypatch.setattr(http, "PAUSE", 0)
+    monkeypatch.setattr(remote, "PAUSE", 0)
     left = [503, 429, 500]
     with answering(lambda _: (left.pop() if left else 200, {"Content-Length": "2"}, b"ok")) as server:
         assert read(server.url) == b"ok"
@@ -99,7 +99,7 @@ def test_a_server_that_is_busy_is_asked_again(monkeypatch):
     with answering(lambda _: (503, {}, b"")) as server:
         with pytest.raises(OSError, match="503 Service Unavailable"):
             read(server.url)
-        assert len(server.asked) == http.ATTEMPTS
+        assert len(server.asked) == remote.ATTEMPTS
     with answering(lambda _: (404, {}, b"")) as server:
         with pytest.raises(OSError, match="404 Not Found"):
             read(server.url)

@@ -8,9 +8,8 @@ import pytest
 from bcos_cli.config import Augment, dump_recipe
 from bcos_cli.data import index as index_module
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import make_batches
-from bcos_cli.data.reading import Reading
-from bcos_cli.data.stream import Drawing
+from bcos_cli.data.loader import Reading, make_batches
+from bcos_cli.data.sample_order import Drawing
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.explain.shard_maps import MapOptions, explain_shards
@@ -79,14 +78,14 @@ def test_what_cannot_be_true_is_one_line(values, message, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\xff\xfe{}", "file: Invalid JSON: 'utf-8' codec can't decode byte 0xff in position 0"),
-        (b"", "file: Invalid JSON: Expecting value"),
-        (b"[" * 10**6, "file: Invalid JSON: "),
-        (b'{"classes":' * 10**5, "file: Invalid JSON: "),
-        (b'{"source": "a", "source": "b"}', "file: Invalid JSON: the key 'source' comes twice"),
-        (json.dumps(INDEX).replace("5000", "NaN").encode(), "file: Invalid JSON: NaN is not a number"),
-        (json.dumps(INDEX).replace("5000", "-Infinity").encode(), "file: Invalid JSON: -Infinity is not a number"),
-        (json.dumps(INDEX).replace("5000", "9" * 5000).encode(), "file: Invalid JSON: Exceeds the limit"),
+        (b"\xff\xfe{}", "'utf-8' codec can't decode byte 0xff in position 0"),
+        (b"", "JSON: Expecting value"),
+        (b"[" * 10**6, "values are nested too deeply"),
+        (b'{"classes":' * 10**5, "values are nested too deeply"),
+        (b'{"source": "a", "source": "b"}', "the key 'source' is given twice"),
+        (json.dumps(INDEX).replace("5000", "NaN").encode(), "NaN is not a finite number"),
+        (json.dumps(INDEX).replace("5000", "-Infinity").encode(), "-Infinity is not a finite number"),
+        (json.dumps(INDEX).replace("5000", "9" * 5000).encode(), "JSON: Exceeds the limit"),
         (b"null", "file: Input should be a valid dictionary"),
     ],
 )

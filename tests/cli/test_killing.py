@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from killing_checks import assert_same
+from same_runs import assert_same
 
 from bcos_cli.config import dump_recipe
 from bcos_cli.train.trainer import train

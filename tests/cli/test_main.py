@@ -224,7 +224,7 @@ def test_plugin_adds_a_recipe_and_a_data_set(with_plugin, bcos, tmp_path):
 
         @hookimpl
         def bcos_cli_datasets(self):
-            return [DatasetSpec("numbers", "bcos_cli.data.digits:digits_source")]
+            return [DatasetSpec("numbers", "bcos_cli.data.sources.digits:digits_source")]
 
     with_plugin(Plugin())
     assert load_recipe("theirs").train.epochs == 77

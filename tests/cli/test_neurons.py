@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import make_batches
-from bcos_cli.data.random_access import images_at
+from bcos_cli.data.loader import images_at, make_batches
 from bcos_cli.explain.neurons import NeuronOptions, neuron_rows
 from bcos_cli.train.model import build
 from bcos_core import BcosError
@@ -111,6 +110,6 @@ def test_command_writes_a_page_and_numbers(bcos, trained, shards, tmp_path, line
     assert len(described["neurons"]) == 3
     assert all(len(n["images"]) == 2 for n in described["neurons"])
     assert "layer1" in (tmp_path / "n/neurons.html").read_text()
-    assert "there are no data to go with 'model.safetensors'; give a folder of shards" in line(bcos(*arguments))
+    assert "'model.safetensors' names no data; give a folder of shards" in line(bcos(*arguments))
     unknown = bcos(*arguments, "--data", shards, "--layer", "layer9")
     assert "the model has no layer 'layer9'; did you mean" in line(unknown)

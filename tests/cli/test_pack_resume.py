@@ -176,7 +176,8 @@ SLOW_PACK = """
 import sys, time
 from pathlib import Path
 from bcos_cli.data import pack as module
-from bcos_cli.data.sources import FolderSource, open_source
+from bcos_cli.data.sources import open_source
+from bcos_cli.data.sources.folder import FolderSource
 
 class Slow(FolderSource):
     def read(self, item):

@@ -53,7 +53,7 @@ def test_bucket_is_read_with_the_command_line_of_its_owner(tmp_path, monkeypatch
 
 
 def test_address_of_an_unknown_kind_is_one_line():
-    with pytest.raises(BcosError, match=r"no shards at 'abc://x' .*abc: is no known kind of address; use http"):
+    with pytest.raises(BcosError, match=r"no shards at 'abc://x' .*abc: is not a known kind of address; use http"):
         load_index("abc://x")
 
 

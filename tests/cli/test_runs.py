@@ -193,7 +193,7 @@ def test_curves_of_averaged_weights_and_other_measures(make, tmp_path):
         (["compare", "runs"], "there is no run in 'runs'"),
         (["compare", "runs/a", "--plot", "x.gif"], "--plot x.gif must end with .png, .svg, .pdf"),
         (["compare", "runs/new", "--plot", "x.png"], "no epoch of these runs is finished"),
-        (["compare", "runs/a", "--plot", "runs/a/config.yaml/x.png"], "is a file, no folder"),
+        (["compare", "runs/a", "--plot", "runs/a/config.yaml/x.png"], "is a file, not a folder"),
         (["compare"], "Missing argument"),
     ],
 )

@@ -17,9 +17,8 @@ from bcos_cli.data import samples as samples_module
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.samples import read_samples
-from bcos_cli.data.scan import scan_shard
 from bcos_cli.data.sources import encode_png
-from bcos_cli.data.verify import verify
+from bcos_cli.data.verify import scan_shard, verify
 from bcos_core import BcosError
 from bcos_models import InputSpec
 

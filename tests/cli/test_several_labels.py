@@ -14,9 +14,9 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.verify import verify
 from bcos_cli.evaluate.classification import classify
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.train.losses import make_loss
 from bcos_cli.train.model import build
+from bcos_models import load_trained
 
 SIDE = 8
 

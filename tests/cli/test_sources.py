@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bcos_cli.data.sources import encode_png, hold_out, open_source, parse_tree
-from bcos_cli.data.torchvision_source import torchvision_source
+from bcos_cli.data.sources import encode_png, open_source
+from bcos_cli.data.sources.folder import parse_tree
+from bcos_cli.data.sources.source import split_off_test
+from bcos_cli.data.sources.torchvision import torchvision_source
 from bcos_core import BcosError
 
 
@@ -45,12 +47,16 @@ def test_zip_and_folder_survive_pickling(kind, make_tree, tmp_path):
     assert again.read(again.items[0]) == first
 
 
+def tree(files, split, source):
+    return parse_tree(dict.fromkeys(files, ""), split, source)
+
+
 SPLITS = ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"]
 
 
 @pytest.mark.parametrize("above", ["", "data/", "some/nested/folder/", "data/cifar.v2/"])
 def test_splits_are_found_below_folders_that_all_share(above):
-    classes, items = parse_tree([above + f for f in SPLITS], "x", "s")
+    classes, items = tree([above + f for f in SPLITS], "x", "s")
     assert classes == ["cat", "dog"]
     assert [(i.path, i.split, i.label) for i in items] == [
         (f"{above}train/cat/1.png", "train", 0),
@@ -60,19 +66,19 @@ def test_splits_are_found_below_folders_that_all_share(above):
 
 
 def test_class_that_one_split_lacks_keeps_its_label():
-    classes, items = parse_tree(["train/a/1.png", "train/c/1.png", "val/b/1.png", "val/c/1.png"], "x", "s")
+    classes, items = tree(["train/a/1.png", "train/c/1.png", "val/b/1.png", "val/c/1.png"], "x", "s")
     assert classes == ["a", "b", "c"]
     assert [i.label for i in items] == [0, 2, 1, 2]
 
 
 def test_one_split_is_a_split_and_not_a_class():
-    classes, items = parse_tree(["train/a/1.png", "train/b/1.png"], "x", "s")
+    classes, items = tree(["train/a/1.png", "train/b/1.png"], "x", "s")
     assert classes == ["a", "b"]
     assert {i.split for i in items} == {"train"}
 
 
 def test_folder_named_like_a_split_beside_others_is_a_class():
-    classes, items = parse_tree(["train/1.png", "plane/1.png"], "x", "s")
+    classes, items = tree(["train/1.png", "plane/1.png"], "x", "s")
     assert classes == ["plane", "train"]
     assert {i.split for i in items} == {"x"}
 
@@ -80,7 +86,7 @@ def test_folder_named_like_a_split_beside_others_is_a_class():
 def test_split_beside_something_else_is_refused():
     message = r"'s' holds splits \(train\) and beside them plane; move those away"
     with pytest.raises(BcosError, match=message):
-        parse_tree(["train/cat/1.png", "plane/1.png"], "x", "s")
+        tree(["train/cat/1.png", "plane/1.png"], "x", "s")
 
 
 def test_images_behind_links_are_found_and_loops_end(tmp_path):
@@ -93,19 +99,19 @@ def test_images_behind_links_are_found_and_loops_end(tmp_path):
 
 
 def test_share_held_out_for_testing_is_always_the_same():
-    items = parse_tree([f"cat/{i}.png" for i in range(400)], "train", "s")[1]
-    once, again = hold_out(items, 0.25), hold_out(items[::-1], 0.25)
+    items = tree([f"cat/{i}.png" for i in range(400)], "train", "s")[1]
+    once, again = split_off_test(items, 0.25), split_off_test(items[::-1], 0.25)
     assert {i.path for i in once if i.split == "test"} == {i.path for i in again if i.split == "test"}
     assert 70 < sum(i.split == "test" for i in once) < 130
     with pytest.raises(BcosError, match="the images are split already; leave out --test-share"):
-        hold_out(once, 0.25)
+        split_off_test(once, 0.25)
     with pytest.raises(BcosError, match=r"must be between 0 and 1, got 1\.5"):
-        hold_out(items, 1.5)
+        split_off_test(items, 1.5)
 
 
 def test_single_class_is_a_class():
-    assert parse_tree(["cat/1.png", "cat/2.png"], "x", "s")[0] == ["cat"]
-    assert parse_tree(["data/cat/1.png", "data/cat/2.png"], "x", "s")[0] == ["cat"]
+    assert tree(["cat/1.png", "cat/2.png"], "x", "s")[0] == ["cat"]
+    assert tree(["data/cat/1.png", "data/cat/2.png"], "x", "s")[0] == ["cat"]
 
 
 def test_hidden_files_and_files_that_are_no_images_are_left_out():
@@ -119,13 +125,13 @@ def test_hidden_files_and_files_that_are_no_images_are_left_out():
         "a/x.npy",
         "1.png",
     ]
-    assert [i.path for i in parse_tree(files, "x", "s")[1]] == ["a/1.png", "b/1.png"]
+    assert [i.path for i in tree(files, "x", "s")[1]] == ["a/1.png", "b/1.png"]
 
 
 @pytest.mark.parametrize("files", [[], ["1.png"], ["train/1.png", "test/1.png"][:0], ["a/readme.md"]])
 def test_tree_without_images_in_classes_is_refused(files):
     with pytest.raises(BcosError, match=r"'s' holds no images in class folders; lay them out as CLASS/image.jpg or"):
-        parse_tree(files, "x", "s")
+        tree(files, "x", "s")
 
 
 def test_what_is_no_source_is_named(tmp_path):

@@ -4,12 +4,11 @@ import itertools
 
 import pytest
 
-from bcos_cli.data.holdout import HoldOut
 from bcos_cli.data.index import ShardIndex, ShardRecord, load_index
 from bcos_cli.data.loader import make_batches
-from bcos_cli.data.shards import Shards
+from bcos_cli.data.shards import HoldOut, Shards
 from bcos_cli.data.splits import find_split, scored_split
-from bcos_cli.train.selection import Splits, settled
+from bcos_cli.train.validation_split import Splits, with_validation
 from bcos_core import BcosError
 from bcos_models import InputSpec
 
@@ -85,10 +84,10 @@ def test_without_a_split_for_tests_that_for_validation_is_scored_and_told():
 )
 def test_what_chooses_is_never_the_split_of_the_end(samples, sections, val, share, recipe):
     index = index_of(**samples)
-    found = settled(recipe(**sections), index)
+    found = with_validation(recipe(**sections), index)
     assert (found.data.val_split, found.data.val_share) == (val, share)
-    assert settled(found, index) == found  # as when the run is resumed
-    splits = Splits.of(found, index)
+    assert with_validation(found, index) == found  # as when the run is resumed
+    splits = Splits.of(found.data, index)
     assert splits.role == ("test" if val is None and not share else "val")
     assert splits.val is None or splits.val != splits.final or "test" not in index.splits()
 
@@ -119,7 +118,7 @@ def test_what_chooses_is_never_the_split_of_the_end(samples, sections, val, shar
 def test_what_cannot_choose_is_refused(samples, data, message, recipe):
     index = index_of(**samples)
     with pytest.raises(BcosError, match=message):
-        Splits.of(settled(recipe(**BEST, data=data), index), index)
+        Splits.of(with_validation(recipe(**BEST, data=data), index).data, index)
 
 
 @pytest.mark.parametrize("data", [{"val_split": "test"}, {"val_split": "val", "val_share": 0.1}])

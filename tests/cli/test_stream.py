@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from bcos_cli.config import Augment
-from bcos_cli.data import stream as module
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.pack import pack
+from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
-from bcos_cli.data.stream import Drawing, Labelling, ShardStream
+from bcos_cli.data.stream import Labelling, ShardStream
 from bcos_core import BcosError
 from bcos_models import InputSpec
 
@@ -43,7 +43,7 @@ def packed(tmp_path_factory):
         if (n, size) not in made:
             folder = tmp_path_factory.mktemp("s") / "shards"
             index = pack(source(n), "s", folder, samples_per_shard=size, workers=1)
-            stream = ShardStream(Shards.of(str(folder), index, "train"), value, FIVE)
+            stream = ShardStream(SampleOrder(Shards.of(str(folder), index, "train")), value, FIVE)
             made[n, size] = str(folder), index, [v for v, _, _ in stream]
         return made[n, size]
 
@@ -62,18 +62,9 @@ def value_and_draw(data, rng):
     return value(data, rng), rng.random()
 
 
-@pytest.fixture
-def as_worker(monkeypatch):
+def of_workers(stream, workers):
     """Samples that the workers of one process give, as lists."""
-
-    def run(stream, workers):
-        found = []
-        for worker in range(workers):
-            monkeypatch.setattr(module, "_worker", lambda w=worker: (w, workers))
-            found.append(list(stream))
-        return found
-
-    return run
+    return [list(stream.samples(worker, workers)) for worker in range(workers)]
 
 
 def batches_in_turn(per_worker, batch_size):
@@ -88,18 +79,17 @@ SIZES = [(1, 1), (7, 3), (12, 4), (13, 5), (20, 100), (23, 1)]
 @pytest.mark.parametrize("workers", [1, 2, 3, 9])
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
 @pytest.mark.parametrize(("n", "size"), SIZES)
-def test_evaluation_yields_every_sample_once(n, size, world, workers, packed, as_worker):
+def test_evaluation_yields_every_sample_once(n, size, world, workers, packed):
     folder, index, values = packed(n, size)
     for batch_size in (1, 4, 64):
         found = []
         for rank in range(world):
-            stream = ShardStream(
-                Shards.of(folder, index, "train"), value, FIVE, rank=rank, world=world, batch_size=batch_size
-            )
-            samples = as_worker(stream, workers)
+            order = SampleOrder(Shards.of(folder, index, "train"), rank=rank, world=world, batch_size=batch_size)
+            stream = ShardStream(order, value, FIVE)
+            samples = of_workers(stream, workers)
             assert sum(map(len, samples)) == len(stream)
             cut = batches_in_turn(samples, batch_size)
-            assert len(cut) == stream.batches
+            assert len(cut) == order.batches
             assert sum(len(b) < batch_size for b in cut) <= 1
             found += [s for b in cut for s in b]
         assert sorted(position for _, _, position in found) == list(range(n))
@@ -110,23 +100,22 @@ def test_evaluation_yields_every_sample_once(n, size, world, workers, packed, as
 @pytest.mark.parametrize("workers", [1, 2, 4])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize(("n", "size"), [(12, 4), (25, 3), (26, 7), (40, 100)])
-def test_training_gives_equal_whole_batches_and_no_sample_twice(n, size, world, workers, shuffle, packed, as_worker):
+def test_training_gives_equal_whole_batches_and_no_sample_twice(n, size, world, workers, shuffle, packed):
     folder, index, _ = packed(n, size)
     for batch_size, accumulate in ((1, 1), (2, 2), (4, 1)):
         found, counts = [], []
         for rank in range(world):
-            stream = ShardStream(
+            order = SampleOrder(
                 Shards.of(folder, index, "train"),
-                value,
-                FIVE,
                 rank=rank,
                 world=world,
                 batch_size=batch_size,
                 drawing=Drawing(shuffle, accumulate),
             )
-            cut = batches_in_turn(as_worker(stream, workers), batch_size)
+            stream = ShardStream(order, value, FIVE)
+            cut = batches_in_turn(of_workers(stream, workers), batch_size)
             assert all(len(b) == batch_size for b in cut)
-            assert len(cut) == stream.batches
+            assert len(cut) == order.batches
             counts.append(len(cut))
             found += [position for b in cut for _, _, position in b]
         assert len(set(counts)) == 1
@@ -139,7 +128,7 @@ def make(packed, n=25, size=4, **options):
     folder, index, _ = packed(n, size)
     drawing = Drawing(**{k: options.pop(k) for k in list(options) if k in DRAWING}) if options else Drawing()
     given = {"batch_size": 2, "drawing": replace(drawing, shuffle=drawing.shuffle or 6), **options}
-    return ShardStream(Shards.of(folder, index, "train"), value, FIVE, **given)
+    return ShardStream(SampleOrder(Shards.of(folder, index, "train"), **given), value, FIVE)
 
 
 def positions(stream, epoch=0):
@@ -147,7 +136,7 @@ def positions(stream, epoch=0):
     return [p for _, _, p in stream]
 
 
-def test_order_is_a_function_of_seed_epoch_rank_and_worker(packed, as_worker):
+def test_order_is_a_function_of_seed_epoch_rank_and_worker(packed):
     stream = make(packed)
     first = positions(stream)
     random.seed(5), torch.manual_seed(5)
@@ -158,7 +147,7 @@ def test_order_is_a_function_of_seed_epoch_rank_and_worker(packed, as_worker):
     assert positions(make(packed, shuffle=1)) != first
     halves = [positions(make(packed, world=2, rank=rank)) for rank in (0, 1)]
     assert not set(halves[0]) & set(halves[1])
-    assert as_worker(stream, 2) == as_worker(make(packed), 2)
+    assert of_workers(stream, 2) == of_workers(make(packed), 2)
 
 
 def test_what_is_left_out_differs_between_epochs(packed):
@@ -180,12 +169,12 @@ def test_iterating_leaves_the_global_generators_alone(packed):
     assert before[1] == random.getstate()
 
 
-def test_transform_draws_from_seed_epoch_and_key_alone(packed, as_worker):
+def test_transform_draws_from_seed_epoch_and_key_alone(packed):
     def draws(**options):
         stream = make(packed, **options)
         stream.transform = value_and_draw
         stream.set_epoch(options.get("epoch", 0))
-        return dict(s[0] for worker in as_worker(stream, workers) for s in worker)
+        return dict(s[0] for worker in of_workers(stream, workers) for s in worker)
 
     workers = 1
     one = draws()
@@ -244,14 +233,14 @@ def test_truncated_shard_is_named_with_what_to_do(cut, packed, tmp_path):
     length = {-1: 512 * 2 * 12, 0.75: len(content) * 3 // 4, 0.5: len(content) // 2}.get(cut, cut)
     path = tmp_path / "train-000000.tar"
     path.write_bytes(content[:length])
-    stream = ShardStream(Shards([str(path)], [12]), value, FIVE, batch_size=4)
+    stream = ShardStream(SampleOrder(Shards([str(path)], [12]), batch_size=4), value, FIVE)
     with pytest.raises(BcosError, match=r"train-000000.tar'.*check it with: bcos shards verify") as error:
         list(stream)
     assert "\n" not in str(error.value)
 
 
 def test_missing_shard_is_named(tmp_path):
-    stream = ShardStream(Shards([str(tmp_path / "no.tar")], [2]), value, FIVE)
+    stream = ShardStream(SampleOrder(Shards([str(tmp_path / "no.tar")], [2])), value, FIVE)
     with pytest.raises(BcosError, match=r"cannot open the shard '.*no.tar': .*; check it with: bcos shards verify"):
         list(stream)
 
@@ -290,7 +279,7 @@ def test_sample_without_label_and_image_that_does_not_decode_are_named(tmp_path)
                 info = tarfile.TarInfo(f"cat/1.{name}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-        return ShardStream(Shards([str(tmp_path / "t.tar")], [1]), value, FIVE)
+        return ShardStream(SampleOrder(Shards([str(tmp_path / "t.tar")], [1])), value, FIVE)
 
     with pytest.raises(BcosError, match=r"the sample 'cat/1' of .*t.tar': it needs an image and a .cls file, has"):
         list(shard(png=b"x"))

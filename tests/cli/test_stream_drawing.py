@@ -11,16 +11,15 @@ import torch
 from damaging import replace_members
 
 from bcos_cli.config import Augment
-from bcos_cli.data import stream as module
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import load_index
-from bcos_cli.data.labels import parse_labels
-from bcos_cli.data.loader import make_batches
+from bcos_cli.data.loader import Reading, make_batches
 from bcos_cli.data.pack import pack
-from bcos_cli.data.reading import Reading
+from bcos_cli.data.sample_order import Drawing, SampleOrder
+from bcos_cli.data.samples import parse_labels
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
-from bcos_cli.data.stream import Drawing, Labelling, ShardStream
+from bcos_cli.data.stream import Labelling, ShardStream
 from bcos_core import BcosError
 from bcos_models import InputSpec
 
@@ -68,35 +67,22 @@ def make(folder, *, batch_size=2, skip=False, rank=0, world=1, **drawing):
     chosen = {"shuffle": 5, **drawing}
     if chosen.get("class_counts"):
         chosen["class_counts"] = tuple(index.class_counts("train"))
-    return ShardStream(
-        Shards.of(folder, index, "train"),
-        value_and_draw,
-        TWO,
-        rank=rank,
-        world=world,
-        batch_size=batch_size,
-        drawing=Drawing(**chosen),
-        skip=skip,
+    order = SampleOrder(
+        Shards.of(folder, index, "train"), rank=rank, world=world, batch_size=batch_size, drawing=Drawing(**chosen)
     )
+    return ShardStream(order, value_and_draw, TWO, skip=skip)
 
 
-@pytest.fixture
-def batches_of(monkeypatch):
+def batches_of(stream, workers, epoch=0, first=0):
     """Batches as a loader takes them from its processes in turn, the first one first."""
-
-    def run(stream, workers, epoch=0, first=0):
-        stream.set_epoch(epoch, first)
-        samples = []
-        for process in range(workers):
-            monkeypatch.setattr(module, "_worker", lambda p=process: (p, workers))
-            samples.append(list(stream))
-        queues = [[s[i : i + stream.batch_size] for i in range(0, len(s), stream.batch_size)] for s in samples]
-        taken = []
-        while any(queues):
-            taken += [queue.pop(0) for queue in queues if queue]
-        return taken
-
-    return run
+    stream.set_epoch(epoch, first)
+    size = stream.order.batch_size
+    samples = [list(stream.samples(process, workers)) for process in range(workers)]
+    queues = [[s[i : i + size] for i in range(0, len(s), size)] for s in samples]
+    taken = []
+    while any(queues):
+        taken += [queue.pop(0) for queue in queues if queue]
+    return taken
 
 
 DRAWINGS = {
@@ -111,12 +97,12 @@ DRAWINGS = {
 @pytest.mark.parametrize("workers", [1, 2, 3, 20])
 @pytest.mark.parametrize("world", [1, 2])
 @pytest.mark.parametrize("kind", DRAWINGS)
-def test_stream_that_begins_at_a_batch_gives_the_rest_of_the_epoch(kind, world, workers, shards, damaged, batches_of):
+def test_stream_that_begins_at_a_batch_gives_the_rest_of_the_epoch(kind, world, workers, shards, damaged):
     folder = damaged if kind == "damaged" else shards
     for rank in range(world):
         stream = make(folder, rank=rank, world=world, **DRAWINGS[kind])
         whole = batches_of(stream, workers, epoch=3)
-        assert len(whole) == stream.batches
+        assert len(whole) == stream.order.batches
         assert all(len(batch) == 2 for batch in whole)
         for first in (1, 2, len(whole) - 1, len(whole)):
             assert batches_of(stream, workers, epoch=3, first=first) == whole[first:]
@@ -133,7 +119,7 @@ def test_real_loaders_begin_in_the_middle_and_then_at_the_start(shards):
 
 
 @pytest.mark.parametrize("world", [1, 2])
-def test_every_image_is_repeated_in_one_of_as_many_epochs(world, shards, batches_of):
+def test_every_image_is_repeated_in_one_of_as_many_epochs(world, shards):
     seen = Counter()
     for epoch in range(2):
         for rank in range(world):
@@ -152,7 +138,7 @@ def test_batch_that_repeats_do_not_divide_is_refused(shards):
         make(shards, batch_size=4, repeats=3)
 
 
-def test_other_images_are_left_out_in_each_epoch(tmp_path, batches_of):
+def test_other_images_are_left_out_in_each_epoch(tmp_path):
     """Of a single shard too, whose order is that of the file."""
     folder = tmp_path / "shards"
     packed(folder, [0, 1] * 13, 26)
@@ -167,7 +153,7 @@ def test_other_images_are_left_out_in_each_epoch(tmp_path, batches_of):
         assert max(left_out.values()) < 20  # 80 · 2 / 26 = 6 each
 
 
-def test_classes_are_drawn_equally_often(tmp_path, batches_of):
+def test_classes_are_drawn_equally_often(tmp_path):
     folder = tmp_path / "shards"
     packed(folder, [int(i % 10 == 0) for i in range(200)], 23)
     stream = make(str(folder), batch_size=4, class_counts=True)
@@ -183,7 +169,7 @@ def test_classes_are_drawn_equally_often(tmp_path, batches_of):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_damaged_samples_are_counted_and_replaced_in_training(workers, damaged, batches_of, capsys):
+def test_damaged_samples_are_counted_and_replaced_in_training(workers, damaged, capsys):
     stream = make(damaged, skip=True)
     batches = batches_of(stream, workers)
     assert [len(batch) for batch in batches] == [2] * 13
@@ -215,7 +201,7 @@ def test_evaluation_has_every_readable_sample_once_and_counts_the_others(workers
     assert len(total) + skipped == 26
 
 
-def test_name_that_comes_twice_in_a_shard_is_told(tmp_path, batches_of):
+def test_name_that_comes_twice_in_a_shard_is_told(tmp_path):
     folder = tmp_path / "shards"
     index = packed(folder, [0, 1] * 4, 8)
     path = folder / index.shards[0].name
@@ -230,7 +216,7 @@ def test_name_that_comes_twice_in_a_shard_is_told(tmp_path, batches_of):
         batches_of(make(str(folder)), 1)
 
 
-def test_epoch_of_nothing_readable_ends(tmp_path, batches_of):
+def test_epoch_of_nothing_readable_ends(tmp_path):
     folder = tmp_path / "shards"
     index = packed(folder, [0, 1] * 4, 8)
     replace_members(folder / index.shards[0].name, dict.fromkeys(range(8), b"junk"), ".png")
@@ -279,7 +265,7 @@ def kill_yourself(data, rng):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_drawing_leaves_the_global_generators_alone(shards, batches_of):
+def test_drawing_leaves_the_global_generators_alone(shards):
     before = torch.get_rng_state(), random.getstate()
     batches_of(make(shards, class_counts=True), 2)
     assert torch.equal(before[0], torch.get_rng_state())

@@ -11,11 +11,11 @@ from stripes import SIDE, striped
 from bcos_cli.config import dump_recipe, validate_recipe
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.train.distillation import Agreement
 from bcos_cli.train.model import build
 from bcos_cli.train.trainer import train
 from bcos_core import BcosError, explain
+from bcos_models import load_trained
 
 
 def again():

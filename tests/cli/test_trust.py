@@ -9,10 +9,11 @@ import torch
 import yaml
 
 from bcos_cli.config import dump_recipe, load_recipe
-from bcos_cli.config.trust import CHECKS, is_address, trust_runs
-from bcos_cli.explain.loaded_model import load_trained
+from bcos_cli.config.trust import CHECKS
 from bcos_cli.train.model import build
 from bcos_core import BcosError
+from bcos_core.address import is_address
+from bcos_models import load_trained
 
 CLASSES = ["rows", "columns", "corner"]
 EVIL = "import pathlib, torch\npathlib.Path('ran').touch()\n\ndef f(options):\n    return torch.nn.CrossEntropyLoss()\n"
@@ -68,7 +69,7 @@ def test_addresses_that_a_run_names_are_not_opened(command, path, stranger, bcos
     stranger(data={"path": path})
     told = line(bcos(*command))
     assert "names an address: data.path=" in told
-    assert "add --trust-run if you know who made the run, or give --data" in told
+    assert "add --trust-run if you trust who made the run, or give --data" in told
     assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "new").exists()
 
@@ -291,6 +292,22 @@ def test_trust_lets_options_name_files(stranger):
     folder = stranger({"options": options})
     with pytest.raises(BcosError, match=r"options\.norm='some/file' is not a word"):
         load_trained(str(folder))
-    trust_runs(True)
     with pytest.raises(BcosError, match="there is no norm 'some/file'"):
-        load_trained(str(folder))
+        load_trained(str(folder), trust=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("export", "run", "--out", "a.pt2"),
+        ("maps", "run", "--out", "m", "--workers", 0),
+        ("neurons", "run", "--out", "n", "--workers", 0),
+        ("eval", "run", "--metric", "top1", "--workers", 0),
+        ("convert", "run", "--out", "c"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_load_a_network_with_the_trust_that_is_typed(command, stranger, shards, bcos, line):
+    stranger({"options": {"depths": [1], "width": 8, "in_chans": 2, "norm": "some/file"}}, data={"path": shards})
+    assert "options.norm='some/file' is not a word" in line(bcos(*command))
+    assert "there is no norm 'some/file'" in line(bcos(*command, "--trust-run"))

@@ -15,9 +15,9 @@ def test_json_is_read():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "it is no JSON"),
-        ("{", "it is no JSON"),
-        ("9" * 5000, "it is no JSON"),
+        ("", "it is not JSON"),
+        ("{", "it is not JSON"),
+        ("9" * 5000, "it is not JSON"),
         ('{"a": {"b": 1, "c": 2, "b": 3}}', "the key 'b' is given twice"),
         ("[NaN]", "NaN is not a finite number"),
         ("[-Infinity]", "-Infinity is not a finite number"),
@@ -38,7 +38,7 @@ def test_text_is_read_up_to_a_size_and_only_from_files(tmp_path):
     with pytest.raises(BcosError, match="has more than 5 bytes"):
         read_text(tmp_path / "text", 5)
     (tmp_path / "bytes").write_bytes(b"\xff")
-    with pytest.raises(BcosError, match="is no text in UTF-8"):
+    with pytest.raises(BcosError, match="is not text in UTF-8"):
         read_text(tmp_path / "bytes")
     os.mkfifo(tmp_path / "pipe")
     for other in ("pipe", "."):

@@ -43,7 +43,7 @@ def test_targets_are_the_second_dimension():
     assert e.contributions.shape == (2, 6, 3, 4, 5)
     torch.testing.assert_close(e.contributions[1, 4], x[1] * weight[1, 4])
     torch.testing.assert_close(e.map, e.contributions.sum(2))
-    torch.testing.assert_close(e.residual, -e.contributions.sum((2, 3, 4)))
+    torch.testing.assert_close(e.residual, -e.contributions.double().sum((2, 3, 4)))
 
 
 @pytest.mark.parametrize("targets", [(), (6,)])

@@ -25,7 +25,7 @@ def test_plugins_import_no_pluggy():
 
 
 def test_explain_is_the_function_whatever_was_imported_before():
-    code = "import bcos_core.explaining; from bcos_core import explain; print(explain.__name__)"
+    code = "import bcos_core.explainer; from bcos_core import explain; print(explain.__name__)"
     assert run(code) == "explain"
 
 

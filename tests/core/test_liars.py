@@ -496,12 +496,12 @@ def test_a_constant_is_called_one(name):
 
 @pytest.fixture
 def lgamma_rule():
-    before, foreign = dict(table.RULES), set(table.FOREIGN)
+    before, foreign = dict(table.RULES), set(table.THIRD_PARTY)
     yield lambda rule: register_rules({torch.lgamma: rule})
     table.RULES.clear()
     table.RULES.update(before)
-    table.FOREIGN.clear()
-    table.FOREIGN.update(foreign)
+    table.THIRD_PARTY.clear()
+    table.THIRD_PARTY.update(foreign)
 
 
 def gated(m, x):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pluggy
 import pytest
 
-from bcos_core import BcosError, foreign, plugins
+from bcos_core import BcosError, plugins
 from bcos_core.plugins import PluginInfo, Plugins, Registry, load_plugins, resolve, suggestion
 
 GROUP = "bcos_tests"
@@ -192,7 +192,7 @@ def test_what_plugins_print_is_not_in_the_output(load, capsys):
 
 
 def test_a_plugin_that_hangs_is_named(load, monkeypatch, capsys):
-    monkeypatch.setattr(foreign, "PATIENCE", 0.05)
+    monkeypatch.setattr("bcos_core.plugin_guard.PATIENCE", 0.05)
 
     def slow():
         time.sleep(0.4)

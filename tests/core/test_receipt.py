@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from bcos_core import AddInverse, BcosConv2d, BcosError, LogitLayer, explain
+from bcos_core.completeness import ROUNDING, balance, rounding
 from bcos_core.receipt import Receipt, receipts
-from bcos_core.rounding import ROUNDING, rounding, size
 
 
 def receipt(score=2.0, contributions=3.0, bias=-1.0, **more):
@@ -77,6 +77,10 @@ def test_a_backbone_without_gradients_is_named_as_held_constant():
     assert any("holds it constant" in warning for warning in made.warnings)
 
 
+def parts_of(e):
+    return e.contributions.flatten(1), e.bias_terms.values(), e.score
+
+
 def test_allowed_residual_is_that_of_the_coarsest_type_that_values_had():
     class Casting(nn.Module):
         def __init__(self, dtype):
@@ -94,8 +98,10 @@ def test_allowed_residual_is_that_of_the_coarsest_type_that_values_had():
         (torch.float32, torch.bfloat16),
     ]:
         e = explain(Casting(dtype).to(given), x.to(given), 1)
-        added = size(e.contributions.flatten(1), e.bias_terms.values(), e.score) + e.logits.abs().amax(1)
+        parts = (e.contributions.flatten(1), *(term[:, None] for term in e.bias_terms.values()), e.score[:, None])
+        added = sum(part.double().abs().sum(1) for part in parts) + e.logits.abs().amax(1)
         torch.testing.assert_close(e.allowed_residual, ROUNDING[dtype] * added)
+        torch.testing.assert_close(balance(*parts_of(e), largest=e.logits.abs().amax(1)).size, added)
         ((made,), _) = receipts(e)
         assert made.allowed == pytest.approx(float(e.allowed_residual[0]))
 

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 
-@pytest.mark.parametrize("name", ["bcos_explain.registry", "bcos_explain.metrics.confident", "bcos_explain.quantus"])
+@pytest.mark.parametrize(
+    "name", ["bcos_explain.registry", "bcos_explain.metrics.confident_images", "bcos_explain.quantus"]
+)
 def test_examples_in_docstrings(name):
     module = importlib.import_module(name)
     result = doctest.testmod(module, extraglobs={"torch": torch})

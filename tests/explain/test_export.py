@@ -11,8 +11,8 @@ from explained_networks import TokenNet, calibrated
 from torch import nn
 
 from bcos_core import AddInverse, BcosConv2d, BcosError, explain, norms
-from bcos_explain.export import OUTPUTS, export_explainer, exporting, save_explainer
-from bcos_explain.export import onnx_files as module_of_onnx
+from bcos_explain.export import OUTPUTS, export_explainer, exporter, save_explainer
+from bcos_explain.export import onnx_file as module_of_onnx
 
 HAS_ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript and onnxruntime are not installed")
@@ -264,6 +264,6 @@ def test_operation_that_onnx_lacks_is_named(tmp_path):
 
 
 def test_example_in_docstring():
-    result = doctest.testmod(exporting, extraglobs={"torch": torch})
+    result = doctest.testmod(exporter, extraglobs={"torch": torch})
     assert result.attempted > 0
     assert result.failed == 0

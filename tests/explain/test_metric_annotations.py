@@ -94,12 +94,12 @@ def without(key):
 @pytest.mark.parametrize(
     ("read", "content", "message"),
     [
-        (read_coco, "{", "is no JSON"),
-        (read_coco, {"images": []}, "is no COCO annotation: 'categories' is missing"),
-        (read_coco, without("bbox"), "is no COCO annotation: 'bbox' is missing"),
-        (read_coco, [], "is no COCO annotation"),
-        (read_voc, {"annotation": {"size": {}}}, "is no VOC annotation: 'object' is missing"),
-        (read_voc, {"other": 1}, "is no VOC annotation: 'annotation' is missing"),
+        (read_coco, "{", "is not JSON"),
+        (read_coco, {"images": []}, "is not a COCO annotation: 'categories' is missing"),
+        (read_coco, without("bbox"), "is not a COCO annotation: 'bbox' is missing"),
+        (read_coco, [], "is not a COCO annotation"),
+        (read_voc, {"annotation": {"size": {}}}, "is not a VOC annotation: 'object' is missing"),
+        (read_voc, {"other": 1}, "is not a VOC annotation: 'annotation' is missing"),
     ],
 )
 def test_malformed_files_are_named(tmp_path, read, content, message):
@@ -109,9 +109,9 @@ def test_malformed_files_are_named(tmp_path, read, content, message):
 
 
 def test_malformed_xml_and_missing_files_are_named(tmp_path):
-    with pytest.raises(BcosError, match=r"a\.xml is no XML"):
+    with pytest.raises(BcosError, match=r"a\.xml is not XML"):
         read_voc(written(tmp_path / "a.xml", "<annotation>"))
-    with pytest.raises(BcosError, match=r"b\.xml is no VOC annotation"):
+    with pytest.raises(BcosError, match=r"b\.xml is not a VOC annotation"):
         read_voc(written(tmp_path / "b.xml", "<annotation><object/></annotation>"))
     with pytest.raises(BcosError, match="cannot read annotations from"):
         read_coco(tmp_path / "nothing.json")
@@ -205,11 +205,11 @@ def test_size_of_an_annotated_image_is_bounded_before_masks_are_made(size, tmp_p
     one = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 1, 1], "segmentation": [[0, 0, 1, 0, 1, 1]]}
     content = {"images": [image], "annotations": [one], "categories": [{"id": 1, "name": "a"}]}
     (tmp_path / "coco.json").write_text(json.dumps(content))
-    with pytest.raises(BcosError, match=f"coco.json is no COCO annotation: an image of {size[0]}×{size[1]} pixels"):
+    with pytest.raises(BcosError, match=f"coco.json is not a COCO annotation: an image of {size[0]}×{size[1]} pixels"):
         read_coco(tmp_path / "coco.json", masks=True)
 
 
 def test_deeply_nested_annotations_are_one_line(tmp_path):
     (tmp_path / "coco.json").write_text("[" * 100_000)
-    with pytest.raises(BcosError, match="is no JSON"):
+    with pytest.raises(BcosError, match="is not JSON"):
         read_coco(tmp_path / "coco.json")

@@ -10,7 +10,7 @@ from bcos_core import AddInverse, BcosError
 from bcos_explain import get_explainer
 from bcos_explain.metrics import infidelity, max_sensitivity, sensitivity_n
 from bcos_explain.metrics.infidelity import square_masks
-from bcos_explain.metrics.removal import pixel_subsets
+from bcos_explain.metrics.pixel_removal import pixel_subsets
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import nn
 from bcos_core import AddInverse, BcosError
 from bcos_explain import get_explainer
 from bcos_explain.metrics import pixel_deletion, pixel_insertion
-from bcos_explain.metrics.removal import blurred
+from bcos_explain.metrics.pixel_removal import blurred
 
 
 @pytest.fixture

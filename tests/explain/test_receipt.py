@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from bcos_core import BcosConv2d, BcosError, LogitLayer, explain, norms
-from bcos_explain.receipt import by_origin, number, receipts
+from bcos_core.receipt import by_origin, number, receipts
 
 
 class Network(nn.Module):
@@ -76,6 +76,16 @@ def test_constant_that_is_no_logit_bias_is_another_constant():
     net = Shifted(BcosConv2d(6, 3, 1), nn.Flatten())
     e = explain(net, torch.rand(1, 6, 1, 1), 0)
     assert receipts(e, model=net)[0][0].terms == {"other constants": 0.25}
+
+
+def test_logit_bias_is_known_beside_another_constant():
+    class Shifted(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) + 0.25
+
+    net = Shifted(BcosConv2d(6, 3, 1), nn.Flatten(), LogitLayer(2.0, -1.5))
+    e = explain(net, torch.rand(1, 6, 1, 1), 0)
+    assert receipts(e, model=net)[0][0].terms == {"logit bias": -1.5, "other constants": 0.25}
 
 
 def test_norms_of_ours_are_norms():

@@ -13,10 +13,9 @@ from bcos_core import BcosError
 from bcos_explain.render import (
     ColorBar,
     Tile,
+    WeightPicture,
     contribution_rgb,
     explanation_image,
-    explanation_of_parts,
-    explanation_parts,
     grid,
     laid_on,
     picture_bytes,
@@ -215,14 +214,14 @@ def test_svg_refers_to_nothing_outside(picture):
 def test_pictures_from_parts_are_the_pictures():
     rng = np.random.default_rng(0)
     x, w = rng.random((6, 20, 20)), rng.normal(size=(6, 20, 20))
-    colours, strength = explanation_parts(x, w, smooth=5)
+    picture = WeightPicture.of(x, w, smooth=5)
     for scale in (0.3, 2.0):
-        np.testing.assert_array_equal(
-            explanation_of_parts(colours, strength, scale), explanation_image(x, w, smooth=5, alpha_scale=scale)
-        )
-    assert explanation_of_parts(colours, strength, None)[..., 3].max() == 0
+        np.testing.assert_array_equal(picture.rgba(scale), explanation_image(x, w, smooth=5, alpha_scale=scale))
+        np.testing.assert_allclose(picture.compact().rgba(scale), picture.rgba(scale), atol=0.6 / 255)
+    np.testing.assert_array_equal(picture.rgba(picture.own_scale), explanation_image(x, w, smooth=5))
+    assert picture.rgba(None)[..., 3].max() == 0
     with pytest.raises(BcosError, match=r"alpha_scale must be positive, got -1"):
-        explanation_of_parts(colours, strength, -1)
+        picture.rgba(-1)
 
 
 def test_sheets_are_written_whole_in_the_format_of_their_name(picture, tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image, features
 
 from bcos_cli.data import image_decoder
 from bcos_cli.data.image_decoder import FORMATS, decode, quick_decode
-from bcos_cli.explain.image_files import read_image
+from bcos_cli.data.input_image import read_image
 from bcos_models import InputSpec
 
 KINDS = {

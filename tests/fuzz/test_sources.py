@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from mutations import damaged, json_files
 from PIL import Image
 
-from bcos_cli.data.labelled import read_table
 from bcos_cli.data.sources import open_source
+from bcos_cli.data.sources.table import read_table
 from bcos_cli.evaluate.annotated import read_annotations
 from bcos_core.errors import BcosError
 

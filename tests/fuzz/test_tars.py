@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from mutations import HOSTILE, damaged
 from PIL import Image
 
-from bcos_cli.data.scan import scan_shard
+from bcos_cli.data.augmentation import BytesTransform
+from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.shards import Shards
-from bcos_cli.data.stream import Drawing, Labelling, ShardStream
-from bcos_cli.data.transforms import BytesTransform
+from bcos_cli.data.stream import Labelling, ShardStream
+from bcos_cli.data.verify import scan_shard
 from bcos_core.errors import BcosError
 
 
@@ -80,9 +81,8 @@ def _streams(path):
             for drawing in (None, Drawing(shuffle=4)):
                 for skip in (False, True):
                     transform = BytesTransform(whole.channels, _Pixels(), False, decoder)
-                    yield ShardStream(
-                        shards, transform, Labelling(3, several), batch_size=2, drawing=drawing, skip=skip
-                    )
+                    order = SampleOrder(shards, batch_size=2, drawing=drawing)
+                    yield ShardStream(order, transform, Labelling(3, several), skip=skip)
 
 
 class _Pixels(torch.nn.Module):

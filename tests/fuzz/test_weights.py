@@ -3,14 +3,14 @@
 import io
 import json
 import struct
+from dataclasses import replace
 
 import pytest
 import torch
 from mutations import altered, as_json, damaged, json_files
 
-from bcos_cli.explain.loaded_model import TrainedModel, load_trained
 from bcos_cli.train.checkpoint import load_progress, load_tensors
-from bcos_models import create_model, save_pretrained
+from bcos_models import TrainedModel, create_model, load_trained, save_pretrained
 from bcos_models.weights import read_state
 
 OPTIONS = {"depths": [1], "width": 2}
@@ -20,7 +20,7 @@ OPTIONS = {"depths": [1], "width": 2}
 def header(folder):
     """Header and tensors of a run's weights."""
     model = create_model("cifar10_resnet20", num_classes=3, **OPTIONS)
-    trained = TrainedModel(model, "cifar10_resnet20", OPTIONS, model.bcos_config.input, ["a", "b", "c"], "sigmoid")
+    trained = TrainedModel(model, replace(model.bcos_config, classes=["a", "b", "c"]))
     trained.save(folder / "model.safetensors")
     content = (folder / "model.safetensors").read_bytes()
     (length,) = struct.unpack("<Q", content[:8])

@@ -85,10 +85,10 @@ def test_contributions_and_bias_sum_to_the_logit(name, calibrated, encoded):
     assert ((e.map.sum((-1, -2)) + e.bias - e.score).abs() <= 1e-9 * scale).all()
     assert (e.contributions.abs().flatten(2).sum(-1) > 1e-9).all()
     if name.startswith(POSITIONS):
-        assert set(e.bias_terms) == {"positions", "constant"}
+        assert set(e.bias_terms) == {"positions", "logit bias"}
         assert (e.bias_terms["positions"].abs() > 1e-6).all()
     if not name.startswith("standard_"):  # all else that B-cos networks add is the logit bias
-        assert e.bias_terms["constant"].flatten().tolist() == pytest.approx(
+        assert e.bias_terms["logit bias"].flatten().tolist() == pytest.approx(
             [-math.log(k - 1)] * n * len(targets[0]), rel=1e-9
         )
 

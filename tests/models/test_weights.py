@@ -103,7 +103,7 @@ def test_truncated_file_is_refused_and_the_model_left_alone(kept, model, tmp_pat
     path.write_bytes(path.read_bytes()[:kept])
     other = create_model("cifar10_resnet20", **SMALL)
     before = {k: v.clone() for k, v in other.state_dict().items()}
-    with pytest.raises(BcosError, match=r"is no readable safetensors file .*; give a file written by save_weights"):
+    with pytest.raises(BcosError, match=r"is not a readable safetensors file .*; give a file written by save_weights"):
         load_weights(other, path)
     assert all(torch.equal(before[k], v) for k, v in other.state_dict().items())
 
@@ -130,7 +130,7 @@ class Evil:
 
 def test_pickled_code_is_not_run(model, tmp_path):
     torch.save({"fc.weight": Evil(tmp_path / "ran")}, tmp_path / "m.pth")
-    with pytest.raises(BcosError, match=r"m.pth' is no file of weights alone .*; give a .safetensors file"):
+    with pytest.raises(BcosError, match=r"m.pth' is not a file of weights alone .*; give a .safetensors file"):
         load_weights(model, tmp_path / "m.pth")
     assert not (tmp_path / "ran").exists()
 
@@ -138,7 +138,7 @@ def test_pickled_code_is_not_run(model, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"not weights", b"<html>404</html>"], ids=["empty", "text", "html"])
 def test_other_files_are_one_line(content, model, tmp_path):
     (tmp_path / "m.pth").write_bytes(content)
-    with pytest.raises(BcosError, match=r"m.pth' is no file of weights alone \(.+\); give a .safetensors file"):
+    with pytest.raises(BcosError, match=r"m.pth' is not a file of weights alone \(.+\); give a .safetensors file"):
         load_weights(model, tmp_path / "m.pth")
 
 

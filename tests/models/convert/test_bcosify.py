@@ -295,7 +295,7 @@ def test_pooling_that_something_else_uses_too_leaves_the_classifier_behind_it(im
 
     network = bcosify(Shared(), image_size=16)
     assert isinstance(network.network.fc, BcosLinear)
-    assert any("or something else uses it" in note for note in network.conversion.notes)
+    assert any("or something else uses the pooling" in note for note in network.conversion.notes)
 
 
 def test_skipped_pooling_leaves_the_classifier_behind_it(cnn):

@@ -16,4 +16,5 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
         input=InputSpec(size=32, resize=None),
         num_classes=10,
         options={"widths": (16, 32, 64)},
+        recipe="cifar10_resnet20",
     )

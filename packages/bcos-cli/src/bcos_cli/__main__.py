@@ -9,9 +9,9 @@ from bcos_cli.processes.interrupts import Interrupts
 
 
 def main() -> None:
-    """Run the program and exit with its status; Ctrl-C is no traceback, at whatever moment it comes."""
+    """Run the program and exit with its status; Ctrl-C shows no traceback, whenever it comes."""
     interrupts = Interrupts()
-    sys.unraisablehook = _ending(interrupts)
+    sys.unraisablehook = _unraisable_hook(interrupts)
     interrupts.listen()
     try:
         from bcos_cli.main import main as program
@@ -21,15 +21,15 @@ def main() -> None:
             logging.lastResort.setFormatter(_PrintableLog())
 
         program()
-    except KeyboardInterrupt:  # before the program could take it
+    except KeyboardInterrupt:  # before the program could handle it
         interrupts.end()
     finally:
-        interrupts.listen()  # again: launchers of processes have handlers of their own
+        interrupts.listen()  # again: launchers install handlers of their own
         interrupts.leaving = True
 
 
-def _ending(interrupts: Interrupts) -> Callable[["sys.UnraisableHookArgs"], None]:
-    """End the process where an interrupt would be lost, with a traceback: in a destructor, say."""
+def _unraisable_hook(interrupts: Interrupts) -> Callable[["sys.UnraisableHookArgs"], None]:
+    """Return a hook that ends the process where Python would only report an interrupt, as in a destructor."""
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
@@ -52,7 +52,7 @@ _format = warnings.formatwarning
 
 
 class _PrintableLog(logging.Formatter):
-    """The same for what libraries log."""
+    """Format of what libraries log, names in which may come from strangers too."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""

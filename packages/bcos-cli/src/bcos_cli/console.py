@@ -1,6 +1,6 @@
-"""What a person sees in the terminal: progress bars on standard error, tables on standard output.
+"""Progress bars on standard error and tables on standard output.
 
-Names in them may come from strangers: they are no markup, and what commands a terminal is written as an escape.
+Names in them may come from strangers: they are not read as markup, and control characters are written as escapes.
 """
 
 from collections.abc import Iterable, Iterator
@@ -32,7 +32,7 @@ class _Terminal(Console):
         super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Make text to be laid out."""
+        """Return text to be laid out."""
         return super().render_str(printable(text, keep="\n"), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
@@ -41,7 +41,7 @@ class _Terminal(Console):
             yield segment if segment.control else segment._replace(text=printable(segment.text, keep="\n"))
 
     def on_broken_pipe(self) -> None:
-        """Leave it to the program, which rich would end."""
+        """Leave a closed pipe to the program, which rich would exit."""
         raise  # rich calls this where it has caught it
 
 
@@ -50,7 +50,7 @@ err = _Terminal(stderr=True)
 
 
 class _Rate(ProgressColumn):
-    """Images a second, where a task counts them in its field ``images``."""
+    """Images a second, for tasks that count them in their field ``images``."""
 
     def render(self, task: Task) -> Text:
         elapsed = task.finished_time if task.finished else task.elapsed
@@ -101,7 +101,7 @@ class Counter:
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: int = 1) -> None:
     """Print a table; numbers are aligned to the right, and cells of the first `whole` columns stay on one line."""
-    cells = [[printable(str(cell)) for cell in row] for row in rows]  # before rich finds out how wide they are
+    cells = [[printable(str(cell)) for cell in row] for row in rows]  # before rich measures their width
     made = Table()
     for i, column in enumerate(map(printable, columns)):
         numeric = bool(cells) and all(_is_number(row[i]) for row in cells)

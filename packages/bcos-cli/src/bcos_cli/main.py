@@ -1,4 +1,4 @@
-"""The program: commands, and what a mistake looks like. Imports no torch."""
+"""The program: its commands, exit status and error messages. Imports no torch."""
 
 import os
 import sys
@@ -72,7 +72,7 @@ def _add_commands(to: typer.Typer) -> None:
 
 
 def _commands_of(hook: Callable[..., object], taken: Sequence[str]) -> typer.Typer:
-    """Commands of a plugin, all of which can be used.
+    """Return the commands of a plugin, all of which can be used.
 
     Raises:
         BcosError: one has a name that is taken.
@@ -84,7 +84,7 @@ def _commands_of(hook: Callable[..., object], taken: Sequence[str]) -> typer.Typ
         if name in taken or names.count(name) > 1:
             raise BcosError(f"the command {name!r} is already registered; choose another name")
     if names:
-        typer.main.get_command(theirs)  # which raises what would keep the program from starting
+        typer.main.get_command(theirs)  # raises what would keep the program from starting
     return theirs
 
 
@@ -110,7 +110,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except KeyboardInterrupt as interrupt:
         return _report(None, " ".join(["interrupted", *map(str, interrupt.args)]), INTERRUPTED, debug)
     except SystemExit as reason:
-        if not arguments or arguments[0] in _own_commands:  # no command of ours ends the process
+        if not arguments or arguments[0] in _own_commands:  # no command of ours exits by itself
             return _report_bug(reason, debug)
         raise
     except OSError as reason:
@@ -145,7 +145,7 @@ def _invoke(arguments: list[str]) -> int:
 
 
 def _refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuse arguments of nothing, or of blanks alone: as a path, that would be the folder where the user stands."""
+    """Refuse empty and blank arguments: as a path, one would mean the current folder."""
     for before, argument in pairwise(["", *arguments]):
         option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
         if value.strip() or (option and not equals):
@@ -155,7 +155,7 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 
 
 def _is_closed() -> bool:
-    """Whether nobody reads standard output any more, as after ``| head``; then what is left goes nowhere."""
+    """Whether nobody reads standard output any more, as after ``| head``; the rest of it is then discarded."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -179,7 +179,7 @@ def _report(reason: BaseException | None, message: str, status: int, debug: bool
 
 
 def _usage(message: str, arguments: list[str]) -> str:
-    """What click says of a mistake, and where help is; nothing where it has printed the help itself."""
+    """Return click's message about a mistake, and where to find help; nothing where it has printed the help."""
     if not message:
         return ""
     message = message.replace("Value error, ", "")

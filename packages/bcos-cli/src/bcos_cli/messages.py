@@ -1,7 +1,7 @@
-"""Plain lines and JSON on standard output, messages on standard error. Imports nothing that takes time.
+"""Plain lines and JSON on standard output, messages on standard error. Imports nothing slow.
 
-Names in them may come from strangers; what commands a terminal is written as an escape. Tables and progress bars,
-which do the same, are in :mod:`bcos_cli.console`.
+Names in them may come from strangers: control characters, which a terminal would obey, are written as escapes. Tables
+and progress bars, which do the same, are in :mod:`bcos_cli.console`.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from bcos_core.text import printable
 
 _FORGED = re.compile(r"\n(?!  )")
-"""Ends of lines in a message, but for those of an indented list: nothing in it can look like a message of ours."""
+"""Line breaks in a message, except those of an indented list: no name in it can pass for a message of its own."""
 
 
 def say(text: str) -> None:
@@ -36,7 +36,7 @@ def tell(message: str) -> None:
 
 
 def tell_traceback(reason: BaseException) -> None:
-    """Write where an exception comes from to standard error."""
+    """Write the traceback of an exception to standard error."""
     _write(sys.stderr, printable("".join(traceback.format_exception(reason)).rstrip("\n"), keep="\n"))
 
 

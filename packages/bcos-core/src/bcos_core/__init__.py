@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from bcos_core.conv import BcosConv1d, BcosConv2d, BcosConv3d
     from bcos_core.encoding import AddInverse
     from bcos_core.errors import BcosError
-    from bcos_core.explaining import explain
+    from bcos_core.explainer import explain
     from bcos_core.explanation import Explanation
     from bcos_core.linear import BcosLinear
     from bcos_core.logits import LogitLayer
-    from bcos_core.mode import explanation_mode, freeze, is_explaining
+    from bcos_core.mode import explanation_mode
+    from bcos_core.mode_state import freeze, is_explaining
     from bcos_core.rules import AS_IT_IS, register_rules
 
 __version__ = "0.1.0"
@@ -34,10 +35,10 @@ _HOMES = {
     "Explanation": "explanation",
     "LogitLayer": "logits",
     "SelfAttention": "attention",
-    "explain": "explaining",
+    "explain": "explainer",
     "explanation_mode": "mode",
-    "freeze": "mode",
-    "is_explaining": "mode",
+    "freeze": "mode_state",
+    "is_explaining": "mode_state",
     "register_rules": "rules",
 }
 _MODULES = ("functional", "losses", "norms")

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
 from bcos_core.linear import BcosLinear
-from bcos_core.mode import freeze
+from bcos_core.mode_state import freeze
 
 
 class SelfAttention(nn.Module):
@@ -61,9 +61,7 @@ class BcosSelfAttention(SelfAttention):
     """Self-attention whose output projection U is a B-cos layer.
 
     Args:
-        dim: features of a token.
-        num_heads: number of heads.
-        head_dim: features of a head; None for ``dim / num_heads``.
+        dim, num_heads, head_dim: as of :class:`SelfAttention`.
         b: exponent B of the output projection.
         max_out: MaxOut units of the output projection.
 

@@ -1,6 +1,6 @@
-"""What vouches for a map: which steps of a forward pass went through explanation mode.
+"""The evidence for a map: which steps of a forward pass went through explanation mode.
 
-A sum that comes out right proves little: of a network without biases it comes out right for the plain gradient
+A sum that comes out right proves little: without biases it comes out right for the plain gradient of many networks
 too. So every step between input and score is accounted for. Explanation mode sees the calls of PyTorch functions
 in its own thread; it does not see TorchScript, other threads, nor what a custom ``autograd.Function`` computes.
 Those leave nodes in the graph that no rule has made, or constants that came from nowhere.
@@ -24,21 +24,21 @@ _HARMLESS = frozenset(
     )
     for number in range(3)
 ) | {"CopySlices", "CopyBackwards"}
-"""Steps that move elements: autograd makes them anew for views of what was changed in place."""
+"""Steps that only move elements; autograd itself creates them for views of tensors that are changed in place."""
 
 
 class Audit:
-    """Collects, during one forward pass, what its map can be trusted for."""
+    """Evidence, collected during one forward pass, of whether its map can be trusted."""
 
     def __init__(self) -> None:
         self.dtypes: set[torch.dtype] = set()
-        """Floating types that values which depend on the input had anywhere."""
+        """Floating types of all values that depend on the input."""
         self.random = False
-        """A function was called that draws at random."""
+        """Whether a function was called that draws at random."""
         self.unknown = False
-        """A tensor took part that is no parameter, buffer or attribute, and that no call has made."""
+        """Whether a tensor was used that is neither the model's nor the result of a call that was seen."""
         self.escaped = False
-        """Values that depend on the input were handed out of PyTorch, as numbers, arrays or memory."""
+        """Whether values that depend on the input left PyTorch, as numbers, arrays or memory."""
         self.leaves: set[int] = set()
         """Ids of the tensors at which the graph may begin: the input and the constants beside it."""
         self._vouched: set[Node] = set()  # nodes are kept, since the next one could be given the same address
@@ -53,6 +53,8 @@ class Audit:
 
     def vouch(self, before: set[Node], values: Any) -> None:
         """Note that a rule has made the nodes between `before` and the tensors in `values`."""
+        # What lies between the arguments and the result was created inside the rule's call. The walk stops at nodes
+        # that were vouched for, so each node is visited once in a forward pass, however deep the network is.
         stack = [node for t in tensors(values) if (node := t.grad_fn) is not None]
         while stack:
             node = stack.pop()
@@ -65,11 +67,11 @@ class Audit:
             stack += [parent for parent, _ in node.next_functions if parent is not None and not self._is_source(parent)]
 
     def doubt(self, name: str) -> None:
-        """Note that the model has asked for something by which gradients can be changed unseen."""
+        """Note that the model used a function by which it can change gradients unseen."""
         self._doubts[name] = None
 
-    def foreign_steps(self, scores: Tensor) -> list[str]:
-        """Names of the steps on the way to `scores` that no rule has made, and of doubts; without repetition."""
+    def unseen_steps(self, scores: Tensor) -> list[str]:
+        """Names, each once, of the doubts and of the steps on the way to `scores` that no rule has made."""
         if not self._suspicious and not self._doubts and scores.grad_fn in self._vouched:
             return []
         found = dict(self._doubts)
@@ -91,7 +93,7 @@ class Audit:
 
     @staticmethod
     def _is_ours(node: object) -> bool:
-        """Whether a rule can have made the node; the derivative of a custom function is its author's word."""
+        """Whether a rule can have made the node; nothing but its author vouches for a custom derivative."""
         return not isinstance(node, BackwardCFunction) and not _starts(node)
 
 

@@ -36,7 +36,7 @@ class BcosConv(nn.Module):
     Shapes: (N, in_channels, *spatial) → (N, out_channels, *spatial_out), sizes as in PyTorch's convolution.
 
     Raises:
-        BcosError: sizes, groups, padding, B or max_out that make no layer.
+        BcosError: invalid sizes, groups, padding, B or max_out.
 
     Source: Böhle et al., TPAMI 2024, equations 3 and 9.
     """
@@ -62,9 +62,7 @@ class BcosConv(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        functional.check_exponent(b)
-        functional.check_max_out(max_out, max_out)
-        functional.check_weight_norm(normalize_weight, max_out)
+        functional.check_options(b, max_out, normalize_weight)
         if groups < 1 or in_channels < 1 or out_channels < 1 or in_channels % groups or out_channels % groups:
             raise BcosError(
                 f"in_channels and out_channels must be positive multiples of groups, "

@@ -38,7 +38,7 @@ def tensors(values: Any) -> list[Tensor]:
     elif not isinstance(values, list | tuple):
         return []
     found: list[Tensor] = []
-    for value in values:  # called for every operation: most arguments are no containers
+    for value in values:  # called for every operation: most arguments are not containers
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, list | tuple | dict):

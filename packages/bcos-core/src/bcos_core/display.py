@@ -1,7 +1,7 @@
 """How explanations show themselves in notebooks. Imports no torch.
 
-Pictures are no business of bcos-core's: a package that draws says with :func:`register_html` which function
-does, and :class:`bcos_core.Explanation` calls it. Without one there is a table.
+bcos-core draws no pictures. A package that does registers a function with :func:`register_html`, which
+:class:`bcos_core.Explanation` calls; without one it shows a table.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ def register_html(renderer: str) -> None:
 
 
 def html_of(explanation: Any) -> str | None:
-    """What the registered function makes of an explanation; None without one."""
+    """HTML that the registered function makes of an explanation; None if there is none."""
     if not _renderers:
         return None
     html: str = resolve(_renderers[0])(explanation)

@@ -1,4 +1,4 @@
-"""Text and JSON that others have written: bounded, and refused in one line. Imports no torch."""
+"""Text and JSON from files that are not trusted: bounded in size, and refused in one line. Imports no torch."""
 
 import json
 import stat
@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from bcos_core.errors import BcosError, first_line, shown
 
 MAX_BYTES = 64 * 2**20
-"""Size of a text file that is read."""
+"""Largest size of a text file that is read."""
 
 
 def read_text(path: str | Path, most: int = MAX_BYTES) -> str:
@@ -17,10 +17,10 @@ def read_text(path: str | Path, most: int = MAX_BYTES) -> str:
 
     Args:
         path: a regular file, or a link to one.
-        most: bytes that it may have.
+        most: largest size in bytes.
 
     Raises:
-        BcosError: it is no regular file, too large, or no text.
+        BcosError: it is not a regular file, too large, or not text.
         OSError: it cannot be read.
     """
     path = Path(path)
@@ -29,11 +29,11 @@ def read_text(path: str | Path, most: int = MAX_BYTES) -> str:
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
-        raise BcosError(f"{str(path)!r} has more than {most:,} bytes; it cannot be what it should be")
+        raise BcosError(f"{str(path)!r} has more than {most:,} bytes, too many for a file of its kind")
     try:
         return content.decode()
     except UnicodeDecodeError as reason:
-        raise BcosError(f"{str(path)!r} is no text in UTF-8: {first_line(reason)}") from reason
+        raise BcosError(f"{str(path)!r} is not text in UTF-8: {first_line(reason)}") from reason
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:
@@ -55,7 +55,7 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
     except BcosError:
         raise
     except ValueError as reason:
-        raise BcosError(f"it is no JSON: {first_line(reason)}") from reason
+        raise BcosError(f"it is not JSON: {first_line(reason)}") from reason
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The one exception type for a caller's mistake."""
 
 _LONGEST = 300
-"""Characters of what a message quotes."""
+"""Longest quotation in a message, in characters."""
 
 
 class BcosError(ValueError):
@@ -12,10 +12,10 @@ class BcosError(ValueError):
 
 
 def first_line(reason: BaseException) -> str:
-    """First line of what an exception says, shortened; its type where it says nothing."""
+    """First line of an exception's message, shortened; its type if the message is empty."""
     try:
         text = str(reason).strip()
-    except Exception:  # of a stranger's exception
+    except Exception:  # which third-party code may raise here too
         text = ""
     return shortened(text.splitlines()[0]) if text else type(reason).__name__
 

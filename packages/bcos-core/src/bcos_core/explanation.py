@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from bcos_core.completeness import Balance, balance, rounding
 from bcos_core.display import html_of
-from bcos_core.rounding import rounding, size
 
 _ROWS_SHOWN = 12
 """Images and targets in a notebook's table."""
@@ -17,8 +18,7 @@ class Explanation:
 
     All tensors are owned by this object: detached, on the device of the input, sharing memory with nothing.
 
-    ``T`` stands for the targets of an image; the dimension is missing where one target an image was asked
-    for.
+    ``T`` stands for the targets of an image; the dimension is missing where each image has one target.
     """
 
     input: Tensor
@@ -40,14 +40,16 @@ class Explanation:
     """What `bias` is made of.
 
     For each parameter or buffer that the network adds, by its name, and for ``"constant"``, (N,) or (N, T). Names
-    that end in ``(frozen)`` are no constants: they depend on the input, and the network holds them constant.
+    that end in ``(frozen)`` are not constants: they depend on the input, and the network holds them constant.
     """
-    allowed: Tensor | None = None
-    """(N,) or (N, T): largest residual that rounding explains, by the types that values had; None: by the score's."""
+    largest: Tensor | None = None
+    """(N,) or (N, T): absolute value of an input's largest output, whose rounding differences of outputs have."""
+    dtypes: frozenset[torch.dtype] | None = None
+    """Floating types that values had anywhere in the network; None for that of the score."""
     probe: Tensor | None = None
-    """(N,) or (N, T): by what share the network, its dynamic factors held, misses the map at another point.
+    """(N,) or (N, T): share by which the network, its dynamic factors held, misses the map at another point.
 
-    None if it was not asked for and nothing called for it.
+    None if no probe was asked for or needed.
     """
 
     @property
@@ -65,17 +67,20 @@ class Explanation:
         return contributions.sum(dim=self.target.ndim)
 
     @property
+    def balance(self) -> Balance:
+        """The parts of the scores, added up."""
+        contributions = self.contributions.flatten(self.target.ndim)
+        return balance(contributions, self.bias_terms.values(), self.score, bias=self.bias, largest=self.largest)
+
+    @property
     def residual(self) -> Tensor:
-        """(N,) or (N, T): ``score - Σ contributions - bias``, which is rounding error."""
-        return self.score - self.contributions.flatten(self.target.ndim).sum(-1) - self.bias
+        """(N,) or (N, T), float64: ``score - Σ contributions - bias``, which is rounding error."""
+        return self.balance.residual
 
     @property
     def allowed_residual(self) -> Tensor:
         """(N,) or (N, T), float64: largest residual that rounding explains."""
-        if self.allowed is not None:
-            return self.allowed.double()
-        contributions = self.contributions.flatten(self.target.ndim)
-        return rounding([self.score.dtype]) * size(contributions, self.bias_terms.values(), self.score)
+        return rounding([self.score.dtype] if self.dtypes is None else self.dtypes) * self.balance.size
 
     def _repr_html_(self) -> str:
         """What a notebook shows: pictures and receipts if bcos_explain was imported, else a table of numbers."""
@@ -83,9 +88,8 @@ class Explanation:
 
     def _table(self) -> str:
         """Score, contributions, bias and residual of the first images and targets."""
-        n = len(self.target)
-        sums = self.contributions.reshape(*self.score.shape, -1).sum(-1)
-        columns = [self.target, self.score, sums, self.bias, self.residual]
+        n, parts = len(self.target), self.balance
+        columns = [self.target, self.score, parts.contributions, self.bias, parts.residual]
         rows = list(zip(*(column.reshape(n, -1).tolist() for column in columns), strict=True))
         cells = [(i, *values) for i, row in enumerate(rows) for values in zip(*row, strict=True)]
         names = ("image", "target", "score", "contributions", "bias", "residual")

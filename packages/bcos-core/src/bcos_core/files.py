@@ -1,4 +1,4 @@
-"""Writing files that are there whole, or not at all. Imports no torch."""
+"""Atomic files, which are there whole or not at all. Imports no torch."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 _ASIDE = re.compile(r"\.(?P<name>.+)\.[0-9a-f]+\.tmp")
-"""What :func:`replacement` calls a file that is not whole yet."""
+"""Name that :func:`replacement` gives to a file that is not whole yet."""
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> None:
@@ -23,7 +23,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> None:
 
 @contextmanager
 def replacement(path: str | Path) -> Iterator[Path]:
-    """A new, empty file beside `path`, to be written to; it takes the place of `path` where the block ends.
+    """Give a new, empty file beside `path` to write to; it takes the place of `path` at the end of the block.
 
     Only a regular file is ever replaced, and keeps its permissions; after an error it is what it was. Links go on
     pointing to where they do. What cannot be replaced (a device, a pipe, the file that is this process's standard
@@ -33,7 +33,7 @@ def replacement(path: str | Path) -> Iterator[Path]:
         OSError: it cannot be written; `filename` is the path that was given.
     """
     path = Path(path)
-    with naming(path):
+    with path_in_errors(path):
         old = _status(path)
         if old is not None and (not stat.S_ISREG(old.st_mode) or _descriptor(old) is not None):
             with TemporaryDirectory() as folder:
@@ -44,6 +44,8 @@ def replacement(path: str | Path) -> Iterator[Path]:
             return
         place = Path(os.path.realpath(path))
         place.parent.mkdir(parents=True, exist_ok=True)
+        # A reader, or a run that is resumed after a kill, must never see half a file. Renaming within a folder is
+        # atomic, which writing is not; hence a file of its own in the same folder, under a name nobody else uses.
         aside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
         try:
             mode = 0o666 if old is None else stat.S_IMODE(old.st_mode) | stat.S_IWUSR
@@ -53,7 +55,7 @@ def replacement(path: str | Path) -> Iterator[Path]:
                 aside.chmod(stat.S_IMODE(old.st_mode))
             aside.replace(place)
         except OSError as reason:
-            if reason.filename == str(aside):  # of which nobody knows
+            if reason.filename == str(aside):  # a name that the caller does not know
                 raise OSError(reason.errno, reason.strerror, str(path)) from reason
             raise
         finally:
@@ -74,8 +76,8 @@ def remove_asides(folder: Path, is_ours: Callable[[str], bool]) -> None:
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
-    """Let errors of writing say which file it was, which that of a full disk does not."""
+def path_in_errors(path: str | Path) -> Iterator[None]:
+    """Add the path to errors of writing that lack it, such as that of a full disk."""
     try:
         yield
     except OSError as reason:
@@ -95,7 +97,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _descriptor(status: os.stat_result) -> int | None:
-    """Of this process's standard output or error stream, if it is that file."""
+    """Descriptor of the standard output or error stream, if it is this file."""
     for descriptor in (1, 2):
         with suppress(OSError):  # closed
             if os.path.samestat(os.fstat(descriptor), status):
@@ -104,7 +106,7 @@ def _descriptor(status: os.stat_result) -> int | None:
 
 
 def _copy(source: Path, target: Path, descriptor: int | None) -> None:
-    """Append to a stream where it stands, or write to what is not a file."""
+    """Copy to the open stream of a descriptor, at its position, or else to what `target` names."""
     opened = target.open("wb") if descriptor is None else os.fdopen(os.dup(descriptor), "wb")
     with source.open("rb") as content, opened as stream:
         shutil.copyfileobj(content, stream)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bcos_core.additive import AdditiveTerms, measured
+from bcos_core.additive_terms import AdditiveTerms, collect
 from bcos_core.errors import BcosError
+from bcos_core.layers import layer_name, layer_outputs
 from bcos_core.mode import explanation_mode
-from bcos_core.structure import shared_copy
-from bcos_core.tape import Tape
+from bcos_core.tape import Tape, run_tape
 from bcos_core.targets import Target, select
 
 
@@ -38,7 +38,7 @@ class Pass:
 
     @property
     def largest(self) -> Tensor:
-        """(N,): largest output, whose rounding error differences of outputs have."""
+        """(N,): absolute value of the largest output."""
         return self.outputs.flatten(1).abs().amax(1)
 
 
@@ -51,22 +51,22 @@ def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
         BcosError: outputs that are not finite, or of another shape.
     """
     leaf = x.detach().clone().requires_grad_()
-    terms = AdditiveTerms(task.model, tape)
+    terms = AdditiveTerms(task.model)
     terms.audit.leaves.add(id(leaf))
-    given = leaf.clone()  # no leaf itself: the model may change it in place
+    given = leaf.clone()  # the model may change it in place, which a leaf does not allow
     terms.audit.vouch(set(), given)
-    with explanation_mode(task.model), measured(terms):
+    with explanation_mode(task.model), collect(terms), run_tape(tape):
         outputs = outputs_of(task, given)
         unknown = terms.audit.unknown
         logits, scores, indices = select(outputs, task.target, task.relative, task.module, n=x.shape[0])
-        terms.audit.unknown = unknown  # what is asked for is the caller's, not the model's
+        terms.audit.unknown = unknown  # tensors of a callable target are the caller's, not the model's
     if not bool(torch.isfinite(outputs).all()):
         raise BcosError("the model's outputs are not finite; check its weights and precision")
     return Pass(leaf, logits, scores, indices, outputs.detach(), terms)
 
 
 def check_input(x: Tensor) -> None:
-    """Refuse what is no batch of finite floating-point values."""
+    """Refuse anything but a batch of finite floating-point values."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise BcosError(f"explain needs a floating point tensor, got {kind}; convert images to floats in [0, 1]")
@@ -79,22 +79,6 @@ def check_input(x: Tensor) -> None:
         raise BcosError(
             f"the input holds {int((~torch.isfinite(x)).sum())} non-finite values (NaN or infinity); remove them first"
         )
-
-
-def find_layer(model: nn.Module, layer: str | nn.Module | None) -> nn.Module | None:
-    """Module of the model that `layer` names or is; None for the model itself."""
-    if not isinstance(model, nn.Module):
-        raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
-    if layer is None:
-        return None
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    if isinstance(layer, str):
-        if layer not in modules:
-            raise BcosError(f"the model has no layer {layer!r}; it has {', '.join(list(modules)[1:9])}, ...")
-        return modules[layer]
-    if not any(layer is m for m in modules.values()):
-        raise BcosError(f"the given layer ({type(layer).__name__}) is not part of the model")
-    return layer
 
 
 def outputs_of(task: Task, x: Tensor) -> Tensor:
@@ -111,20 +95,10 @@ def outputs_of(task: Task, x: Tensor) -> Tensor:
 
 
 def _layer_output(model: nn.Module, module: nn.Module, x: Tensor) -> object:
-    captured: list[object] = []
-
-    def capture(_module: nn.Module, _args: object, output: object) -> None:
-        captured.append(output.clone() if isinstance(output, Tensor) else output)  # in-place layers may follow
-
-    name = next(name for name, candidate in model.named_modules() if candidate is module)
-    copied = shared_copy(model)
-    copied.get_submodule(name).register_forward_hook(capture)
-    copied(x)
-    if not captured:
-        raise BcosError(f"the layer {type(module).__name__} did not run in the model's forward pass")
-    if len(captured) > 1:
+    outputs, _ = layer_outputs(model, module, x)
+    if len(outputs) > 1:
         raise BcosError(
-            f"the layer {name!r} ({type(module).__name__}) runs {len(captured)} times in the model's forward pass, so "
-            "it has no single output; explain a layer that runs once"
+            f"the layer {layer_name(model, module)!r} ({type(module).__name__}) runs {len(outputs)} times in the "
+            "model's forward pass, so it has no single output; explain a layer that runs once"
         )
-    return captured[0]
+    return outputs[0]

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcos_core.errors import BcosError
-from bcos_core.fused import is_fusible, scale_by_cosine
-from bcos_core.mode import freeze, is_explaining
+from bcos_core.fused_ops import is_fusible, scale_by_cosine
+from bcos_core.mode_state import freeze, is_explaining
 from bcos_core.precision import widened
 
 CONV_NORM_EPS = 1e-6
@@ -55,14 +55,12 @@ def bcos_linear(
     Raises:
         BcosError: B < 1, max_out < 1 or not a divisor of the number of rows, shapes that do not fit.
     """
-    check_exponent(b)
-    check_max_out(max_out, weight.shape[0])
+    check_options(b, max_out, normalize_weight, rows=weight.shape[0])
     if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
         raise BcosError(
             f"bcos_linear got an input of shape {tuple(x.shape)}, needs {weight.shape[1]} features in its "
             "last dimension"
         )
-    check_weight_norm(normalize_weight, max_out)
     out = _max_out(F.linear(x, _normalized(weight, b, normalize_weight)), max_out, dim=-1)
     if b == 1:
         return out
@@ -203,20 +201,17 @@ def check_exponent(b: float) -> None:
         raise BcosError(f"b must be at least 1, got {b!r}; use b=1 for a linear layer, b=2 is the default")
 
 
-def check_max_out(max_out: int, rows: int) -> None:
-    """Refuse a number of MaxOut units that is below 1 or does not divide the weight's rows."""
+def check_options(b: float, max_out: int, normalize_weight: bool, *, rows: int | None = None) -> None:
+    """Refuse an exponent below 1, MaxOut units that do not divide the weight's rows, or whose weights' norms differ."""
+    check_exponent(b)
     if max_out < 1:
         raise BcosError(f"max_out must be at least 1, got {max_out}; use 1 for no MaxOut")
-    if rows % max_out:
+    if rows is not None and rows % max_out:
         raise BcosError(
             f"max_out={max_out} does not divide the {rows} rows of the weight; give it out_features * max_out rows"
         )
-
-
-def check_weight_norm(normalize_weight: bool, max_out: int) -> None:
-    """Refuse MaxOut over weights whose norms differ."""
     if not normalize_weight and max_out > 1:
-        raise BcosError(f"normalize_weight=False needs max_out=1, got {max_out}: units of unequal norm do not compare")
+        raise BcosError(f"normalize_weight=False needs max_out=1, got {max_out}: unequal norms cannot be compared")
 
 
 def resolve_padding(
@@ -263,9 +258,7 @@ def _bcos_conv(
     padding_mode: PaddingMode,
     normalize_weight: bool,
 ) -> Tensor:
-    check_exponent(b)
-    check_max_out(max_out, weight.shape[0])
-    check_weight_norm(normalize_weight, max_out)
+    check_options(b, max_out, normalize_weight, rows=weight.shape[0])
     _check_conv_shapes(n_dims, x, weight, groups)
     if x.ndim == n_dims + 1:
         options = (stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)

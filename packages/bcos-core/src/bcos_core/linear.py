@@ -48,9 +48,7 @@ class BcosLinear(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        functional.check_exponent(b)
-        functional.check_max_out(max_out, max_out)
-        functional.check_weight_norm(normalize_weight, max_out)
+        functional.check_options(b, max_out, normalize_weight)
         if in_features < 1 or out_features < 1:
             raise BcosError(f"BcosLinear needs at least 1 feature in and out, got {in_features} and {out_features}")
         self.in_features = in_features

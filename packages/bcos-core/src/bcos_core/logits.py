@@ -2,8 +2,13 @@
 
 from torch import Tensor, nn
 
+from bcos_core.additive_terms import name_as
 from bcos_core.errors import BcosError
+from bcos_core.mode_state import is_explaining
 from bcos_core.precision import widened
+
+LOGIT_BIAS = "logit bias"
+"""Name of b among the additive terms of an explanation."""
 
 
 class LogitLayer(nn.Module):
@@ -37,7 +42,7 @@ class LogitLayer(nn.Module):
         if self.logit_temperature is not None:
             x = x / self.logit_temperature
         if self.logit_bias is not None:
-            x = x + self.logit_bias
+            x = x + (name_as(x.new_full((), self.logit_bias), LOGIT_BIAS) if is_explaining() else self.logit_bias)
         return x
 
     def extra_repr(self) -> str:

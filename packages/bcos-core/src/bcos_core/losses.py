@@ -25,7 +25,7 @@ def dense_targets(logits: Tensor, target: Tensor) -> Tensor:
         )
     try:
         return F.one_hot(target.long(), logits.shape[-1]).to(logits.dtype)
-    except RuntimeError as reason:  # asked beforehand, every step would wait for the device
+    except RuntimeError as reason:  # a check beforehand would make every step wait for the device
         raise BcosError(
             f"target must be in [0, {logits.shape[-1]}) for {logits.shape[-1]} outputs, "
             f"got values from {int(target.min())} to {int(target.max())}"
@@ -38,7 +38,7 @@ class BinaryCrossEntropyLoss(nn.Module):
     Args:
         smoothing: label smoothing s: ``t ← t(1-s) + s/K``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
-        pos_weight: (K,), factors of the first term: above 1, missing a class costs more than imagining it.
+        pos_weight: (K,), factors of the first term: above 1, missing a class costs more than a false alarm.
 
     Shapes: logits (N, K); targets (N,) class indices, or (N, K) probabilities, one- or multi-hot.
 
@@ -62,9 +62,7 @@ class BinaryCrossEntropyLoss(nn.Module):
         dense = dense_targets(logits, target)
         if self.smoothing:
             dense = dense * (1 - self.smoothing) + self.smoothing / logits.shape[-1]
-        return F.binary_cross_entropy_with_logits(
-            logits, dense, reduction=self.reduction, pos_weight=_like(self.pos_weight, logits)
-        )
+        return _cross_entropy(logits, dense, self.reduction, self.pos_weight)
 
 
 class UniformOffLabelsBCELoss(nn.Module):
@@ -102,10 +100,9 @@ class UniformOffLabelsBCELoss(nn.Module):
         """Compute the loss."""
         off_label = 1 / logits.shape[-1] if self.off_label is None else self.off_label
         dense = dense_targets(logits, target).clamp(min=off_label)
-        return F.binary_cross_entropy_with_logits(
-            logits, dense, reduction=self.reduction, pos_weight=_like(self.pos_weight, logits)
-        )
+        return _cross_entropy(logits, dense, self.reduction, self.pos_weight)
 
 
-def _like(weight: Tensor | None, logits: Tensor) -> Tensor | None:
-    return None if weight is None else weight.to(logits)
+def _cross_entropy(logits: Tensor, dense: Tensor, reduction: Reduction, pos_weight: Tensor | None) -> Tensor:
+    weight = None if pos_weight is None else pos_weight.to(logits)
+    return F.binary_cross_entropy_with_logits(logits, dense, reduction=reduction, pos_weight=weight)

@@ -1,33 +1,20 @@
 """Explanation mode: the dynamic factors of a network become constants, so that its gradient is ``W(x)``."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bcos_core.errors import BcosError
+from bcos_core.mode_state import enter
+from bcos_core.norms.batch import uses_batch_statistics
+from bcos_core.process_setting import ProcessSetting
+from bcos_core.rules.dispatch import RuleDispatch
+from bcos_core.rules.plugins import load_rules
 
-_DEPTH: ContextVar[int] = ContextVar("bcos_explanation_depth", default=0)
-
-
-def is_explaining() -> bool:
-    """Whether the running thread (or task) is inside :func:`explanation_mode`.
-
-    Never while a graph is compiled: compiled graphs do not run in explanation mode (and older versions of
-    PyTorch cannot compile the lookup).
-    """
-    return not torch.compiler.is_dynamo_compiling() and _DEPTH.get() > 0
-
-
-def freeze(factor: Tensor) -> Tensor:
-    """Return a dynamic factor as it is, or detached inside :func:`explanation_mode`.
-
-    This is all a layer of one's own needs in order to be explained exactly: wrap every quantity that
-    depends on the input and multiplies it, so that the layer reads ``y = freeze(g(x)) * (A x)``.
-    """
-    return factor.detach() if is_explaining() else factor
+eager_mode = ProcessSetting(lambda undo: undo.enter_context(torch.compiler.set_stance("force_eager"))).on
+"""Inside the block nothing that :func:`torch.compile` wrapped runs compiled: rules apply to single operations."""
 
 
 @contextmanager
@@ -45,23 +32,15 @@ def explanation_mode(model: nn.Module) -> Iterator[None]:
 
     Raises:
         BcosError: `model` normalises with batch statistics or drops activations at random (it is in train
-            mode), so that its outputs are no function of one image alone.
+            mode), so that its outputs are not a function of one image alone.
     """
-    from bcos_core.eager import eager
-    from bcos_core.rules import FrozenOperations
-    from bcos_core.rules.plugins import load_rules
-
     check_deterministic(model)
     load_rules()
-    token = _DEPTH.set(_DEPTH.get() + 1)
-    try:
-        if _DEPTH.get() == 1:
-            with eager(), FrozenOperations(model):
-                yield
-        else:
-            yield
-    finally:
-        _DEPTH.reset(token)
+    with enter() as is_outermost, ExitStack() as stack:
+        if is_outermost:
+            stack.enter_context(eager_mode())
+            stack.enter_context(RuleDispatch(model))
+        yield
 
 
 def check_deterministic(model: nn.Module) -> None:
@@ -70,8 +49,6 @@ def check_deterministic(model: nn.Module) -> None:
     Raises:
         BcosError: naming the first such module.
     """
-    from bcos_core.norms import uses_batch_statistics
-
     for name, module in model.named_modules():
         random = module.training and _drop_probability(module) > 0
         if random or uses_batch_statistics(module):

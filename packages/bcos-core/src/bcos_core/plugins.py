@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
 from bcos_core.errors import BcosError, first_line, shown
-from bcos_core.foreign import ForeignExitError, foreign_code, why
+from bcos_core.plugin_guard import PluginExitError, error_summary, plugin_guard
 
 
 class Named(Protocol):
@@ -74,13 +74,13 @@ class Plugins:
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
-        """Run code of the plugin called `name`; if it fails, in whatever way, it is broken, and nothing is raised."""
+        """Run code of the plugin called `name`; any failure marks it as broken instead of being raised."""
         what = next((info.described for info in self.infos if info.name == name), f"the plugin {name}")
         try:
-            with nullcontext() if is_ours(name) else foreign_code(what):
+            with nullcontext() if is_ours(name) else plugin_guard(what):
                 yield
-        except Exception as reason:  # a stranger's code may raise anything
-            self.mark_broken(name, why(reason))
+        except Exception as reason:  # third-party code may raise anything
+            self.mark_broken(name, error_summary(reason))
 
 
 _OURS = frozenset({"bcos-core", "bcos-models", "bcos-explain", "bcos-cli"})
@@ -197,10 +197,10 @@ def resolve(reference: str) -> Callable[..., Any]:
         if module.startswith("."):
             raise ImportError("a relative name")
         if module not in sys.modules and module.partition(".")[0] not in _OUR_MODULES:
-            with foreign_code(f"the builder {reference!r}"):
+            with plugin_guard(f"the builder {reference!r}"):
                 import_module(module)
         function: Any = getattr(import_module(module), name)
-    except ForeignExitError:
+    except PluginExitError:
         raise
     except (ImportError, AttributeError, ValueError) as reason:
         raise BcosError(
@@ -221,8 +221,8 @@ def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]
     """Refuse options that a builder does not take.
 
     Args:
-        what: is built, for the message: ``"the model 'resnet18'"``.
-        builder: that is to be called with the options.
+        what: what is built, for the message: ``"the model 'resnet18'"``.
+        builder: the function that takes the options.
         options: their names.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where half precisions are not enough."""
+"""Widening of half precisions."""
 
 import torch
 from torch import Tensor

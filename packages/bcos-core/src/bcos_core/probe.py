@@ -1,13 +1,15 @@
-"""Checks of a map that do not trust autograd: the network is computed again, there and elsewhere."""
+"""Checks of a map that do not rely on autograd: the network is run again, for the same input and for others."""
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from bcos_core.additive import FROZEN, UNNAMED
+from bcos_core.additive_terms import FROZEN, UNNAMED
+from bcos_core.completeness import rounding
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, forward, outputs_of
-from bcos_core.rounding import rounding, size
 from bcos_core.tape import Tape
 
 PROBE = 10.0
@@ -17,10 +19,12 @@ _VALUES = 1000.0
 
 
 def check_again(task: Task, x: Tensor, first: Pass) -> None:
-    """Compute the outputs once more, and the constants for another input: for what explanation mode did not follow.
+    """Run the network again, for the same input and for others, where explanation mode could not follow every value.
+
+    Constants that change with the input are renamed: they depend on it, and are only held constant.
 
     Raises:
-        BcosError: the model draws at random, or takes another way through its code.
+        BcosError: the outputs for the same input differ.
     """
     again = forward(task, x)
     size = first.largest.amax() + again.largest.amax()
@@ -33,7 +37,7 @@ def check_again(task: Task, x: Tensor, first: Pass) -> None:
     for other in (elsewhere(x, 1e-3), elsewhere(x, 1.0)):
         try:
             there = forward(task, other).terms
-        except Exception:  # a stranger's model may raise anything where the input is no image
+        except Exception:  # a model may raise anything for an input that is not an image
             there = None
         if there is None or len(there.names) != len(terms.names):
             terms.names = [_frozen_name(name) if name == UNNAMED else name for name in terms.names]
@@ -47,7 +51,7 @@ def _frozen_name(name: str) -> str:
 
 
 def elsewhere(x: Tensor, distance: float) -> Tensor:
-    """Input of the size of `x`, `distance` times that size away from it; the same each time."""
+    """Input near `x`, `distance` times the mean size of its values away; the same in every call."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.device)
     size = x.detach().abs().double().flatten(1).mean(1).clamp_min(1e-3)
@@ -55,22 +59,24 @@ def elsewhere(x: Tensor, distance: float) -> Tensor:
 
 
 def probe_map(task: Task, first: Pass, explanation: Explanation) -> Tensor:
-    """By how much the frozen network misses the map at another point, (N,) or (N, T), as a share of what adds up.
+    """Share by which the frozen network misses the map at another point, (N,) or (N, T).
 
     Raises:
         BcosError: outside of explanation mode the model gives other outputs.
     """
     _check_outputs(task, first)
+    # With its dynamic factors held the network is affine. If the map is right, it predicts the score of any other
+    # input; if a step was missed, its factor is not on the tape, changes with the input, and the prediction fails.
     tape = Tape()
     forward(task, first.leaf, tape)
     tape.rewind()
     x = elsewhere(first.leaf, 1.0)
-    score = forward(task, x, tape).scores.detach().reshape(explanation.score.shape).double()
-    extra = explanation.target.ndim - 1
-    contributions = (explanation.weight * (x.unsqueeze(1) if extra else x)).double()
-    largest = first.largest.double().unsqueeze(1) if extra else first.largest.double()
-    expected = contributions.flatten(1 + extra).sum(-1) + explanation.bias.double()
-    return (expected - score).abs() / (added_up(explanation, contributions, largest) + score.abs())
+    score = forward(task, x, tape).scores.reshape(explanation.score.shape)
+    # The map and the bias are those of x, only the input is new: their sum must be the frozen network's score there.
+    # Its factors fit the values of x, so the score of x counts in the size of what is rounded too.
+    assert explanation.largest is not None
+    size = explanation.largest.double() + explanation.score.double().abs()
+    return replace(explanation, input=x, score=score, largest=size).balance.missing
 
 
 def _check_outputs(task: Task, first: Pass) -> None:
@@ -87,20 +93,12 @@ def _check_outputs(task: Task, first: Pass) -> None:
         )
 
 
-def missed(foreign: list[str], missing: float) -> str:
-    """What to say of a map that misses the network; `foreign` are the steps that explanation mode did not see."""
-    more = f" and {len(foreign) - 4} more" if len(foreign) > 4 else ""
-    what = f"steps that explanation mode did not see ({', '.join(foreign[:4])}{more})" if foreign else "a wrong rule"
+def refusal(unseen: list[str], missing: float) -> str:
+    """Message about a map that misses the network; `unseen` are the steps that explanation mode did not see."""
+    more = f" and {len(unseen) - 4} more" if len(unseen) > 4 else ""
+    what = f"steps that explanation mode did not see ({', '.join(unseen[:4])}{more})" if unseen else "a wrong rule"
     return (
         f"the map is not the network's: with dynamic factors held, the network misses it by {missing:.1e} of its size "
         f"at another point, because of {what}; TorchScript, other threads (DataParallel) and custom autograd functions "
         "are not seen: give the plain module, or a rule with bcos_core.register_rules"
-    )
-
-
-def added_up(explanation: Explanation, contributions: Tensor, largest: Tensor) -> Tensor:
-    """What is added up, (N,) or (N, T); differences of outputs have the rounding error of the largest of these."""
-    return (
-        size(contributions.flatten(explanation.target.ndim), explanation.bias_terms.values(), explanation.score)
-        + largest
     )

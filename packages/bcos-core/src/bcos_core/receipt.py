@@ -1,8 +1,4 @@
-"""The receipt of an explanation: what a score is made of, whether it adds up, and what it comes from.
-
-Here alone is decided whether contributions and constants add up; :func:`bcos_core.explain`, metrics, reports and
-pages all use it.
-"""
+"""The receipt of an explanation: what a score is made of, whether it adds up, and what it comes from."""
 
 import math
 from collections.abc import Mapping
@@ -10,15 +6,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bcos_core.additive import FROZEN, UNNAMED
+from bcos_core.additive_terms import FROZEN, UNNAMED
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
-from bcos_core.logits import LogitLayer
+from bcos_core.logits import LOGIT_BIAS
 
 LOW_SHARE = 0.5
 """Below this share from the image a receipt warns."""
 
-LOGIT_BIAS = "logit bias"
 NORMS = "norm shifts"
 LAYERS = "layer biases"
 POSITIONS = "positions and tokens"
@@ -41,19 +36,19 @@ class Receipt:
     contributions: float
     """Sum of ``W(x)·x`` over the input."""
     absolute: float
-    """Sum of ``|W(x)·x|`` over the input: how much is left after contributions cancel is read off beside it."""
+    """Sum of ``|W(x)·x|`` over the input; compared with `contributions` it shows how much cancels."""
     bias: float
     """What the map does not show: the sum of `terms`."""
     terms: Mapping[str, float]
     """What `bias` is made of, by origin."""
     residual: float
-    """What is left over."""
+    """What is left over: ``score - contributions - bias``."""
     allowed: float
     """Largest residual that is rounding."""
     held: float = 0.0
     """Part of `bias` that depends on the image, but that the network holds constant."""
     probe: float | None = None
-    """By what share the network, its dynamic factors held, misses the map at another point; None if not computed."""
+    """Share by which the network, its dynamic factors held, misses the map at another point; None if not computed."""
 
     @property
     def passed(self) -> bool:
@@ -154,49 +149,47 @@ def receipts(explanation: Explanation, *, model: nn.Module | None = None) -> lis
             positions and tokens, input normalisation, other constants, and what is held constant though it
             depends on the image). None leaves them by name.
     """
-    n = len(explanation.target)
-    scores = explanation.score.reshape(n, -1)
-    targets = scores.shape[1]
-    contributions = explanation.contributions.reshape(n, targets, -1).double()
-    sums, absolute = contributions.sum(-1).tolist(), contributions.abs().sum(-1).tolist()
-    named = {name: term.reshape(n, -1).tolist() for name, term in explanation.bias_terms.items()}
-    biases = explanation.bias.reshape(n, -1).tolist()
-    allowed = explanation.allowed_residual.reshape(n, -1).tolist()
-    probes = None if explanation.probe is None else explanation.probe.reshape(n, -1).tolist()
-    made = []
-    for i in range(n):
-        row = []
-        for t in range(targets):
-            terms = {name: values[i][t] for name, values in named.items()}
-            score = float(scores[i, t])
-            row.append(
-                Receipt(
-                    score=score,
-                    contributions=sums[i][t],
-                    absolute=absolute[i][t],
-                    bias=biases[i][t],
-                    terms=terms if model is None else by_origin(terms, model),
-                    residual=score - sums[i][t] - biases[i][t],
-                    allowed=allowed[i][t],
-                    held=sum(value for name, value in terms.items() if name.endswith(FROZEN)),
-                    probe=None if probes is None else probes[i][t],
-                )
-            )
-        made.append(row)
-    return made
+    n, parts = len(explanation.target), explanation.balance
+
+    def numbers(values: Tensor) -> list[list[float]]:
+        rows: list[list[float]] = values.reshape(n, -1).tolist()
+        return rows
+
+    score, contributions, absolute, bias, residual, allowed = map(
+        numbers,
+        (parts.score, parts.contributions, parts.absolute, parts.bias, parts.residual, explanation.allowed_residual),
+    )
+    probe = None if explanation.probe is None else numbers(explanation.probe)
+    named = {name: numbers(term) for name, term in explanation.bias_terms.items()}
+
+    def receipt(i: int, t: int) -> Receipt:
+        terms = {name: values[i][t] for name, values in named.items()}
+        return Receipt(
+            score=score[i][t],
+            contributions=contributions[i][t],
+            absolute=absolute[i][t],
+            bias=bias[i][t],
+            terms=terms if model is None else by_origin(terms, model),
+            residual=residual[i][t],
+            allowed=allowed[i][t],
+            held=sum(value for name, value in terms.items() if name.endswith(FROZEN)),
+            probe=None if probe is None else probe[i][t],
+        )
+
+    return [[receipt(i, t) for t in range(len(score[i]))] for i in range(n)]
 
 
 def by_origin(terms: Mapping[str, float], model: nn.Module) -> dict[str, float]:
     """Sum the terms of a bias by where they come from; largest first.
 
     Raises:
-        BcosError: no module.
+        BcosError: `model` is not a module.
     """
     if not isinstance(model, nn.Module):
         raise BcosError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     sums: dict[str, float] = {}
     for name, value in terms.items():
-        origin = _origin(name, value, model)
+        origin = _origin(name, model)
         sums[origin] = sums.get(origin, 0.0) + value
     return dict(sorted(sums.items(), key=lambda item: -abs(item[1])))
 
@@ -206,7 +199,7 @@ def number(value: float, *, largest: float | None = None) -> str:
 
     Args:
         value: in units of the logit.
-        largest: of those that it is shown beside with as many decimals; None for itself.
+        largest: the largest of the numbers that are shown with the same decimals; None for `value` itself.
     """
     size = abs(value) if largest is None else largest
     decimals = 2 if size >= 1 or size == 0 else min(6, 2 - math.floor(math.log10(size)))
@@ -218,14 +211,16 @@ def exponent(value: float) -> str:
     return f"{value:.1e}".replace("-", "−")
 
 
-def _origin(name: str, value: float, model: nn.Module) -> str:
+def _origin(name: str, model: nn.Module) -> str:
     if name.endswith(FROZEN):
         return HELD
     owner, _, leaf = name.rpartition(".")
     if leaf in _IMAGE_MEANS:
         return IMAGES
+    if name == LOGIT_BIAS:
+        return LOGIT_BIAS
     if name == UNNAMED:
-        return LOGIT_BIAS if _is_logit_bias(value, model) else CONSTANTS
+        return CONSTANTS
     try:
         module = model.get_submodule(owner)
     except AttributeError:
@@ -238,8 +233,3 @@ def _origin(name: str, value: float, model: nn.Module) -> str:
 def _is_norm(module: nn.Module) -> bool:
     running = getattr(module, "running_var", None)
     return isinstance(running, Tensor) or "norm" in type(module).__name__.lower()
-
-
-def _is_logit_bias(value: float, model: nn.Module) -> bool:
-    biases = [m.logit_bias for m in model.modules() if isinstance(m, LogitLayer) and m.logit_bias]
-    return bool(biases) and math.isclose(value, sum(biases), rel_tol=1e-4)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
-from bcos_core.norms.running import RunningNorm
+from bcos_core.norms.batch import RunningNorm
 
 Selector = Callable[[Tensor], Tensor]
 Target = int | Sequence[int] | Tensor | Selector | None
@@ -64,7 +64,7 @@ def class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None) -
     """Classes that a target means, (N,) or (N, T), for logits (N, K).
 
     Raises:
-        BcosError: no integers, another shape, or out of range.
+        BcosError: not integers, another shape, or out of range.
     """
     n, k = logits.shape
     if target is None:

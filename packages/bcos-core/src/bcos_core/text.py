@@ -1,9 +1,9 @@
-"""Text that may come from strangers, as a terminal may show it. Imports no torch."""
+"""Untrusted text, made safe to print to a terminal. Imports no torch."""
 
 import re
 
 _COMMANDS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""Control characters, marks that turn the direction of writing or end a line, and bytes that are no text."""
+"""Control characters, marks that change the direction of writing or end a line, and bytes that are not text."""
 
 
 def printable(text: str, *, keep: str = "") -> str:

@@ -7,6 +7,7 @@ from bcos_core.display import register_html
 
 if TYPE_CHECKING:
     from bcos_explain import explainers, export, metrics, neurons, render, report
+    from bcos_explain.batch import ClassExplanation, ClassTarget, ExplainedImage, explain_batch
     from bcos_explain.hookspecs import hookimpl
     from bcos_explain.registry import (
         explainer_specs,
@@ -31,34 +32,16 @@ __version__ = "0.1.0"
 
 register_html("bcos_explain.render.notebook:explanation_html")  # how notebooks show explanations
 
-_HOMES = {
-    "ExplainerSpec": "spec",
-    "GalleryItem": "report",
-    "MetricSpec": "spec",
-    "ReportData": "report",
-    "contribution_rgb": "render",
-    "explainer_specs": "registry",
-    "explanation_image": "render",
-    "get_explainer": "registry",
-    "get_metric": "registry",
-    "hookimpl": "hookspecs",
-    "input_image": "render",
-    "list_explainers": "registry",
-    "list_metrics": "registry",
-    "metric_specs": "registry",
-    "on_background": "render",
-    "plot_contribution_map": "render",
-    "save_png": "render",
-    "write_report": "report",
-}
-_MODULES = ("explainers", "export", "metrics", "neurons", "render", "report")
-
 __all__ = [
+    "ClassExplanation",
+    "ClassTarget",
+    "ExplainedImage",
     "ExplainerSpec",
     "GalleryItem",
     "MetricSpec",
     "ReportData",
     "contribution_rgb",
+    "explain_batch",
     "explainer_specs",
     "explainers",
     "explanation_image",
@@ -79,13 +62,18 @@ __all__ = [
     "save_png",
     "write_report",
 ]
+# Where names are looked for, in this order; those that come late import torch or matplotlib.
+_PACKAGES = ("explainers", "export", "metrics", "neurons", "render", "report")
+_HOMES = ("spec", "hookspecs", "registry", "render", "report", "batch")
 
 
 def __getattr__(name: str) -> object:
-    if name in _MODULES:
+    if name in _PACKAGES:
         return import_module(f"{__name__}.{name}")
-    if name in _HOMES:
-        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value
-        return value
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f"{__name__}.{home}")
+            if hasattr(module, name):
+                globals()[name] = getattr(module, name)
+                return globals()[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -114,7 +114,7 @@ _WANG = "Wang et al., CVPR Workshops 2020, section 4.3"
 def _localisation() -> Iterable[MetricSpec]:
     yield MetricSpec(
         "gridpg",
-        f"{_METRICS}.gridpg:grid_pointing_game",
+        f"{_METRICS}.grid_pointing:grid_pointing_game",
         "share of positive contributions inside the explained class's cell of a grid of images",
         _OF_GRIDS,
         "Böhle et al., CVPR 2021, arXiv 2104.00032, section 4.2",
@@ -124,7 +124,7 @@ def _localisation() -> Iterable[MetricSpec]:
     )
     yield MetricSpec(
         "difull",
-        f"{_METRICS}.disjoint:difull",
+        f"{_METRICS}.disjoint_cells:difull",
         "the same where each cell passes the network alone, so that no other cell can matter",
         _OF_GRIDS,
         _RAO,
@@ -134,7 +134,7 @@ def _localisation() -> Iterable[MetricSpec]:
     )
     yield MetricSpec(
         "dipart",
-        f"{_METRICS}.disjoint:dipart",
+        f"{_METRICS}.disjoint_cells:dipart",
         "the same where each cell of the last feature map is classified alone",
         _OF_GRIDS,
         _RAO,
@@ -144,7 +144,7 @@ def _localisation() -> Iterable[MetricSpec]:
     )
     yield MetricSpec(
         "epg",
-        f"{_METRICS}.pointing:energy_pointing_game",
+        f"{_METRICS}.energy_pointing:energy_pointing_game",
         "share of positive contributions inside boxes around the object",
         (*_OF_IMAGES, "boxes"),
         _WANG,
@@ -154,7 +154,7 @@ def _localisation() -> Iterable[MetricSpec]:
     )
     yield MetricSpec(
         "epg_masks",
-        f"{_METRICS}.pointing:energy_pointing_game_masks",
+        f"{_METRICS}.energy_pointing:energy_pointing_game_masks",
         "share of positive contributions inside the mask of the object",
         (*_OF_IMAGES, "masks"),
         _WANG,
@@ -224,7 +224,7 @@ def _faithfulness() -> Iterable[MetricSpec]:
 def _stability() -> Iterable[MetricSpec]:
     yield MetricSpec(
         "max_sensitivity",
-        f"{_METRICS}.noise:max_sensitivity",
+        f"{_METRICS}.max_sensitivity:max_sensitivity",
         "largest relative change of the explanation under weak noise",
         _OF_IMAGES,
         "Yeh et al., NeurIPS 2019, definition 3.1",
@@ -233,7 +233,7 @@ def _stability() -> Iterable[MetricSpec]:
     )
     yield MetricSpec(
         "shift_stability",
-        f"{_METRICS}.shifts:shift_stability",
+        f"{_METRICS}.shift_stability:shift_stability",
         "similarity to the explanation of the image that was shifted by a pixel or two",
         _OF_IMAGES,
         "Crabbé and van der Schaar, NeurIPS 2023, arXiv 2304.06715, equivariance",

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation, explain
+from bcos_core.module_copy import shared_copy
 from bcos_core.plugins import suggestion
-from bcos_core.structure import shared_copy
 from bcos_explain.explainers.feature_map import as_feature_map
 
 
@@ -19,7 +19,7 @@ class Activation:
 
     score: float
     key: int
-    """Of the image; among equal scores the smaller key comes first."""
+    """Number of the image; among equal scores the smaller one comes first."""
     position: tuple[int, ...]
     """(row, column) in the layer's map, () for a layer without positions."""
 
@@ -47,7 +47,7 @@ def as_channels(output: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class LayerOutputs:
-    """A network, run up to the output of one of its layers.
+    """Runs a network and returns the output of one of its layers.
 
     Args:
         model: in eval mode.
@@ -62,20 +62,20 @@ class LayerOutputs:
         if layer not in names:
             raise BcosError(f"the model has no layer {layer!r}; {suggestion(layer, names)}")
         self._model = shared_copy(model)
-        self._seen: list[Tensor] = []
+        self._outputs: list[Tensor] = []
         self._model.get_submodule(layer).register_forward_hook(
-            lambda _module, _args, output: self._seen.append(output.clone())
+            lambda _module, _args, output: self._outputs.append(output.clone())
         )
         self.layer = layer
 
     def __call__(self, x: Tensor) -> Tensor:
         """(N, C, h, w) for inputs (N, C', H, W)."""
-        self._seen.clear()
+        self._outputs.clear()
         with torch.inference_mode():
             self._model(x)
-        if not self._seen:
+        if not self._outputs:
             raise BcosError(f"the layer {self.layer!r} did not run in the model's forward pass")
-        return as_channels(self._seen.pop(), (int(x.shape[-2]), int(x.shape[-1])))
+        return as_channels(self._outputs.pop(), (int(x.shape[-2]), int(x.shape[-1])))
 
 
 class TopActivations:
@@ -100,7 +100,7 @@ class TopActivations:
         self._best: dict[int, list[Activation]] = {}
 
     def update(self, activations: Tensor, keys: Sequence[int] | Tensor) -> None:
-        """Take a batch into account.
+        """Add the activations of a batch.
 
         Args:
             activations: (N, C, h, w), as :class:`LayerOutputs` gives them.
@@ -126,7 +126,7 @@ class TopActivations:
             self._best[c] = _best(self._best.get(c, []) + found, self.count)
 
     def merge(self, other: "TopActivations") -> None:
-        """Take what another process saw into account."""
+        """Add what another process found."""
         for c, found in other._best.items():
             self._best[c] = _best(self._best.get(c, []) + found, self.count)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from bcos_core.foreign import foreign_code
+from bcos_core.plugin_guard import plugin_guard
 from bcos_core.plugins import check_options, resolve
 from bcos_explain import plugins
 from bcos_explain.spec import ExplainerSpec, MetricSpec
@@ -43,7 +43,7 @@ def get_explainer(name: str, **options: Any) -> "Explainer":
     """
     builder = resolve(plugins.explainers()[name].builder)
     check_options(f"the explainer {name!r}", builder, options)
-    with foreign_code(f"the explainer {name!r}", loading=False):
+    with plugin_guard(f"the explainer {name!r}", loading=False):
         explainer: Explainer = builder(**options)
     return explainer
 

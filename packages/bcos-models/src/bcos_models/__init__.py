@@ -6,43 +6,38 @@ from typing import TYPE_CHECKING
 import wrapt
 
 if TYPE_CHECKING:
-    from bcos_models.convert.anneal import recalibrate_norms, scale_biases, set_exponent
+    from bcos_models.conversion import Conversion, ConversionOptions, ConversionReport
+    from bcos_models.convert.annealing import recalibrate_norms, scale_biases, set_exponent
     from bcos_models.convert.bcosify import bcosify
-    from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport
     from bcos_models.hookspecs import hookimpl
     from bcos_models.hub import from_pretrained, push_to_hub, save_pretrained
+    from bcos_models.model_config import ModelConfig
     from bcos_models.registry import create_model, get_spec, is_model, list_models, model_specs
-    from bcos_models.spec import Checkpoint, InputSpec, ModelConfig, ModelSpec
+    from bcos_models.spec import Checkpoint, InputSpec, ModelSpec
+    from bcos_models.trained_model import TrainedModel, load_trained
     from bcos_models.transforms import InferenceTransform
     from bcos_models.weights import load_weights, save_weights
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Checkpoint": "spec",
-    "Conversion": "convert.options",
-    "ConversionOptions": "convert.options",
-    "ConversionReport": "convert.options",
-    "InferenceTransform": "transforms",
-    "InputSpec": "spec",
-    "ModelConfig": "spec",
-    "ModelSpec": "spec",
-    "bcosify": "convert.bcosify",
-    "create_model": "registry",
-    "from_pretrained": "hub",
-    "get_spec": "registry",
-    "is_model": "registry",
-    "hookimpl": "hookspecs",
-    "list_models": "registry",
-    "load_weights": "weights",
-    "model_specs": "registry",
-    "push_to_hub": "hub",
-    "recalibrate_norms": "convert.anneal",
-    "save_pretrained": "hub",
-    "save_weights": "weights",
-    "scale_biases": "convert.anneal",
-    "set_exponent": "convert.anneal",
+    name: module
+    for module, names in {
+        "convert.annealing": "recalibrate_norms scale_biases set_exponent",
+        "convert.bcosify": "bcosify",
+        "conversion": "Conversion ConversionOptions ConversionReport",
+        "hookspecs": "hookimpl",
+        "hub": "from_pretrained push_to_hub save_pretrained",
+        "model_config": "ModelConfig",
+        "registry": "create_model get_spec is_model list_models model_specs",
+        "spec": "Checkpoint InputSpec ModelSpec",
+        "trained_model": "TrainedModel load_trained",
+        "transforms": "InferenceTransform",
+        "weights": "load_weights save_weights",
+    }.items()
+    for name in names.split()
 }
+"""Module of each public name; it is imported when the name is used."""
 
 __all__ = [
     "Checkpoint",
@@ -53,6 +48,7 @@ __all__ = [
     "InputSpec",
     "ModelConfig",
     "ModelSpec",
+    "TrainedModel",
     "bcosify",
     "create_model",
     "from_pretrained",
@@ -60,6 +56,7 @@ __all__ = [
     "hookimpl",
     "is_model",
     "list_models",
+    "load_trained",
     "load_weights",
     "model_specs",
     "push_to_hub",

@@ -1,4 +1,4 @@
-"""Arguments that make no network. Imports no torch."""
+"""Checks of the arguments that networks are built with. Imports no torch."""
 
 from numbers import Integral, Real
 
@@ -16,7 +16,7 @@ def is_size(value: object) -> bool:
 
 
 def depth_rates(last: float, blocks: int) -> list[float]:
-    """Stochastic depth of each block, growing linearly from 0 at the first to `last`.
+    """Return the stochastic depth of each block, growing linearly from 0 at the first to `last`.
 
     Raises:
         BcosError: a rate outside [0, 1).
@@ -27,7 +27,7 @@ def depth_rates(last: float, blocks: int) -> list[float]:
 
 
 def check_sizes(**sizes: int) -> None:
-    """Refuse sizes that are no positive integers.
+    """Refuse sizes that are not positive integers.
 
     Raises:
         BcosError: naming all of them.

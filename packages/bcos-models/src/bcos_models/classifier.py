@@ -23,7 +23,7 @@ class Logits:
     section 3.4). A network for several labels an image takes their mean frequency as `prior`.
 
     Raises:
-        BcosError: what is no number, a prior outside (0, 1), or one beside a bias that is not ``"auto"``.
+        BcosError: a value that is not a number, a prior outside (0, 1), or one beside a bias that is not ``"auto"``.
     """
 
     bias: LogitBias = "auto"
@@ -80,7 +80,7 @@ class ImageClassifier(nn.Module):
         make_classifier: builds that layer for a number of classes.
         num_classes: K.
         logits: bias and temperature of the logits.
-        head_hidden_size: channels that the classifier sees; None for those of the last stage.
+        head_hidden_size: channels of the classifier's input; None for those of the last stage.
 
     Shapes: (N, C, H, W) → (N, K).
     """
@@ -132,7 +132,7 @@ class ImageClassifier(nn.Module):
         return self._run(self._norm, x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features → logits (N, K); with `pre_logits` what the classifier sees, averaged over positions."""
+        """Features → logits (N, K); with `pre_logits` the classifier's input, averaged over positions."""
         x = self._run(self._pre_logits, x)
         if not pre_logits:
             x = self.get_classifier()(x)
@@ -183,7 +183,7 @@ class ImageClassifier(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of all modules; of a frozen network only the classifier's."""
+        """Set the mode of all modules; in a frozen network only the classifier's."""
         super().train(mode)
         if mode and self.is_frozen:
             for child in self.children():
@@ -261,3 +261,14 @@ class ImageClassifier(nn.Module):
         for name in names:
             x = self.get_submodule(name)(x)
         return x
+
+
+def remove_classifier(model: nn.Module, name: str) -> None:
+    """Let the model called `name` return averaged features.
+
+    Raises:
+        BcosError: it is not of a family of ours, and has no classifier that is known.
+    """
+    if not isinstance(model, ImageClassifier):
+        raise BcosError(f"the model {name!r} has no classifier that could be left out")
+    model.reset_classifier(0)

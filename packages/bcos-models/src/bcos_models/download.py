@@ -1,4 +1,4 @@
-"""Files from the web, once: resumable, verified, cached. Imports no torch until a cache folder is needed."""
+"""Downloads, of each file once: resumed, verified, cached. Imports no torch until a cache folder is needed."""
 
 import hashlib
 import http
@@ -16,7 +16,7 @@ from bcos_core.errors import BcosError, first_line
 
 CHUNK = 1 << 20
 TIMEOUT = 30.0
-"""Seconds without an answer."""
+"""Seconds to wait for an answer."""
 ATTEMPTS = 5
 """Connections for one file, each going on where the last one broke."""
 
@@ -25,7 +25,7 @@ _DIGITS = re.compile(r"-(?=[0-9]*[a-f])([0-9a-f]{8,64})\.[^.]+$")
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: PyTorch's own folder for checkpoints, which ``TORCH_HOME`` moves."""
+    """Return the folder of downloads: PyTorch's own folder for checkpoints, which ``TORCH_HOME`` moves."""
     import torch
 
     return Path(torch.hub.get_dir()) / "checkpoints"
@@ -40,7 +40,7 @@ def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None, progr
     Args:
         url: http or https.
         sha256: first hexadecimal digits of the file's SHA-256; empty for those that its name ends in, as in
-            ``resnet_18-68b4160fff.pth``. A file of which none are known is not verified.
+            ``resnet_18-68b4160fff.pth``. Where neither says any, the file is not verified.
         folder: where to keep the file; None for :func:`cache_folder`.
         progress: show a bar, where the standard error stream is a terminal.
 
@@ -69,6 +69,24 @@ def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None, progr
     return target
 
 
+def hub_file(repository: str, name: str) -> Path:
+    """Download a file of ``owner/repository[@revision]``, or find it in the hub's cache.
+
+    Raises:
+        BcosError: no such repository, revision or file, or no network.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repo_id, _, revision = repository.partition("@")
+    try:
+        return Path(hf_hub_download(repo_id, name, revision=revision or None, library_name="bcos-models"))
+    except Exception as reason:  # the library raises many types, of its HTTP client too
+        raise BcosError(
+            f"cannot get {name} of {repository!r} from the Hugging Face hub: {first_line(reason)}; "
+            "check the name (owner/repository, with @revision if need be) and the network, or give a local path"
+        ) from reason
+
+
 def _file_name(url: str) -> str:
     try:
         parts = urlsplit(url)
@@ -82,7 +100,7 @@ def _file_name(url: str) -> str:
 
 
 def _download(url: str, target: Path, sha256: str, progress: bool) -> None:
-    """To a file beside `target`, which is renamed once it is whole."""
+    """Write to a file beside `target`, which is renamed once it is whole."""
     partial = target.with_name(f"{target.name}.part")
     if not sha256:  # nothing would tell whether two parts belong together
         partial.unlink(missing_ok=True)
@@ -120,13 +138,13 @@ def _transfer(url: str, partial: Path, target: Path, progress: bool) -> None:
             reason = error
             error.close()
             if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and before:
-                partial.unlink()  # longer than the file: it is none of it
+                partial.unlink()  # longer than the file, so not a part of it
                 continue
             break
         except (OSError, http.client.HTTPException) as error:
             reason = error
         if _size(partial) <= before:
-            break  # no progress: trying on would change nothing
+            break  # no progress, so another attempt would not help
     raise BcosError(
         f"cannot download {url}: {reason}; try again (what has arrived is kept), "
         f"or place the file at {str(target)!r} by hand"
@@ -138,7 +156,7 @@ def _size(file: Path) -> int:
 
 
 def _receive(url: str, partial: Path, before: int, progress: bool) -> bool:
-    """One connection; whether the file is complete now."""
+    """Receive what one connection gives; return whether the file is complete now."""
     headers = {"User-Agent": "bcos-models"} | ({"Range": f"bytes={before}-"} if before else {})
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
         if response.status != http.HTTPStatus.PARTIAL_CONTENT:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from bcos_models.convert.options import Conversion, ConversionOptions
+from bcos_models.conversion import Conversion, ConversionOptions
 from bcos_models.spec import ModelSpec
 
 if TYPE_CHECKING:

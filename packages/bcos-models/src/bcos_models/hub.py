@@ -8,19 +8,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import resources
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
 
-import bcos_models
 from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
-from bcos_models.description import check_classes, check_outputs, read_input, section
+from bcos_models.download import hub_file
+from bcos_models.model_config import ModelConfig, check_name, check_outputs, read_input, section, usual_probabilities
 from bcos_models.reconstruction import rebuild
-from bcos_models.spec import ModelConfig
 from bcos_models.timm_models import PREFIX, pretrained_cfg
 from bcos_models.weights import WEIGHTS_NAME, read_state, save_weights, uncompiled
 
@@ -37,11 +37,11 @@ def save_pretrained(
     description: str = "",
     license: str | None = None,
 ) -> Path:
-    """Write a model that :func:`bcos_models.create_model` made to a folder, from which it can be built again.
+    """Write a model that :func:`bcos_models.create_model` made to a folder, for :func:`from_pretrained`.
 
     Args:
         model: the model, with weights worth keeping.
-        folder: is made; holds ``model.safetensors``, ``config.json`` and, unless it has one, ``README.md`` (a
+        folder: is created; holds ``model.safetensors``, ``config.json`` and, unless it has one, ``README.md`` (a
             model card).
         class_names: of the outputs, in their order; None for those that :func:`from_pretrained` found, if any.
         description: text for the model card: data, training, results.
@@ -55,21 +55,16 @@ def save_pretrained(
             classes.
     """
     model = uncompiled(model)
-    made = _made(model)
-    known: Sequence[str] | None = getattr(model, "class_names", None)
-    if class_names is None and known is not None and len(known) == made.num_classes:
-        class_names = known
-    if class_names is not None and len(class_names) != made.num_classes:
-        raise BcosError(f"class_names must name the {made.num_classes} outputs, got {len(class_names)}")
+    config = _config_of(model, class_names)
     try:
-        config = json.dumps(_config(model, made, class_names), indent=2)
+        text = json.dumps(_hub_config(model, config), indent=2)
     except TypeError as reason:
-        raise BcosError(f"cannot write the options of {made.name!r} as JSON: {reason}") from reason
+        raise BcosError(f"cannot write the options of {config.name!r} as JSON: {reason}") from reason
     folder = Path(folder)
     save_weights(model, folder / WEIGHTS_NAME)
-    write_atomically(folder / CONFIG_NAME, f"{config}\n")
+    write_atomically(folder / CONFIG_NAME, f"{text}\n")
     if not (folder / CARD_NAME).exists():
-        write_atomically(folder / CARD_NAME, _card(model, made, description, license))
+        write_atomically(folder / CARD_NAME, _card(model, config, description, license))
     return folder
 
 
@@ -81,35 +76,37 @@ def from_pretrained(source: str | Path, *, trust: bool = False) -> nn.Module:
         trust: take options of its network that name files or addresses, which are then read or fetched.
 
     Returns:
-        The model, in eval mode; its attribute ``class_names`` tells the classes, or is None.
+        The model, in eval mode; its attribute ``class_names`` names the classes, or is None.
 
     Raises:
-        BcosError: nothing there, or no model of this package.
+        BcosError: nothing there, or not a model of this package.
     """
     config_path, weights = (_file(source, name) for name in (CONFIG_NAME, WEIGHTS_NAME))
-    made, class_names = _read_config(config_path, str(source))
-    model = rebuild(made, read_state(weights), source=str(source), trust=trust)
-    setattr(model, "class_names", class_names)  # noqa: B010 - reason: modules are typed without it
+    config = _read_config(config_path, str(source))
+    model = rebuild(config, read_state(weights), source=str(source), trust=trust)
+    setattr(model, "class_names", config.classes)  # noqa: B010 - reason: modules are typed without it
     return model
 
 
-def _read_config(path: Path, source: str) -> tuple[ModelConfig, list[str] | None]:
+def _read_config(path: Path, source: str) -> ModelConfig:
     try:
-        config = section(parse_json(read_text(path)), "it")
-        described = section(config.get(_KEY), _KEY)
-        options = section(described.get("options"), "options")
-        number = check_outputs(config.get("num_classes"))
-        made = ModelConfig(described.get("name", ""), number, options, read_input(described.get("input")))
-        names = config.get("label_names")
-        if names is not None:
-            check_classes(names)
-            if len(names) != number:
-                raise BcosError(f"label_names has {len(names):,} names for {number:,} outputs")
+        values = section(parse_json(read_text(path)), "it")
+        ours = section(values.get(_KEY), _KEY)
+        name, options, spec = (
+            ours.get("name", ""),
+            section(ours.get("options"), "options"),
+            read_input(ours.get("input")),
+        )
+        check_name(name)
+        probabilities = ours.get("probabilities", usual_probabilities(name, spec))  # earlier files do not say
+        number = check_outputs(values.get("num_classes"))
+        config = ModelConfig(name, number, options, spec, values.get("label_names"), probabilities)
+        config.check()
     except BcosError as reason:
         raise BcosError(
             f"{source!r} holds no model that save_pretrained wrote: {CONFIG_NAME} lacks or garbles it: {reason}"
         ) from reason
-    return made, names
+    return config
 
 
 def push_to_hub(
@@ -123,7 +120,7 @@ def push_to_hub(
     token: str | None = None,
     message: str = "Add model",
 ) -> str:
-    """Upload a model to the Hugging Face hub; the repository is made if it is not there, its card is kept.
+    """Upload a model to the Hugging Face hub; the repository is created if it is not there, and its card is kept.
 
     Args:
         model: made by :func:`bcos_models.create_model`.
@@ -155,24 +152,6 @@ def push_to_hub(
     return url
 
 
-def hub_file(repository: str, name: str) -> Path:
-    """Download a file of ``owner/repository[@revision]``, or find it in the hub's cache.
-
-    Raises:
-        BcosError: no such repository, revision or file, or no network.
-    """
-    from huggingface_hub import hf_hub_download
-
-    repo_id, _, revision = repository.partition("@")
-    try:
-        return Path(hf_hub_download(repo_id, name, revision=revision or None, library_name="bcos-models"))
-    except Exception as reason:  # the library raises many types, of its HTTP client too
-        raise BcosError(
-            f"cannot get {name} of {repository!r} from the Hugging Face hub: {first_line(reason)}; "
-            "check the name (owner/repository, with @revision if need be) and the network, or give a local path"
-        ) from reason
-
-
 def _file(source: str | Path, name: str) -> Path:
     folder = Path(source)
     if folder.is_dir():
@@ -182,33 +161,40 @@ def _file(source: str | Path, name: str) -> Path:
     return hub_file(str(source).removeprefix("hf://"), name)
 
 
-def _made(model: nn.Module) -> ModelConfig:
-    made = getattr(model, "bcos_config", None)
-    if not isinstance(made, ModelConfig):
+def _config_of(model: nn.Module, class_names: Sequence[str] | None) -> ModelConfig:
+    """Description of a model with its present number of classes, and with names of them where there are any."""
+    config = getattr(model, "bcos_config", None)
+    if not isinstance(config, ModelConfig):
         raise BcosError(f"the model ({type(model).__name__}) was not made by bcos_models.create_model")
-    return replace(made, num_classes=getattr(model, "num_classes", made.num_classes))
+    number = getattr(model, "num_classes", config.num_classes)
+    if class_names is not None and len(class_names) != number:
+        raise BcosError(f"class_names must name the {number} outputs, got {len(class_names)}")
+    known = getattr(model, "class_names", None) or config.classes
+    if class_names is None and known is not None and len(known) == number:
+        class_names = known
+    return replace(config, num_classes=number, classes=class_names)
 
 
-def _config(model: nn.Module, made: ModelConfig, class_names: Sequence[str] | None) -> Mapping[str, Any]:
+def _hub_config(model: nn.Module, config: ModelConfig) -> Mapping[str, Any]:
     classifier = getattr(model, "classifier_name", None)
-    cfg = pretrained_cfg(made.input) | {"num_classes": made.num_classes, "classifier": classifier}
     return {
-        "architecture": PREFIX + made.name,
-        "num_classes": made.num_classes,
+        "architecture": PREFIX + config.name,
+        "num_classes": config.num_classes,
         "num_features": getattr(model, "num_features", None),
-        "model_args": dict(made.options),
-        **({} if class_names is None else {"label_names": list(class_names)}),
-        "pretrained_cfg": cfg,
+        "model_args": dict(config.options),
+        **({} if config.classes is None else {"label_names": list(config.classes)}),
+        "pretrained_cfg": pretrained_cfg(config.input) | {"num_classes": config.num_classes, "classifier": classifier},
         _KEY: {
-            "version": bcos_models.__version__,
-            "name": made.name,
-            "options": dict(made.options),
-            "input": asdict(made.input),
+            "version": version("bcos-models"),
+            "name": config.name,
+            "options": dict(config.options),
+            "input": asdict(config.input),
+            "probabilities": config.probabilities,
         },
     }
 
 
-def _card(model: nn.Module, made: ModelConfig, description: str, license: str | None) -> str:
+def _card(model: nn.Module, config: ModelConfig, description: str, license: str | None) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
     data = ModelCardData(
@@ -219,12 +205,12 @@ def _card(model: nn.Module, made: ModelConfig, description: str, license: str | 
     )
     card = ModelCard.from_template(
         data,
-        template_str=resources.files(bcos_models).joinpath("card.md.jinja").read_text(encoding="utf-8"),
-        name=made.name,
+        template_str=resources.files("bcos_models").joinpath("card.md.jinja").read_text(encoding="utf-8"),
+        name=config.name,
         params=f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
-        classes=made.num_classes,
-        input=made.input,
-        options=dict(made.options),
+        classes=config.num_classes,
+        input=config.input,
+        options=dict(config.options),
         description=description,
     )
     return f"{card}\n"

@@ -5,7 +5,7 @@ from PIL import Image
 from bcos_core.errors import BcosError
 
 _ORIENTATION = 0x0112
-"""The entry of EXIF that says how a camera was held."""
+"""Entry of EXIF that says how the camera was held."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -37,7 +37,7 @@ def as_seen(image: Image.Image, channels: int) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> Image.Transpose | None:
-    """How an image must be turned to be upright, as its EXIF says; None for not at all, also where that is damaged.
+    """Return how EXIF says that an image must be turned to be upright; None for not at all, or if EXIF is damaged.
 
     Of EXIF only this is read, and nothing is written again as ``ImageOps.exif_transpose`` does, which fails for
     entries of unusual types.

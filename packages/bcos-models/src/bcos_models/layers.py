@@ -11,7 +11,7 @@ from torchvision.ops import StochasticDepth
 from bcos_core import BcosConv2d
 from bcos_core.errors import BcosError
 from bcos_core.norms import Affine, make_norm
-from bcos_core.norms.choice import NORM_EPS
+from bcos_core.norms.factory import NORM_EPS
 
 Antialias = Literal["none", "blurpool"]
 

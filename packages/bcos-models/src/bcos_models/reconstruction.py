@@ -1,6 +1,6 @@
-"""A network built again from the description that stands beside its weights.
+"""How a network is built again from the description beside its weights.
 
-The description may be anybody's. So the network is built on torch's meta device first, where tensors take no memory,
+The description is not trusted. So the network is built on torch's meta device first, where tensors take no memory,
 and compared with the weights; and it is given up as soon as it has many more parts than they fill.
 """
 
@@ -12,30 +12,27 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
 from bcos_core.errors import BcosError, first_line, shown
-from bcos_models.classifier import ImageClassifier
-from bcos_models.description import check_name, check_opens_nothing, check_options
-from bcos_models.registry import converts, create_model, describe, get_spec
-from bcos_models.spec import ModelConfig
+from bcos_models.classifier import remove_classifier
+from bcos_models.convert.origins import BUILDER, unconverted
+from bcos_models.model_config import ModelConfig, check_opens_nothing
+from bcos_models.registry import create_model, describe, get_spec
 from bcos_models.weights import check_fit, convert_state, load_state
 
 _PARAMETERS = (8, 1000)
-"""Parameters that may be made: so many for each tensor of the weights, and so many more.
-
-Conversion makes some twice.
-"""
+"""Bound of the parameters: so many for each tensor of the weights (a conversion makes some twice), and so many more."""
 _MODULES = (40, 10_000)
-"""The same of modules, most of which have no parameters."""
+"""Bound of the modules, most of which have no parameters, likewise."""
 _ELEMENTS = (4, 10_000_000)
-"""Numbers in the parameters of a network before its conversion: so many for each in the weights, and so many more."""
+"""Bound of the numbers in a network before its conversion: so many for each in the weights, and so many more."""
 
 
 def rebuild(
-    made: ModelConfig, state: Mapping[str, Tensor], *, source: str, classifies: bool = False, trust: bool = False
+    config: ModelConfig, state: Mapping[str, Tensor], *, source: str, classifies: bool = False, trust: bool = False
 ) -> nn.Module:
     """Build the network that a file describes, and load the weights beside it.
 
     Args:
-        made: what the file says; with 0 classes the network has no classifier.
+        config: what the file says; with 0 classes the network has no classifier.
         state: the weights.
         source: where both are from, for messages.
         classifies: refuse a network that does not give a number for each class.
@@ -47,99 +44,94 @@ def rebuild(
     Raises:
         BcosError: no such architecture, options that it does not take, or weights of another network.
     """
-    with _told(made, source):
-        check_name(made.name)
-        check_options(made.options)
+    with _naming(config, source):
+        config.check()
         if not trust:
-            check_opens_nothing(made.options)
+            check_opens_nothing(config.options)
         with _bounded(state):
-            plan = _on_meta(made, state)
+            plan = _on_meta(config, state)
     if plan is not None:
-        check_fit(plan.state_dict(), convert_state(plan.state_dict(), state, made.name), made.name, source)
-    with _told(made, source), _bounded(state):
-        model = _built(made).eval()
-        _check_input(model, made)
-    load_state(model, state, name=made.name, source=source)
+        check_fit(plan.state_dict(), convert_state(plan.state_dict(), state, config.name), config.name, source)
+    with _naming(config, source), _bounded(state):
+        model = _built(config).eval()
+        _check_input(model, config)
+    load_state(model, state, name=config.name, source=source)
     if classifies:
-        with _told(made, source):
-            _check_outputs(model, made)
-    describe(model, made)
+        with _naming(config, source):
+            _check_outputs(model, config)
+    describe(model, config)
     return model
 
 
 @contextmanager
-def _told(made: ModelConfig, source: str) -> Iterator[None]:
-    """Say whose description it is that makes no network."""
+def _naming(config: ModelConfig, source: str) -> Iterator[None]:
+    """Name the source of the description in what is raised."""
     start = f"cannot build the network that {source!r} describes"
     try:
         yield
     except BcosError as reason:
         raise BcosError(f"{start}: {reason}") from reason
-    except Exception as reason:  # builders, of plugins too, raise many types for values that make no network
+    except Exception as reason:  # builders, of plugins too, raise many types for values that cannot make a network
         raise BcosError(
-            f"{start}: {made.name} with {shown(dict(made.options))}: {type(reason).__name__}: {first_line(reason)}"
+            f"{start}: {config.name} with {shown(dict(config.options))}: {type(reason).__name__}: {first_line(reason)}"
         ) from reason
 
 
-def _built(made: ModelConfig) -> nn.Module:
-    model = create_model(made.name, num_classes=made.num_classes or None, **made.options)
-    if made.num_classes == 0:
-        if not isinstance(model, ImageClassifier):
-            raise BcosError(f"the model {made.name!r} has no classifier that could be left out")
-        model.reset_classifier(0)
+def _built(config: ModelConfig) -> nn.Module:
+    model = create_model(config.name, num_classes=config.num_classes or None, **config.options)
+    if config.num_classes == 0:
+        remove_classifier(model, config.name)
     return model
 
 
-def _on_meta(made: ModelConfig, state: Mapping[str, Tensor]) -> nn.Module | None:
-    """The network without memory for its tensors; None of a converted one, and where its builder cannot do without."""
-    spec = get_spec(made.name)
+def _on_meta(config: ModelConfig, state: Mapping[str, Tensor]) -> nn.Module | None:
+    """Build the network without memory for its tensors; None if it is converted, or if its builder needs the memory."""
+    spec = get_spec(config.name)
     try:
         with torch.device("meta"):
-            if converts(spec):
-                _check_unconverted(made, spec.num_classes, state)
+            if spec.builder == BUILDER:
+                _check_unconverted(config, spec.num_classes, state)
                 return None
-            model = _built(made)
+            model = _built(config)
     except Exception as reason:
         if _needs_memory(reason) or (isinstance(reason, BcosError) and _needs_memory(reason.__cause__)):
             return None
         raise
-    _check_input(model, made)
+    _check_input(model, config)
     return model
 
 
 def _needs_memory(reason: BaseException | None) -> bool:
-    """Whether an operation has failed because it wants the values of a tensor on the meta device."""
+    """Whether an operation has failed because it needs the values of a tensor on the meta device."""
     return isinstance(reason, NotImplementedError) or (isinstance(reason, RuntimeError) and "meta" in str(reason))
 
 
-def _check_unconverted(made: ModelConfig, num_classes: int, state: Mapping[str, Tensor]) -> None:
+def _check_unconverted(config: ModelConfig, num_classes: int, state: Mapping[str, Tensor]) -> None:
     """Refuse a network that is much larger before its conversion than the weights of the converted one."""
-    from bcos_models.convert.named import unconverted
-
-    original = unconverted(made.name, made.num_classes or num_classes, False, made.options.get("network") or {})
+    original = unconverted(config.name, config.num_classes or num_classes, False, config.options.get("network") or {})
     size = sum(parameter.numel() for parameter in original.parameters())
     _refuse_beyond(size, sum(tensor.numel() for tensor in state.values()), _ELEMENTS, "numbers")
 
 
-def _check_input(model: nn.Module, made: ModelConfig) -> None:
-    config = model.bcos_config
-    wanted = config.input.encoded_channels if isinstance(config, ModelConfig) else None
-    if wanted != made.input.encoded_channels:
-        raise BcosError(f"it takes {wanted} channels, its input is described with {made.input.encoded_channels}")
+def _check_input(model: nn.Module, config: ModelConfig) -> None:
+    built = model.bcos_config
+    taken = built.input.encoded_channels if isinstance(built, ModelConfig) else None
+    if taken != config.input.encoded_channels:
+        raise BcosError(f"it takes {taken} channels, its input is described with {config.input.encoded_channels}")
 
 
-def _check_outputs(model: nn.Module, made: ModelConfig) -> None:
-    seen = made.input
+def _check_outputs(model: nn.Module, config: ModelConfig) -> None:
+    spec = config.input
     with torch.inference_mode():
-        outputs: object = model(torch.zeros(1, seen.encoded_channels, seen.size, seen.size))
+        outputs: object = model(torch.zeros(1, spec.encoded_channels, spec.size, spec.size))
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if shape != (1, made.num_classes):
-        raise BcosError(f"it gives {shape} for an image, needed {(1, made.num_classes)}")
+    if shape != (1, config.num_classes):
+        raise BcosError(f"it gives {shape} for an image, needed {(1, config.num_classes)}")
 
 
 @contextmanager
 def _bounded(state: Mapping[str, Tensor]) -> Iterator[None]:
-    """Give up a network that is being built once it has many more parts than the weights fill."""
+    """Stop the construction of a network once it has many more parts than the weights fill."""
     counts = {"parameters": 0, "modules": 0}
 
     def parameter(_module: nn.Module, _name: str, _parameter: object) -> None:

@@ -1,34 +1,34 @@
-"""Models by name."""
+"""Models by name: which there are, and how one is built."""
 
-import inspect
 import warnings
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bcos_core.errors import BcosError, first_line, shown
-from bcos_core.foreign import foreign_code
+from bcos_core.plugin_guard import plugin_guard
 from bcos_core.plugins import check_options, resolve, takes
 from bcos_models import plugins
 from bcos_models.checks import is_size
-from bcos_models.spec import Checkpoint, InputSpec, ModelConfig, ModelSpec
+from bcos_models.model_config import ModelConfig, usual_probabilities
+from bcos_models.spec import Checkpoint, InputSpec, ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of all models, of every plugin, that match a shell pattern such as ``"cifar10_*"``, sorted."""
+    """List the names of all models, of every plugin, that match a shell pattern such as ``"cifar10_*"``, sorted."""
     return [name for name in plugins.registry().names() if fnmatchcase(name, pattern)]
 
 
 def model_specs() -> list[ModelSpec]:
-    """Descriptions of all models, sorted by name."""
+    """List the descriptions of all models, sorted by name."""
     return sorted(plugins.registry(), key=lambda spec: spec.name)
 
 
 def get_spec(name: str) -> ModelSpec:
-    """Description of one model, listed or built from its name (``timm/resnet18``).
+    """Return the description of one model, listed or built from its name (``timm/resnet18``).
 
     Raises:
         BcosError: no such model; the message suggests one.
@@ -36,7 +36,7 @@ def get_spec(name: str) -> ModelSpec:
     registry = plugins.registry()
     if name in registry.names():
         return registry[name]
-    with foreign_code(f"the model {name!r}"):
+    with plugin_guard(f"the model {name!r}"):
         found: ModelSpec | None = plugins.manager().hook.bcos_models_find_spec(name=name)
     return registry[name] if found is None else found
 
@@ -68,27 +68,26 @@ def create_model(
         weights: other weights to load, in any of the forms that :func:`bcos_models.load_weights` takes. Of a network
             to be converted, its own or those of the converted one.
         num_classes: outputs; None for the model's own number. Where the weights have another number, the
-            classifier is replaced by a new one, with a logit bias for as many classes; with `weights` that is
-            worth a warning.
+            classifier is replaced by a new one, with a logit bias for as many classes; with `weights` this
+            gives a warning.
         options: arguments of the model's builder, such as ``b``, ``max_out``, ``norm`` or ``in_chans``.
 
     Returns:
         The model, in train mode as PyTorch builds modules; call ``.eval()`` before explaining. Its attribute
-        ``transform`` turns an image into its input, ``bcos_config`` tells how it was made.
+        ``transform`` turns an image into its input, ``bcos_config`` describes how it was made.
 
     Raises:
         BcosError: an unknown model or option, or weights that cannot be loaded.
 
     >>> model = create_model("cifar10_resnet20", num_classes=5, b=1.5)
     """
-    from bcos_models.weights import load_weights
+    from bcos_models.weights import load_weights  # here, so that listing models imports no torch
 
     spec = get_spec(name)
     if pretrained and weights is not None:
         raise BcosError(f"give pretrained=True or weights={str(weights)!r}, not both")
     builder = resolve(spec.builder)
-    from_weights = converts(spec)
-    source = published_weights(spec) if pretrained and not from_weights else None if from_weights else weights
+    source = None if spec.loads_weights else published_weights(spec) if pretrained else weights
     classes = spec.num_classes if num_classes is None else num_classes
     if not is_size(classes):
         raise BcosError(f"num_classes must be at least 1, got {classes!r}")
@@ -96,18 +95,18 @@ def create_model(
     defaults = {"in_chans": spec.input.encoded_channels} if takes(builder, "in_chans") else {}
     arguments: dict[str, Any] = {**defaults, **spec.options, **options, "num_classes": classes}
     check_options(f"the model {name!r}", builder, arguments)
-    if from_weights:
+    if spec.loads_weights:
         arguments |= {"pretrained": pretrained, "weights": weights}
     try:
-        with foreign_code(f"the model {name!r}", loading=False):
+        with plugin_guard(f"the model {name!r}", loading=False):
             model: nn.Module = builder(**arguments)
-    except TypeError as reason:  # builders check values; this is for what is no number, or no list of them
+    except TypeError as reason:  # builders check values, and expect them to be numbers, or lists of them
         raise BcosError(f"the model {name!r} cannot be built with {shown(options)}: {first_line(reason)}") from reason
-    in_chans = arguments.get("in_chans")
-    seen: InputSpec = getattr(model, "input_spec", spec.input)
-    if in_chans:
-        seen = seen.seen_with(int(in_chans))
-    describe(model, ModelConfig(name, classes, dict(options), seen))
+    input_spec: InputSpec = getattr(model, "input_spec", spec.input)
+    if in_chans := arguments.get("in_chans"):
+        input_spec = input_spec.with_channels(int(in_chans))
+    probabilities = usual_probabilities(name, input_spec)
+    describe(model, ModelConfig(name, classes, dict(options), input_spec, probabilities=probabilities))
     if source is not None:
         replaced = load_weights(model, source, name=name, replace_classifier=num_classes is not None)
         if replaced and not pretrained:
@@ -119,11 +118,6 @@ def create_model(
     return model
 
 
-def converts(spec: ModelSpec) -> bool:
-    """Whether a model is made from another one with its weights, which its builder then takes."""
-    return "weights" in inspect.signature(resolve(spec.builder)).parameters
-
-
 def describe(model: "nn.Module", config: ModelConfig) -> None:
     """Give a model the attributes that tell how it was made, and what is done to its input."""
     from bcos_models.transforms import InferenceTransform
@@ -133,10 +127,10 @@ def describe(model: "nn.Module", config: ModelConfig) -> None:
 
 
 def published_weights(spec: ModelSpec) -> Checkpoint:
-    """Checkpoint of a model.
+    """Return the checkpoint of a model.
 
     Raises:
-        BcosError: it has none.
+        BcosError: the model has no published weights.
     """
     if spec.checkpoint is None:
         raise BcosError(

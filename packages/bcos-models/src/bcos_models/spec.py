@@ -9,7 +9,7 @@ from bcos_core.errors import BcosError, shown
 from bcos_models.checks import is_number, is_size
 
 MAX_SIDE = 4096
-"""Pixels along a side of an image that a network sees."""
+"""Pixels along a side of a network's input."""
 MAX_CHANNELS = 1024
 
 Encoding = Literal["add_inverse", "standardize", "none"]
@@ -18,7 +18,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model wants to see.
+    """The images that a model takes, and how they are encoded.
 
     ``add_inverse`` appends the inverse channels to values in [0, 1] (B-cos networks); ``standardize``
     subtracts a mean and divides by a standard deviation (the plain baselines); ``none`` leaves values in
@@ -31,7 +31,7 @@ class InputSpec:
     """Channels of the image before it is encoded."""
     encoding: Encoding = "add_inverse"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    """Used by ``standardize`` only; so is `std`."""
+    """Of each channel; used by ``standardize`` only, as is `std`."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     resize: int | None = 256
     """Shorter side, in pixels, before the centre crop of `size`; None resizes to `size` directly."""
@@ -49,11 +49,11 @@ class InputSpec:
         self._check_statistics()
 
     def _check_statistics(self) -> None:
-        wanted = self.channels if self.encoding == "standardize" else 0
+        least_values = self.channels if self.encoding == "standardize" else 0
         for name, values in (("mean", self.mean), ("std", self.std)):
             least = 0.0 if name == "std" else -math.inf
             plain = isinstance(values, Sequence) and all(is_number(v) and least < v < math.inf for v in values)
-            if not plain or len(values) < wanted:
+            if not plain or len(values) < least_values:
                 raise BcosError(f"{name} of an input must have a finite number for each channel, got {shown(values)}")
 
     @classmethod
@@ -67,7 +67,7 @@ class InputSpec:
         read: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
         return cls(**read)
 
-    def seen_with(self, encoded_channels: int) -> Self:
+    def with_channels(self, encoded_channels: int) -> Self:
         """Describe the same input with another number of channels for the network's first layer.
 
         With an odd number there are no inverse channels; mean and deviation of channels that have none are
@@ -90,12 +90,12 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights that can be downloaded, and what they reach."""
+    """Weights that can be downloaded, and their accuracy."""
 
     url: str
-    """Of a ``.safetensors`` or ``.pth`` file."""
+    """Address of a ``.safetensors`` or ``.pth`` file."""
     sha256: str = ""
-    """What the file's SHA-256 starts with, in hexadecimal digits; empty if it is not known."""
+    """First hexadecimal digits of the file's SHA-256; empty if it is not known."""
     top1: float | None = None
     """Accuracy in %, as published; so is `top5`."""
     top5: float | None = None
@@ -114,29 +114,22 @@ class ModelSpec:
     summary: str = ""
     input: InputSpec = field(default_factory=InputSpec)
     num_classes: int = 1000
-    """Classes that are built unless asked otherwise."""
+    """Default number of classes."""
     params: int | None = None
     """Number of parameters with the defaults; None if it is not known."""
     options: Mapping[str, object] = field(default_factory=dict)
     """Arguments of the builder that make this model; a caller may override them."""
     checkpoint: Checkpoint | None = None
     """What ``create_model(name, pretrained=True)`` loads."""
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """How :func:`bcos_models.create_model` made a model; the model has it as ``bcos_config``."""
-
-    name: str
-    num_classes: int
-    options: Mapping[str, Any]
-    """Those that the caller gave."""
-    input: InputSpec
+    loads_weights: bool = False
+    """Whether the builder loads weights itself: it is called with ``pretrained`` and ``weights`` too."""
+    recipe: str | None = None
+    """Recipe of ``bcos train`` that the model is trained with; the recipe's own model is replaced by this one."""
 
 
 IMAGENET = InputSpec()
 IMAGENET_LONG = InputSpec(resize=232)
-"""Of the networks that were trained with the long recipe."""
+"""Input of the networks that were trained with the long recipe."""
 IMAGENET_STANDARDIZED = InputSpec(encoding="standardize")
 CIFAR10 = InputSpec(size=32, resize=None)
 CIFAR10_STANDARDIZED = InputSpec(

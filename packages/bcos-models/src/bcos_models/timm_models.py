@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
-from bcos_models.classifier import ImageClassifier
+from bcos_models.classifier import ImageClassifier, remove_classifier
 from bcos_models.download import fetch
 from bcos_models.registry import create_model, get_spec, model_specs, published_weights
 from bcos_models.spec import InputSpec
@@ -46,24 +46,24 @@ def register(_timm_models: object = None) -> None:
         register_model(build)
 
 
-def pretrained_cfg(seen: InputSpec) -> dict[str, Any]:
+def pretrained_cfg(input_spec: InputSpec) -> dict[str, Any]:
     """Describe an input as timm does; B-cos networks take values in [0, 1], without mean and deviation."""
-    plain = seen.encoding == "standardize"
+    plain = input_spec.encoding == "standardize"
     return {
-        "input_size": (seen.encoded_channels, seen.size, seen.size),
-        "crop_pct": 1.0 if seen.resize is None else seen.size / seen.resize,
-        "interpolation": seen.interpolation,
-        "mean": seen.mean if plain else (0.0,) * 3,
-        "std": seen.std if plain else (1.0,) * 3,
+        "input_size": (input_spec.encoded_channels, input_spec.size, input_spec.size),
+        "crop_pct": 1.0 if input_spec.resize is None else input_spec.size / input_spec.resize,
+        "interpolation": input_spec.interpolation,
+        "mean": input_spec.mean if plain else (0.0,) * 3,
+        "std": input_spec.std if plain else (1.0,) * 3,
     }
 
 
 _SOURCES = ("file", "url", "state_dict", "hf_hub_id", "source")
-"""What in timm's description says where weights come from."""
+"""Keys of timm's description that say where weights come from."""
 
 
 def _build(name: str, pretrained: bool, **options: Any) -> nn.Module:
-    """Build as timm asks; published weights come through our own loader, which verifies them."""
+    """Build a model for timm; published weights come through our own loader, which verifies them."""
     from timm.models import build_model_with_cfg
 
     given = options.get("pretrained_cfg")
@@ -107,14 +107,12 @@ def _create(
         path = fetch(checkpoint.url, sha256=checkpoint.sha256, folder=cache_dir)
         load_weights(model, path, name=name, replace_classifier=True)
     if num_classes == 0:
-        if not isinstance(model, ImageClassifier):
-            raise BcosError(f"the model {name!r} has no classifier that could be left out")
-        model.reset_classifier(0)
+        remove_classifier(model, name)
     return model
 
 
 def _filter(name: str, state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Weights from elsewhere in the keys of the model; a classifier of other classes stays as it is."""
+    """Return weights from elsewhere in the keys of the model; a classifier of other classes stays as it is."""
     own = model.state_dict()
     converted = dict(convert_state(own, state, name))
     if isinstance(model, ImageClassifier):

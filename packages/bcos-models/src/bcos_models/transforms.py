@@ -1,4 +1,4 @@
-"""What is done to an image before a network sees it."""
+"""The transform of an image into a network's input."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ LONGEST = 16
 
 @dataclass(frozen=True)
 class InferenceTransform:
-    """Image → what a network sees, as it was evaluated.
+    """Image → a network's input, as in its evaluation.
 
     Upright, on white where it is transparent; resizing of the shorter side, centre crop, then inverse
     channels or standardization.
@@ -93,7 +93,7 @@ def is_strip(width: int, height: int) -> bool:
 
 
 def input_encoder(spec: InputSpec) -> nn.Module:
-    """Images in [0, 1] → what the network sees: inverse channels, or mean and standard deviation."""
+    """Images in [0, 1] → the network's input: inverse channels, or mean and standard deviation."""
     if spec.encoding == "add_inverse":
         return AddInverse()
     if spec.encoding == "none":
@@ -104,10 +104,10 @@ def input_encoder(spec: InputSpec) -> nn.Module:
 
 
 class AsChannels(nn.Module):
-    """Turn PIL images grey or RGB, whichever the network sees, as a person sees them; tensors pass as they are.
+    """Turn PIL images grey or RGB, whichever the network takes, as a person sees them; tensors pass as they are.
 
     Raises:
-        BcosError: a tensor of other channels, or a PIL image for a network that sees neither grey nor RGB.
+        BcosError: a tensor of other channels, or a PIL image for a network that takes neither grey nor RGB.
     """
 
     def __init__(self, channels: int) -> None:

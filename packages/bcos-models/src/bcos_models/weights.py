@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from bcos_core.errors import BcosError, first_line, shortened
 from bcos_core.files import write_atomically
-from bcos_core.foreign import foreign_code
+from bcos_core.plugin_guard import plugin_guard
 from bcos_models import plugins
 from bcos_models.classifier import ImageClassifier
+from bcos_models.download import fetch, hub_file
 from bcos_models.spec import Checkpoint
 
 WEIGHTS_NAME = "model.safetensors"
@@ -71,15 +72,11 @@ def load_weights(
 
 
 def find_weights(source: str | Path | Checkpoint) -> Path:
-    """File of weights that a path, a URL or a repository names; downloaded where it must be."""
-    from bcos_models.download import fetch
-
+    """Return the file of weights that a path, a URL or a repository names; download it if it is not here."""
     if isinstance(source, Checkpoint):
         return fetch(source.url, sha256=source.sha256)
     text = str(source)
     if text.startswith(_HUB):
-        from bcos_models.hub import hub_file
-
         return hub_file(text.removeprefix(_HUB), WEIGHTS_NAME)
     if "://" in text:
         return fetch(text)
@@ -103,7 +100,7 @@ def load_data(path: Path) -> Any:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """State dict in a file; of a training checkpoint, the one inside.
+    """Read the state dict in a file; of a training checkpoint, the one inside.
 
     Raises:
         BcosError: it cannot be read, or holds something else.
@@ -113,14 +110,14 @@ def read_state(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         except Exception as reason:  # safetensors raises its own type, and Python's for types of numbers it lacks
             raise BcosError(
-                f"{str(path)!r} is no readable safetensors file ({first_line(reason)}); "
+                f"{str(path)!r} is not a readable safetensors file ({first_line(reason)}); "
                 "give a file written by save_weights"
             ) from reason
     try:
         state: Any = load_data(path)
-    except Exception as reason:  # torch raises several types, for files that are no checkpoints and for unsafe ones
+    except Exception as reason:  # torch raises several types, for other files and for unsafe ones
         raise BcosError(
-            f"{str(path)!r} is no file of weights alone ({first_line(reason)}); "
+            f"{str(path)!r} is not a file of weights alone ({first_line(reason)}); "
             "give a .safetensors file, or a .pth file of a state dict"
         ) from reason
     if isinstance(state, dict):
@@ -147,18 +144,18 @@ def load_state(
     if not replace_classifier or not isinstance(model, ImageClassifier):
         _load(model, state, name, source)
         return False
-    wanted, found = model.num_classes, _classes(model, state)
-    if found == wanted:
+    own_classes, found = model.num_classes, _classes(model, state)
+    if found == own_classes:
         _load(model, state, name, source)
         return False
     model.reset_classifier(found)
     _load(model, state, name, source)
-    model.reset_classifier(wanted)
+    model.reset_classifier(own_classes)
     return True
 
 
 def _classes(model: ImageClassifier, state: Mapping[str, Tensor]) -> int:
-    """Classes of a state dict, by the rows of its classifier; the model's own where that tells nothing."""
+    """Count the classes of a state dict by the rows of its classifier; without one, those of the model."""
     key = f"{model.classifier_name}.weight"
     own = model.state_dict()[key]
     if key not in state or state[key].ndim == 0:
@@ -205,14 +202,14 @@ def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str,
 
 
 def convert_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
-    """`state` in the keys of `own`: as it is, without the prefix of a wrapper, or converted by a plugin."""
+    """Return `state` in the keys of `own`: as it is, without the prefix of a wrapper, or converted by a plugin."""
     if own.keys() == state.keys():
         return state
     state = unwrapped(own, state)
     if own.keys() == state.keys():
         return state
     hook = plugins.manager().hook.bcos_models_convert_state_dict
-    with foreign_code("a plugin's hook bcos_models_convert_state_dict", loading=False):
+    with plugin_guard("a plugin's hook bcos_models_convert_state_dict", loading=False):
         converted = hook(name=name, state_dict=state)
     if converted is None:
         return state
@@ -222,9 +219,9 @@ def convert_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: 
 
 
 def unwrapped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Without the prefix that compilation, data parallelism or a trainer puts before every key.
+    """Take off the prefix that compilation, data parallelism or a trainer puts before every key.
 
-    What has not the prefix (a trainer's moving average, the state of its loss) is left out.
+    Keys without the prefix (a trainer's moving average, the state of its loss) are left out.
     """
     for prefix in _PREFIXES:
         inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}

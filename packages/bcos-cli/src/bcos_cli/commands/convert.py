@@ -2,24 +2,21 @@
 
 from collections import defaultdict
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
 from bcos_core.errors import BcosError
-from bcos_core.foreign import diverted_output
+from bcos_core.plugin_guard import diverted_output
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from bcos_cli.explain.loaded_model import TrainedModel
-    from bcos_models import ConversionReport, ModelConfig
-    from bcos_models.convert.options import Step
+    from bcos_models import ConversionReport, ModelConfig, TrainedModel
+    from bcos_models.conversion import Step
 
 
 @hookimpl
@@ -53,22 +50,13 @@ def convert(
     """Convert a trained network into a B-cos network, to be fine-tuned."""
     trust_runs(trust_run)
     with diverted_output() if as_json else nullcontext():  # the network may print
-        converted = convert_network(
+        name, report = convert_network(
             model, weights=weights, num_classes=classes, overrides=overrides or [], out=out, dry_run=dry_run
         )
     if as_json:
-        say_json(converted.report.to_dict())
+        say_json(report.to_dict())
         return
-    print_conversion(converted, None if dry_run else out, every_layer=dry_run)
-
-
-@dataclass
-class ConvertedNetwork:
-    """A network, and how it was made."""
-
-    model: "nn.Module"
-    name: str
-    report: "ConversionReport"
+    print_conversion(name, report, None if dry_run else out, every_layer=dry_run)
 
 
 def convert_network(
@@ -79,8 +67,8 @@ def convert_network(
     overrides: list[str] | None = None,
     out: Path | None = None,
     dry_run: bool = False,
-) -> ConvertedNetwork:
-    """Convert a network, and write it to a folder.
+) -> "tuple[str, ConversionReport]":
+    """Convert a network, write it to a folder, and return its name and what was done to it.
 
     Args:
         model: ``timm/NAME``, ``torchvision/NAME``, ``bcosified/NAME``, or the folder of a run.
@@ -94,8 +82,7 @@ def convert_network(
         BcosError: a model that cannot be converted, an unknown option, or a folder in use.
     """
     from bcos_cli.config import override
-    from bcos_cli.explain.loaded_model import IMAGENET_CLASSES, imagenet_classes, load_trained
-    from bcos_models import create_model, get_spec, save_pretrained
+    from bcos_models import create_model, get_spec, imagenet, load_trained, save_pretrained
     from bcos_models.registry import describe
     from bcos_models.weights import WEIGHTS_NAME
 
@@ -103,7 +90,7 @@ def convert_network(
     options: dict[str, Any] = {}
     for text in overrides or []:
         override(options, text)
-    run = load_trained(model) if Path(model).is_dir() else None
+    run = load_trained(model, trust=trusts_runs()) if Path(model).is_dir() else None
     names: list[str] | None = None
     if run is not None:
         if weights is not None or num_classes is not None:
@@ -123,11 +110,11 @@ def convert_network(
     config: ModelConfig = made.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
     if run is not None:
         describe(made, replace(config, input=replace(config.input, size=run.input.size, resize=run.input.resize)))
-    if run is None and num_classes is None and config.num_classes == IMAGENET_CLASSES:
-        names = imagenet_classes()
+    if run is None and num_classes is None and config.num_classes == imagenet.CLASSES:
+        names = imagenet.class_names()
     if out is not None and not dry_run:
         save_pretrained(made, out, class_names=names)
-    return ConvertedNetwork(made, model, cast("ConversionReport", made.conversion))
+    return model, cast("ConversionReport", made.conversion)
 
 
 def _check_folder(out: Path | None, dry_run: bool) -> None:
@@ -140,7 +127,7 @@ def _check_folder(out: Path | None, dry_run: bool) -> None:
 
 
 def _of_run(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and options with which the network of a run is converted."""
+    """Return name and options with which the network of a run is converted."""
     from bcos_models import get_spec
 
     name = f"bcosified/{run.name}"
@@ -150,17 +137,17 @@ def _of_run(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dict[str
     return name, {**({"network": run.options} if run.options else {}), **options}
 
 
-def print_conversion(converted: ConvertedNetwork, out: Path | None, *, every_layer: bool) -> None:
+def print_conversion(name: str, report: "ConversionReport", out: Path | None, *, every_layer: bool) -> None:
     """Print what became what, what stays and why.
 
     Args:
-        converted: the network.
+        name: of the converted network.
+        report: of its conversion.
         out: where it was written.
         every_layer: a line for each layer, not for each kind.
     """
     from bcos_cli import console
 
-    report = converted.report
     for step in report.steps if every_layer else ():
         without = f"; without {', '.join(step.dropped)}" if step.dropped else ""
         _line(f"{step.name}: {_what(step)} ({step.reason}{without})")
@@ -168,7 +155,7 @@ def print_conversion(converted: ConvertedNetwork, out: Path | None, *, every_lay
     for step in report.steps:
         kinds[_what(step), step.reason].append(step.name)
     console.table(
-        f"{converted.name}: {len(report.replaced)} layers replaced, {len(report.kept)} stay",
+        f"{name}: {len(report.replaced)} layers replaced, {len(report.kept)} stay",
         ["what", "count", "rule", "first"],
         [(what, len(names), reason, names[0]) for (what, reason), names in kinds.items()],
     )
@@ -178,7 +165,7 @@ def print_conversion(converted: ConvertedNetwork, out: Path | None, *, every_lay
     shown = ", ".join(f"{name} {share:.1%}" for name, share in constants[:6] if share > 0)
     _line(f"· constants that remain, as shares of a logit's size: {shown or 'none'}")
     if out is not None:
-        _line(f"written to {out}; bcos explain {out} IMAGE shows what it sees; bcos train fine-tunes {converted.name}")
+        _line(f"written to {out}; bcos explain {out} IMAGE shows what it sees; bcos train fine-tunes {name}")
 
 
 def _what(step: "Step") -> str:

@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.config.output_path import check_folder
 from bcos_cli.hookspecs import hookimpl
 from bcos_core.errors import BcosError
 
 RECIPE = "digits"
 MARKER = ".bcos-demo"
-"""In folders that a demo made; it may replace the run there, and its own images."""
+"""File that marks the folder of a demo, which may replace its run and images there."""
 EXPLAINED = 12
-"""Test images that are explained one by one."""
+"""Number of test images that are explained one by one."""
 
 
 @hookimpl
@@ -45,8 +46,8 @@ def run_demo(out: Path, overrides: list[str]) -> None:
 
     from bcos_cli import console
     from bcos_cli.config import load_recipe
-    from bcos_cli.data.digits import digits_source
     from bcos_cli.data.pack import pack
+    from bcos_cli.data.sources.digits import digits_source
     from bcos_cli.explain.files import explain_files
     from bcos_cli.runs.evaluation import finish_run
     from bcos_cli.train.trainer import trained
@@ -54,16 +55,10 @@ def run_demo(out: Path, overrides: list[str]) -> None:
 
     shards, run, images, explanations = (out / name for name in ("shards", "run", "images", "explanations"))
     recipe = load_recipe(RECIPE, overrides, data=str(shards))
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / MARKER).exists()):
-        raise BcosError(f"{str(out)!r} holds other things; choose a new folder with --out")
     source = digits_source()
     tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]
     names = {f"{Path(item.path).stem}-{source.classes[int(str(item.label))]}.png": item for item in tests}
-    others = sorted(path.name for path in images.iterdir() if path.name not in names) if images.is_dir() else []
-    if others:
-        raise BcosError(
-            f"{str(images)!r} holds {others[0]!r}, which is not of the demo; move it, or choose another --out"
-        )
+    _check_replaceable(out, images, set(names))
     for folder in (shards, run):
         shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -81,3 +76,13 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     console.out.print(
         f"pictures {explanations}\n\nOpen {run / 'report.html'} in a browser to see what the network saw."
     )
+
+
+def _check_replaceable(out: Path, images: Path, names: set[str]) -> None:
+    """Refuse a folder that holds anything but an earlier demo, whose `images` have these names."""
+    check_folder(out, MARKER)
+    others = sorted(path.name for path in images.iterdir() if path.name not in names) if images.is_dir() else []
+    if others:
+        raise BcosError(
+            f"{str(images)!r} holds {others[0]!r}, which is not of the demo; move it, or choose another --out"
+        )

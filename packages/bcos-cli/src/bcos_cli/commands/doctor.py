@@ -11,7 +11,7 @@ from bcos_cli.commands.train import Classes, DataPath, HeadOnly, Out, Overrides,
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
-from bcos_core.foreign import diverted_output
+from bcos_core.plugin_guard import diverted_output
 
 
 @hookimpl
@@ -39,18 +39,17 @@ def doctor(
     explained.
     """
     trust_runs(trust_run)
-    from bcos_cli.train.request import TrainRequest, resolve_request
+    from bcos_cli.train.arguments import resolve_arguments
 
-    request = TrainRequest(recipe, data, overrides or [], start, head_only, classes, out, False, True)
-    resolved = resolve_request(request)
+    run = resolve_arguments(recipe, data, overrides, start, head_only, classes, out, auto_resume=True)
 
     from bcos_cli import console
-    from bcos_cli.doctor.examine import examine
+    from bcos_cli.doctor.checkup import examine
     from bcos_cli.processes.group import leave
 
     try:
         with diverted_output() if as_json else nullcontext():  # networks, losses and data sets may print
-            found = list(examine(resolved.recipe, resolved.folder, processes=num_processes, hashes=hashes))
+            found = list(examine(run.recipe, run.folder, processes=num_processes, hashes=hashes))
     finally:
         leave()
     problems = [finding for finding in found if finding.status == "problem"]

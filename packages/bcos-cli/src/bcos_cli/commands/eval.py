@@ -105,10 +105,10 @@ def evaluate(
         launch(num_processes)
         return
 
+    from bcos_cli.data.loader import reading_of
     from bcos_cli.evaluate.photos import evaluate_photos
     from bcos_cli.evaluate.requirements import failures
     from bcos_cli.evaluate.result import ScoreFiles
-    from bcos_cli.explain.loaded_model import reading_of
     from bcos_cli.processes.group import leave, process_state
     from bcos_cli.runs.evaluation import evaluate_run
 

@@ -11,7 +11,7 @@ from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import tell
 
 if TYPE_CHECKING:
-    from bcos_cli.explain.records import ExplainedImage
+    from bcos_cli.explain.record import ExplanationRecord
 
 _ROWS = 40
 """Explanations listed in the terminal; all are in the JSON file."""
@@ -117,7 +117,7 @@ def explain(
         raise typer.Exit(1)
 
 
-def _row(explained: "ExplainedImage") -> tuple[str, ...]:
+def _row(explained: "ExplanationRecord") -> tuple[str, ...]:
     from bcos_cli.explain.sheets import percent
 
     against = f", not {explained.against}" if explained.against is not None else ""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say
 from bcos_core.errors import BcosError
@@ -55,7 +55,7 @@ def export_network(
     """Write a network with its explanation; the graph takes images in [0, 1] of the size that it was trained for.
 
     Args:
-        run_or_model: as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
+        run_or_model: as :func:`bcos_models.load_trained` takes it.
         out: ending in ``.onnx`` or ``.pt2``.
         weights: of a model that is named.
         batch: number of images at a time; None for any.
@@ -65,16 +65,16 @@ def export_network(
     """
     import torch
 
-    from bcos_cli.config.outputs import check_writable
-    from bcos_cli.explain.loaded_model import load_trained
+    from bcos_cli.config.output_path import check_writable
     from bcos_explain.export import save_explainer
-    from bcos_explain.export.exporting import SUFFIXES
+    from bcos_explain.export.exporter import SUFFIXES
+    from bcos_models import load_trained
     from bcos_models.transforms import input_encoder
 
     if out.suffix not in SUFFIXES:  # before anything is loaded
         raise BcosError(f"--out takes a file ending in {' or '.join(SUFFIXES)}, got {str(out)!r}")
     check_writable(out)
-    trained = load_trained(run_or_model, weights)
+    trained = load_trained(run_or_model, weights, trust=trusts_runs())
     seen = trained.input
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((batch or EXAMPLES, seen.channels, seen.size, seen.size), generator=generator)

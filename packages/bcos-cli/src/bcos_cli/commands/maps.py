@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_core.errors import BcosError
 
@@ -50,16 +50,17 @@ def maps(
         return
 
     from bcos_cli import console
-    from bcos_cli.config.outputs import check_writable
+    from bcos_cli.config.output_path import check_writable
+    from bcos_cli.config.run_recipe import data_of
     from bcos_cli.data.index import load_index
     from bcos_cli.data.splits import scored_split
-    from bcos_cli.explain.loaded_model import data_of, load_trained
     from bcos_cli.explain.shard_maps import LABEL, PREDICTED, MapOptions, explain_shards
     from bcos_cli.explain.targets import class_index
     from bcos_cli.processes.group import leave, process_state
+    from bcos_models import load_trained
 
     check_writable(out)
-    trained = load_trained(run_or_model, weights)
+    trained = load_trained(run_or_model, weights, trust=trusts_runs())
     given = target or [PREDICTED]
     choices = [name for name in given if name in (PREDICTED, LABEL) and name not in trained.classes]
     if choices and len(given) > 1:

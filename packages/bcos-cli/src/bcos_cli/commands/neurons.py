@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
 from bcos_cli.hookspecs import hookimpl
 
 
@@ -46,14 +46,16 @@ def neurons(
     """Show what neurons look for: the images that activate a channel most, each explained for that channel."""
     trust_runs(trust_run)
     from bcos_cli import console
-    from bcos_cli.config.outputs import check_folder
+    from bcos_cli.config.output_path import check_folder
+    from bcos_cli.config.run_recipe import data_of
     from bcos_cli.data.index import load_index
+    from bcos_cli.data.loader import reading_of
     from bcos_cli.data.splits import scored_split
-    from bcos_cli.explain.loaded_model import data_of, load_trained, reading_of
     from bcos_cli.explain.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
+    from bcos_models import load_trained
 
     check_folder(out, RECORDS, inputs=image or [])
-    trained = load_trained(run_or_model, weights)
+    trained = load_trained(run_or_model, weights, trust=trusts_runs())
     options = NeuronOptions(layer, tuple(channel or ()), strongest, images, scanned)
     if image:
         searched = {"files": ", ".join(map(str, image))}

@@ -1,5 +1,6 @@
-"""``bcos recipes``: which there are, what one says, in what two differ. Imports no torch."""
+"""``bcos recipes``: the recipes and the models they train, what one says, in what two differ. Imports no torch."""
 
+from collections import defaultdict
 from typing import Annotated, Any
 
 import typer
@@ -8,7 +9,7 @@ from bcos_cli.commands.listing import AsJson
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say, say_json
 
-Name = Annotated[str, typer.Argument(help="A YAML file, or a name that bcos recipes lists.")]
+Name = Annotated[str, typer.Argument(help="A YAML file, or a recipe or model that bcos recipes lists.")]
 
 recipes = typer.Typer(invoke_without_command=True, help="List training recipes; show one, compare two.")
 
@@ -21,18 +22,25 @@ def bcos_cli_commands(app: typer.Typer) -> None:
 
 @recipes.callback()
 def listing(context: typer.Context, as_json: AsJson = False) -> None:
-    """List training recipes; show one, compare two."""
+    """List training recipes and the models they train; show one, compare two."""
     if context.invoked_subcommand is not None:
         return
     from bcos_cli import console
     from bcos_cli.plugins import recipes as registered
+    from bcos_models import model_specs
 
+    models: dict[str | None, list[str]] = defaultdict(list)
+    for model in model_specs():
+        models[model.recipe].append(model.name)
     specs = list(registered())
     if as_json:
-        rows = [{"name": s.name, "summary": s.summary, "path": str(s.path)} for s in specs]
-        say_json(rows)
+        say_json([{"name": s.name, "summary": s.summary, "path": str(s.path), "models": models[s.name]} for s in specs])
         return
     console.table("recipes", ["name", "summary"], [(s.name, s.summary) for s in specs])
+    console.out.print("A model's name is a recipe too. Models, by the recipe that trains them:", markup=False)
+    for spec in specs:
+        if models[spec.name]:
+            console.out.print(f"· {spec.name}: {', '.join(models[spec.name])}", markup=False)
 
 
 @recipes.command()
@@ -42,20 +50,21 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Print a recipe as it is used: complete, with what each key means."""
-    from bcos_cli.config.keys import complete, described
+    from bcos_cli.config.commented_yaml import commented_yaml, complete
 
     values = complete(name, overrides or [])
     if as_json:
         say_json(values)
     else:
-        say(described(values).removesuffix("\n"))
+        say(commented_yaml(values).removesuffix("\n"))
 
 
 @recipes.command()
 def diff(first: Name, second: Name, as_json: AsJson = False) -> None:
     """Show the keys in which two recipes differ, and both values."""
     from bcos_cli import console
-    from bcos_cli.config.keys import complete, differences
+    from bcos_cli.config.commented_yaml import complete
+    from bcos_cli.config.comparison import differences
 
     found = differences(complete(first, []), complete(second, []))
     if as_json:

@@ -58,7 +58,7 @@ def listing(
 def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: AsJson = False) -> None:
     """Show a run: what its recipe changes, its epochs, its scores."""
     from bcos_cli import console
-    from bcos_cli.config.keys import differences
+    from bcos_cli.config.comparison import differences
     from bcos_cli.runs.compare import defaults
     from bcos_cli.runs.run import read_run
 
@@ -89,7 +89,7 @@ def compare(
 ) -> None:
     """Compare runs: how their recipes differ, and their scores."""
     from bcos_cli import console
-    from bcos_cli.config.outputs import check_writable
+    from bcos_cli.config.output_path import check_writable
     from bcos_cli.runs.compare import recipe_rows, score_rows
     from bcos_cli.runs.plot import check_suffix, plot
     from bcos_cli.runs.run import read_run

@@ -17,7 +17,7 @@ shards = typer.Typer(no_args_is_help=True, help="Pack images into WebDataset sha
 
 @hookimpl
 def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.add_typer(shards, name="shards")
 
 
@@ -32,14 +32,14 @@ def pack(
     ],
     destination: Annotated[Path, typer.Argument(help="Folder for the shards and index.json.")],
     samples_per_shard: Annotated[int, typer.Option(help="Images in a shard.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of the order of images.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the order of images.")] = 0,
     on_error: Annotated[
         str,
         typer.Option(help="fail: list unreadable images and stop; skip: leave them out and list them in the index."),
     ] = "fail",
-    split: Annotated[str, typer.Option(help="Name of the split, where the source has none.")] = "train",
+    split: Annotated[str, typer.Option(help="Name of the split, if the source has none.")] = "train",
     test_share: Annotated[
-        float | None, typer.Option(help="Put this share into the split test, where the source has no splits.")
+        float | None, typer.Option(help="Put this share into the split test, if the source has no splits.")
     ] = None,
     labels: Annotated[
         Path | None,
@@ -51,20 +51,21 @@ def pack(
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
 ) -> None:
-    """Pack labelled images into shards. Interrupted, the same command goes on where it stopped."""
+    """Pack labelled images into shards. After an interruption, the same command goes on where it stopped."""
     from bcos_cli import console
     from bcos_cli.data.pack import pack as pack_source
-    from bcos_cli.data.sources import hold_out, open_source
+    from bcos_cli.data.sources import open_source
+    from bcos_cli.data.sources.source import split_off_test
     from bcos_core.errors import BcosError
 
     if on_error not in ("fail", "skip"):
         raise BcosError(f"--on-error must be fail or skip, got {on_error!r}")
-    opened = open_source(source, root=root, split=split, labels=labels)
+    images = open_source(source, root=root, split=split, labels=labels)
     if test_share is not None:
-        opened.items[:] = hold_out(opened.items, test_share)
-    with console.counted("packing", len(opened.items)) as counter:
+        images.items[:] = split_off_test(images.items, test_share)
+    with console.counted("packing", len(images.items)) as counter:
         index = pack_source(
-            opened,
+            images,
             source,
             destination,
             samples_per_shard=samples_per_shard,
@@ -94,7 +95,7 @@ def info(
 @shards.command(name="index")
 def index_command(
     destination: Annotated[
-        Path, typer.Argument(help="Folder for index.json; with one in it, its classes are counted.")
+        Path, typer.Argument(help="Folder for index.json; without --split, the classes of the one in it are counted.")
     ],
     split: Annotated[
         list[str] | None,
@@ -104,9 +105,9 @@ def index_command(
 ) -> None:
     """Write the index of shards that another program has made, or count the classes of one."""
     from bcos_cli import console
-    from bcos_cli.data.address import is_url
     from bcos_cli.data.index import load_index
-    from bcos_cli.data.indexing import count_classes, expand, index_shards, read_classes
+    from bcos_cli.data.index_builder import count_classes, expand, index_shards, read_classes
+    from bcos_core.address import is_address
     from bcos_core.errors import BcosError
 
     if not split:
@@ -116,15 +117,15 @@ def index_command(
         return
     splits: dict[str, list[str]] = {}
     for text in split:
-        name, equals, pattern = text.partition("=")
-        if not equals or not name or not pattern:
+        name, _, pattern = text.partition("=")
+        if not name or not pattern:
             raise BcosError(f"a split is written SPLIT=SHARDS, such as train=data/train-*.tar, got {text!r}")
         splits[name] = splits.get(name, []) + expand([pattern])
     names = None if classes is None else read_classes(classes)
     with console.counted("reading", sum(map(len, splits.values()))) as counter:
         index, base = index_shards(splits, names, destination, counter.advance)
     _show(str(destination), index)
-    if is_url(base):
+    if is_address(base):
         typer.echo(f"copy the index to where its shards are, {base}index.json, and read them there: --data '{base}'")
 
 
@@ -152,15 +153,11 @@ def verify(
 def _show(data: str, index: "ShardIndex") -> None:
     from bcos_cli import console
 
-    rows = [
-        (
-            split,
-            f"{index.samples(split):,}",
-            len(index.of(split)),
-            f"{sum(shard.bytes for shard in index.of(split)) / 1e6:,.1f}",
-        )
-        for split in index.splits()
-    ]
+    rows = []
+    for split in index.splits():
+        shards_of_it = index.of(split)
+        megabytes = sum(shard.bytes for shard in shards_of_it) / 1e6
+        rows.append((split, f"{index.samples(split):,}", len(shards_of_it), f"{megabytes:,.1f}"))
     console.table(f"{data}{os.sep}index.json", ["split", "images", "shards", "MB"], rows)
     names = ", ".join(index.classes[:12]) + (", ..." if len(index.classes) > 12 else "")
     console.out.print(f"{len(index.classes)} classes: {names}")

@@ -57,15 +57,16 @@ def train(
     Ended by SIGTERM or SIGUSR1, it writes a checkpoint and exits with status 75.
     """
     trust_runs(trust_run)
-    from bcos_cli.train.request import TrainRequest, resolve_request
+    from bcos_cli.train.arguments import resolve_arguments
 
-    request = TrainRequest(recipe, data, overrides or [], start, head_only, classes, out, resume, auto_resume)
-    resolved = resolve_request(request)
+    run = resolve_arguments(
+        recipe, data, overrides, start, head_only, classes, out, resume=resume, auto_resume=auto_resume
+    )
     if num_processes > 1:
         from bcos_cli.processes.launcher import launch
-        from bcos_cli.train.micro_batches import plan_batches
+        from bcos_cli.train.batch_size import plan_batches
 
-        plan_batches(resolved.recipe.train, num_processes)  # a mistake is told before processes are started
+        plan_batches(run.recipe.train, num_processes)  # a mistake is told before processes are started
         launch(num_processes)
         return
 
@@ -74,7 +75,7 @@ def train(
     from bcos_cli.train.trainer import trained
 
     try:
-        with trained(resolved.recipe, resolved.folder, resume=resolved.resume) as result:
-            finish_run(result, resolved.folder)
+        with trained(run.recipe, run.folder, resume=run.resume) as result:
+            finish_run(result, run.folder)
     finally:
         leave()

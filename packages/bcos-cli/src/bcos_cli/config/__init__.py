@@ -1,12 +1,19 @@
-"""Recipes: YAML files that say all a training run depends on, validated by pydantic. Imports no torch."""
+"""Recipes: YAML files that say all a training run depends on, validated by pydantic. Imports no torch.
 
-from bcos_cli.config.data import Augment, Data, RandAugment
-from bcos_cli.config.evaluation import Evaluation
-from bcos_cli.config.load import dump_recipe, load_recipe, override, resolve, validate_recipe
-from bcos_cli.config.model import Annealing, Model
-from bcos_cli.config.optimization import Ema, GradientClipping, Mixing, Optimizer, Schedule
-from bcos_cli.config.recipe import Recipe
-from bcos_cli.config.train import Distillation, EarlyStopping, Train
+Names are imported when they are used: every command imports this package, and pydantic takes a while.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bcos_cli.config.data import Augment, Data, RandAugment
+    from bcos_cli.config.evaluation import Evaluation
+    from bcos_cli.config.load import dump_recipe, load_recipe, override, resolve, validate_recipe
+    from bcos_cli.config.model import Annealing, Model
+    from bcos_cli.config.optimization import Ema, GradientClipping, Mixing, Optimizer, Schedule
+    from bcos_cli.config.recipe import Recipe
+    from bcos_cli.config.train import Distillation, EarlyStopping, Train
 
 __all__ = [
     "Annealing",
@@ -30,3 +37,13 @@ __all__ = [
     "resolve",
     "validate_recipe",
 ]
+
+_FILES = ("recipe", "load", "model", "data", "optimization", "train", "evaluation")
+
+
+def __getattr__(name: str) -> object:
+    for file in _FILES if name in __all__ else ():
+        found = getattr(import_module(f"{__name__}.{file}"), name, None)
+        if found is not None:
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

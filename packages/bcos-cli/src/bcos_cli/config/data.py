@@ -4,14 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bcos_cli.config.base import Count, Positive, Probability, Rate, Section
+from bcos_cli.config.section import Count, Positive, Probability, Rate, Section
+from bcos_core.errors import BcosError
 
 
 class RandAugment(Section):
     """RandAugment (Cubuk et al., 2020), torchvision's."""
 
     num_ops: Positive = 2
-    """Changes of an image."""
+    """Number of changes to an image."""
     magnitude: Annotated[int, Field(ge=0, le=30)] = 10
     """Strength of all of them, out of 30."""
 
@@ -44,7 +45,7 @@ class Augment(Section):
 
 
 class Data(Section):
-    """What it is trained on, and what chooses among epochs."""
+    """Images to train on, and those that choose among epochs."""
 
     path: str | None = None
     """Folder or URL of shards; ``--data`` sets it."""
@@ -55,13 +56,13 @@ class Data(Section):
     """Share of the training images that is held out to choose; null for a tenth where the recipe chooses
     (``early_stopping``, ``train.restore_best``) and there is no split for it."""
     val_seed: Count = 0
-    """Of the images that are held out."""
+    """Seed that draws the images that are held out."""
     test_split: str = "test"
-    """Split that is scored in the end, and chooses nothing."""
+    """Split that is scored at the end, and chooses nothing."""
     image_size: Positive | None = None
     """Side in pixels of training images, and of those that are evaluated; null for the model's own."""
     train_image_size: Positive | None = None
-    """Side in pixels of training images alone, where it is another one."""
+    """Side in pixels of training images alone, where it differs."""
     image_channels: Literal[1, 3] | None = None
     """1 for greyscale, 3 for RGB; null for the model's own."""
     augment: Augment = Augment()
@@ -79,11 +80,22 @@ class Data(Section):
     decoder: Literal["pillow", "torchvision"] = "pillow"
     """``torchvision`` is quicker for JPEG, and differs by rounding."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What a damaged image or shard does: ends the run, or is left out, counted and told."""
+    """What to do at a damaged image or shard: end the run, or leave it out and count it."""
     cache: str | None = None
     """Folder for copies of remote shards; null for none."""
     cache_gb: Rate = 100.0
     """Size in GB to which the least recently used copies are removed."""
+
+    @property
+    def location(self) -> str:
+        """``path``, where there has to be one.
+
+        Raises:
+            BcosError: there is none.
+        """
+        if self.path is None:
+            raise BcosError("there are no data to train on; give a folder of shards with --data")
+        return self.path
 
     @model_validator(mode="after")
     def _one_thing_chooses(self) -> "Data":

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from bcos_cli.config.base import Count, Positive, Section
+from bcos_cli.config.section import Count, Positive, Section
 
 
 class Evaluation(Section):
@@ -19,13 +19,13 @@ class Evaluation(Section):
     """Side of the mean filter over contribution maps, odd; 15 is usual for ImageNet."""
     gallery_per_class: Count = 3
     gallery_classes: Positive = 20
-    """The first so many classes are shown."""
+    """At most this many classes are shown, the first ones."""
     neurons: Count = 6
     """Channels whose most activating images the report shows, the strongest of a layer; 0 leaves them out."""
     neurons_layer: str | None = None
-    """None for the last layer with a map over the image."""
+    """Layer of these channels; null for the last one with a map over the image."""
     metrics: list[str] = []
-    """Besides those that every evaluation has; bcos metrics lists them."""
+    """Metrics besides those of every evaluation; ``bcos metrics`` lists them."""
 
     @field_validator("gridpg_smooth")
     @classmethod

@@ -1,5 +1,6 @@
-"""Files of recipes as they are written: bounded YAML, one above another. Imports no torch."""
+"""Recipes as they are written: bounded YAML, one file above another, a model by its name. Imports no torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ import yaml
 from bcos_cli.config.trust import trusts_runs
 from bcos_core.documents import read_text
 from bcos_core.errors import BcosError, shortened, shown
+from bcos_core.plugins import suggestion
 
 CONFIG_NAME = "config.yaml"
-"""Of the recipe in a run's folder, which is complete."""
+"""The recipe in a run's folder, which is complete."""
 MAX_BYTES = 2**20
 """Size of a recipe."""
 MAX_DEPTH = 30
@@ -22,52 +24,97 @@ MAX_LAYERS = 20
 
 @dataclass(frozen=True)
 class Layer:
-    """One file, without the values of its base."""
+    """Values that one file or name sets, without those of its base."""
 
     path: str
     values: dict[str, Any]
-    of_run: bool
-    """Whether it is the ``config.yaml`` of a run, which may be a stranger's."""
+    of_run: bool = False
+    """Whether it is the ``config.yaml`` of a run, which somebody else may have written."""
 
 
-def read_layers(name: str) -> list[Layer]:
+def read_layers(name: str, above: tuple[str, ...] = ()) -> list[Layer]:
     """Read a recipe and all below it, the lowest first.
 
     Args:
-        name: a YAML file, or a name that ``bcos recipes`` lists.
+        name: a YAML file, a recipe that ``bcos recipes`` lists, or a model with one.
+        above: files and names whose base it is.
 
     Raises:
-        BcosError: no such recipe, one that is its own base, a base of a run, or no YAML.
+        BcosError: no such recipe, one that is its own base, a base of a run, or a file that is not YAML.
     """
     from bcos_cli.plugins import recipes
 
-    layers: list[Layer] = []
-    read: list[Path] = []
-    path = Path(name) if name.endswith((".yaml", ".yml")) else recipes()[name].path
-    while True:
-        if path.resolve() in [above.resolve() for above in read] or len(read) == MAX_LAYERS:
-            chain = shortened(" -> ".join(map(str, [*read, path])))
-            raise BcosError(f"the recipe {name} is its own base: {chain}")
-        read.append(path)
-        values = read_yaml(path, name)
-        of_run = name.endswith((".yaml", ".yml")) and CONFIG_NAME in (path.name, path.resolve().name)
-        base = values.pop("base", None)
-        layers.insert(0, Layer(str(path), values, of_run))
-        if base is None:
-            return layers
-        if not isinstance(base, str):
-            raise BcosError(f"in the recipe {name}, base={shown(base)} must be the name or the file of another recipe")
-        if of_run and not trusts_runs():
-            raise BcosError(f"the run's {path} has base={shown(base)}; a run's recipe is complete: remove that line")
-        name = str(path.parent / base) if base.endswith((".yaml", ".yml")) else base
-        path = Path(name) if base.endswith((".yaml", ".yml")) else recipes()[base].path
+    is_file = name.endswith((".yaml", ".yml"))
+    if not is_file and name not in recipes().names():
+        return _layers_of_model(name, above)
+    path = Path(name) if is_file else recipes()[name].path
+    if path.resolve() in [Path(other).resolve() for other in above] or len(above) == MAX_LAYERS:
+        chain = shortened(" -> ".join([*above, str(path)]))
+        raise BcosError(f"the recipe {name} is its own base: {chain}")
+    values = read_yaml(path, name)
+    of_run = is_file and CONFIG_NAME in (path.name, path.resolve().name)
+    base = values.pop("base", None)
+    layer = Layer(str(path), values, of_run)
+    if base is None:
+        return [layer]
+    if not isinstance(base, str):
+        raise BcosError(f"in the recipe {name}, base={shown(base)} must be the name or the file of another recipe")
+    if of_run and not trusts_runs():
+        raise BcosError(f"the run's {path} has base={shown(base)}; a run's recipe is complete: remove that line")
+    below = str(path.parent / base) if base.endswith((".yaml", ".yml")) else base
+    return [*read_layers(below, (*above, str(path))), layer]
+
+
+def _layers_of_model(name: str, above: tuple[str, ...]) -> list[Layer]:
+    """Read the recipe that a model names, with that model in place of its own; also by a former name."""
+    from bcos_cli.plugins import recipes
+    from bcos_cli.recipes.former_names import base_of_former
+    from bcos_models import get_spec, is_model, list_models
+
+    if is_model(name):
+        recipe = get_spec(name).recipe
+        if recipe is None:
+            raise BcosError(
+                f"the model {name!r} does not name a recipe it is trained with; give one that bcos recipes lists, and "
+                f"-o model.name={name}"
+            )
+        layers = read_layers(recipe, (*above, name))
+        model = merged(layers).get("model")
+        kept = {key: value for key, value in model.items() if key != "options"} if isinstance(model, dict) else {}
+        return [*layers, Layer(name, {"model": {**kept, "name": name}})]
+    former = base_of_former(name)
+    if former is None:
+        raise BcosError(f"there is no recipe {shown(name)}; {suggestion(name, [*recipes().names(), *list_models()])}")
+    base, options = former
+    return [*read_layers(base, above), Layer(name, {"model": {"options": options}} if options else {})]
+
+
+def merged(layers: Sequence[Layer]) -> dict[str, Any]:
+    """Return the values of a recipe and of those below it, the lowest first."""
+    values: dict[str, Any] = {}
+    for layer in layers:
+        values = _merge(values, layer.values)
+    return values
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Return `below` with the values of `above` on top; a model by name brings its own options."""
+    merged = dict(below)
+    for key, value in above.items():
+        if key == "model" and isinstance(value, dict) and "name" in value:
+            merged[key] = value
+        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
 
 
 def read_yaml(path: Path, name: str) -> dict[str, Any]:
-    """Read a recipe's file, of whatever keys.
+    """Read the file of a recipe; its keys are not checked.
 
     Raises:
-        BcosError: it cannot be read, or is no mapping in YAML.
+        BcosError: a file that cannot be read, or is not a mapping in YAML.
     """
     try:
         values = load_yaml(read_text(path, MAX_BYTES))
@@ -76,7 +123,7 @@ def read_yaml(path: Path, name: str) -> dict[str, Any]:
             f"cannot read the recipe {name!r}: {reason.strerror}; bcos recipes lists those there are"
         ) from reason
     except yaml.YAMLError as reason:
-        raise BcosError(f"the recipe {name} is no YAML: {shortened(' '.join(str(reason).split()))}") from reason
+        raise BcosError(f"the recipe {name} is not YAML: {shortened(' '.join(str(reason).split()))}") from reason
     if not isinstance(values, dict):
         from bcos_cli.config.recipe import Recipe
 
@@ -85,16 +132,16 @@ def read_yaml(path: Path, name: str) -> dict[str, Any]:
 
 
 def load_yaml(text: str) -> Any:
-    """Read YAML that no more comes out of than is written, and in which no key stands twice.
+    """Read YAML that expands to no more than is written, and in which no key stands twice.
 
     Raises:
-        yaml.YAMLError: it is not.
+        yaml.YAMLError: anything else.
     """
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError:
         raise
-    except (ValueError, OverflowError) as reason:  # a date that there is not, an integer of thousands of digits
+    except (ValueError, OverflowError) as reason:  # an impossible date, an integer of thousands of digits
         raise yaml.YAMLError(str(reason)) from reason
 
 

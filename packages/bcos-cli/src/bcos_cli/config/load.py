@@ -1,14 +1,14 @@
-"""Reading recipes: files, bases, overrides, and mistakes in one line."""
+"""How a recipe is read: file, bases, overrides, and mistakes in one line."""
 
 import difflib
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from bcos_cli.config.layers import Layer, load_yaml, read_layers
+from bcos_cli.config.layers import load_yaml, merged, read_layers
 from bcos_cli.config.recipe import Recipe
 from bcos_cli.config.trust import CHECKS, check_trusted
 from bcos_core.errors import BcosError, shortened, shown
@@ -22,15 +22,15 @@ def load_recipe(
     """Read a recipe and apply overrides.
 
     Args:
-        name: a YAML file, or a name that ``bcos recipes`` lists.
+        name: a YAML file, or the name of a recipe or a model that ``bcos recipes`` lists.
         overrides: ``key=value`` with dotted keys, the values in YAML.
         data: for ``data.path``.
         needs: keys of :data:`bcos_cli.config.trust.CHECKS` that are going to be used, and must be trusted where a run
-            has them; by default all.
+            sets them; by default all.
 
     Raises:
-        BcosError: no such recipe, not YAML, a key or value that does not fit, or one of a run that is not trusted; one
-            line with key, value and remedy.
+        BcosError: no such recipe, not YAML, a key or value that does not fit, or a run's value that is not trusted;
+            one line with key, value and remedy.
     """
     layers = read_layers(name)
     values = merged(layers)
@@ -66,7 +66,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def resolve(name: str) -> dict[str, Any]:
-    """Values of a recipe, merged over those of its ``base``; not yet checked.
+    """Return the values of a recipe, merged over those of its ``base``; not yet checked.
 
     Raises:
         BcosError: as :func:`bcos_cli.config.layers.read_layers`.
@@ -74,32 +74,11 @@ def resolve(name: str) -> dict[str, Any]:
     return merged(read_layers(name))
 
 
-def merged(layers: Sequence[Layer]) -> dict[str, Any]:
-    """Values of a recipe and of those below it, the lowest first."""
-    values: dict[str, Any] = {}
-    for layer in layers:
-        values = _merge(values, layer.values)
-    return values
-
-
 def _has(values: dict[str, Any], key: str) -> bool:
     """Whether a dotted key has a value."""
     section, _, inner = key.partition(".")
     found = values.get(section)
     return section in values if not inner else isinstance(found, dict) and inner in found
-
-
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Return `below` with the values of `above` on top; a model by name brings its own options."""
-    merged = dict(below)
-    for key, value in above.items():
-        if key == "model" and isinstance(value, dict) and "name" in value:
-            merged[key] = value
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
 
 
 def override(values: dict[str, Any], given: str) -> str:
@@ -124,13 +103,13 @@ def override(values: dict[str, Any], given: str) -> str:
     return key.strip()
 
 
-def _section(values: dict[str, Any], name: str, wanted_by: str) -> dict[str, Any]:
+def _section(values: dict[str, Any], name: str, source: str) -> dict[str, Any]:
     """Return a section, made if it is missing or empty."""
     if values.get(name) is None:
         values[name] = {}
     section = values[name]
     if not isinstance(section, dict):
-        raise BcosError(f"{wanted_by}: {name}={shown(section)} is a value, not a section")
+        raise BcosError(f"{source}: {name}={shown(section)} is a value, not a section")
     return section
 
 

@@ -4,13 +4,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from bcos_cli.config.base import NonNegative, Section
+from bcos_cli.config.section import NonNegative, Section
 from bcos_core.errors import BcosError
-from bcos_models.description import check_options
+from bcos_models.model_config import check_options
 
 
 class Model(Section):
-    """What is trained."""
+    """The network that is trained."""
 
     name: str | None = None
     """A name that ``bcos models`` lists; not needed where ``start`` says it."""

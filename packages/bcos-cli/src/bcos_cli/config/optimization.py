@@ -4,18 +4,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from bcos_cli.config.base import NonNegative, Positive, Probability, Rate, Section
+from bcos_cli.config.section import NonNegative, Positive, Probability, Rate, Section
 
 
 class Optimizer(Section):
-    """How weights are updated."""
+    """The optimizer of the weights."""
 
     name: Literal["adam", "adamw", "sgd", "lamb"] = "adam"
     lr: Rate = 1e-3
     weight_decay: NonNegative = 0.0
-    """Not of biases and norms."""
+    """Weight decay of all but biases and norms."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Of sgd (without Nesterov's correction)."""
+    """Momentum of sgd (without Nesterov's correction)."""
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor of the learning rate from each group of layers to the one before it (timm's groups)."""
 
@@ -26,7 +26,7 @@ class Schedule(Section):
     name: Literal["cosine", "linear", "step", "constant"] = "cosine"
     warmup_epochs: NonNegative = 0.0
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """The same in steps; one of the two."""
+    """Length of the warm-up in steps, instead of in epochs."""
     warmup_factor: Probability = 0.01
     """Share of the learning rate at which the warm-up starts."""
     final_factor: Probability = 0.0
@@ -48,27 +48,27 @@ class Mixing(Section):
     cutmix: NonNegative = 0.0
     """Alpha of the beta distribution; 0 for none."""
     probability: Probability = 1.0
-    """Of a batch to be mixed."""
+    """Probability that a batch is mixed."""
 
 
 class GradientClipping(Section):
-    """Bounds of the gradient."""
+    """Bounds on the gradient."""
 
     norm: Rate | None = None
     """Largest norm over all parameters."""
     adaptive: Rate | None = None
     """Largest ratio of a unit's gradient to its weight: adaptive gradient clipping (Brock et al., 2021), timm's."""
     adaptive_eps: Rate = 1e-3
-    """Norm of a unit's weight at the least."""
+    """Smallest norm that the weight of a unit is taken to have."""
 
 
 class Ema(Section):
     """Exponential moving average of the weights, timm's; it is what is scored, kept as best and saved."""
 
     decay: Annotated[float, Field(gt=0, lt=1)]
-    """Share of the average that an update keeps; until the warm-up is over it keeps nothing."""
+    """Share of the average that an update keeps; until the end of the warm-up it keeps nothing."""
     every: Positive = 1
     """Steps between updates."""
     scaled: bool = False
-    """As in torchvision's recipes: ``1 - decay`` is for one image and one epoch, and multiplied by
-    ``train.batch_size · every / train.epochs``, at most to 1."""
+    """Scale the decay as torchvision's recipes do: ``1 - decay`` is for one image and one epoch, and multiplied by
+    ``train.batch_size · every / train.epochs``, up to 1."""

@@ -1,17 +1,17 @@
-"""A recipe: its sections, and what holds between them."""
+"""A recipe: its sections, and the checks of one against another."""
 
 from pydantic import model_validator
 
-from bcos_cli.config.base import Section
 from bcos_cli.config.data import Data
 from bcos_cli.config.evaluation import Evaluation
 from bcos_cli.config.model import Annealing, Model
 from bcos_cli.config.optimization import Ema, GradientClipping, Mixing, Optimizer, Schedule
+from bcos_cli.config.section import Section
 from bcos_cli.config.train import Distillation, EarlyStopping, Train
 
 
 class Recipe(Section):
-    """All a training run depends on. ``config.yaml`` in a run's folder holds one, complete."""
+    """All that a training run depends on; ``config.yaml`` in a run's folder holds a complete one."""
 
     model: Model
     annealing: Annealing = Annealing()

@@ -4,31 +4,31 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bcos_cli.config.base import Count, NonNegative, Positive, Probability, Rate, Section
+from bcos_cli.config.section import Count, NonNegative, Positive, Probability, Rate, Section
 from bcos_core.errors import BcosError
 
 Precision = Literal["no", "bf16", "fp16", "float64"]
 
 
 class EarlyStopping(Section):
-    """The end of a run that no longer gets better."""
+    """Early end of a run that no longer improves."""
 
     patience: Positive
     """Epochs without a better accuracy (mean average precision, where images have several labels)."""
     min_delta: NonNegative = 0.0
-    """What counts as better."""
+    """Smallest gain that counts as better."""
 
 
 class Distillation(Section):
-    """A teacher whose answers are learned too (Hinton et al., 2015)."""
+    """A teacher whose outputs are learned too (Hinton et al., 2015)."""
 
     teacher: str
     """A run's folder, or any network that ``bcos eval`` takes."""
     kind: Literal["logits", "embedding"] = "logits"
-    """``logits``: what the teacher thinks of each class; ``embedding``: the direction of its output, whatever it means,
-    which the student's output, of the same size, takes on."""
+    """``logits``: the teacher's probability of each class; ``embedding``: the direction of its output vector, whatever
+    it means, which the student's output, of the same size, takes on."""
     weight: Probability = 0.5
-    """Share of the teacher in the loss; the labels have the rest."""
+    """Weight of the teacher in the loss; the labels have the rest."""
     temperature: Rate = 1.0
     """Logits are divided by it."""
 
@@ -47,7 +47,7 @@ class Train(Section):
 
     epochs: Positive
     batch_size: Positive = 64
-    """Effective: over all processes and accumulated batches."""
+    """Images of one step, over all processes and accumulated batches."""
     max_batch: Positive | None = None
     """Images that a process can hold at once; from it follows how many batches are accumulated."""
     accumulate: Positive | None = None
@@ -64,19 +64,19 @@ class Train(Section):
     restore_best: bool = False
     """End with the weights of the best epoch, not of the last."""
     keep_checkpoints: Positive = 2
-    """The last ones, besides the best."""
+    """How many of the last checkpoints are kept, besides the best."""
     checkpoint_steps: Positive | None = None
     """Steps between checkpoints; null for one an epoch."""
     on_not_finite: Literal["stop", "skip"] = "stop"
-    """What a loss that is infinite or not a number does: ends the run, or the step is left out."""
+    """What to do when a loss is infinite or not a number: end the run, or leave out the step."""
     max_not_finite: Positive = 10
-    """So many steps may be left out."""
+    """Number of steps that may be left out."""
     channels_last: bool = False
     compile: Literal["no", "whole", "regional"] = "no"
     """``torch.compile`` for the network, or for each of its repeated blocks (quicker to start)."""
     compile_backend: str = "inductor"
     gradient_checkpointing: bool = False
-    """Compute activations of repeated blocks again in the backward pass, for memory."""
+    """Compute activations of repeated blocks again in the backward pass, to save memory."""
     trackers: list[str] = ["tensorboard"]
     """Any that Accelerate knows: tensorboard, wandb, mlflow, comet_ml, aim, clearml, ..."""
     explained_images: Count = 8

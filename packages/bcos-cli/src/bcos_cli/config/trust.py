@@ -1,26 +1,21 @@
-"""What a run's files may not do unless its user says so: run code, open addresses, write outside of its folder.
+"""What the files of a run may do only if the user trusts it: run code, open addresses, write outside its folder.
 
-Trusted is what was typed on the command line, recipes that it names, and installed plugins. The ``config.yaml`` of a
-run is not, and neither is the header of its weights: both may be a stranger's. Imports no torch.
+The command line, recipes that it names, and installed plugins are trusted. The ``config.yaml`` of a run and the header
+of its weights are not: somebody else may have written them. Imports no torch.
 """
 
-import re
 from collections.abc import Callable, Collection, Iterable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bcos_core.address import is_address
 from bcos_core.errors import BcosError, shown
-from bcos_models.description import check_opens_nothing
+from bcos_models.model_config import check_opens_nothing
 
 if TYPE_CHECKING:
     from bcos_cli.config.recipe import Recipe
-
-_BLANKS = re.compile(r"[\s\x00-\x20\x7f-\xa0]+")
-"""What some of those who open an address leave out of it."""
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-"""One letter is a drive of Windows."""
 
 _trust: ContextVar[bool] = ContextVar("bcos_trust_run", default=False)
 
@@ -29,25 +24,20 @@ TrustRun = Annotated[
     bool,
     typer.Option(
         "--trust-run",
-        help="Let the files of a run name code that is run and addresses that are opened: of one whose maker you know.",
+        help="Let the files of a run name code to run and addresses to open; only for runs whose author you trust.",
     ),
 ]
 """The option of every command that loads a run, which hands it to :func:`trust_runs`."""
 
 
 def trust_runs(trusted: bool) -> None:
-    """Say for the command that is running whether its runs are trusted."""
+    """Set whether the running command trusts its runs."""
     _trust.set(trusted)
 
 
 def trusts_runs() -> bool:
-    """Whether the command that is running was called with ``--trust-run``."""
+    """Whether the running command was called with ``--trust-run``."""
     return _trust.get()
-
-
-def is_address(location: str) -> bool:
-    """Whether a place is no local path: ``http:``, ``s3:``, ``hf:``, ``pipe:``, ..."""
-    return _SCHEME.match(_BLANKS.sub("", location)) is not None
 
 
 def _opens(value: Any) -> str | None:
@@ -62,8 +52,8 @@ def _writes(value: Any) -> str | None:
     return None if value is None else "a folder that is written to"
 
 
-def _tells(value: Any) -> str | None:
-    return "a program that is told about the run" if set(value) - {"tensorboard"} else None
+def _reports(value: Any) -> str | None:
+    return "a service that receives metrics of the run" if set(value) - {"tensorboard"} else None
 
 
 def _builds(value: Any) -> str | None:
@@ -76,7 +66,7 @@ def _builds(value: Any) -> str | None:
 
 CHECKS: dict[str, Callable[[Any], str | None]] = {
     "train.loss": _runs,
-    "train.trackers": _tells,
+    "train.trackers": _reports,
     "data.path": _opens,
     "data.cache": _writes,
     "model.weights": _opens,
@@ -84,12 +74,12 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {
     "model.options": _builds,
     "distillation.teacher": _opens,
 }
-"""Values of a recipe that can do harm, by their dotted keys: what each names that must be trusted, or None."""
+"""Values of a recipe that can do harm, by dotted key: each check says what the value names, or None if it is safe."""
 _REMEDIES = {"data.path": ", or give --data", "model.start": ", or give --from", "data.cache": ""}
 
 
 def check_trusted(recipe: "Recipe", source: str, *, needs: Iterable[str], typed: Collection[str]) -> None:
-    """Refuse what a run's recipe names and its user does not trust.
+    """Refuse values of a run's recipe that can do harm, unless the user trusts the run.
 
     Args:
         recipe: of a run.
@@ -111,6 +101,6 @@ def check_trusted(recipe: "Recipe", source: str, *, needs: Iterable[str], typed:
         what = None if value is None else CHECKS[key](value)
         if what is not None:
             raise BcosError(
-                f"the run's {source} names {what}: {key}={shown(value)}; add --trust-run if you know who made the run"
+                f"the run's {source} names {what}: {key}={shown(value)}; add --trust-run if you trust who made the run"
                 f"{_REMEDIES.get(key, f', or give -o {key}=...')}"
             )

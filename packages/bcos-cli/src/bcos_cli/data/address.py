@@ -1,7 +1,7 @@
-"""Addresses of indexes and shards, and those that an index may name. Imports no torch.
+"""Addresses of indexes and shards, and which of them an index may name. Imports no torch.
 
-What the user typed is trusted. What stands in an index is not: it names files of the index's own folder, or of the host
-that the index came from. Links in a folder are followed: whoever made them could write there, and no index can.
+What the user typed is trusted. What an index says is not: it may name files in its own folder, or on the host that it
+came from. Links in a folder are followed: whoever made them could write there, which an index cannot.
 """
 
 import posixpath
@@ -10,43 +10,32 @@ from pathlib import PureWindowsPath
 from urllib.parse import quote, urlsplit
 from urllib.request import url2pathname
 
-from bcos_core.errors import BcosError
+from bcos_core.address import is_address, scheme_of
+from bcos_core.errors import BcosError, shown
 
 WEB = ("http", "https")
 COMMAND = "pipe"
 _HOSTS = (*WEB, "s3", "gs")
-"""Schemes of addresses that an index of the same scheme and host may give in full."""
-_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]+):")  # one letter is a drive of Windows
+"""Schemes of addresses that an index at the same scheme and host may give in full."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _PLAIN = re.compile(r"[A-Za-z0-9._/+=,-]+")
 _WILD = re.compile(r"[*?\[\]{}#]")
 _LONGEST = 1000
 
 
-def scheme_of(address: str) -> str:
-    """Scheme of an address (``http``, ``s3``, ``pipe``, ...) in small letters; nothing for a path."""
-    found = _SCHEME.match(address)
-    return found[1].lower() if found else ""
-
-
-def is_url(address: str) -> bool:
-    """Whether `address` is one of WebDataset's kinds: ``http:``, ``s3:``, ``gs:``, ``pipe:``, ..., and not a path."""
-    return bool(scheme_of(address))
-
-
 def as_path(address: str) -> str:
-    """Path of a ``file:`` address; others as they are."""
+    """Return the path of a ``file:`` address; anything else as it is."""
     return url2pathname(urlsplit(address).path) if scheme_of(address) == "file" else address
 
 
 def folder_of(index: str) -> str:
-    """What stands before the name of a file beside `index`, which is a path, a URL or a command that ends with one."""
+    """Return what precedes the name of a file beside `index`: a path, a URL, or a command that ends with one."""
     folder, slash, _ = as_path(index).rpartition("/")
     return folder + (slash or "./")
 
 
 def shard_address(index: str, name: str) -> str:
-    """Path or URL of the shard that the index at `index` calls `name`.
+    """Return the path or URL of the shard that the index at `index` calls `name`.
 
     Each character of the name stands for itself.
 
@@ -55,10 +44,10 @@ def shard_address(index: str, name: str) -> str:
     """
     if reason := _unfit(index, name):
         raise BcosError(
-            f"the index {index!r} names the shard {shortened(name)}, which {reason}; an index may name files in its "
+            f"the index {index!r} names the shard {shown(name)}, which {reason}; an index may name files in its "
             "own folder or addresses of its own host: put the shards beside it and write it with: bcos shards index"
         )
-    if is_url(name):
+    if is_address(name):
         return name
     path = posixpath.normpath(name)
     return folder_of(index) + (quote(path) if scheme_of(index) in WEB else path)
@@ -70,7 +59,7 @@ def file_name_problem(name: str) -> str | None:
         return f"has {len(name):,} characters instead of 1 to {_LONGEST:,}"
     if CONTROL.search(name):
         return "has control characters"
-    if is_url(name):
+    if is_address(name):
         return "is not a file"
     if name.startswith("/") or "\\" in name or PureWindowsPath(name).drive:
         return "is a path from the root or has a backslash"
@@ -81,11 +70,11 @@ def file_name_problem(name: str) -> str | None:
 
 def _unfit(index: str, name: str) -> str | None:
     scheme = scheme_of(index)
-    if is_url(name) and len(name) <= _LONGEST and not CONTROL.search(name):
+    if is_address(name) and len(name) <= _LONGEST and not CONTROL.search(name):
         return _unfit_url(index, name)
     if problem := file_name_problem(name):
         return problem
-    if scheme in ("", "file", "s3", *WEB):  # taken literally
+    if scheme in ("", "file", "s3", *WEB):  # every character is taken literally
         return None
     if scheme == "gs":
         return _unfit_pattern(name)
@@ -97,7 +86,7 @@ def _unfit_url(index: str, name: str) -> str | None:
         return "is a command"
     try:
         same = [(scheme_of(address), urlsplit(address).netloc.lower()) for address in (index, name)]
-    except ValueError:  # brackets, which are not those of an address
+    except ValueError:  # stray brackets
         return "is not an address"
     if same[0] != same[1] or same[0][0] not in _HOSTS or not same[0][1]:
         return "has another scheme or host"
@@ -108,8 +97,3 @@ def _unfit_url(index: str, name: str) -> str | None:
 
 def _unfit_pattern(name: str) -> str | None:
     return "could be a pattern for several files" if _WILD.search(name) else None
-
-
-def shortened(name: str) -> str:
-    """Quote a name of any length for a message."""
-    return repr(name if len(name) <= 100 else name[:100] + "…")

@@ -12,12 +12,12 @@ from typing import IO
 
 from filelock import FileLock
 
-from bcos_cli.data.address import is_url
-from bcos_cli.data.opening import open_file, open_url
+from bcos_cli.data.remote import open_file, open_url
+from bcos_core.address import is_address
 from bcos_core.errors import BcosError
 
 MARKER = "CACHEDIR.TAG"
-"""File that says that a folder is a cache of ours; programs for backups know it (bford.info/cachedir)."""
+"""File that marks a folder as a cache of ours; backup programs know it (bford.info/cachedir)."""
 _MARK = b"""Signature: 8a477f597d28d172789f06886806bc55
 # Copies of remote shards. The program bcos removes the oldest of them, and nothing else, to make room for others.
 """
@@ -26,14 +26,14 @@ _COPY = re.compile(r"[0-9a-f]{32}-[A-Za-z0-9._-]*")
 
 
 class ShardCache:
-    """Opens shards through a folder of copies; local ones as they are.
+    """A folder of copies through which remote shards are opened; local ones are opened as they are.
 
     A copy is there whole or not at all, and is fetched by one process while others wait for it. (WebDataset's own cache
     leaves parts of interrupted downloads, removes those of other processes, and grows beyond its bound.)
 
     Args:
         folder: for the copies, made if it is missing; processes and runs may share it.
-        size: in bytes, to which the least recently used copies are removed after another one was fetched.
+        size: bytes that the copies may take; the least recently used ones are removed when another one is fetched.
 
     Raises:
         BcosError: the folder cannot be made, or holds other things.
@@ -51,7 +51,7 @@ class ShardCache:
             ) from reason
 
     def _claim(self) -> None:
-        """Mark a new folder as ours; only in one that is marked is anything ever removed."""
+        """Mark a new folder as ours; nothing is ever removed from a folder without the mark."""
         if self._is_ours():
             return
         self._refuse_other_things({_LOCK, MARKER})  # before anything is written there
@@ -75,27 +75,27 @@ class ShardCache:
             )
 
     def __call__(self, url: str) -> IO[bytes]:
-        """Open a shard, fetched if there is no copy.
+        """Open a shard, and fetch it first if there is no copy.
 
         Raises:
             OSError: it cannot be fetched.
         """
-        if not is_url(url):
+        if not is_address(url):
             return open_url(url)
         path = self.folder / _name(url)
         with contextlib.suppress(FileNotFoundError):
-            return _used(path)
+            return _open_copy(path)
         with FileLock(self.folder / f".{path.name}.lock"):
             with contextlib.suppress(FileNotFoundError):  # fetched by another process meanwhile
-                return _used(path)
+                return _open_copy(path)
             if not self._is_ours():
                 raise BcosError(f"data.cache={str(self.folder)!r} has lost its {MARKER}; remove that folder")
-            copy = self._fetched(url, path)
+            copy = self._fetch(url, path)
         self._make_room()
         return copy
 
-    def _fetched(self, url: str, path: Path) -> IO[bytes]:
-        """Fetch a shard; what is returned can be read even if its file is removed."""
+    def _fetch(self, url: str, path: Path) -> IO[bytes]:
+        """Copy a shard to `path`; the stream can be read even if another process removes the copy."""
         aside = path.with_name(f".{path.name}.tmp")
         aside.unlink(missing_ok=True)  # of a process that was killed
         try:
@@ -120,7 +120,7 @@ class ShardCache:
                 total -= size
 
     def _copies(self) -> Iterator[tuple[int, int, Path]]:
-        """When each copy was used, its size and its path; other files are none of ours."""
+        """Yield when each copy was last used, its size and its path; other files are left alone."""
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):
                 status = path.lstat()
@@ -128,17 +128,8 @@ class ShardCache:
                     yield status.st_mtime_ns, status.st_size, path
 
 
-def open_shard(cache: str | None, cache_gb: float) -> ShardCache | None:
-    """Return the cache that a recipe asks for, if it asks for one.
-
-    Raises:
-        BcosError: its folder cannot be made, or holds other things.
-    """
-    return None if cache is None else ShardCache(cache, int(cache_gb * 1e9))
-
-
-def _used(path: Path) -> IO[bytes]:
-    """Open a copy, the most recently used one from now on."""
+def _open_copy(path: Path) -> IO[bytes]:
+    """Open a copy and make it the most recently used one."""
     stream = open_file(str(path))
     with contextlib.suppress(FileNotFoundError):  # removed meanwhile; it can be read all the same
         os.utime(path)
@@ -146,6 +137,6 @@ def _used(path: Path) -> IO[bytes]:
 
 
 def _name(url: str) -> str:
-    """File name of a copy: two data sets may both have a ``train-000000.tar``."""
+    """Return the file name of a copy; two data sets may both have a ``train-000000.tar``."""
     last = re.sub(r"[^A-Za-z0-9._-]", "_", url.rpartition("/")[2])
     return f"{hashlib.sha256(url.encode()).hexdigest()[:32]}-{last[-80:]}"

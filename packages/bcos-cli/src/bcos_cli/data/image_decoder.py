@@ -1,7 +1,7 @@
 """The one place where images are opened: from encoded bytes to pixels. Imports no torch.
 
-Images are made by anybody. Which decoder runs is chosen by what a file holds, so only decoders that are named here
-can: Pillow knows others that run programs (EPS) or follow paths. How much memory they take is bounded before they run.
+Anybody may have made an image, and what a file holds decides which decoder runs. So only those named here may run:
+Pillow knows others that start programs (EPS) or follow paths. The memory they take is bounded before they run.
 """
 
 import io
@@ -31,13 +31,13 @@ FORMATS = {
     "PPM": (".ppm", ".pgm"),
     "AVIF": (".avif",),
 }
-"""Formats that are read, and the usual ends of their files' names."""
+"""Formats that are read, and the usual suffixes of their files."""
 IMAGE_SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 LARGEST = 2**28
-"""Pixels of the largest image that is decoded: 268 megapixels, at most 4 bytes each, and as many again for each step
-on the way to a network: turning upright, laying on white, converting."""
+"""Pixels of the largest image that is decoded: 268 megapixels of at most 4 bytes, and as many again for each step on
+the way to a network: turning upright, laying on white, converting."""
 MOST_BYTES = 2**31
-"""Size of the largest file that is read, in bytes."""
+"""Bytes of the largest file that is read."""
 
 
 class UnreadableImageError(BcosError):
@@ -46,10 +46,10 @@ class UnreadableImageError(BcosError):
 
 @contextmanager
 def opened(source: Path | bytes, formats: Collection[str] = tuple(FORMATS)) -> Iterator[Image.Image]:
-    """An image that is decoded on use; whatever goes wrong inside the block is its own fault.
+    """Open an image, which is decoded on use; whatever goes wrong inside the block counts as its fault.
 
     Args:
-        source: a file, or what one holds.
+        source: a file, or its content.
         formats: some of :data:`FORMATS`.
 
     Raises:
@@ -61,18 +61,18 @@ def opened(source: Path | bytes, formats: Collection[str] = tuple(FORMATS)) -> I
         yield image
 
 
-def decode(data: bytes, channels: int) -> Image.Image:
+def decode(source: Path | bytes, channels: int) -> Image.Image:
     """Decode an image to greyscale (1 channel) or RGB (3 channels).
 
     Raises:
         UnreadableImageError: it cannot be.
     """
-    with opened(data) as image:
+    with opened(source) as image:
         return as_seen(image, channels)
 
 
 def quick_decode(data: bytes, channels: int) -> "Image.Image | Tensor":
-    """Decode a JPEG with torchvision to 8 bits, (C, H, W); anything else, and what it cannot, with Pillow.
+    """Decode a JPEG with torchvision to 8 bits, (C, H, W); anything else, and what it cannot decode, with Pillow.
 
     Raises:
         UnreadableImageError: neither can.
@@ -96,7 +96,7 @@ def quick_decode(data: bytes, channels: int) -> "Image.Image | Tensor":
 
 @contextmanager
 def unreadable() -> Iterator[None]:
-    """Make of all that decoders raise for damaged images, of whatever type, one error."""
+    """Turn whatever decoders raise for damaged images into one type of error."""
     try:
         yield
     except BcosError:
@@ -141,10 +141,9 @@ def _stream(source: Path | bytes) -> Iterator[IO[bytes]]:
 
 
 def _identified(stream: IO[bytes], formats: Collection[str]) -> "ImageFile":
-    """The image, its size known.
+    """Return the image as far as its header says: format, size and mode.
 
-    ``Image.open`` would do but for its limit, which is lower than ours, for some sizes a warning, and one for all
-    threads of the process.
+    ``Image.open`` would do, but its limit is lower than ours, only a warning for some sizes, and shared by all threads.
     """
     start = stream.read(16)
     Image.init()

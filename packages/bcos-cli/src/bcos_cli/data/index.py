@@ -1,22 +1,27 @@
 """``index.json``: what a folder of shards holds. Imports no torch."""
 
-import json
 import posixpath
+from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from bcos_cli.data.address import CONTROL, file_name_problem, is_url, shard_address, shortened
-from bcos_cli.data.labels import MAX_CLASSES
-from bcos_cli.data.opening import open_url
-from bcos_core.errors import BcosError, first_line
+from bcos_cli.data.address import CONTROL, file_name_problem, shard_address
+from bcos_cli.data.remote import open_url
+from bcos_core.address import is_address
+from bcos_core.documents import parse_json
+from bcos_core.errors import BcosError, first_line, shown
+from bcos_core.files import write_atomically
 from bcos_core.plugins import suggestion
+from bcos_core.text import printable
 
 INDEX_NAME = "index.json"
 FORMAT_VERSION = 1
 MAX_INDEX_BYTES = 1 << 28
+MAX_CLASSES = 1_000_000
 
 
 def _printable(text: str) -> str:
@@ -26,7 +31,7 @@ def _printable(text: str) -> str:
 
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_printable)]
-"""What is shown in tables and pictures, or is part of a file's name."""
+"""A name that is shown in tables and pictures, or is part of a file's name."""
 Count = Annotated[int, Field(strict=True, ge=0, le=10**9)]
 
 
@@ -42,12 +47,12 @@ class ShardRecord(BaseModel):
     bytes: Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
     sha256: Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
     class_counts: dict[Annotated[int, Field(ge=0)], Count] | None = None
-    """Samples of each class; None in shards that were packed before it was counted."""
+    """Samples of each class; None in indexes of versions that did not count them."""
 
     @property
     def place(self) -> str:
-        """Relative path for what is made from this shard: no two shards of a folder have the same."""
-        path = urlsplit(self.name).path if is_url(self.name) else self.name
+        """Relative path for what is made from this shard; no two shards of a folder have the same."""
+        path = urlsplit(self.name).path if is_address(self.name) else self.name
         return posixpath.normpath(f"/{path}").lstrip("/")  # from the root no ".." leads out
 
 
@@ -69,7 +74,7 @@ class ShardIndex(BaseModel):
     source: str
     """What was packed, as the user named it."""
     fingerprint: str
-    """SHA-256 of the list of images and of the options, by which a packing is recognised."""
+    """SHA-256 of the list of images and of the options, by which packing recognises its own work."""
     classes: Annotated[list[Name], Field(min_length=1, max_length=MAX_CLASSES, fail_fast=True)]
     multi_label: Annotated[bool, Field(strict=True)] = False
     """Whether an image has any number of labels instead of one."""
@@ -103,7 +108,7 @@ class ShardIndex(BaseModel):
         return list(dict.fromkeys(shard.split for shard in self.shards))
 
     def of(self, split: str) -> list[ShardRecord]:
-        """Shards of one split.
+        """Return the shards of one split.
 
         Raises:
             BcosError: no such split.
@@ -121,7 +126,7 @@ class ShardIndex(BaseModel):
         """Count the images of each class in a split.
 
         Raises:
-            BcosError: the shards do not say.
+            BcosError: the index does not say.
         """
         totals = [0] * len(self.classes)
         for shard in self.of(split):
@@ -135,8 +140,13 @@ class ShardIndex(BaseModel):
         return totals
 
 
+def write_index(path: Path, index: ShardIndex) -> None:
+    """Write an index to a file."""
+    write_atomically(path, index.model_dump_json(indent=1) + "\n")
+
+
 def index_location(data: str) -> str:
-    """Where the index of `data` (a folder or URL of shards, or the index itself) is."""
+    """Return where the index of `data` is, which is a folder or URL of shards, or the index itself."""
     if data.endswith(".json"):
         return data
     return f"{data.rstrip('/')}/{INDEX_NAME}"
@@ -146,7 +156,7 @@ def load_index(data: str) -> ShardIndex:
     """Read and check the index of a folder, or URL, of shards.
 
     Raises:
-        BcosError: no index there, one that is damaged or of a newer format, or one that names what it may not.
+        BcosError: there is none, or it is damaged, of a newer format, or names what it may not.
     """
     location = index_location(data)
     try:
@@ -158,7 +168,7 @@ def load_index(data: str) -> ShardIndex:
             "make them with: bcos shards pack SOURCE DESTINATION"
         ) from reason
     if len(content) > MAX_INDEX_BYTES:
-        raise BcosError(f"{location} is no index of shards: file: it has more than {MAX_INDEX_BYTES:,} bytes")
+        raise BcosError(f"{location} is no index of shards: it has more than {MAX_INDEX_BYTES:,} bytes")
     index = _parsed(location, content)
     check_addresses(location, index)
     return index
@@ -166,9 +176,9 @@ def load_index(data: str) -> ShardIndex:
 
 def _parsed(location: str, content: bytes) -> ShardIndex:
     try:
-        values = json.loads(content.decode(), object_pairs_hook=_without_repeats, parse_constant=_no_number)
-    except (ValueError, RecursionError) as reason:
-        raise BcosError(f"{location} is no index of shards: file: Invalid JSON: {first_line(reason)[:200]}") from reason
+        values = parse_json(content.decode())
+    except ValueError as reason:
+        raise BcosError(f"{location} is no index of shards: {first_line(reason)}") from reason
     version = values.get("format_version") if isinstance(values, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise BcosError(
@@ -182,10 +192,10 @@ def _parsed(location: str, content: bytes) -> ShardIndex:
 
 
 def index_problem(reason: ValidationError) -> str:
-    """Say in one bounded line what is wrong with an index, and where."""
+    """Return in one line of bounded length what is wrong with an index, and where."""
     first = reason.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part)[:60] for part in first["loc"]) or "file"
-    return f"{CONTROL.sub('?', where)}: {first['msg'].removeprefix('Value error, ')[:400]}"
+    return f"{printable(where)}: {first['msg'].removeprefix('Value error, ')[:400]}"
 
 
 def check_names(classes: list[str], splits: Iterable[str]) -> None:
@@ -201,14 +211,14 @@ def check_names(classes: list[str], splits: Iterable[str]) -> None:
     for split in splits:
         problem = "has a slash" if "/" in split else file_name_problem(split)
         if problem:
-            raise BcosError(f"the images cannot be packed: the split {shortened(split)} {problem}; name it otherwise")
+            raise BcosError(f"the images cannot be packed: the split {shown(split)} {problem}; name it otherwise")
 
 
 def check_addresses(location: str, index: ShardIndex) -> None:
-    """Hold the shards of an index at `location` to addresses that it may name, each once in a split.
+    """Check that an index at `location` names only shards that it may name, each once in a split.
 
     Raises:
-        BcosError: another address, or one that comes twice.
+        BcosError: it names another address, or one of them twice.
     """
     urls = shard_urls(location, index.shards)
     splits = [shard.split for shard in index.shards]
@@ -220,31 +230,16 @@ def check_addresses(location: str, index: ShardIndex) -> None:
 
 
 def shard_urls(data: str, shards: list[ShardRecord]) -> list[str]:
-    """Full path or URL of every shard.
+    """Return the full path or URL of every shard.
 
     Raises:
-        BcosError: a shard whose name leads elsewhere than an index may lead.
+        BcosError: the name of a shard leads where an index may not lead.
     """
     location = index_location(data)
     return [shard_address(location, shard.name) for shard in shards]
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError(f"the key {str(_repeated([key for key, _ in pairs]))[:100]!r} comes twice")
-    return values
-
-
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")
-
-
 def _repeated(values: list[Any]) -> Any:
-    """First value that comes again; None if there is none."""
-    seen: set[Any] = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None
+    """Return a value that comes more than once; None if there is none."""
+    value, count = Counter(values).most_common(1)[0] if values else (None, 0)
+    return value if count > 1 else None

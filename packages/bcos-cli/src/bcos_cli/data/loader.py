@@ -1,21 +1,26 @@
-"""Data loaders over shards."""
+"""Data loaders over shards, and single images of them."""
 
 import signal
 import weakref
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bcos_cli.config import Augment
-from bcos_cli.data.holdout import HoldOut, Part
+from bcos_cli.config import Augment, Data
+from bcos_cli.config.run_recipe import recipe_of
+from bcos_cli.data.augmentation import BytesTransform, training_transform
+from bcos_cli.data.cache import ShardCache
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.data.reading import Reading
-from bcos_cli.data.shards import Shards
-from bcos_cli.data.stream import Drawing, Labelling, Sample, ShardStream
-from bcos_cli.data.transforms import BytesTransform, inference_transform, training_transform
+from bcos_cli.data.input_image import inference_transform
+from bcos_cli.data.remote import open_url
+from bcos_cli.data.sample_order import Drawing, SampleOrder
+from bcos_cli.data.samples import Open
+from bcos_cli.data.shards import HoldOut, Part, Shards
+from bcos_cli.data.stream import Labelling, Sample, ShardStream
 from bcos_cli.processes.preemption import SIGNALS
 from bcos_cli.processes.torch_errors import dead_loader
 from bcos_core.errors import BcosError
@@ -23,6 +28,38 @@ from bcos_models import InputSpec
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """8-bit images (N, C, H, W), labels (N,) or (N, K), positions in the split (N,)."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How shards are read: the same in training, in the scores after it and in the report."""
+
+    skip: bool = False
+    """Leave out what cannot be read, count it and report it; otherwise it is an error."""
+    decoder: Literal["pillow", "torchvision"] = "pillow"
+    """What decodes JPEG."""
+    cache: str | None = None
+    """Folder for copies of remote shards."""
+    cache_gb: float = 100.0
+
+    @classmethod
+    def of(cls, data: Data) -> "Reading":
+        """Take it from the section ``data`` of a recipe."""
+        return cls(data.on_error == "skip", data.decoder, data.cache, data.cache_gb)
+
+    def opener(self) -> Open:
+        """Return what opens a path or URL.
+
+        Raises:
+            BcosError: the folder for copies cannot be made.
+        """
+        return open_url if self.cache is None else ShardCache(self.cache, int(self.cache_gb * 1e9))
+
+
+def reading_of(run_or_model: str, data: str | None = None) -> Reading:
+    """Say how a run reads shards; with the defaults for models that are not runs. Arguments as of :func:`recipe_of`."""
+    recipe = recipe_of(run_or_model, data=data)
+    return Reading() if recipe is None else Reading.of(recipe.data)
 
 
 @dataclass
@@ -37,7 +74,7 @@ class Batches:
         weakref.finalize(self, _end_processes, self.loader)
 
     def __len__(self) -> int:
-        return self.stream.batches
+        return self.stream.order.batches
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[Batch]:
         """Iterate over the batches of an epoch, from the one numbered `first`.
@@ -48,24 +85,17 @@ class Batches:
         self.stream.set_epoch(epoch, first)
         try:
             yield from self.loader
-        except BcosError as mistake:  # a loader process's comes with its traceback as text
+        except (BcosError, KeyboardInterrupt, RuntimeError) as reason:
             _end_processes(self.loader)
-            raise BcosError(str(mistake).strip().rpartition("BcosError: ")[2]) from mistake
-        except KeyboardInterrupt:
-            _end_processes(self.loader)
+            if isinstance(reason, BcosError):  # that of a loader process comes with its traceback as text
+                raise BcosError(str(reason).strip().rpartition("BcosError: ")[2]) from reason
+            if isinstance(reason, RuntimeError) and (dead := dead_loader(reason)) is not None:
+                raise dead from reason
             raise
-        except RuntimeError as reason:
-            _end_processes(self.loader)
-            if (dead := dead_loader(reason)) is None:
-                raise
-            raise dead from reason
 
 
 def _end_processes(loader: DataLoader[Sample]) -> None:
-    """End the loader's processes.
-
-    The loader itself sends them SIGTERM, which they ignore, and Python waits for them when it exits.
-    """
+    """End the loader's processes: they ignore the SIGTERM it sends, and Python waits for them when it exits."""
     iterator, loader._iterator = loader._iterator, None
     if iterator is not None:
         iterator._shutdown_workers()  # type: ignore[attr-defined] # reason: torch has no public way
@@ -75,7 +105,7 @@ def _end_processes(loader: DataLoader[Sample]) -> None:
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Schedulers and terminals send signals to all processes; the main one needs its loaders to end in order."""
+    """Ignore what schedulers and terminals send to all processes: the main one needs its loaders to end in order."""
     del worker
     for number in (*SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -97,41 +127,46 @@ def make_batches(
     drawing: Drawing | None = None,
     hold_out: HoldOut | None = None,
     part: Part = "rest",
+    most: int | None = None,
     reading: Reading | None = None,
     pin_memory: bool = False,
 ) -> Batches:
-    """Batches of `split`.
+    """Return the batches of a split that one process gets.
 
     Args:
         data: folder or URL of shards.
-        index: of them.
-        split: of it.
+        index: what they hold.
+        split: name of the split.
         spec: input of the network.
-        batch_size: of this process.
-        rank: of this process.
-        world: number of processes.
-        workers: loader processes.
-        seed: of order and transforms.
+        batch_size: images in a batch of this process.
+        rank: number of this process, of `world`.
+        workers: loader processes of this process.
+        seed: what the order and the augmentations depend on.
         augment: for training, in equal numbers for each process; None for evaluation.
         size: side of augmented images; None for that of `spec`.
         drawing: how samples are drawn for training.
-        hold_out: share of the split that is held out; None to take all of it.
-        part: what is taken, where a share is held out: that, or the rest.
-        reading: how; None for as it is by default.
-        pin_memory: for a device that takes copies from there.
+        hold_out: share of the split that is held out; None for no such share.
+        part: which part is taken, where a share is held out.
+        most: samples of this process in evaluation; None for its whole share.
+        reading: how shards are read; None for the defaults.
+        pin_memory: for a device that copies from pinned memory.
     """
     reading = reading or Reading()
     is_random = augment is not None
     steps = inference_transform(spec) if augment is None else training_transform(spec, augment, size)
-    stream = ShardStream(
+    order = SampleOrder(
         Shards.of(data, index, split, hold_out, part),
-        BytesTransform(spec.channels, steps, is_random, reading.decoder),
-        Labelling(len(index.classes), index.multi_label),
         rank=rank,
         world=world,
         batch_size=batch_size,
         seed=seed,
         drawing=(drawing or Drawing()) if is_random else None,
+        most=most,
+    )
+    stream = ShardStream(
+        order,
+        BytesTransform(spec.channels, steps, is_random, reading.decoder),
+        Labelling(len(index.classes), index.multi_label),
         open_shard=reading.opener(),
         skip=reading.skip,
     )
@@ -145,3 +180,28 @@ def make_batches(
         generator=torch.Generator().manual_seed(seed),  # not the global one, whose state a resumed run cannot know
     )
     return Batches(stream, loader)
+
+
+def images_at(
+    data: str,
+    index: ShardIndex,
+    split: str,
+    spec: InputSpec,
+    positions: Collection[int],
+    reading: Reading | None = None,
+) -> dict[int, tuple[Tensor, list[int]]]:
+    """Return the 8-bit image (C, H, W) and the labels at each position of a split; only these are decoded.
+
+    Raises:
+        BcosError: a position that is not there, or, unless such are left out, an image that cannot be read.
+    """
+    stream = make_batches(data, index, split, spec, batch_size=1, reading=reading).stream
+    return {position: (image, labels_of(label)) for image, label, position in stream.at(positions)}
+
+
+def labels_of(label: int | Tensor) -> list[int]:
+    """Return the classes of a sample: its label, or those that are not 0 in (K,)."""
+    if isinstance(label, Tensor) and label.ndim:
+        several: list[int] = label.nonzero()[:, 0].tolist()
+        return several
+    return [int(label)]

@@ -9,4 +9,5 @@ from bcos_cli.spec import DatasetSpec
 @hookimpl
 def bcos_cli_datasets() -> Iterable[DatasetSpec]:
     """Return the data sets that come with the package."""
-    yield DatasetSpec("digits", "bcos_cli.data.digits:digits_source", "scikit-learn's digits, 1,797 images of 8×8")
+    digits = "bcos_cli.data.sources.digits:digits_source"
+    yield DatasetSpec("digits", digits, "scikit-learn's digits, 1,797 images of 8×8")

@@ -1,35 +1,104 @@
-"""Samples of a tar file: the one way in which loaders and checks read them."""
+"""Samples of a shard: the one way in which loaders and checks read them from a tar file."""
 
+import contextlib
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
+from bcos_cli.data.remote import open_url
+from bcos_cli.data.shards import ShardSlice
 from bcos_core.errors import BcosError, first_line
 
 LARGEST = 1 << 28
-"""Bytes of a sample: a header may claim a terabyte, and a compressed one may even hold it."""
+"""Bytes of a sample: a header may claim a terabyte, and a compressed file may even hold it."""
 _LARGEST_EXTENSION = 1 << 20
-"""Bytes of a long name or of other additions to a header."""
+"""Bytes of a long name, or of another extension of a header."""
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, b"X", tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _META = re.compile(r"__[^/]*__($|/)")
-"""Names that WebDataset keeps for itself."""
+"""Names that WebDataset reserves."""
+
+_MOST_DIGITS = 9
+_MOST_LABEL_BYTES = 1 << 20
+
+Open = Callable[[str], IO[bytes]]
+"""Opens a path or URL."""
+Problem = Callable[[int, str], None]
+"""Called with how many samples are left out, and why."""
+
+VERIFY = "check it with: bcos shards verify"
 
 NOTES = ("position", "copy", "version")
-"""What a stream adds to a sample."""
+"""Keys that a stream adds to a sample."""
+
+
+def read_slice(
+    part: ShardSlice, *, open_shard: Open = open_url, on_problem: Problem | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a slice as WebDataset's dictionaries, each with its ``position``.
+
+    Args:
+        part: slice of a shard.
+        open_shard: opens its URL.
+        on_problem: called for samples that cannot be reached, which are then left out; None to raise.
+
+    Raises:
+        BcosError: the shard has more samples than the index says; or, without `on_problem`, it cannot be opened or ends
+            too early.
+    """
+    given = 0
+    try:
+        for sample in _slice(part, open_shard):
+            given += 1
+            yield sample
+    except _TooLongError as reason:  # never left out: scores of a part of the images would pass for scores of all
+        raise BcosError(
+            f"the shard {part.url!r} has more samples than the {part.length} that the index says; {VERIFY}"
+        ) from reason
+    except BcosError as problem:
+        if on_problem is None:
+            raise
+        on_problem(part.samples - given, str(problem))
+
+
+class _TooLongError(Exception):
+    """A shard goes on after the last sample that its index knows."""
+
+
+def _slice(part: ShardSlice, open_shard: Open) -> Iterator[dict[str, Any]]:
+    try:
+        stream = open_shard(part.url)
+    except OSError as reason:
+        raise BcosError(f"cannot open the shard {part.url!r}: {reason}; {VERIFY}") from reason
+    samples = read_samples(part.url, stream)
+    count = 0
+    try:
+        for count, sample in enumerate(samples, start=1):
+            if count == part.length and next(samples, None) is not None:
+                raise _TooLongError
+            if count > part.start and count - 1 not in part.left_out:
+                yield {**sample, "position": part.position + count - 1 - part.start}
+            if count == part.stop:
+                return
+    except tarfile.ReadError as reason:
+        raise BcosError(f"the shard {part.url!r} is damaged after {count} samples ({reason}); {VERIFY}") from reason
+    finally:
+        with contextlib.suppress(OSError):  # of a command that was not read to its end
+            stream.close()
+    raise BcosError(f"the shard {part.url!r} ends after {count} samples, the index says at least {part.stop}; {VERIFY}")
 
 
 def read_samples(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Samples of a tar file, compressed or not, as WebDataset's dictionaries.
+    """Yield the samples of a tar file, compressed or not, as WebDataset's dictionaries.
 
     Args:
-        url: what a sample gives as its ``__url__``.
+        url: ``__url__`` of the samples.
         stream: read once, from its beginning.
 
     Raises:
-        tarfile.ReadError: it is not a tar file, or is damaged, or claims impossible sizes.
+        tarfile.ReadError: it is not a tar file, is damaged, or claims impossible sizes.
     """
     samples = group_by_keys(_members(url, stream))
     while True:
@@ -43,26 +112,42 @@ def read_samples(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
         yield sample
 
 
-def encoded_image(sample: dict[str, Any]) -> bytes | None:
-    """Return the image of a WebDataset sample: what is neither its label nor a note."""
-    return next((v for k, v in sample.items() if k not in ("cls", *NOTES) and not k.startswith("__")), None)
-
-
 def image_and_label(sample: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Return encoded image and label of a sample.
+    """Return the encoded image of a sample, which is what is neither label nor note, and its label.
 
     Raises:
-        BcosError: one of them is not there.
+        BcosError: one of them is missing.
     """
-    image = encoded_image(sample)
-    if image is None or "cls" not in sample:
-        members = [name for name in sample if name not in NOTES and not name.startswith("__")]
-        raise BcosError(f"it needs an image and a .cls file, has {members}")
-    return image, sample["cls"]
+    members = {name: data for name, data in sample.items() if name not in NOTES and not name.startswith("__")}
+    images = [data for name, data in members.items() if name != "cls"]
+    if not images or "cls" not in members:
+        raise BcosError(f"it needs an image and a .cls file, has {list(members)}")
+    return images[0], members["cls"]
+
+
+def parse_labels(text: bytes, num_classes: int, multi_label: bool) -> list[int]:
+    """Return the class indices in the content of a ``.cls`` file, each once.
+
+    There is exactly one, or, where images have several labels, any number, separated by spaces or commas.
+
+    Raises:
+        BcosError: the content is anything else, or an index is outside [0, num_classes).
+    """
+    content = text.strip() if len(text) <= _MOST_LABEL_BYTES else b"-"
+    parts = re.split(rb"[\s,;]+", content) if content else []
+    are_indices = all(part.isdigit() and len(part) <= _MOST_DIGITS for part in parts)
+    if not are_indices or (not multi_label and len(parts) != 1):
+        needed = "class indices" if multi_label else "one class index"
+        raise BcosError(f"a .cls file must hold {needed}, got {text[:20]!r}")
+    labels = list(dict.fromkeys(map(int, parts)))
+    wrong = [label for label in labels if label >= num_classes]
+    if wrong:
+        raise BcosError(f"a .cls file has the class index {wrong[0]}, there are {num_classes} classes")
+    return labels
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is an error where it is damaged, which tarfile takes for the end, and where its size is absurd."""
+    """A header that raises an error if it is damaged, which tarfile takes for the end, or if its size is absurd."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
@@ -82,12 +167,12 @@ def _check_size(header: tarfile.TarInfo, largest: int) -> None:
 
 
 def _members(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
-    """Files of a tar as WebDataset's ``tar_file_expander`` gives them, bounded in size."""
+    """Yield the files of a tar as WebDataset's ``tar_file_expander`` does, bounded in size."""
     key, size = None, 0
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:
         for member in tar:
-            tar.members = []  # type: ignore[attr-defined] # reason: not public; else they are all kept
-            _check_size(member, LARGEST)  # of a header and its extensions
+            tar.members = []  # type: ignore[attr-defined] # reason: not public; it would keep them all
+            _check_size(member, LARGEST)  # again: an extension may have changed it
             name = member.name
             is_file = member.isreg() and not _META.match(name)
             prefix = base_plus_ext(name)[0] if is_file else None

@@ -1,30 +1,59 @@
-"""The shards of a split as one sequence of samples, and reading a range of it."""
+"""The shards of a split as one sequence of samples, or a part of it: positions and ranges. Reads no shard."""
 
-import contextlib
 import functools
+import heapq
 import itertools
-import tarfile
-from collections.abc import Callable, Collection, Iterator
+import random
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Literal
 
-from bcos_cli.data.holdout import HoldOut, Part
 from bcos_cli.data.index import ShardIndex, shard_urls
-from bcos_cli.data.opening import open_url
-from bcos_cli.data.samples import read_samples
 from bcos_core.errors import BcosError
 
-Open = Callable[[str], IO[bytes]]
-"""Opens a path or URL."""
-Problem = Callable[[int, str], None]
-"""Is told how many samples are left out, and why."""
+LARGEST = 1_000_000
+"""Samples of a shard of which some are held out: an index may claim any number."""
 
-VERIFY = "check it with: bcos shards verify"
+Part = Literal["held out", "rest"]
+"""Part of a split of which a share is held out."""
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """A seeded share of a split's samples.
+
+    Every shard gives its part, drawn from its positions. They follow from the lengths of the shards alone: the same in
+    every process, on every call.
+    """
+
+    share: float
+    seed: int
+
+    def counts(self, lengths: Sequence[int]) -> list[int]:
+        """Return how many samples of each shard are held out; in all the share, rounded, but at least one.
+
+        Raises:
+            BcosError: a shard has more samples than can be drawn from in reasonable time.
+        """
+        if max(lengths, default=0) > LARGEST:
+            raise BcosError(
+                f"images can be held out of shards of at most {LARGEST:,} samples, one has {max(lengths):,}; make "
+                "smaller shards, or a split val"
+            )
+        total = sum(lengths)
+        count = max(round(self.share * total), 1)
+        ends = [0, *(end * count // max(total, 1) for end in itertools.accumulate(lengths))]
+        return [end - start for start, end in itertools.pairwise(ends)]
+
+    def positions(self, shard: int, length: int, count: int) -> frozenset[int]:
+        """Draw `count` positions in the shard numbered `shard`, which has `length` samples."""
+        draw = random.Random(f"{self.seed}/{shard}/held out").random  # the one stream that Python promises to keep
+        return frozenset(k for _, k in heapq.nsmallest(count, ((draw(), k) for k in range(length))))
 
 
 @dataclass(frozen=True)
 class ShardSlice:
-    """Samples ``start`` to ``stop`` of one shard, the first of which is at `position` in the split."""
+    """The samples from ``start`` to ``stop`` of one shard, the first of which is at `position` in the split."""
 
     url: str
     start: int
@@ -33,53 +62,53 @@ class ShardSlice:
     length: int
     """Samples of the whole shard, as its index says."""
     left_out: frozenset[int] = frozenset()
-    """Those of the shard that do not belong to it."""
+    """Positions in the shard that do not belong to the slice."""
 
     @property
     def samples(self) -> int:
-        """Count those that belong to it."""
+        """Number of samples that belong to the slice."""
         return self.stop - self.start - sum(self.start <= k < self.stop for k in self.left_out)
 
 
 @dataclass(frozen=True)
 class Shards:
-    """The shards of one split, with the position of each one's first sample."""
+    """The shards of one split as a sequence of samples: all of them, or one of two parts."""
 
     urls: list[str]
     lengths: list[int]
     """Samples of each."""
     hold_out: HoldOut | None = None
-    """Share that is held out; None where the sequence has all samples."""
+    """Share that is held out; None for all samples."""
     part: Part = "rest"
-    """Which of the two parts the sequence has."""
+    """Which of the two parts the sequence is."""
 
     @classmethod
     def of(
         cls, data: str, index: ShardIndex, split: str, hold_out: HoldOut | None = None, part: Part = "rest"
     ) -> "Shards":
-        """Take the shards of `split` at the folder or URL `data`, or a part of their samples."""
+        """Return the shards of `split` at the folder or URL `data`, or a part of their samples."""
         records = index.of(split)
         return cls(shard_urls(data, records), [record.samples for record in records], hold_out, part)
 
     @functools.cached_property
     def total(self) -> int:
-        """Count all samples of the sequence."""
+        """Number of samples of the sequence."""
         return sum(self._counts)
 
     @functools.cached_property
     def _held_out(self) -> list[int]:
-        """Samples of each shard that are held out."""
+        """Numbers of samples that are held out of each shard."""
         return [0] * len(self.lengths) if self.hold_out is None else self.hold_out.counts(self.lengths)
 
     @functools.cached_property
     def _counts(self) -> list[int]:
-        """Samples of the sequence in each shard."""
+        """Numbers of samples of the sequence in each shard."""
         if self.part == "held out":
             return self._held_out
         return [n - held_out for n, held_out in zip(self.lengths, self._held_out, strict=True)]
 
     def _left_out(self, shard: int) -> frozenset[int]:
-        """Positions in a shard that are not of the sequence."""
+        """Positions in a shard that do not belong to the sequence."""
         if self.hold_out is None:
             return frozenset()
         length = self.lengths[shard]
@@ -87,22 +116,24 @@ class Shards:
         return held_out if self.part == "rest" else frozenset(range(length)) - held_out
 
     def slices(self, begin: int, end: int, order: list[int] | None = None) -> Iterator[ShardSlice]:
-        """Cut the range [begin, end) of the sequence of samples, the shards taken in `order`."""
+        """Cut the range [begin, end) of the sequence into slices, the shards taken in `order`."""
         positions = [0, *itertools.accumulate(self.lengths)]
-        seen = 0
+        before = 0
         for shard in range(len(self.urls)) if order is None else order:
-            start, stop = max(begin - seen, 0), min(end - seen, self._counts[shard])
+            start, stop = max(begin - before, 0), min(end - before, self._counts[shard])
             if start < stop:
                 length, left_out = self.lengths[shard], self._left_out(shard)
-                if left_out:  # from places in the sequence to places in the shard
+                if left_out:
+                    # From places in the sequence to places in the shard; training reads a shard to its end, past what
+                    # is held out there, and so notices one that is longer than its index says.
                     own = [k for k in range(length) if k not in left_out]
-                    to_its_end = self.part == "rest" and stop == len(own)  # training looks whether it ends as it should
+                    to_its_end = self.part == "rest" and stop == len(own)
                     start, stop = own[start], length if to_its_end else own[stop - 1] + 1
                 yield ShardSlice(self.urls[shard], start, stop, positions[shard] + start, length, left_out)
-            seen += self._counts[shard]
+            before += self._counts[shard]
 
     def around(self, positions: Collection[int]) -> Iterator[ShardSlice]:
-        """For each shard that has some of these positions of the split, from the first to the last of them."""
+        """Yield a slice of each shard that has some of these positions, from the first to the last of them."""
         ends = list(itertools.accumulate(self.lengths))
         for url, length, end in zip(self.urls, self.lengths, ends, strict=True):
             start = end - length
@@ -110,56 +141,3 @@ class Shards:
             if here:
                 first, last = min(here), max(here)
                 yield ShardSlice(url, first - start, last - start + 1, first, length)
-
-
-def read_slice(
-    part: ShardSlice, *, open_shard: Open = open_url, on_problem: Problem | None = None
-) -> Iterator[dict[str, Any]]:
-    """Samples of a slice, as WebDataset's dictionaries, each with its ``position``.
-
-    Args:
-        part: of a shard.
-        open_shard: opens its URL.
-        on_problem: is told of samples that cannot be reached, which are then left out; None to raise.
-
-    Raises:
-        BcosError: the shard has more samples than the index says; or it cannot be opened, or ends before, and there is
-            no `on_problem`.
-    """
-    given = 0
-    is_longer = False
-    try:
-        for sample, is_longer in _samples(part, open_shard):
-            if is_longer:
-                break
-            given += 1
-            yield sample
-    except BcosError as problem:
-        if on_problem is None:
-            raise
-        on_problem(part.samples - given, str(problem))
-    if is_longer:  # nothing that could be left out: scores of a part would pass for those of all
-        raise BcosError(f"the shard {part.url!r} has more samples than the {part.length} that the index says; {VERIFY}")
-
-
-def _samples(part: ShardSlice, open_shard: Open) -> Iterator[tuple[dict[str, Any], bool]]:
-    """Samples of a slice; with its last one, whether the shard goes on although it is the last of the shard too."""
-    try:
-        stream = open_shard(part.url)
-    except OSError as reason:
-        raise BcosError(f"cannot open the shard {part.url!r}: {reason}; {VERIFY}") from reason
-    samples = read_samples(part.url, stream)
-    count = 0
-    try:
-        for count, sample in enumerate(samples, start=1):
-            is_longer = count == part.length and next(samples, None) is not None
-            if is_longer or (count > part.start and count - 1 not in part.left_out):
-                yield {**sample, "position": part.position + count - 1 - part.start}, is_longer
-            if count == part.stop:
-                return
-    except tarfile.ReadError as reason:
-        raise BcosError(f"the shard {part.url!r} is damaged after {count} samples ({reason}); {VERIFY}") from reason
-    finally:
-        with contextlib.suppress(OSError):  # of a command that was not read to its end
-            stream.close()
-    raise BcosError(f"the shard {part.url!r} ends after {count} samples, the index says at least {part.stop}; {VERIFY}")

@@ -1,4 +1,4 @@
-"""Splits by their usual names, and the one that is scored. Imports no torch."""
+"""Which split is meant by a name, and which is scored. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -12,19 +12,19 @@ SPELLINGS = {
     VALIDATION: (VALIDATION, "valid", "validation"),
     TEST: (TEST, "testing"),
 }
-"""Names of a split, in any case, by its usual one."""
+"""Spellings of the names of splits, in upper or lower case."""
 
 
 def find_split(index: ShardIndex, name: str, *, but: tuple[str | None, ...] = ()) -> str | None:
-    """Return the name that the shards have for a split: this one, or another usual spelling of it.
+    """Return what the shards call a split: this name, or another usual spelling of it.
 
     Args:
-        index: of the shards.
-        name: of the split.
+        index: what the shards hold.
+        name: one spelling.
         but: splits that are not meant.
 
     Raises:
-        BcosError: several splits are spelled so.
+        BcosError: several splits may be meant.
     """
     splits = [split for split in index.splits() if split not in but]
     if name in splits:
@@ -40,14 +40,14 @@ def find_split(index: ShardIndex, name: str, *, but: tuple[str | None, ...] = ()
 
 
 def named_split(index: ShardIndex, name: str) -> str:
-    """Return the name that the shards have for a split, as :func:`find_split`.
+    """Return what the shards call a split, as :func:`find_split` does.
 
     Raises:
-        BcosError: there is none.
+        BcosError: there is no such split.
     """
     found = find_split(index, name)
     if found is None:
-        index.of(name)  # says which there are
+        index.of(name)  # raises, and lists the splits that there are
     return found or name
 
 
@@ -63,13 +63,13 @@ class ScoredSplit:
 def scored_split(
     index: ShardIndex, asked: str | None = None, *, test: str = TEST, val: str | None = None
 ) -> ScoredSplit:
-    """Return the split that is asked for; by default that for tests or, where there is none, that for validation.
+    """Return the split that the user named; by default the test split or, if there is none, the validation split.
 
     Args:
-        index: of the shards.
-        asked: name of a split.
-        test: name of the split for tests.
-        val: name of the split for validation; None for its usual one.
+        index: what the shards hold.
+        asked: name that the user gave.
+        test: name of the test split.
+        val: name of the validation split; None for its usual one.
 
     Raises:
         BcosError: there is no such split.

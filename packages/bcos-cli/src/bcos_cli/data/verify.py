@@ -1,11 +1,18 @@
-"""Checking shards against their index."""
+"""Checking shards against their index. Each is read from its first byte to its last, as the loaders read it."""
 
+import hashlib
+import tarfile
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
-from bcos_cli.data.address import is_url
-from bcos_cli.data.index import ShardIndex, ShardRecord, shard_urls
-from bcos_cli.data.scan import scan_shard
+from bcos_cli.data.image_decoder import decode
+from bcos_cli.data.index import MAX_CLASSES, ShardIndex, ShardRecord, shard_urls
+from bcos_cli.data.remote import open_url
+from bcos_cli.data.samples import image_and_label, parse_labels, read_samples
+from bcos_core.address import is_address
 from bcos_core.errors import BcosError
 
 
@@ -16,8 +23,8 @@ def verify(
 
     Args:
         data: folder or URL of shards.
-        index: of them.
-        on_shard: called after each.
+        index: what they should hold.
+        on_shard: called after each shard.
         images: decode each image too.
 
     Returns:
@@ -34,7 +41,7 @@ def verify(
 
 
 def size_problem(path: Path, shard: ShardRecord) -> str | None:
-    """Say what is wrong with a local shard at first sight: missing, or of another size."""
+    """Return what is wrong with a local shard at first sight: it is missing, or of another size."""
     if not path.is_file():
         return "is not a regular file" if path.exists() else "missing"
     size = path.stat().st_size
@@ -46,7 +53,7 @@ def _other_size(size: int, shard: ShardRecord) -> str:
 
 
 def _problem(url: str, shard: ShardRecord, index: ShardIndex, images: bool) -> str | None:
-    if not is_url(url) and (problem := size_problem(Path(url), shard)) is not None:  # known without reading it
+    if not is_address(url) and (problem := size_problem(Path(url), shard)) is not None:  # before anything is read
         return problem
     try:
         scan = scan_shard(url, len(index.classes), images=images)
@@ -65,3 +72,89 @@ def _problem(url: str, shard: ShardRecord, index: ShardIndex, images: bool) -> s
     if shard.class_counts is not None and shard.class_counts != scan.class_counts:
         return "has other numbers of images in its classes than the index says"
     return None
+
+
+@dataclass
+class ShardScan:
+    """Size, checksum and content of a shard."""
+
+    bytes: int = 0
+    sha256: str = ""
+    samples: int = 0
+    """Samples that a loader would give, whether or not they can be decoded."""
+    class_counts: Counter[int] = field(default_factory=Counter)
+    several: bool = False
+    """Whether an image has another number of labels than one."""
+    problem: str | None = None
+    """The first thing on which a loader would stop."""
+
+    def record(self, name: str, split: str) -> ShardRecord:
+        """What an index says of the shard.
+
+        Raises:
+            pydantic.ValidationError: something that no index may say.
+        """
+        counts = dict(sorted(self.class_counts.items()))
+        return ShardRecord(
+            name=name, split=split, samples=self.samples, bytes=self.bytes, sha256=self.sha256, class_counts=counts
+        )
+
+
+class _CountedStream:
+    """A stream that counts and sums what is read from it."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self.bytes = 0
+        self.sum = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._stream.read(size)
+        self.bytes += len(data)
+        self.sum.update(data)
+        return data
+
+
+def scan_shard(url: str, num_classes: int | None = None, *, images: bool = True) -> ShardScan:
+    """Read a shard.
+
+    Args:
+        url: path or URL.
+        num_classes: above all class indices; None for any indices.
+        images: decode each image too.
+
+    Raises:
+        BcosError: it cannot be opened, or cannot be read to its end.
+    """
+    try:
+        with open_url(url) as stream:
+            counted = _CountedStream(stream)
+            found = _content(url, counted, num_classes or MAX_CLASSES, images)
+            while counted.read(1 << 20):  # what follows the last sample
+                pass
+    except OSError as reason:
+        raise BcosError(f"cannot read the shard {url!r}: {reason}") from reason
+    found.bytes, found.sha256 = counted.bytes, counted.sum.hexdigest()
+    return found
+
+
+def _content(url: str, counted: Any, num_classes: int, images: bool) -> ShardScan:
+    found = ShardScan()
+    try:
+        for sample in read_samples(url, counted):
+            found.samples += 1
+            if found.samples > counted.bytes:  # it would go on for ever
+                raise tarfile.ReadError("it has more samples than bytes")
+            try:
+                image, text = image_and_label(sample)
+                numbers = parse_labels(text, num_classes, multi_label=True)
+                if images:
+                    decode(image, channels=3)
+            except BcosError as problem:
+                found.problem = found.problem or f"the sample {sample['__key__']!r}: {problem}"
+                continue
+            found.class_counts.update(numbers)
+            found.several = found.several or len(numbers) != 1
+    except tarfile.ReadError as reason:
+        found.problem = found.problem or f"is damaged after {found.samples} samples ({reason})"
+    return found

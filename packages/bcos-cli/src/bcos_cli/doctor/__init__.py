@@ -1,1 +1,1 @@
-"""``bcos doctor``: what would go wrong in an expensive run, found before it starts."""
+"""``bcos doctor``: checks that find what would go wrong in an expensive run before it starts."""

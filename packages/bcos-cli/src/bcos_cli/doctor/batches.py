@@ -1,14 +1,15 @@
-"""Batches: how processes share a step, and what is left out or idle. Imports no torch."""
+"""Check of the batches: how processes share a step, and what is left out or idle. Imports no torch."""
 
 from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem
-from bcos_cli.train.micro_batches import BatchPlan, odd_for_mixing, plan_batches
+from bcos_cli.train.batch_size import BatchPlan, check_mixing, plan_batches
+from bcos_core.errors import BcosError
 
 LEFT_OUT = 0.01
-"""Share of the images that every epoch leaves out, from which it is worth a word."""
+"""Share of the images that an epoch may leave out before it is noted."""
 
 
 def check_batches(run: PlannedRun) -> Findings:
-    """The effective batch can be split over the processes, and there are enough shards for them."""
+    """Check that the batch can be split over the processes, and that there are enough shards for them."""
     recipe = run.recipe
     plan = plan_batches(recipe.train, run.processes)
     total = run.splits.trained_on(run.index)
@@ -21,8 +22,10 @@ def check_batches(run: PlannedRun) -> Findings:
             f"data.repeats={recipe.data.repeats} does not divide the {plan.per_process} images of a process's batch; "
             "change one of them"
         )
-    if (odd := odd_for_mixing(plan, recipe.mixing)) is not None:
-        yield problem(odd)
+    try:
+        check_mixing(plan, recipe.mixing)
+    except BcosError as reason:
+        yield problem(str(reason))
     if total < plan.effective:
         yield problem(f"{total} training images are fewer than the {plan.effective} of one step; use a smaller batch")
         return

@@ -1,36 +1,36 @@
-"""Shards: there, whole, and of classes that can be learned."""
+"""Check of the data: shards that exist and are whole, and classes that can be learned."""
 
 import tarfile
 from pathlib import Path
 
 from bcos_cli import console
-from bcos_cli.data.address import is_url
 from bcos_cli.data.index import ShardIndex, shard_urls
-from bcos_cli.data.opening import open_url
+from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import read_samples
 from bcos_cli.data.verify import size_problem, verify
 from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem, some
+from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line
 
 UNBALANCED = 10
-"""Images of the largest class for one of the smallest, from which it is worth a word."""
+"""Images of the largest class for one of the smallest from which balancing is suggested."""
 _VERIFY = "see bcos shards verify"
 
 
 def check_data(run: PlannedRun) -> Findings:
-    """Both splits are there, their shards are what the index says, and every class has images."""
+    """Check that the splits exist, that their shards are what the index says, and that every class has images."""
     index = run.index
     for split in _splits(run):
         yield ok(f"split {split}: {index.samples(split):,} images in {len(index.of(split)):,} shards")
     if run.splits.role == "val":
-        yield ok("; ".join(run.splits.told(run.recipe, index)))
+        yield ok("; ".join(run.splits.summary(run.recipe.train, run.recipe.early_stopping, index)))
     if run.splits.train == run.splits.final:
-        yield note("train_split and test_split are the same: scores will be those of images that were learned")
-    yield from _all_of_them(run) if run.hashes else _at_a_glance(run)
+        yield note("train_split and test_split are the same: scores will be of images that were trained on")
+    yield from _hashes(run) if run.hashes else _sizes(run)
     yield from _classes(run)
 
 
-def _all_of_them(run: PlannedRun) -> Findings:
+def _hashes(run: PlannedRun) -> Findings:
     with console.counted("verifying", len(run.index.shards)) as counter:
         wrong = verify(run.data, run.index, counter.advance)
     for line in wrong:
@@ -39,11 +39,11 @@ def _all_of_them(run: PlannedRun) -> Findings:
         yield ok(f"all {len(run.index.shards):,} shards have the SHA-256 of the index")
 
 
-def _at_a_glance(run: PlannedRun) -> Findings:
-    """Sizes of local shards; of remote ones, the first sample of the first one of each split."""
+def _sizes(run: PlannedRun) -> Findings:
+    """Check the sizes of local shards; of remote ones, read the first sample of each split."""
     records = [record for split in _splits(run) for record in run.index.of(split)]
     urls = shard_urls(run.data, records)
-    local = [(Path(url), record) for url, record in zip(urls, records, strict=True) if not is_url(url)]
+    local = [(Path(url), record) for url, record in zip(urls, records, strict=True) if not is_address(url)]
     wrong = [f"{record.name} {reason}" for path, record in local if (reason := size_problem(path, record))]
     if wrong:
         yield problem(f"{len(wrong)} of {len(local):,} local shards are damaged: {some(wrong)}; {_VERIFY}")
@@ -51,7 +51,7 @@ def _at_a_glance(run: PlannedRun) -> Findings:
         yield ok(f"{len(local):,} local shards have the sizes of the index; --hashes reads them too")
     for split in _splits(run):
         url = shard_urls(run.data, run.index.of(split)[:1])[0]
-        if is_url(url):
+        if is_address(url):
             try:
                 with open_url(url) as stream:
                     next(read_samples(url, stream), None)

@@ -1,4 +1,4 @@
-"""What a check has found. Imports no torch."""
+"""The findings of a check, and the run that is checked. Imports no torch."""
 
 import functools
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ from typing import Literal
 
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.train.selection import Splits
+from bcos_cli.train.validation_split import Splits
 
 Status = Literal["ok", "note", "problem"]
-"""``note``: the run works, but its owner may not know this."""
+"""``note``: the run works, but its owner should know this."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Finding:
 
     status: Status
     text: str
-    """What was found; of a problem, what to do too."""
+    """What was found; for a problem, also what to do."""
     check: str = ""
 
 
@@ -29,7 +29,7 @@ Findings = Iterator[Finding]
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What is examined: a run as ``bcos train`` would start it."""
+    """A run as ``bcos train`` would start it."""
 
     recipe: Recipe
     index: ShardIndex
@@ -41,36 +41,35 @@ class PlannedRun:
     @property
     def data(self) -> str:
         """Folder or URL of the shards."""
-        assert self.recipe.data.path is not None
-        return self.recipe.data.path
+        return self.recipe.data.location
 
     @functools.cached_property
     def splits(self) -> Splits:
         """What is trained on, what chooses, and what is scored in the end."""
-        return Splits.of(self.recipe, self.index)
+        return Splits.of(self.recipe.data, self.index)
 
 
 def ok(text: str) -> Finding:
-    """Nothing to worry about."""
+    """Return a finding that is as it should be."""
     return Finding("ok", text)
 
 
 def note(text: str) -> Finding:
-    """Something to know."""
+    """Return a finding that the run works with, but its owner should know."""
     return Finding("note", text)
 
 
 def problem(text: str) -> Finding:
-    """Something to mend first."""
+    """Return a finding that must be fixed first."""
     return Finding("problem", text)
 
 
 def some(names: list[str], most: int = 4) -> str:
-    """The first of `names`, and how many there are besides."""
+    """Return the first of `names`, and how many more there are."""
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def gigabytes(size: float) -> str:
-    """``1.2 GB``; of less, MB."""
+    """Return a size as ``1.2 GB``, or in MB if it is smaller than one."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

@@ -1,4 +1,4 @@
-"""The machine: processors, memory, disk, trackers, and the folder of the run."""
+"""Check of the machine: processors, memory, disk, trackers, and the folder of the run."""
 
 import os
 import shutil
@@ -8,21 +8,21 @@ import psutil
 import torch
 
 from bcos_cli.config import load_recipe
-from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem
+from bcos_cli.doctor.finding import Finding, Findings, PlannedRun, gigabytes, note, ok, problem
+from bcos_cli.train.accelerator import make_accelerator
+from bcos_cli.train.batch_size import plan_batches
 from bcos_cli.train.checkpoint import Checkpoints
-from bcos_cli.train.micro_batches import plan_batches
-from bcos_cli.train.run_folder import RunFolder, what_keeps_from_resuming
-from bcos_cli.train.setup import make_accelerator
+from bcos_cli.train.run_folder import RunFolder, changed_keys
 from bcos_core.errors import BcosError
 from bcos_models import get_spec, is_model
 
 SHARED_MEMORY = Path("/dev/shm")
-_WAITING = 3
-"""Batches of a loader process that are in memory at once: two ready, one in the making."""
+_BATCHES_A_LOADER = 3
+"""Batches of a loader process in memory at once: two that are ready, one in the making."""
 
 
 def check_machine(run: PlannedRun, checkpoint_bytes: int | None) -> Findings:
-    """There is enough of everything."""
+    """Check that processors, memory and disk suffice, that trackers are installed, and that the folder is free."""
     yield from _processors(run)
     yield from _memory(run)
     yield from _shared_memory(run)
@@ -50,30 +50,23 @@ def _memory(run: PlannedRun) -> Findings:
     records = run.index.of(run.splits.train)
     mean = sum(record.bytes for record in records) / max(sum(record.samples for record in records), 1)
     readers = run.processes * max(run.recipe.data.workers, 1)
-    wanted, free = readers * run.recipe.data.shuffle_buffer * mean, psutil.virtual_memory().available
-    text = f"{gigabytes(wanted)} for the images that wait to be drawn, of {gigabytes(free)} of free memory"
-    if wanted > free:
-        yield problem(f"{text}; lower data.shuffle_buffer or data.workers")
-    elif wanted > free / 2:
-        yield note(text)
-    else:
-        yield ok(text)
+    needed, free = readers * run.recipe.data.shuffle_buffer * mean, psutil.virtual_memory().available
+    text = f"{gigabytes(needed)} for the images that wait to be drawn, of {gigabytes(free)} of free memory"
+    found = _fits(needed, free, text, "lower data.shuffle_buffer or data.workers")
+    yield note(text) if free / 2 < needed <= free else found
 
 
 def _shared_memory(run: PlannedRun) -> Findings:
-    """Loader processes hand over batches in shared memory, of which containers often have 64 MB alone."""
+    """Check the shared memory, in which loader processes hand over batches; containers often have only 64 MB."""
     data = run.recipe.data
     side = data.train_image_size or data.image_size or _own_side(run)
     if not data.workers or side is None or not SHARED_MEMORY.is_dir():
         return
     images = plan_batches(run.recipe.train, run.processes).per_process
-    wanted = run.processes * data.workers * _WAITING * images * 3 * side**2
+    needed = run.processes * data.workers * _BATCHES_A_LOADER * images * 3 * side**2
     free = shutil.disk_usage(SHARED_MEMORY).free
-    text = f"{gigabytes(wanted)} for batches in shared memory, of {gigabytes(free)}"
-    if wanted > free:
-        yield problem(f"{text}; give the container more (docker run --shm-size), or use fewer data.workers")
-    else:
-        yield ok(text)
+    text = f"{gigabytes(needed)} for batches in shared memory, of {gigabytes(free)}"
+    yield _fits(needed, free, text, "give the container more (docker run --shm-size), or use fewer data.workers")
 
 
 def _own_side(run: PlannedRun) -> int | None:
@@ -90,18 +83,19 @@ def _disk(run: PlannedRun, checkpoint_bytes: int | None) -> Findings:
         return
     count = run.recipe.train.keep_checkpoints + 2  # the best, and one that is being written
     earlier = sum(file.stat().st_size for file in RunFolder(run.out).checkpoints.rglob("*") if file.is_file())
-    wanted, free = max(count * checkpoint_bytes - earlier, 0), shutil.disk_usage(there).free
-    text = f"{gigabytes(wanted)} more for {count} checkpoints, of {gigabytes(free)} of free disk at {str(there)!r}"
-    if wanted > free:
-        yield problem(f"{text}; make room, or lower train.keep_checkpoints")
-    else:
-        yield ok(text)
+    needed, free = max(count * checkpoint_bytes - earlier, 0), shutil.disk_usage(there).free
+    text = f"{gigabytes(needed)} more for {count} checkpoints, of {gigabytes(free)} of free disk at {str(there)!r}"
+    yield _fits(needed, free, text, "make room, or lower train.keep_checkpoints")
+
+
+def _fits(needed: float, free: float, text: str, remedy: str) -> Finding:
+    return problem(f"{text}; {remedy}") if needed > free else ok(text)
 
 
 def _trackers(run: PlannedRun) -> Findings:
     names = run.recipe.train.trackers
     try:
-        make_accelerator(run.recipe, run.out)
+        make_accelerator(run.recipe.train, run.out)
     except BcosError as reason:
         yield problem(str(reason))
     else:
@@ -114,18 +108,18 @@ def _folder(run: PlannedRun) -> Findings:
         if folder.is_free():
             yield ok(f"{name!r} is free")
         else:
-            yield problem(f"{name!r} is not empty, and no run; choose another folder with --out")
+            yield problem(f"{name!r} is not empty, and not a run; choose another folder with --out")
         return
     if folder.is_in_use():
         yield problem(f"another process is training into {name!r}; choose another folder with --out")
         return
-    changed = what_keeps_from_resuming(load_recipe(str(folder.config), needs=()), run.recipe)
+    changed = changed_keys(load_recipe(str(folder.config), needs=()), run.recipe)
     if changed:
-        yield problem(f"{name!r} has a run of another recipe ({'; '.join(changed[:4])}); choose another with --out")
+        yield problem(f"{name!r} holds a run of another recipe ({'; '.join(changed[:4])}); choose another with --out")
         return
     last = Checkpoints(folder.checkpoints, 1).last()
     epochs = len(folder.read_metrics())
     yield note(
-        f"{name!r} has a run of this recipe with {epochs} of {run.recipe.train.epochs} epochs"
+        f"{name!r} holds a run of this recipe with {epochs} of {run.recipe.train.epochs} epochs"
         + (f" and {last.name}; continue it with --resume" if last is not None else ", and no checkpoint yet")
     )

@@ -13,17 +13,19 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bcos_cli.config import Recipe
 from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem, some
-from bcos_cli.train.efficiency import as_written
+from bcos_cli.train.accelerator import make_accelerator
+from bcos_cli.train.batch_size import plan_batches
+from bcos_cli.train.compilation import as_written
 from bcos_cli.train.frozen_layers import train_mode
-from bcos_cli.train.micro_batches import plan_batches
 from bcos_cli.train.run_folder import RunFolder
-from bcos_cli.train.setup import Setup, make_accelerator
-from bcos_core import BcosLinear, explain
-from bcos_core.additive import UNNAMED
+from bcos_cli.train.trainer import Trainer
+from bcos_core import BcosLinear
+from bcos_core.additive_terms import UNNAMED
 from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
-from bcos_core.norms.running import RunningNorm
-from bcos_core.receipt import LOGIT_BIAS, receipts
+from bcos_core.logits import LOGIT_BIAS
+from bcos_core.norms.batch import RunningNorm
+from bcos_explain import explain_batch
 
 FEW = 8
 """Images below which the statistics of a batch say little."""
@@ -46,18 +48,18 @@ class NetworkCheck:
     def check(self) -> Findings:
         """All of it; a mistake ends it."""
         recipe = _small(self.run)
-        accelerator = make_accelerator(recipe, self.run.out)
-        setup = Setup(recipe, self.run.index, RunFolder(self.run.out), accelerator)
-        network = setup.network
+        accelerator = make_accelerator(recipe.train, self.run.out)
+        trainer = Trainer(recipe, self.run.index, RunFolder(self.run.out), accelerator)
+        network = trainer.learner.network
         is_bcos = any(isinstance(module, BcosLinear | BcosConv) for module in network.modules())
         yield from _made_of(network, is_bcos)
         yield from self._norms(network)
-        yield from self._two_steps(setup)
-        yield from self._sizes(setup)
+        yield from self._two_steps(trainer)
+        yield from self._sizes(trainer)
         network.eval()
         with as_written(network):
             images = torch.cat(self._images)[:CPU_BATCH].to(accelerator.device)
-            x = setup.trained.encode(images.to(setup.stepper.dtype) / 255)
+            x = trainer.trained.encode(images.to(trainer.learner.step.dtype) / 255)
             yield from _explained(network, x, is_bcos)
             yield from _in_lower_precision(network, x, accelerator)
 
@@ -68,16 +70,16 @@ class NetworkCheck:
                 f"batch norms see {images} images at once, which are few; raise train.max_batch or use fewer processes"
             )
 
-    def _two_steps(self, setup: Setup) -> Findings:
+    def _two_steps(self, trainer: Trainer) -> Findings:
         """Train on the first batches; every parameter must get a finite gradient that is not zero."""
-        gradients = _Gradients(setup.network, is_scaled=setup.accelerator.scaler is not None)
-        setup.model.train()
-        train_mode(setup.network, self.run.recipe.model)
+        gradients = _Gradients(trainer.learner.network, is_scaled=trainer.accelerator.scaler is not None)
+        trainer.learner.model.train()
+        train_mode(trainer.learner.network, self.run.recipe.model)
         losses, seconds = [], 0.0
-        for images, labels, _ in islice(setup.batches.epoch(0), _STEPS):
+        for images, labels, _ in islice(trainer.batches.epoch(0), _STEPS):
             self._images.append(images)
             start = time.perf_counter()
-            losses.append(float(setup.stepper.run(images, labels)))
+            losses.append(float(trainer.learner.step.run(images, labels)))
             seconds = (time.perf_counter() - start) / len(images)  # of the last step: the first one warms up
         gradients.end()
         if not all(map(torch.isfinite, map(torch.tensor, losses))):
@@ -88,22 +90,24 @@ class NetworkCheck:
         hours = total * seconds / self.run.processes / 3600
         yield ok(
             f"loss {losses[-1]:.4f} after {len(losses)} steps of {len(self._images[-1])} images on "
-            f"{setup.accelerator.device.type}; at {1 / seconds:,.0f} images/s a process, the training takes about "
+            f"{trainer.accelerator.device.type}; at {1 / seconds:,.0f} images/s a process, the training takes about "
             f"{hours:,.1f} hours, loading and evaluation aside"
         )
 
-    def _sizes(self, setup: Setup) -> Findings:
-        state = [t for values in setup.optimizer.state.values() for t in values.values() if isinstance(t, Tensor)]
+    def _sizes(self, trainer: Trainer) -> Findings:
+        state = [
+            t for values in trainer.learner.optimizer.state.values() for t in values.values() if isinstance(t, Tensor)
+        ]
         optimizer = _bytes(state)
-        weights = _bytes([*setup.network.state_dict().values()])
-        average = weights if setup.ema is not None else 0
+        weights = _bytes([*trainer.learner.network.state_dict().values()])
+        average = weights if trainer.learner.ema is not None else 0
         self.checkpoint_bytes = weights + optimizer + average
         yield ok(
             f"{gigabytes(weights)} of weights, {gigabytes(optimizer)} of optimizer"
             + (f", {gigabytes(average)} of their average" if average else "")
         )
-        if setup.accelerator.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(setup.accelerator.device)
+        if trainer.accelerator.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(trainer.accelerator.device)
             yield ok(f"{gigabytes(peak)} of the GPU's memory at the most with {len(self._images[-1])} images")
 
 
@@ -204,15 +208,15 @@ def _is_inside(name: str, named: list[tuple[str, nn.Module]], kinds: tuple[type[
 def _explained(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
     """Contributions must add up; in a B-cos network, nothing but the logit bias should be added to them."""
     try:
-        explanation = explain(network, x, probe=True)
+        images = explain_batch(network, x, probe=True, keep_weight=False)
     except BcosError as reason:
         yield problem(f"it cannot be explained: {reason}")
         return
-    worst = float(explanation.residual.abs().max())
-    yield ok(f"contributions and bias add up to the logit, to {worst:.1e}")
+    explanations = [image.explanations[0] for image in images]
+    rows = [e.receipt for e in explanations if e.receipt is not None]
+    yield ok(f"contributions and bias add up to the logit, to {max(abs(row.residual) for row in rows):.1e}")
     if not is_bcos:
         return
-    rows = [row[0] for row in receipts(explanation, model=network)]
     shares = [
         {origin: abs(value) / (abs(value) + abs(row.contributions)) for origin, value in row.terms.items() if value}
         for row in rows
@@ -222,10 +226,10 @@ def _explained(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
         f"{origin} ({found[origin]:.1%})" for origin in sorted(found, key=lambda o: -found[o]) if origin != LOGIT_BIAS
     ]
     if left:
-        names = [name for name in explanation.bias_terms if name != UNNAMED]
+        names = sorted(name for name in explanations[0].bias_terms if name != UNNAMED)
         yield note(
             f"beside contributions, logits have {some(left)} in them, which no picture shows"
-            + (f": {some(sorted(names))}" if names else "")
+            + (f": {some(names)}" if names else "")
         )
 
 

@@ -1,18 +1,18 @@
-"""Entry points: which load, which do not, and how long they take. Imports no torch."""
+"""Check of the plugins: which load, which do not, and how long they take. Imports no torch."""
 
 from bcos_cli.doctor.finding import Findings, note, ok, problem, some
 from bcos_cli.plugins import all_plugins
 
 SLOW = 0.2
-"""Seconds from which a plugin's import is worth a word: every command waits for it."""
+"""Seconds of import from which a plugin is noted: every command waits for it."""
 
 
 def check_plugins() -> Findings:
-    """All plugins load."""
+    """Check that all plugins load."""
     found = all_plugins()
     for info in found:
         if info.error is not None:
-            yield problem(f"{info.name} ({info.value}) is broken: {info.error}; mend or uninstall {info.distribution}")
+            yield problem(f"{info.name} ({info.value}) is broken: {info.error}; fix or uninstall {info.distribution}")
     for info in found:
         if info.seconds > SLOW:
             yield note(f"{info.name} takes {1000 * info.seconds:,.0f} ms to import; every command waits for it")

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcos_cli.data.image_decoder import opened
-from bcos_cli.data.transforms import inference_transform
-from bcos_cli.explain.loaded_model import TrainedModel
+from bcos_cli.data.image_decoder import decode
+from bcos_cli.data.input_image import inference_transform
 from bcos_core.errors import BcosError
 from bcos_explain import MetricSpec
 from bcos_explain.metrics.annotations import (
@@ -23,7 +22,7 @@ from bcos_explain.metrics.annotations import (
     read_coco,
     read_voc,
 )
-from bcos_models.images import as_seen
+from bcos_models import TrainedModel
 
 COLLECTION_SUFFIXES = (".xml", ".json")
 
@@ -124,8 +123,7 @@ def _load(path: Path, photos: Path, annotation: Annotation, trained: TrainedMode
     path = photos / path
     if not path.is_file():
         raise BcosError(f"there is no {str(path)!r}")
-    with opened(path) as encoded:
-        image = as_seen(encoded, trained.input.channels)
+    image = decode(path, trained.input.channels)
     if (image.height, image.width) != annotation.size:
         height, width = annotation.size
         raise BcosError(f"it has {image.height}×{image.width} pixels, its annotation is for {height}×{width}")

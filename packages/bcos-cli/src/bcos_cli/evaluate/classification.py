@@ -18,7 +18,7 @@ from torchmetrics.classification import (
 from bcos_cli.data.loader import Batches
 from bcos_cli.evaluate.loop import run_network
 from bcos_cli.evaluate.samplers import Sampler
-from bcos_cli.explain.loaded_model import TrainedModel
+from bcos_models import TrainedModel
 
 CALIBRATION_BINS = 15
 

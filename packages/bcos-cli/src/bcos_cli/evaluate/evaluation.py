@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bcos_cli.data.index import ShardIndex, load_index
-from bcos_cli.data.loader import make_batches
-from bcos_cli.data.random_access import images_at
+from bcos_cli.data.loader import images_at, make_batches
 from bcos_cli.evaluate.classification import Scores, classify
 from bcos_cli.evaluate.explanations import ExplanationMetrics
 from bcos_cli.evaluate.metrics import CLASSIFICATION
@@ -13,10 +12,10 @@ from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.result import Evaluation, Explanations, means
 from bcos_cli.evaluate.resumable import partial_results
 from bcos_cli.evaluate.split_images import SplitImages, needs_confidence
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_explain import MetricSpec, metric_specs
+from bcos_models import TrainedModel
 
 OF_SHARDS = ("model", "explainer", "images", "labels", "confidences", "keys")
 """Inputs of metrics that shards can give."""

@@ -13,7 +13,6 @@ from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.result import Explanations, score_name
 from bcos_cli.evaluate.resumable import Part, PartialResults
 from bcos_cli.evaluate.split_images import SplitImages
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_core.plugins import takes
@@ -21,6 +20,7 @@ from bcos_explain import MetricSpec, get_explainer, get_metric
 from bcos_explain.explainers.memory import is_out_of_memory
 from bcos_explain.explainers.remarks import Remark, collect_remarks, worst
 from bcos_explain.metrics import MetricResult, sample_grids
+from bcos_models import TrainedModel
 
 
 @dataclass(frozen=True)

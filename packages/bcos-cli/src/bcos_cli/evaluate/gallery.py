@@ -1,28 +1,23 @@
 """The explained images of a report."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import make_batches
-from bcos_cli.data.random_access import labels_of
-from bcos_cli.data.reading import Reading
+from bcos_cli.data.loader import Reading, labels_of, make_batches
 from bcos_cli.evaluate.result import Evaluation
-from bcos_cli.explain.loaded_model import TrainedModel
-from bcos_cli.explain.pictures import as_floats, smoothing
-from bcos_cli.processes.group import process_state
-from bcos_core import explain
+from bcos_cli.explain.batch import explain_images
 from bcos_core.errors import BcosError
-from bcos_core.receipt import receipts
-from bcos_explain import explanation_image, get_explainer
-from bcos_explain.explainers import Remark, attribute, collect_remarks, remark_lines
+from bcos_explain import ExplainedImage
+from bcos_explain.explainers import Remark, remark_lines
 from bcos_explain.report import GalleryItem
+from bcos_models import TrainedModel
 
-EXACT = "bcos"
 BATCH = 32
 """Images explained at a time: other explainers need more memory than an evaluation."""
 
@@ -34,69 +29,58 @@ def gallery(
     *,
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[GalleryItem]:
-    """Explain the first images of each class in the split: not chosen, right or wrong.
+    """Explain the first images of each class in the split, whether they are classified rightly or not.
 
     Args:
         trained: the network.
-        evaluation: of the network, says where the images are.
-        recipe: how many images, and which explainers besides the exact one.
-        note: told about each explainer that cannot explain this network, which is no reason to have no report, and
-            what the others say of their maps.
+        evaluation: of the network; says where the images are.
+        recipe: how many images, and which explainers besides ``bcos``.
+        note: called with a line about each explainer that cannot explain this network, and with what the others say
+            of their maps.
     """
     config = recipe.evaluation
     reading = Reading.of(recipe.data)
     chosen = _first_of_each_class(evaluation, trained, reading, config.gallery_per_class, config.gallery_classes)
-    baselines = {name: get_explainer(name) for name in config.explainers if name != EXACT}
+    methods = list(dict.fromkeys(["bcos", *config.explainers]))
+
+    def leave_out(name: str, reason: BcosError) -> None:
+        if name == methods[0]:
+            raise reason
+        methods.remove(name)
+        note(f"{name} is not among the explanations: {reason}")
+
     size = min(config.batch_size, BATCH)
-    said: dict[str, list[Remark]] = {}
+    remarks: dict[str, list[Remark]] = {}
     for start in range(0, len(chosen), size):
         part = chosen[start : start + size]
-        x = trained.encode(torch.stack([image for image, _, _ in part]).to(process_state().device))
-        explanation = explain(trained.model, x, probe=True)
-        checked = receipts(explanation, model=trained.model)
-        probabilities = trained.confidences(explanation.logits)
-        maps = _baseline_maps(trained, x, explanation.target, baselines, note, said)
-        for i, (image, labels, position) in enumerate(part):
-            k = int(explanation.target[i])
-            names = [evaluation.classes[label] for label in labels]
-            yield GalleryItem(
-                input=as_floats(image.permute(1, 2, 0).numpy()),
-                explanation=explanation_image(x[i], explanation.weight[i], smooth=smoothing(x.shape[-1])),
-                map=explanation.map[i].cpu().numpy(),
-                true_class=evaluation.classes[k] if k in labels else ", ".join(names) or "none",
-                predicted_class=evaluation.classes[k],
-                confidence=float(probabilities[i, k]),
-                receipt=checked[i][0],
-                baselines={name: batch[i].float().cpu().numpy() for name, batch in maps.items()},
-                name=f"{evaluation.split} #{position}" + (f": {', '.join(names)}" if len(names) > 1 else ""),
-            )
-    for name, remarks in said.items():
-        for line in remark_lines(remarks):
+        images = torch.stack([image for image, _, _ in part])
+        options: dict[str, Any] = {"probe": True, "keep_weight": False, "colours": True, "on_refusal": leave_out}
+        explained = explain_images(trained, images, None, tuple(methods), **options)
+        for image, (_, labels, position) in zip(explained, part, strict=True):
+            for explanation in image.explanations[1:]:
+                remarks.setdefault(explanation.method, []).extend(explanation.remarks)
+            yield _item(image, labels, f"{evaluation.split} #{position}", evaluation.classes)
+    for name, found in remarks.items():
+        for line in remark_lines(found):
             note(f"explanations by {name}: {line}")
 
 
-def _baseline_maps(
-    trained: TrainedModel,
-    x: Tensor,
-    target: Tensor,
-    baselines: dict[str, Any],
-    note: Callable[[str], None],
-    said: dict[str, list[Remark]],
-) -> dict[str, Tensor]:
-    """(N, H, W) of each explainer; one that cannot explain the network is dropped from `baselines`.
-
-    What they say of their maps is added to `said`.
-    """
-    maps = {}
-    for name, explainer in list(baselines.items()):
-        try:
-            with collect_remarks() as remarks:
-                maps[name] = attribute(explainer, trained.model, x, target)
-            said.setdefault(name, []).extend(remarks)
-        except BcosError as reason:
-            del baselines[name]
-            note(f"{name} is not among the explanations: {reason}")
-    return maps
+def _item(image: ExplainedImage, labels: list[int], name: str, classes: Sequence[str]) -> GalleryItem:
+    own, *others = image.explanations
+    assert own.picture is not None
+    assert own.receipt is not None
+    names = [classes[label] for label in labels]
+    return GalleryItem(
+        input=image.image / np.float32(255),
+        explanation=own.picture.rgba(own.picture.own_scale),
+        map=own.map,
+        true_class=classes[image.predicted] if image.predicted in labels else ", ".join(names) or "none",
+        predicted_class=classes[image.predicted],
+        confidence=image.confidence,
+        receipt=own.receipt,
+        baselines={e.method: e.map for e in others},
+        name=name + (f": {', '.join(names)}" if len(names) > 1 else ""),
+    )
 
 
 def _first_of_each_class(

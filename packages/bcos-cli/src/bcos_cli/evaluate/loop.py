@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from bcos_cli import console
 from bcos_cli.data.loader import Batches
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.processes.group import largest, total
-from bcos_cli.train.finite import check_finite
 from bcos_core.errors import BcosError
+from bcos_models import TrainedModel
+from bcos_models.finite import check_finite
 
 Update = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """Called with a batch: 8-bit images (N, C, H, W) on the CPU, labels, positions in the split, outputs (N, K)."""

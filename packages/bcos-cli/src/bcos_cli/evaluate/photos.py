@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+from bcos_cli.config.trust import trusts_runs
 from bcos_cli.evaluate.annotated import load_annotated
 from bcos_cli.evaluate.explanations import ExplanationMetrics
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.result import Evaluation, ScoreFiles, means
 from bcos_cli.evaluate.resumable import partial_results
 from bcos_cli.evaluate.table import print_evaluation
-from bcos_cli.explain.loaded_model import load_trained
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_explain import metric_specs
+from bcos_models import load_trained
 
 
 def evaluate_photos(
@@ -27,7 +28,7 @@ def evaluate_photos(
     """Score explanations of photographs whose objects have boxes or masks, for the classes of these objects.
 
     Args:
-        run_or_model: as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
+        run_or_model: as :func:`bcos_models.load_trained` takes it.
         annotations: a COCO file, a VOC file, or a folder of VOC files.
         photos: folder of the photographs.
         given: fields of :class:`EvaluationOptions`.
@@ -38,7 +39,7 @@ def evaluate_photos(
         BcosError: malformed annotations, no image to score, or a metric that works on something else.
     """
     files.check()
-    trained = load_trained(run_or_model, weights)
+    trained = load_trained(run_or_model, weights, trust=trusts_runs())
     options = EvaluationOptions(**{"metrics": ("epg",), **given})
     options.check()
     specs = [spec for spec in metric_specs() if spec.name in options.all_metrics]

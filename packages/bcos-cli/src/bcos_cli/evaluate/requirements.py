@@ -95,11 +95,8 @@ def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: S
     Raises:
         BcosError: a condition on what was not asked for.
     """
-    import torch
+    from bcos_core.completeness import is_rounding, rounding
 
-    from bcos_core.rounding import ROUNDING
-
-    bound = ROUNDING[torch.float32]
     found = []
     for name, reason in evaluation.skipped.items():
         metric = name.partition("/")[0]
@@ -108,11 +105,10 @@ def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: S
         elif metric in asked:
             found.append(f"{name} was not measured: {reason}")
     for result in evaluation.explanations.get("completeness", {}).values():
-        wrong = int((~(result.scores <= bound)).sum())  # NaN is wrong too
-        if wrong:
+        if wrong := int((~is_rounding(result.scores)).sum()):
             found.append(
                 f"completeness failed: contributions and bias of {wrong} of {result.count} images miss the logit "
-                f"by more than {bound:g} of their size, at most by {float(result.scores.max()):.1e}"
+                f"by more than {rounding():g} of their size, at most by {float(result.scores.max()):.1e}"
             )
     reasons = [condition.failure(evaluation.metrics, evaluation.skipped) for condition in conditions]
     return found + [reason for reason in reasons if reason is not None]

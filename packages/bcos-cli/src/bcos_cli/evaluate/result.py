@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from bcos_cli.config.outputs import check_writable
+from bcos_cli.config.output_path import check_writable
 from bcos_cli.evaluate.classification import Scores
 from bcos_core.files import write_atomically
 from bcos_explain.metrics import MetricResult, write_results

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Strict, TypeAdapter, ValidationError
 
-from bcos_cli.config.base import Count
+from bcos_cli.config.section import Count
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError, shown
 

@@ -2,13 +2,12 @@
 
 from dataclasses import replace
 
-from bcos_cli.explain.answers import Answer, Subject
 from bcos_cli.explain.image_files import ImageFile
-from bcos_cli.explain.pictures import as_floats
-from bcos_cli.explain.scales import Scales
-from bcos_cli.explain.sheets import answer_tiles, likelihood, percent, remarks_below
-from bcos_cli.explain.targets import class_text
+from bcos_cli.explain.scale import Scale
+from bcos_cli.explain.sheets import explanation_tiles, likelihood, percent, remarks_below
+from bcos_cli.explain.targets import class_text, target_text
 from bcos_cli.explain.writer import Writer
+from bcos_explain import ClassExplanation, ExplainedImage
 from bcos_explain.render import Tile, grid, save_sheet
 
 ROWS = 12
@@ -21,30 +20,31 @@ class ContactSheet:
     """Collects a row for each image, and writes a page whenever one is full.
 
     Args:
-        writer: which knows how pictures look and where they go.
+        writer: knows how pictures look and where they go.
     """
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._rows: list[list[Tile | None]] = []
-        self._answers: list[Answer] = []
+        self._explanations: list[ClassExplanation] = []
         self.names: list[str] = []
 
-    def add(self, file: ImageFile, subject: Subject, scales: Scales) -> None:
-        """Add the row of an image: the input, then the answers."""
-        style = self._writer.style(subject.arrays["rgb"].shape[0])
-        predicted = f"{class_text(subject.predicted, style.classes)} {percent(subject.confidence)}"
-        row: list[Tile | None] = [Tile(as_floats(subject.arrays["rgb"]), file.path.name, predicted)]
+    def add(self, file: ImageFile, image: ExplainedImage, scale: Scale) -> None:
+        """Add the row of an image: the input, then the explanations."""
+        style = self._writer.style(image)
+        predicted = f"{class_text(image.predicted, style.classes)} {percent(image.confidence)}"
+        row: list[Tile | None] = [Tile(image.image, file.path.name, predicted)]
         named = set()
-        for i, answer in enumerate(subject.answers):
-            for tile in answer_tiles(subject, i, scales, style):
-                subtitle = answer.method if answer.question in named else likelihood(answer)
-                row.append(replace(tile, title=answer.question.text(style.classes), subtitle=subtitle))
-                named.add(answer.question)
+        for explanation in image.explanations:
+            target = explanation.target
+            for tile in explanation_tiles(image, explanation, scale, style):
+                subtitle = explanation.method if target in named else likelihood(explanation)
+                row.append(replace(tile, title=target_text(target, style.classes), subtitle=subtitle))
+                named.add(target)
         if self._rows and self._writer.options.scale == "shared":  # the last row of a page has the scale of all
             self._rows[-1] = [tile and replace(tile, bar=None) for tile in self._rows[-1]]
         self._rows.append(row)
-        self._answers += subject.answers
+        self._explanations += image.explanations
         if len(self._rows) == ROWS:
             self.close()
 
@@ -55,8 +55,8 @@ class ContactSheet:
         options = self._writer.options
         name = f"contact-sheet.{len(self.names) + 1}.{options.format}"
         shared = "all pictures share one scale" if options.scale == "shared" else "each row has its own scale"
-        footer = [shared, *remarks_below(self._answers)]
+        footer = [shared, *remarks_below(self._explanations)]
         sheet = grid(self._rows, side=options.side or SIDE, footer=footer, background=options.page)
         save_sheet(sheet, self._writer.out / name)
         self.names.append(name)
-        self._rows, self._answers = [], []
+        self._rows, self._explanations = [], []

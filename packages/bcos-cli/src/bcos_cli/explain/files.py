@@ -1,31 +1,35 @@
-"""Explaining files: what ``bcos explain`` does."""
+"""Explaining image files: what ``bcos explain`` does."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
 from bcos_cli import console
-from bcos_cli.config.outputs import check_folder
+from bcos_cli.config.output_path import check_folder
+from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.image_decoder import UnreadableImageError
-from bcos_cli.explain.answers import EXACT, Asker, Subject
+from bcos_cli.data.input_image import InputImage, read_image
+from bcos_cli.explain.batch import Request
 from bcos_cli.explain.clips import ClipExplainer
 from bcos_cli.explain.contact_sheet import ContactSheet
 from bcos_cli.explain.frames import is_clip
-from bcos_cli.explain.image_files import Failure, ImageFile, Loaded, find_images, read_image
-from bcos_cli.explain.loaded_model import default_device, load_trained
+from bcos_cli.explain.image_files import Failure, ImageFile, find_images
 from bcos_cli.explain.options import ClipOptions, PictureOptions
-from bcos_cli.explain.records import Written
-from bcos_cli.explain.scales import Scales, Shelf, scales_of
-from bcos_cli.explain.targets import Wanted, wanted
+from bcos_cli.explain.record import ExplainedFiles
+from bcos_cli.explain.scale import Scale
+from bcos_cli.explain.store import ImageStore
+from bcos_cli.explain.targets import target_choice
 from bcos_cli.explain.writer import Writer
-from bcos_explain import get_explainer
+from bcos_cli.processes.group import default_device
+from bcos_explain import ExplainedImage, get_explainer
+from bcos_models import load_trained
 
 RECORDS = "explanations.json"
-"""File with all numbers, which comes last."""
+"""File with all numbers, which is written last."""
 
 
 def explain_files(
@@ -36,16 +40,16 @@ def explain_files(
     targets: Sequence[str] = (),
     top_k: int | None = None,
     contrasts: Sequence[str] = (),
-    methods: Sequence[str] = (EXACT,),
+    methods: Sequence[str] = ("bcos",),
     weights: str | None = None,
     batch_size: int = 16,
     pictures: PictureOptions | None = None,
     clips: ClipOptions | None = None,
-) -> Written:
+) -> ExplainedFiles:
     """Explain image files and write pictures, arrays and ``explanations.json`` to `out`.
 
     Args:
-        run_or_model: as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
+        run_or_model: as :func:`bcos_models.load_trained` takes it.
         paths: files, folders and patterns; see :func:`bcos_cli.explain.image_files.find_images`.
         out: folder; made if it is missing.
         targets: class names or numbers; with none, no `top_k` and no `contrasts` the predicted class of each image.
@@ -53,10 +57,10 @@ def explain_files(
         contrasts: ``"A:B"``, why A and not B, or ``"B"``, why the predicted class and not B (where that is what is
             predicted: and not the second most likely). A and B are explained too.
         methods: names of explainers.
-        weights: of a model by name.
+        weights: a file of weights, for a model by name.
         batch_size: images explained at a time.
-        pictures: what is drawn, and how.
-        clips: the same for videos and animated images.
+        pictures: options of pictures of still images.
+        clips: options of videos and animated images.
 
     Raises:
         BcosError: an unknown model, class, explainer or path. A damaged file is no error but noted in the
@@ -65,101 +69,85 @@ def explain_files(
     pictures, clips = pictures or PictureOptions(), clips or ClipOptions()
     files, empty = find_images(paths)
     check_folder(out, RECORDS, inputs=[file.path for file in files])
-    explainers = {name: get_explainer(name) for name in methods}
-    trained = load_trained(run_or_model, weights)
-    asked = wanted(targets, top_k, contrasts, trained.classes)
+    for name in methods:
+        get_explainer(name)
+    trained = load_trained(run_or_model, weights, trust=trusts_runs())
+    choice = target_choice(targets, top_k, contrasts, trained.classes)
     trained.model.to(default_device())
     out.mkdir(parents=True, exist_ok=True)
+    request = Request(trained, choice, methods, batch_size, keep_weight=pictures.raw_weight)
     writer = Writer(out, trained.classes, pictures)
-    asker = Asker(trained, explainers, keep_weight=pictures.raw_weight)
-    with _waiting_room(pictures, out) as folder:
-        session = _Session(asker, asked, writer, clips, batch_size, Written(failures=empty), folder)
-        written = session.run(files)
-    written.save(out / RECORDS, model=run_or_model, scale=pictures.scale)
-    return written
-
-
-def _waiting_room(pictures: PictureOptions, out: Path) -> AbstractContextManager[str | None]:
-    if pictures.scale == "own":
-        return nullcontext()
-    return TemporaryDirectory(dir=out, prefix=".waiting-")
-
-
-@dataclass
-class _Pending:
-    """What is known of an image beside its answers."""
-
-    file: ImageFile
-    size: tuple[int, int]
-    notes: tuple[str, ...]
+    waiting = TemporaryDirectory(dir=out, prefix=".waiting-") if pictures.scale == "shared" else nullcontext()
+    with waiting as folder:
+        store = None if folder is None else ImageStore(Path(folder))
+        session = _Session(request, writer, ClipExplainer(request, writer, clips), store)
+        session.written.failures += empty
+        session.run(files)
+    session.written.save(out / RECORDS, model=run_or_model, scale=pictures.scale)
+    return session.written
 
 
 @dataclass
 class _Session:
     """One call, from files to records in their order."""
 
-    asker: Asker
-    wanted: Wanted
+    request: Request
     writer: Writer
-    clip_options: ClipOptions
-    batch_size: int
-    written: Written
-    folder: str | None
+    clips: ClipExplainer
+    store: ImageStore | None
     """Where images wait for a common scale; None if each has its own."""
-    pending: list[_Pending] = field(default_factory=list)
+    written: ExplainedFiles = field(default_factory=ExplainedFiles)
+    waiting: list[tuple[ImageFile, InputImage]] = field(default_factory=list)
+    """Files of the images in the store."""
 
-    def run(self, files: Sequence[ImageFile]) -> Written:
+    def run(self, files: Sequence[ImageFile]) -> None:
         """Explain all files, clips where they come."""
-        shelf = None if self.folder is None else Shelf(Path(self.folder))
-        sheet = ContactSheet(self.writer) if self.writer.options.contact_sheet else None
+        self.sheet = ContactSheet(self.writer) if self.writer.options.contact_sheet else None
         with console.counted("explaining", len(files)) as counter:
-            for group in _groups(files, self.batch_size):
+            for group in _groups(files, self.request.batch_size):
                 if isinstance(group, ImageFile):
                     counter.advance(0, note=f"clip {group.path.name}")
-                    self._clip(group)
+                    self._explain_clip(group)
                     counter.advance(1, note="")
-                    continue
-                loaded = list(self._load(group))
-                for pending, subject in self._answer(loaded):
-                    if shelf is None:
-                        self._write(pending, subject, scales_of([subject]), sheet)
-                    else:
-                        shelf.add(subject)
-                        self.pending.append(pending)
-                counter.advance(len(group), images=len(loaded))
-        if shelf is not None and len(shelf):
-            scales = scales_of(shelf)
-            for pending, subject in zip(self.pending, shelf, strict=True):
-                self._write(pending, subject, scales, sheet)
-        if sheet is not None:
-            sheet.close()
-            self.written.contact_sheets = sheet.names
-        return self.written
+                else:
+                    counter.advance(len(group), images=self._explain_images(group))
+        if self.store is not None and len(self.store):
+            scale = Scale.of(self.store)
+            for (file, loaded), image in zip(self.waiting, self.store, strict=True):
+                self._write(file, loaded, image, scale)
+        if self.sheet is not None:
+            self.sheet.close()
+            self.written.contact_sheets = self.sheet.names
 
-    def _load(self, group: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, Loaded]]:
+    def _explain_images(self, group: Sequence[ImageFile]) -> int:
+        """Explain some images; return how many could be read."""
+        read = list(self._read(group))
+        if not read:
+            return 0
+        images = self.request.explain(torch.stack([loaded.pixels for _, loaded in read]))
+        for (file, loaded), image in zip(read, images, strict=True):
+            if self.store is None:
+                self._write(file, loaded, image, Scale.of([image]))
+            else:
+                self.store.add(image)
+                self.waiting.append((file, replace(loaded, pixels=torch.empty(0))))
+        return len(read)
+
+    def _read(self, group: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, InputImage]]:
         for file in group:
             try:
-                yield file, read_image(file.path, self.asker.trained.input)
+                yield file, read_image(file.path, self.request.trained.input)
             except UnreadableImageError as reason:
                 self.written.failures.append(Failure(str(file.path), str(reason)))
 
-    def _answer(self, loaded: Sequence[tuple[ImageFile, Loaded]]) -> Iterator[tuple[_Pending, Subject]]:
-        if not loaded:
-            return
-        images = torch.stack([image.pixels for _, image in loaded])
-        for (file, image), subject in zip(loaded, self.asker.answer(images, self.wanted), strict=True):
-            yield _Pending(file, image.size, image.notes), subject
+    def _write(self, file: ImageFile, loaded: InputImage, image: ExplainedImage, scale: Scale) -> None:
+        self.written.explanations += self.writer.write(file, image, scale, loaded.size, loaded.notes)
+        if self.sheet is not None:
+            self.sheet.add(file, image, scale)
 
-    def _write(self, pending: _Pending, subject: Subject, scales: Scales, sheet: ContactSheet | None) -> None:
-        records = self.writer.write(pending.file, subject, scales, pending.size, pending.notes)
-        self.written.explanations += records
-        if sheet is not None:
-            sheet.add(pending.file, subject, scales)
-
-    def _clip(self, file: ImageFile) -> None:
-        explainer = ClipExplainer(self.asker, self.wanted, self.writer, self.clip_options, self.batch_size)
+    def _explain_clip(self, file: ImageFile) -> None:
         try:
-            self.written.explanations += explainer.explain(file)
+            self.written.explanations += self.clips.explain(file)
         except UnreadableImageError as reason:
             self.written.failures.append(Failure(str(file.path), str(reason)))
 

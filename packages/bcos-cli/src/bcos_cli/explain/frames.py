@@ -16,12 +16,12 @@ _ANIMATED = ("GIF", "WEBP", "PNG")
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 """Kinds of files that FFmpeg may take a video for; others name files or addresses that it would open."""
 _UNTIMED = 100.0
-"""Milliseconds that browsers show a frame without a time."""
+"""Milliseconds for which browsers show a frame without a time."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture and how long it is shown."""
+    """A picture, and how long it is shown."""
 
     image: Image.Image
     milliseconds: float
@@ -30,7 +30,7 @@ class Frame:
 def is_clip(path: Path) -> bool:
     """Whether a file is a video by its name, or an image with several frames.
 
-    A file that cannot be opened is none; who reads it as an image finds out why.
+    A file that cannot be opened is no clip; reading it as an image tells why.
     """
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return True
@@ -42,7 +42,7 @@ def is_clip(path: Path) -> bool:
 
 
 def frames(path: Path, every: int = 1) -> Iterator[Frame]:
-    """Frames of a clip in order; every so many-th, shown as long as those that it stands for.
+    """Frames of a clip in order: the first of every so many, shown as long as all of them.
 
     Raises:
         UnreadableImageError: a damaged file, one without frames, or a video without PyAV installed.

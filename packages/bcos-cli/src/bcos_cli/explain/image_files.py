@@ -1,24 +1,15 @@
-"""Image files that a user names, ready for a network."""
+"""Image files that a user names."""
 
 import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-from torch import Tensor
-
-from bcos_cli.data.image_decoder import IMAGE_SUFFIXES, opened, unreadable
+from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
 from bcos_cli.data.index import INDEX_NAME
-from bcos_cli.data.transforms import inference_transform
 from bcos_core.errors import BcosError
-from bcos_models import InputSpec
-from bcos_models.images import as_seen, orientation
-from bcos_models.transforms import is_strip
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
-_DRAFT_FROM = 2**25
-"""Pixels from which a JPEG is decoded at a fraction of its size, never below four times what the network sees."""
 _LONGEST_NAME = 80
 _RESERVED = ("contact-sheet", "explanations")
 
@@ -37,18 +28,6 @@ class Failure:
 
     file: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """An image as the network gets it."""
-
-    pixels: Tensor
-    """8-bit (C, H, W)."""
-    size: tuple[int, int]
-    """Width and height of the upright original."""
-    notes: tuple[str, ...] = ()
-    """What was done to it beside resizing."""
 
 
 def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Failure]]:
@@ -115,56 +94,3 @@ def _names(paths: list[Path]) -> Iterator[str]:
             number += 1
         taken.add(name.casefold())
         yield name
-
-
-def load_image(path: Path, spec: InputSpec) -> Tensor:
-    """Decode, resize and crop as the network was evaluated.
-
-    Returns:
-        8-bit (C, H, W).
-
-    Raises:
-        UnreadableImageError: the file is no image, is damaged, too large, or may not be read.
-    """
-    return read_image(path, spec).pixels
-
-
-def read_image(path: Path, spec: InputSpec) -> Loaded:
-    """As :func:`load_image`, with the original's size and what was done to it."""
-    with opened(path) as image:
-        return read_opened(image, spec)
-
-
-def read_opened(image: Image.Image, spec: InputSpec) -> Loaded:
-    """As :func:`read_image`, of an image that is not decoded yet."""
-    if image.format == "JPEG" and image.width * image.height > _DRAFT_FROM:
-        shrink = min(image.size) / (4 * (spec.resize or spec.size))
-        image.draft(None, (round(image.width / shrink), round(image.height / shrink)))
-    loaded = prepare(image, spec)
-    return replace(loaded, notes=(*_notes(image), *loaded.notes))
-
-
-def prepare(image: Image.Image, spec: InputSpec) -> Loaded:
-    """An image in memory, resized and cropped as the network was evaluated.
-
-    Raises:
-        UnreadableImageError: it cannot be converted.
-    """
-    with unreadable():
-        seen = as_seen(image, spec.channels)
-    cut = spec.resize is not None and is_strip(*seen.size)
-    notes = ("a long strip: only its middle is seen",) if cut else ()
-    return Loaded(inference_transform(spec)(seen), seen.size, notes)
-
-
-def _notes(image: Image.Image) -> Iterator[str]:
-    if orientation(image) is not None:
-        yield "turned upright, as its EXIF orientation says"
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        yield "transparent parts laid on white, as in training"
-    if image.mode == "CMYK":
-        yield "converted from CMYK to RGB"
-    if image.mode.startswith("I"):
-        yield "converted from 16 bits to 8"
-    if image.format in ("TIFF", "AVIF") and getattr(image, "is_animated", False):  # counting reads all of a file
-        yield "the first of several pages"

@@ -11,22 +11,19 @@ from torch import Tensor
 from bcos_cli import console
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import ShardIndex, load_index
-from bcos_cli.data.loader import make_batches
-from bcos_cli.data.random_access import images_at
-from bcos_cli.data.reading import Reading
-from bcos_cli.explain.image_files import read_image
-from bcos_cli.explain.loaded_model import TrainedModel
-from bcos_cli.explain.pictures import as_floats, smoothing
+from bcos_cli.data.input_image import read_image
+from bcos_cli.data.loader import Reading, images_at, make_batches
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
-from bcos_explain import explanation_image
 from bcos_explain.explainers.feature_map import last_feature_layer
 from bcos_explain.neurons import Activation, LayerOutputs, TopActivations, explain_neuron
+from bcos_explain.render import WeightPicture, input_image
 from bcos_explain.report import NeuronItem, NeuronRow, ReportData, write_report
+from bcos_models import TrainedModel
 
 RECORDS = "neurons.json"
-"""File with all numbers, which comes last."""
+"""File with all numbers, which is written last."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +33,12 @@ class NeuronOptions:
     layer: str | None = None
     """None for the last layer with a map over the image, before the classifier."""
     channels: tuple[int, ...] = ()
-    """None given: the `strongest` ones."""
+    """Empty for the `strongest` ones."""
     strongest: int = 8
     images: int = 6
-    """For each channel."""
+    """Images of each channel."""
     scanned: int | None = None
-    """Images of the split that are looked at, from its start; None for all."""
+    """Images of the split that are searched, from its start; None for all."""
 
 
 def neuron_rows(
@@ -66,17 +63,24 @@ def neuron_rows(
     layer = options.layer or _default_layer(trained)
     outputs = LayerOutputs(trained.model, layer)
     top = TopActivations(options.channels or None, options.images)
-    batches = make_batches(data, index, split, trained.input, batch_size=batch_size, workers=workers, reading=reading)
-    if options.scanned is not None:
-        batches.stream.length = min(batches.stream.length, options.scanned)
+    batches = make_batches(
+        data,
+        index,
+        split,
+        trained.input,
+        batch_size=batch_size,
+        most=options.scanned,
+        workers=workers,
+        reading=reading,
+    )
     with console.counted(f"neurons of {layer}", len(batches)) as counter:
         for images, _, positions in batches.epoch(0):
             top.update(outputs(trained.encode(images.to(device))), positions)
             counter.advance(images=len(images))
     channels = options.channels or tuple(top.strongest(options.strongest))
     found = {channel: top.collected()[channel] for channel in channels}
-    wanted = {a.key for best in found.values() for a in best}
-    pictures = images_at(data, index, split, trained.input, wanted, reading)
+    strongest = {a.key for best in found.values() for a in best}
+    pictures = images_at(data, index, split, trained.input, strongest, reading)
     rows = []
     for channel, activations in found.items():
         images = torch.stack([pictures[a.key][0] for a in activations])
@@ -128,9 +132,10 @@ def _items(
     x = trained.encode(images.to(process_state().device))
     explanation = explain_neuron(trained.model, x, layer, channel, [a.position for a in activations])
     for i, label in enumerate(labels):
+        picture = WeightPicture.of(x[i], explanation.weight[i])
         yield NeuronItem(
-            input=as_floats(images[i].permute(1, 2, 0).numpy()),
-            explanation=explanation_image(x[i], explanation.weight[i], smooth=smoothing(x.shape[-1])),
+            input=input_image(images[i]),
+            explanation=picture.rgba(picture.own_scale),
             map=explanation.map[i].cpu().numpy(),
             score=float(explanation.score[i]),
             label=label,
@@ -154,8 +159,8 @@ def write_neurons(
     Args:
         rows: at least one.
         out: folder; made if it is missing.
-        options: that the rows were made with.
-        model: how the network is called.
+        options: with which the rows were made.
+        model: name of the network.
         searched: where the images are from, such as ``{"data": ..., "split": ...}``.
     """
     write_report(

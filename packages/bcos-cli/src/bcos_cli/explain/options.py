@@ -1,4 +1,4 @@
-"""What is drawn, and how."""
+"""Options of pictures and clips."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -6,11 +6,10 @@ from typing import Literal, get_args
 from bcos_core.errors import BcosError
 from bcos_explain.render import Background
 from bcos_explain.render.animation import AnimationFormat
-from bcos_explain.render.picture import FORMATS
+from bcos_explain.render.files import FORMATS
 
 Layout = Literal["side-by-side", "overlay", "separate"]
-Scale = Literal["own", "shared"]
-
+ScaleSharing = Literal["own", "shared"]
 
 SMALLEST_SIDE, LARGEST_SIDE = 16, 4096
 
@@ -20,7 +19,7 @@ class PictureOptions:
     """Pictures of still images.
 
     Raises:
-        BcosError: a value that is none of those that there are.
+        BcosError: a value that an option does not take.
     """
 
     layouts: tuple[Layout, ...] = ("side-by-side", "separate")
@@ -30,11 +29,11 @@ class PictureOptions:
     """Also one sheet for all images, in pages."""
     format: str = "png"
     """``png``, ``svg`` or ``webp``."""
-    scale: Scale = "own"
+    scale: ScaleSharing = "own"
     """Whether each image has its own scale of colour and opacity, or all share one."""
     colorbar: bool = True
     background: Background | None = None
-    """Of what is transparent. None is white where there is text, and nothing in separate pictures."""
+    """Background of what is transparent. None is white where there is text, and nothing in separate pictures."""
     side: int | None = None
     """Width of each picture in pixels; None for about 224, each pixel of the input a square."""
     raw_weight: bool = False
@@ -44,7 +43,7 @@ class PictureOptions:
         for layout in self.layouts:
             _one_of("layout", layout, get_args(Layout))
         _one_of("format", self.format, FORMATS)
-        _one_of("scale", self.scale, get_args(Scale))
+        _one_of("scale", self.scale, get_args(ScaleSharing))
         _one_of("background", self.background or "white", get_args(Background))
         if self.side is not None and not SMALLEST_SIDE <= self.side <= LARGEST_SIDE:
             raise BcosError(f"size must be from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, got {self.side}")
@@ -60,14 +59,14 @@ class ClipOptions:
     """Videos and animated images.
 
     Raises:
-        BcosError: a value that is none of those that there are.
+        BcosError: a value that an option does not take.
     """
 
     format: AnimationFormat = "gif"
     max_frames: int = 300
     """Frames explained of each clip."""
     every: int = 1
-    """Of so many frames one is explained, and shown as long as all of them."""
+    """Explain one frame of so many, and show it as long as all of them."""
 
     def __post_init__(self) -> None:
         _one_of("animation", self.format, get_args(AnimationFormat))

@@ -1,9 +1,8 @@
-"""Explaining a whole set of shards: shards in, shards of maps out, as much memory for a million images as for ten."""
+"""Maps of a whole set of shards, in shards of the same names, with memory that does not grow with their number."""
 
 import hashlib
-import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,29 +11,32 @@ from typing import Any
 import numpy as np
 import torch
 import webdataset
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bcos_cli import console
+from bcos_cli.data.augmentation import BytesTransform
 from bcos_cli.data.index import ShardIndex, ShardRecord, load_index, shard_urls
+from bcos_cli.data.input_image import inference_transform
 from bcos_cli.data.loader import Batches
+from bcos_cli.data.sample_order import SampleOrder
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream
-from bcos_cli.data.transforms import BytesTransform, inference_transform
-from bcos_cli.explain.loaded_model import TrainedModel
+from bcos_cli.explain.batch import explain_images
+from bcos_cli.explain.writer import npy_bytes
 from bcos_cli.processes.group import process_state
-from bcos_core import explain
 from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, shown
 from bcos_core.files import remove_asides, replacement, write_atomically
-from bcos_explain import get_explainer
-from bcos_explain.explainers import Remark, attribute, collect_remarks, remark_lines
-from bcos_explain.explainers.memory import in_batches
-from bcos_explain.explainers.remarks import moved
+from bcos_explain import ExplainedImage, get_explainer
+from bcos_explain.explainers import remark_lines
+from bcos_models import TrainedModel
 
 INDEX_NAME = "maps.json"
 FORMAT_VERSION = 1
-EXACT = "bcos"
+_WITH_WEIGHT = "bcos"
+"""The method whose W is written, where none of those named has one."""
 WEIGHT = "weight"
 _FINISHED = ".finished"
 PREDICTED, LABEL = "predicted", "label"
@@ -44,9 +46,9 @@ PREDICTED, LABEL = "predicted", "label"
 class MapOptions:
     """What is written for each image."""
 
-    methods: tuple[str, ...] = (EXACT,)
+    methods: tuple[str, ...] = ("bcos",)
     targets: tuple[int, ...] = ()
-    """Classes to explain; none for one that depends on the image, `choice`."""
+    """Classes to explain; empty for one that depends on the image, as `choice` says."""
     choice: str = PREDICTED
     """``"predicted"`` or ``"label"``."""
     weights: bool = False
@@ -55,7 +57,7 @@ class MapOptions:
 
 @dataclass
 class WrittenMaps:
-    """What was written, and what was there already."""
+    """Counts of what was written, and of what was there already."""
 
     images: int
     shards: int
@@ -93,7 +95,8 @@ def explain_shards(
     index = load_index(data)
     trained.check_classes(index.classes, data)
     records = index.of(split)
-    explainers = {method: get_explainer(method) for method in options.methods}
+    for method in options.methods:
+        get_explainer(method)
     described = _description(trained, index, records, data, split, options, name)
     if state.is_main_process:
         _claim(out, described)
@@ -114,7 +117,7 @@ def explain_shards(
             shards = Shards([urls[k]], [records[k].samples])
             with _aside(out, records[k]) as writer:
                 for batch in _batches(shards, trained, labelling, batch_size, workers):
-                    _write_batch(trained, batch, explainers, options, writer)
+                    _write_batch(trained, batch, options, writer)
                     counter.advance(len(batch[0]), images=len(batch[0]))
     state.wait_for_everyone()
     if state.is_main_process:
@@ -123,7 +126,7 @@ def explain_shards(
 
 
 def _note(out: Path, record: ShardRecord) -> Path:
-    """Where it is noted that the maps of a shard are finished."""
+    """Path of the note that the maps of a shard are finished."""
     return out / _FINISHED / f"{record.place}.json"
 
 
@@ -134,7 +137,7 @@ def _is_whole(out: Path, record: ShardRecord) -> bool:
 
 
 class _KeyedStream(ShardStream):
-    """Samples with the key that the shard has for them."""
+    """Samples with their keys in the shard."""
 
     def _decode(self, sample: dict[str, Any], epoch: int) -> Any:
         image, label, _ = super()._decode(sample, epoch)
@@ -148,7 +151,7 @@ def _batches(
     shards: Shards, trained: TrainedModel, labelling: Labelling, batch_size: int, workers: int
 ) -> Iterator[_Batch]:
     transform = BytesTransform(trained.input.channels, inference_transform(trained.input), is_random=False)
-    stream = _KeyedStream(shards, transform, labelling, batch_size=batch_size)
+    stream = _KeyedStream(SampleOrder(shards, batch_size=batch_size), transform, labelling)
     yield from Batches(stream, DataLoader(stream, batch_size=batch_size, num_workers=workers)).epoch(0)  # type: ignore[misc] # reason: keys instead of positions
 
 
@@ -164,91 +167,60 @@ def _aside(out: Path, record: ShardRecord) -> Iterator[webdataset.TarWriter]:
     write_atomically(_note(out, record), json.dumps(note))
 
 
-def _write_batch(
-    trained: TrainedModel,
-    batch: _Batch,
-    explainers: dict[str, Any],
-    options: MapOptions,
-    writer: webdataset.TarWriter,
-) -> None:
+def _write_batch(trained: TrainedModel, batch: _Batch, options: MapOptions, writer: webdataset.TarWriter) -> None:
     images, labels, keys = batch
-    device = process_state().device
-    x = trained.encode(images.to(device))
-    with torch.inference_mode():
-        logits = trained.model(x).float()
-    target = _targets(logits, labels.to(device), options)
-    arrays, bias, said = _explained(trained, x, target, explainers, options)
-    probabilities = trained.confidences(logits)
-    for i, key in enumerate(keys):
-        halves = {array: _as_half(values[i]) for array, values in arrays.items()}
-        predicted = int(logits[i].argmax())
-        description: dict[str, Any] = {
-            "label": int(labels[i]) if labels.ndim == 1 else labels[i].nonzero()[:, 0].tolist(),
-            "predicted": predicted,
-            "confidence": float(probabilities[i, predicted]),
-            "target": target[i].tolist(),
-            "logit": logits[i].gather(0, target[i].reshape(-1)).reshape(target[i].shape).tolist(),
-            "sum": {m: arrays[m][i].flatten(target.ndim - 1).double().sum(-1).tolist() for m in explainers},
-            "scale": {array: scale for array, (_, scale) in halves.items()},
-        }
-        if lines := {m: of_image for m in said if (of_image := _lines_about(said[m], i))}:
-            description["remarks"] = lines
-        if bias is not None:
-            description["bias"] = bias[i].tolist()
-        members = {f"{array}.npy": _npy(half) for array, (half, _) in halves.items()}
-        writer.write({"__key__": key, "json": json.dumps(description).encode(), **members})
-
-
-def _explained(
-    trained: TrainedModel, x: Tensor, target: Tensor, explainers: dict[str, Any], options: MapOptions
-) -> tuple[dict[str, Tensor], Tensor | None, dict[str, list[Remark]]]:
-    """Arrays (N, ...) by name, the bias (N,) or (N, T) of the exact explanation, and what other methods say.
-
-    Half of the images at a time if memory runs out.
-    """
-    others = {m: e for m, e in explainers.items() if m != EXACT}
-    said: dict[str, list[Remark]] = {}
-
-    def work(part: slice) -> dict[str, Tensor]:
-        found = {}
-        for m, explainer in others.items():
-            with collect_remarks() as remarks:
-                found[m] = attribute(explainer, trained.model, x[part], target[part])
-            said.setdefault(m, []).extend(moved(remarks, first_image=part.start))
-        if options.weights or EXACT in explainers:
-            exact = explain(trained.model, x[part], target[part])
-            found |= {EXACT: exact.map, WEIGHT: exact.weight, "bias": exact.bias}
-        return found
-
-    parts = list(in_batches(work, len(x)))
-    arrays = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    bias = arrays.pop("bias", None)
-    wanted = [*explainers, *([WEIGHT] if options.weights else [])]
-    return {name: arrays[name] for name in wanted}, bias, said
-
-
-def _lines_about(remarks: Sequence[Remark], image: int) -> list[str]:
-    return remark_lines(dict.fromkeys(r for r in remarks if r.image in (None, image)))
-
-
-def _targets(logits: Tensor, labels: Tensor, options: MapOptions) -> Tensor:
-    if options.targets:
-        return torch.tensor(options.targets, device=logits.device).expand(len(logits), -1)
     if options.choice == LABEL and labels.ndim == 2:
         raise BcosError("--target label needs images of one class, these have several labels; use predicted")
-    return labels if options.choice == LABEL else logits.argmax(1)
+    targets: Tensor | None = labels if options.choice == LABEL else None
+    if options.targets:
+        targets = torch.tensor(options.targets).expand(len(images), -1)
+    methods = options.methods
+    if options.weights:
+        methods = tuple(dict.fromkeys([*methods, _WITH_WEIGHT]))
+    explained = explain_images(trained, images, targets, methods, keep_weight=options.weights)
+    for image, label, key in zip(explained, labels, keys, strict=True):
+        writer.write({"__key__": key, **_members(image, label, options)})
 
 
-def _as_half(values: Tensor) -> tuple[np.ndarray[Any, Any], float]:
+def _members(image: ExplainedImage, label: Tensor, options: MapOptions) -> dict[str, bytes]:
+    """Files of one image, by the ends of their names."""
+    several = bool(options.targets)
+
+    def joined(values: Iterable[Any]) -> Any:
+        """One value for each target; where there is one target only, its value alone."""
+        return list(values) if several else next(iter(values))
+
+    by_method = {m: [e for e in image.explanations if e.method == m] for m in options.methods}
+    arrays = {m: np.asarray(joined(e.map for e in found)) for m, found in by_method.items()}
+    with_weight = [e for e in image.explanations if e.weight is not None]
+    if options.weights:
+        arrays[WEIGHT] = np.asarray(joined(e.weight for e in with_weight if e.method == with_weight[0].method))
+    halves = {name: _as_half(array) for name, array in arrays.items()}
+    first = next(iter(by_method.values()))
+    description: dict[str, Any] = {
+        "label": int(label) if label.ndim == 0 else label.nonzero()[:, 0].tolist(),
+        "predicted": image.predicted,
+        "confidence": image.confidence,
+        "target": joined(e.target.index for e in first),
+        "logit": joined(e.logit for e in first),
+        "sum": {m: joined(e.contributions for e in found) for m, found in by_method.items()},
+        "scale": {name: scale for name, (_, scale) in halves.items()},
+    }
+    remarks = {m: remark_lines(dict.fromkeys(r for e in found for r in e.remarks)) for m, found in by_method.items()}
+    if said := {m: lines for m, lines in remarks.items() if lines}:
+        description["remarks"] = said
+    with_receipt = [e for e in image.explanations if e.receipt is not None]
+    if with_receipt:
+        receipts = [e.receipt for e in with_receipt if e.method == with_receipt[0].method]
+        description["bias"] = joined(receipt.bias for receipt in receipts if receipt is not None)
+    files = {f"{name}.npy": npy_bytes(half) for name, (half, _) in halves.items()}
+    return {"json": json.dumps(description).encode(), **files}
+
+
+def _as_half(values: NDArray[Any]) -> tuple[NDArray[np.float16], float]:
     """Values divided by the largest of them, in half precision, and that largest."""
-    scale = float(values.abs().max()) or 1.0
-    return (values.double() / scale).half().cpu().numpy(), scale
-
-
-def _npy(array: np.ndarray[Any, Any]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array)
-    return stream.getvalue()
+    scale = float(np.abs(values).max()) or 1.0
+    return (values.astype(np.float64) / scale).astype(np.float16), scale
 
 
 def _description(
@@ -261,7 +233,7 @@ def _description(
     name: str,
 ) -> dict[str, Any]:
     shards = [[r.name, r.samples, r.sha256] for r in records]
-    seen = hashlib.sha256(json.dumps([trained.fingerprint(), shards]).encode())
+    digest = hashlib.sha256(json.dumps([trained.fingerprint(), shards]).encode())
     return {
         "format_version": FORMAT_VERSION,
         "model": name or trained.name,
@@ -269,7 +241,7 @@ def _description(
         "split": split,
         "classes": index.classes,
         "options": asdict(options),
-        "fingerprint": seen.hexdigest(),
+        "fingerprint": digest.hexdigest(),
     }
 
 

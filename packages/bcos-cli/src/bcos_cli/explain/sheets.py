@@ -1,4 +1,4 @@
-"""From answers to pictures."""
+"""Sheets of the pictures of one explained image, with titles, scales and receipts."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -6,12 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from bcos_cli.explain.answers import EXACT, Answer, Subject
-from bcos_cli.explain.pictures import as_floats
-from bcos_cli.explain.scales import Scales
-from bcos_cli.explain.targets import Question, class_text
+from bcos_cli.explain.scale import Scale
+from bcos_cli.explain.targets import class_text, target_text
+from bcos_core.receipt import Receipt, number
+from bcos_explain import ClassExplanation, ClassTarget, ExplainedImage
 from bcos_explain.explainers import Remark, remark_lines
-from bcos_explain.receipt import Receipt, number
 from bcos_explain.render import (
     Background,
     ColorBar,
@@ -19,16 +18,14 @@ from bcos_explain.render import (
     Tile,
     contribution_overlay,
     contribution_rgb,
-    explanation_of_parts,
     explanation_overlay,
     grid,
 )
 
 SIDE = 224
 """Pictures are enlarged by a whole factor to about this many pixels."""
-LOGITS = "logit per pixel"
-NO_LOGITS = "not exact, per pixel"
 _TERMS = 4
+"""Terms of a bias that are named; more are summed."""
 
 Picture = NDArray[np.float64]
 
@@ -45,59 +42,76 @@ class Style:
     """Paint over the input in grey."""
 
 
-def side_of(pixels: int, wanted: int | None) -> int:
-    """Width of a picture: the wanted one, or a whole multiple of its pixels near :data:`SIDE`."""
-    return wanted or max(1, round(SIDE / pixels)) * pixels
+def side_of(pixels: int, given: int | None) -> int:
+    """Width of a picture: the given one, or a whole multiple of its pixels near :data:`SIDE`."""
+    return given or max(1, round(SIDE / pixels)) * pixels
 
 
-def explanation(subject: Subject, i: int, scales: Scales) -> Picture | None:
-    """RGBA (H, W, 4) of the W of answer number i; None for methods that have none."""
-    if f"colours.{i}" not in subject.arrays:
+def weight_picture(
+    image: ExplainedImage, explanation: ClassExplanation, scale: Scale, *, overlay: bool = False
+) -> Picture | None:
+    """W in colours, RGBA (H, W, 4), or over the image in grey, (H, W, 3); None for methods without W."""
+    if explanation.picture is None:
         return None
-    return explanation_of_parts(subject.arrays[f"colours.{i}"] / 255, subject.arrays[f"strength.{i}"], scales.alpha)
+    rgba = explanation.picture.rgba(scale.alphas.get(explanation.method))
+    return explanation_overlay(image.image / 255, rgba) if overlay else rgba
 
 
-def contributions(subject: Subject, i: int, scales: Scales) -> Picture:
-    """RGB (H, W, 3) of the map of answer number i."""
-    return contribution_rgb(subject.arrays[f"map.{i}"], limit=scales.limits[subject.answers[i].method])
+def map_picture(
+    image: ExplainedImage, explanation: ClassExplanation, scale: Scale, *, overlay: bool = False
+) -> Picture:
+    """A map in red and blue, RGB (H, W, 3), alone or over the image in grey."""
+    limit = scale.limits[explanation.method]
+    if overlay:
+        return contribution_overlay(image.image / 255, explanation.map, limit=limit)
+    return contribution_rgb(explanation.map, limit=limit)
 
 
-def overview(subject: Subject, scales: Scales, style: Style, *, heading: str, original: str = "") -> Sheet:
+def map_title(explanation: ClassExplanation) -> tuple[str, str]:
+    """Title and subtitle of a map."""
+    if explanation.exact and explanation.picture is not None:
+        return "contributions W(x)·x", "red for the class, blue against it"
+    return explanation.method, "red for the class, blue against it" if explanation.exact else ""
+
+
+def color_bar(explanation: ClassExplanation, scale: Scale) -> ColorBar:
+    """The scale of a map, in units of the logit if the method is exact."""
+    limit = scale.limits[explanation.method]
+    label = "logit per pixel" if explanation.exact else "not exact, per pixel"
+    return ColorBar(limit, label, bool((np.abs(explanation.map) > limit).any()))
+
+
+def overview(image: ExplainedImage, scale: Scale, style: Style, *, heading: str, original: str = "") -> Sheet:
     """Input, W and contributions with titles, scales and receipts.
 
-    In one row for one question; else with a column for each of them.
+    They stand in one row for one target, else in a column for each of them.
 
     Args:
-        subject: with its arrays.
-        scales: of colour and opacity.
+        image: with its explanations.
+        scale: of colour and opacity.
         style: of the pictures.
         heading: what the image is called.
         original: below the title of the input, such as its size.
     """
-    questions = list(dict.fromkeys(answer.question for answer in subject.answers))
-    predicted = f"{class_text(subject.predicted, style.classes)} {percent(subject.confidence)}"
-    entered = Tile(as_floats(subject.arrays["rgb"]), "input", original)
-    if len(questions) > 1:
-        columns = [list(_column(subject, q, scales, style)) for q in questions]
-        rows: list[list[Tile | None]] = [[None, *tiles] for tiles in zip(*columns, strict=True)]
-        rows[0][0] = entered
-        footer = remarks_below(subject.answers)
+    explanations = image.explanations
+    targets = list(dict.fromkeys(e.target for e in explanations))
+    predicted = f"{class_text(image.predicted, style.classes)} {percent(image.confidence)}"
+    rows: list[list[Tile | None]]
+    first = Tile(image.image, "input", original)
+    if len(targets) > 1:
+        columns = [list(_column(image, target, scale, style)) for target in targets]
+        rows = [[None, *tiles] for tiles in zip(*columns, strict=True)]
+        rows[0][0] = first
+        footer = remarks_below(explanations)
     else:
-        rows = [
-            [entered, *(tile for i in range(len(subject.answers)) for tile in answer_tiles(subject, i, scales, style))]
-        ]
-        footer = [*_receipt_lines(subject.answers), *remarks_below(subject.answers)]
-        if questions[0] != Question(subject.predicted):
-            heading = f"{heading} · {questions[0].text(style.classes)}: {likelihood(subject.answers[0])}"
+        rows = [[first, *(tile for e in explanations for tile in explanation_tiles(image, e, scale, style))]]
+        footer = [*_receipt_lines(explanations), *remarks_below(explanations)]
+        if targets[0] != ClassTarget(image.predicted):
+            heading = f"{heading} · {target_text(targets[0], style.classes)}: {likelihood(explanations[0])}"
         else:
-            predicted = f"{predicted} · logit {number(subject.answers[0].logit)}"
-    return grid(
-        rows,
-        side=style.side,
-        heading=f"{heading} · predicted: {predicted}",
-        footer=footer,
-        background=style.background,
-    )
+            predicted = f"{predicted} · logit {number(explanations[0].logit)}"
+    heading = f"{heading} · predicted: {predicted}"
+    return grid(rows, side=style.side, heading=heading, footer=footer, background=style.background)
 
 
 def percent(share: float) -> str:
@@ -107,16 +121,17 @@ def percent(share: float) -> str:
     return "< 0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")
 
 
-def _column(subject: Subject, question: Question, scales: Scales, style: Style) -> Iterator[Tile]:
-    """Tiles of one question from top to bottom, its name above the first."""
-    numbered = [(i, answer) for i, answer in enumerate(subject.answers) if answer.question == question]
-    first = True
-    for i, answer in numbered:
-        receipt = () if answer.receipt is None else _short_receipt(answer.receipt)
-        for tile in answer_tiles(subject, i, scales, style, notes=receipt):
-            named = replace(tile, title=answer.question.text(style.classes), subtitle=likelihood(answer))
-            yield named if first else tile
-            first = False
+def _column(image: ExplainedImage, target: ClassTarget, scale: Scale, style: Style) -> Iterator[Tile]:
+    """Tiles of one target from top to bottom, its name above the first."""
+    is_first = True
+    for explanation in image.explanations:
+        if explanation.target != target:
+            continue
+        notes = () if explanation.receipt is None else _short_receipt(explanation.receipt)
+        for tile in explanation_tiles(image, explanation, scale, style, notes=notes):
+            named = replace(tile, title=target_text(target, style.classes), subtitle=likelihood(explanation))
+            yield named if is_first else tile
+            is_first = False
 
 
 def _short_receipt(receipt: Receipt) -> tuple[str, ...]:
@@ -124,49 +139,42 @@ def _short_receipt(receipt: Receipt) -> tuple[str, ...]:
     return (receipt.equation, f"{receipt.verdict} · {share}", *receipt.warnings)
 
 
-def likelihood(answer: Answer) -> str:
-    """Probability and logit of an answer's target, or the difference of two logits."""
-    if answer.question.against is not None:
-        return f"difference of logits {number(answer.logit)}"
-    return f"{percent(answer.probability)} · logit {number(answer.logit)}"
+def likelihood(explanation: ClassExplanation) -> str:
+    """Probability and logit of the target, or the difference of two logits."""
+    if explanation.target.against is not None:
+        return f"difference of logits {number(explanation.logit)}"
+    return f"{percent(explanation.probability)} · logit {number(explanation.logit)}"
 
 
-def answer_tiles(
-    subject: Subject, i: int, scales: Scales, style: Style, *, notes: Sequence[str] = ()
+def explanation_tiles(
+    image: ExplainedImage, explanation: ClassExplanation, scale: Scale, style: Style, *, notes: Sequence[str] = ()
 ) -> Iterator[Tile]:
-    """W where there is one, and the map with `notes`, of answer number i."""
-    answer = subject.answers[i]
-    rgb = as_floats(subject.arrays["rgb"])
-    limit = scales.limits[answer.method]
-    w = explanation(subject, i, scales)
-    if w is not None:
-        yield Tile(explanation_overlay(rgb, w) if style.overlay else w, "W(x)", "what the network looks for")
-    map = subject.arrays[f"map.{i}"]
-    picture = contribution_overlay(rgb, map, limit=limit) if style.overlay else contributions(subject, i, scales)
-    exact = answer.method == EXACT
-    bar = ColorBar(limit, LOGITS if exact else NO_LOGITS, bool((np.abs(map) > limit).any()))
-    title, subtitle = ("contributions W(x)·x", "red for the class, blue against it") if exact else (answer.method, "")
-    yield Tile(picture, title, subtitle, bar if style.colorbar else None, notes)
+    """W where there is one, and the map with `notes`."""
+    weight = weight_picture(image, explanation, scale, overlay=style.overlay)
+    if weight is not None:
+        yield Tile(weight, "W(x)", "what the network looks for")
+    bar = color_bar(explanation, scale) if style.colorbar else None
+    picture = map_picture(image, explanation, scale, overlay=style.overlay)
+    yield Tile(picture, *map_title(explanation), bar, notes)
 
 
-def remarks_below(answers: Iterable[Answer]) -> list[str]:
+def remarks_below(explanations: Iterable[ClassExplanation]) -> list[str]:
     """What each method said of its maps, for a place below all of them."""
     by_method: dict[str, list[Remark]] = {}
-    for answer in answers:
-        by_method.setdefault(answer.method, []).extend(answer.remarks)
+    for explanation in explanations:
+        by_method.setdefault(explanation.method, []).extend(explanation.remarks)
     return [f"{method}: {line}" for method, remarks in by_method.items() for line in remark_lines(remarks)]
 
 
-def _receipt_lines(answers: Sequence[Answer]) -> list[str]:
-    """Below pictures of one question."""
-    for answer in answers:
-        if answer.receipt is not None:
-            terms = [(name, value) for name, value in answer.receipt.terms.items() if value]
-            named = [f"{name} {number(value)}" for name, value in terms[:_TERMS]]
-            rest = sum(value for _, value in terms[_TERMS:])
-            lines = [f"receipt: {answer.receipt.equation} · {answer.receipt.verdict}", answer.receipt.cancellation]
-            if named:
-                more = [f"others {number(rest)}"] if len(terms) > _TERMS else []
-                lines.append(f"bias: {', '.join([*named, *more])}")
-            return [*lines, answer.receipt.bar, *answer.receipt.warnings]
-    return []
+def _receipt_lines(explanations: Sequence[ClassExplanation]) -> list[str]:
+    """The first receipt, for a place below pictures of one target."""
+    receipt = next((e.receipt for e in explanations if e.receipt is not None), None)
+    if receipt is None:
+        return []
+    terms = [(name, value) for name, value in receipt.terms.items() if value]
+    named = [f"{name} {number(value)}" for name, value in terms[:_TERMS]]
+    if len(terms) > _TERMS:
+        named.append(f"others {number(sum(value for _, value in terms[_TERMS:]))}")
+    bias = [f"bias: {', '.join(named)}"] if named else []
+    equation = f"receipt: {receipt.equation} · {receipt.verdict}"
+    return [equation, receipt.cancellation, *bias, receipt.bar, *receipt.warnings]

@@ -1,33 +1,20 @@
-"""Which classes are explained."""
+"""The classes that are explained, as a user names them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from bcos_core.errors import BcosError
 from bcos_core.plugins import suggestion
+from bcos_explain import ClassTarget
 
 _LONGEST_SLUG = 60
 
 
 @dataclass(frozen=True)
-class Question:
-    """Why this class, or why this class and not that one."""
-
-    target: int
-    against: int | None = None
-
-    def text(self, classes: Sequence[str]) -> str:
-        """For people."""
-        name = class_text(self.target, classes)
-        return name if self.against is None else f"{name}, not {class_text(self.against, classes)}"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a user asks of each image."""
+class TargetChoice:
+    """Which classes of each image to explain, by its logits."""
 
     targets: tuple[int, ...] = ()
     top_k: int | None = None
@@ -35,23 +22,25 @@ class Wanted:
     contrasts: tuple[tuple[int | None, int], ...] = ()
     """(A, B): why A and not B; None for the predicted class."""
 
-    def of(self, logits: Tensor) -> list[list[Question]]:
-        """Questions for each image of a batch with these logits (N, K), without repetitions."""
+    def __call__(self, logits: Tensor) -> list[list[ClassTarget]]:
+        """Targets of each image of a batch with logits (N, K), without repetitions."""
         return [self._of_one(order) for order in logits.argsort(dim=1, descending=True, stable=True).tolist()]
 
-    def _of_one(self, order: list[int]) -> list[Question]:
-        questions = [Question(k) for k in self.targets]
+    def _of_one(self, order: list[int]) -> list[ClassTarget]:
+        chosen = [ClassTarget(k) for k in self.targets]
         nothing_named = not (self.targets or self.contrasts)
         count = self.top_k if self.top_k is not None else int(nothing_named)
-        questions += [Question(k) for k in order if k not in self.targets][:count]
+        chosen += [ClassTarget(k) for k in order if k not in self.targets][:count]
         for a, b in self.contrasts:
             target = order[0] if a is None else a
-            against = order[1] if target == b else b  # predicted is what it was to be compared with: the runner-up
-            questions += [Question(target), Question(against), Question(target, against)]
-        return list(dict.fromkeys(questions))
+            against = order[1] if target == b else b  # the predicted class is compared with the second most likely
+            chosen += [ClassTarget(target), ClassTarget(against), ClassTarget(target, against)]
+        return list(dict.fromkeys(chosen))
 
 
-def wanted(targets: Sequence[str], top_k: int | None, contrasts: Sequence[str], classes: Sequence[str]) -> Wanted:
+def target_choice(
+    targets: Sequence[str], top_k: int | None, contrasts: Sequence[str], classes: Sequence[str]
+) -> TargetChoice:
     """Understand what a user named.
 
     Args:
@@ -68,7 +57,7 @@ def wanted(targets: Sequence[str], top_k: int | None, contrasts: Sequence[str], 
     indices = tuple(class_index(name, classes) for name in targets)
     if contrasts and len(classes) < 2:
         raise BcosError("a network of one class has nothing to compare it with; leave out --contrast")
-    return Wanted(indices, top_k, tuple(_pair(text, classes) for text in contrasts))
+    return TargetChoice(indices, top_k, tuple(_pair(text, classes) for text in contrasts))
 
 
 def class_index(name: str, classes: Sequence[str]) -> int:
@@ -92,6 +81,12 @@ def class_text(index: int, classes: Sequence[str]) -> str:
     return f"class {name}" if name.isdecimal() else name
 
 
+def target_text(target: ClassTarget, classes: Sequence[str]) -> str:
+    """A target for people: its class, and the one that it is compared with."""
+    name = class_text(target.index, classes)
+    return name if target.against is None else f"{name}, not {class_text(target.against, classes)}"
+
+
 def slugs(classes: Sequence[str]) -> list[str]:
     """Class names as parts of file names; numbered where two would be the same."""
     made = ["".join(c if c.isalnum() else "_" for c in name)[:_LONGEST_SLUG] for name in classes]
@@ -101,18 +96,6 @@ def slugs(classes: Sequence[str]) -> list[str]:
         f"{slug}_{k}" if counts.get(low, 1) > 1 else slug
         for k, (slug, low) in enumerate(zip(made, lowered, strict=True))
     ]
-
-
-def as_indices(questions: Sequence[Sequence[Question]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Target and contrasted class, both (N, T); the latter -1 where there is none.
-
-    Images with fewer questions than others repeat their last one.
-    """
-    most = max(map(len, questions))
-    padded = [[*row, *[row[-1]] * (most - len(row))] for row in questions]
-    targets = torch.tensor([[q.target for q in row] for row in padded], device=device)
-    against = torch.tensor([[-1 if q.against is None else q.against for q in row] for row in padded], device=device)
-    return targets, against
 
 
 def _pair(text: str, classes: Sequence[str]) -> tuple[int | None, int]:

@@ -1,6 +1,6 @@
-"""Processes: what ends them, who starts them, how they count together."""
+"""Processes: how several are started, end in order, and exchange numbers."""
 
 from contextvars import ContextVar
 
 given_arguments: ContextVar[list[str]] = ContextVar("bcos_arguments")
-"""What the running command was called with, for those that start processes of their own."""
+"""Arguments of the running command, with which the launcher starts further processes."""

@@ -5,14 +5,13 @@ from datetime import timedelta
 import torch
 from accelerate import PartialState
 
+PATIENCE = timedelta(days=7)
+"""How long a process waits for the others, which may have far more work left."""
+
 
 def has_no_accelerator() -> bool:
-    """Whether this machine computes on the CPU; Accelerate joins processes there only if it is told so."""
+    """Whether this machine computes on the CPU; Accelerate must be told so to join processes there."""
     return not torch.accelerator.is_available()
-
-
-PATIENCE = timedelta(days=7)
-"""How long a process waits for the others, which may have far more to do."""
 
 
 def process_state() -> PartialState:
@@ -20,14 +19,25 @@ def process_state() -> PartialState:
     return PartialState(cpu=has_no_accelerator(), timeout=PATIENCE)
 
 
+def default_device() -> torch.device:
+    """Return the accelerator if there is one, else the CPU."""
+    device: torch.device = process_state().device
+    return device
+
+
 def total(number: int, device: torch.device) -> int:
-    """Sum of what each process has; all of them must ask."""
+    """Sum of the numbers of all processes, each of which must call this."""
     return int(_gathered(number, device).sum())
 
 
 def largest(number: int, device: torch.device) -> int:
-    """Return the largest of what each process has; all of them must ask."""
+    """Return the largest of the numbers of all processes, each of which must call this."""
     return int(_gathered(number, device).max())
+
+
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` is true in any process, each of which must call this."""
+    return flag if process_state().num_processes == 1 else largest(int(flag), device) > 0
 
 
 def _gathered(number: int, device: torch.device) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first ends the command in order, the next one at once. Imports nothing that takes time."""
+"""Ctrl-C: the first one ends the command in order, the next one at once. Imports nothing slow."""
 
 import os
 import signal
@@ -9,25 +9,25 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 INTERRUPTED = 130
-"""Exit status of what was ended by Ctrl-C, as shells have it."""
+"""Exit status of a program that Ctrl-C ended, as in shells."""
 
 
 class Interrupts:
-    """What the program does when SIGINT comes. Never a traceback: files are written whole or not at all."""
+    """Handler of SIGINT. It shows no traceback, for nothing is broken: files are written whole or not at all."""
 
     def __init__(self) -> None:
         self.leaving = False
-        """All is done and said; nothing is left to be ended in order."""
+        """Whether the program has done and reported everything: nothing is left to end in order."""
         self._received = 0
         self._process = os.getpid()
 
     def listen(self) -> None:
-        """Take the signal from now on, unless the program is to ignore it, as shells tell those in the background."""
+        """Take the signal from now on, unless it is ignored, as shells have it for programs in the background."""
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Take a signal.
+        """Handle a signal.
 
         Raises:
             KeyboardInterrupt: it is the first.
@@ -41,7 +41,7 @@ class Interrupts:
         raise KeyboardInterrupt
 
     def end(self) -> None:
-        """End the process, and those that it has started, at once."""
+        """End this process, and those that it has started, at once."""
         if not self.leaving:
             with suppress(OSError):
                 os.write(2, b"bcos: interrupted\n")
@@ -55,13 +55,15 @@ class Interrupts:
 
 @contextmanager
 def unheard_by_children() -> Iterator[None]:
-    """Let processes that are started meanwhile not hear of Ctrl-C: the main process, which takes it then, ends them."""
+    """Start processes that ignore Ctrl-C, which a terminal sends to all of them: the main process ends them itself."""
+    # Children inherit the mask of blocked signals, so that there is no moment at which one could be hit. What comes
+    # meanwhile is noted and raised again afterwards, lest this process miss it.
     noted: list[int] = []
     handler = signal.getsignal(signal.SIGINT)
     deferred = callable(handler) and threading.current_thread() is threading.main_thread()
     if deferred:  # the system may give the signal to another thread, and Python still interrupts this one
         signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # which they inherit
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:

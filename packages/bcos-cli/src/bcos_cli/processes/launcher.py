@@ -1,4 +1,4 @@
-"""Starting several processes of the program on this machine, as ``torchrun`` does."""
+"""Several processes of the program on this machine, started as ``torchrun`` does."""
 
 import logging
 import os
@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import fields
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -16,8 +16,11 @@ from bcos_cli.processes import given_arguments
 from bcos_cli.processes.preemption import EXIT_STATUS, SIGNALS
 from bcos_core.errors import BcosError
 
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
+
 _PATIENCE = 600
-"""Seconds that processes have to come to an end once one of them has ended with an error."""
+"""Seconds that the other processes have to end once one has ended with an error."""
 
 
 def launch(num_processes: int) -> None:
@@ -29,36 +32,23 @@ def launch(num_processes: int) -> None:
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the process itself says what is wrong
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # each process reports its own error
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_processes)))
-    known = {field.name for field in fields(LaunchConfig)}  # some of which older versions do not have
-    passed: dict[str, Any] = {"signals_to_handle": "SIGINT,SIGHUP,SIGQUIT", "shutdown_timeout": _PATIENCE}
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=num_processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.5,
-        **{key: value for key, value in passed.items() if key in known},
-    )
     for number in SIGNALS:
         signal.signal(number, _pass_on)
     interrupts = signal.getsignal(signal.SIGINT)
     try:
-        # -P: modules in the current folder are none of the program's, in these processes as in this one
+        # -P: as in this process, modules in the current folder are not imported
         command = ("-P", "-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
         try:
-            elastic_launch(config, sys.executable)(*command)
+            elastic_launch(_config(num_processes), sys.executable)(*command)
         finally:
-            signal.signal(signal.SIGINT, interrupts)  # which it has taken
+            signal.signal(signal.SIGINT, interrupts)  # torch has replaced it
     except ChildFailedError as failed:
         first = failed.get_first_failure()[1]
-        if -first.exitcode in SIGNALS:  # before it was ready to take them: nothing is lost
+        if -first.exitcode in SIGNALS:  # killed before it listened for them: nothing is lost
             raise typer.Exit(EXIT_STATUS) from failed
         if first.exitcode < 0:
             name = signal.Signals(-first.exitcode).name
@@ -72,8 +62,26 @@ def launch(num_processes: int) -> None:
         raise typer.Exit(status) from ended
 
 
+def _config(num_processes: int) -> "LaunchConfig":
+    from torch.distributed.launcher.api import LaunchConfig
+
+    known = {field.name for field in fields(LaunchConfig)}  # older versions of torch lack some
+    passed: dict[str, Any] = {"signals_to_handle": "SIGINT,SIGHUP,SIGQUIT", "shutdown_timeout": _PATIENCE}
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.5,
+        **{key: value for key, value in passed.items() if key in known},
+    )
+
+
 def _pass_on(number: int, frame: FrameType | None) -> None:
-    """Tell the processes, which know what to do, and whose exit status is then ours."""
+    """Pass a signal on to the processes: they write a checkpoint, and their exit status becomes that of the command."""
     import psutil
     from torch.distributed.elastic.multiprocessing.api import SignalException
 

@@ -1,4 +1,4 @@
-"""Signals that ask a training to end, and how it ends. Imports no torch."""
+"""Preemption: signals that ask a training to end early, and how it ends. Imports no torch."""
 
 import signal
 import threading
@@ -7,24 +7,27 @@ from contextlib import contextmanager
 from types import FrameType
 
 EXIT_STATUS = 75
-"""Of a run that was asked to end, and wrote a checkpoint: sysexits' EX_TEMPFAIL, "try again later"."""
+"""Exit status of a run that was asked to end and wrote a checkpoint: EX_TEMPFAIL of sysexits, "try again later"."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers send before they take a machine away."""
+"""Signals that schedulers send before they take a machine away."""
 
 
 class Preempted(Exception):  # noqa: N818 - reason: not an error
-    """The run has ended early, because it was asked to, and goes on with ``--resume``."""
+    """The run has ended early because a signal asked it to; ``--resume`` continues it."""
 
     exit_code = EXIT_STATUS
 
 
 class Stopper:
-    """Remembers that a signal has come; every process must agree before it ends.
+    """Remembers that a signal has come; all processes end after the same step.
 
     Args:
         agree: whether any process says yes, asked by all of them together.
         every: steps between two questions, each of which waits for all processes.
     """
+
+    # Schedulers may signal one process of many, or all at different steps. The others would wait for ever for the
+    # gradients of one that left alone: the handler only notes the signal, and all processes agree between two steps.
 
     def __init__(self, agree: Callable[[bool], bool], every: int) -> None:
         self.received: str | None = None
@@ -32,7 +35,7 @@ class Stopper:
         self._every = every
         self._at_once = False
 
-    def wanted(self, step: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether the run is to end after this step."""
         return step % self._every == 0 and self.asked()
 
@@ -42,7 +45,7 @@ class Stopper:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals, where Python lets us: in the main thread."""
+        """Take the signals inside the block, where Python allows it: in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -70,5 +73,5 @@ class Stopper:
         del frame
         self.received = signal.Signals(number).name
         if self._at_once:
-            self._at_once = False  # a second one does not keep the first from ending it
+            self._at_once = False  # a second signal must not interrupt the end itself
             raise Preempted

@@ -1,10 +1,10 @@
-"""Failures that libraries report in words of their own, in one line of ours. Imports no torch."""
+"""Failures that torch reports at length, in one line. Imports no torch."""
 
 from bcos_core.errors import BcosError
 
 
 def dead_loader(reason: RuntimeError) -> BcosError | None:
-    """Say that a loader process has died, if that is what torch reports, in whatever place it was noticed."""
+    """Return the error of a dead loader process, if that is what torch reports, wherever it was noticed."""
     text = " ".join(str(reason).split())
     if "DataLoader worker" not in text:
         return None

@@ -1,4 +1,4 @@
-"""Our own recipes, registered as a stranger's would be. Imports no torch."""
+"""Our own recipes, registered as those of any plugin. Imports no torch."""
 
 from collections.abc import Iterable
 from pathlib import Path

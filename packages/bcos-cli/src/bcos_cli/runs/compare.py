@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bcos_cli.config import Recipe
-from bcos_cli.config.keys import flat
+from bcos_cli.config.comparison import flat
 from bcos_cli.runs.run import Run
 
 Cells = list[Any]

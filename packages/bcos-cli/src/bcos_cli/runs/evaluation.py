@@ -5,23 +5,25 @@ from typing import Any
 
 from bcos_cli import console
 from bcos_cli.config import Recipe
+from bcos_cli.config.run_recipe import data_of, recipe_of
+from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex, load_index
-from bcos_cli.data.reading import Reading
+from bcos_cli.data.loader import Reading
 from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.metrics import DEFAULT, check_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.result import PARTIAL, SCORES, Evaluation, ScoreFiles
 from bcos_cli.evaluate.table import print_evaluation
-from bcos_cli.explain.loaded_model import TrainedModel, data_of, load_trained, recipe_of
 from bcos_cli.processes.group import process_state
 from bcos_cli.runs.report import report_data
 from bcos_cli.train.distillation import Agreement
 from bcos_cli.train.losses import LossOptions, loss_of_scores, make_loss
 from bcos_cli.train.run_folder import RunFolder
-from bcos_cli.train.selection import chooses
 from bcos_cli.train.trainer import TrainingResult
+from bcos_cli.train.validation_split import chooses
 from bcos_explain.report import write_report
+from bcos_models import TrainedModel, load_trained
 
 
 def finish_run(result: TrainingResult, out: Path) -> Evaluation | None:
@@ -57,7 +59,7 @@ def evaluate_run(
     """Score what a user names; for a run's folder on its own test split, renew its evaluation and report.
 
     Args:
-        run_or_model: as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
+        run_or_model: as :func:`bcos_models.load_trained` takes it.
         given: fields of :class:`EvaluationOptions` that replace those of the run's recipe.
         data: shards; None for those of the run.
         weights: of a model by name.
@@ -68,7 +70,7 @@ def evaluate_run(
     """
     files = files or ScoreFiles()
     files.check()
-    trained = load_trained(run_or_model, weights)
+    trained = load_trained(run_or_model, weights, trust=trusts_runs())
     folder = RunFolder(Path(run_or_model))
     recipe = recipe_of(run_or_model, data=data)
     location = data_of(run_or_model, data)

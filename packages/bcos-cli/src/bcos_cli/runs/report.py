@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from bcos_cli.config import Recipe
-from bcos_cli.data.reading import Reading
+from bcos_cli.data.loader import Reading
 from bcos_cli.evaluate.gallery import gallery
 from bcos_cli.evaluate.metrics import CLASSIFICATION, describe, format_value
 from bcos_cli.evaluate.result import Evaluation
-from bcos_cli.explain.loaded_model import TrainedModel
 from bcos_cli.explain.neurons import NeuronOptions, neuron_rows
 from bcos_cli.train.best_epoch import role_of
-from bcos_cli.train.selection import chooses
+from bcos_cli.train.validation_split import chooses
 from bcos_core.errors import BcosError
 from bcos_explain.report import Confusion, MetricScores, NeuronRow, ReportData, Table
+from bcos_models import TrainedModel
 
 SCANNED_FOR_NEURONS = 2000
 """Images at the start of the split in which the report looks for the most activating ones."""

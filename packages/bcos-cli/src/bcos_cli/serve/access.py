@@ -1,4 +1,4 @@
-"""Which requests are answered: of the page itself alone, and no more and no larger ones than the machine can take."""
+"""Limits on requests: only from the page itself, and no more and no larger ones than the machine can take."""
 
 import asyncio
 import time
@@ -13,19 +13,19 @@ from bcos_cli.serve.uploads import Limits, make_room
 
 _READING = ("GET", "HEAD", "OPTIONS")
 _NEVER = ("/deep_link",)
-"""What Gradio offers, and the page does not need: it writes files."""
+"""Addresses that Gradio serves and the page does not need, as they write files."""
 _IDLE, _LONGEST = 10.0, 120.0
-"""Seconds that a request may send nothing, and that it may take to send its body."""
+"""Seconds for which a request may send nothing, and in which it must have sent its body."""
 
 
 class OwnPageOnly:
-    """Refuses what other pages let a browser ask.
+    """Refuses requests that other pages make a browser send.
 
     A page elsewhere can point its own name at this machine (DNS rebinding): then the header Host is not ours. Or it
     can send a request across: then Origin and Sec-Fetch-Site say so. Programs that are no browser send neither.
 
     Args:
-        app: that answers the rest.
+        app: the application that answers the rest.
         address: where the page is.
     """
 
@@ -54,11 +54,11 @@ class OwnPageOnly:
 
 
 class BoundedUploads:
-    """Bounds the body of every request, and uploads in number and in what is kept of them.
+    """Bounds the body of every request, the number of uploads, and the space that they take.
 
     Args:
-        app: that answers.
-        folder: of this page alone, where uploads are kept; the oldest go where a new one needs their room.
+        app: the application that answers.
+        folder: where uploads of this page alone are kept; the oldest are deleted where a new one needs their room.
         limits: of uploads.
     """
 
@@ -104,7 +104,7 @@ class _RefusedError(Exception):
 
 
 class _Body:
-    """The body of one request, as it comes."""
+    """The body of one request, part by part."""
 
     def __init__(self, receive: Receive, send: Send, most: int) -> None:
         self.is_answered = False
@@ -116,7 +116,7 @@ class _Body:
         self._until = time.monotonic() + _LONGEST
 
     def check(self, announced: str | None) -> None:
-        """Refuse a body by the length that its header tells, if any."""
+        """Refuse a body that is too long by its header, if there is one."""
         if announced is not None and announced.isdecimal() and (len(announced) > 15 or int(announced) > self._most):
             raise self._too_large()
 

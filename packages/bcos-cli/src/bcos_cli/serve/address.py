@@ -22,13 +22,13 @@ class Address:
 
     @property
     def url(self) -> str:
-        """For a browser on this machine."""
+        """Address for a browser on this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     @property
     def warning(self) -> str | None:
-        """Who can reach it, if that is anyone but users of this machine."""
+        """A line about who can reach the page, if that is anyone but users of this machine."""
         addresses = [ip_address(found) for found in _resolved(self.host)]
         if all(address.is_loopback for address in addresses):
             return None
@@ -41,7 +41,7 @@ class Address:
     def answers_to(self, authority: str) -> bool:
         """Whether ``HOST:PORT`` is this page: its own name or number, or that of this machine to itself.
 
-        Where it listens at all addresses of this machine, any number will do: no stranger's name hides behind it.
+        Where it listens at all addresses of this machine, any number is accepted, as no other name can hide behind one.
         """
         if (parts := _AUTHORITY.fullmatch(authority.lower())) is None:
             return False
@@ -64,7 +64,7 @@ class Address:
         return any(ip_address(found).is_unspecified for found in _resolved(self.host))
 
     def free(self) -> "Address":
-        """The address with the port that it will have; checked to be free.
+        """Return the address with the port that it will have, after checking that it is free.
 
         Raises:
             BcosError: a host that is not of this machine, or a port that is taken or not allowed.
@@ -83,7 +83,7 @@ class Address:
 
 
 def _normal(host: str) -> str:
-    """Write a host as it is compared."""
+    """A host in the form in which hosts are compared."""
     return str(ip_address(host)) if _is_number(host) else host.lower().removesuffix(".")
 
 

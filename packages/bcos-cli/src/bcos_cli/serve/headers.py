@@ -14,7 +14,7 @@ _HEADERS = {
 
 
 class SecurityHeaders:
-    """Adds them to every answer."""
+    """Adds the headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -5,16 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-from bcos_cli.explain.loaded_model import TrainedModel, default_device, load_trained
+from bcos_cli.config.trust import trusts_runs
+from bcos_cli.processes.group import default_device
 from bcos_core.errors import BcosError
+from bcos_models import TrainedModel, load_trained
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network in memory, which one request uses at a time."""
+    """A network in memory, used by one request at a time."""
 
     name: str
-    """On the page; no other network there has it."""
+    """Its name on the page, which no other network there has."""
     trained: TrainedModel
     lock: Lock = field(default_factory=Lock, repr=False)
 
@@ -23,11 +25,11 @@ def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> 
     """Load what a user names, each once, by its name on the page.
 
     Args:
-        runs_or_models: each as :func:`bcos_cli.explain.loaded_model.load_trained` takes it.
-        weights: of one model by name.
+        runs_or_models: each as :func:`bcos_models.load_trained` takes it.
+        weights: a file of weights, for one model by name.
 
     Raises:
-        BcosError: as :func:`bcos_cli.explain.loaded_model.load_trained`, or weights for several models.
+        BcosError: as :func:`bcos_models.load_trained`, or weights for several models.
     """
     given = list(dict.fromkeys(runs_or_models))
     if weights is not None and len(given) > 1:
@@ -37,7 +39,7 @@ def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> 
     names = [_short(name) for name in given]
     networks = {}
     for source, short in zip(given, names, strict=True):
-        trained = load_trained(source, weights)
+        trained = load_trained(source, weights, trust=trusts_runs())
         trained.model.to(default_device()).eval()
         name = short if names.count(short) == 1 else source
         networks[name] = Network(name, trained)

@@ -1,4 +1,4 @@
-"""From an uploaded file to answers, without the page."""
+"""Explanations of uploaded files, without the page."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,34 +8,33 @@ from pathlib import Path
 
 import torch
 
-from bcos_cli.explain.answers import EXACT, Asker, Subject
-from bcos_cli.explain.image_files import Loaded
-from bcos_cli.explain.targets import Question
+from bcos_cli.data.input_image import InputImage
+from bcos_cli.explain.batch import explain_images
 from bcos_cli.serve.networks import Network
 from bcos_cli.serve.uploads import Limits, read_upload
 from bcos_core.errors import BcosError, first_line
-from bcos_explain import explainer_specs, get_explainer
+from bcos_explain import ExplainedImage, explainer_specs
 
 TOP = 5
-"""Predictions shown."""
+"""Most likely classes that are shown."""
 _KEPT = 64
-"""Answers that are remembered, about 1 MB each for images of 224 pixels."""
+"""Explanations that are remembered, about 1 MB each for images of 224 pixels."""
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """An image as a network saw it, and what it predicts."""
+class Prediction:
+    """An image as a network gets it, and what the network predicts."""
 
     network: Network
-    image: Loaded
+    image: InputImage
     probabilities: tuple[float, ...]
-    """Of each class."""
+    """Probability of each class."""
     order: tuple[int, ...]
     """Classes, most likely first."""
 
-    def target(self, wanted: int | None) -> int:
-        """The wanted class, or the predicted one."""
-        return self.order[0] if wanted is None else wanted
+    def target(self, chosen: int | None) -> int:
+        """The chosen class, or the predicted one."""
+        return self.order[0] if chosen is None else chosen
 
     @property
     def top(self) -> list[tuple[int, float]]:
@@ -47,8 +46,8 @@ class UnexplainedError(BcosError):
     """A method that failed; the message, of one line, says why."""
 
 
-class Answerer:
-    """Looks at images and explains them; remembers the latest answers. Safe to call from several threads.
+class PageExplainer:
+    """Explains images and remembers the latest explanations. Safe to call from several threads.
 
     Args:
         networks: by their name on the page.
@@ -58,10 +57,10 @@ class Answerer:
     def __init__(self, networks: Mapping[str, Network], limits: Limits) -> None:
         self.networks = networks
         self.limits = limits
-        self._looked = lru_cache(_KEPT)(self._look)
+        self._predicted = lru_cache(_KEPT)(self._predict)
         self._explained = lru_cache(_KEPT)(_explain)
 
-    def look(self, path: Path, network: str) -> Look:
+    def predict(self, path: Path, network: str) -> Prediction:
         """What a network predicts for an uploaded file.
 
         Raises:
@@ -69,41 +68,40 @@ class Answerer:
         """
         if network not in self.networks:
             raise BcosError(f"there is no network {network!r} here; choose one of {', '.join(self.networks)}")
-        return self._looked(_digest(path, self.limits), path, network)
+        return self._predicted(_digest(path, self.limits), path, network)
 
-    def explain(self, look: Look, target: int, method: str) -> Subject:
-        """Explain one class by one method; the subject holds that one answer.
+    def explain(self, prediction: Prediction, target: int, method: str) -> ExplainedImage:
+        """Explain one class by one method; the image holds that one explanation.
 
         Raises:
             UnexplainedError: a class that is not there, or a method that does not know this network or failed.
         """
-        if not 0 <= target < len(look.order):
-            raise UnexplainedError(f"there is no class {target}; this network has {len(look.order)}")
-        return self._explained(look, target, method)
+        if not 0 <= target < len(prediction.order):
+            raise UnexplainedError(f"there is no class {target}; this network has {len(prediction.order)}")
+        return self._explained(prediction, target, method)
 
-    def _look(self, digest: str, path: Path, network: str) -> Look:  # noqa: ARG002 - reason: what answers are remembered by
-        asked = self.networks[network]
-        image = read_upload(path, asked.trained.input, self.limits)
-        with asked.lock:
-            logits = Asker(asked.trained, {}).logits(image.pixels[None])
-        if not bool(torch.isfinite(logits).all()):
+    def _predict(self, digest: str, path: Path, network: str) -> Prediction:  # noqa: ARG002 - reason: the cache's key
+        chosen = self.networks[network]
+        image = read_upload(path, chosen.trained.input, self.limits)
+        with chosen.lock:
+            (explained,) = explain_images(chosen.trained, image.pixels[None], methods=())
+        if not bool(torch.isfinite(explained.logits).all()):
             raise BcosError(f"{network} gives logits that are not finite for this image")
-        probabilities = asked.trained.confidences(logits)[0].tolist()
-        order = logits[0].argsort(descending=True, stable=True).tolist()
-        return Look(asked, image, tuple(probabilities), tuple(order))
+        order = explained.logits.argsort(descending=True, stable=True).tolist()
+        return Prediction(chosen, image, tuple(explained.probabilities.tolist()), tuple(order))
 
 
 def methods_offered() -> list[str]:
-    """Names of explainers, exact ones first and ours before all."""
-    specs = sorted(explainer_specs(), key=lambda spec: (spec.name != EXACT, not spec.exact, spec.name))
+    """Names of explainers, exact ones first and ``bcos`` before all."""
+    specs = sorted(explainer_specs(), key=lambda spec: (spec.name != "bcos", not spec.exact, spec.name))
     return [spec.name for spec in specs]
 
 
-def _explain(look: Look, target: int, method: str) -> Subject:
+def _explain(prediction: Prediction, target: int, method: str) -> ExplainedImage:
+    trained, pixels = prediction.network.trained, prediction.image.pixels[None]
     try:
-        asker = Asker(look.network.trained, {method: get_explainer(method)})
-        with look.network.lock:
-            return asker.answer(look.image.pixels[None], [Question(target)])[0]
+        with prediction.network.lock:
+            return explain_images(trained, pixels, target, (method,), probe=True, keep_weight=False, colours=True)[0]
     except BcosError as reason:
         raise UnexplainedError(first_line(reason)) from reason
     except Exception as reason:  # a stranger's explainer may raise anything

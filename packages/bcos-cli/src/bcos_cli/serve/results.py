@@ -1,27 +1,23 @@
-"""Answers as HTML: pictures, and arrays that the page's script reads and saves, are inside; all text is escaped."""
+"""Explanations as HTML, with all pictures, and arrays for the page's script, inside; all text is escaped."""
 
 import base64
-import io
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
-from bcos_cli.explain.answers import EXACT, Subject
-from bcos_cli.explain.pictures import as_floats
-from bcos_cli.explain.scales import scales_of
-from bcos_cli.explain.sheets import LOGITS, NO_LOGITS, contributions, explanation, likelihood, percent
+from bcos_cli.explain.scale import Scale
+from bcos_cli.explain.sheets import color_bar, likelihood, map_picture, map_title, percent, weight_picture
 from bcos_cli.explain.targets import class_text
-from bcos_cli.serve.requests import Look
-from bcos_explain import explainer_specs
+from bcos_cli.explain.writer import npy_bytes
+from bcos_cli.serve.requests import Prediction
+from bcos_core.receipt import Receipt, number
+from bcos_explain import ExplainedImage, explainer_specs, input_image
 from bcos_explain.explainers import remark_lines
-from bcos_explain.receipt import Receipt, number
-from bcos_explain.render import contribution_overlay, explanation_overlay
+from bcos_explain.render import ColorBar, data_uri
 from bcos_explain.render.colorbar import tick_text, ticks
-from bcos_explain.render.picture import png_bytes
 
 Layout = Literal["side by side", "overlay"]
 LAYOUTS: tuple[Layout, ...] = ("side by side", "overlay")
@@ -31,46 +27,52 @@ _HINT = "point at a pixel"
 
 
 def problem(message: str) -> str:
-    """Something that went wrong, in one line."""
+    """A message about something that went wrong, in one line."""
     return f'<p class="bcos-problem" role="alert">{escape(" ".join(message.split()))}</p>'
 
 
 def results(
-    look: Look, target: int, name: str, answers: Mapping[str, Subject | str | None], *, layout: Layout = "side by side"
+    prediction: Prediction,
+    target: int,
+    name: str,
+    explained: Mapping[str, ExplainedImage | str | None],
+    *,
+    layout: Layout = "side by side",
 ) -> str:
     """Input, W and maps, what the pixels under the cursor contribute, and receipts.
 
     Args:
-        look: the image.
+        prediction: the image.
         target: the explained class.
         name: of the file.
-        answers: by method; a string says why there is none, None is still being worked on.
+        explained: by method; a string says why there is no explanation, None is for one that is still to come.
         layout: maps on their own, or over the input in grey.
     """
-    done = {method: answer for method, answer in answers.items() if isinstance(answer, Subject)}
-    failed = {method: answer for method, answer in answers.items() if isinstance(answer, str)}
-    figures = [_input(look, name)]
-    for method, subject in done.items():
-        figures += _figures(subject, layout, f"{Path(name).stem}.{target}.{method}.npy")
-    figures += [_waiting(method) for method, answer in answers.items() if answer is None]
+    done = {method: image for method, image in explained.items() if isinstance(image, ExplainedImage)}
+    failed = {method: reason for method, reason in explained.items() if isinstance(reason, str)}
+    receipts = [image.explanations[0].receipt for image in done.values()]
+    figures = [_input(prediction, name)]
+    for method, image in done.items():
+        figures += _figures(image, layout, f"{Path(name).stem}.{target}.{method}.npy")
+    figures += [_waiting(method) for method, image in explained.items() if image is None]
     return "".join(
         [
             '<section class="bcos-results">',
-            _headline(look, target, done),
+            _headline(prediction, target, done),
             *(problem(f"{method}: {reason}") for method, reason in failed.items()),
             f'<div class="bcos-figures">{"".join(figures)}</div>',
-            *(_receipt(s.answers[0].receipt) for s in done.values() if s.answers[0].receipt is not None),
+            *(_receipt(receipt) for receipt in receipts if receipt is not None),
             "</section>",
         ]
     )
 
 
-def _headline(look: Look, target: int, done: Mapping[str, Subject]) -> str:
-    classes = look.network.trained.classes
-    predicted, share = look.top[0]
+def _headline(prediction: Prediction, target: int, done: Mapping[str, ExplainedImage]) -> str:
+    classes = prediction.network.trained.classes
+    predicted, share = prediction.top[0]
     text = f"predicted <strong>{escape(class_text(predicted, classes))}</strong> {percent(share)}"
-    answer = next((s.answers[0] for s in done.values()), None)
-    likely = percent(look.probabilities[target]) if answer is None else likelihood(answer)
+    explanation = next((image.explanations[0] for image in done.values()), None)
+    likely = percent(prediction.probabilities[target]) if explanation is None else likelihood(explanation)
     if target == predicted:
         text = f"predicted and explained: <strong>{escape(class_text(target, classes))}</strong> · {likely}"
     else:
@@ -78,33 +80,33 @@ def _headline(look: Look, target: int, done: Mapping[str, Subject]) -> str:
     return f'<p class="bcos-headline" role="status">{text}</p>'
 
 
-def _input(look: Look, name: str) -> str:
-    rgb = look.image.pixels.permute(1, 2, 0).numpy()
-    width, height = look.image.size
-    notes = [f"{width:,}×{height:,} pixels, seen as {rgb.shape[1]}×{rgb.shape[0]}", *look.image.notes]
-    return _figure("input", "input", name, as_floats(rgb), after=_soft(" · ".join(notes)))
+def _input(prediction: Prediction, name: str) -> str:
+    rgb = input_image(prediction.image.pixels)
+    width, height = prediction.image.size
+    notes = [f"{width:,}×{height:,} pixels, seen as {rgb.shape[1]}×{rgb.shape[0]}", *prediction.image.notes]
+    return _figure("input", "input", name, rgb, after=_soft(" · ".join(notes)))
 
 
-def _figures(subject: Subject, layout: Layout, file: str) -> Iterator[str]:
-    """W where there is one, and the map, saved under the name `file`, of a subject with one answer."""
-    answer, scales = subject.answers[0], scales_of([subject])
-    rgb, map = as_floats(subject.arrays["rgb"]), subject.arrays["map.0"]
-    limit = scales.limits[answer.method]
-    exact = answer.method == EXACT
-    w = explanation(subject, 0, scales)
-    if w is not None:
-        picture = explanation_overlay(rgb, w) if layout == "overlay" else w
-        yield _figure("weight", "W(x)", "what the network looks for", picture)
-    over = layout == "overlay"
+def _figures(image: ExplainedImage, layout: Layout, file: str) -> Iterator[str]:
+    """W where there is one, and the map, saved under the name `file`, of an image with one explanation."""
+    (explanation,), scale, overlay = image.explanations, Scale.of([image]), layout == "overlay"
+    weight = weight_picture(image, explanation, scale, overlay=overlay)
+    if weight is not None:
+        yield _figure("weight", "W(x)", "what the network looks for", weight)
+    exact = explanation.exact
+    title, subtitle = map_title(explanation)
+    total = "" if exact else _soft(f"sum {number(explanation.contributions)}, logit {number(explanation.logit)}")
+    lines = remark_lines(explanation.remarks)
     yield _figure(
         "map",
-        "contributions W(x)·x" if exact else answer.method,
-        "red for the class, blue against it" if exact else _summary(answer.method),
-        contribution_overlay(rgb, map, limit=limit) if over else contributions(subject, 0, scales),
-        data=f' data-unit="{"logit" if exact else ""}" data-npy="{_base64(_npy(map))}" data-file="{escape(file)}"',
-        after=_bar(limit, LOGITS if exact else NO_LOGITS, clipped=bool((np.abs(map) > limit).any()))
-        + ("" if exact else _soft(f"sum {number(answer.contributions)}, logit {number(answer.logit)}"))
-        + "".join(f'<span class="bcos-soft bcos-remark">{escape(line)}</span>' for line in remark_lines(answer.remarks))
+        title,
+        subtitle or _summary(explanation.method),
+        map_picture(image, explanation, scale, overlay=overlay),
+        data=f' data-unit="{"logit" if exact else ""}" data-npy="{_base64_of(explanation.map)}" '
+        f'data-file="{escape(file)}"',
+        after=_bar(color_bar(explanation, scale))
+        + total
+        + "".join(f'<span class="bcos-soft bcos-remark">{escape(line)}</span>' for line in lines)
         + '<button type="button" class="bcos-save">save array (.npy)</button>',
     )
 
@@ -112,7 +114,7 @@ def _figures(subject: Subject, layout: Layout, file: str) -> Iterator[str]:
 def _figure(kind: str, title: str, subtitle: str, picture: NDArray[Any], *, data: str = "", after: str = "") -> str:
     height, width = picture.shape[:2]
     small = " bcos-small" if max(height, width) < _SMALL else ""
-    source = f"data:image/png;base64,{_base64(png_bytes(picture))}"
+    source = data_uri(picture, "png")
     return (
         f'<figure class="bcos-figure" data-kind="{kind}" data-width="{width}" data-height="{height}"{data}>'
         f'<figcaption title="{escape(subtitle)}"><b>{escape(title)}</b> {_soft(subtitle)}</figcaption>'
@@ -131,13 +133,14 @@ def _waiting(method: str) -> str:
     return f'<figure class="bcos-figure"><figcaption><b>{escape(method)}</b></figcaption>{_soft("working …")}</figure>'
 
 
-def _bar(limit: float, label: str, *, clipped: bool) -> str:
+def _bar(bar: ColorBar) -> str:
     """The colours of a map from -limit to limit, with numbers; the ends are pointed where values lie beyond."""
     marks = "".join(
-        f'<span style="left:{50 * (1 + value / limit):.2f}%">{tick_text(value)}</span>' for value in ticks(limit)
+        f'<span style="left:{50 * (1 + value / bar.limit):.2f}%">{tick_text(value)}</span>'
+        for value in ticks(bar.limit)
     )
-    pointed = ' class="bcos-pointed"' if clipped else ""
-    return f'<div class="bcos-bar"><i{pointed}></i><div>{marks}</div></div>{_soft(label)}'
+    pointed = ' class="bcos-pointed"' if bar.clipped else ""
+    return f'<div class="bcos-bar"><i{pointed}></i><div>{marks}</div></div>{_soft(bar.label)}'
 
 
 def _receipt(receipt: Receipt) -> str:
@@ -160,12 +163,6 @@ def _soft(text: str) -> str:
     return f'<span class="bcos-soft">{escape(text)}</span>' if text else ""
 
 
-def _npy(array: NDArray[Any]) -> bytes:
-    """An array of float32 as a file of NumPy's."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array, dtype="<f4"))
-    return buffer.getvalue()
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode("ascii")
+def _base64_of(array: NDArray[Any]) -> str:
+    """A file of NumPy's with an array of little-endian float32, for the page's script."""
+    return base64.b64encode(npy_bytes(array.astype("<f4"))).decode("ascii")

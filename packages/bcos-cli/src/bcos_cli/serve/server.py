@@ -1,4 +1,4 @@
-"""Serving the page until somebody stops it."""
+"""The server of the page, which runs until somebody stops it."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bcos_cli import console
 from bcos_cli.serve.address import Address
 from bcos_cli.serve.networks import load_networks
-from bcos_cli.serve.requests import Answerer
+from bcos_cli.serve.requests import PageExplainer
 from bcos_cli.serve.uploads import Limits
 from bcos_core.errors import BcosError
 from bcos_explain import get_explainer
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 _QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-"""Nothing is told to anybody, and browsers keep no record of what was asked."""
+"""Gradio reports nothing to anybody, and browsers keep no record of requests."""
 
 
 def serve(
@@ -39,11 +39,11 @@ def serve(
 
     Args:
         runs_or_models: what :func:`bcos_cli.serve.load_networks` takes.
-        weights: of one model by name.
-        address: of this machine alone by default.
+        weights: a file of weights, for one model by name.
+        address: where to listen; reachable from this machine alone by default.
         limits: of uploads.
         methods: explainers that are ticked at the start.
-        open_browser: show the page.
+        open_browser: open the page in a browser.
 
     Raises:
         BcosError: no Gradio, an unknown network or explainer, or an address that cannot be listened at.
@@ -53,7 +53,7 @@ def serve(
     for method in methods:
         get_explainer(method)
     address = (address or Address()).free()
-    answerer = Answerer(load_networks(runs_or_models, weights), limits or Limits())
+    explainer = PageExplainer(load_networks(runs_or_models, weights), limits or Limits())
     if address.warning is not None:
         console.err.print(f"bcos: warning: {address.warning}", soft_wrap=True)
     stopped = Event()
@@ -62,20 +62,20 @@ def serve(
     try:
         with TemporaryDirectory(prefix="bcos-serve-") as folder:
             os.environ.update(_QUIET, GRADIO_TEMP_DIR=folder)
-            _serve(answerer, address, Path(folder), methods, open_browser, stopped)
+            _serve(explainer, address, Path(folder), methods, open_browser, stopped)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def _serve(
-    answerer: Answerer, address: Address, folder: Path, methods: Sequence[str], open_browser: bool, stopped: Event
+    explainer: PageExplainer, address: Address, folder: Path, methods: Sequence[str], open_browser: bool, stopped: Event
 ) -> None:
     from bcos_cli.serve.page import build_page
 
-    page = build_page(answerer, methods)
+    page = build_page(explainer, methods)
     try:
-        page.launch(**launch_options(address, answerer.limits, folder), inbrowser=open_browser)
+        page.launch(**launch_options(address, explainer.limits, folder), inbrowser=open_browser)
         console.out.print(f"serving {address.url}\nCtrl-C stops it", soft_wrap=True)
         stopped.wait()
     finally:
@@ -83,12 +83,12 @@ def _serve(
 
 
 def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, Any]:
-    """What Gradio is told: nothing shared, no files but uploads, nothing loaded from elsewhere.
+    """Options for Gradio: nothing is shared, no files are read but uploads, nothing is loaded from elsewhere.
 
     Args:
         address: of the page.
         limits: of uploads.
-        folder: where they are kept.
+        folder: where uploads are kept.
     """
     from starlette.middleware import Middleware
 
@@ -123,7 +123,7 @@ def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, 
 
 
 def _theme() -> "gr.themes.Base":
-    """Fonts of the system alone."""
+    """A theme with fonts of the system alone."""
     import gradio as gr
 
     return gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("ui-monospace", "Menlo", "monospace"))

@@ -1,4 +1,4 @@
-"""Files that strangers may have made: what is decoded of them, and up to which size."""
+"""Uploaded files, which strangers may have made: the formats that are decoded, and the limits on size."""
 
 import os
 from contextlib import suppress
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bcos_cli.data.image_decoder import FORMATS, UnreadableImageError, opened
-from bcos_cli.explain.image_files import Loaded, read_opened
+from bcos_cli.data.input_image import InputImage, prepare
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
@@ -30,11 +30,11 @@ class Limits:
     """
 
     megabytes: float = 20
-    """Of the file, in units of 2²⁰ bytes, as Gradio counts."""
+    """Size of the file, in units of 2²⁰ bytes, as Gradio counts."""
     megapixels: float = 64
-    """Of the decoded image, which a small file can hide."""
+    """Size of the decoded image, which may be large even if the file is small."""
     total_megabytes: float | None = None
-    """Of all files that are kept; the oldest go. None for 25 times the largest file."""
+    """Size of all files that are kept; the oldest are deleted. None for 25 times the largest file."""
 
     def __post_init__(self) -> None:
         if self.total_bytes < self.request_bytes:
@@ -60,7 +60,7 @@ class Limits:
 
     @property
     def parallel(self) -> int:
-        """How many files are uploaded at a time: so few that room for them can be made without those that come in."""
+        """How many files may be uploaded at a time: few enough that deleting others makes room for all of them."""
         return max(1, min(_PARALLEL, self.total_bytes // (2 * self.request_bytes)))
 
 
@@ -80,7 +80,7 @@ def make_room(folder: Path, room: int, files: int = _KEPT_FILES) -> None:
                 path.parent.rmdir()
 
 
-def read_upload(path: Path, spec: InputSpec, limits: Limits) -> Loaded:
+def read_upload(path: Path, spec: InputSpec, limits: Limits) -> InputImage:
     """Decode, resize and crop an uploaded image as the network was evaluated.
 
     Its format is what its first bytes say, whatever it is called. Of an animated image, the first frame.
@@ -103,4 +103,4 @@ def read_upload(path: Path, spec: InputSpec, limits: Limits) -> Loaded:
                 f"the image has {image.width:,}×{image.height:,} pixels, at most {limits.megapixels:g} megapixels are "
                 "decoded; make it smaller, or serve with a larger --max-megapixels"
             )
-        return read_opened(image, spec)
+        return prepare(image, spec)

@@ -1,1 +1,1 @@
-"""Training: one loop on Accelerate, checkpoints, the folder of a run."""
+"""Training: one loop on Accelerate (:mod:`bcos_cli.train.trainer`), and a file for each of its parts."""

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written aside and renamed, the last ones and the best kept."""
+"""Checkpoints of a run: written aside and renamed; the last ones and the best are kept."""
 
 import os
 import re
@@ -13,18 +13,16 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from bcos_cli.config.base import Count
+from bcos_cli.config.section import Count
 from bcos_core.errors import BcosError, first_line
 from bcos_models.weights import load_data
-
-StateDict = Mapping[str, Tensor]
 
 MODEL, EMA = "model", "ema"
 """Names of weights in a checkpoint."""
 BEST = "best"
 _STATE = "state.pt"
 _ASIDE = re.compile(rf"\.(?P<name>step-[0-9]{{8,}}|{BEST})\.(?P<state>tmp|old)")
-"""Names of checkpoints that are being written, removed or replaced."""
+"""Names of folders that are being written, removed or replaced."""
 
 
 @dataclass
@@ -32,19 +30,25 @@ class Progress:
     """How far a run has come."""
 
     epoch: Count = 0
-    """The one that is being trained, from 0."""
+    """Epoch that is being trained, from 0."""
     batch: Count = 0
-    """Batches of it that every process has finished."""
+    """Batches of the epoch that every process has finished."""
     step: Count = 0
-    """Optimizer steps taken in all."""
+    """Optimizer steps in all."""
     losses: list[float] = field(default_factory=list)
-    """Of each process, the sum over these batches."""
+    """Sum of losses over these batches, for each process."""
     seconds: float = 0.0
-    """Of this epoch's training."""
+    """Time that the epoch has been trained for."""
     left_out: Count = 0
     """Steps that were left out because their loss was not finite."""
     unread: Count = 0
-    """Images of the epoch, once it is over, that could not be read, in all processes."""
+    """Images of a finished epoch that could not be read, in all processes."""
+
+    def redistribute(self, before: int, now: int, batch: int) -> None:
+        """Go on with `now` processes instead of `before`, of which each has then finished `batch` batches."""
+        scale = batch / self.batch if self.batch else 1.0  # batches may be of another size
+        self.losses = [sum(self.losses) / before * scale] * now
+        self.batch = batch
 
 
 class Checkpoints:
@@ -62,7 +66,7 @@ class Checkpoints:
     def save(
         self,
         progress: Progress,
-        weights: Mapping[str, StateDict],
+        weights: Mapping[str, Mapping[str, Tensor]],
         state: Mapping[str, Any],
         metadata: Mapping[str, str] | None = None,
     ) -> Path:
@@ -71,7 +75,7 @@ class Checkpoints:
         Args:
             progress: epoch, batch and step.
             weights: state dicts by name, written as safetensors.
-            state: of optimizer and scaler.
+            state: of the optimizer, the scaler and whatever else is needed to resume.
             metadata: strings for the headers of the weights.
 
         Raises:
@@ -80,6 +84,8 @@ class Checkpoints:
         final = self.folder / f"step-{progress.step:08d}"
         aside = _aside(final)
         try:
+            # Nothing reads a folder whose name begins with a dot, and renaming is atomic: whoever is killed in between
+            # leaves the last checkpoint as it was. A rename alone would not do, for files may reach the disk later.
             shutil.rmtree(aside, ignore_errors=True)
             aside.mkdir(parents=True)
             for name, tensors in weights.items():
@@ -97,7 +103,7 @@ class Checkpoints:
                 "make room on the disk and continue with --resume"
             ) from reason
         for old in self.all()[: -self.keep]:
-            shutil.rmtree(old.rename(_aside(old)), ignore_errors=True)  # somebody may be reading it
+            shutil.rmtree(old.rename(_aside(old)), ignore_errors=True)  # evaluation of the run may be reading it
         return final
 
     def keep_best(self, checkpoint: Path) -> None:
@@ -120,7 +126,7 @@ class Checkpoints:
             ) from reason
 
     def clean(self) -> None:
-        """Remove what a killed run was writing or removing, and put back what it was replacing."""
+        """Remove what a killed run was writing or removing, and restore what it was replacing."""
         for path in list(self.folder.glob(".*")):
             if (match := _ASIDE.fullmatch(path.name)) is None:
                 continue
@@ -178,7 +184,7 @@ def _damaged(checkpoint: Path, reason: Exception) -> BcosError:
 
 
 def _aside(final: Path) -> Path:
-    """Where a checkpoint is while it is not whole."""
+    """Return where a checkpoint is while it is not whole."""
     return final.with_name(f".{final.name}.tmp")
 
 

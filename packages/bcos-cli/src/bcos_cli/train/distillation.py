@@ -1,4 +1,4 @@
-"""A teacher whose answers a network learns beside, or instead of, the labels."""
+"""Distillation: a teacher whose outputs a network learns beside, or instead of, the labels."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +9,16 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from bcos_cli.config import Distillation
+from bcos_cli.config.trust import trusts_runs
+from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.loader import Batches
 from bcos_cli.evaluate.loop import run_network
-from bcos_cli.explain.loaded_model import TrainedModel, load_trained
 from bcos_core.errors import BcosError
+from bcos_models import TrainedModel, load_trained
 
 
 class Teacher:
-    """A trained network, and what it costs not to answer as it does.
+    """A trained network, and the loss of a student whose outputs differ from its own.
 
     Args:
         options: of the recipe.
@@ -24,7 +26,7 @@ class Teacher:
         device: where to compute.
 
     Raises:
-        BcosError: no such network, or one that sees or knows other things.
+        BcosError: no such network, or one of other channels or classes.
 
     ``logits``: the binary cross-entropy of each class (or, where the student's probabilities are a softmax, the
     Kullback-Leibler divergence) of the student's probabilities from the teacher's, both at a temperature T, times T².
@@ -36,10 +38,10 @@ class Teacher:
     def __init__(self, options: Distillation, student: TrainedModel, device: torch.device) -> None:
         self.options = options
         self.student = student
-        self.trained = load_trained(options.teacher)
+        self.trained = load_trained(options.teacher, trust=trusts_runs())
         if self.trained.input.channels != student.input.channels:
             raise BcosError(
-                f"the teacher {options.teacher!r} sees images of {self.trained.input.channels} channels, "
+                f"the teacher {options.teacher!r} takes images of {self.trained.input.channels} channels, "
                 f"the network of {student.input.channels}; choose another teacher"
             )
         if options.kind == "logits":
@@ -47,32 +49,39 @@ class Teacher:
         self.trained.model.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def answer(self, pixels: Tensor) -> Tensor:
+    def outputs(self, pixels: Tensor) -> Tensor:
         """Return the teacher's output for images in [0, 1], (N, C, H, W), brought to its size."""
         pixels, size = pixels.float(), self.trained.input.size
         if pixels.shape[-1] != size:
             pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
-        answer: Tensor = self.trained.model(self.trained.encode(pixels)).float()
-        return answer
+        outputs: Tensor = self.trained.model(self.trained.encode(pixels)).float()
+        return outputs
 
-    def loss(self, outputs: Tensor, answer: Tensor) -> Tensor:
-        """Mean loss of the student's outputs (N, K)."""
+    def loss(self, outputs: Tensor, taught: Tensor) -> Tensor:
+        """Mean loss of the student's outputs (N, K) beside those of the teacher."""
         outputs = outputs.float()
         if self.options.kind == "embedding":
-            return (1 - F.cosine_similarity(outputs, answer)).mean()
+            return (1 - F.cosine_similarity(outputs, taught)).mean()
         t = self.options.temperature
-        wanted = self.trained.confidences(answer / t)
+        targets = self.trained.confidences(taught / t)
         if self.student.probabilities == "softmax":
-            wanted = wanted / wanted.sum(1, keepdim=True)
-            return F.kl_div((outputs / t).log_softmax(1), wanted, reduction="batchmean") * t**2
-        return F.binary_cross_entropy_with_logits(outputs / t, wanted) * t**2
+            targets = targets / targets.sum(1, keepdim=True)
+            return F.kl_div((outputs / t).log_softmax(1), targets, reduction="batchmean") * t**2
+        return F.binary_cross_entropy_with_logits(outputs / t, targets) * t**2
+
+
+def output_names(options: Distillation | None, index: ShardIndex) -> list[str]:
+    """Names of the student's outputs: the classes of the data, or numbers where it learns a teacher's embedding."""
+    if options is not None and options.kind == "embedding":
+        return [str(k) for k in range(embedding_size(options.teacher))]
+    return index.classes
 
 
 def embedding_size(teacher: str) -> int:
-    """Number of outputs of a network that is a teacher of embeddings."""
-    trained = load_trained(teacher)
-    seen = trained.input
-    images = torch.zeros(1, seen.channels, seen.size, seen.size)
+    """Count the outputs of a teacher of embeddings."""
+    trained = load_trained(teacher, trust=trusts_runs())
+    spec = trained.input
+    images = torch.zeros(1, spec.channels, spec.size, spec.size)
     with torch.inference_mode():
         outputs: Tensor = trained.model.eval()(trained.encode(images))
     if outputs.ndim != 2:
@@ -113,7 +122,7 @@ def agreement(
 
     def update(images: Tensor, labels: Tensor, positions: Tensor, outputs: Tensor) -> None:
         del labels, positions
-        answer = teacher.answer(images.to(device).float() / 255)
+        answer = teacher.outputs(images.to(device).float() / 255)
         cosine.update(F.cosine_similarity(outputs.float(), answer))
 
     count = run_network(teacher.student, network, batches, update, device=device, **options)
@@ -121,7 +130,7 @@ def agreement(
 
 
 class Objective(nn.Module):
-    """The loss that is trained: of the labels, of a teacher, or a mixture of both."""
+    """The loss that is minimised: that of the labels, that of a teacher, or a weighted sum of both."""
 
     def __init__(self, labels: nn.Module, teacher: Teacher | None) -> None:
         super().__init__()
@@ -129,12 +138,12 @@ class Objective(nn.Module):
         self.teacher = teacher
 
     def forward(self, outputs: Tensor, targets: Tensor, pixels: Tensor) -> Tensor:
-        """Loss of outputs (N, K) for targets and images in [0, 1]."""
+        """Return the loss of outputs (N, K) for targets and images in [0, 1]."""
         if self.teacher is None:
             loss: Tensor = self.labels(outputs, targets)
             return loss
         weight = self.teacher.options.weight
-        taught = self.teacher.loss(outputs, self.teacher.answer(pixels))
+        taught = self.teacher.loss(outputs, self.teacher.outputs(pixels))
         if weight == 1:
             return taught
         of_labels: Tensor = self.labels(outputs, targets)

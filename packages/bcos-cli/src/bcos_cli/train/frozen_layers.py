@@ -1,10 +1,11 @@
-"""What stays as it is while the rest is trained."""
+"""Layers that stay as they are while the rest is trained."""
 
 from fnmatch import fnmatchcase
 
 from torch import nn
 
 from bcos_cli import config
+from bcos_cli.train.classifier import classifier_of
 from bcos_core.errors import BcosError
 from bcos_core.plugins import suggestion
 
@@ -17,7 +18,7 @@ def freeze(model: nn.Module, options: config.Model) -> None:
     """
     if options.train == "head":
         model.requires_grad_(False)
-        classifier_of(model).requires_grad_(True)
+        _head(model).requires_grad_(True)
     names = dict(model.named_parameters())
     for pattern in options.freeze:
         matching = [name for name in names if fnmatchcase(name, pattern)]
@@ -32,21 +33,12 @@ def train_mode(model: nn.Module, options: config.Model) -> None:
     model.train()
     if options.train == "head":
         model.eval()
-        classifier_of(model).train()
+        _head(model).train()
     for module in model.modules() if options.freeze else ():
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()
 
 
-def classifier_of(model: nn.Module) -> nn.Module:
-    """Return the classifier.
-
-    Raises:
-        BcosError: the network does not say what it is.
-    """
-    find = getattr(model, "get_classifier", None)
-    found = find() if callable(find) else None
-    if not isinstance(found, nn.Module):
-        raise BcosError("model.train=head needs a network with get_classifier(); name what stays with model.freeze")
-    return found
+def _head(model: nn.Module) -> nn.Module:
+    return classifier_of(model, "model.train=head", remedy="name what stays with model.freeze")[1]

@@ -1,11 +1,9 @@
-"""The epochs of a run so far: what was measured, which was the best, whether to stop."""
+"""The epochs of a run so far, as ``metrics.jsonl`` holds them."""
 
-from collections.abc import Callable
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
-from bcos_cli.config import EarlyStopping
 from bcos_cli.evaluate.classification import Scores
 from bcos_cli.train.best_epoch import Role, accuracy_of
 from bcos_cli.train.checkpoint import Progress
@@ -14,16 +12,14 @@ from bcos_cli.train.run_folder import RunFolder
 
 
 class History:
-    """``metrics.jsonl`` of a run; the line of an epoch is its last act.
+    """``metrics.jsonl`` of a run. An epoch is over once its line is written, which is the last thing it does.
 
     Args:
         folder: of the run.
-        stopping: when it is over early.
     """
 
-    def __init__(self, folder: RunFolder, stopping: EarlyStopping | None) -> None:
+    def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._stopping = stopping
         self.lines: list[dict[str, Any]] = []
 
     def share(self) -> None:
@@ -49,24 +45,6 @@ class History:
         best = [accuracy_of(line) for line in self.lines if line.get("best")]
         return not best or accuracy > max(best)
 
-    def is_over(self, counts: Callable[[int], bool] | None = None) -> bool:
-        """Whether the run has not become better for as long as it has patience.
-
-        Args:
-            counts: whether a network after so many steps can be compared with what the run ends with; None if each can.
-        """
-        if self._stopping is None:
-            return False
-        reached, since = float("-inf"), 0
-        for line in self.lines:
-            if counts is not None and not counts(line.get("step", 0)):
-                continue
-            if accuracy_of(line) > reached + self._stopping.min_delta:
-                reached, since = accuracy_of(line), 0
-            else:
-                since += 1
-        return since >= self._stopping.patience
-
 
 def epoch_line(
     progress: Progress,
@@ -76,15 +54,30 @@ def epoch_line(
     averaged: Scores | Agreement | None,
     role: Role = "test",
 ) -> dict[str, Any]:
-    """What an epoch is remembered by; `role` says whether it was scored on images that choose."""
+    """Return the line of an epoch.
+
+    Args:
+        progress: at its end.
+        train_loss: mean over its batches.
+        lr: learning rate of its last step.
+        plain: scores of the network.
+        averaged: scores of the moving average of its weights, if there is one.
+        role: whether it was scored on images that choose, or on those of the end.
+    """
     values: dict[str, Any] = {"epoch": progress.epoch + 1, "step": progress.step, "train_loss": train_loss}
     for prefix, scores in ((role, plain), ("ema", averaged)):
         if scores is not None:
-            values |= {f"{prefix}_{name}": value for name, value in _measured(scores).items()}
-    return values | {"lr": lr}
+            values |= {f"{prefix}_{name}": value for name, value in _measures(scores).items()}
+    values["lr"] = lr
+    counts = {
+        "skipped": progress.unread,
+        f"{role}_skipped": (averaged or plain).unread,
+        "steps_left_out": progress.left_out,
+    }
+    return values | {name: count for name, count in counts.items() if count}
 
 
-def _measured(scores: Scores | Agreement) -> dict[str, float]:
+def _measures(scores: Scores | Agreement) -> dict[str, float]:
     if isinstance(scores, Agreement):
         return {"loss": scores.loss, "cosine": scores.cosine}
     values = {"loss": scores.loss, "top1": scores.top1}

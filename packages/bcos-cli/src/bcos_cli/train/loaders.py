@@ -1,75 +1,76 @@
 """The batches of a run."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
 
-from bcos_cli.config import Recipe
+from bcos_cli.config import Data
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.data.loader import Batches, make_batches
-from bcos_cli.data.reading import Reading
-from bcos_cli.data.stream import Drawing
-from bcos_cli.train.micro_batches import BatchPlan
-from bcos_cli.train.selection import Splits
+from bcos_cli.data.loader import Batches, Reading, make_batches
+from bcos_cli.data.sample_order import Drawing
+from bcos_cli.train.batch_size import BatchPlan
+from bcos_cli.train.validation_split import Splits
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
 
-def training_batches(
-    recipe: Recipe, index: ShardIndex, spec: InputSpec, plan: BatchPlan, accelerator: Accelerator
-) -> Batches:
-    """Augmented, shuffled batches of this process, as many for each process, without images that are held out."""
-    data, splits = recipe.data, Splits.of(recipe, index)
-    if data.balanced and index.multi_label:
-        raise BcosError("data.balanced draws classes equally often, these images have several labels; leave it out")
-    drawing = Drawing(
-        shuffle=data.shuffle_buffer,
-        multiple=plan.accumulate,
-        repeats=data.repeats,
-        class_counts=tuple(index.class_counts(splits.train)) if data.balanced else None,
-    )
-    return make_batches(
-        split=splits.train,
-        hold_out=splits.hold_out,
-        batch_size=plan.per_process,
-        augment=data.augment,
-        size=data.train_image_size,
-        drawing=drawing,
-        **_common(recipe, index, spec, accelerator),
-    )
+@dataclass(frozen=True)
+class Loaders:
+    """Makes the batches of one process, for training and for evaluation."""
 
+    data: Data
+    index: ShardIndex
+    splits: Splits
+    spec: InputSpec
+    seed: int
+    accelerator: Accelerator
 
-def epoch_batches(recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Accelerator) -> Batches:
-    """Batches of this process's share of the images on which every epoch is scored, each once and as it is."""
-    splits = Splits.of(recipe, index)
-    if splits.hold_out is None:
-        return _evaluation_batches(recipe, index, spec, accelerator, split=splits.scored)
-    return _evaluation_batches(
-        recipe, index, spec, accelerator, split=splits.train, hold_out=splits.hold_out, part="held out"
-    )
+    def training(self, plan: BatchPlan) -> Batches:
+        """Augmented, shuffled batches, as many for each process, without images that are held out."""
+        data, split = self.data, self.splits.train
+        if data.balanced and self.index.multi_label:
+            raise BcosError("data.balanced draws classes equally often, these images have several labels; leave it out")
+        # Each process gets the same number of batches, a multiple of those that are accumulated: one that ran out early
+        # would leave the others waiting for its gradients. Evaluation has no such need, and counts every image once.
+        drawing = Drawing(
+            shuffle=data.shuffle_buffer,
+            multiple=plan.accumulate,
+            repeats=data.repeats,
+            class_counts=tuple(self.index.class_counts(split)) if data.balanced else None,
+        )
+        return self._batches(
+            split,
+            plan.per_process,
+            hold_out=self.splits.hold_out,
+            augment=data.augment,
+            size=data.train_image_size,
+            drawing=drawing,
+        )
 
+    def epoch(self, batch_size: int) -> Batches:
+        """Return the images of this process on which every epoch is scored, each once and as it is."""
+        splits = self.splits
+        if splits.hold_out is None:
+            return self._batches(splits.scored, batch_size)
+        return self._batches(splits.train, batch_size, hold_out=splits.hold_out, part="held out")
 
-def final_batches(recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Accelerator) -> Batches:
-    """The same of the images that are scored in the end."""
-    return _evaluation_batches(recipe, index, spec, accelerator, split=Splits.of(recipe, index).final)
+    def final(self, batch_size: int) -> Batches:
+        """Return the images of this process that are scored at the end."""
+        return self._batches(self.splits.final, batch_size)
 
-
-def _evaluation_batches(
-    recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Accelerator, **images: Any
-) -> Batches:
-    return make_batches(batch_size=recipe.evaluation.batch_size, **images, **_common(recipe, index, spec, accelerator))
-
-
-def _common(recipe: Recipe, index: ShardIndex, spec: InputSpec, accelerator: Accelerator) -> dict[str, Any]:
-    data = recipe.data
-    return {
-        "data": data.path,
-        "index": index,
-        "spec": spec,
-        "rank": accelerator.process_index,
-        "world": accelerator.num_processes,
-        "workers": data.workers,
-        "seed": recipe.train.seed,
-        "reading": Reading.of(data),
-        "pin_memory": accelerator.device.type == "cuda",
-    }
+    def _batches(self, split: str, batch_size: int, **options: Any) -> Batches:
+        return make_batches(
+            self.data.location,
+            self.index,
+            split,
+            self.spec,
+            batch_size=batch_size,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            workers=self.data.workers,
+            seed=self.seed,
+            reading=Reading.of(self.data),
+            pin_memory=self.accelerator.device.type == "cuda",
+            **options,
+        )

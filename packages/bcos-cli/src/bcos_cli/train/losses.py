@@ -15,10 +15,10 @@ from bcos_cli.config import Train
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.plugins import losses
 from bcos_core.errors import BcosError
-from bcos_core.foreign import foreign_code
 from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
+from bcos_core.plugin_guard import plugin_guard
 from bcos_core.plugins import resolve
-from bcos_models.description import Probabilities
+from bcos_models.model_config import Probabilities
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LossOptions:
     """What a loss is built for."""
 
     evaluation: bool = False
-    """For measuring, not for training: plain targets, no smoothing, no weights."""
+    """For evaluation, not for training: plain targets, no smoothing, no weights."""
     label_smoothing: float = 0.0
     class_weights: Tensor | None = None
     """(K,)"""
@@ -42,31 +42,38 @@ def make_loss(name: str, options: LossOptions | None = None) -> nn.Module:
         BcosError: no such loss.
     """
     builder = _users_function(name) if ":" in name else resolve(losses()[name].builder)
-    with foreign_code(f"the loss {name!r}", loading=False):
+    with plugin_guard(f"the loss {name!r}", loading=False):
         loss = builder(options or LossOptions())
     if not isinstance(loss, nn.Module):
         raise BcosError(f"the loss {name!r} must return a torch.nn.Module, got {type(loss).__name__}")
     return loss
 
 
+def training_loss(train: Train, index: ShardIndex, split: str) -> nn.Module:
+    """Build the loss of labels that a recipe trains with, on the images of `split`."""
+    options = LossOptions(label_smoothing=train.label_smoothing, class_weights=class_weights(train, index, split))
+    loss = make_loss(train.loss, options)
+    return loss.double() if train.precision == "float64" else loss
+
+
 def probabilities_of(name: str) -> Probabilities:
-    """What makes probabilities of the logits of a network that was trained with this loss."""
+    """Return the function that turns logits of a network that was trained with this loss into probabilities."""
     return "sigmoid" if ":" in name else losses()[name].probabilities
 
 
 def loss_of_scores(name: str) -> str:
-    """Loss that a network trained with the loss `name` is scored with: the same, or ``bce`` for a user's function.
+    """Return the loss with which a network that was trained with `name` is scored: ``bce`` for a user's function.
 
-    So whoever scores a network needs no code of its maker's.
+    Scoring a network thus runs no code of whoever made it.
     """
     return "bce" if ":" in name else name
 
 
 def _users_function(reference: str) -> Callable[..., Any]:
-    """The function that ``module:function`` names, in a module that is installed or lies in the current folder.
+    """Return the function that ``module:function`` names, in a module that is installed or lies in the current folder.
 
-    A program that is installed does not look where its user stands; this looks there for this one module, and
-    ``sys.path`` stays as it is.
+    An installed program does not import from the current folder; this looks there for this one module, and leaves
+    ``sys.path`` as it is.
     """
     top = reference.partition(":")[0].partition(".")[0]
     if top.isidentifier() and top not in sys.modules and find_spec(top) is None:
@@ -74,7 +81,7 @@ def _users_function(reference: str) -> Callable[..., Any]:
         if spec is not None and spec.loader is not None:
             module = sys.modules[top] = module_from_spec(spec)
             try:
-                with foreign_code(f"the module {top!r}"):
+                with plugin_guard(f"the module {top!r}"):
                     spec.loader.exec_module(module)
             except BaseException:
                 del sys.modules[top]
@@ -88,7 +95,7 @@ def binary_cross_entropy(options: LossOptions) -> nn.Module:
 
 
 def uniform_off_label_bce(options: LossOptions) -> nn.Module:
-    """Build the loss ``uniform_off_label_bce``; plain binary cross-entropy where it measures."""
+    """Build the loss ``uniform_off_label_bce``; plain binary cross-entropy for evaluation."""
     if options.evaluation:
         return BinaryCrossEntropyLoss()
     if options.label_smoothing:
@@ -107,7 +114,8 @@ def cross_entropy(options: LossOptions) -> nn.Module:
 class _CrossEntropy(nn.CrossEntropyLoss):
     """Averaged over images, also where classes have weights.
 
-    torch divides by the weights of a batch: the sum of two halves of it would be another one than of the whole.
+    torch divides by the weights of a batch, so that a loss accumulated over two halves would differ from that of the
+    whole.
     """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
@@ -115,7 +123,7 @@ class _CrossEntropy(nn.CrossEntropyLoss):
 
 
 def class_weights(train: Train, index: ShardIndex, split: str) -> Tensor | None:
-    """Weight of each class (K,) that a recipe asks for, if it asks for any.
+    """Return the weight of each class (K,), if a recipe asks for weights.
 
     Raises:
         BcosError: not one for each class, or a class without images.
@@ -132,7 +140,7 @@ def class_weights(train: Train, index: ShardIndex, split: str) -> Tensor | None:
 
 
 def balanced_weights(counts: list[int]) -> Tensor:
-    """Weight of each class, inverse to its share: ``N / (K · n_k)``.
+    """Return weights of classes, inverse to their shares: ``N / (K · n_k)``.
 
     Raises:
         BcosError: a class without images.

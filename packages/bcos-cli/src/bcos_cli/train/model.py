@@ -4,16 +4,20 @@ import warnings
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from bcos_cli import config
 from bcos_cli.config import Recipe
-from bcos_cli.explain.loaded_model import TrainedModel, load_trained
-from bcos_cli.train.anneal import before_annealing
-from bcos_cli.train.frozen_layers import classifier_of
+from bcos_cli.config.trust import trusts_runs
+from bcos_cli.train.annealer import initial_options
+from bcos_cli.train.classifier import classifier_of
+from bcos_cli.train.compilation import compile_network
+from bcos_cli.train.frozen_layers import freeze
+from bcos_cli.train.gradient_checkpoint import checkpoint_activations
 from bcos_cli.train.losses import probabilities_of
 from bcos_core.errors import BcosError
-from bcos_models import InputSpec, ModelConfig, create_model, get_spec, is_model
+from bcos_models import InputSpec, ModelConfig, TrainedModel, create_model, get_spec, is_model, load_trained
 from bcos_models.registry import describe
 
 
@@ -28,57 +32,57 @@ def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
     if is_model(recipe.model.start):
         named = config.Model(name=recipe.model.start, pretrained=True)
         return _by_name(recipe, named, classes)
-    return _from_trained(recipe, load_trained(recipe.model.start), classes)
+    return _from_trained(recipe, load_trained(recipe.model.start, trust=trusts_runs()), classes)
 
 
 def _by_name(recipe: Recipe, model: config.Model, classes: list[str]) -> TrainedModel:
     assert model.name is not None
-    spec = get_spec(model.name)
-    seen = _seen(recipe.data, spec.input)
+    own = get_spec(model.name).input
+    spec = _input_spec(recipe.data, own)
     options = dict(model.options)
-    if seen.encoded_channels != spec.input.encoded_channels:
-        if "/" in model.name:  # the original network sees the images without inverse channels
-            options["network"] = {"in_chans": seen.channels, **options.get("network", {})}
+    if spec.encoded_channels != own.encoded_channels:
+        if "/" in model.name:  # the original network takes images without inverse channels
+            options["network"] = {"in_chans": spec.channels, **options.get("network", {})}
         else:
-            options = {"in_chans": seen.encoded_channels, **options}
+            options = {"in_chans": spec.encoded_channels, **options}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*new, untrained classifier")  # which is about to be trained
+        warnings.filterwarnings("ignore", message=".*new, untrained classifier")  # it is about to be trained
         network = create_model(
             model.name,
             num_classes=len(classes),
             pretrained=model.pretrained,
             weights=model.weights,
-            **options | before_annealing(recipe, len(classes)),
+            **options | initial_options(recipe.annealing, recipe.model.options, len(classes)),
         )
-    seen = _seen(recipe.data, getattr(network, "input_spec", seen))
-    return _described(recipe, network, model.name, options, seen, classes)
+    spec = _input_spec(recipe.data, getattr(network, "input_spec", spec))
+    return _trained_model(recipe, network, model.name, options, spec, classes)
 
 
 def _from_trained(recipe: Recipe, started: TrainedModel, classes: list[str]) -> TrainedModel:
-    """The network of a run, with a new classifier where the classes are others."""
-    seen = _seen(recipe.data, started.input)
-    if seen.encoded_channels != started.input.encoded_channels:
+    """Return a trained network, with a new classifier where its classes are not `classes`."""
+    spec = _input_spec(recipe.data, started.input)
+    if spec.encoded_channels != started.input.encoded_channels:
         raise BcosError(
-            f"{recipe.model.start!r} sees images of {started.input.channels} channels, "
-            f"data.image_channels={seen.channels}; leave that out"
+            f"{recipe.model.start!r} takes images of {started.input.channels} channels, "
+            f"data.image_channels={spec.channels}; leave that out"
         )
     options = dict(started.options)
     if started.classes != classes and options.get("logit_bias", "auto") is None:
-        del options["logit_bias"]  # of an embedding; a classifier has its own
+        del options["logit_bias"]  # it is that of an embedding; a classifier has its own
     network = create_model(started.name, num_classes=len(classes), **options)
     own, state = network.state_dict(), started.model.state_dict()
     if started.classes != classes:
-        head = _classifier_name(network)
+        head = classifier_of(network, "a network for other classes")[0]
         state = {key: own[key] if key == head or key.startswith(f"{head}.") else state.get(key) for key in own}
     wrong = [key for key in own if state.get(key) is None or state[key].shape != own[key].shape]
     if wrong:
         raise BcosError(f"the weights of {recipe.model.start!r} do not fit its own description: {wrong[0]}")
     network.load_state_dict(state)
-    return _described(recipe, network, started.name, options, seen, classes)
+    return _trained_model(recipe, network, started.name, options, spec, classes)
 
 
-def _seen(data: config.Data, spec: InputSpec) -> InputSpec:
-    """What the network is to see: its own input, changed as the recipe says."""
+def _input_spec(data: config.Data, spec: InputSpec) -> InputSpec:
+    """Return a network's input, changed as the recipe says."""
     changes: dict[str, Any] = {}
     if data.image_size is not None:
         changes |= {"size": data.image_size, "resize": None}
@@ -87,14 +91,22 @@ def _seen(data: config.Data, spec: InputSpec) -> InputSpec:
     return replace(spec, **changes)
 
 
-def _described(
-    recipe: Recipe, network: nn.Module, name: str, options: dict[str, Any], seen: InputSpec, classes: list[str]
+def _trained_model(
+    recipe: Recipe, network: nn.Module, name: str, options: dict[str, Any], spec: InputSpec, classes: list[str]
 ) -> TrainedModel:
-    describe(network, ModelConfig(name, len(classes), options, seen))
-    return TrainedModel(network, name, options, seen, classes, probabilities_of(recipe.train.loss))
+    model_config = ModelConfig(name, len(classes), options, spec, classes, probabilities_of(recipe.train.loss))
+    describe(network, model_config)
+    return TrainedModel(network, model_config)
 
 
-def _classifier_name(network: nn.Module) -> str:
-    classifier = classifier_of(network)
-    name: str = next(name for name, module in network.named_modules() if module is classifier)
-    return name
+def prepare_network(network: nn.Module, model: config.Model, train: config.Train) -> None:
+    """Freeze, convert, checkpoint and compile a network as the recipe says, in place, before its optimizer is made."""
+    freeze(network, model)
+    if train.precision == "float64":
+        network.double()
+    if train.channels_last:
+        network.to(memory_format=torch.channels_last)
+    if train.gradient_checkpointing:
+        checkpoint_activations(network)
+    if train.compile != "no":
+        compile_network(network, train.compile, train.compile_backend)

@@ -1,4 +1,4 @@
-"""Our own losses, registered as a stranger's would be. Imports no torch."""
+"""The losses of this package, registered as those of a plugin are. Imports no torch."""
 
 from collections.abc import Iterable
 

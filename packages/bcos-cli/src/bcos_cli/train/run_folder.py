@@ -12,15 +12,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
-from bcos_cli.config.keys import differences
+from bcos_cli.config.comparison import differences
 from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, shortened, shown
-from bcos_core.files import naming, remove_asides, write_atomically
+from bcos_core.files import path_in_errors, remove_asides, write_atomically
 
 WEIGHTS_NAME = "model.safetensors"
 LOCK = ".lock"
-SEEN_WITHIN = 60.0
-"""Seconds after which a file of another machine must be seen here."""
+VISIBLE_WITHIN = 60.0
+"""Seconds after which a file that another machine has written must be visible here."""
 FREE_TO_CHANGE = (
     "data.path",
     "data.cache",
@@ -31,7 +31,7 @@ FREE_TO_CHANGE = (
     "train.explained_images",
     "evaluation",
 )
-"""What a run may be resumed with another value of: it does not change what is learned."""
+"""Keys whose values may change when a run is resumed: they do not affect what is learned."""
 
 
 class RunFolder:
@@ -54,13 +54,13 @@ class RunFolder:
         self.report = path / "report.html"
         self.explanations = path / "explanations"
         self.not_finite = path / "not-finite"
-        """For batches whose loss was not finite."""
+        """Folder for batches whose loss was not finite."""
         self.preempted = path / ".preempted"
-        """There, and empty, while a run that a signal has ended waits to be resumed."""
+        """An empty file, there while a run that a signal has ended waits to be resumed."""
 
     @contextmanager
     def opened(self, recipe: Recipe, *, resume: bool) -> Iterator[None]:
-        """Start or resume a run here, and keep other processes out; nothing is changed where it is refused.
+        """Start or resume a run here, and keep other processes out; a refusal changes nothing.
 
         Raises:
             BcosError: no run to resume, or one with another recipe; no free folder to start one; or one in use.
@@ -82,7 +82,7 @@ class RunFolder:
         """
         lock = FileLock(self.path / LOCK)
         try:
-            lock.acquire(timeout=1)  # somebody may be looking whether it is in use
+            lock.acquire(timeout=1)  # is_in_use of another process holds it for a moment
         except Timeout as reason:
             raise BcosError(
                 f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
@@ -94,21 +94,21 @@ class RunFolder:
             lock.release()
 
     def is_free(self) -> bool:
-        """Whether there is nothing here but what a killed start may have left."""
+        """Whether there is nothing here but hidden files, which a killed start may have left."""
         return not self.path.exists() or (self.path.is_dir() and all(p.name[0] == "." for p in self.path.iterdir()))
 
-    def check_seen(self) -> None:
-        """Be sure that this process sees the run that the main one has started.
+    def wait_until_visible(self) -> None:
+        """Wait until this process sees the run that the main one has started.
 
         Raises:
-            BcosError: it does not, even after a while, which shared file systems may need.
+            BcosError: it does not, even after the while that shared file systems may need.
         """
-        until = time.monotonic() + SEEN_WITHIN
+        until = time.monotonic() + VISIBLE_WITHIN
         while not self.config.exists():
             if time.monotonic() > until:
                 raise BcosError(
-                    f"the run's folder {str(self.path)!r} is not seen on {socket.gethostname()}; choose one that all "
-                    "machines share with --out"
+                    f"the run's folder {str(self.path)!r} is not visible on {socket.gethostname()}; choose one that "
+                    "all machines share with --out"
                 )
             time.sleep(0.1)
 
@@ -122,7 +122,7 @@ class RunFolder:
                 return False
         except Timeout:
             return True
-        except PermissionError:  # somebody else's, who alone knows
+        except PermissionError:  # another user's, of which only that user can tell
             return False
 
     def start(self, recipe: Recipe) -> None:
@@ -136,14 +136,14 @@ class RunFolder:
         write_atomically(self.config, dump_recipe(recipe))
 
     def resume(self, recipe: Recipe) -> None:
-        """Check that a run to be resumed had this recipe, apart from what may change, and note that.
+        """Check that the run to be resumed had this recipe, except for what may change, and write it.
 
         Raises:
             BcosError: no run here, or one with another recipe.
         """
         self._check_run()
-        before = load_recipe(str(self.config), needs=())  # it is compared, not used
-        changed = what_keeps_from_resuming(before, recipe)
+        before = load_recipe(str(self.config), needs=())  # compared, not used
+        changed = changed_keys(before, recipe)
         if changed:
             raise BcosError(
                 f"the run in {str(self.path)!r} has another recipe ({', '.join(changed[:4])}); "
@@ -183,7 +183,7 @@ class RunFolder:
         """
         if not self.metrics.exists():
             return []
-        lines = read_text(self.metrics).split("\n")[:-1]  # what follows the last line break was cut off by a crash
+        lines = read_text(self.metrics).split("\n")[:-1]  # a crash may have cut off what follows the last line break
         return [_epoch(line, f"line {number} of {self.metrics}") for number, line in enumerate(lines, start=1)]
 
     def keep_metrics(self, epochs: int) -> None:
@@ -193,14 +193,14 @@ class RunFolder:
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Append the line of an epoch."""
-        with naming(self.metrics), self.metrics.open("a") as file:
+        with path_in_errors(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(values) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
 
 def _epoch(line: str, where: str) -> dict[str, Any]:
-    """What a line of ``metrics.jsonl`` says of its epoch: numbers by name, ``epoch`` (from 1) among them.
+    """Read a line of ``metrics.jsonl``: the numbers of an epoch by name, ``epoch`` (from 1) among them.
 
     Beside them ``scored`` names the images that the scores are of; older versions did not write it.
     """
@@ -219,8 +219,8 @@ def _epoch(line: str, where: str) -> dict[str, Any]:
     return dict(values)
 
 
-def what_keeps_from_resuming(before: Recipe, now: Recipe) -> list[str]:
-    """Say which keys of a run's recipe have changed that must not."""
+def changed_keys(before: Recipe, now: Recipe) -> list[str]:
+    """Describe the keys of a run's recipe that have changed and must not."""
     return [
         f"{key}: {shortened(str(left), 60)} there, {shortened(str(right), 60)} here"
         for key, (left, right) in differences(before.model_dump(), now.model_dump()).items()

@@ -1,4 +1,4 @@
-"""Explanations of the same few images after every epoch: how the network comes to see."""
+"""Explanations of the same few images after every epoch, which show how the network learns to see."""
 
 import numpy as np
 import torch
@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bcos_cli import console
-from bcos_cli.explain.loaded_model import TrainedModel
-from bcos_cli.explain.pictures import as_floats, smoothing
-from bcos_cli.train.efficiency import as_written
+from bcos_cli.train.compilation import as_written
 from bcos_cli.train.run_folder import RunFolder
-from bcos_core import explain
 from bcos_core.errors import BcosError, first_line
-from bcos_explain.render import contribution_rgb, explanation_image, on_background, save_png
+from bcos_explain import ExplainedImage, explain_batch
+from bcos_explain.render import contribution_rgb, on_background, save_png
+from bcos_models import TrainedModel
 
 _GAP = 2
 """White pixels between pictures."""
@@ -22,13 +21,13 @@ _SIDE = 96
 """Smaller pictures are enlarged to about this many pixels."""
 
 
-class Watcher:
+class SampleExplanations:
     """Explains a few images, and writes ``explanations/epoch-NNNN.png``.
 
-    Columns are images; rows the image, W(x) as a colour image, and the contributions to the class predicted.
+    Columns are images; rows the image, W(x) as a colour image, and the contributions to the predicted class.
 
     Args:
-        trained: what the network sees.
+        trained: describes the network's input.
         folder: of the run.
         images: 8-bit (N, C, H, W).
     """
@@ -38,8 +37,8 @@ class Watcher:
         self.folder = folder
         self.images = images
 
-    def look(self, model: torch.nn.Module, epoch: int, step: int, accelerator: Accelerator) -> bool:
-        """Explain the images with the network as it is; return False, with a word, where that is not possible."""
+    def write(self, model: torch.nn.Module, epoch: int, step: int, accelerator: Accelerator) -> bool:
+        """Explain the images with the network as it is; where that is impossible, say why and return False."""
         was_training = model.training
         model.eval()
         try:
@@ -59,19 +58,23 @@ class Watcher:
 
     def _picture(self, model: torch.nn.Module, device: torch.device) -> NDArray[np.float64]:
         dtype = next(model.parameters()).dtype
-        x = self.trained.encode(self.images.to(device)).to(dtype)
-        explanation = explain(model, x)
-        maps = explanation.map.float().cpu().numpy()
-        columns = []
-        for i, image in enumerate(self.images):
-            coloured = explanation_image(x[i].float(), explanation.weight[i].float(), smooth=smoothing(x.shape[-1]))
-            rows = (
-                as_floats(image.permute(1, 2, 0).numpy()),
-                on_background(coloured),
-                contribution_rgb(maps[i]),
-            )
-            columns.append(np.concatenate([_framed(row) for row in rows]))
-        return np.concatenate(columns, axis=1)
+        explained = explain_batch(
+            model,
+            self.images.to(device),
+            encode=lambda images: self.trained.encode(images).to(dtype),
+            keep_weight=False,
+            colours=True,
+        )
+        return np.concatenate([_column(image) for image in explained], axis=1)
+
+
+def _column(image: ExplainedImage) -> NDArray[np.float64]:
+    """Image, W and contributions below each other, each with white pixels above and at its left."""
+    (explanation,) = image.explanations
+    assert explanation.picture is not None
+    weight = on_background(explanation.picture.rgba(explanation.picture.own_scale))
+    pictures = (image.image / 255, weight, contribution_rgb(explanation.map))
+    return np.concatenate([np.pad(p, ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=1.0) for p in pictures])
 
 
 def _log(tracker: GeneralTracker, picture: NDArray[np.uint8], step: int) -> None:
@@ -80,9 +83,5 @@ def _log(tracker: GeneralTracker, picture: NDArray[np.uint8], step: int) -> None
     layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
     try:
         tracker.log_images(several, step=step, **layout)
-    except Exception as reason:  # of a library of somebody else's, perhaps over a network
+    except Exception as reason:  # another library's, perhaps about a connection
         console.err.print(f"explanations are not logged to {tracker.name}: {first_line(reason)}")
-
-
-def _framed(picture: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.pad(picture[..., :3], ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=1.0)

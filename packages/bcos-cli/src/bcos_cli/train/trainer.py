@@ -1,38 +1,58 @@
-"""Training: epochs of steps, an evaluation after each, checkpoints in between."""
+"""Training: epochs of steps, an evaluation after each, checkpoints in between, and the network at the end."""
 
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from accelerate.utils import broadcast_object_list
-from torch import Tensor
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object, set_seed
+from torch import Tensor, nn
 
 from bcos_cli import console
 from bcos_cli.config import Recipe, load_recipe
+from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex, load_index
-from bcos_cli.evaluate.classification import Scores
-from bcos_cli.explain.loaded_model import TrainedModel
-from bcos_cli.processes.group import total
-from bcos_cli.processes.preemption import EXIT_STATUS, Preempted
-from bcos_cli.train.checkpoint import Progress
-from bcos_cli.train.distillation import Agreement
-from bcos_cli.train.evaluation import scores_of, share_buffers
-from bcos_cli.train.finalize import finish
-from bcos_cli.train.finite import LossWatch, SkippedSteps, keep_batch, not_finite, some_of
+from bcos_cli.data.loader import Batches, Reading, images_at
+from bcos_cli.evaluate.classification import Scores, classify
+from bcos_cli.evaluate.samplers import SampledImages
+from bcos_cli.processes.group import any_process, total
+from bcos_cli.processes.preemption import EXIT_STATUS, Preempted, Stopper
+from bcos_cli.train import fsdp
+from bcos_cli.train.accelerator import make_accelerator, start_trackers
+from bcos_cli.train.batch_size import check_mixing, plan_batches
+from bcos_cli.train.checkpoint import Checkpoints, Progress, load_progress
+from bcos_cli.train.distillation import Agreement, agreement, output_names
+from bcos_cli.train.early_stopping import should_stop
 from bcos_cli.train.frozen_layers import train_mode
-from bcos_cli.train.history import epoch_line
-from bcos_cli.train.keeping import restore, save
-from bcos_cli.train.loaders import training_batches
+from bcos_cli.train.history import History, epoch_line
+from bcos_cli.train.learner import Learner
+from bcos_cli.train.loaders import Loaders
+from bcos_cli.train.losses import LossOptions, make_loss, training_loss
+from bcos_cli.train.model import build
+from bcos_cli.train.nonfinite_loss import (
+    RunningLoss,
+    check_skipped,
+    check_weights,
+    keep_batch,
+    loss_error,
+)
 from bcos_cli.train.run_folder import RunFolder
-from bcos_cli.train.selection import settled
-from bcos_cli.train.setup import Setup, make_accelerator
+from bcos_cli.train.sample_explanations import SampleExplanations
 from bcos_cli.train.train_step import seed_batch
+from bcos_cli.train.validation_split import Splits, with_validation
 from bcos_core.errors import BcosError
+from bcos_models import TrainedModel, load_trained
+from bcos_models.finite import check_finite
 
 LOOK_STEPS = 50
 """Batches between looks at the loss on an accelerator; each look waits for it."""
+ASK_STEPS = 10
+"""Steps after which processes on accelerators ask each other whether one was told to end."""
 
 
 @dataclass
@@ -41,15 +61,15 @@ class TrainingResult:
 
     trained: TrainedModel
     scores: Scores | Agreement | None
-    """On the images that are scored in the end; None where training has not scored the network on them."""
+    """On the images that are scored at the end; None where training has not scored the network on them."""
     index: ShardIndex
     data: str
     recipe: Recipe
-    """With what has chosen, as ``config.yaml`` has it."""
+    """As ``config.yaml`` has it, which names what chooses."""
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False) -> TrainingResult:
-    """Train the network of `recipe`; arguments and errors as of :func:`trained`."""
+    """Train the network of `recipe`; arguments and errors are those of :func:`trained`."""
     with trained(recipe, out, resume=resume) as result:
         return result
 
@@ -69,223 +89,320 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
     Raises:
         BcosError: a recipe that does not fit the data or the number of processes, a folder in use, or a loss
             that is not finite.
-        Preempted: a signal asked for an early end; the run goes on where it is resumed.
+        Preempted: a signal asked for an early end; ``--resume`` continues the run.
     """
-    data = recipe.data.path
-    if data is None:
-        raise BcosError("there are no data to train on; give a folder of shards with --data")
+    data = recipe.data.location
     index = load_index(data)
     if len(index.classes) < 2:
         raise BcosError(f"the shards have the class {index.classes[0]!r} alone; a classifier needs at least two")
-    accelerator = make_accelerator(recipe, out)
+    accelerator = make_accelerator(recipe.train, out)
     resume = broadcast_object_list([resume])[0]  # another process may have looked later, when there was a run
     folder = RunFolder(out)
     before = load_recipe(str(folder.config)) if resume and folder.config.exists() else None
-    recipe = settled(recipe, index, before)
-    with ExitStack() as held:
+    recipe = with_validation(recipe, index, before)
+    with ExitStack() as stack:
         with accelerator.main_process_first():
             if accelerator.is_main_process:
-                held.enter_context(folder.opened(recipe, resume=resume))
-        folder.check_seen()
-        run = _Run(Setup(recipe, index, folder, accelerator))
-        held.enter_context(run.setup.stopper.listening())
-        held.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
-        scores = run.to_the_end(resume)
-        with run.while_scored():
-            yield TrainingResult(run.setup.trained, scores, index, data, recipe)
+                stack.enter_context(folder.opened(recipe, resume=resume))
+        folder.wait_until_visible()
+        trainer = Trainer(recipe, index, folder, accelerator)
+        stack.enter_context(trainer.stopper.listening())
+        stack.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
+        scores = trainer.run(resume)
+        with trainer.ended_at_once():
+            yield TrainingResult(trainer.trained, scores, index, data, recipe)
 
 
-class _Run:
-    """The course of a run in one process."""
+class Trainer:
+    """The course of a run in one process.
 
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        self.recipe = setup.recipe
-        self.accelerator = setup.accelerator
+    Args:
+        recipe: with ``data.path``, and with what :func:`with_validation` fills in.
+        index: of the data.
+        folder: of the run.
+        accelerator: of this process.
+
+    Raises:
+        BcosError: a part of the recipe that does not fit the data, the network or the processes.
+    """
+
+    def __init__(self, recipe: Recipe, index: ShardIndex, folder: RunFolder, accelerator: Accelerator) -> None:
+        self.recipe, self.index, self.folder, self.accelerator = recipe, index, folder, accelerator
+        train, self.device = recipe.train, accelerator.device
+        if fsdp.is_sharded(accelerator):
+            fsdp.check_sharded(recipe)
+        self.splits = Splits.of(recipe.data, index)
+        self.history = History(folder)
+        self.checkpoints = Checkpoints(folder.checkpoints, train.keep_checkpoints)
+        self.plan = plan_batches(train, accelerator.num_processes)
+        check_mixing(self.plan, recipe.mixing)
+        set_seed(train.seed)
+        self.trained = build(recipe, output_names(recipe.distillation, index))
+        self.loaders = Loaders(recipe.data, index, self.splits, self.trained.input, train.seed, accelerator)
+        self.batches = self.loaders.training(self.plan)
+        self.epoch_batches = self.loaders.epoch(recipe.evaluation.batch_size)
+        self.steps_per_epoch = len(self.batches) // self.plan.accumulate
+        loss = training_loss(train, index, self.splits.train).to(self.device)
+        self.learner = Learner(
+            recipe, self.trained, loss, accelerator, self.steps_per_epoch, multi_label=index.multi_label
+        )
+        asks_often = self.device.type == "cpu" or accelerator.num_processes == 1
+        self.stopper = Stopper(lambda flag: any_process(flag, self.device), every=1 if asks_often else ASK_STEPS)
+        self.sample_explanations = self._sample_explanations()
         self.progress = Progress()
         self.scores: Scores | Agreement | None = None
 
-    def to_the_end(self, resume: bool) -> Scores | Agreement | None:
+    def run(self, resume: bool) -> Scores | Agreement | None:
         """Train to the last epoch, from the first or from the last checkpoint; return the final scores, if any."""
+        recipe, epochs = self.recipe, self.recipe.train.epochs
         if self.accelerator.is_main_process:
-            for text in self.setup.splits.told(self.recipe, self.setup.index):
+            for text in self.splits.summary(recipe.train, recipe.early_stopping, self.index):
                 console.err.print(text, soft_wrap=True)
         if resume:
-            self.progress = restore(self.setup)
-        self.setup.start_trackers()
-        history, stopper = self.setup.history, self.setup.stopper
-        while self.progress.epoch < self.recipe.train.epochs and not history.is_over(self.setup.annealer.is_over):
-            if self.progress.batch < len(self.setup.batches):
-                self._train_epoch()
-                if stopper.asked():
-                    self._end_early(self.setup.checkpoints.last())
-            if not history.has(self.progress.epoch + 1):
-                self._evaluate_epoch()
-                if self.progress.epoch + 1 < self.recipe.train.epochs and stopper.asked():
-                    self._end_early(self.setup.checkpoints.last())
+            self.resume()
+        start_trackers(self.accelerator, recipe)
+        comparable = self.learner.annealer.is_over
+        while self.progress.epoch < epochs and not should_stop(self.history.lines, recipe.early_stopping, comparable):
+            if self.progress.batch < len(self.batches):
+                self.train_epoch()
+                self._end_if_asked()
+            if not self.history.has(self.progress.epoch + 1):
+                self.evaluate_epoch()
+                if self.progress.epoch + 1 < epochs:
+                    self._end_if_asked()
             self.progress = Progress(self.progress.epoch + 1, step=self.progress.step, left_out=self.progress.left_out)
-        return finish(self.setup, self.scores)
+        return self.finish()
 
-    @contextmanager
-    def while_scored(self) -> Iterator[None]:
-        """For what follows the training, which a signal may end at once: it is done again where the run is resumed."""
-        stopper = self.setup.stopper
-        if stopper.asked():
-            self._end_early(self.setup.checkpoints.last())
-        try:
-            with stopper.at_once():
-                yield
-        except Preempted:
-            self._tell_end(f"{stopper.received} while the trained network was scored")
-            raise
-
-    def _train_epoch(self) -> None:
+    def train_epoch(self) -> None:
         """Train on the batches of an epoch that are left; then write a checkpoint."""
-        setup, progress, train = self.setup, self.progress, self.recipe.train
+        progress, train, step = self.progress, self.recipe.train, self.learner.step
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        setup.model.train()
-        train_mode(setup.network, self.recipe.model)
-        self.watch = LossWatch(
-            self.accelerator.device, progress.losses[rank] if progress.losses else 0.0, setup.stepper.dtype
-        )
-        self.skipped = SkippedSteps(train.max_not_finite, progress.left_out)
+        self.learner.model.train()
+        train_mode(self.learner.network, self.recipe.model)
+        self.loss = RunningLoss(self.device, progress.losses[rank] if progress.losses else 0.0, step.dtype)
+        self.rates = dict[int, float]()
         self.since = time.perf_counter()
-        self.rates = rates = dict[int, float]()
-        look = 1 if self.accelerator.device.type == "cpu" else LOOK_STEPS
+        look = 1 if self.device.type == "cpu" else LOOK_STEPS
         label = f"epoch {progress.epoch + 1}/{train.epochs}"
-        with console.counted(label, len(setup.batches), self.accelerator.is_main_process) as counter:
+        with console.counted(label, len(self.batches), self.accelerator.is_main_process) as counter:
             counter.advance(progress.batch)
-            for images, labels, positions in setup.batches.epoch(progress.epoch, progress.batch):
+            for images, labels, positions in self.batches.epoch(progress.epoch, progress.batch):
                 seed_batch(train.seed, progress.epoch, progress.batch, rank)
-                rates[progress.batch] = setup.optimizer.param_groups[0]["lr"]
-                self.watch.add(setup.stepper.run(images, labels), progress.batch)
-                if setup.stepper.left_out_batch:
+                self.rates[progress.batch] = self.learner.lr
+                self.loss.add(step.run(images, labels), progress.batch)
+                if step.skipped_batch:
                     self._keep_batch(progress.batch, images, labels, positions)
                 progress.batch += 1
                 counter.advance(images=len(images) * world, note=self._note())
                 if progress.batch % look == 0:
-                    self._check_finite()
+                    self._check_loss()
                 if self.accelerator.sync_gradients:
-                    self._after_step()
-        progress.unread = total(setup.batches.stream.skipped, self.accelerator.device)
-        self._save()
+                    self.after_step()
+        progress.unread = total(self.batches.stream.skipped, self.device)
+        self.save()
 
     def _note(self) -> str | None:
         batches = self.progress.batch
-        return f"loss {float(self.watch.total) / batches:.4f}" if batches % LOOK_STEPS == 0 else None
+        return f"loss {float(self.loss.total) / batches:.4f}" if batches % LOOK_STEPS == 0 else None
 
-    def _after_step(self) -> None:
-        """What follows a step: schedule, annealing, average, checkpoint, and the question whether to go on."""
-        setup, progress = self.setup, self.progress
+    def after_step(self) -> None:
+        """Count the step and update the learner; write a checkpoint, or end early, when it is time."""
+        progress, train = self.progress, self.recipe.train
         progress.step += 1
-        if setup.stepper.left_out_step:
-            self.skipped.add(f"at epoch {progress.epoch + 1}, step {progress.step:,}")
-            progress.left_out = self.skipped.count
-        setup.schedule.step_update(progress.step)
-        for network in setup.networks:
-            setup.annealer.after_step(network, progress.step)
-        if setup.ema is not None and self.recipe.ema is not None and progress.step % self.recipe.ema.every == 0:
-            setup.ema.update(setup.network, progress.step)
-        if progress.batch == len(setup.batches):
+        if self.learner.step.skipped_step:
+            progress.left_out += 1
+            where = f"at epoch {progress.epoch + 1}, step {progress.step:,}"
+            check_skipped(progress.left_out, train.max_not_finite, where)
+        self.learner.after_step(progress.step)
+        if progress.batch == len(self.batches):
             return  # there is a checkpoint at the end of an epoch
-        if setup.stopper.wanted(progress.step):
-            self._end_early(self._save())
-        every = self.recipe.train.checkpoint_steps
-        if every and progress.step % every == 0:
-            self._save()
+        if self.stopper.is_due(progress.step):
+            self._end(self.save())
+        if train.checkpoint_steps and progress.step % train.checkpoint_steps == 0:
+            self.save()
 
-    def _end_early(self, path: Path | None) -> None:
-        received = self.setup.stopper.received or "a signal to another process"
-        self._tell_end(f"{received} after step {self.progress.step:,}, with the checkpoint {path}")
-        raise Preempted
+    def evaluate_epoch(self) -> None:
+        """Score the network, keep the best if these images choose, and write the line of the epoch."""
+        progress, learner, accelerator, role = self.progress, self.learner, self.accelerator, self.splits.role
+        learner.share_buffers()
+        label = f"evaluating on {self.splits.label}"
+        plain = self.score(learner.whole, self.epoch_batches, label)
+        averaged = None if learner.ema is None else self.score(learner.ema.module, self.epoch_batches, label)
+        self.scores = averaged or plain
+        loss = sum(progress.losses) / len(progress.losses) / len(self.batches)
+        values = epoch_line(progress, loss, learner.lr, plain, averaged, role)
+        images = len(self.batches.stream) * accelerator.num_processes
+        values |= {"images_per_second": images / progress.seconds, "seconds": progress.seconds}
+        for name, kind in (("skipped", "training"), (f"{role}_skipped", role)):
+            if name in values:
+                what = f"{values[name]:,} {kind} images could not be read and were left out"
+                accelerator.print(f"epoch {progress.epoch + 1}: {what}")
+        accelerator.log({k: v for k, v in values.items() if k not in ("epoch", "step")}, step=progress.step)
+        if self.sample_explanations and not self.sample_explanations.write(
+            learner.networks[-1], progress.epoch + 1, progress.step, accelerator
+        ):
+            self.sample_explanations = None
+        values["scored"] = self.splits.scored
+        if accelerator.is_main_process:
+            comparable = learner.annealer.is_over(progress.step)  # with the network that the run ends with
+            if role == "val" and comparable and self.history.is_best(self.scores.accuracy):
+                last = self.checkpoints.last()
+                assert last is not None
+                self.checkpoints.keep_best(last)
+                values["best"] = True
+            self.history.add(values)
+        self.history.share()
 
-    def _tell_end(self, reason: str) -> None:
-        if self.accelerator.is_main_process:
-            self.setup.folder.preempted.touch()
-            console.err.print(f"ended by {reason}; continue with --resume (exit status {EXIT_STATUS})", soft_wrap=True)
+    def score(self, network: nn.Module, batches: Batches, label: str = "evaluating") -> Scores | Agreement:
+        """Score a network in all processes together; one without classes beside its teacher."""
+        options: dict[str, Any] = {
+            "device": self.device,
+            "show_progress": self.accelerator.is_main_process,
+            "label": label,
+            "together": self.learner.sharded,
+        }
+        if self.learner.embedding_teacher is not None:
+            return agreement(self.learner.embedding_teacher, network, batches, **options)
+        loss = make_loss(self.recipe.train.loss, LossOptions(evaluation=True))
+        return classify(self.trained, network, batches, loss, **options)
 
-    def _save(self) -> Path | None:
-        self._check_finite()
-        self._check_weights()
-        now = time.perf_counter()
-        self.progress.seconds += now - self.since
-        self.since = now
-        return save(self.setup, self.progress, float(self.watch.total))
-
-    def _check_finite(self) -> None:
-        """End the run in every process if a loss was not finite in one, which keeps the batch.
+    def save(self) -> Path | None:
+        """Write a checkpoint, all processes together; in the main one return where it is.
 
         Raises:
-            BcosError: it was not.
+            BcosError: a loss or weights that are not finite, or no room; the checkpoint before is still there.
         """
-        if self.setup.stepper.skips:
+        progress, accelerator = self.progress, self.accelerator
+        self._check_loss()
+        check_weights(self.learner.network, progress.epoch + 1, progress.step, self.device)
+        now = time.perf_counter()
+        progress.seconds += now - self.since
+        self.since = now
+        progress.losses = gather_object([float(self.loss.total)])
+        weights, state = self.learner.weights(), self.learner.state()
+        state |= {"world": accelerator.num_processes, "data": self.index.fingerprint}
+        path = None
+        if accelerator.is_main_process:
+            path = self.checkpoints.save(progress, weights, state, self.trained.metadata())
+        accelerator.wait_for_everyone()
+        return path
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint, or from the start where there is none; every process reads the folder.
+
+        Raises:
+            BcosError: it is damaged, or of a run on other data.
+        """
+        if self.accelerator.is_main_process:
+            self.checkpoints.clean()
+        self.accelerator.wait_for_everyone()
+        last = self.checkpoints.last()
+        if last is not None:
+            self.progress, state = load_progress(last)
+            if state["data"] != self.index.fingerprint:
+                raise BcosError(
+                    f"the shards at {self.recipe.data.path!r} are not those the run was started with; "
+                    "give those, or start a new run with --out"
+                )
+            self.learner.load(last, state, self.progress.step)
+            self._redistribute(state["world"])
+        # Where the last checkpoint was removed as damaged, there are lines of epochs that are trained again: they go.
+        if self.accelerator.is_main_process:
+            self.history.keep(self.progress.epoch + (self.progress.batch >= len(self.batches)))
+        self.history.share()
+
+    def _redistribute(self, before: int) -> None:
+        """Go on with another number of processes than `before`, if it is another: correctly, but not identically."""
+        progress, now = self.progress, self.accelerator.num_processes
+        if before == now:
             return
-        bad = self.watch.first_bad()
-        if not self.setup.stepper.any_process(bad is not None):
+        batch = (progress.step - progress.epoch * self.steps_per_epoch) * self.plan.accumulate
+        progress.redistribute(before, now, batch)
+        self.accelerator.print(
+            f"resumed with {now} processes instead of {before}: images come in another order from here on, so that the "
+            "results will not be identical to those of an uninterrupted run"
+        )
+
+    def finish(self) -> Scores | Agreement | None:
+        """Save the network that the run ends with.
+
+        Returns:
+            Scores on the images of the end, where epochs were scored on them too. Where others choose, they are left to
+            the one evaluation of the finished run, except for a network without classes, which has none.
+
+        Raises:
+            BcosError: weights that are not finite, which are not saved.
+        """
+        train, learner = self.recipe.train, self.learner
+        if not learner.sharded:
+            some = islice(self.batches.epoch(train.epochs), train.recalibrate_batches)  # of an epoch that never was
+            learner.finish(self.checkpoints.best() if train.restore_best else None, some)
+        check_finite(learner.network, agree=lambda count: total(count, self.device))
+        if learner.embedding_teacher is None and self.splits.role == "val":
+            scores = None
+        elif self.scores and not (learner.embedding_teacher or train.restore_best or train.recalibrate_batches):
+            scores = self.scores
+        else:
+            model = learner.model if learner.sharded else self.trained.model
+            scores = self.score(model, self.loaders.final(self.recipe.evaluation.batch_size))
+        learner.save_network(self.folder.weights)
+        if learner.sharded:  # no process has all of the network; each reads it from the file
+            self.trained = load_trained(str(self.folder.weights), trust=trusts_runs())
+        return scores
+
+    @contextmanager
+    def ended_at_once(self) -> Iterator[None]:
+        """Let a signal end the block at once: it scores the trained network, and a resumed run scores it again."""
+        self._end_if_asked()
+        try:
+            with self.stopper.at_once():
+                yield
+        except Preempted:
+            self._note_end(f"{self.stopper.received} while the trained network was scored")
+            raise
+
+    def _end_if_asked(self) -> None:
+        if self.stopper.asked():
+            self._end(self.checkpoints.last())
+
+    def _end(self, checkpoint: Path | None) -> None:
+        received = self.stopper.received or "a signal to another process"
+        self._note_end(f"{received} after step {self.progress.step:,}, with the checkpoint {checkpoint}")
+        raise Preempted
+
+    def _note_end(self, reason: str) -> None:
+        if self.accelerator.is_main_process:
+            self.folder.preempted.touch()
+            console.err.print(f"ended by {reason}; continue with --resume (exit status {EXIT_STATUS})", soft_wrap=True)
+
+    def _check_loss(self) -> None:
+        """End the run in all processes if the loss of one was not finite; that one writes its batch to a file.
+
+        Raises:
+            BcosError: a loss was not finite.
+        """
+        bad = None if self.learner.step.skips else self.loss.first_bad()
+        if self.learner.step.skips or not any_process(bad is not None, self.device):
             return
         if bad is None:
             raise BcosError("the loss of another process is not finite; it says which one")
-        recipe, setup = self.recipe, self.setup
-        again = training_batches(recipe, setup.index, setup.trained.input, setup.plan, self.accelerator)
-        kept = self._keep_batch(bad, *next(again.epoch(self.progress.epoch, bad)))
-        step = self.progress.epoch * setup.steps_per_epoch + bad // setup.plan.accumulate + 1
-        raise BcosError(
-            f"the loss is not finite at epoch {self.progress.epoch + 1}, step {step:,}, learning rate "
-            f"{self.rates[bad]:.2g}; lower optimizer.lr, set clipping.norm, use "
-            f"train.precision=no, or leave such steps out with train.on_not_finite=skip; the batch is kept in {kept}"
-        )
-
-    def _check_weights(self) -> None:
-        """Keep weights that are not finite, after a gradient that was not, out of checkpoints.
-
-        Raises:
-            BcosError: they are not.
-        """
-        bad = not_finite(self.setup.network)
-        if self.setup.stepper.any_process(bool(bad)):
-            raise BcosError(
-                f"weights are not finite after epoch {self.progress.epoch + 1}, step {self.progress.step:,} "
-                f"({some_of(bad) or 'in another process'}); the checkpoint before is kept; lower optimizer.lr, "
-                "set clipping.norm, or use train.precision=no"
-            )
+        # An accelerator's losses are looked at every LOOK_STEPS batches, when this one is long gone. It depends on its
+        # seed, epoch and number alone, so that a second loader makes it again.
+        batch = next(self.loaders.training(self.plan).epoch(self.progress.epoch, bad))
+        step = self.progress.epoch * self.steps_per_epoch + bad // self.plan.accumulate + 1
+        raise loss_error(self.progress.epoch + 1, step, self.rates[bad], self._keep_batch(bad, *batch))
 
     def _keep_batch(self, batch: int, images: Tensor, labels: Tensor, positions: Tensor) -> Path:
         name = f"epoch-{self.progress.epoch + 1:04d}-batch-{batch:06d}-process-{self.accelerator.process_index}"
-        path = self.setup.folder.not_finite / f"{name}.safetensors"
+        path = self.folder.not_finite / f"{name}.safetensors"
         keep_batch(path, images, labels, positions)
         return path
 
-    def _evaluate_epoch(self) -> None:
-        """Score the network, keep the best if these images choose, and write the line of the epoch, its last act."""
-        setup, progress, accelerator = self.setup, self.progress, self.accelerator
-        role, batches, label = setup.splits.role, setup.epoch_batches, f"evaluating on {setup.splits.label}"
-        share_buffers(setup)
-        plain = scores_of(setup, setup.model if setup.sharded else setup.network, batches, label)
-        averaged = None if setup.ema is None else scores_of(setup, setup.ema.module, batches, label)
-        self.scores = averaged or plain
-        loss = sum(progress.losses) / len(progress.losses) / len(setup.batches)
-        values = epoch_line(progress, loss, setup.optimizer.param_groups[0]["lr"], plain, averaged, role)
-        values["scored"] = setup.splits.scored
-        images = len(setup.batches.stream) * accelerator.num_processes
-        values |= {"images_per_second": images / progress.seconds, "seconds": progress.seconds}
-        unread = {"": progress.unread, f"{role}_": self.scores.unread}
-        for prefix, skipped in unread.items():
-            if skipped:
-                values[f"{prefix}skipped"] = skipped
-                what = f"{skipped:,} {prefix.rstrip('_') or 'training'} images"
-                accelerator.print(f"epoch {progress.epoch + 1}: {what} could not be read and were left out")
-        if progress.left_out:
-            values["steps_left_out"] = progress.left_out
-        accelerator.log({k: v for k, v in values.items() if k not in ("epoch", "step", "scored")}, step=progress.step)
-        seen = setup.networks[-1]
-        if setup.watcher and not setup.watcher.look(seen, progress.epoch + 1, progress.step, accelerator):
-            setup.watcher = None
-        if accelerator.is_main_process:
-            comparable = setup.annealer.is_over(progress.step)  # with what the run ends with
-            if role == "val" and comparable and setup.history.is_best(self.scores.accuracy):
-                last = setup.checkpoints.last()
-                assert last is not None
-                setup.checkpoints.keep_best(last)
-                values["best"] = True
-            setup.history.add(values)
-        setup.history.share()
+    def _sample_explanations(self) -> SampleExplanations | None:
+        data, count, split = self.recipe.data, self.recipe.train.explained_images, self.splits.final
+        if not count or self.learner.sharded or self.learner.embedding_teacher or not self.accelerator.is_main_process:
+            return None
+        positions = SampledImages(count, self.index.samples(split)).positions
+        found = images_at(data.location, self.index, split, self.trained.input, positions, Reading.of(data))
+        images = [image for image, _ in found.values()]
+        return SampleExplanations(self.trained, self.folder, torch.stack(images)) if images else None

@@ -9,8 +9,15 @@ affine (weight and bias), linear (weight only, the default here) or plain (neith
 variance is a constant, the mean is not.
 """
 
-from bcos_core.norms.choice import Affine, make_norm, norm_names
-from bcos_core.norms.grouped import (
+from bcos_core.norms.batch import (
+    AllNorm2d,
+    AllNormUncentered2d,
+    BatchNorm2d,
+    BatchNormUncentered2d,
+    uses_batch_statistics,
+)
+from bcos_core.norms.factory import Affine, make_norm, norm_names
+from bcos_core.norms.group import (
     GroupNorm2d,
     GroupNormUncentered2d,
     InstanceNorm2d,
@@ -19,13 +26,6 @@ from bcos_core.norms.grouped import (
     LayerNormUncentered2d,
     PositionNorm2d,
     PositionNormUncentered2d,
-)
-from bcos_core.norms.running import (
-    AllNorm2d,
-    AllNormUncentered2d,
-    BatchNorm2d,
-    BatchNormUncentered2d,
-    uses_batch_statistics,
 )
 from bcos_core.norms.tokens import LayerNorm, LayerNormUncentered
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
-from bcos_core.mode import freeze
+from bcos_core.mode_state import freeze
 from bcos_core.precision import widened
 
 
@@ -32,6 +32,12 @@ class Norm(nn.Module):
         """Show the parameters there are."""
         kind = "affine" if self.bias is not None else "linear" if self.weight is not None else "plain"
         return f"eps={self.eps:g}, {kind}"
+
+    def check_channels(self, x: Tensor, channels: int) -> None:
+        """Refuse an input that does not have so many channels in dimension 1."""
+        if x.ndim < 2 or x.shape[1] != channels:
+            got = f"{type(self).__name__} got an input of shape {tuple(x.shape)}"
+            raise BcosError(f"{got}, needs {channels} channels in dimension 1")
 
 
 def variance(x: Tensor, dims: tuple[int, ...]) -> Tensor:

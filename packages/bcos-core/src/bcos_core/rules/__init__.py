@@ -4,11 +4,11 @@ B-cos layers freeze their dynamic factors themselves. Every other function of Py
 what depends on the input is looked up here, so that networks of any origin become linear: gates and statistics
 are frozen, activations become ``x`` times a frozen gate, products give each factor its share, norms freeze
 their variance (never their mean), and every constant that an operation adds is routed through
-:mod:`bcos_core.additive`. Values stay the same; only gradients change.
+:mod:`bcos_core.additive_terms`. Values stay the same; only gradients change.
 
 =====================  =====================================================================================
 :mod:`.linear`         functions that are called as they are
-:mod:`.elementwise`    gates, statistics, activations
+:mod:`.activations`    gates, statistics, activations
 :mod:`.additions`      sums, concatenations, selections: constants beside the input are measured
 :mod:`.products`       products, convolutions, quotients
 :mod:`.normalisation`  batch, layer, group, instance and other norms
@@ -18,16 +18,16 @@ their variance (never their mean), and every constant that an operation adds is 
 =====================  =====================================================================================
 """
 
-from bcos_core.rules import additions, attention, elementwise, linear, normalisation, products, recurrent
-from bcos_core.rules.mode import FrozenOperations
+from bcos_core.rules import activations, additions, attention, linear, normalisation, products, recurrent
+from bcos_core.rules.dispatch import RuleDispatch
 from bcos_core.rules.table import AS_IT_IS, register_rules
 
 __all__ = [
     "AS_IT_IS",
-    "FrozenOperations",
+    "RuleDispatch",
+    "activations",
     "additions",
     "attention",
-    "elementwise",
     "linear",
     "normalisation",
     "products",

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcos_core.additive import UNNAMED, current_terms, name_as, named_like, shift
+from bcos_core.additive_terms import UNNAMED, current_terms, name_as, named_like, shift
 from bcos_core.dependence import depends, is_constant, map_tensors, mark_dependent, tensors
+from bcos_core.rules.selection import selected
 from bcos_core.rules.table import Function, composition, count_dependent, method, overwrite, rule
-from bcos_core.tape import selected
 
 
 @rule("add", "sub", "subtract", "rsub", "__rsub__", "__radd__")
@@ -43,10 +43,10 @@ def _with_constants_measured(
 ) -> Any:
     beside = next(t for t in tensors([args, kwargs]) if depends(t))
 
-    def measured(value: Tensor) -> Any:
+    def measure(value: Tensor) -> Any:
         return measured_beside(beside, value, broadcast=broadcast) if is_value(value) else value
 
-    return func(*map_tensors(measured, list(args)), **map_tensors(measured, kwargs))
+    return func(*map_tensors(measure, list(args)), **map_tensors(measure, kwargs))
 
 
 @rule("maximum", "minimum", "max", "min", "fmax", "fmin")
@@ -211,12 +211,6 @@ def measured_beside(beside: Tensor, constant: Any, *, broadcast: bool = True) ->
 
 
 def reshaped(parameter: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """View a constant in another shape, with its name: rules run outside of what passes names on."""
+    """View a constant in another shape, with its name, which is not passed on inside of rules."""
     view: Tensor = named_like(parameter, parameter.reshape(shape))
     return view
-
-
-def named_multiple(factor: float, constant: Tensor) -> Tensor:
-    """``factor · constant``, with its name."""
-    multiple: Tensor = constant if factor == 1 else named_like(constant, factor * constant)
-    return multiple

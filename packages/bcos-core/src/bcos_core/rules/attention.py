@@ -9,9 +9,9 @@ from torch import Tensor
 
 from bcos_core.dependence import depends
 from bcos_core.errors import BcosError
-from bcos_core.rules.elementwise import frozen
+from bcos_core.rules.activations import frozen
 from bcos_core.rules.table import Function, composition, rule
-from bcos_core.tape import held
+from bcos_core.tape import as_factor
 
 
 @rule("scaled_dot_product_attention")
@@ -27,12 +27,11 @@ def scaled_dot_product_attention(
 ) -> Tensor:
     """``softmax(Q Kᵀ / √d + mask) V`` with frozen Q, K and mask."""
     _refuse_dropout(dropout_p)
-    mask = held(attn_mask.detach()) if attn_mask is not None and depends(attn_mask) else attn_mask
+    mask = as_factor(attn_mask)
     kwargs["is_causal"] = is_causal
     if not depends(value):
         return frozen(func, query, key, value, mask, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
-    query, key = (held(t.detach()) if depends(t) else t for t in (query, key))
-    return func(query, key, value, mask, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
+    return func(as_factor(query), as_factor(key), value, mask, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
 
 
 @composition("multi_head_attention_forward")

@@ -11,10 +11,10 @@ from torch.overrides import resolve_name
 
 from bcos_core.dependence import depends, map_tensors, tensors
 from bcos_core.errors import BcosError
-from bcos_core.rules.table import Function
+from bcos_core.rules.table import Function, is_in_place
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.complex128: 1e-9, torch.complex64: 1e-4}
-"""Of the largest value; coarser precisions are allowed a hundredth."""
+"""Share of the largest value by which a sum may be missed; a hundredth in coarser precisions."""
 
 
 def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], model: nn.Module) -> Any:
@@ -23,18 +23,17 @@ def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], 
     That is tried out: ``f(x) + f(r) = f(x + r)`` for an r of mixed signs.
 
     Args:
-        func: without a rule.
+        func: a function without a rule.
         args: of the function; so is `kwargs`.
         model: that is explained, for the message.
 
     Raises:
         BcosError: it is not linear; names the function and the module that called it.
     """
-    changes_input = func.__name__.endswith("_") and not func.__name__.endswith("__")
     result = func(*args, **kwargs)
     if not any(depends(t) for t in tensors(result)):
         return result  # shapes, comparisons, indices
-    if changes_input or not _is_additive(func, _probe(args, kwargs), result):
+    if is_in_place(func) or not _is_additive(func, _probe(args, kwargs), result):
         raise BcosError(
             f"explanation mode has no rule for {resolve_name(func) or func.__name__}, called {caller(model)}, and it "
             "is not linear in its inputs; give it one with bcos_core.register_rules, or freeze the model's dynamic "

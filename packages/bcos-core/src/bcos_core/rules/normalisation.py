@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bcos_core.additive import named_like, shift
+from bcos_core.additive_terms import named_like, shift
 from bcos_core.dependence import depends
 from bcos_core.norms.base import divide_by_std, variance
-from bcos_core.rules.additions import named_multiple, reshaped
+from bcos_core.rules.additions import reshaped
 from bcos_core.rules.products import product
 from bcos_core.rules.table import Function, composition, rule
 from bcos_core.tape import held
@@ -29,10 +29,12 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Tensor:
     """``weight · (x - mean) / sqrt(var + eps) + bias`` with running statistics."""
-    if training or running_mean is None or running_var is None:  # refused when a model is explained
+    if training or running_mean is None or running_var is None:  # explain refuses such a model
         return func(input, running_mean, running_var, weight, bias, training, momentum, eps)  # type: ignore[no-any-return] # reason: func is any callable
-    mean = named_multiple(-1, _along_channels(running_mean, input))
-    return _affine(shift(input, mean) * _along_channels((running_var + eps).rsqrt(), input), weight, bias)
+    mean = _along_channels(running_mean, input)
+    return _affine(
+        shift(input, named_like(mean, -mean)) * _along_channels((running_var + eps).rsqrt(), input), weight, bias
+    )
 
 
 @rule("layer_norm")

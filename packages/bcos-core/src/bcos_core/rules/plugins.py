@@ -13,7 +13,7 @@ import warnings
 from functools import cache
 from importlib.metadata import entry_points
 
-from bcos_core.foreign import foreign_code, why
+from bcos_core.plugin_guard import error_summary, plugin_guard
 from bcos_core.rules.table import register_rules
 
 GROUP = "bcos_core"
@@ -28,7 +28,7 @@ def load_rules() -> None:
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):
         what = f"the rules {entry.name!r} ({entry.value})"
         try:
-            with foreign_code(what):
+            with plugin_guard(what):
                 register_rules(entry.load())
-        except Exception as reason:  # a stranger's module may raise anything
-            warnings.warn(f"{what} are not used: {why(reason)}", stacklevel=2)
+        except Exception as reason:  # a third-party module may raise anything
+            warnings.warn(f"{what} are not used: {error_summary(reason)}", stacklevel=2)

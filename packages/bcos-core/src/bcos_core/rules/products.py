@@ -1,17 +1,18 @@
 """Functions that are linear in each of several arguments: matrix products, convolutions, quotients."""
 
-from functools import partial
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from bcos_core.additive import shift
+from bcos_core.additive_terms import shift
 from bcos_core.dependence import depends, map_tensors, tensors
-from bcos_core.gradients import scale_gradient
+from bcos_core.rules.activations import frozen
 from bcos_core.rules.additions import reshaped
-from bcos_core.rules.elementwise import frozen
+from bcos_core.rules.selection import selected
 from bcos_core.rules.table import Function, rule
-from bcos_core.tape import held, product_of, selected
+from bcos_core.tape import as_factor, current_tape
 
 
 @rule(
@@ -32,24 +33,33 @@ from bcos_core.tape import held, product_of, selected
     *("inner", "outer", "ger", "kron", "einsum", "tensordot", "chain_matmul", "multi_dot", "cross", "vecdot"),
 )
 def product(func: Function, *args: Any, **kwargs: Any) -> Tensor:
-    """A product of n factors that depend on the input: each, with the others frozen, is given one nth of it.
+    """A product of n factors that depend on the input: each is given one nth of it, the others being frozen.
 
     For two: ``a · b = ½ (a · sg(b) + sg(a) · b)``.
     """
     factors = [t for t in tensors([args, kwargs]) if depends(t)]
-    if len(factors) > 1:
-        replayed = product_of(factors, partial(_product_of_others, func, args, kwargs))
-        if replayed is not None:
-            return replayed
+    tape = current_tape()
+    if tape is not None and len(factors) > 1:
+        recorded = [tape.hold(factor.detach()) for factor in factors]
+        if tape.is_replaying:
+            return _mean_of_products(func, args, kwargs, factors, recorded)
     y: Tensor = func(*args, **kwargs)
-    return y if len(factors) == 1 else scale_gradient(y, 1 / len(factors))
+    if len(factors) > 1 and y.requires_grad:
+        # Autograd of a product of n factors gives n times the value. A hook on the result divides what flows into
+        # every factor, where ½(a·sg(b) + sg(a)·b), written out, would multiply n times in the forward pass.
+        y.register_hook(lambda gradient: gradient / len(factors))
+    return y
 
 
-def _product_of_others(func: Function, args: Any, kwargs: Any, *factors: Tensor) -> Tensor:
-    """Call `func` with these tensors in place of those that depend on the input, in their order."""
-    others = iter(factors)
-    args, kwargs = (map_tensors(lambda t: next(others) if depends(t) else t, part) for part in (list(args), kwargs))
-    return func(*args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
+def _mean_of_products(func: Function, args: Any, kwargs: Any, factors: list[Tensor], recorded: list[Tensor]) -> Tensor:
+    """``1/n Σᵢ`` of the product in which all factors but the i-th are recorded ones."""
+
+    def multiply(given: Iterator[Tensor]) -> Tensor:
+        mixed = [map_tensors(lambda t: next(given) if depends(t) else t, part) for part in (list(args), kwargs)]
+        return func(*mixed[0], **mixed[1])  # type: ignore[no-any-return] # reason: func is any callable
+
+    parts = [multiply(iter([*recorded[:i], factor, *recorded[i + 1 :]])) for i, factor in enumerate(factors)]
+    return torch.stack(parts).mean(0)
 
 
 @rule("div", "divide", "true_divide", "__div__", "__truediv__")
@@ -57,7 +67,7 @@ def quotient(func: Function, input: Any, other: Any, *, rounding_mode: str | Non
     """``input / other`` with a frozen denominator."""
     if rounding_mode is not None or not depends(input):
         return frozen(func, input, other, **({"rounding_mode": rounding_mode} if rounding_mode else {}))
-    return func(input, held(other.detach()) if depends(other) else other)
+    return func(input, as_factor(other))
 
 
 @rule("linear")
@@ -88,10 +98,10 @@ def grid_sample(func: Function, input: Tensor, grid: Tensor, *args: Any, **kwarg
     """Interpolation between elements; where, is frozen."""
     if not depends(input):
         return frozen(func, input, grid, *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
-    return func(input, held(grid.detach()) if depends(grid) else grid, *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
+    return func(input, as_factor(grid), *args, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
 
 
 @rule("prelu")
 def prelu(func: Function, input: Tensor, weight: Tensor) -> Tensor:
     """``max(0, x) + weight · min(0, x)``, linear in x on either side of 0."""
-    return selected(func, input, held(weight.detach()) if depends(weight) else weight)  # type: ignore[no-any-return] # reason: func is any callable
+    return selected(func, input, as_factor(weight))  # type: ignore[no-any-return] # reason: func is any callable

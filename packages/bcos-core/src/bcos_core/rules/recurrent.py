@@ -1,7 +1,7 @@
 """Recurrent networks, step by step: gates are frozen, candidates are ``x`` times a frozen gate."""
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,38 +15,22 @@ State = tuple[Tensor, ...]
 Cell = Callable[[Tensor, State, Tensor, Tensor | None], State]
 
 
-@composition("lstm")
-def lstm(input: Tensor, hx: Any, params: Any, *options: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Long short-term memory, ``c' = f ⊙ c + i ⊙ tanh(g)``, ``h' = o ⊙ tanh(c')``."""
-    output, (h, c) = _layers(_lstm_cell, input, tuple(hx), params, *options)
-    return output, h, c
+def _step(
+    cell: Cell, input: Tensor, hx: Any, w_x: Tensor, w_h: Tensor, b_x: Tensor | None = None, b_h: Tensor | None = None
+) -> Any:
+    """One step of a cell, as :class:`torch.nn.LSTMCell` and its kin have it."""
+    state = cell(F.linear(input, w_x, b_x), _state(hx), w_h, b_h)
+    return state if len(state) > 1 else state[0]
 
 
-@composition("gru")
-def gru(input: Tensor, hx: Tensor, params: Any, *options: Any) -> tuple[Tensor, Tensor]:
-    """Gated recurrent unit, ``h' = (1 - z) ⊙ tanh(n + r ⊙ m) + z ⊙ h``."""
-    output, (h,) = _layers(_gru_cell, input, (hx,), params, *options)
-    return output, h
+def _state(hx: Any) -> State:
+    return tuple(hx) if isinstance(hx, tuple | list) else (hx,)
 
 
-@composition("rnn_tanh")
-def rnn_tanh(input: Tensor, hx: Tensor, params: Any, *options: Any) -> tuple[Tensor, Tensor]:
-    """``h' = tanh(W x + U h)``."""
-    output, (h,) = _layers(_tanh_cell, input, (hx,), params, *options)
-    return output, h
-
-
-@composition("rnn_relu")
-def rnn_relu(input: Tensor, hx: Tensor, params: Any, *options: Any) -> tuple[Tensor, Tensor]:
-    """``h' = relu(W x + U h)``."""
-    output, (h,) = _layers(_relu_cell, input, (hx,), params, *options)
-    return output, h
-
-
-def _layers(
+def _network(
     cell: Cell,
     input: Tensor,
-    hx: State,
+    hx: Any,
     params: Any,
     has_biases: Any,
     num_layers: Any,
@@ -54,8 +38,8 @@ def _layers(
     train: bool = False,
     bidirectional: bool = False,
     batch_first: bool = False,
-) -> tuple[Tensor, State]:
-    """All layers and directions of a network, over a padded batch of sequences."""
+) -> tuple[Tensor, ...]:
+    """All layers, directions and steps over a padded batch of sequences; called as ``torch.lstm`` is."""
     if not isinstance(has_biases, bool) or isinstance(params, bool):
         raise BcosError("cannot explain a recurrent network over a packed sequence; give it a padded batch")
     if train and dropout > 0:
@@ -66,7 +50,7 @@ def _layers(
     size = len(params) // (num_layers * directions)
     if size != (4 if has_biases else 2):
         raise BcosError("cannot explain a recurrent network with a projection; build it with proj_size=0")
-    last: list[State] = []
+    hx, last = _state(hx), list[State]()
     for layer in range(num_layers):
         sides = []
         for direction in range(directions):
@@ -83,10 +67,11 @@ def _layers(
             last.append(state)
         x = torch.cat(sides, -1) if directions == 2 else sides[0]
     states = tuple(torch.stack([state[i] for state in last]) for i in range(len(hx)))
-    return (x.transpose(0, 1) if batch_first else x), states
+    return (x.transpose(0, 1) if batch_first else x), *states
 
 
 def _lstm_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+    """Long short-term memory, ``c' = f ⊙ c + i ⊙ tanh(g)``, ``h' = o ⊙ tanh(c')``."""
     h, c = state
     i, f, g, o = _projected(x, h, weight, bias).chunk(4, -1)
     c = f.sigmoid() * c + i.sigmoid() * g.tanh()
@@ -94,6 +79,7 @@ def _lstm_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> 
 
 
 def _gru_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
+    """Gated recurrent unit, ``h' = (1 - z) ⊙ tanh(n + r ⊙ m) + z ⊙ h``."""
     (h,) = state
     r, z, n = x.chunk(3, -1)
     r_h, z_h, n_h = F.linear(h, weight, bias).chunk(3, -1)
@@ -102,12 +88,11 @@ def _gru_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> S
     return ((1 - z) * n + z * h,)
 
 
-def _tanh_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
-    return (_projected(x, state[0], weight, bias).tanh(),)
-
-
-def _relu_cell(x: Tensor, state: State, weight: Tensor, bias: Tensor | None) -> State:
-    return (F.relu(_projected(x, state[0], weight, bias)),)
+def _elman_cell(
+    activation: Callable[[Tensor], Tensor], x: Tensor, state: State, weight: Tensor, bias: Tensor | None
+) -> State:
+    """``h' = activation(W x + U h)``."""
+    return (activation(_projected(x, state[0], weight, bias)),)
 
 
 def _projected(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -115,18 +100,12 @@ def _projected(x: Tensor, h: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     return (x if bias is None else x + bias) + F.linear(h, weight)
 
 
-def _one_step(
-    cell: Cell, input: Tensor, hx: Any, w_x: Tensor, w_h: Tensor, b_x: Tensor | None = None, b_h: Tensor | None = None
-) -> Any:
-    """One step of a cell, as :class:`torch.nn.LSTMCell` and its kin have it."""
-    state = cell(F.linear(input, w_x, b_x), tuple(hx) if isinstance(hx, tuple | list) else (hx,), w_h, b_h)
-    return state if len(state) > 1 else state[0]
-
-
-for _name, _cell in {
-    "lstm_cell": _lstm_cell,
-    "gru_cell": _gru_cell,
-    "rnn_tanh_cell": _tanh_cell,
-    "rnn_relu_cell": _relu_cell,
-}.items():
-    composition(_name)(functools.partial(_one_step, _cell))
+_CELLS: dict[str, Cell] = {
+    "lstm": _lstm_cell,
+    "gru": _gru_cell,
+    "rnn_tanh": partial(_elman_cell, torch.tanh),
+    "rnn_relu": partial(_elman_cell, F.relu),
+}
+for _name, _cell in _CELLS.items():
+    composition(_name)(partial(_network, _cell))
+    composition(f"{_name}_cell")(partial(_step, _cell))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bcos_core.additive import current_terms, named_like
+from bcos_core.additive_terms import current_terms, named_like
 from bcos_core.dependence import depends, map_tensors, mark_dependent, tensors
 from bcos_core.errors import BcosError
 
@@ -18,7 +18,7 @@ Rule = Callable[..., Any]
 """Called with the function and its arguments, at least one of which depends on the input; returns the same value.
 
 Its result must be linear in what depends on the input, and constants must be added with
-:func:`bcos_core.additive.shift`.
+:func:`bcos_core.additive_terms.shift`.
 """
 
 RULES: dict[Function, Rule] = {}
@@ -34,7 +34,7 @@ They are linear in their tensor argument.
 """
 SELECTING: set[Function] = set()
 """Functions that select elements of their tensor argument, or multiply each with one of a few numbers by its sign."""
-FOREIGN: set[Function] = set()
+THIRD_PARTY: set[Function] = set()
 """Functions whose rule another package has given: nothing but a probe vouches for it."""
 
 _NAMESPACES = (torch, torch.Tensor, F, torch.linalg, torch.special, torch.fft)
@@ -94,7 +94,7 @@ def register_rules(rules: Mapping[Function, Rule]) -> None:
             :data:`AS_IT_IS` is the rule of what is linear already.
 
     Raises:
-        BcosError: what is not callable.
+        BcosError: a function or a rule is not callable.
     """
     if not isinstance(rules, Mapping):
         raise BcosError(f"rules are a mapping of functions to functions, got {type(rules).__name__}")
@@ -102,7 +102,7 @@ def register_rules(rules: Mapping[Function, Rule]) -> None:
         if not callable(function) or not callable(replacement):
             raise BcosError(f"a rule maps a function to a function, got {function!r}: {replacement!r}")
     RULES.update(rules)
-    FOREIGN.update(rules)
+    THIRD_PARTY.update(rules)
 
 
 def AS_IT_IS(function: Function, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - reason: a constant of the API
@@ -144,6 +144,8 @@ def _position_of_inplace(function: Function) -> int | None:
 
 
 def _in_place(replacement: Rule, functional: Function, _func: Function, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    # Autograd needs the values from before the change, also where an argument is a view of x (x.add_(x.T)): the rule
+    # works on copies, and its result is written into x by copy_, which autograd and the views of x follow.
     (before, *others), kwargs = copied_beside(x, (x, *args), kwargs)
     return overwrite(x, replacement(functional, before, *others, **kwargs))
 

@@ -34,7 +34,6 @@ class AttentionRollout:
     Source: Abnar and Zuidema, *Quantifying Attention Flow in Transformers*, ACL 2020.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     residual: float = 0.5
 
@@ -45,11 +44,11 @@ class AttentionRollout:
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Follow the attention; `target` chooses nothing but the shape."""
         with differentiable(model, x) as leaf:
-            seen = _AttentionMatrices(len(x))
-            with seen, explanation_mode(model):  # which takes apart what is fused
+            attention = _AttentionMatrices(len(x))
+            with attention, explanation_mode(model):  # which computes fused attention step by step
                 logits = model(leaf)
             indices = class_indices(logits, target)
-            reached = self._rollout([] if seen.is_partial else seen.matrices, x)
+            reached = self._rollout([] if attention.is_partial else attention.matrices, x)
             tokens = reached.unsqueeze(-1)  # (N, tokens, 1)
             maps = as_feature_map(tokens, x.shape[-2], x.shape[-1])
             assert maps is not None  # _rollout has looked

@@ -14,8 +14,8 @@ def attribute(
 ) -> Tensor:
     """Maps of any explainer: channels summed, several targets, memory bounded.
 
-    What is to be said of the maps is passed on to :func:`bcos_explain.explainers.collect_remarks`, numbered by the
-    images and targets of this call; where nobody collects it, it is a warning.
+    Remarks about the maps are passed on to :func:`bcos_explain.explainers.collect_remarks`, numbered by the
+    images and targets of this call; where nobody collects them, they are warnings.
 
     Args:
         explainer: any; one that takes several targets is called once for all of them, another one for each.

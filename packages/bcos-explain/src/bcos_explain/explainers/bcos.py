@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from bcos_core import explain
+from bcos_core import Explanation, explain
+from bcos_core.targets import Target as OutputTarget
 from bcos_explain.explainers.contract import Target, differentiable
 
 
@@ -28,6 +29,12 @@ class BcosContributions:
         with differentiable(model, x) as leaf:
             return explain(model, leaf, target).contributions.detach().clone()
 
+    def explanation(
+        self, model: nn.Module, x: Tensor, target: OutputTarget = None, *, probe: bool | None = None
+    ) -> Explanation:
+        """Explain outputs with W, bias and all else, as :func:`bcos_core.explain`."""
+        return explain(model, x, target, probe=probe)
+
 
 @dataclass(frozen=True)
 class RelativeContributions:
@@ -40,7 +47,6 @@ class RelativeContributions:
     Source: as :class:`BcosContributions`; the reference implementation's option of the same purpose.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:

@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_core.structure import shared_copy
+from bcos_core.layers import find_layer, layer_name, layer_outputs
+from bcos_core.module_copy import shared_copy
 from bcos_explain.explainers.contract import Target, as_columns, class_indices
-from bcos_explain.explainers.feature_map import as_feature_map, find_layer, last_feature_layer
-from bcos_explain.explainers.gradients import target_gradients
+from bcos_explain.explainers.feature_map import as_feature_map, last_feature_layer
+from bcos_explain.explainers.target_gradients import target_gradients
 
 
 def maps_and_slopes(
@@ -28,12 +29,15 @@ def maps_and_slopes(
         Maps (N, c, h, w), slopes (N, T, c, h, w) and the classes (N,) or (N, T).
 
     Raises:
-        BcosError: an unknown layer, one whose output is no feature map, or one without influence.
+        BcosError: an unknown layer, one whose output is not a feature map, or one without influence.
     """
     model = shared_copy(model)  # it gets hooks
     module = last_feature_layer(model, x) if layer is None else find_layer(model, layer)
-    name = next(name for name, candidate in model.named_modules() if candidate is module)
-    output, logits = _forward(model, module, x, method)
+    name = layer_name(model, module)
+    outputs, logits = layer_outputs(model, module, x)
+    output = outputs[-1]
+    if not isinstance(output, Tensor):
+        raise BcosError(f"{method} needs a layer whose output is a tensor, got {type(output).__name__}")
     indices = class_indices(logits, target)
     size = (int(x.shape[-2]), int(x.shape[-1]))
     if len(output) != len(x):
@@ -56,23 +60,6 @@ def maps_and_slopes(
 def upsampled(cam: Tensor, x: Tensor) -> Tensor:
     """(N, T, h, w) to the size of the image, bilinearly: (N, T, H, W)."""
     return F.interpolate(cam, x.shape[-2:], mode="bilinear", align_corners=False)
-
-
-def _forward(model: nn.Module, layer: nn.Module, x: Tensor, method: str) -> tuple[Tensor, Tensor]:
-    """Output of `layer`, in the graph, and the model's."""
-    captured: list[Tensor] = []
-
-    def capture(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
-        if not isinstance(output, Tensor):
-            raise BcosError(f"{method} needs a layer whose output is a tensor, got {type(output).__name__}")
-        captured[:] = [output]
-        return output.clone()  # what follows may change it in place
-
-    layer.register_forward_hook(capture)
-    logits = model(x)
-    if not captured:
-        raise BcosError(f"the layer {type(layer).__name__} did not run in the model's forward pass")
-    return captured[0], logits
 
 
 def weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from bcos_core.completeness import balance
 from bcos_explain.explainers.remarks import remark
 
 _SHARE = 0.01
@@ -18,8 +19,7 @@ def remark_on_gap(attribution: Tensor, difference: Tensor, cure: str) -> None:
         difference: (N, T), ``f(x) - f(0)`` of the explained logits.
         cure: what to do, or why it is so.
     """
-    values = attribution.double().flatten(2)
-    difference = difference.double()
-    gap = (values.sum(2) - difference).abs()
-    missed = (gap > _SHARE * difference.abs()) & (gap > _ROUNDING * values.abs().sum(2))
-    remark(f"the map's sum misses {{share}} of f(x) - f(0); {cure}", missed, gap / difference.abs())
+    parts = balance(attribution.flatten(2), [], difference)
+    gap = parts.residual.abs()
+    missed = (gap > _SHARE * parts.score.abs()) & (gap > _ROUNDING * parts.absolute)
+    remark(f"the map's sum misses {{share}} of f(x) - f(0); {cure}", missed, gap / parts.score.abs())

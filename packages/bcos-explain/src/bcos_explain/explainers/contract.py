@@ -2,20 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from bcos_core import BcosError
+from bcos_core import BcosError, Explanation
 from bcos_core.mode import check_deterministic
+from bcos_core.targets import Target as OutputTarget
 from bcos_core.targets import class_indices as class_indices_of
 from bcos_explain.explainers.remarks import remark
 
 Target = int | Tensor | None
 
 _ROUNDING = 16
-"""A map below so many times the rounding of the parts that it is the sum of is nothing but rounding."""
+"""A map is rounding if it is below this many times the rounding of the parts that it is the sum of."""
 
 
 class Explainer(Protocol):
@@ -28,7 +29,7 @@ class Explainer(Protocol):
     ``exact``: whether attributions plus a known bias equal the explained logit, and an attribute
     ``several_targets``: whether `target` may be (N, T), which is what makes one forward pass serve all of
     them. Call :func:`bcos_explain.explainers.attribute` to have several targets explained by any explainer.
-    What falls back, is incomplete or cancels is said with :func:`bcos_explain.explainers.remarks.remark`.
+    Where a method falls back, is incomplete or cancels, it says so with :func:`bcos_explain.explainers.remarks.remark`.
     """
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
@@ -49,6 +50,16 @@ class Explainer(Protocol):
         """
 
 
+@runtime_checkable
+class LinearMapExplainer(Explainer, Protocol):
+    """An explainer that reads off the dynamic linear map W itself, so that there is a picture of W and a receipt."""
+
+    def explanation(
+        self, model: nn.Module, x: Tensor, target: OutputTarget = None, *, probe: bool | None = None
+    ) -> Explanation:
+        """Explain outputs exactly, in one forward pass; arguments as of :func:`bcos_core.explain`."""
+
+
 def spatial_map(attribution: Tensor) -> Tensor:
     """(N, H, W) from an explainer's result: channels are summed; what cancels to rounding is zero.
 
@@ -63,7 +74,7 @@ def spatial_map(attribution: Tensor) -> Tensor:
 
 
 def without_rounding(maps: Tensor, parts: Tensor) -> Tensor:
-    """Set maps to zero that are but the rounding of their parts, with a remark; with another where they are zero.
+    """Set maps to zero that are only the rounding of their parts; remarks name those, and maps that were zero.
 
     Args:
         maps: (..., H, W), sums.
@@ -84,7 +95,7 @@ def differentiable(model: nn.Module, x: Tensor) -> Iterator[Tensor]:
     """Record gradients inside the block, whatever the caller's mode; gives a copy of x to differentiate by.
 
     Raises:
-        BcosError: x is no batch of images, or the model is in train mode where that matters.
+        BcosError: x is not a batch of images, or the model is in train mode where that matters.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
@@ -121,7 +132,7 @@ def like_target(attribution: Tensor, indices: Tensor) -> Tensor:
     return result.detach().clone(memory_format=torch.contiguous_format)
 
 
-def whole_number(name: str, value: object, least: int = 1) -> None:
+def check_count(name: str, value: object, least: int = 1) -> None:
     """Check an option.
 
     Raises:

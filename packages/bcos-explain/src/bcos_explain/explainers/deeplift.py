@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_core.errors import first_line
+from bcos_explain.explainers.captum_model import hookable, one_module_a_call, without_captums_warnings
 from bcos_explain.explainers.completeness_gap import remark_on_gap
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
-from bcos_explain.explainers.gradients import target_gradients
-from bcos_explain.explainers.structure import hookable, one_module_a_call, without_captums_warnings
+from bcos_explain.explainers.target_gradients import target_gradients
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,6 @@ class DeepLift:
     2017.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
@@ -68,7 +67,7 @@ _RULES = {**dict.fromkeys(_ELEMENTWISE, nonlinear), **SUPPORTED_NON_LINEAR}
 
 
 class _DeepLift(captum.attr.DeepLift):  # type: ignore[misc] # reason: captum has no types
-    """Captum's, which forgets what activations saw after one backward pass; here there is one for each target."""
+    """Captum's DeepLIFT, but activations keep their values for more than one backward pass: one for each target."""
 
     def _is_non_linear(self, module: nn.Module) -> bool:
         return type(module) in _RULES

@@ -4,18 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_core.plugins import suggestion
 
 _MAX_STRETCH = 2.0
-"""
-How far a map's aspect ratio may be from the image's: convolutions without padding and odd sizes change it.
-"""
+"""How far a map's aspect ratio may be from the image's: convolutions without padding and odd sizes change it."""
 _MAX_PREFIX_TOKENS = 8
 """Class and register tokens that are accepted in front of the patches."""
 
 
 def as_feature_map(output: object, height: int, width: int) -> Tensor | None:
-    """A layer's output as (N, C, h, w) with more than one position, or None if it is no map over the image.
+    """A layer's output as (N, C, h, w) with more than one position, or None if it is not a map over the image.
 
     Args:
         output: (N, C, h, w); channels last (N, h, w, C); or tokens (N, T, C), those of a class or of
@@ -45,18 +42,6 @@ def _stretch(maps: Tensor, height: int, width: int) -> float:
     """How far the aspect ratio of maps (N, C, h, w) is from the image's, at least 1."""
     ratio: float = (maps.shape[-2] * width) / (maps.shape[-1] * height)
     return max(ratio, 1 / ratio)
-
-
-def find_layer(model: nn.Module, name: str) -> nn.Module:
-    """Look a submodule up.
-
-    Raises:
-        BcosError: no such layer; the message suggests one.
-    """
-    modules: dict[str, nn.Module] = dict(model.named_modules())
-    if not name or name not in modules:
-        raise BcosError(f"the model has no layer {name!r}; {suggestion(name, [n for n in modules if n])}")
-    return modules[name]
 
 
 def last_feature_layer(model: nn.Module, x: Tensor) -> nn.Module:

@@ -25,13 +25,12 @@ class GradCam:
     Returns (N, [T,] H, W), non-negative; zero where nothing speaks for the class.
 
     Raises:
-        BcosError: an unknown layer, one whose output is no feature map, or one that the output does not
+        BcosError: an unknown layer, one whose output is not a feature map, or one that the output does not
             depend on.
 
     Source: Selvaraju et al., *Grad-CAM*, ICCV 2017, equations 1 and 2.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     layer: str | None = None
 

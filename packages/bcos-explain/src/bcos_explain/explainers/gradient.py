@@ -6,8 +6,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
-from bcos_explain.explainers.gradients import target_gradients
 from bcos_explain.explainers.inverse_channels import image_signs
+from bcos_explain.explainers.target_gradients import target_gradients
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,6 @@ class Gradient:
     Source: Simonyan et al., *Deep Inside Convolutional Networks*, 2013, arXiv 1312.6034 (there without sign).
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bcos_core.eager import eager
+from bcos_core.mode import eager_mode
 from bcos_core.rules.table import functions
 from bcos_explain.explainers.contract import Target, like_target
 from bcos_explain.explainers.gradient import input_gradients
@@ -22,7 +22,7 @@ class GuidedBackprop:
 
     Every function that cuts at zero is a ReLU here, whether a module or the network's own code calls it: ReLU,
     ReLU6, a clamp from zero on. Where none ran, as in most B-cos networks, there is nothing to guide: the result
-    is the gradient, with a remark. So there is if other activations, such as GELU, ran beside ReLUs.
+    is the gradient, with a remark. A remark also says if other activations, such as GELU, ran beside ReLUs.
 
     Returns (N, [T,] C, H, W), in units of the logit per unit of the input; with inverse channels the two parts of
     the derivative by the image, as :class:`~bcos_explain.explainers.Gradient`.
@@ -30,14 +30,13 @@ class GuidedBackprop:
     Source: Springenberg et al., *Striving for Simplicity*, ICLR workshop 2015, arXiv 1412.6806.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""
-        with eager(), _GuidedReLUs() as guided:
+        with eager_mode(), _GuidedReLUs() as guided:
             gradients, indices = input_gradients(model, x, target)
-        guided.say_what_was_left_out()
+        guided.add_remarks()
         return like_target(gradients * image_signs(x.detach()).unsqueeze(1), indices)
 
 
@@ -59,11 +58,11 @@ class _GuidedReLUs(TorchFunctionMode):
             if _cuts_at_zero(func, args, kwargs):
                 self.relus += 1
                 result.register_hook(_positive_part)  # of an in-place ReLU: of its result, which is what it changed
-            elif _name(func) not in _BOUNDS:  # a bound elsewhere than at zero is no activation
+            elif _name(func) not in _BOUNDS:  # a bound elsewhere than at zero is not an activation
                 self.others[_name(func)] += 1
         return result
 
-    def say_what_was_left_out(self) -> None:
+    def add_remarks(self) -> None:
         named = ", ".join(sorted(self.others))
         if not self.relus:
             remark(f"this is the plain gradient: no ReLU ran in this network{f', but {named}' if named else ''}")

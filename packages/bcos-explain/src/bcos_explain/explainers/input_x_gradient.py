@@ -25,7 +25,6 @@ class InputXGradient:
     Source: Shrikumar et al., *Not Just a Black Box*, 2016, arXiv 1605.01713.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:

@@ -8,23 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from bcos_explain.explainers.completeness_gap import remark_on_gap
-from bcos_explain.explainers.contract import (
-    Target,
-    as_columns,
-    class_indices,
-    differentiable,
-    like_target,
-    whole_number,
-)
-from bcos_explain.explainers.gradients import SharedForward
-from bcos_explain.explainers.memory import shrinking
+from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
+from bcos_explain.explainers.memory import fit_in_memory
+from bcos_explain.explainers.target_gradients import SharedForward
 
 
 @dataclass(frozen=True, kw_only=True)
 class IntegratedGradients:
     """``x · ∫₀¹ ∂f_k(αx)/∂x dα``, by Gauss-Legendre quadrature.
 
-    The baseline is the all-zero tensor. With inverse channels (``[r, g, b, 1-r, 1-g, 1-b]``) it is no image
+    The baseline is the all-zero tensor. With inverse channels (``[r, g, b, 1-r, 1-g, 1-b]``) it is not an image
     (even black has ones) but the absence of one: nothing speaks for any colour, and a network of B-cos layers
     outputs its bias there. For a standardised input it is the mean image.
 
@@ -47,14 +40,13 @@ class IntegratedGradients:
     Source: Sundararajan et al., *Axiomatic Attribution for Deep Networks*, ICML 2017.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     n_steps: int = 50
     internal_batch_size: int = 16
 
     def __post_init__(self) -> None:
-        whole_number("n_steps", self.n_steps)
-        whole_number("internal_batch_size", self.internal_batch_size)
+        check_count("n_steps", self.n_steps)
+        check_count("internal_batch_size", self.internal_batch_size)
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""
@@ -66,7 +58,7 @@ class IntegratedGradients:
                 difference = (logits - model(torch.zeros_like(images[:1]))).gather(1, as_columns(indices))
             method = captum.attr.IntegratedGradients(model, multiply_by_inputs=False)
             method.gradient_func = SharedForward()
-            average: Tensor = shrinking(
+            average: Tensor = fit_in_memory(
                 lambda at_once: method.attribute(
                     images,
                     baselines=0,

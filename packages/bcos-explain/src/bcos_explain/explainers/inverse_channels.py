@@ -1,4 +1,4 @@
-"""Derivatives by an image of which the network sees the inverse channels too."""
+"""Derivatives with respect to an image that is encoded with inverse channels."""
 
 import torch
 from torch import Tensor

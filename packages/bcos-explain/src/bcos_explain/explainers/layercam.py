@@ -24,7 +24,6 @@ class LayerCam:
     Source: Jiang et al., *LayerCAM*, IEEE TIP 2021, equations 5 and 6.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     layer: str | None = None
 

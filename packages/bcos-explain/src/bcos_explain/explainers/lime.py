@@ -12,15 +12,8 @@ from captum._utils.models.linear_model import SkLearnRidge
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.contract import (
-    Target,
-    as_columns,
-    class_indices,
-    differentiable,
-    like_target,
-    whole_number,
-)
-from bcos_explain.explainers.memory import shrinking
+from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
+from bcos_explain.explainers.memory import fit_in_memory
 from bcos_explain.explainers.remarks import remark
 
 _KERNEL_WIDTH = 0.25
@@ -53,7 +46,6 @@ class Lime:
     Source: Ribeiro et al., *Why Should I Trust You?*, KDD 2016; 500 samples as Böhle et al., TPAMI 2024.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     n_samples: int = 500
     cell: int | None = None
@@ -63,9 +55,9 @@ class Lime:
 
     def __post_init__(self) -> None:
         for name in ("n_samples", "internal_batch_size"):
-            whole_number(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         if self.cell is not None:
-            whole_number("cell", self.cell)
+            check_count("cell", self.cell)
         if not 0 <= self.alpha < float("inf"):
             raise BcosError(f"alpha must not be negative, got {self.alpha}")
 
@@ -77,7 +69,7 @@ class Lime:
             if (count := int(cells.max()) + 1) > self.n_samples:
                 remark(f"{count} coefficients are fitted to {self.n_samples} samples; raise n_samples or cell")
             maps = [
-                shrinking(partial(self._one_image, model, image[None], classes, cells), self.internal_batch_size)
+                fit_in_memory(partial(self._one_image, model, image[None], classes, cells), self.internal_batch_size)
                 for image, classes in zip(leaf.detach(), as_columns(indices), strict=True)
             ]
             return like_target(torch.stack(maps), indices)
@@ -102,11 +94,7 @@ class Lime:
                 perturb_func=_coin_tosses(generator),
             )
             attribution = method.attribute(
-                image,
-                baselines=0,
-                feature_mask=cells,
-                n_samples=self.n_samples,
-                perturbations_per_eval=at_once,
+                image, baselines=0, feature_mask=cells, n_samples=self.n_samples, perturbations_per_eval=at_once
             )
             maps.append(attribution[0, 0].to(image.dtype))
         return torch.stack(maps)
@@ -127,7 +115,7 @@ def _coin_tosses(generator: torch.Generator) -> Callable[..., Tensor]:
 
 
 class _Recorded:
-    """The logits of a sequence of batches, computed once and given again to whoever passes the same sequence."""
+    """Logits of a sequence of batches, computed once and reused each time the same sequence is passed."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model

@@ -1,4 +1,4 @@
-"""Working through images in batches that fit into memory."""
+"""Batches that fit into memory."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ def in_batches(work: Callable[[slice], Result], count: int, batch_size: int | No
     """Results of `work` on successive slices of `count` images.
 
     Args:
-        work: on images start to stop.
+        work: called with the slice of images to work on.
         count: of all images.
         batch_size: images at once; None for all. Where memory runs out it is halved, and the halved size kept
             for the rest.
@@ -51,14 +51,13 @@ def in_batches(work: Callable[[slice], Result], count: int, batch_size: int | No
         _free_cache()  # outside of the handler, which would hold on to the tensors of the failed call
 
 
-def shrinking(work: Callable[[int], Result], size: int, *, least: int = 1) -> Result:
-    """Result of `work` with at most `size` images at once: half as many, from the start, where memory runs out.
+def fit_in_memory(work: Callable[[int], Result], size: int, *, least: int = 1) -> Result:
+    """Result of `work` with `size` images at once; where memory runs out it starts again with half as many.
 
-    For methods that pass many variants of an image through the network; those of all images at once, so that
-    fewer than `least` would change nothing.
+    For methods that pass many variants of each image through the network.
 
     Raises:
-        RuntimeError: memory that is not enough for `least` at a time.
+        RuntimeError: memory is not enough for `least` images at once, one variant of each.
     """
     size = max(size, least)
     while True:

@@ -8,15 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.contract import (
-    Target,
-    as_columns,
-    class_indices,
-    differentiable,
-    like_target,
-    whole_number,
-)
-from bcos_explain.explainers.memory import shrinking
+from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
+from bcos_explain.explainers.memory import fit_in_memory
 
 _WINDOWS = 8
 """Default windows are this part of the image's shorter side."""
@@ -45,7 +38,6 @@ class Occlusion:
     Source: Zeiler and Fergus, *Visualizing and Understanding Convolutional Networks*, ECCV 2014.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     window: int | None = None
     stride: int | None = None
@@ -54,8 +46,8 @@ class Occlusion:
     def __post_init__(self) -> None:
         for name in ("window", "stride"):
             if getattr(self, name) is not None:
-                whole_number(name, getattr(self, name))
-        whole_number("internal_batch_size", self.internal_batch_size)
+                check_count(name, getattr(self, name))
+        check_count("internal_batch_size", self.internal_batch_size)
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""
@@ -70,7 +62,7 @@ class Occlusion:
                 outputs: Tensor = model(images)
                 return outputs.gather(1, columns.repeat(len(images) // n, 1))
 
-            attribution = shrinking(
+            attribution = fit_in_memory(
                 lambda at_once: captum.attr.Occlusion(scores).attribute(
                     leaf.detach(),
                     sliding_window_shapes=(channels, window, window),
@@ -85,7 +77,7 @@ class Occlusion:
             return like_target(maps, indices)
 
     def _checked(self, model: nn.Module, x: Tensor) -> tuple[int, int, int, int]:
-        with differentiable(model, x):  # refuses what is no batch of images
+        with differentiable(model, x):  # refuses anything but a batch of images
             n, channels, height, width = x.shape
         if self.window is not None and self.window > min(height, width):
             raise BcosError(f"a window of {self.window} pixels does not fit into images of {height}×{width}")

@@ -1,7 +1,7 @@
-"""What an explainer has to say about its own result: what fell back, is missing, or cancelled.
+"""Remarks of explainers about their own results: that a method fell back, or that something is missing or cancelled.
 
 Maps look alike whether a method did what its name says or not. An explainer says so with :func:`remark`.
-Whoever shows maps or scores gathers remarks with :func:`collect_remarks`; where nobody does, they are Python
+Code that shows maps or scores gathers remarks with :func:`collect_remarks`; elsewhere they are Python
 warnings (:class:`ExplainerRemark`).
 """
 
@@ -69,12 +69,12 @@ def remark(text: str, where: Tensor | None = None, share: Tensor | None = None) 
 
 
 def pass_on(remarks: Sequence[Remark], *, first_image: int = 0, target: int | None = None) -> None:
-    """Hand remarks of a part of a batch to whoever collects those of the whole.
+    """Hand remarks of a part of a batch to the code that collects those of the whole.
 
     Args:
         remarks: of the part.
         first_image: where the part starts.
-        target: number of the explained class, where the part was asked for that one alone.
+        target: number of the explained class, if the part has that class alone.
     """
     collected = _collected.get()
     if collected is not None:

@@ -8,15 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.contract import (
-    Target,
-    as_columns,
-    class_indices,
-    differentiable,
-    like_target,
-    whole_number,
-)
-from bcos_explain.explainers.memory import shrinking
+from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
+from bcos_explain.explainers.memory import fit_in_memory
 from bcos_explain.explainers.remarks import remark
 
 _NOISE = 0.2
@@ -55,7 +48,6 @@ class Rise:
     Source: Petsiuk et al., *RISE*, BMVC 2018; n, cells and p as Böhle et al., TPAMI 2024.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     n_masks: int = 500
     cells: int = 8
@@ -66,7 +58,7 @@ class Rise:
 
     def __post_init__(self) -> None:
         for name in ("n_masks", "cells", "internal_batch_size"):
-            whole_number(name, getattr(self, name))
+            check_count(name, getattr(self, name))
         if not 0 < self.p < 1:
             raise BcosError(f"p must be a probability inside (0, 1), got {self.p}")
         if self.confidence not in _CONFIDENCES:
@@ -78,7 +70,7 @@ class Rise:
             images = leaf.detach()
             indices = class_indices(model(images), target)
             columns = as_columns(indices)
-            halves = shrinking(
+            halves = fit_in_memory(
                 lambda at_once: self._sums(model, images, columns, at_once // len(images)),
                 self.internal_batch_size,
                 least=len(images),

@@ -7,14 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.contract import (
-    Target,
-    as_columns,
-    class_indices,
-    differentiable,
-    like_target,
-    whole_number,
-)
+from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
 from bcos_explain.explainers.gradient import input_gradients
 from bcos_explain.explainers.inverse_channels import image_signs
 
@@ -25,7 +18,7 @@ class SmoothGrad:
 
     Every image sees the same noise, so its attribution does not depend on its batch. (Captum's
     ``NoiseTunnel`` draws from the process's generator, which threads share.) With inverse channels the noise is
-    the image's, so that the copies are images still: what is added to u is taken from 1 - u; and the two parts
+    the image's, so that the copies are still images: what is added to u is taken from 1 - u; and the two parts
     of the derivative by the image are given, as by :class:`~bcos_explain.explainers.Gradient`.
 
     Args:
@@ -41,14 +34,13 @@ class SmoothGrad:
     Source: Smilkov et al., *SmoothGrad*, 2017, arXiv 1706.03825.
     """
 
-    exact: ClassVar[bool] = False
     several_targets: ClassVar[bool] = True
     n_samples: int = 25
     noise: float = 0.15
     seed: int = 0
 
     def __post_init__(self) -> None:
-        whole_number("n_samples", self.n_samples)
+        check_count("n_samples", self.n_samples)
         if not 0 < self.noise < float("inf"):
             raise BcosError(f"noise must be a positive share of the input's range, got {self.noise}")
 

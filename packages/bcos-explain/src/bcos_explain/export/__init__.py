@@ -4,7 +4,7 @@ The graph takes images and returns logits, the predicted class, and for that cla
 contribution map and the bias: what :func:`bcos_core.explain` gives, without this library, and without autograd.
 """
 
-from bcos_explain.export.exporting import SavedExplainer, export_explainer, save_explainer
-from bcos_explain.export.tracing import OUTPUTS
+from bcos_explain.export.exporter import SavedExplainer, export_explainer, save_explainer
+from bcos_explain.export.trace import OUTPUTS
 
 __all__ = ["OUTPUTS", "SavedExplainer", "export_explainer", "save_explainer"]

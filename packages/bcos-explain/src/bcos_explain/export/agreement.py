@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError, explain
+from bcos_core.completeness import balance
 
 Run = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -31,7 +32,7 @@ class Agreement:
     weight_norm: float
     """``‖W - W'‖ / ‖W'‖`` of an image."""
     incomplete: float
-    """``|Σ map + bias - logit|`` as a share of ``Σ |map| + |bias| + |logit|``."""
+    """``|logit - Σ map - bias|`` as a share of what is added up, see :class:`bcos_core.completeness.Balance`."""
 
     def worse(self, other: "Agreement") -> "Agreement":
         """Return the larger of each of the differences."""
@@ -49,25 +50,26 @@ def agreement(results: Mapping[str, Tensor], model: nn.Module, x: Tensor) -> Agr
     """
     eager = explain(model, x, results["target"])
     logit = results["logits"].gather(1, results["target"][:, None])[:, 0]
-    summed, bias = results["map"].flatten(1), results["bias"]
-    size = summed.abs().sum(1) + bias.abs() + logit.abs()
+    parts = balance(results["map"].flatten(1), [results["bias"]], logit)
     difference = (results["weight"] - eager.weight).flatten(1)
     expected = eager.weight.flatten(1)
     return Agreement(
         logits=_share((results["logits"] - eager.logits).abs().amax(1), eager.logits.abs().amax(1)),
         weight=_share(difference.abs().amax(1), expected.abs().amax(1)),
         weight_norm=_share(difference.norm(dim=1), expected.norm(dim=1)),
-        incomplete=_share((summed.sum(1) + bias - logit).abs(), size),
+        incomplete=float(parts.missing.nan_to_num(nan=torch.inf).max()),
     )
 
 
-def checked(run: Run, model: nn.Module, encode: nn.Module | None, batches: Iterable[Tensor], what: str) -> Agreement:
-    """Run a graph on images, and refuse it if its explanations are others.
+def check_agreement(
+    run: Run, model: nn.Module, encode: nn.Module | None, batches: Iterable[Tensor], what: str
+) -> Agreement:
+    """Run a graph on images, and refuse it if its explanations differ from those of the network.
 
     Args:
         run: images → results by name.
         model: the network.
-        encode: what is done to images before.
+        encode: what images are encoded with; None if they are encoded already.
         batches: of images, (N, ...).
         what: name of the graph, for the message.
 

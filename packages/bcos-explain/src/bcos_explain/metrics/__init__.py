@@ -1,4 +1,20 @@
-"""Measures of explanations."""
+"""Metrics: how good explanations are.
+
+A metric that measures the maps of any explainer takes, besides its own options,
+
+- ``model``: in eval mode;
+- ``explainer``: see :class:`bcos_explain.explainers.Explainer`; channels are summed;
+- ``images``: (M, C, H, W), floats, or 8-bit integers that are divided by 255. They may stay on the CPU: each batch is
+  moved to the model's device;
+- ``target``: None for the predicted class, an integer, or (M,);
+- ``encode``: from images to what the network takes, such as :class:`bcos_core.AddInverse`; None for images that are
+  encoded already;
+- ``batch_size``: images explained at once;
+- ``progress``: called with the number of images done and of all images, after each batch.
+
+It returns a :class:`MetricResult`, and raises :class:`bcos_core.BcosError` for options that make no sense, where there
+is no image, and where the explainer does.
+"""
 
 from bcos_explain.metrics.annotations import (
     Annotation,
@@ -10,26 +26,26 @@ from bcos_explain.metrics.annotations import (
     segmentation_mask,
 )
 from bcos_explain.metrics.completeness import CompletenessResult, completeness
-from bcos_explain.metrics.confident import ConfidentImages
-from bcos_explain.metrics.disjoint import DisjointCells, difull, dipart
-from bcos_explain.metrics.gridpg import grid_pointing_game
-from bcos_explain.metrics.grids import GridPointingResult, cell_scores, sample_grids, tile, untile
-from bcos_explain.metrics.infidelity import infidelity
-from bcos_explain.metrics.noise import max_sensitivity
-from bcos_explain.metrics.perturbation import pixel_deletion, pixel_insertion
-from bcos_explain.metrics.pointing import (
+from bcos_explain.metrics.confident_images import ConfidentImages
+from bcos_explain.metrics.disjoint_cells import DisjointCells, difull, dipart
+from bcos_explain.metrics.energy_pointing import (
     box_masks,
     energy_inside,
     energy_pointing_game,
     energy_pointing_game_masks,
 )
+from bcos_explain.metrics.grid_pointing import grid_pointing_game
+from bcos_explain.metrics.grids import GridPointingResult, cell_scores, sample_grids, tile, untile
+from bcos_explain.metrics.infidelity import infidelity
+from bcos_explain.metrics.max_sensitivity import max_sensitivity
+from bcos_explain.metrics.perturbation import pixel_deletion, pixel_insertion
 from bcos_explain.metrics.randomisation import model_randomisation
 from bcos_explain.metrics.result import MetricResult
+from bcos_explain.metrics.result_files import write_results
 from bcos_explain.metrics.sensitivity_n import sensitivity_n
-from bcos_explain.metrics.shifts import shift_stability
+from bcos_explain.metrics.shift_stability import shift_stability
 from bcos_explain.metrics.similarity import similarity
 from bcos_explain.metrics.sparsity import complexity, effective_pixels, sparseness
-from bcos_explain.metrics.writing import write_results
 
 __all__ = [
     "Annotation",

@@ -105,7 +105,7 @@ def read_voc(path: str | Path) -> Annotation:
     try:
         root = ElementTree.fromstring(_text(path))
     except ElementTree.ParseError as reason:
-        raise BcosError(f"{path} is no XML: {reason}") from reason
+        raise BcosError(f"{path} is not XML: {reason}") from reason
     size = {child.tag: child.text for child in root.iterfind("size/*")}
     objects = [
         {"name": one.findtext("name"), "bndbox": {child.tag: child.text for child in one.iterfind("bndbox/*")}}
@@ -124,7 +124,7 @@ def segmentation_mask(segmentation: Any, size: tuple[int, int]) -> Tensor:
         size: height and width of the image.
 
     Raises:
-        BcosError: compressed run lengths, lengths that do not add up, or no polygon.
+        BcosError: compressed run lengths, lengths that do not add up, or not a polygon.
     """
     height, width = size
     if isinstance(segmentation, Mapping):
@@ -281,7 +281,7 @@ def _json(path: str | Path) -> Any:
     try:
         return parse_json(text, finite=False)
     except BcosError as reason:
-        raise BcosError(f"{path} is no JSON: {reason}") from reason
+        raise BcosError(f"{path} is not JSON: {reason}") from reason
 
 
 def _refusing_malformed(path: str | Path, kind: str, read: Callable[[], _T]) -> _T:
@@ -290,6 +290,6 @@ def _refusing_malformed(path: str | Path, kind: str, read: Callable[[], _T]) -> 
     except BcosError as reason:
         raise BcosError(f"{path}: {reason}") from reason
     except KeyError as reason:
-        raise BcosError(f"{path} is no {kind} annotation: {shortened(str(reason))} is missing") from reason
+        raise BcosError(f"{path} is not a {kind} annotation: {shortened(str(reason))} is missing") from reason
     except Exception as reason:  # values of another kind, numbers of any size, masks that torch cannot make
-        raise BcosError(f"{path} is no {kind} annotation: {first_line(reason)}") from reason
+        raise BcosError(f"{path} is not a {kind} annotation: {first_line(reason)}") from reason

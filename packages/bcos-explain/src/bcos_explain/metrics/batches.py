@@ -1,4 +1,4 @@
-"""From stored images to what a network takes."""
+"""Batches of images, as a network takes them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.contract import Target, class_indices
+from bcos_explain.explainers.attribute import attribute
+from bcos_explain.explainers.contract import Explainer, Target, class_indices
 
 Encode = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
@@ -58,17 +59,10 @@ def each_batch(
 ) -> Iterator[Batch]:
     """Go through the images in batches.
 
-    Args:
-        model: in eval mode.
-        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255. They may stay on the CPU: each
-            batch is moved to the model's device.
-        target: None for the predicted class, an integer, or (M,).
-        encode: from images to what the network takes; None for images that are encoded already.
-        batch_size: images in a batch.
-        progress: called when the next batch is asked for.
+    Arguments are described in :mod:`bcos_explain.metrics`; `progress` is called when the next batch is asked for.
 
     Raises:
-        BcosError: no batch of images, a batch size below 1, or a target that does not fit.
+        BcosError: not a batch of images, a batch size below 1, or a target that does not fit.
     """
     if images.ndim != 4 or len(images) == 0:
         raise BcosError(f"metrics need images (M, C, H, W), at least one, got shape {tuple(images.shape)}")
@@ -88,3 +82,17 @@ def each_batch(
         yield Batch(part, x, classes, samples)
         if progress is not None:
             progress(samples.stop, len(images))
+
+
+def each_map(
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    target: Target,
+    encode: Encode | None,
+    batch_size: int,
+    progress: Progress | None,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Go through the images in batches, each with its maps (N, H, W); arguments and errors as of :func:`each_batch`."""
+    for batch in each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress):
+        yield batch, attribute(explainer, model, batch.x, batch.target)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation, explain
-from bcos_core.rounding import size
 from bcos_explain.explainers.contract import Target
 from bcos_explain.metrics.batches import Encode, Progress, each_batch
 from bcos_explain.metrics.result import MetricResult
@@ -21,7 +20,7 @@ class CompletenessResult(MetricResult):
 
     @property
     def relative(self) -> Tensor:
-        """(M,): the same divided by ``Σ |contributions| + Σ |constants| + |logit|``, the size of what was added up."""
+        """(M,): the same as a share of what was added up, see :attr:`bcos_core.completeness.Balance.missing`."""
         return self.scores
 
     @staticmethod
@@ -31,10 +30,8 @@ class CompletenessResult(MetricResult):
             raise BcosError(
                 f"completeness needs one target an input, got targets of shape {tuple(explanation.target.shape)}"
             )
-        contributions = explanation.contributions.double().flatten(1)
-        absolute = (contributions.sum(1) + explanation.bias.double() - explanation.score.double()).abs()
-        added = size(contributions, explanation.bias_terms.values(), explanation.score)
-        return _result(absolute.detach().cpu(), (absolute / added.clamp_min(torch.finfo(torch.float64).tiny)).cpu())
+        parts = explanation.balance
+        return _result(parts.residual.abs().cpu(), parts.missing.cpu())
 
     def to_dict(self) -> dict[str, object]:
         """Everything but the absolute distance of each image, for JSON."""
@@ -61,13 +58,7 @@ def completeness(
     explain.
 
     Args:
-        model: in eval mode.
-        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
-        target: None for the predicted class, an integer, or (M,).
-        encode: applied to each batch of images, such as :class:`bcos_core.AddInverse`; None for images that
-            are encoded already.
-        batch_size: images explained at once.
-        progress: called with the number of images done and of all images, after each batch.
+        model, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`.
 
     Returns:
         Relative distances, lower is better.

@@ -21,7 +21,7 @@ class GridPointingResult(MetricResult):
     n: int
     smooth: int
     requested: int
-    """Grids that were asked for; fewer were played if the classes ran out of images."""
+    """Grids that were requested; fewer were played if the classes ran out of images."""
 
     def to_dict(self) -> dict[str, object]:
         """Everything but the images' indices, for JSON."""
@@ -48,7 +48,7 @@ def untile(grids: Tensor, n: int) -> Tensor:
     """Cut (..., C, n·H, n·W) into its cells (..., n², C, H, W), row by row; undoes :func:`tile`.
 
     Raises:
-        BcosError: sides that are no multiples of n.
+        BcosError: sides that are not multiples of n.
     """
     if grids.ndim < 3 or grids.shape[-2] % n or grids.shape[-1] % n:
         raise BcosError(f"cells of a {n}×{n} grid need sides that are multiples of {n}, got shape {tuple(grids.shape)}")
@@ -97,7 +97,7 @@ def positive_part(attribution: Tensor, smooth: int = 1) -> Tensor:
     if smooth < 1 or smooth % 2 == 0:
         raise BcosError(f"smooth must be odd and at least 1, got {smooth}; use 1 for no smoothing")
     if not bool(torch.isfinite(attribution).all()):
-        raise BcosError("the attribution holds non-finite values (NaN or infinity); there is no share of these")
+        raise BcosError("the attribution holds non-finite values (NaN or infinity); shares of these are undefined")
     signed = attribution.double()
     if smooth > 1:
         signed = F.avg_pool2d(signed[:, None], smooth, stride=1, padding=smooth // 2)[:, 0]
@@ -160,7 +160,7 @@ def sample_grids(
     return torch.tensor(grids)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class GridGame:
     """What all games on grids share: the grids, and how they become inputs.
 
@@ -173,7 +173,7 @@ class GridGame:
         batch_size: grids explained at once.
         encode: applied to the tiled images; None for encoded images.
         progress: called after each batch.
-        requested: grids that were asked for.
+        requested: grids that were requested.
 
     Raises:
         BcosError: images, labels or grids that do not fit each other.

@@ -5,10 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.attribute import attribute
-from bcos_explain.explainers.contract import Explainer, Target, whole_number
-from bcos_explain.metrics.batches import Batch, Encode, Progress, each_batch
-from bcos_explain.metrics.removal import Baseline, Output, replacement, target_output
+from bcos_explain.explainers.contract import Explainer, Target, check_count
+from bcos_explain.metrics.batches import Batch, Encode, Progress, each_map
+from bcos_explain.metrics.pixel_removal import Baseline, Output, replacement, target_output
 from bcos_explain.metrics.result import MetricResult
 
 
@@ -34,37 +33,28 @@ def infidelity(
     Computed by Captum. Squares are the same for all images, so a score does not depend on the other images.
 
     Args:
-        model: in eval mode.
-        explainer: channels are summed.
-        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
-        target: None for the predicted class, an integer, or (M,).
-        encode: from images to what the network takes, pixel by pixel; None for encoded images.
-        batch_size: images at once.
-        progress: called with the number of images done and of all images.
+        model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
+            `encode` must treat each pixel by itself.
         squares: random squares, each of which lies inside of the image.
         side: of a square, as a part of the image's shorter side.
         normalize: scale each explanation by the β that fits best, as the paper does to compare methods whose
             attributions have different units.
-        baseline: what is put in place of the square, see :func:`bcos_explain.metrics.removal.replacement`.
+        baseline: what is put in place of the square, see :func:`bcos_explain.metrics.pixel_removal.replacement`.
         output: f: the target's logit, or its probability.
         seed: of the squares.
 
     Returns:
         Squared distances in units of f², lower is better.
 
-    Raises:
-        BcosError: options that make no sense, or as the explainer.
-
     Source: Yeh et al., *On the (In)fidelity and Sensitivity of Explanations*, NeurIPS 2019, definition 2.1 and
         the square removal of section 2.3.
     """
-    whole_number("squares", squares)
+    check_count("squares", squares)
     if not 0 < side <= 1:
         raise BcosError(f"side must be inside (0, 1], a part of the image's side, got {side}")
     masks = square_masks(images.shape[-2], images.shape[-1], side, squares, torch.Generator().manual_seed(seed))
     scores = []
-    for batch in each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress):
-        maps = attribute(explainer, model, batch.x, batch.target)
+    for batch, maps in each_map(model, explainer, images, target, encode, batch_size, progress):
         other = replacement(batch, encode, baseline)
         scores.append(_of_batch(model, batch, maps, other, masks.to(maps.device), output, normalize).cpu())
     return MetricResult(scores=torch.cat(scores), higher_is_better=False)

@@ -1,5 +1,6 @@
 """Pixel deletion and insertion: whether the output follows the pixels that an explanation calls important."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,18 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.attribute import attribute
-from bcos_explain.explainers.contract import Explainer, Target, whole_number
-from bcos_explain.metrics.batches import Batch, Encode, Progress, each_batch
-from bcos_explain.metrics.removal import Baseline, Output, replacement, target_output
+from bcos_explain.explainers.contract import Explainer, Target, check_count
+from bcos_explain.metrics.batches import Batch, Encode, Progress, each_map
+from bcos_explain.metrics.pixel_removal import Baseline, Output, replacement, target_output
 from bcos_explain.metrics.result import MetricResult
 
 First = Literal["most", "least"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Course:
-    """Which pixels are there at each step."""
+class _Schedule:
+    """The pixels that are present at each step."""
 
     steps: int
     until: float
@@ -28,7 +28,7 @@ class _Course:
     output: Output
 
     def __post_init__(self) -> None:
-        whole_number("steps", self.steps)
+        check_count("steps", self.steps)
         if not 0 < self.until <= 1:
             raise BcosError(f"until must be inside (0, 1], the share of pixels to go through, got {self.until}")
         if self.first not in ("most", "least"):
@@ -52,23 +52,13 @@ class _Course:
         return torch.stack(values, 1) / torch.where(whole > 0, whole, torch.nan)[:, None]
 
 
-def _play(
-    course: _Course,
-    model: nn.Module,
-    explainer: Explainer,
-    images: Tensor,
-    target: Target,
-    encode: Encode | None,
-    batch_size: int,
-    progress: Progress | None,
+def _score(
+    schedule: _Schedule, model: nn.Module, encode: Encode | None, maps: Iterator[tuple[Batch, Tensor]]
 ) -> MetricResult:
-    batches = each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress)
-    curves = torch.cat(
-        [course.curves(model, b, attribute(explainer, model, b.x, b.target), encode).cpu() for b in batches]
-    )
-    areas = torch.trapezoid(curves, course.fractions, dim=1) / course.until
-    higher = course.insert == (course.first == "most")
-    return MetricResult(scores=areas, higher_is_better=higher, curves=curves, curve_x=course.fractions)
+    curves = torch.cat([schedule.curves(model, batch, m, encode).cpu() for batch, m in maps])
+    areas = torch.trapezoid(curves, schedule.fractions, dim=1) / schedule.until
+    higher = schedule.insert == (schedule.first == "most")
+    return MetricResult(scores=areas, higher_is_better=higher, curves=curves, curve_x=schedule.fractions)
 
 
 def pixel_deletion(
@@ -92,33 +82,26 @@ def pixel_deletion(
     share q of the pixels is gone. A pixel goes with all its channels.
 
     Args:
-        model: in eval mode.
-        explainer: channels are summed; among equal attributions the pixels go row by row.
-        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
-        target: None for the predicted class, an integer, or (M,).
-        encode: from images to what the network takes, pixel by pixel; None for encoded images.
-        batch_size: images at once.
-        progress: called with the number of images done and of all images.
+        model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
+            `encode` must treat each pixel by itself. Among equal attributions the pixels go row by row.
         steps: number of steps, of equal size.
         until: share of the pixels that is removed in the end.
         first: whether the most or the least important pixels go first. Böhle et al. remove the least important
             ones, up to a quarter.
-        baseline: what is put in their place, see :func:`bcos_explain.metrics.removal.replacement`.
-        output: the target's probability (``"softmax"``, or ``"sigmoid"`` where each class is for itself), or
+        baseline: what is put in their place, see :func:`bcos_explain.metrics.pixel_removal.replacement`.
+        output: the target's probability (``"softmax"``, or ``"sigmoid"`` where classes are independent), or
             its ``"logit"``.
 
     Returns:
         Areas and curves; the lower the better, with first="least" the higher. Undefined where the output for
         the whole image is not positive.
 
-    Raises:
-        BcosError: options that make no sense, or as the explainer.
-
     Source: Petsiuk et al., *RISE*, BMVC 2018, section 4.1; Samek et al., TNNLS 2017; with first="least"
         Böhle et al., CVPR 2022, section 4.
     """
-    course = _Course(steps=steps, until=until, first=first, insert=False, baseline=baseline, output=output)
-    return _play(course, model, explainer, images, target, encode, batch_size, progress)
+    schedule = _Schedule(steps=steps, until=until, first=first, insert=False, baseline=baseline, output=output)
+    maps = each_map(model, explainer, images, target, encode, batch_size, progress)
+    return _score(schedule, model, encode, maps)
 
 
 def pixel_insertion(
@@ -149,10 +132,8 @@ def pixel_insertion(
     Returns:
         Areas and curves, the higher the better. Undefined where the output for the whole image is not positive.
 
-    Raises:
-        BcosError: options that make no sense, or as the explainer.
-
     Source: Petsiuk et al., *RISE*, BMVC 2018, section 4.1.
     """
-    course = _Course(steps=steps, until=until, first="most", insert=True, baseline=baseline, output=output)
-    return _play(course, model, explainer, images, target, encode, batch_size, progress)
+    schedule = _Schedule(steps=steps, until=until, first="most", insert=True, baseline=baseline, output=output)
+    maps = each_map(model, explainer, images, target, encode, batch_size, progress)
+    return _score(schedule, model, encode, maps)

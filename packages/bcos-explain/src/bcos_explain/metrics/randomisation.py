@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_explain.explainers.attribute import attribute
-from bcos_explain.explainers.contract import Explainer, Target, whole_number
-from bcos_explain.metrics.batches import Encode, Progress, each_batch
+from bcos_explain.explainers.contract import Explainer, Target, check_count
+from bcos_explain.metrics.batches import Encode, Progress, each_map
 from bcos_explain.metrics.result import MetricResult
 from bcos_explain.metrics.similarity import Similarity, similarity
 
@@ -30,19 +30,14 @@ def model_randomisation(
 ) -> MetricResult:
     """Similarity of the map to the map of the network with parameters that were shuffled.
 
-    The entries of each parameter are shuffled, which draws them anew from their own distribution and so keeps
+    The entries of each parameter are shuffled, which draws them again from their own distribution and so keeps
     the size of signals; module by module from the logits back to the input, in `stages` steps of as many
     modules, without undoing earlier steps (the cascade). The explained class stays that of the intact network.
     The network itself is not touched.
 
     Args:
-        model: in eval mode.
-        explainer: channels are summed.
-        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
-        target: None for the predicted class, an integer, or (M,).
-        encode: from images to what the network takes; None for encoded images.
-        batch_size: images at once; each is explained 1 + `stages` times.
-        progress: called with the number of images done and of all images.
+        model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
+            each image is explained 1 + `stages` times.
         stages: steps of the cascade; fewer if there are fewer modules with parameters.
         kind: of similarity: ``"pearson"`` or ``"spearman"`` correlation, or ``"ssim"``.
         seed: of the shuffles.
@@ -56,12 +51,11 @@ def model_randomisation(
 
     Source: Adebayo et al., *Sanity Checks for Saliency Maps*, NeurIPS 2018, section 3.1.
     """
-    whole_number("stages", stages)
+    check_count("stages", stages)
     levels = list(_cascade(model, stages, seed))
     shares = torch.tensor([share for share, _ in levels], dtype=torch.float64)
     curves = []
-    for batch in each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress):
-        intact = attribute(explainer, model, batch.x, batch.target)
+    for batch, intact in each_map(model, explainer, images, target, encode, batch_size, progress):
         columns = [
             similarity(intact, attribute(explainer, shuffled, batch.x, batch.target), kind) for _, shuffled in levels
         ]

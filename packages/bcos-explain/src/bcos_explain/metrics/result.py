@@ -1,4 +1,4 @@
-"""Scores of a metric, one a sample, and what they say about their mean."""
+"""Scores of a metric, one a sample, with their mean and its interval."""
 
 import html
 import math
@@ -35,7 +35,7 @@ class MetricResult:
     curve_x: Tensor | None = None
     """(S,): where the curves were measured."""
     remarks: tuple[Remark, ...] = ()
-    """What the explainer said of its maps, each text once, if whoever measured collected that."""
+    """What the explainer said of its maps, each text once, if they were collected."""
 
     def __post_init__(self) -> None:
         for name in ("scores", "curves", "curve_x"):

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_explain.explainers.attribute import attribute
-from bcos_explain.explainers.contract import Explainer, Target, whole_number
-from bcos_explain.metrics.batches import Batch, Encode, Progress, each_batch
-from bcos_explain.metrics.removal import Baseline, Output, pixel_subsets, replacement, target_output
+from bcos_explain.explainers.contract import Explainer, Target, check_count
+from bcos_explain.metrics.batches import Batch, Encode, Progress, each_map
+from bcos_explain.metrics.pixel_removal import Baseline, Output, pixel_subsets, replacement, target_output
 from bcos_explain.metrics.result import MetricResult
 from bcos_explain.metrics.similarity import pearson
 
@@ -35,16 +34,11 @@ def sensitivity_n(
     are the same for all images, so a score does not depend on the other images.
 
     Args:
-        model: in eval mode.
-        explainer: channels are summed.
-        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
-        target: None for the predicted class, an integer, or (M,).
-        encode: from images to what the network takes, pixel by pixel; None for encoded images.
-        batch_size: images at once.
-        progress: called with the number of images done and of all images.
+        model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
+            `encode` must treat each pixel by itself.
         fractions: the n, as shares of all pixels (at least one pixel); each costs `subsets` forward passes.
         subsets: random subsets of each size.
-        baseline: what is put in place of a pixel, see :func:`bcos_explain.metrics.removal.replacement`.
+        baseline: what is put in place of a pixel, see :func:`bcos_explain.metrics.pixel_removal.replacement`.
         output: f: the target's logit, or its probability.
         seed: of the subsets.
 
@@ -52,13 +46,10 @@ def sensitivity_n(
         Correlations, 1 is best, 0 by chance, with one curve over `fractions` an image. Undefined where
         attributions or outputs are constant for every n.
 
-    Raises:
-        BcosError: options that make no sense, or as the explainer.
-
     Source: Ancona et al., *Towards Better Understanding of Gradient-Based Attribution Methods*, ICLR 2018,
         section 4.
     """
-    whole_number("subsets", subsets, least=3)
+    check_count("subsets", subsets, least=3)
     if not fractions or not all(0 < fraction < 1 for fraction in fractions):
         raise BcosError(f"fractions must be shares inside (0, 1), at least one, got {tuple(fractions)}")
     height, width = images.shape[-2:]
@@ -66,13 +57,12 @@ def sensitivity_n(
     sizes = [max(1, round(fraction * height * width)) for fraction in fractions]
     removed = [pixel_subsets(height, width, size, subsets, generator) for size in sizes]  # each (S, H, W)
     curves = []
-    for batch in each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress):
-        maps = attribute(explainer, model, batch.x, batch.target).double()
+    for batch, maps in each_map(model, explainer, images, target, encode, batch_size, progress):
         other = replacement(batch, encode, baseline)
         whole = target_output(model, batch.x, batch.target, output)
         columns = []
         for masks in removed:
-            attributed = torch.einsum("nhw,shw->ns", maps, masks.to(maps))
+            attributed = torch.einsum("nhw,shw->ns", maps.double(), masks.to(maps.device).double())
             cost = whole[:, None] - _outputs_without(model, batch, other, masks, output)
             columns.append(pearson(attributed, cost))
         curves.append(torch.stack(columns, 1).cpu())

@@ -1,4 +1,4 @@
-"""How alike two maps are."""
+"""Similarity of two maps."""
 
 from typing import Literal
 

@@ -1,13 +1,10 @@
 """Sparseness, complexity and effective pixels: over how many pixels an explanation is spread."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
-from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer, Target
-from bcos_explain.metrics.batches import Encode, Progress, each_batch
+from bcos_explain.metrics.batches import Encode, Progress, each_map
 from bcos_explain.metrics.result import MetricResult
 
 
@@ -48,20 +45,12 @@ def sparseness(
     """Gini index of the map, see :func:`gini`; higher is sparser.
 
     Args:
-        model: in eval mode.
-        explainer: channels are summed.
-        images: (M, C, H, W), floats, or 8-bit integers that are divided by 255.
-        target: None for the predicted class, an integer, or (M,).
-        encode: from images to what the network takes; None for encoded images.
-        batch_size: images at once.
-        progress: called with the number of images done and of all images.
-
-    Raises:
-        BcosError: no images, or as the explainer.
+        model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`.
 
     Source: Chalasani et al., *Concise Explanations of Neural Networks Using Adversarial Training*, ICML 2020.
     """
-    scores = _of_maps(gini, model, explainer, images, target, encode, batch_size, progress)
+    maps = each_map(model, explainer, images, target, encode, batch_size, progress)
+    scores = torch.cat([gini(m).cpu() for _, m in maps])
     return MetricResult(scores=scores, higher_is_better=True, chance=0.0)
 
 
@@ -78,14 +67,12 @@ def complexity(
     """Entropy of the map, see :func:`entropy`; lower is simpler.
 
     Args:
-        model, explainer, images, target, encode, batch_size, progress: as of :func:`sparseness`.
-
-    Raises:
-        BcosError: no images, or as the explainer.
+        model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`.
 
     Source: Bhatt et al., *Evaluating and Aggregating Feature-based Model Explanations*, IJCAI 2020.
     """
-    scores = _of_maps(entropy, model, explainer, images, target, encode, batch_size, progress)
+    maps = each_map(model, explainer, images, target, encode, batch_size, progress)
+    scores = torch.cat([entropy(m).cpu() for _, m in maps])
     return MetricResult(scores=scores, higher_is_better=False)
 
 
@@ -102,30 +89,14 @@ def effective_pixels(
     """Exponential of the entropy: how many pixels would share an even map of the same entropy.
 
     Args:
-        model, explainer, images, target, encode, batch_size, progress: as of :func:`sparseness`.
+        model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`.
 
     Returns:
         Numbers from 1 to the number of pixels; lower is simpler.
 
-    Raises:
-        BcosError: no images, or as the explainer.
-
     Source: the entropy is that of Bhatt et al., IJCAI 2020; its exponential is the perplexity, Hill's number of
         order 1 (Ecology, 1973).
     """
-    scores = _of_maps(entropy, model, explainer, images, target, encode, batch_size, progress).exp()
+    maps = each_map(model, explainer, images, target, encode, batch_size, progress)
+    scores = torch.cat([entropy(m).exp().cpu() for _, m in maps])
     return MetricResult(scores=scores, higher_is_better=False)
-
-
-def _of_maps(
-    measure: Callable[[Tensor], Tensor],
-    model: nn.Module,
-    explainer: Explainer,
-    images: Tensor,
-    target: Target,
-    encode: Encode | None,
-    batch_size: int,
-    progress: Progress | None,
-) -> Tensor:
-    batches = each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress)
-    return torch.cat([measure(attribute(explainer, model, b.x, b.target)).cpu() for b in batches])

@@ -2,42 +2,41 @@
 
 from bcos_explain.render.animation import animation
 from bcos_explain.render.colorbar import ColorBar
-from bcos_explain.render.colour import (
-    common_alpha_scale,
-    explanation_image,
-    explanation_of_parts,
-    explanation_parts,
-    opaque_at,
-)
 from bcos_explain.render.contributions import contribution_rgb, plot_contribution_map, symmetric_limit
-from bcos_explain.render.files import save_sheet, sheet_bytes
+from bcos_explain.render.encode import data_uri
+from bcos_explain.render.files import picture_bytes, save_png, save_sheet, sheet_bytes
 from bcos_explain.render.grid import Tile, grid, laid_on
 from bcos_explain.render.notebook import explanation_html
 from bcos_explain.render.overlay import contribution_overlay, explanation_overlay, greyed
-from bcos_explain.render.picture import input_image, on_background, picture_bytes, save_png
-from bcos_explain.render.scales import percentile_of_many, smoothing
+from bcos_explain.render.picture import input_image, on_background
+from bcos_explain.render.scale import percentile_of_many
 from bcos_explain.render.sheet import Background, Sheet
+from bcos_explain.render.weight_image import (
+    WeightPicture,
+    common_alpha_scale,
+    explanation_image,
+    smoothing,
+)
 
 __all__ = [
     "Background",
     "ColorBar",
     "Sheet",
     "Tile",
+    "WeightPicture",
     "animation",
     "common_alpha_scale",
     "contribution_overlay",
     "contribution_rgb",
+    "data_uri",
     "explanation_html",
     "explanation_image",
-    "explanation_of_parts",
     "explanation_overlay",
-    "explanation_parts",
     "greyed",
     "grid",
     "input_image",
     "laid_on",
     "on_background",
-    "opaque_at",
     "percentile_of_many",
     "picture_bytes",
     "plot_contribution_map",

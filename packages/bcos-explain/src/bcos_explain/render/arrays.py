@@ -1,4 +1,4 @@
-"""Taking tensors and arrays alike."""
+"""Tensors and arrays as pictures, in floats and in 8 bits."""
 
 from typing import Any
 
@@ -11,6 +11,8 @@ from bcos_core import BcosError
 
 Picture = NDArray[np.float64]
 Array = Tensor | NDArray[Any]
+ROUNDING = 1e-3
+"""How far values may lie outside [0, 1] and still be a picture."""
 
 
 def as_tensor(value: Array, what: str, ndim: int) -> Tensor:
@@ -32,3 +34,28 @@ def as_tensor(value: Array, what: str, ndim: int) -> Tensor:
 def as_picture(tensor: Tensor) -> Picture:
     """(C, H, W) as an array (H, W, C) of its own."""
     return np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
+
+
+def to_bytes(picture: NDArray[Any]) -> NDArray[np.uint8]:
+    """Pixels in 8 bits; those that are in 8 bits already as they are.
+
+    Raises:
+        BcosError: another shape than (H, W), (H, W, 3) or (H, W, 4), or values outside [0, 1].
+    """
+    values = np.asarray(picture)
+    if values.ndim not in (2, 3) or values.size == 0 or (values.ndim == 3 and values.shape[2] not in (3, 4)):
+        raise BcosError(f"a picture must be (H, W), (H, W, 3) or (H, W, 4), got shape {values.shape}")
+    if values.dtype == np.uint8:
+        return values.view(np.uint8)
+    if not (values.min() >= -ROUNDING and values.max() <= 1 + ROUNDING):  # also refuses NaN
+        raise BcosError(
+            f"a picture must have values in [0, 1], got {values.min():.3g} to {values.max():.3g}; "
+            "colour contribution maps with contribution_rgb, make others with input_image or explanation_image"
+        )
+    pixels: NDArray[np.uint8] = np.rint(values.clip(0, 1) * 255).astype(np.uint8)
+    return pixels
+
+
+def to_floats(picture: NDArray[Any]) -> NDArray[Any]:
+    """Pixels in [0, 1], of a picture in 8 bits or in floats."""
+    return picture / 255 if picture.dtype == np.uint8 else picture

@@ -23,8 +23,8 @@ class ColorBar:
     """Some values lie beyond: the ends are pointed."""
 
 
-def ticks(limit: float, wanted: int = 2) -> list[float]:
-    """Round values from -limit to limit, with 0, about `wanted` on each side and at least one.
+def ticks(limit: float, count: int = 2) -> list[float]:
+    """Round values from -limit to limit, with 0, about `count` on each side and at least one.
 
     Raises:
         BcosError: a limit that is not positive and finite.
@@ -34,11 +34,11 @@ def ticks(limit: float, wanted: int = 2) -> list[float]:
     """
     if not 0 < limit < math.inf:
         raise BcosError(f"limit must be positive, got {limit}")
-    power = 10.0 ** math.floor(math.log10(limit / wanted))
+    power = 10.0 ** math.floor(math.log10(limit / count))
     fitting = [s * power for s in _STEPS if s * power <= limit * (1 + 1e-9)]
-    step = min(fitting, key=lambda s: abs(math.floor(limit / s * (1 + 1e-9)) - wanted))
-    count = math.floor(limit / step * (1 + 1e-9))
-    return [float(f"{k * step:.12g}") for k in range(-count, count + 1)]
+    step = min(fitting, key=lambda s: abs(math.floor(limit / s * (1 + 1e-9)) - count))
+    last = math.floor(limit / step * (1 + 1e-9))
+    return [float(f"{k * step:.12g}") for k in range(-last, last + 1)]
 
 
 def tick_text(value: float) -> str:
@@ -46,9 +46,9 @@ def tick_text(value: float) -> str:
     return f"{value:.4g}".replace("-", "−")
 
 
-def bar_picture(width: int, height: int, *, clipped: bool, cmap: str = "bwr") -> NDArray[np.uint8]:
+def bar_picture(width: int, height: int, *, clipped: bool) -> NDArray[np.uint8]:
     """The colours (H, W, 4) from left to right; ends are pointed where values are clipped."""
-    rgb = contribution_rgb(np.linspace(-1, 1, width)[None], limit=1.0, cmap=cmap)
+    rgb = contribution_rgb(np.linspace(-1, 1, width)[None], limit=1.0)
     picture = np.concatenate([np.broadcast_to(rgb, (height, width, 3)), np.ones((height, width, 1))], axis=-1)
     if clipped:
         rows = np.abs(np.arange(height) - (height - 1) / 2)  # distance from the middle

@@ -7,12 +7,14 @@ from numpy.typing import NDArray
 
 from bcos_core import BcosError
 from bcos_explain.render.arrays import Array, Picture, as_tensor
+from bcos_explain.render.scale import PERCENTILE, percentile_or_maximum
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
 
-PERCENTILE = 99.5
+COLOUR_MAP = "bwr"
+"""Matplotlib's name of the colours of contributions: blue speaks against the class, red for it, white is zero."""
 
 
 def symmetric_limit(contributions: Array, percentile: float = PERCENTILE) -> float:
@@ -20,11 +22,8 @@ def symmetric_limit(contributions: Array, percentile: float = PERCENTILE) -> flo
 
     Where that is 0 (few pixels contribute), their maximum; 1 for a map of zeros.
     """
-    if not 0 <= percentile <= 100:
-        raise BcosError(f"percentile must be in [0, 100], got {percentile}")
-    flat = contributions.reshape(1, -1)
-    size = np.abs(as_tensor(flat, "contributions", 2).numpy())
-    return float(np.percentile(size, percentile)) or float(size.max()) or 1.0
+    flat = as_tensor(contributions.reshape(1, -1), "contributions", 2).numpy()
+    return percentile_or_maximum(np.abs(flat), percentile) or 1.0
 
 
 def contribution_rgb(
@@ -32,7 +31,7 @@ def contribution_rgb(
     *,
     limit: float | None = None,
     percentile: float = PERCENTILE,
-    cmap: str = "bwr",
+    cmap: str = COLOUR_MAP,
 ) -> Picture:
     """Colour a contribution map: blue speaks against the class, white not at all, red for it.
 
@@ -60,7 +59,7 @@ def plot_contribution_map(
     *,
     limit: float | None = None,
     percentile: float = PERCENTILE,
-    cmap: str = "bwr",
+    cmap: str = COLOUR_MAP,
     colorbar: bool = False,
     label: str = "contribution to the logit",
 ) -> "tuple[Axes, AxesImage]":
@@ -108,4 +107,4 @@ def _colour_map(name: str):  # type: ignore[no-untyped-def] # reason: matplotlib
     try:
         return matplotlib.colormaps[name]
     except KeyError:
-        raise BcosError(f"matplotlib has no colour map {name!r}; 'bwr' is the default") from None
+        raise BcosError(f"matplotlib has no colour map {name!r}; {COLOUR_MAP!r} is the default") from None

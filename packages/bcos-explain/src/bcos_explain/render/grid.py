@@ -9,7 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcos_core import BcosError
+from bcos_explain.render.arrays import to_bytes, to_floats
 from bcos_explain.render.colorbar import ColorBar, bar_picture, tick_text, ticks
+from bcos_explain.render.picture import on_background
 from bcos_explain.render.sheet import Anchor, Background, Label, Line, Panel, Sheet, checkerboard, look_of
 from bcos_explain.render.text import shortened, width_of, wrapped
 
@@ -80,18 +82,14 @@ def laid_on(picture: NDArray[Any], background: Background) -> NDArray[np.uint8]:
     Raises:
         BcosError: another shape or an unknown background.
     """
-    look = look_of(background)
+    page = look_of(background).page
     if picture.ndim != 3 or picture.shape[2] not in (3, 4):
         raise BcosError(f"a picture on a sheet must be (h, w, 3) or (h, w, 4), got shape {picture.shape}")
-    if picture.dtype == np.uint8:
-        picture = picture / 255
-    if picture.shape[2] == 4 and look.page is not None:
+    if picture.shape[2] == 4 and page is not None:
         height, width = picture.shape[:2]
-        squares = checkerboard(height, width, max(1, height // 16))
-        under = squares if background == "checker" else np.asarray(look.page) / 255
-        picture = picture[..., :3] * picture[..., 3:] + (1 - picture[..., 3:]) * under
-    pixels: NDArray[np.uint8] = np.rint(picture.clip(0, 1) * 255).astype(np.uint8)
-    return pixels
+        under = checkerboard(height, width, max(1, height // 16)) if background == "checker" else np.divide(page, 255)
+        picture = on_background(to_floats(picture), under)
+    return to_bytes(picture)
 
 
 def _lay_row(sheet: Sheet, row: Sequence[Tile | None], top: int, side: int, text: int) -> int:
@@ -131,8 +129,8 @@ def _lay_bar(sheet: Sheet, x: int, y: int, width: int, bar: ColorBar, text: int)
 
 def _labels_that_fit(limit: float, width: int, text: int) -> list[tuple[int, str]]:
     """Places and numbers of round values that have room beside each other: many, few, or the outermost two."""
-    for wanted in (2, 1):
-        labels = [(round((v / limit + 1) / 2 * (width - 1)), tick_text(v)) for v in ticks(limit, wanted)]
+    for count in (2, 1):
+        labels = [(round((v / limit + 1) / 2 * (width - 1)), tick_text(v)) for v in ticks(limit, count)]
         spans = []
         for place, label in labels:
             size = width_of(label, text)

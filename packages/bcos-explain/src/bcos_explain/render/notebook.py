@@ -1,17 +1,16 @@
 """What a notebook shows of an explanation: input, W, contributions and the receipt. Loads nothing."""
 
-import base64
 from html import escape
 from typing import Any
 
 from numpy.typing import NDArray
 
 from bcos_core import Explanation
-from bcos_explain.receipt import Receipt, receipts
-from bcos_explain.render.colour import explanation_image
+from bcos_core.receipt import Receipt, receipts
 from bcos_explain.render.contributions import contribution_rgb, symmetric_limit
-from bcos_explain.render.picture import input_image, on_background, picture_bytes
-from bcos_explain.render.scales import smoothing
+from bcos_explain.render.encode import data_uri
+from bcos_explain.render.picture import input_image, on_background
+from bcos_explain.render.weight_image import explanation_image, smoothing
 
 IMAGES_SHOWN = 4
 TARGETS_SHOWN = 3
@@ -48,8 +47,7 @@ def explanation_html(explanation: Explanation) -> str | None:
 
 
 def _image(picture: NDArray[Any]) -> str:
-    data = base64.b64encode(picture_bytes(picture, "png")).decode("ascii")
-    return f'<img width="{SIDE}" style="image-rendering:pixelated" src="data:image/png;base64,{data}">'
+    return f'<img width="{SIDE}" style="image-rendering:pixelated" src="{data_uri(picture, "png")}">'
 
 
 def _receipt(target: int, receipt: Receipt, limit: float) -> str:

@@ -5,6 +5,7 @@ import numpy as np
 from bcos_core import BcosError
 from bcos_explain.render.arrays import Array, Picture, as_tensor
 from bcos_explain.render.contributions import contribution_rgb, symmetric_limit
+from bcos_explain.render.picture import on_background
 
 LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R BT.601)."""
@@ -24,7 +25,7 @@ def greyed(rgb: Picture, pale: float = PALE) -> Picture:
     return np.repeat((grey * (1 - pale) + pale)[..., None], 3, axis=2)
 
 
-def contribution_overlay(rgb: Picture, map: Array, *, limit: float | None = None, cmap: str = "bwr") -> Picture:
+def contribution_overlay(rgb: Picture, map: Array, *, limit: float | None = None) -> Picture:
     """Contributions over the greyed input: full colour at the limit, the input where nothing contributes.
 
     ``α · end + (1 - α) · grey`` with ``α = min(1, |map| / limit)`` and the colour of the scale's end on that
@@ -33,7 +34,7 @@ def contribution_overlay(rgb: Picture, map: Array, *, limit: float | None = None
     Args:
         rgb: (H, W, 3) in [0, 1].
         map: (H, W), signed.
-        limit: as for :func:`bcos_explain.contribution_rgb`; so is `cmap`.
+        limit: as for :func:`bcos_explain.contribution_rgb`.
 
     Returns:
         (H, W, 3)
@@ -45,10 +46,9 @@ def contribution_overlay(rgb: Picture, map: Array, *, limit: float | None = None
     if rgb.shape != (*values.shape, 3):
         raise BcosError(f"the input must be (H, W, 3) like the map {values.shape}, got {rgb.shape}")
     limit = symmetric_limit(values) if limit is None else limit
-    ends = contribution_rgb(np.where(values < 0, -limit, limit), limit=limit, cmap=cmap)
+    ends = contribution_rgb(np.where(values < 0, -limit, limit), limit=limit)
     alpha = (np.abs(values) / limit).clip(0, 1)[..., None]
-    blended: Picture = alpha * ends + (1 - alpha) * greyed(rgb)
-    return blended
+    return on_background(np.concatenate([ends, alpha], axis=-1), greyed(rgb))
 
 
 def explanation_overlay(rgb: Picture, rgba: Picture) -> Picture:
@@ -59,6 +59,4 @@ def explanation_overlay(rgb: Picture, rgba: Picture) -> Picture:
     """
     if rgba.shape != (*rgb.shape[:2], 4):
         raise BcosError(f"the picture of W must be (H, W, 4) like the input {rgb.shape}, got {rgba.shape}")
-    alpha = rgba[..., 3:]
-    blended: Picture = rgba[..., :3] * alpha + (1 - alpha) * greyed(rgb)
-    return blended
+    return on_background(rgba, greyed(rgb))

@@ -1,11 +1,8 @@
-"""Sheets and pictures in pixels: PNG and WebP."""
+"""Sheets in pixels."""
 
-import io
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from bcos_explain.render.encode import resized
 from bcos_explain.render.sheet import Label, Panel, Sheet
 from bcos_explain.render.text import drawable, font
 
@@ -33,26 +30,6 @@ def draw(sheet: Sheet) -> "Image.Image":
     for label in sheet.labels:
         _write(pen, label, look.faint if label.faint else look.ink)
     return canvas if look.page is None else canvas.convert("RGB")
-
-
-def resized(picture: NDArray[np.uint8], width: int, height: int) -> "Image.Image":
-    """Enlarged without blur (each pixel a square), shrunk by averaging."""
-    from PIL import Image
-
-    h, w = picture.shape[:2]
-    if width % w == 0 and height % h == 0:
-        return Image.fromarray(picture.repeat(height // h, axis=0).repeat(width // w, axis=1))
-    return Image.fromarray(picture).resize((width, height), Image.Resampling.BOX)
-
-
-def encoded(image: "Image.Image", format: str) -> bytes:
-    """PNG, or WebP without loss."""
-    buffer = io.BytesIO()
-    if format == "webp":
-        image.save(buffer, format="webp", lossless=True, method=4)
-    else:
-        image.save(buffer, format="png", optimize=True)
-    return buffer.getvalue()
 
 
 def _frame(panel: Panel) -> tuple[int, int, int, int]:

@@ -1,9 +1,8 @@
 """Sheets as SVG: pictures as PNG inside, text as text, nothing outside referred to."""
 
-import base64
 from html import escape
 
-from bcos_explain.render.raster import encoded
+from bcos_explain.render.encode import data_uri
 from bcos_explain.render.sheet import Label, Look, Panel, Sheet
 from bcos_explain.render.text import FAMILIES, printable
 
@@ -30,12 +29,9 @@ def svg_of(sheet: Sheet) -> str:
 
 
 def _panel(panel: Panel, look: Look) -> str:
-    from PIL import Image
-
-    data = base64.b64encode(encoded(Image.fromarray(panel.picture), "png")).decode("ascii")
     image = (
         f'<image x="{panel.x}" y="{panel.y}" width="{panel.width}" height="{panel.height}" '
-        f'preserveAspectRatio="none" style="image-rendering:pixelated" href="data:image/png;base64,{data}"/>'
+        f'preserveAspectRatio="none" style="image-rendering:pixelated" href="{data_uri(panel.picture, format="png")}"/>'
     )
     if not panel.framed:
         return image

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bcos_explain.render import data_uri
 from bcos_explain.report.boxes import boxes
 from bcos_explain.report.data import Confusion, ReportData, Table
 from bcos_explain.report.items import GalleryItem, NeuronRow
-from bcos_explain.report.pictures import SMALL, data_uri, gallery_views, neuron_views, shared_limit
+from bcos_explain.report.pictures import SMALL, gallery_views, neuron_views, shared_limit
 from bcos_explain.report.scores import MetricScores
 from bcos_explain.report.tables import shown_table
 
@@ -40,7 +41,7 @@ def confusion_section(confusion: Confusion, gallery: Sequence[GalleryItem]) -> d
             (name, [_cell(counts, shares, i, j, (name, names[j]) in shown) for j in range(len(names))])
             for i, name in enumerate(names if few else [])
         ],
-        "picture": None if few else data_uri(_heat(shares), max(1, _PICTURE_PIXELS // len(names))),
+        "picture": None if few else data_uri(_heat(shares), scale=max(1, _PICTURE_PIXELS // len(names))),
         "classes": shown_table(_class_scores(counts, names)),
         "top": shown_table(_top_confusions(counts, names)),
     }

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bcos_models.conversion import ConversionOptions
 from bcos_models.convert.layers import bcos_linear
-from bcos_models.convert.options import ConversionOptions
 
 
 class BcosMultiheadAttention(nn.Module):
@@ -25,7 +25,7 @@ class BcosMultiheadAttention(nn.Module):
     """
 
     in_proj_bias = None
-    """Tells PyTorch's encoder layers not to take their fast path, which knows its own attention alone."""
+    """Tells PyTorch's encoder layers not to take their fast path, which works for PyTorch's own attention only."""
 
     def __init__(
         self, in_proj: nn.Linear, out_proj: nn.Module, *, num_heads: int, batch_first: bool, dropout: float
@@ -71,7 +71,7 @@ class BcosMultiheadAttention(nn.Module):
         return out.squeeze(0 if self.batch_first else 1), None if shown is None else shown.squeeze(0)
 
     def _mask(self, q: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
-        """One mask to be added to the scores (N, heads, tokens, tokens)."""
+        """Return one mask to be added to the scores (N, heads, tokens, tokens)."""
         parts = []
         if attn_mask is not None:
             heads = attn_mask.ndim == 3  # one for each sample and head

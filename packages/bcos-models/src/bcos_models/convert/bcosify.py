@@ -3,7 +3,7 @@
 import copy
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,14 +14,14 @@ from bcos_core import AddInverse, LogitLayer, explain
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
-from bcos_models.convert.described import input_of
-from bcos_models.convert.heads import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
-from bcos_models.convert.observe import Observation, observe
-from bcos_models.convert.options import ConversionOptions, ConversionReport, Input, Step
+from bcos_models.conversion import ConversionOptions, ConversionReport, Input, Step
+from bcos_models.convert.input import input_of
+from bcos_models.convert.network import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
+from bcos_models.convert.observation import Observation, observe
 from bcos_models.convert.walk import Walk
 
 _TOLERANCE = 1e-3
-"""Of the logits' size: how far the exact conversion may be off before it is refused."""
+"""Largest error of a conversion with everything kept, as a share of the logits' size."""
 
 
 def bcosify(
@@ -55,18 +55,18 @@ def bcosify(
         keep_norms: leave norms as they are.
         keep_activations: keep ReLU, GELU and the like.
         keep_pooling: keep max pooling.
-        input: ``"6ch"`` for (N, 6, H, W) in [0, 1] with inverse channels; ``"3ch"`` for what `model` saw.
+        input: ``"6ch"`` for (N, 6, H, W) in [0, 1] with inverse channels; ``"3ch"`` for what `model` took.
         skip: names of modules that stay, or patterns such as ``"layer4.*"``.
         logit_bias: added to the logits; ``"auto"`` is ``-ln(K-1)`` where biases go, and none where they are kept.
-        mean: that was subtracted from images in [0, 1] before `model` saw them, for each channel; None for what a
+        mean: that was subtracted from images in [0, 1] before `model` took them, for each channel; None for what a
             model of timm or ours says of itself, else ImageNet's; so is `std`.
         image_size: side, or height and width, of the image that the conversion is tried with; None likewise, else 224.
 
     Returns:
-        The network in the mode of `model`; its attribute ``conversion`` tells what was replaced, what stays, and why.
+        The network in the mode of `model`; its attribute ``conversion`` reports what was replaced, what stays, and why.
 
     Raises:
-        BcosError: options that are none, a model that is no classifier or cannot be explained, or a conversion
+        BcosError: invalid options, a model that is not a classifier or cannot be explained, or a conversion
             that loses a weight or would not compute the same with everything kept.
 
     >>> import torchvision
@@ -83,25 +83,25 @@ def bcosify(
     )
     if not isinstance(model, nn.Module):
         raise BcosError(f"bcosify needs a torch.nn.Module, got {type(model).__name__}")
-    said = input_of(model)
-    mean, std = mean or said.mean, std or said.std
+    own_input = input_of(model)
+    mean, std = mean or own_input.mean, std or own_input.std
     check_statistics(mean, std)
     modes = {name: module.training for name, module in model.named_modules()}
     original = _copied(model).eval()
     _check_skipped(original, options)
     exact = copy.deepcopy(original).double()  # in which rounding cannot pass for a mistake
-    image = _example(original, len(mean), image_size or said.size)
-    seen = _standardized(image, mean, std)
+    image = _example(original, len(mean), image_size or own_input.size)
+    inputs = _standardized(image, mean, std)
     try:
-        observed = observe(exact, seen)
+        observed = observe(exact, inputs)
     except (RuntimeError, AssertionError, ValueError, NotImplementedError) as reason:
         raise BcosError(
-            f"cannot convert a network that does not run on images of {tuple(seen.shape[1:])} in float64: "
+            f"cannot convert a network that does not run on images of {tuple(inputs.shape[1:])} in float64: "
             f"{first_line(reason)}; give its image_size, and mean and std for each of its channels"
         ) from reason
-    network = _converted(original, exact, options, observed, (mean, std), logit_bias, image, seen)
+    network = _converted(original, exact, _Converter(options, observed, mean, std, logit_bias), image, inputs)
     del exact
-    network.conversion.constants = _constants(network.eval(), image, options.input, seen)
+    network.conversion.constants = _constants(network.eval(), image, options.input, inputs)
     for name, module in network.network.named_modules():
         module.training = modes.get(name, model.training)
     network.training = model.training
@@ -109,33 +109,27 @@ def bcosify(
 
 
 def _converted(
-    original: nn.Module,
-    exact: nn.Module,
-    options: ConversionOptions,
-    observed: Observation,
-    statistics: tuple[Sequence[float], Sequence[float]],
-    logit_bias: LogitBias,
-    image: Tensor,
-    seen: Tensor,
+    original: nn.Module, exact: nn.Module, converter: "_Converter", image: Tensor, inputs: Tensor
 ) -> BcosifiedNetwork:
-    """The most thorough conversion that computes the same with everything kept.
+    """Convert as thoroughly as possible, provided that with everything kept the network computes the same.
 
     The first layer cannot be widened where something else sees the image too, nor the classifier moved where
     something else uses the pooling, or reshapes what it gives.
     """
+    options, observed = converter.options, converter.observed
     widened = [True, False] if options.input == "6ch" and observed.image_layers else [False]
     ends = (observed.classifier, observed.pool)
     movable = None not in ends and not any(options.skips(str(name)) for name in ends)
     problem = None
     for moved in [True, False] if movable else [False]:
         for widen_first in widened:
-            made = _Converter(options, observed, widen_first, moved, *statistics, logit_bias)
+            candidate = replace(converter, widened=widen_first, moved=moved)
             try:
-                problem = made.difference(exact, image, seen)
+                problem = candidate.difference(exact, image, inputs)
             except (RuntimeError, BcosError) as reason:  # of shapes
                 problem = first_line(reason)
             if problem is None:
-                return made.convert(original)
+                return candidate.convert(original)
     raise BcosError(f"the conversion does not reproduce the network with B = 1 and everything kept: {problem}")
 
 
@@ -150,34 +144,28 @@ def _copied(model: nn.Module) -> nn.Module:
 
 
 def _check_skipped(network: nn.Module, options: ConversionOptions) -> None:
-    """Refuse patterns that mean no module."""
+    """Refuse patterns that match no module."""
     names = [name for name, _ in network.named_modules() if name]
     for pattern in options.skip:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise BcosError(f"skip names {pattern!r}, and the network has no such module; {suggestion(pattern, names)}")
 
 
+@dataclass(frozen=True)
 class _Converter:
     """Converts one network, any number of times."""
 
-    def __init__(
-        self,
-        options: ConversionOptions,
-        observed: Observation,
-        widened: bool,
-        moved: bool,
-        mean: Sequence[float],
-        std: Sequence[float],
-        logit_bias: LogitBias,
-    ) -> None:
-        self.options = options
-        self.observed = observed
-        self.widened = widened
-        self.moved = moved
-        self.mean, self.std = mean, std
-        self.logit_bias = logit_bias
+    options: ConversionOptions
+    observed: Observation
+    mean: Sequence[float]
+    std: Sequence[float]
+    logit_bias: LogitBias
+    widened: bool = False
+    """Whether the first layer takes the inverse channels."""
+    moved: bool = False
+    """Whether the classifier stands before the pooling."""
 
-    def difference(self, original: nn.Module, image: Tensor, seen: Tensor) -> str | None:
+    def difference(self, original: nn.Module, image: Tensor, inputs: Tensor) -> str | None:
         """Convert with everything kept and say how the logits differ; None if they do not."""
         options = replace(
             self.options,
@@ -188,10 +176,9 @@ class _Converter:
             keep_activations=True,
             keep_pooling=True,
         )
-        made = _Converter(options, self.observed, self.widened, self.moved, self.mean, self.std, None)
-        exact = made.convert(original)
+        exact = replace(self, options=options, logit_bias=None).convert(original)
         with torch.no_grad():
-            logits = exact.eval()(encoded(image, options.input, seen))
+            logits = exact.eval()(encoded(image, options.input, inputs))
         size = self.observed.logits.abs().max().clamp_min(1e-12)
         error = float((logits - self.observed.logits).abs().max() / size)
         return None if error <= _TOLERANCE else f"the logits differ by {error:.1e} of their size"
@@ -211,7 +198,7 @@ class _Converter:
         layer = LogitLayer() if kept else Logits(self.logit_bias).layer(classes)
         if layer.logit_bias is not None:
             report.notes.append(f"logits get the bias {layer.logit_bias:.4g}")
-        self._say_what_stays(report, moved)
+        self._note_what_stays(report, moved)
         return BcosifiedNetwork(encoder, network, layer, classes, report, classifier=self.observed.classifier)
 
     def _move_classifier(self, network: nn.Module, report: ConversionReport) -> None:
@@ -234,8 +221,8 @@ class _Converter:
             return nn.Identity()
         if not self.widened:
             report.notes.append(
-                "input: 6 channels, put together to what the network saw, because its first layer is no "
-                "convolution of the image alone"
+                "input: 6 channels, put together to what the network saw, because its first layer is not "
+                "a convolution of the image alone"
             )
             return Standardize(self.mean, self.std, difference=True)
         for name in self.observed.image_layers:
@@ -243,7 +230,7 @@ class _Converter:
         report.notes.append(f"input: 6 channels, which {', '.join(self.observed.image_layers)} takes as [w, -w]/2")
         return Standardize(self.mean, self.std)
 
-    def _say_what_stays(self, report: ConversionReport, moved: str | None) -> None:
+    def _note_what_stays(self, report: ConversionReport, moved: str | None) -> None:
         if moved is None and self.observed.classifier is None:
             report.notes.append("classifier: stays where it is; no linear layer gives the logits by itself")
         elif moved is None and self.observed.pool is None:
@@ -253,23 +240,22 @@ class _Converter:
             )
         elif moved is None:
             report.notes.append(
-                f"classifier: {self.observed.classifier} stays behind the pooling; that is to be skipped, or something "
-                "else uses it or what it gives"
+                f"classifier: {self.observed.classifier} stays behind the pooling: one of them is to be "
+                "skipped, or something else uses the pooling or its output"
             )
         functions = self.observed.functions
         for name in sorted(functions):
-            wanted = not (self.options.keep_pooling if "pool" in name else self.options.keep_activations)
-            if wanted:
+            if not (self.options.keep_pooling if "pool" in name else self.options.keep_activations):
                 report.notes.append(f"{name} is called as a function ({functions[name]} times) and stays")
 
 
-def encoded(image: Tensor, input: Input, seen: Tensor) -> Tensor:
-    """What the converted network sees of an image in [0, 1] of which the original saw `seen`."""
-    return AddInverse()(image) if input == "6ch" else seen
+def encoded(image: Tensor, input: Input, inputs: Tensor) -> Tensor:
+    """Return the converted network's input for an image in [0, 1] whose standardised form is `inputs`."""
+    return AddInverse()(image) if input == "6ch" else inputs
 
 
 def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse a mean and standard deviation that belong to no images.
+    """Refuse a mean and standard deviation that no images have.
 
     Raises:
         BcosError: of different lengths, empty, or a deviation that is not positive.
@@ -297,11 +283,11 @@ def _standardized(image: Tensor, mean: Sequence[float], std: Sequence[float]) ->
     return (image - m.to(image)) / s.to(image)
 
 
-def _constants(network: BcosifiedNetwork, image: Tensor, input: Input, seen: Tensor) -> dict[str, float]:
-    """Share of each constant that the network still adds, of the logits' size."""
+def _constants(network: BcosifiedNetwork, image: Tensor, input: Input, inputs: Tensor) -> dict[str, float]:
+    """Return each constant that the network still adds, as a share of the logits' size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         like = next(network.parameters())
-        e = explain(network, encoded(image, input, seen).to(like.dtype if like.is_floating_point() else image.dtype))
+        e = explain(network, encoded(image, input, inputs).to(like.dtype if like.is_floating_point() else image.dtype))
     size = e.score.abs() + e.contributions.abs().flatten(1).sum(1)
     return {name: float((share.abs() / size).mean()) for name, share in e.bias_terms.items()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bcos_core import BcosConv1d, BcosConv2d, BcosConv3d, BcosLinear
 from bcos_core.conv import BcosConv
 from bcos_core.norms import BatchNormUncentered2d
-from bcos_models.convert.options import ConversionOptions
+from bcos_models.conversion import ConversionOptions
 
 _CONVS: dict[int, type[BcosConv]] = {1: BcosConv1d, 2: BcosConv2d, 3: BcosConv3d}
 

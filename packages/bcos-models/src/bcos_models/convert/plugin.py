@@ -1,8 +1,8 @@
-"""Converted networks by name, and our rules of conversion, registered as a stranger's would be. Imports no torch."""
+"""Converted networks by name, and our rules of conversion, registered as those of any plugin. Imports no torch."""
 
 from typing import TYPE_CHECKING
 
-from bcos_models.convert.options import Conversion, ConversionOptions
+from bcos_models.conversion import Conversion, ConversionOptions
 from bcos_models.hookspecs import hookimpl
 from bcos_models.spec import ModelSpec
 
@@ -15,7 +15,7 @@ def bcos_models_find_spec(name: str) -> ModelSpec | None:
     """Describe ``timm/NAME``, ``torchvision/NAME`` and ``bcosified/NAME``."""
     if "/" not in name:
         return None
-    from bcos_models.convert.named import find_spec
+    from bcos_models.convert.origins import find_spec
 
     return find_spec(name)
 

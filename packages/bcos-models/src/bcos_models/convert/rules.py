@@ -10,9 +10,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from bcos_core.conv import BcosConv
 from bcos_core.linear import BcosLinear
+from bcos_models.conversion import Conversion, ConversionOptions
 from bcos_models.convert import layers
 from bcos_models.convert.attention import bcos_attention
-from bcos_models.convert.options import Conversion, ConversionOptions
 
 WEIGHTED = (nn.Linear, _ConvNd)
 """Layers whose counterpart is a B-cos layer."""
@@ -24,12 +24,12 @@ MAX_POOLS = (
     *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
 )
 REMOVABLE_BIAS = "has_removable_bias"
-"""Attribute of layers that keep a bias which they would lose without ``keep_bias``."""
+"""Attribute of layers with a bias that they would lose without ``keep_bias``."""
 _ACTIVATIONS = frozenset(
     "ReLU ReLU6 LeakyReLU PReLU RReLU ELU SELU CELU GELU SiLU Mish Hardswish Softplus Hardtanh "  # of PyTorch
     "Swish HardSwish HardMish GELUTanh QuickGELU SwishMe MishMe HardSwishMe HardMishMe".split()  # of timm
 )
-"""Classes of activations; gates (sigmoids, softmax) are none."""
+"""Classes of activations; gates (sigmoids, softmax) are not among them."""
 
 
 def is_activation(layer: nn.Module) -> bool:
@@ -82,7 +82,7 @@ def _weighted(layer: Any, options: ConversionOptions) -> Conversion | None:
 
 
 def mark_bias(layer: nn.Module) -> nn.Module:
-    """Note that the bias of a converted layer, if it has kept one, is to go in the end."""
+    """Mark the bias of a converted layer, if it has kept one, as one that goes in the end."""
     if isinstance(layer.bias, nn.Parameter):
         setattr(layer, REMOVABLE_BIAS, True)
     return layer

@@ -1,4 +1,4 @@
-"""Through the modules of a network, replacing what there are rules for."""
+"""The walk through the modules of a network that applies the rules to each."""
 
 import re
 
@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
-from bcos_core.foreign import foreign_code
+from bcos_core.plugin_guard import plugin_guard
 from bcos_models import plugins
-from bcos_models.convert.observe import Observation
-from bcos_models.convert.options import Conversion, ConversionOptions, ConversionReport, Step
+from bcos_models.conversion import Conversion, ConversionOptions, ConversionReport, Step
+from bcos_models.convert.observation import Observation
 from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, without_bias
 
 _QUERY_KEY_VALUE = re.compile(r"(to_|w)?(q|k|v|qk|kv|qkvs?|query|key|value|queries|keys|values)(_?(proj|conv|lin))?")
 _INNERMOST = 3
-"""Parts of a name, from its end, that are looked at: ``attn.qkv.conv``."""
+"""How many of a name's last parts are compared: the three of ``attn.qkv.conv``."""
 GATE = "computes a frozen factor (gate, attention weight): no contribution passes through it"
 
 
@@ -62,7 +62,7 @@ class Walk:
             self._note(layer, name, without_bias(layer, self.options), "query, key and value stay linear")
             return layer
         hook = plugins.manager().hook.bcos_models_convert_layer
-        with foreign_code("a plugin's hook bcos_models_convert_layer", loading=False):
+        with plugin_guard("a plugin's hook bcos_models_convert_layer", loading=False):
             conversion: Conversion | None = hook(layer=layer, options=self.options)
         if conversion is not None:
             _check_copied(name, before, conversion)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
 from bcos_core.norms import Affine
-from bcos_core.norms.choice import NORM_EPS
+from bcos_core.norms.factory import NORM_EPS
 from bcos_models.checks import check_depths, check_sizes, depth_rates
 from bcos_models.classifier import ImageClassifier, LogitBias, Logits, Stage
 from bcos_models.layers import Antialias, Layers, bcos_layers, stochastic_depth
@@ -60,7 +60,7 @@ class ConvNeXt(ImageClassifier):
     Shapes: (N, in_chans, H, W) → (N, K).
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
 
     Source: Liu et al., 2022; Böhle et al., TPAMI 2024.
     """
@@ -134,7 +134,7 @@ def bcos_convnext(
     ``norm_eps=None`` is 1e-6 for position norm, as in the paper, and 1e-5 for the others.
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
     """
     if norm_eps is None:
         norm_eps = POSITION_EPS if norm == "position" else NORM_EPS

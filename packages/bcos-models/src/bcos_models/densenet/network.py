@@ -29,7 +29,7 @@ class DenseNet(ImageClassifier):
     Shapes: (N, in_chans, H, W) → (N, K).
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
 
     Source: Huang et al., 2017 (DenseNet-BC).
     """
@@ -112,7 +112,7 @@ def bcos_densenet(
     """B-cos DenseNet; arguments as for :class:`DenseNet`, :func:`bcos_layers` and :class:`Logits`.
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
     """
     return DenseNet(
         depths,

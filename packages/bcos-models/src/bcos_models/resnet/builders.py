@@ -36,7 +36,7 @@ def bcos_resnet(
     """B-cos ResNet; arguments as for :class:`ResNet`, :func:`bcos_layers` and :class:`Logits`.
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
     """
     return ResNet(
         _block(block),
@@ -68,7 +68,7 @@ def plain_resnet(
     """Build the baseline: the same architecture with plain convolutions, batch norm, ReLU and max pooling.
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
     """
     return ResNet(
         _block(block),

@@ -31,7 +31,7 @@ class ResNet(ImageClassifier):
     Shapes: (N, in_chans, H, W) → (N, K).
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
 
     Source: He et al., 2016; Xie et al., 2017 (ResNeXt).
     """

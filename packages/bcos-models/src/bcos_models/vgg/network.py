@@ -29,7 +29,7 @@ class VGG(ImageClassifier):
     Shapes: (N, in_chans, H, W) → (N, K).
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
 
     Source: Simonyan and Zisserman, 2015; the head over all positions: Böhle et al., TPAMI 2024.
     """
@@ -107,7 +107,7 @@ def bcos_vgg(
     """B-cos VGG; arguments as for :class:`VGG`, :func:`bcos_layers` and :class:`Logits`.
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
     """
     return VGG(
         depths,

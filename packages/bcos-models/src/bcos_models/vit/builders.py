@@ -29,7 +29,7 @@ def bcos_vit(
     """B-cos ViT; arguments as for :class:`VisionTransformer`, :func:`bcos_token_layers` and :class:`Logits`.
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
     """
     return VisionTransformer(
         dim=dim,
@@ -59,7 +59,7 @@ def plain_vit(
     """Build the baseline: the same architecture with plain linear layers, GELU and biases.
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
     """
     return VisionTransformer(
         dim=dim,

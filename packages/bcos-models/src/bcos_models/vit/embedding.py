@@ -1,10 +1,10 @@
-"""From an image to tokens that know where they are."""
+"""Patch embedding: the tokens of an image, with their positions."""
 
 import torch
 from torch import Tensor, nn
 
 from bcos_core import is_explaining
-from bcos_core.additive import name_as
+from bcos_core.additive_terms import name_as
 from bcos_core.errors import BcosError
 from bcos_models.layers import Layers
 from bcos_models.vit.layers import TokenLayers

@@ -27,7 +27,7 @@ class TokenLayers:
     """``(features)``"""
     act: Callable[[], nn.Module]
     stem: Layers
-    """Of the convolutional stem."""
+    """Layers of the convolutional stem."""
 
 
 def bcos_token_layers(

@@ -84,7 +84,7 @@ class VisionTransformer(ImageClassifier):
     Shapes: (N, in_chans, H, W) → (N, K), with H and W multiples of the patch's side in pixels.
 
     Raises:
-        BcosError: values that make no network.
+        BcosError: values that cannot make a network.
 
     Source: Beyer et al., 2022 (SimpleViT); Xiao et al., 2021 (convolutional stem); Böhle et al., TPAMI 2024.
     """

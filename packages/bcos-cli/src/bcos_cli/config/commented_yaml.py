@@ -1,0 +1,76 @@
+"""Complete recipes as YAML, with a comment that explains each key. Imports no torch."""
+
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel
+
+from bcos_cli.config.load import override, resolve, validate_recipe
+from bcos_cli.config.recipe import Recipe
+
+_ANY_NETWORK = "NETWORK"
+"""Stands for the network of a recipe that leaves it to ``--from``."""
+_WIDTH = 10_000
+
+
+def complete(name: str, overrides: list[str]) -> dict[str, Any]:
+    """Return all values of a recipe; one that works on any network is complete without a network.
+
+    Raises:
+        BcosError: no such recipe, or values that do not fit.
+    """
+    values = resolve(name)
+    for text in overrides:
+        override(values, text)
+    model = values.setdefault("model", {})
+    is_open = isinstance(model, dict) and not model.keys() & {"name", "start"}
+    if is_open:
+        model["start"] = _ANY_NETWORK
+    found = validate_recipe(values, source=name).model_dump(mode="json")
+    if is_open:
+        found["model"]["start"] = None
+    return found
+
+
+def commented_yaml(values: dict[str, Any]) -> str:
+    """Return the YAML of a complete recipe, with a comment that explains each section and key."""
+    lines: list[str] = []
+    for key, value in values.items():
+        section = _section_of(Recipe, key)
+        if section is not None:
+            lines += ["", *_comment(section.__doc__ or "", "")]
+        lines += _entry(key, value, section, "")
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def _entry(key: str, value: Any, section: type[BaseModel] | None, indent: str) -> list[str]:
+    if section is None or not isinstance(value, dict):
+        if isinstance(value, dict | list):
+            return [f"{indent}{key}: {_dump(value, flow=True)}"]
+        return [f"{indent}{_dump({key: value}, flow=False)}"]
+    lines = [f"{indent}{key}:"]
+    for name, inner in value.items():
+        field = section.model_fields.get(name)
+        if field is not None and field.description:
+            lines += _comment(field.description, f"{indent}  ")
+        lines += _entry(name, inner, _section_of(section, name), f"{indent}  ")
+    return lines
+
+
+def _dump(value: Any, flow: bool) -> str:
+    text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=flow, width=_WIDTH)
+    return text.rstrip()
+
+
+def _section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """Return the section that a key holds, if it holds one."""
+    field = model.model_fields.get(key)
+    if field is None:
+        return None
+    kinds = (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    first = " ".join(text.strip().split("\n\n")[0].split()).replace("``", "")
+    return [f"{indent}# {first}"]

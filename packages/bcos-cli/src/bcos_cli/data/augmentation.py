@@ -1,0 +1,57 @@
+"""The augmentations of a recipe, and the transform that a loader applies to encoded images."""
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from bcos_cli.config import Augment
+from bcos_cli.data.image_decoder import decode, quick_decode
+from bcos_models import InputSpec
+
+
+def training_transform(spec: InputSpec, augment: Augment, size: int | None = None) -> nn.Module:
+    """Return the recipe's augmentations, in the order of :class:`bcos_cli.config.Augment`, to images of side `size`."""
+    size = size or spec.size
+    steps: list[nn.Module] = [v2.PILToTensor()]
+    if augment.random_resized_crop is not None:
+        steps.append(v2.RandomResizedCrop(size, scale=augment.random_resized_crop, antialias=True))
+    else:
+        steps.append(v2.Resize((size, size), antialias=True))
+    if augment.pad_crop:
+        steps.append(v2.RandomCrop(size, padding=augment.pad_crop))
+    if augment.affine_degrees or augment.affine_translate:
+        translate = (augment.affine_translate,) * 2 if augment.affine_translate else None
+        steps.append(v2.RandomAffine(augment.affine_degrees, translate, interpolation=v2.InterpolationMode.BILINEAR))
+    if augment.horizontal_flip:
+        steps.append(v2.RandomHorizontalFlip(augment.horizontal_flip))
+    if augment.rand_augment is not None:
+        steps.append(v2.RandAugment(augment.rand_augment.num_ops, augment.rand_augment.magnitude))
+    if augment.trivial_augment:
+        steps.append(v2.TrivialAugmentWide())
+    if augment.random_erasing:
+        steps.append(v2.RandomErasing(augment.random_erasing))
+    composed: nn.Module = v2.Compose(steps)
+    return composed
+
+
+@dataclass(frozen=True)
+class BytesTransform:
+    """Decode, then transform with a generator seeded for this sample alone; the process's own ones stay as they are."""
+
+    channels: int
+    steps: nn.Module
+    is_random: bool
+    decoder: Literal["pillow", "torchvision"] = "pillow"
+
+    def __call__(self, data: bytes, rng: random.Random) -> Tensor:
+        """Turn encoded bytes into 8-bit (C, H, W)."""
+        image = (quick_decode if self.decoder == "torchvision" else decode)(data, self.channels)
+        with torch.random.fork_rng(devices=[], enabled=self.is_random):
+            if self.is_random:
+                torch.default_generator.manual_seed(rng.getrandbits(63))  # torch.manual_seed would reach GPUs too
+            result: Tensor = self.steps(image)
+        return result

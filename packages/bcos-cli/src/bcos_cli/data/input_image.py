@@ -1,0 +1,78 @@
+"""The way of an image, from a file or memory, to what a network sees of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from bcos_cli.data.image_decoder import opened, unreadable
+from bcos_models import InputSpec
+from bcos_models.images import as_seen, orientation
+from bcos_models.transforms import is_strip, resize_and_crop
+
+_DRAFT_FROM = 2**25
+"""Pixels from which a JPEG is decoded at a fraction of its size, never below four times what the network sees."""
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """An image as the network gets it."""
+
+    pixels: Tensor
+    """8-bit (C, H, W)."""
+    size: tuple[int, int]
+    """Width and height of the original, turned upright."""
+    notes: tuple[str, ...] = ()
+    """What was done to it beside resizing."""
+
+
+def inference_transform(spec: InputSpec) -> nn.Module:
+    """Return the resizing and centre crop with which the model was evaluated: PIL image → 8-bit (C, H, W)."""
+    composed: nn.Module = v2.Compose([resize_and_crop(spec), v2.PILToTensor()])
+    return composed
+
+
+def read_image(path: Path, spec: InputSpec) -> InputImage:
+    """Decode, resize and crop a file as the network was evaluated.
+
+    Raises:
+        UnreadableImageError: the file is no image, is damaged, too large, or may not be read.
+    """
+    with opened(path) as image:
+        return prepare(image, spec)
+
+
+def prepare(image: Image.Image, spec: InputSpec) -> InputImage:
+    """Resize and crop an image, decoded or not yet, as the network was evaluated.
+
+    Raises:
+        UnreadableImageError: it cannot be decoded or converted.
+    """
+    with unreadable():
+        size = image.size
+        if image.format == "JPEG" and image.width * image.height > _DRAFT_FROM:
+            shrink = min(size) / (4 * (spec.resize or spec.size))
+            image.draft(None, (round(image.width / shrink), round(image.height / shrink)))
+        upright = as_seen(image, spec.channels)
+        if upright.size != image.size:
+            size = size[::-1]
+        notes = tuple(_notes(image, size, spec))
+    return InputImage(inference_transform(spec)(upright), size, notes)
+
+
+def _notes(image: Image.Image, size: tuple[int, int], spec: InputSpec) -> Iterator[str]:
+    if orientation(image) is not None:
+        yield "turned upright, as its EXIF orientation says"
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        yield "transparent parts laid on white, as in training"
+    if image.mode == "CMYK":
+        yield "converted from CMYK to RGB"
+    if image.mode.startswith("I"):
+        yield "converted from 16 bits to 8"
+    if image.format in ("TIFF", "AVIF") and getattr(image, "is_animated", False):  # counting reads all of a file
+        yield "the first of several pages"
+    if spec.resize is not None and is_strip(*size):
+        yield "a long strip: only its middle is seen"

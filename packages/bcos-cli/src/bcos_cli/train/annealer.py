@@ -1,0 +1,71 @@
+"""Annealing: from a converted network with B = 1 and biases to a B-cos network, step by step."""
+
+from typing import Any
+
+from torch import nn
+
+from bcos_cli.config import Annealing
+from bcos_models import scale_biases, set_exponent
+from bcos_models.classifier import Logits
+from bcos_models.convert.annealing import remove_biases
+
+DEFAULT_EXPONENT = 2.0
+
+
+def initial_options(annealing: Annealing, options: dict[str, Any], num_classes: int) -> dict[str, Any]:
+    """Return those of a network's `options` that annealing starts from, where they are not those it ends with."""
+    initial: dict[str, Any] = {}
+    if annealing.exponent_epochs:
+        initial["b"] = annealing.exponent_from
+    if annealing.bias_epochs:
+        initial["keep_bias"] = True
+        if options.get("logit_bias", "auto") == "auto":  # it stays, and so is there from the first step
+            initial["logit_bias"] = Logits().layer(num_classes).logit_bias
+    return initial
+
+
+class Annealer:
+    """Sets B and shrinks biases after each optimizer step.
+
+    Both are functions of the step alone, so that a resumed run continues as it would have.
+
+    Args:
+        annealing: section of the recipe.
+        options: of the network at the end.
+        steps_per_epoch: optimizer steps.
+    """
+
+    def __init__(self, annealing: Annealing, options: dict[str, Any], steps_per_epoch: int) -> None:
+        self._start = annealing.exponent_from
+        self._end = float(options.get("b", DEFAULT_EXPONENT))
+        self._exponent_steps = annealing.exponent_epochs * steps_per_epoch
+        self._bias_steps = annealing.bias_epochs * steps_per_epoch
+
+    def exponent(self, step: int) -> float:
+        """B after `step` steps."""
+        return self._start + (self._end - self._start) * _progress(step, self._exponent_steps)
+
+    def set(self, model: nn.Module, step: int) -> None:
+        """Set B for a model that has taken `step` steps."""
+        if self._exponent_steps:
+            set_exponent(model, self.exponent(step))
+
+    def after_step(self, model: nn.Module, step: int) -> None:
+        """Set B, and shrink biases from what they were at ``step - 1``."""
+        self.set(model, step)
+        if self._bias_steps:
+            before = 1 - _progress(step - 1, self._bias_steps)
+            scale_biases(model, (1 - _progress(step, self._bias_steps)) / before if before else 0.0)
+
+    def is_over(self, step: int) -> bool:
+        """Whether the network is a B-cos network after `step` steps."""
+        return step >= max(self._exponent_steps, self._bias_steps)
+
+    def finish(self, model: nn.Module) -> None:
+        """Remove the biases, which are 0 by now."""
+        if self._bias_steps:
+            remove_biases(model)
+
+
+def _progress(step: int, steps: float) -> float:
+    return min(step / steps, 1.0) if steps else 1.0

@@ -1,0 +1,23 @@
+"""Addresses, told from local paths. Imports no torch."""
+
+import re
+
+_IGNORED = re.compile(r"^[\s\x00-\x20\x7f-\xa0]+|[\x00-\x1f\x7f-\x9f]+")
+"""Characters that some programs drop from an address before they open it."""
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
+"""Scheme of an address; a single letter is a drive of Windows."""
+
+
+def scheme_of(location: str) -> str:
+    """Return the scheme of an address (``http``, ``s3``, ``pipe``, ...) in small letters; nothing for a local path.
+
+    >>> scheme_of("S3://bucket/a.tar"), scheme_of("C:/data")
+    ('s3', '')
+    """
+    found = _SCHEME.match(_IGNORED.sub("", location))
+    return found[1].lower() if found else ""
+
+
+def is_address(location: str) -> bool:
+    """Whether a location is not a local path: ``http:``, ``s3:``, ``hf:``, ``pipe:``, ..."""
+    return bool(scheme_of(location))

@@ -1,0 +1,170 @@
+"""The function that explains: it reads ``W(x)`` and ``b(x)`` off a forward and a backward pass."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import allow_mutation_on_saved_tensors, disable_saved_tensors_hooks
+
+from bcos_core.audit import random_state
+from bcos_core.completeness import balance, is_rounding, rounding
+from bcos_core.errors import BcosError
+from bcos_core.explanation import Explanation
+from bcos_core.forward import Pass, Task, check_input, forward
+from bcos_core.layers import find_layer
+from bcos_core.probe import PROBE, check_again, probe_map, refusal
+from bcos_core.targets import Target
+
+_SUSPICIOUS = 1e-3
+"""Missing share above which samples are looked for in other dimensions than the first, in lower precisions too."""
+
+
+def explain(
+    model: nn.Module,
+    x: Tensor,
+    target: Target = None,
+    *,
+    layer: str | nn.Module | None = None,
+    relative: bool = False,
+    probe: bool | None = None,
+) -> Explanation:
+    """Explain outputs of `model` for a batch of inputs, exactly.
+
+    One forward pass in :func:`bcos_core.explanation_mode`, one backward pass for each target of an image.
+    Gradients of parameters are not touched; works inside ``torch.no_grad`` and ``torch.inference_mode`` too.
+
+    Args:
+        model: in eval mode where that matters (batch norms, dropout).
+        x: (N, C, *spatial) or (N, F), floating point and finite, encoded as the network expects it.
+        target: what to explain for each input: None for the largest output, an integer for all, (N,) or (N,
+            T) integers for each, or a callable that maps the outputs to (N,) or (N, T) values of your own,
+            such as ``lambda z: z[:, 3] - z[:, 5]``.
+        layer: a submodule, or its name, whose outputs are explained instead of the model's. Integer targets
+            then count its channels: dimension 1 of (N, K) and (N, K, *spatial), the last one of tokens (N, T,
+            K), as which three dimensions are read unless the layer is a convolution or batch norm; a channel is
+            summed over positions. A callable gets the layer's output as it is.
+        relative: explain the distance of the target from the mean of all outputs, ``z_k - mean(z)``: what
+            speaks for this class in particular.
+        probe: compute the frozen network at another point too, which must lie on the map that was read off;
+            three more forward passes. None where something in the model was not seen by explanation mode
+            (TorchScript, another thread, a custom autograd function, another package's rule).
+
+    Returns:
+        An :class:`Explanation` with ``score = Σ weight·x + bias`` for every input and target.
+
+    Raises:
+        BcosError: wrong rank, no or non-finite values, a target out of range, a layer that is unknown or runs
+            more than once, a model that is in train mode or draws at random, or one that cannot be explained
+            exactly: contributions and constants do not add up to the score, or the probe misses the map.
+
+    >>> from bcos_core import BcosConv2d
+    >>> model = nn.Sequential(BcosConv2d(6, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> e = explain(model, torch.rand(2, 6, 8, 8), target=3)
+    >>> e.map.shape
+    torch.Size([2, 8, 8])
+    >>> torch.testing.assert_close(e.map.sum((1, 2)) + e.bias, e.logits[:, 3])
+
+    Source: Böhle et al., TPAMI 2024, equations 6 to 8 and section 3.2.
+    """
+    check_input(x)
+    if isinstance(model, nn.DataParallel):  # its copies run in threads of their own
+        model = model.module
+    if not isinstance(model, nn.Module):
+        raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
+    task = Task(model, None if layer is None else find_layer(model, layer), target, relative)
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            with disable_saved_tensors_hooks("activations are recomputed by checkpointing"):
+                return _explained(task, x, probe)
+        except RuntimeError as reason:
+            if "checkpoint" in str(reason):
+                raise BcosError(
+                    "cannot explain a model that recomputes its activations; turn checkpointing off first "
+                    "(set_grad_checkpointing(False), gradient_checkpointing_disable())"
+                ) from reason
+            if "modified by an inplace operation" not in str(reason):
+                raise
+        with allow_mutation_on_saved_tensors():  # slower: for models that change in place what autograd has saved
+            return _explained(task, x, probe)
+
+
+def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
+    has_changed = random_state(x.device)
+    first = forward(task, x)
+    audit = first.terms.audit
+    if audit.random or audit.unknown or audit.escaped or has_changed():
+        check_again(task, x, first)
+    unseen = audit.unseen_steps(first.scores)
+    explanation = _read_off(first)
+    if not (unseen or probe):
+        return explanation
+    explanation = replace(explanation, probe=probe_map(task, first, explanation))
+    assert explanation.probe is not None
+    if not bool(is_rounding(explanation.probe / PROBE, audit.dtypes).all()):
+        raise BcosError(refusal(unseen, float(explanation.probe.max())))
+    return explanation
+
+
+def _read_off(first: Pass) -> Explanation:
+    """One backward pass for each column of the scores (N, T)."""
+    leaf, scores, indices = first.leaf, first.scores, first.indices
+    weights, shares = zip(*(_one_target(first, column) for column in scores.unbind(1)), strict=True)
+
+    def joined(columns: Sequence[Tensor]) -> Tensor:
+        return torch.stack(tuple(columns), dim=1) if indices.ndim == 2 else columns[0].clone()
+
+    columns = list(scores.detach().unbind(1))
+    zero = torch.zeros_like(columns[0])
+    names = dict.fromkeys(name for share in shares for name in share)
+    bias_terms = {name: joined([share.get(name, zero) for share in shares]) for name in names}
+    return Explanation(
+        input=leaf.detach().clone(),
+        logits=first.logits.detach().clone(),
+        target=indices.clone(),
+        score=joined(columns),
+        weight=joined(weights),
+        bias=sum(bias_terms.values(), start=joined([zero] * len(columns))),
+        bias_terms=bias_terms,
+        largest=joined([first.largest] * len(columns)),
+        dtypes=frozenset(first.terms.audit.dtypes),
+    )
+
+
+def _one_target(first: Pass, scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Dynamic linear map (N, C, *spatial) and additive shares (N,) of `scores` (N,)."""
+    if not scores.requires_grad:
+        raise BcosError(
+            "the output does not depend on the input through anything that is not frozen: the model's forward runs "
+            "under no_grad or inference_mode, or the target is a frozen quantity; explain a logit, not its softmax or "
+            "sigmoid, of a model that records gradients"
+        )
+    leaf, terms = first.leaf, first.terms
+    sources = [leaf, *terms.leaves]
+    gradients = torch.autograd.grad(scores.sum(), sources, retain_graph=True, allow_unused=True)
+    weight = torch.zeros_like(leaf) if gradients[0] is None else gradients[0]
+
+    def missing_from(shares: dict[str, Tensor]) -> float:
+        contributions = (weight * leaf).flatten(1)
+        return float(balance(contributions, shares.values(), scores, largest=first.largest).missing.max())
+
+    allowed = rounding(terms.audit.dtypes)
+    shares = terms.shares(scores, gradients[1:])
+    missing = math.inf if shares is None else missing_from(shares)
+    if shares is None or missing > min(allowed, _SUSPICIOUS):
+        # The sum over samples of one backward pass can be taken apart only where the first dimension of a constant
+        # is that of the samples. Sequence-first networks have it elsewhere: a backward pass for each sample then.
+        one_by_one = terms.shares_one_by_one(scores)
+        again = missing_from(one_by_one)
+        if shares is None or again < missing:
+            shares, missing = one_by_one, again
+    if not missing <= allowed:
+        unseen = terms.audit.unseen_steps(scores)
+        raise BcosError(
+            f"the contributions and the bias miss the output by {missing:.1e} of their size (allowed: {allowed:.1e}): "
+            "the model has an operation whose dynamic factor is not frozen, or that adds a constant in a way that is "
+            "not measured; wrap the factor in bcos_core.freeze, add constants with +, or use layers of bcos_core"
+            + (f"; explanation mode did not see {', '.join(unseen[:4])}" if unseen else "")
+        )
+    return weight, shares

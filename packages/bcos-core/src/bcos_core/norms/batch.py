@@ -1,0 +1,137 @@
+"""Norms whose statistics run over the batch, with running estimates for evaluation: Batch and All."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bcos_core.fused_ops import divide_by_batch_std, is_fusible
+from bcos_core.mode_state import is_explaining
+from bcos_core.norms.base import Norm, apply_affine, divide_by_std, variance
+
+
+class RunningNorm(Norm):
+    """Normalise with the statistics of the batch when training, with their running estimates in eval mode.
+
+    Args:
+        num_features: channels C of the input.
+        eps: added to the variance.
+        momentum: weight of a new batch in the running estimates; None for their plain average.
+        affine: learn a weight.
+        bias: learn a bias too.
+        track_running_stats: keep running estimates; without them every batch is normalised by itself.
+
+    Shapes: (N, C, *spatial) → the same.
+
+    Raises:
+        BcosError: an input of fewer than 2 dimensions or another number of channels.
+
+    Running variances are biased for the uncentred norms (as in the paper's code) and unbiased for the centred
+    ones (as in PyTorch).
+    """
+
+    per_channel: ClassVar[bool]
+    centered: ClassVar[bool]
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        bias: bool = False,
+        track_running_stats: bool = True,
+    ) -> None:
+        size = num_features if self.per_channel else 1
+        super().__init__(size, eps, affine, bias)
+        self.num_features = num_features
+        self.momentum = momentum
+        self.register_buffer("running_var", torch.ones(size) if track_running_stats else None)
+        self.register_buffer("running_mean", torch.zeros(size) if track_running_stats and self.centered else None)
+        self.register_buffer("num_batches_tracked", torch.tensor(0) if track_running_stats else None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise, and in train mode update the running estimates."""
+        self.check_channels(x, self.num_features)
+        flat = x if self.per_channel else x.flatten(1).unsqueeze(1)  # All: (N, 1, C·spatial)
+        use_batch = self.training or self.running_var is None
+        momentum = self._count_batch()
+        if self.centered:
+            y = F.batch_norm(
+                flat, self.running_mean, self.running_var, self.weight, self.bias, use_batch, momentum, self.eps
+            )
+        else:
+            y = self._uncentered(flat, use_batch, momentum)
+        return y if self.per_channel else y.reshape(x.shape)
+
+    def _uncentered(self, x: Tensor, use_batch: bool, momentum: float) -> Tensor:
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        if not use_batch:
+            assert self.running_var is not None
+            scale = (self.running_var + self.eps).rsqrt()
+            scale = scale if self.weight is None else scale * self.weight
+            return apply_affine(x * scale.to(x.dtype).reshape(shape), None, self.bias)
+        if self.weight is not None and is_fusible(x, self.weight) and not is_explaining():
+            y, invstd = divide_by_batch_std(x, self.weight, self.eps)
+            self._track(invstd.pow(-2) - self.eps, momentum)
+            return apply_affine(y, None, self.bias)
+        var = variance(x, (0, *range(2, x.ndim)))
+        self._track(var, momentum)
+        return apply_affine(divide_by_std(x, var, self.eps), self.weight, self.bias)
+
+    def _track(self, var: Tensor, momentum: float) -> None:
+        """Move the running estimate towards the variance of this batch."""
+        if self.training and self.running_var is not None:
+            with torch.no_grad():
+                self.running_var.lerp_(var.detach().flatten().to(self.running_var.dtype), momentum)
+
+    def _count_batch(self) -> float:
+        """Weight of this batch in the running estimates."""
+        if not self.training or self.num_batches_tracked is None:
+            return 0.0 if self.momentum is None else self.momentum
+        self.num_batches_tracked.add_(1)
+        return 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
+
+    def extra_repr(self) -> str:
+        """Show sizes and parameters."""
+        return f"{self.num_features}, momentum={self.momentum}, {super().extra_repr()}"
+
+
+class BatchNorm2d(RunningNorm):
+    """Batch norm: mean and variance over N and space, for each channel (Ioffe and Szegedy, 2015)."""
+
+    per_channel = True
+    centered = True
+
+
+class BatchNormUncentered2d(RunningNorm):
+    """Batch norm that does not subtract the mean: the default norm of B-cos CNNs."""
+
+    per_channel = True
+    centered = False
+
+
+class AllNorm2d(RunningNorm):
+    """One mean and one variance over everything: N, channels and space."""
+
+    per_channel = False
+    centered = True
+
+
+class AllNormUncentered2d(RunningNorm):
+    """One variance over everything; the mean is not subtracted."""
+
+    per_channel = False
+    centered = False
+
+
+def uses_batch_statistics(module: nn.Module) -> bool:
+    """Whether `module` would now normalise with statistics of the batch, mixing its images."""
+    if isinstance(module, RunningNorm | nn.modules.batchnorm._BatchNorm):
+        return module.training or module.running_var is None
+    return False

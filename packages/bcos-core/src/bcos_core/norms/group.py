@@ -1,0 +1,97 @@
+"""Norms whose statistics belong to one sample: Group, Instance, Layer (of a CNN) and Position."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from bcos_core.errors import BcosError
+from bcos_core.norms.base import Norm, apply_affine, divide_by_std, variance
+
+
+class GroupNorm2d(Norm):
+    """Group norm: mean and variance over space and the channels of a group, of each sample (Wu and He, 2018).
+
+    Args:
+        num_groups: groups of channels, each normalised by itself.
+        num_channels: channels C of the input.
+        eps: added to the variance.
+        affine: learn a weight for each channel.
+        bias: learn a bias for each channel too.
+
+    Shapes: (N, C, *spatial) → the same.
+
+    Raises:
+        BcosError: `num_groups` does not divide `num_channels`, or the input has other channels.
+    """
+
+    def __init__(
+        self, num_groups: int, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False
+    ) -> None:
+        super().__init__(num_channels, eps, affine, bias)
+        if num_groups < 1 or num_channels % num_groups:
+            raise BcosError(f"num_groups must divide num_channels, got {num_groups} and {num_channels}")
+        self.num_groups = num_groups
+        self.num_channels = num_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each group of channels."""
+        self.check_channels(x, self.num_channels)
+        return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+
+    def extra_repr(self) -> str:
+        """Show sizes and parameters."""
+        return f"{self.num_groups}, {self.num_channels}, {super().extra_repr()}"
+
+
+class GroupNormUncentered2d(GroupNorm2d):
+    """Group norm that does not subtract the mean; arguments as in :class:`GroupNorm2d`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Divide each group of channels by its standard deviation."""
+        self.check_channels(x, self.num_channels)
+        groups = x.unflatten(1, (self.num_groups, -1))  # (N, G, C/G, *spatial)
+        var = variance(groups, tuple(range(2, groups.ndim)))
+        return apply_affine(divide_by_std(groups, var, self.eps).flatten(1, 2), self.weight, self.bias)
+
+
+class InstanceNorm2d(GroupNorm2d):
+    """Group norm with one channel a group."""
+
+    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
+        super().__init__(num_channels, num_channels, eps=eps, affine=affine, bias=bias)
+
+
+class InstanceNormUncentered2d(GroupNormUncentered2d, InstanceNorm2d):
+    """Uncentred group norm with one channel a group."""
+
+
+class LayerNorm2d(GroupNorm2d):
+    """Group norm with all channels in one group: layer norm of a CNN, over channels and space."""
+
+    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
+        super().__init__(1, num_channels, eps=eps, affine=affine, bias=bias)
+
+
+class LayerNormUncentered2d(GroupNormUncentered2d, LayerNorm2d):
+    """Uncentred group norm with all channels in one group."""
+
+
+class PositionNorm2d(GroupNorm2d):
+    """Mean and variance over the channels of each pixel (Li et al., 2019; ConvNeXt's norm)."""
+
+    def __init__(self, num_channels: int, *, eps: float = 1e-5, affine: bool = True, bias: bool = False) -> None:
+        super().__init__(1, num_channels, eps=eps, affine=affine, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each pixel."""
+        self.check_channels(x, self.num_channels)
+        y = F.layer_norm(x.movedim(1, -1), (self.num_channels,), self.weight, self.bias, self.eps)
+        return y.movedim(-1, 1)
+
+
+class PositionNormUncentered2d(PositionNorm2d):
+    """Divide each pixel by the standard deviation of its channels; the mean is not subtracted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale each pixel."""
+        self.check_channels(x, self.num_channels)
+        return apply_affine(divide_by_std(x, variance(x, (1,)), self.eps), self.weight, self.bias)

@@ -1,0 +1,40 @@
+"""Settings that belong to the whole process, where several threads may ask for one at a time. Imports no torch."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+
+class ProcessSetting:
+    """A setting that the first thread to enter makes, and that the last one to leave undoes.
+
+    >>> loud = ProcessSetting(lambda undo: undo.callback(print, "quiet again"))
+    >>> with loud.on(), loud.on():
+    ...     print("loud")
+    loud
+    quiet again
+
+    Args:
+        make: makes the setting, and registers on the stack how it is undone.
+    """
+
+    def __init__(self, make: Callable[[ExitStack], object]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._users = 0
+        self._undo = ExitStack()
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Have the setting inside the block."""
+        with self._lock:
+            if self._users == 0:
+                self._make(self._undo)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if self._users == 0:
+                    self._undo.close()

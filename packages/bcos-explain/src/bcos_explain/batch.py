@@ -1,0 +1,311 @@
+"""Explaining a batch of images: targets, maps, W, receipts and remarks of any methods, in one call."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bcos_core import BcosError, Explanation
+from bcos_core.receipt import Receipt, by_origin, receipts
+from bcos_explain.explainers import Explainer, Remark, attribute, collect_remarks
+from bcos_explain.explainers.contract import LinearMapExplainer, class_indices, without_rounding
+from bcos_explain.explainers.memory import in_batches
+from bcos_explain.explainers.remarks import pass_on, remarks_about
+from bcos_explain.registry import explainer_specs, get_explainer
+from bcos_explain.render.picture import input_image
+from bcos_explain.render.weight_image import WeightPicture
+
+
+@dataclass(frozen=True)
+class ClassTarget:
+    """The question why this class; or, with `against`, why this class and not that one."""
+
+    index: int
+    against: int | None = None
+
+
+Targets = int | Tensor | Sequence[ClassTarget] | Callable[[Tensor], Sequence[Sequence[ClassTarget]]] | None
+Refusal = Callable[[str, BcosError], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassExplanation:
+    """One class of one image, explained by one method."""
+
+    target: ClassTarget
+    method: str
+    exact: bool
+    """Whether the map and a known bias sum to the logit, as the method's description says."""
+    logit: float
+    """Logit of the target, less that of the class it is compared with."""
+    probability: float
+    """Probability of the target."""
+    contributions: float
+    """Sum of the map."""
+    map: NDArray[np.float32] = field(repr=False)
+    """(H, W), signed."""
+    weight: NDArray[np.float32] | None = field(default=None, repr=False)
+    """(C, H, W), the dynamic linear map W, of methods that have one."""
+    picture: WeightPicture | None = field(default=None, repr=False)
+    """What W looks like; of methods that have one, where `colours` was asked for."""
+    receipt: Receipt | None = None
+    """What the logit is made of; of methods that have W. Its bias is summed by origin."""
+    bias_terms: Mapping[str, float] = field(default_factory=dict, repr=False)
+    """The same bias by the names of the parameters."""
+    remarks: tuple[Remark, ...] = ()
+    """What the method says of its map."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedImage:
+    """An image with its explanations, all on the CPU."""
+
+    image: NDArray[np.uint8] = field(repr=False)
+    """(H, W, 3), what the network sees, in RGB."""
+    logits: Tensor = field(repr=False)
+    """(K,), float32."""
+    probabilities: Tensor = field(repr=False)
+    """(K,)"""
+    explanations: tuple[ClassExplanation, ...] = ()
+    """By method, in the order given, and for each method by target."""
+
+    @property
+    def predicted(self) -> int:
+        """The class with the largest logit."""
+        return int(self.logits.argmax())
+
+    @property
+    def confidence(self) -> float:
+        """Probability of the predicted class."""
+        return float(self.probabilities[self.predicted])
+
+
+def explain_batch(
+    model: nn.Module,
+    images: Tensor,
+    targets: Targets = None,
+    methods: Sequence[str] | Mapping[str, Explainer] = ("bcos",),
+    *,
+    encode: Callable[[Tensor], Tensor] | None = None,
+    probabilities: Callable[[Tensor], Tensor] = torch.sigmoid,
+    probe: bool | None = None,
+    keep_weight: bool = True,
+    colours: bool = False,
+    batch_size: int | None = None,
+    on_refusal: Refusal | None = None,
+) -> list[ExplainedImage]:
+    """Explain a batch of images by one or several methods.
+
+    A method that reads off W (``bcos``) explains all targets and contrasts of an image with one forward pass, which
+    gives the logits too. For a contrast, such a method explains the difference of both logits; of any other, the
+    difference of its two maps is taken.
+
+    Args:
+        model: in eval mode, from (N, C, H, W) to logits (N, K); where `images` are.
+        images: (N, C', H, W), as `encode` takes them.
+        targets: classes to explain: None for the predicted ones, an integer for all images, (N,) or (N, T) integers,
+            the same :class:`ClassTarget` for all images, or a function from logits (N, K) to those of each image,
+            of which there may be more for one image than for another.
+        methods: names of explainers, or explainers by name. None at all gives logits and probabilities alone.
+        encode: from images to the network's input (N, C, H, W); None for images that are encoded already.
+        probabilities: from logits (N, K) to probabilities (N, K); a sigmoid for each class by default.
+        probe: as for :func:`bcos_core.explain`.
+        keep_weight: keep W of methods that have it.
+        colours: compute the picture of W of methods that have it.
+        batch_size: images explained at once; None for all. Where memory runs out it is halved, and the halved size
+            kept for the rest.
+        on_refusal: called with a method and the reason why it cannot explain this network, and the method is left out
+            of the result; None raises the reason.
+
+    Raises:
+        BcosError: an unknown method, a target out of range, or a network that a method cannot explain.
+
+    >>> from bcos_core import BcosConv2d
+    >>> model = nn.Sequential(BcosConv2d(6, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> first, second = explain_batch(model, torch.rand(2, 6, 8, 8), [ClassTarget(3), ClassTarget(3, against=5)])
+    >>> [(e.target.index, e.target.against, e.exact, e.map.shape) for e in first.explanations]
+    [(3, None, True, (8, 8)), (3, 5, True, (8, 8))]
+    """
+    batch = _Batch(model, _methods(methods), encode, probabilities, probe, keep_weight, colours, on_refusal)
+
+    def explain_part(part: slice) -> list[ExplainedImage]:
+        chosen = targets[part] if isinstance(targets, Tensor) and targets.ndim else targets
+        return batch.explain(images[part], _Scores(chosen))
+
+    return [image for part in in_batches(explain_part, len(images), batch_size) for image in part]
+
+
+@dataclass(frozen=True)
+class _Method:
+    name: str
+    explainer: Explainer
+    exact: bool
+
+
+def _methods(methods: Sequence[str] | Mapping[str, Explainer]) -> list[_Method]:
+    """Explainers with what their descriptions say; one that is not registered says itself whether it is exact."""
+    explainers = methods if isinstance(methods, Mapping) else {name: get_explainer(name) for name in methods}
+    exact = {spec.name: spec.exact for spec in explainer_specs()}
+    return [
+        _Method(name, explainer, exact.get(name, bool(getattr(explainer, "exact", False))))
+        for name, explainer in explainers.items()
+    ]
+
+
+class _Scores:
+    """The explained scores (N, T) of logits (N, K).
+
+    The first logits choose the targets. Later ones, of a probe at another point, are read at the same targets.
+    """
+
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
+        self.logits: Tensor | None = None
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        if self.logits is None:
+            self._choose(logits.detach().clone())
+        scores = logits.gather(1, self.classes)
+        if not self.has_contrasts:
+            return scores
+        return scores - logits.gather(1, self.against.clamp_min(0)) * (self.against >= 0).to(logits.dtype)
+
+    def _choose(self, logits: Tensor) -> None:
+        if callable(self._targets) and not isinstance(self._targets, Tensor):
+            self.targets = [list(row) for row in self._targets(logits)]
+        elif isinstance(self._targets, Sequence):
+            self.targets = [list(self._targets)] * len(logits)
+        else:
+            indices = class_indices(logits, self._targets).reshape(len(logits), -1)
+            self.targets = [[ClassTarget(k) for k in row] for row in indices.tolist()]
+        most = max(map(len, self.targets))
+        padded = [[*row, *[row[-1]] * (most - len(row))] for row in self.targets]
+        self.classes = class_indices(logits, torch.tensor([[t.index for t in row] for row in padded]))
+        against = torch.tensor([[-1 if t.against is None else t.against for t in row] for row in padded])
+        class_indices(logits, against.clamp_min(0))  # raises for one that is out of range
+        self.against = against.to(logits.device)
+        self.has_contrasts = bool((against >= 0).any())
+        self.logits = logits
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a method gives for a batch."""
+
+    maps: Tensor
+    """(N, T, H, W), float32 on the CPU."""
+    remarks: Sequence[Remark]
+    explanation: Explanation | None
+    receipts: list[list[Receipt]] | None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The arguments of :func:`explain_batch` that all parts of a batch share."""
+
+    model: nn.Module
+    methods: Sequence[_Method]
+    encode: Callable[[Tensor], Tensor] | None
+    probabilities: Callable[[Tensor], Tensor]
+    probe: bool | None
+    keep_weight: bool
+    colours: bool
+    on_refusal: Refusal | None
+
+    def explain(self, images: Tensor, scores: _Scores) -> list[ExplainedImage]:
+        x = images if self.encode is None else self.encode(images)
+        results: dict[str, _Result] = {}
+        # Methods that read off W come first: their forward pass gives the logits, which the others need.
+        for method in sorted(self.methods, key=lambda m: not isinstance(m.explainer, LinearMapExplainer)):
+            try:
+                results[method.name] = self._result(method.explainer, x, scores)
+            except BcosError as reason:
+                if self.on_refusal is None:
+                    raise
+                self.on_refusal(method.name, reason)
+        logits = self._logits(x, scores).float().cpu()
+        probabilities = self.probabilities(logits)
+        return [
+            ExplainedImage(
+                image=np.rint(input_image(image) * 255).astype(np.uint8),
+                logits=logits[i],
+                probabilities=probabilities[i],
+                explanations=tuple(
+                    self._explanation(method, results[method.name], i, t, target, logits[i], probabilities[i])
+                    for method in self.methods
+                    if method.name in results
+                    for t, target in enumerate(scores.targets[i])
+                ),
+            )
+            for i, image in enumerate(images)
+        ]
+
+    def _logits(self, x: Tensor, scores: _Scores) -> Tensor:
+        """Logits (N, K), of the forward pass of an explanation if there was one."""
+        if scores.logits is None:
+            with torch.inference_mode():
+                logits = self.model(x)
+            scores(logits.clone())
+        assert scores.logits is not None
+        return scores.logits
+
+    def _result(self, explainer: Explainer, x: Tensor, scores: _Scores) -> _Result:
+        if isinstance(explainer, LinearMapExplainer):
+            with collect_remarks() as remarks:
+                explanation = explainer.explanation(self.model, x, scores, probe=self.probe)
+            return _Result(explanation.map.float().cpu(), remarks, explanation, receipts(explanation))
+        self._logits(x, scores)
+        with collect_remarks() as remarks:
+            maps = _maps(explainer, self.model, x, scores)
+        return _Result(maps.detach().float().cpu(), remarks, None, None)
+
+    def _explanation(
+        self,
+        method: _Method,
+        result: _Result,
+        i: int,
+        t: int,
+        target: ClassTarget,
+        logits: Tensor,
+        probabilities: Tensor,
+    ) -> ClassExplanation:
+        logit = float(logits[target.index])
+        if target.against is not None:
+            logit -= float(logits[target.against])
+        receipt = weight = picture = None
+        terms: Mapping[str, float] = {}
+        if result.explanation is not None and result.receipts is not None:
+            terms = result.receipts[i][t].terms
+            receipt = replace(result.receipts[i][t], terms=by_origin(terms, self.model))
+            w = result.explanation.weight[i, t]
+            weight = w.float().cpu().numpy() if self.keep_weight else None
+            picture = WeightPicture.of(result.explanation.input[i], w).compact() if self.colours else None
+        return ClassExplanation(
+            target=target,
+            method=method.name,
+            exact=method.exact,
+            logit=logit,
+            probability=float(probabilities[target.index]),
+            contributions=float(result.maps[i, t].double().sum()),
+            map=result.maps[i, t].numpy(),
+            weight=weight,
+            picture=picture,
+            receipt=receipt,
+            bias_terms=terms,
+            remarks=tuple(dict.fromkeys(remarks_about(result.remarks, i, t))),
+        )
+
+
+def _maps(explainer: Explainer, model: nn.Module, x: Tensor, scores: _Scores) -> Tensor:
+    """Maps (N, T, H, W); of contrasts the difference of the maps of both classes, with the remarks on either."""
+    maps = attribute(explainer, model, x, scores.classes)
+    if not scores.has_contrasts:
+        return maps
+    is_contrast = scores.against >= 0
+    with collect_remarks() as remarks:
+        others = attribute(explainer, model, x, scores.against.clamp_min(0)) * is_contrast[..., None, None]
+    pass_on([r for r in remarks if r.image is None or r.target is None or bool(is_contrast[r.image, r.target])])
+    return without_rounding(maps - others, maps.abs() + others.abs())

@@ -1,5 +1,0 @@
-"""Receipts of explanations, which :mod:`bcos_core.receipt` makes, under the name that they had first."""
-
-from bcos_core.receipt import LOGIT_BIAS, Receipt, by_origin, exponent, number, receipts
-
-__all__ = ["LOGIT_BIAS", "Receipt", "by_origin", "exponent", "number", "receipts"]

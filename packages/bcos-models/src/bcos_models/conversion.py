@@ -1,0 +1,116 @@
+"""Options of a conversion, what its rules return, and the report of it. Imports no torch."""
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from bcos_core.errors import BcosError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Input = Literal["6ch", "3ch"]
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """How far a network departs from what it was: with B = 1 and all kept it computes the same.
+
+    Raises:
+        BcosError: B below 1, an unknown input, or flags that are not true or false.
+    """
+
+    b: float = 2.0
+    """Exponent B of every converted layer."""
+    unit_norm: bool = False
+    """Weights of unit norm, as in B-cos networks trained from scratch; False keeps the norms they have."""
+    keep_bias: bool = False
+    """Keep biases; the mean of batch norms is then folded into theirs."""
+    keep_norms: bool = False
+    """Leave norms as they are; else batch norms become uncentred, and others lose their bias."""
+    keep_activations: bool = True
+    """Keep ReLU, GELU and the like, which are dynamic linear themselves."""
+    keep_pooling: bool = False
+    """Keep max pooling; else it becomes average pooling."""
+    input: Input = "6ch"
+    """``"6ch"``: images with inverse channels in [0, 1]; ``"3ch"``: what the network saw before."""
+    skip: tuple[str, ...] = ()
+    """Modules that stay as they are, by name or pattern (``"layer4.*"``)."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.b, int | float) or not self.b >= 1:
+            raise BcosError(f"b must be at least 1, got {self.b!r}; 1 computes what the network did, 2 is the default")
+        if self.input not in get_args(Input):
+            raise BcosError(f"input must be one of {get_args(Input)}, got {self.input!r}")
+        for flag in ("unit_norm", "keep_bias", "keep_norms", "keep_activations", "keep_pooling"):
+            if not isinstance(getattr(self, flag), bool):
+                raise BcosError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
+        if not all(isinstance(name, str) for name in self.skip):
+            raise BcosError(f"skip must be a list of names of modules, got {self.skip!r}")
+
+    def skips(self, name: str) -> bool:
+        """Whether the module of that name, or one around it, is to be left alone."""
+        parts = name.split(".")
+        around = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
+        return any(fnmatchcase(outer, pattern) for outer in around for pattern in self.skip)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a rule makes of a layer."""
+
+    module: "nn.Module"
+    """Stands in the layer's place; the layer itself if it stays."""
+    rule: str
+    """What was done, in a few words."""
+    dropped: tuple[str, ...] = ()
+    """Parameters and buffers of the layer that are gone or folded; all others must be in `module`, unchanged.
+
+    Under the same name, or another.
+    """
+    is_finished: bool = False
+    """Whether everything inside `module` is converted already."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One layer in the report of a conversion."""
+
+    name: str
+    """Dotted name of the module in the network."""
+    before: str
+    """Its class."""
+    after: str
+    """Class of what stands in its place; the same where the layer stays."""
+    reason: str
+    """The rule that replaced it, or why it stays."""
+    replaced: bool
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass
+class ConversionReport:
+    """What a conversion did to a network."""
+
+    options: ConversionOptions
+    steps: list[Step] = field(default_factory=list)
+    constants: dict[str, float] = field(default_factory=dict)
+    """What the converted network still adds, by name: mean share of the logits' size for a random image."""
+    notes: list[str] = field(default_factory=list)
+    """Remarks on more than one layer: order of the head, encoding, operations that are function calls."""
+
+    @property
+    def replaced(self) -> list[Step]:
+        """Layers that became others."""
+        return [step for step in self.steps if step.replaced]
+
+    @property
+    def kept(self) -> list[Step]:
+        """Layers that stay, and why."""
+        return [step for step in self.steps if not step.replaced]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as JSON can hold it."""
+        from dataclasses import asdict
+
+        return asdict(self)

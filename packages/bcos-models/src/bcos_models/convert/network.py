@@ -1,0 +1,154 @@
+"""The converted network: the encoding of its input, and its classifier before the pooling."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bcos_core import BcosConv2d, LogitLayer, is_explaining
+from bcos_core.additive_terms import name_as
+from bcos_models.conversion import ConversionOptions, ConversionReport
+from bcos_models.convert.rules import mark_bias
+
+
+class Standardize(nn.Module):
+    """``(x - mean) / std``, with inverse channels: their mean is ``1 - mean``, their standard deviation the same.
+
+    Args:
+        mean: of the C channels of images in [0, 1]; so is `std`.
+        difference: return ``(x - inverse) / 2`` of the standardised channels, the C that the original network saw,
+            for networks whose first layers cannot take 2C.
+
+    Shapes: (N, 2C, H, W) → the same, or (N, C, H, W).
+
+    Source: Arya et al., "B-cosification", NeurIPS 2024, section 3.2.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], difference: bool = False) -> None:
+        super().__init__()
+        self.mean = [*mean, *(1 - m for m in mean)]
+        self.std = [*std, *std]
+        self.difference = difference
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise."""
+        mean, std = (x.new_tensor(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        if is_explaining():
+            name_as(mean, "mean of the images")
+        y = (x - mean) / std
+        if not self.difference:
+            return y
+        image, inverse = y.chunk(2, 1)
+        return (image - inverse) / 2
+
+
+def widen(conv: Any) -> None:
+    """Let a convolution of C channels take 2C, the second half being minus the first: ``[w, -w] / 2``."""
+    weight = conv.weight
+    conv.weight = nn.Parameter(torch.cat([weight, -weight], 1).detach() / 2, requires_grad=weight.requires_grad)
+    conv.in_channels *= 2
+
+
+class Positions(nn.Module):
+    """Stand-in for a pooling: feature maps pass, with channels in dimension 1.
+
+    Args:
+        channels_last: they come as (N, H, W, C).
+    """
+
+    def __init__(self, channels_last: bool) -> None:
+        super().__init__()
+        self.channels_last = channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the feature maps as (N, C, H, W)."""
+        return x.movedim(-1, 1) if self.channels_last else x
+
+
+class PositionClassifier(nn.Module):
+    """1×1 B-cos convolution: every position votes for the classes; then the mean of the votes.
+
+    Args:
+        conv: the convolution, C → K.
+        keep_dims: return (N, K, 1, 1), where a flattening follows.
+
+    Shapes: (N, C, H, W), or flattened to (N, C · H · W) → (N, K).
+
+    Source: Böhle et al., TPAMI 2024, section 3.4.
+    """
+
+    def __init__(self, conv: nn.Module, keep_dims: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.keep_dims = keep_dims
+
+    @property
+    def in_features(self) -> int:
+        """Number of channels, under the name that linear layers use."""
+        return int(self.conv.in_channels)  # type: ignore[arg-type] # reason: a convolution's
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average the votes of all positions."""
+        if x.ndim == 2:
+            x = x.unflatten(1, (self.in_features, -1)).unsqueeze(-1)
+        votes: Tensor = self.conv(x)
+        return votes.mean((2, 3), keepdim=self.keep_dims)
+
+
+def position_classifier(old: Any, options: ConversionOptions) -> PositionClassifier:
+    """Build the classifier with the weights of a linear layer or a 1×1 convolution."""
+    classes, features = old.weight.shape[:2]
+    bias = options.keep_bias and old.bias is not None
+    conv = BcosConv2d(features, classes, 1, b=options.b, normalize_weight=options.unit_norm, bias=bias, device="meta")
+    weight = old.weight.detach().reshape(classes, features, 1, 1)
+    conv.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
+    if bias:
+        conv.bias = old.bias
+    return PositionClassifier(mark_bias(conv.train(old.training)), keep_dims=isinstance(old, nn.Conv2d))
+
+
+class BcosifiedNetwork(nn.Module):
+    """Encoding, the converted network, logit layer.
+
+    Args:
+        encoder: what is done to the input first.
+        network: converted.
+        logit_layer: the last step.
+        num_classes: K.
+        conversion: report of what was replaced, what stays, and why.
+        classifier: name, inside of the network, of the layer that gives the logits; None if no single one does.
+
+    Shapes: (N, channels, H, W) → (N, K).
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        network: nn.Module,
+        logit_layer: LogitLayer,
+        num_classes: int,
+        conversion: ConversionReport,
+        *,
+        classifier: str | None = None,
+    ) -> None:
+        super().__init__()
+        self._classifier = classifier
+        self.encoder = encoder
+        self.network = network
+        self.logit_layer = logit_layer
+        self.num_classes = num_classes
+        self.conversion = conversion
+
+    def get_classifier(self) -> nn.Module | None:
+        """Return the layer that gives the logits, or what the network itself calls its classifier; None without."""
+        if self._classifier is not None:
+            return self.network.get_submodule(self._classifier)
+        own = getattr(self.network, "get_classifier", None)
+        found = own() if callable(own) else None
+        return found if isinstance(found, nn.Module) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        y: Tensor = self.logit_layer(self.network(self.encoder(x)))
+        return y

@@ -1,0 +1,296 @@
+"""Converted networks by name: ``timm/NAME``, ``torchvision/NAME``, and ``bcosified/NAME`` for our plain baselines."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from bcos_core.errors import BcosError, first_line, shown
+from bcos_core.plugins import suggestion
+from bcos_models import imagenet
+from bcos_models.checks import is_size
+from bcos_models.classifier import LogitBias
+from bcos_models.conversion import Input
+from bcos_models.convert.bcosify import bcosify
+from bcos_models.convert.input import timm_input
+from bcos_models.convert.network import BcosifiedNetwork
+from bcos_models.registry import create_model, get_spec
+from bcos_models.spec import CIFAR10, InputSpec, ModelSpec
+from bcos_models.weights import convert_state, find_weights, load_state, read_state, unwrapped
+
+BUILDER = f"{__name__}:converted"
+_PREFIX = "network."
+"""Prefix of every key in a converted network's state dict, and of none in others."""
+UNKNOWN_CLASSES = 1000
+"""Classes that are built where the library's weights have no classifier."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A network before its conversion."""
+
+    build: Callable[..., nn.Module]
+    """``(num_classes, pretrained, **options)``"""
+    input: InputSpec
+    """As the network was trained: standardised."""
+    num_classes: int = 1000
+    """Of the library's weights; 0 where they have no classifier."""
+    recipe: str = "imagenet_bcosify"
+    """Name of the one that fine-tunes the converted network."""
+
+
+def find_spec(name: str) -> ModelSpec | None:
+    """Describe the converted network of that name; None if the prefix is not ours.
+
+    Raises:
+        BcosError: the library has no network of that name.
+    """
+    library, _, inner = name.partition("/")
+    if library not in _ORIGINS:
+        return None
+    origin = _ORIGINS[library](inner)
+    return ModelSpec(
+        name,
+        BUILDER,
+        family=library,
+        summary=f"{inner} of {library}, B-cosified",
+        input=replace(origin.input, encoding="add_inverse"),
+        num_classes=origin.num_classes or UNKNOWN_CLASSES,
+        options={"origin": name},
+        loads_weights=True,
+        recipe=origin.recipe,
+    )
+
+
+def converted(
+    *,
+    origin: str,
+    num_classes: int,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
+    b: float = 2.0,
+    unit_norm: bool = False,
+    keep_bias: bool = False,
+    keep_norms: bool = False,
+    keep_activations: bool = True,
+    keep_pooling: bool = False,
+    input: Input = "6ch",
+    skip: Sequence[str] = (),
+    logit_bias: LogitBias = "auto",
+    network: Mapping[str, Any] | None = None,
+) -> BcosifiedNetwork:
+    """Build a network, load its weights, and convert it; options as those of :func:`bcosify`.
+
+    Args:
+        origin: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
+        num_classes: K.
+        pretrained: start from the library's own weights.
+        weights: start from a file of the original network's weights, or load those of a converted one.
+        network: options of the original network, such as ``{"drop_path_rate": 0.1}``.
+
+    Raises:
+        BcosError: what the original network's library, or :func:`bcosify`, refuses.
+    """
+    made = _origin(origin)
+    made = replace(made, input=_built_for(made.input, network or {}))
+    state = None if weights is None else read_state(find_weights(weights))
+    is_converted = state is not None and all(key.startswith(_PREFIX) for key in unwrapped({}, state))
+    if pretrained and made.num_classes < 1 and num_classes == UNKNOWN_CLASSES:
+        raise BcosError(f"the weights of {origin!r} have no classifier; give num_classes for a new one, to be trained")
+    original = unconverted(origin, num_classes, pretrained, network or {})
+    replaced = pretrained and num_classes != made.num_classes
+    if state is not None and not is_converted:
+        replaced = load_original(original, state, num_classes != made.num_classes, str(weights))
+    if replaced:
+        warnings.warn(f"{origin!r} has a new, untrained classifier of {num_classes} classes", stacklevel=3)
+    result = bcosify(
+        original,
+        b=b,
+        unit_norm=unit_norm,
+        keep_bias=keep_bias,
+        keep_norms=keep_norms,
+        keep_activations=keep_activations,
+        keep_pooling=keep_pooling,
+        input=input,
+        skip=skip,
+        logit_bias=logit_bias,
+        mean=made.input.mean,
+        std=made.input.std,
+        image_size=made.input.size,
+    )
+    input_spec = replace(made.input, encoding="add_inverse") if input == "6ch" else made.input
+    setattr(result, "input_spec", input_spec)  # noqa: B010 - reason: modules are typed without it
+    if state is not None and is_converted:
+        load_state(result, state, name=origin, source=str(weights))
+    return result
+
+
+def unconverted(origin: str, num_classes: int, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
+    """Build a network before its conversion.
+
+    Args:
+        origin: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
+        num_classes: K.
+        pretrained: with the library's own weights.
+        options: of the library's builder.
+
+    Raises:
+        BcosError: the library has no such network, or refuses the options.
+    """
+    if reserved := {"num_classes", "pretrained"} & set(options):
+        raise BcosError(
+            f"network={shown(options)} sets {', '.join(sorted(reserved))}; give that to create_model itself"
+        )
+    try:
+        return _origin(origin).build(num_classes, pretrained, **options)
+    except Exception as reason:  # libraries raise many types for options that make no network
+        library, _, inner = origin.partition("/")
+        with_weights = " with its weights" if pretrained else ""
+        raise BcosError(f"{library} cannot build {inner!r}{with_weights}: {first_line(reason)}") from reason
+
+
+def _origin(name: str) -> Origin:
+    library, _, inner = name.partition("/")
+    return _ORIGINS[library](inner)
+
+
+def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, InputSpec, int]:
+    """Build a network as its library has it, to be explained unconverted.
+
+    Args:
+        name: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
+        weights: a file or URL of its weights; None for those of the library.
+
+    Returns:
+        The network, its input, and the number of its classes.
+
+    Raises:
+        BcosError: no such network, or weights that do not fit or have no classifier.
+    """
+    made = _origin(name)
+    classes = made.num_classes
+    if classes < 1:
+        raise BcosError(f"the weights of {name!r} have no classifier, so there is no logit to explain")
+    network = unconverted(name, classes, weights is None, {})
+    if weights is not None:
+        load_original(network, read_state(find_weights(weights)), False, str(weights))
+    return network.eval(), made.input, classes
+
+
+def _built_for(input_spec: InputSpec, options: Mapping[str, Any]) -> InputSpec:
+    """Return the input of a network that is built for images of other channels or another size than its weights."""
+    if not isinstance(options, Mapping):
+        raise BcosError(f"network must be a mapping of options, got {shown(options)}")
+    size = options.get("img_size", options.get("image_size"))  # timm's name for it, and torchvision's
+    for name, value in (("in_chans", options.get("in_chans")), ("img_size", size)):
+        if value is not None and not is_size(value):
+            raise BcosError(f"network.{name} must be a whole number of at least 1, got {shown(value)}")
+    if options.get("in_chans") is not None:
+        input_spec = input_spec.with_channels(int(options["in_chans"]))
+    return input_spec if size is None else replace(input_spec, size=int(size), resize=None)
+
+
+def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_classifier: bool, source: str) -> bool:
+    """Load the weights of an original network.
+
+    Args:
+        network: to be filled.
+        state: its state dict, or that of the same network for other classes.
+        replace_classifier: leave the classifier as it is where it is of other classes.
+        source: where they are from, for messages.
+
+    Returns:
+        Whether the classifier was left as it is.
+    """
+    own = network.state_dict()
+    fitting = dict(convert_state(own, state, ""))
+    other = _of_other_classes(own, fitting) if replace_classifier else []
+    fitting |= {key: own[key] for key in other}
+    load_state(network, fitting, source=source)
+    return bool(other)
+
+
+def _of_other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """List the tensors of other shapes, if they differ in their first dimension alone and all in the same way."""
+    wrong = [key for key in own if key in state and own[key].shape != state[key].shape]
+    sizes = {(own[key].shape[:1], state[key].shape[:1]) for key in wrong}
+    alike = len(sizes) == 1 and all(own[key].shape[1:] == state[key].shape[1:] for key in wrong)
+    return wrong if alike else []
+
+
+def _timm(name: str) -> Origin:
+    import timm
+
+    if not timm.is_model(name):
+        raise BcosError(f"timm has no model {name!r}; {suggestion(name, timm.list_models())}")
+    try:
+        cfg: Any = timm.get_pretrained_cfg(name) or timm.models.PretrainedCfg()
+    except RuntimeError as reason:  # an unknown tag
+        raise BcosError(f"timm has no weights {name!r}: {first_line(reason)}") from reason
+    classes = int(cfg.num_classes or 0)
+    input_spec = timm_input(cfg.to_dict())
+
+    def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
+        network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
+        return network
+
+    return Origin(build, input_spec, classes)
+
+
+def _torchvision(name: str) -> Origin:
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        raise BcosError(
+            f"torchvision has no classifier {name!r}; {suggestion(name, models.list_models(module=models))}"
+        )
+    weights: Any = models.get_model_weights(name).DEFAULT
+    preset = weights.transforms()
+    input_spec = InputSpec(
+        size=preset.crop_size[0],
+        encoding="standardize",
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        resize=preset.resize_size[0],
+        interpolation="bicubic" if preset.interpolation.value == "bicubic" else "bilinear",
+    )
+
+    def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
+        options = (
+            _WITHOUT_AUXILIARY.get(name, {})
+            | ({"image_size": input_spec.size} if name.startswith("vit_") else {})
+            | options
+        )
+        network: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
+        if pretrained:
+            state = weights.get_state_dict(progress=False, check_hash=True)
+            own = {key: value for key, value in state.items() if key in network.state_dict()}  # not the auxiliary heads
+            load_original(network, own, num_classes != imagenet.CLASSES, f"{weights}")
+        return network
+
+    return Origin(build, input_spec)
+
+
+_WITHOUT_AUXILIARY: dict[str, dict[str, Any]] = {
+    "googlenet": {"aux_logits": False, "init_weights": False, "transform_input": False},
+    "inception_v3": {"aux_logits": False, "init_weights": False, "transform_input": False},
+}
+"""Their auxiliary classifiers run in training alone."""
+
+
+def _ours(name: str) -> Origin:
+    spec = get_spec(name)
+    if spec.input.encoding != "standardize":
+        raise BcosError(f"{name!r} is a B-cos network already; bcosified/ takes the plain ones, such as standard_...")
+
+    def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
+        return create_model(name, num_classes=num_classes, pretrained=pretrained, **options)
+
+    recipe = "bcosify_cifar10_resnet20" if spec.input.size == CIFAR10.size else "imagenet_bcosify"
+    return Origin(build, spec.input, spec.num_classes, recipe)
+
+
+_ORIGINS: dict[str, Callable[[str], Origin]] = {"timm": _timm, "torchvision": _torchvision, "bcosified": _ours}

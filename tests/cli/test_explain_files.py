@@ -1,0 +1,233 @@
+"""``bcos explain`` and ``bcos eval`` on a tiny trained run."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bcos_cli.config import dump_recipe
+from bcos_cli.data.input_image import read_image
+from bcos_cli.explain.files import explain_files
+from bcos_cli.train.model import build
+from bcos_core import BcosError, explain
+from bcos_models import load_trained
+
+CLASSES = ["rows", "columns", "corner"]
+
+
+@pytest.fixture
+def run_folder(recipe, tmp_path):
+    """A run's folder with an untrained network."""
+    trained = build(recipe(), CLASSES)
+    trained.model(torch.rand(8, 2, 8, 8))
+    trained.model.eval()
+    trained.save(tmp_path / "run" / "model.safetensors")
+    (tmp_path / "run" / "config.yaml").write_text(dump_recipe(recipe()))
+    return "run"
+
+
+@pytest.fixture
+def pictures(make_tree):
+    rng = np.random.default_rng(0)
+    noise = {f"{i}.png": Image.fromarray(rng.integers(0, 256, (8, 8)).astype(np.uint8)) for i in range(3)}
+    return make_tree(noise, name="pictures")
+
+
+def test_numbers_are_those_of_the_exact_explanation(run_folder, pictures, tmp_path):
+    written = explain_files(run_folder, [pictures], tmp_path / "out")
+    trained = load_trained(run_folder)
+    assert [e.file for e in written.explanations] == [str(pictures / f"{i}.png") for i in range(3)]
+    for explained in written.explanations:
+        x = trained.encode(read_image(pictures / explained.file, trained.input).pixels[None])
+        e = explain(trained.model, x)
+        k = int(e.target[0])
+        assert (explained.predicted, explained.target, explained.target_index) == (CLASSES[k], CLASSES[k], k)
+        assert explained.logit == pytest.approx(float(e.score[0]), rel=1e-4)
+        assert explained.contributions + explained.bias == pytest.approx(explained.logit, rel=1e-4)
+        assert explained.confidence == pytest.approx(float(e.logits[0, k].sigmoid()), rel=1e-4)
+        saved = np.load(tmp_path / "out" / explained.map)
+        np.testing.assert_allclose(saved, e.map[0].numpy(), rtol=1e-3, atol=1e-6)
+        for name in explained.pictures.values():
+            with Image.open(tmp_path / "out" / name) as image:
+                assert min(image.size) >= 200
+    document = json.loads((tmp_path / "out" / "explanations.json").read_text())
+    assert [e["logit"] for e in document["explanations"]] == [e.logit for e in written.explanations]
+    assert document["failures"] == []
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_batches_make_no_difference(batch_size, run_folder, pictures, tmp_path):
+    a = explain_files(run_folder, [pictures], tmp_path / "a").explanations
+    b = explain_files(run_folder, [pictures], tmp_path / "b", batch_size=batch_size).explanations
+    for one, other in zip(a, b, strict=True):
+        assert one.logit == pytest.approx(other.logit, rel=1e-5)
+        assert (one.file, one.pictures, one.map) == (other.file, other.pictures, other.map)
+
+
+def test_every_target_and_method_gets_its_pictures(run_folder, pictures, tmp_path):
+    methods = ["bcos", "input_x_gradient", "gradcam", "integrated_gradients"]
+    written = explain_files(run_folder, [pictures], tmp_path / "out", targets=["corner", "0"], methods=methods)
+    found = {(e.file[-5:], e.target, e.method) for e in written.explanations}
+    assert len(found) == len(written.explanations) == 3 * 2 * 4
+    assert {t for _, t, _ in found} == {"corner", "rows"}
+    assert all((e.bias is not None) == (e.method == "bcos") for e in written.explanations)
+    own = [n for e in written.explanations for kind, n in e.pictures.items() if kind != "overview"]
+    own += [e.map for e in written.explanations]
+    assert len(set(own)) == len(own)
+    overviews = {e.pictures["overview"] for e in written.explanations}
+    assert len(overviews) == 3  # one an image, with all targets and methods
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {*own, *overviews, "explanations.json"}
+
+
+def test_damaged_file_is_noted_and_the_others_explained(run_folder, pictures, tmp_path, bcos):
+    (pictures / "1.png").write_bytes(b"junk")
+    (pictures / "2.png").write_bytes((pictures / "2.png").read_bytes()[:50])
+    status, out, err = bcos("explain", run_folder, pictures, "--out", "out")
+    assert status == 1
+    assert re.search(r"bcos: .*1.png: cannot be read: this is no image, or of another format; ", err)
+    assert re.search(r"bcos: .*2.png: cannot be read: ", err)
+    assert "Traceback" not in err
+    document = json.loads((tmp_path / "out" / "explanations.json").read_text())
+    assert len(document["explanations"]) == 1
+    assert len(document["failures"]) == 2
+    assert "0.png" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"targets": ["corners"]},
+            r"there is no class 'corners'; did you mean 'corner'\? \(or a number from 0 to 2\)",
+        ),
+        ({"targets": ["3"]}, "there is no class '3'"),
+        ({"targets": ["-1"]}, "there is no class '-1'"),
+        ({"methods": ["bcoss"]}, "bcoss.*did you mean 'bcos'"),
+    ],
+    ids=str,
+)
+def test_unknown_class_or_method_is_refused_before_anything_is_written(
+    options, message, run_folder, pictures, tmp_path
+):
+    with pytest.raises(BcosError, match=message):
+        explain_files(run_folder, [pictures], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_classes_with_the_same_letters_do_not_overwrite_each_other(recipe, pictures, tmp_path):
+    trained = build(recipe(), ["a b", "a-b", "c"])
+    trained.model.eval()
+    trained.save(tmp_path / "m.safetensors")
+    written = explain_files("m.safetensors", [pictures / "0.png"], tmp_path / "out", targets=["a b", "a-b"])
+    maps = [np.load(tmp_path / "out" / e.map) for e in written.explanations]
+    for explained, saved in zip(written.explanations, maps, strict=True):
+        assert explained.contributions == pytest.approx(float(saved.sum()), rel=1e-3, abs=1e-6)
+
+
+def evaluation(path):
+    return json.loads(path.read_text())
+
+
+def test_eval_writes_every_score(run_folder, tmp_path, bcos, shards):
+    status, out, err = bcos(
+        "eval", run_folder, "--metric", "top1", "--metric", "loss", "--json", "e.json", "--workers", 0
+    )
+    assert status == 0, err
+    found = evaluation(tmp_path / "e.json")
+    assert set(found["metrics"]) == {"top1", "loss"}
+    assert found["metrics"]["top1"] == found["scores"]["top1"]
+    assert (found["data"], found["split"], found["scores"]["samples"]) == (shards, "test", 7)
+    assert sum(map(sum, found["scores"]["confusion"])) == 7
+    assert "top1" in out
+    assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_eval_takes_another_split_and_model(run_folder, tmp_path, bcos, shards):
+    options = ["--data", shards, "--split", "train", "--json", "e.json", "--workers", 0, "--metric", "top1"]
+    status, _, err = bcos("eval", "run/model.safetensors", *options)
+    assert status == 0, err
+    assert evaluation(tmp_path / "e.json")["scores"]["samples"] == 24
+
+
+def test_network_that_is_sure_of_nothing_is_scored_all_the_same(run_folder, tmp_path, bcos):
+    """No image for the pointing game is no reason to lose the other scores."""
+    status, _, err = bcos("eval", run_folder, "--json", "e.json", "--workers", 0)
+    assert status == 0, err
+    assert evaluation(tmp_path / "e.json")["scores"]["samples"] == 7
+
+
+def test_shards_of_other_classes_are_refused(run_folder, make_tree, bcos, line):
+    assert bcos("shards", "pack", make_tree(["a/1.png", "b/1.png"]), "s", "--split", "test", "--workers", 1)[0] == 0
+    text = line(bcos("eval", run_folder, "--data", "s", "--workers", 0, "--metric", "top1"))
+    assert "the network knows 3 classes, the shards at 's' have 2; give the shards it was trained on" in text
+
+
+def test_data_set_with_fewer_classes_than_cells_gets_its_report(recipe, tmp_path, bcos):
+    """Three classes make no grids of 2×2; the rest of the scores is there all the same."""
+    (tmp_path / "r.yaml").write_text(dump_recipe(recipe(train={"epochs": 8}, optimizer={"lr": 0.03})))
+    status, out, err = bcos("train", "r.yaml", "--out", "run")
+    assert status == 0, err
+    assert evaluation(tmp_path / "run" / "evaluation.json")["scores"]["samples"] == 7
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert all(name in report for name in CLASSES)
+    assert "report.html" in out
+
+
+FAST_DEMO = ["-o", "evaluation.gridpg_grids=2", "-o", "data.workers=0", "-o", "train.epochs=4"]
+
+
+def test_demo_replaces_no_image_that_is_not_its_own(bcos, tmp_path):
+    (tmp_path / "demo" / "images").mkdir(parents=True)
+    (tmp_path / "demo" / ".bcos-demo").touch()
+    (tmp_path / "demo" / "images" / "mine.png").write_bytes(b"mine")
+    status, _, err = bcos("demo", "--out", "demo", *FAST_DEMO)
+    assert status == 2
+    assert "holds 'mine.png', which is not of the demo" in err
+    assert (tmp_path / "demo" / "images" / "mine.png").read_bytes() == b"mine"
+
+
+@pytest.mark.slow
+def test_demo_leaves_all_it_promises_and_can_be_repeated_and_evaluated(bcos, tmp_path):
+    for _ in range(2):
+        status, out, err = bcos("demo", "--out", "demo", *FAST_DEMO)
+        assert status == 0, err
+    demo = tmp_path / "demo"
+    assert (demo / "shards" / "index.json").exists()
+    assert {"report.html", "evaluation.json", "model.safetensors"} <= {p.name for p in (demo / "run").iterdir()}
+    assert len(json.loads((demo / "explanations" / "explanations.json").read_text())["explanations"]) == 12
+    assert "report.html" in out
+    report = (demo / "run" / "report.html").read_text()
+    assert "data:image/webp;base64," in report
+    assert not re.search(r"(src|href)=[\"']?(?!data:|#)[^\"'>]*\.(png|css|js)", report)
+    before = evaluation(demo / "run" / "evaluation.json")
+    assert set(before["explanations"]["gridpg"]) == {"bcos", "input_x_gradient", "integrated_gradients", "gradcam"}
+    assert all(g["chance"] == 0.25 and 0 <= g["mean"] <= 1 for g in before["explanations"]["gridpg"].values())
+    status, _, err = bcos("eval", "demo/run", "--workers", 0)
+    assert status == 0, err
+    again = evaluation(demo / "run" / "evaluation.json")
+    assert again["scores"]["confusion"] == before["scores"]["confusion"]
+    for name, scores in before["explanations"]["gridpg"].items():
+        assert again["explanations"]["gridpg"][name]["mean"] == pytest.approx(scores["mean"], rel=1e-4)
+
+
+def test_demo_of_one_epoch_ends_well_too(bcos):
+    """Sure of hardly any image after one epoch: too few classes for grids."""
+    status, _, err = bcos("demo", "--out", "demo", *FAST_DEMO[:-1], "train.epochs=1")
+    assert status == 0, err
+
+
+def test_demo_checks_its_overrides_before_it_removes_an_earlier_one(bcos, line, tmp_path):
+    (tmp_path / "demo" / "run").mkdir(parents=True)
+    assert "unknown key 'train.epoch'" in line(bcos("demo", "--out", "demo", "-o", "train.epoch=1"))
+    assert (tmp_path / "demo" / "run").exists()
+
+
+def test_demo_removes_nothing_that_it_did_not_make(bcos, tmp_path):
+    """A folder ``images`` of the user's may be where --out points to."""
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "holiday.jpg").write_bytes(b"dear")
+    bcos("demo", "--out", ".", "-o", "model.options.b=0")
+    assert (tmp_path / "images" / "holiday.jpg").exists()

@@ -1,0 +1,107 @@
+"""The hand-written derivatives of training against autograd's, on the plain expressions."""
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from bcos_core import functional, norms
+from bcos_core.fused_ops import divide_by_batch_std, is_fusible, scale_by_cosine
+
+EPS = 1e-5
+
+
+def plain_scale(linear, norm):
+    return (linear / norm).abs() * linear
+
+
+def plain_divide(x, weight):
+    dims = (0, *range(2, x.ndim))
+    shape = [1, -1] + [1] * (x.ndim - 2)
+    var = ((x - x.mean(dims, keepdim=True)) ** 2).mean(dims, keepdim=True)
+    return x / (var + EPS).sqrt() * weight.reshape(shape)
+
+
+STEPS = {
+    "scale conv": (scale_by_cosine, plain_scale, [(2, 4, 3, 3), (2, 1, 3, 3)]),
+    "scale groups": (scale_by_cosine, plain_scale, [(2, 4, 3), (2, 4, 3)]),
+    "scale linear": (scale_by_cosine, plain_scale, [(5, 4), (5, 1)]),
+    "divide": (lambda x, w: divide_by_batch_std(x, w, EPS)[0], plain_divide, [(3, 4, 2, 2), (4,)]),
+    "divide vectors": (lambda x, w: divide_by_batch_std(x, w, EPS)[0], plain_divide, [(5, 4), (4,)]),
+}
+
+
+def inputs(shapes, *, offset=0.0):
+    first, second = torch.randn(shapes[0]).double() + offset, torch.rand(shapes[1]).double() + 0.5
+    return first.requires_grad_(), second.requires_grad_()
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+@pytest.mark.parametrize("name", STEPS)
+def test_fused_step_is_the_plain_expression(name, offset):
+    fused, plain, shapes = STEPS[name]
+    leaves = inputs(shapes, offset=offset)
+    torch.testing.assert_close(fused(*leaves), plain(*leaves))
+    cotangent = torch.randn(shapes[0]).double()
+    actual, expected = (torch.autograd.grad((f(*leaves) * cotangent).sum(), leaves) for f in (fused, plain))
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_derivatives_are_those_of_finite_differences(name):
+    fused, _, shapes = STEPS[name]
+    assert gradcheck(fused, inputs(shapes), fast_mode=True)
+    assert gradgradcheck(fused, inputs(shapes), fast_mode=True)
+
+
+@pytest.mark.parametrize("needed", [0, 1])
+@pytest.mark.parametrize("name", STEPS)
+def test_one_argument_alone_may_need_a_gradient(name, needed):
+    fused, plain, shapes = STEPS[name]
+    leaves = inputs(shapes)
+    leaves[1 - needed].requires_grad_(False)
+    actual, expected = (torch.autograd.grad(f(*leaves).sum(), leaves[needed]) for f in (fused, plain))
+    torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own
+def test_forward_mode_derivative_of_the_cosine_step_is_right():
+    assert gradcheck(scale_by_cosine, inputs([(2, 4, 3), (2, 1, 3)]), check_forward_ad=True, fast_mode=True)
+
+
+@pytest.mark.parametrize("layer", [norms.BatchNormUncentered2d, norms.AllNormUncentered2d])
+def test_training_with_and_without_gradient_is_the_same(layer, randomized):
+    recorded, plain = (randomized(layer(4).double(), train=True) for _ in range(2))
+    plain.load_state_dict(recorded.state_dict())
+    x = torch.randn(3, 4, 5, 2).double() + 3
+    y = recorded(x)
+    with torch.no_grad():
+        torch.testing.assert_close(y.detach(), plain(x))
+    torch.testing.assert_close(recorded.running_var, plain.running_var)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3, 1.0])
+def test_running_variance_is_accurate_and_never_negative(spread):
+    norm = norms.BatchNormUncentered2d(3, momentum=1.0).train()
+    x = 0.5 + spread * torch.randn(4, 3, 5, 5)
+    norm(x)
+    expected = x.double().var((0, 2, 3), correction=0)
+    assert (norm.running_var >= 0).all()
+    assert ((norm.running_var - expected).abs() <= 1e-4 * expected + 1e-10).all()
+
+
+@pytest.mark.parametrize("b", [1, 1.5, 2])
+def test_values_with_and_without_gradient_are_the_same(b):
+    x, weight = torch.randn(2, 4, 5, 5), torch.randn(6, 4, 3, 3)
+    with_gradient = functional.bcos_conv2d(x, weight.requires_grad_(), b=b).detach()
+    torch.testing.assert_close(with_gradient, functional.bcos_conv2d(x, weight.detach(), b=b))
+
+
+def test_fused_steps_are_for_recorded_full_precision_only():
+    x = torch.ones(2)
+    assert not is_fusible(x)
+    leaf = x.clone().requires_grad_()
+    assert is_fusible(leaf, x)
+    assert not is_fusible(leaf, x.double())
+    assert not is_fusible(leaf.bfloat16())
+    with torch.no_grad():
+        assert not is_fusible(leaf)

@@ -280,7 +280,7 @@ def test_fewer_grids_than_asked_for_are_noted(trained, shards, monkeypatch):
 
 
 def test_classes_in_another_order_are_refused(trained, shards):
-    trained.classes = ["columns", "rows", "corner"]
+    trained.config = replace(trained.config, classes=["columns", "rows", "corner"])
     with pytest.raises(BcosError, match=r"in another order \(class 0 is 'rows' there, 'columns' here\)"):
         evaluate_shards(trained, shards, OPTIONS)
 

@@ -1,4 +1,4 @@
-"""The ConvNeXt block, the network of such blocks, and its builder."""
+"""The ConvNeXt block, and the network of such blocks."""
 
 from functools import partial
 
@@ -50,12 +50,13 @@ class ConvNeXt(ImageClassifier):
     Args:
         depths: blocks of each stage.
         widths: channels of each stage.
-        layers: which convolutions and norms.
         num_classes: K.
         in_chans: channels of the encoded input.
         layer_scale: initial scale of the residual branches.
         drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
-        logits: bias and temperature of the logits.
+        b, max_out, norm, norm_affine, antialias: as for :func:`bcos_layers`.
+        norm_eps: None is 1e-6 for position norm, as in the paper, and 1e-5 for the others.
+        logit_bias, logit_temperature, prior: as for :class:`Logits`.
 
     Shapes: (N, in_chans, H, W) → (N, K).
 
@@ -67,17 +68,29 @@ class ConvNeXt(ImageClassifier):
 
     def __init__(
         self,
+        *,
         depths: tuple[int, ...],
         widths: tuple[int, ...],
-        layers: Layers,
-        *,
         num_classes: int,
-        in_chans: int,
-        layer_scale: float,
-        drop_path: float,
-        logits: Logits,
+        in_chans: int = 6,
+        b: float = 2.0,
+        max_out: int = 1,
+        norm: str = "position",
+        norm_affine: Affine = "linear",
+        norm_eps: float | None = None,
+        layer_scale: float = 1e-6,
+        drop_path: float = 0.0,
+        antialias: Antialias = "none",
+        logit_bias: LogitBias = "auto",
+        logit_temperature: float | None = None,
+        prior: float | None = None,
     ) -> None:
         check_depths(depths)
+        if norm_eps is None:
+            norm_eps = POSITION_EPS if norm == "position" else NORM_EPS
+        layers = bcos_layers(
+            b=b, max_out=max_out, norm=norm, norm_affine=norm_affine, norm_eps=norm_eps, antialias=antialias
+        )
         if len(widths) != len(depths):
             raise BcosError(f"widths and depths must be as many, got {widths} and {depths}")
         check_sizes(num_classes=num_classes, in_chans=in_chans, width=min(widths))
@@ -100,7 +113,7 @@ class ConvNeXt(ImageClassifier):
             classifier="classifier.1",
             make_classifier=partial(layers.conv, channels, kernel_size=1),
             num_classes=num_classes,
-            logits=logits,
+            logits=Logits(logit_bias, logit_temperature, prior),
         )
         self.features = features
         self.classifier = nn.Sequential(layers.norm(channels), self._make_classifier(num_classes))
@@ -109,42 +122,3 @@ class ConvNeXt(ImageClassifier):
     def draw(self, weight: Tensor) -> None:
         """Truncated normal, as in the paper."""
         nn.init.trunc_normal_(weight, std=0.02)
-
-
-def bcos_convnext(
-    *,
-    depths: tuple[int, ...],
-    widths: tuple[int, ...],
-    num_classes: int,
-    in_chans: int = 6,
-    b: float = 2.0,
-    max_out: int = 1,
-    norm: str = "position",
-    norm_affine: Affine = "linear",
-    norm_eps: float | None = None,
-    layer_scale: float = 1e-6,
-    drop_path: float = 0.0,
-    antialias: Antialias = "none",
-    logit_bias: LogitBias = "auto",
-    logit_temperature: float | None = None,
-    prior: float | None = None,
-) -> ConvNeXt:
-    """B-cos ConvNeXt; arguments as for :class:`ConvNeXt`, :func:`bcos_layers` and :class:`Logits`.
-
-    ``norm_eps=None`` is 1e-6 for position norm, as in the paper, and 1e-5 for the others.
-
-    Raises:
-        BcosError: values that cannot make a network.
-    """
-    if norm_eps is None:
-        norm_eps = POSITION_EPS if norm == "position" else NORM_EPS
-    return ConvNeXt(
-        depths,
-        widths,
-        bcos_layers(b=b, max_out=max_out, norm=norm, norm_affine=norm_affine, norm_eps=norm_eps, antialias=antialias),
-        num_classes=num_classes,
-        in_chans=in_chans,
-        layer_scale=layer_scale,
-        drop_path=drop_path,
-        logits=Logits(logit_bias, logit_temperature, prior),
-    )

@@ -25,7 +25,7 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
             name = f"convnext_{size}{suffix}"
             yield ModelSpec(
                 name,
-                "bcos_models.convnext.network:bcos_convnext",
+                "bcos_models.convnext.network:ConvNeXt",
                 family="convnext",
                 summary=f"B-cos ConvNeXt for ImageNet, {what}",
                 input=IMAGENET_LONG,

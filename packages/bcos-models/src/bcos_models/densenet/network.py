@@ -1,4 +1,4 @@
-"""The network of dense blocks, and its builder."""
+"""The network of dense blocks."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from bcos_core.norms import Affine
 from bcos_models.checks import check_depths, check_sizes
 from bcos_models.classifier import ImageClassifier, LogitBias, Logits, Stage
 from bcos_models.densenet.blocks import DenseBlock, transition
-from bcos_models.layers import Antialias, Layers, bcos_layers
+from bcos_models.layers import Antialias, bcos_layers
 
 
 class DenseNet(ImageClassifier):
@@ -17,14 +17,14 @@ class DenseNet(ImageClassifier):
 
     Args:
         depths: dense layers of each block.
-        layers: which convolutions, norms and pooling.
         num_classes: K.
         in_chans: channels of the encoded input.
         growth_rate: channels that a dense layer adds.
         width: channels of the stem.
         small_inputs: 3×3 stem without stride, norm and pooling, for images of about 32×32.
         drop_rate: dropout after each dense layer.
-        logits: bias and temperature of the logits.
+        b, max_out, norm, norm_affine, antialias: as for :func:`bcos_layers`.
+        logit_bias, logit_temperature, prior: as for :class:`Logits`.
 
     Shapes: (N, in_chans, H, W) → (N, K).
 
@@ -36,18 +36,25 @@ class DenseNet(ImageClassifier):
 
     def __init__(
         self,
-        depths: tuple[int, ...],
-        layers: Layers,
         *,
+        depths: tuple[int, ...],
         num_classes: int,
-        in_chans: int,
-        growth_rate: int,
-        width: int,
-        small_inputs: bool,
-        drop_rate: float,
-        logits: Logits,
+        in_chans: int = 6,
+        b: float = 2.0,
+        max_out: int = 1,
+        norm: str = "batch_uncentered",
+        norm_affine: Affine = "linear",
+        growth_rate: int = 32,
+        width: int = 64,
+        small_inputs: bool = False,
+        drop_rate: float = 0.0,
+        antialias: Antialias = "none",
+        logit_bias: LogitBias = "auto",
+        logit_temperature: float | None = None,
+        prior: float | None = None,
     ) -> None:
         check_depths(depths)
+        layers = bcos_layers(b=b, max_out=max_out, norm=norm, norm_affine=norm_affine, antialias=antialias)
         check_sizes(num_classes=num_classes, in_chans=in_chans, growth_rate=growth_rate, width=width)
         if not 0 <= drop_rate < 1:
             raise BcosError(f"drop_rate must be in [0, 1), got {drop_rate}")
@@ -80,7 +87,7 @@ class DenseNet(ImageClassifier):
             classifier="classifier",
             make_classifier=partial(layers.conv, channels, kernel_size=1),
             num_classes=num_classes,
-            logits=logits,
+            logits=Logits(logit_bias, logit_temperature, prior),
         )
         self.features = features
         self.classifier = self._make_classifier(num_classes)
@@ -89,39 +96,3 @@ class DenseNet(ImageClassifier):
     def draw(self, weight: Tensor) -> None:
         """He et al.'s initialisation, as torchvision's."""
         nn.init.kaiming_normal_(weight)
-
-
-def bcos_densenet(
-    *,
-    depths: tuple[int, ...],
-    num_classes: int,
-    in_chans: int = 6,
-    b: float = 2.0,
-    max_out: int = 1,
-    norm: str = "batch_uncentered",
-    norm_affine: Affine = "linear",
-    growth_rate: int = 32,
-    width: int = 64,
-    small_inputs: bool = False,
-    drop_rate: float = 0.0,
-    antialias: Antialias = "none",
-    logit_bias: LogitBias = "auto",
-    logit_temperature: float | None = None,
-    prior: float | None = None,
-) -> DenseNet:
-    """B-cos DenseNet; arguments as for :class:`DenseNet`, :func:`bcos_layers` and :class:`Logits`.
-
-    Raises:
-        BcosError: values that cannot make a network.
-    """
-    return DenseNet(
-        depths,
-        bcos_layers(b=b, max_out=max_out, norm=norm, norm_affine=norm_affine, antialias=antialias),
-        num_classes=num_classes,
-        in_chans=in_chans,
-        growth_rate=growth_rate,
-        width=width,
-        small_inputs=small_inputs,
-        drop_rate=drop_rate,
-        logits=Logits(logit_bias, logit_temperature, prior),
-    )

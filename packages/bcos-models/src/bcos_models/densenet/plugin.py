@@ -6,7 +6,7 @@ from bcos_models.checkpoints import checkpoint
 from bcos_models.hookspecs import hookimpl
 from bcos_models.spec import CIFAR10, IMAGENET, IMAGENET_LONG, ModelSpec
 
-_BCOS = "bcos_models.densenet.network:bcos_densenet"
+_BCOS = "bcos_models.densenet.network:DenseNet"
 
 # name: (depths, growth rate, width of the stem, parameters)
 _IMAGENET: dict[str, tuple[tuple[int, ...], int, int, int]] = {

@@ -1,7 +1,5 @@
 """The two residual blocks."""
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
@@ -109,5 +107,3 @@ class Bottleneck(ResidualBlock):
 
 
 Block = type[BasicBlock] | type[Bottleneck]
-BlockBuilder = Callable[[int, int, int, float], ResidualBlock]
-"""``(in_channels, width, stride, drop_path)``"""

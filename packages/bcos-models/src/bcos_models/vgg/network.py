@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from bcos_core.norms import Affine
 from bcos_models.checks import check_depths, check_sizes
 from bcos_models.classifier import ImageClassifier, LogitBias, Logits, Stage
-from bcos_models.layers import Antialias, Layers, bcos_layers
+from bcos_models.layers import Antialias, bcos_layers
 
 MAX_GROWTH = 8
 """Channels of a stage, at most, in units of the first stage's."""
@@ -18,13 +18,13 @@ class VGG(ImageClassifier):
 
     Args:
         depths: convolutions of each stage; after each stage the resolution is halved.
-        layers: which convolutions, norms and pooling.
         num_classes: K.
         in_chans: channels of the encoded input.
         width: channels of the first stage; they double up to 8 times that.
         head_width: channels of the head.
         pool: whether to pool; if not, each stage's last convolution has the stride.
-        logits: bias and temperature of the logits.
+        b, max_out, norm, norm_affine, antialias: as for :func:`bcos_layers`.
+        logit_bias, logit_temperature, prior: as for :class:`Logits`.
 
     Shapes: (N, in_chans, H, W) → (N, K).
 
@@ -36,17 +36,24 @@ class VGG(ImageClassifier):
 
     def __init__(
         self,
-        depths: tuple[int, ...],
-        layers: Layers,
         *,
+        depths: tuple[int, ...],
         num_classes: int,
-        in_chans: int,
-        width: int,
-        head_width: int,
-        pool: bool,
-        logits: Logits,
+        in_chans: int = 6,
+        b: float = 2.0,
+        max_out: int = 1,
+        norm: str = "none",
+        norm_affine: Affine = "linear",
+        width: int = 64,
+        head_width: int = 4096,
+        pool: bool = True,
+        antialias: Antialias = "none",
+        logit_bias: LogitBias = "auto",
+        logit_temperature: float | None = None,
+        prior: float | None = None,
     ) -> None:
         check_depths(depths)
+        layers = bcos_layers(b=b, max_out=max_out, norm=norm, norm_affine=norm_affine, antialias=antialias)
         check_sizes(num_classes=num_classes, in_chans=in_chans, width=width, head_width=head_width)
         modules: list[nn.Module] = []
         stages, start, channels = [], 0, in_chans
@@ -67,7 +74,7 @@ class VGG(ImageClassifier):
             classifier="classifier.2",
             make_classifier=partial(layers.conv, head_width, kernel_size=1),
             num_classes=num_classes,
-            logits=logits,
+            logits=Logits(logit_bias, logit_temperature, prior),
             head_hidden_size=head_width,
         )
         self.features = nn.Sequential(*modules)
@@ -85,37 +92,3 @@ class VGG(ImageClassifier):
 
 def _names(start: int, end: int) -> tuple[str, ...]:
     return tuple(f"features.{i}" for i in range(start, end))
-
-
-def bcos_vgg(
-    *,
-    depths: tuple[int, ...],
-    num_classes: int,
-    in_chans: int = 6,
-    b: float = 2.0,
-    max_out: int = 1,
-    norm: str = "none",
-    norm_affine: Affine = "linear",
-    width: int = 64,
-    head_width: int = 4096,
-    pool: bool = True,
-    antialias: Antialias = "none",
-    logit_bias: LogitBias = "auto",
-    logit_temperature: float | None = None,
-    prior: float | None = None,
-) -> VGG:
-    """B-cos VGG; arguments as for :class:`VGG`, :func:`bcos_layers` and :class:`Logits`.
-
-    Raises:
-        BcosError: values that cannot make a network.
-    """
-    return VGG(
-        depths,
-        bcos_layers(b=b, max_out=max_out, norm=norm, norm_affine=norm_affine, antialias=antialias),
-        num_classes=num_classes,
-        in_chans=in_chans,
-        width=width,
-        head_width=head_width,
-        pool=pool,
-        logits=Logits(logit_bias, logit_temperature, prior),
-    )

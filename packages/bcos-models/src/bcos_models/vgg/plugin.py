@@ -24,7 +24,7 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
             name = f"vgg{layers}{suffix}"
             yield ModelSpec(
                 name,
-                "bcos_models.vgg.network:bcos_vgg",
+                "bcos_models.vgg.network:VGG",
                 family="vgg",
                 summary=f"B-cos VGG for ImageNet, {what}",
                 input=IMAGENET,

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation, explain
-from bcos_core.module_copy import shared_copy
-from bcos_core.plugins import suggestion
+from bcos_core.layers import find_layer, layer_outputs
 from bcos_explain.explainers.feature_map import as_feature_map
 
 
@@ -46,36 +45,20 @@ def as_channels(output: Tensor, size: tuple[int, int]) -> Tensor:
     return maps
 
 
-class LayerOutputs:
-    """Runs a network and returns the output of one of its layers.
+@torch.inference_mode()
+def layer_maps(model: nn.Module, layer: str, x: Tensor) -> Tensor:
+    """Outputs (N, C, h, w) of a layer for inputs (N, C', H, W).
 
     Args:
         model: in eval mode.
         layer: name of a submodule.
+        x: encoded images.
 
     Raises:
-        BcosError: no such layer.
+        BcosError: no such layer, or one that does not run or gives no such outputs.
     """
-
-    def __init__(self, model: nn.Module, layer: str) -> None:
-        names = [name for name, _ in model.named_modules() if name]
-        if layer not in names:
-            raise BcosError(f"the model has no layer {layer!r}; {suggestion(layer, names)}")
-        self._model = shared_copy(model)
-        self._outputs: list[Tensor] = []
-        self._model.get_submodule(layer).register_forward_hook(
-            lambda _module, _args, output: self._outputs.append(output.clone())
-        )
-        self.layer = layer
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) for inputs (N, C', H, W)."""
-        self._outputs.clear()
-        with torch.inference_mode():
-            self._model(x)
-        if not self._outputs:
-            raise BcosError(f"the layer {self.layer!r} did not run in the model's forward pass")
-        return as_channels(self._outputs.pop(), (int(x.shape[-2]), int(x.shape[-1])))
+    outputs, _ = layer_outputs(model, find_layer(model, layer), x)
+    return as_channels(outputs[-1], (int(x.shape[-2]), int(x.shape[-1])))
 
 
 class TopActivations:
@@ -103,7 +86,7 @@ class TopActivations:
         """Add the activations of a batch.
 
         Args:
-            activations: (N, C, h, w), as :class:`LayerOutputs` gives them.
+            activations: (N, C, h, w), as :func:`layer_maps` gives them.
             keys: N numbers, one for each image of the data set.
 
         Raises:

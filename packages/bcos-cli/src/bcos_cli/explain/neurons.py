@@ -1,7 +1,7 @@
 """The images that activate each channel of a layer most, explained for that channel: what ``bcos neurons`` does."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,14 +10,15 @@ from torch import Tensor
 
 from bcos_cli import console
 from bcos_cli.data.image_decoder import UnreadableImageError
-from bcos_cli.data.index import ShardIndex, load_index
+from bcos_cli.data.index import load_index
 from bcos_cli.data.input_image import read_image
 from bcos_cli.data.loader import Reading, images_at, make_batches
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
+from bcos_core.layers import layer_name
 from bcos_explain.explainers.feature_map import last_feature_layer
-from bcos_explain.neurons import Activation, LayerOutputs, TopActivations, explain_neuron
+from bcos_explain.neurons import Activation, TopActivations, explain_neuron, layer_maps
 from bcos_explain.render import WeightPicture, input_image
 from bcos_explain.report import NeuronItem, NeuronRow, ReportData, write_report
 from bcos_models import TrainedModel
@@ -47,7 +48,6 @@ def neuron_rows(
     split: str,
     options: NeuronOptions,
     *,
-    index: ShardIndex | None = None,
     batch_size: int = 64,
     workers: int = 0,
     reading: Reading | None = None,
@@ -57,11 +57,10 @@ def neuron_rows(
     Raises:
         BcosError: no such layer, channel or split.
     """
-    index = load_index(data) if index is None else index
+    index = load_index(data)
     device = process_state().device
     trained.model.to(device).eval()
     layer = options.layer or _default_layer(trained)
-    outputs = LayerOutputs(trained.model, layer)
     top = TopActivations(options.channels or None, options.images)
     batches = make_batches(
         data,
@@ -75,7 +74,7 @@ def neuron_rows(
     )
     with console.counted(f"neurons of {layer}", len(batches)) as counter:
         for images, _, positions in batches.epoch(0):
-            top.update(outputs(trained.encode(images.to(device))), positions)
+            top.update(layer_maps(trained.model, layer, trained.encode(images.to(device))), positions)
             counter.advance(images=len(images))
     channels = options.channels or tuple(top.strongest(options.strongest))
     found = {channel: top.collected()[channel] for channel in channels}
@@ -85,8 +84,7 @@ def neuron_rows(
     for channel, activations in found.items():
         images = torch.stack([pictures[a.key][0] for a in activations])
         labels = [", ".join(index.classes[k] for k in pictures[a.key][1]) for a in activations]
-        items = _items(trained, layer, channel, activations, images, labels)
-        rows.append(NeuronRow(layer=layer, channel=channel, items=list(items)))
+        rows.append(_row(trained, layer, channel, activations, images, labels))
     return rows
 
 
@@ -101,14 +99,13 @@ def rows_of_images(trained: TrainedModel, files: Sequence[Path], options: Neuron
     trained.model.to(process_state().device).eval()
     layer = options.layer or _default_layer(trained)
     images = torch.stack([_read(file, trained) for file in files])
-    activations = LayerOutputs(trained.model, layer)(trained.encode(images.to(process_state().device)))
+    activations = layer_maps(trained.model, layer, trained.encode(images.to(process_state().device)))
     top = TopActivations(options.channels, count=len(files))
     top.update(activations, range(len(files)))
     rows = []
     for channel, found in top.collected().items():
         chosen, names = images[[a.key for a in found]], [files[a.key].name for a in found]
-        items = _items(trained, layer, channel, found, chosen, names)
-        rows.append(NeuronRow(layer=layer, channel=channel, items=list(items)))
+        rows.append(_row(trained, layer, channel, found, chosen, names))
     return rows
 
 
@@ -121,34 +118,30 @@ def _read(file: Path, trained: TrainedModel) -> Tensor:
         raise BcosError(f"{file}: {reason}") from reason
 
 
-def _items(
+def _row(
     trained: TrainedModel,
     layer: str,
     channel: int,
     activations: Sequence[Activation],
     images: Tensor,
     labels: Sequence[str],
-) -> Iterator[NeuronItem]:
+) -> NeuronRow:
     x = trained.encode(images.to(process_state().device))
     explanation = explain_neuron(trained.model, x, layer, channel, [a.position for a in activations])
+    items = []
     for i, label in enumerate(labels):
         picture = WeightPicture.of(x[i], explanation.weight[i])
-        yield NeuronItem(
-            input=input_image(images[i]),
-            explanation=picture.rgba(picture.own_scale),
-            map=explanation.map[i].cpu().numpy(),
-            score=float(explanation.score[i]),
-            label=label,
-        )
+        shown = {"input": input_image(images[i]), "explanation": picture.rgba(picture.own_scale)}
+        map, score = explanation.map[i].cpu().numpy(), float(explanation.score[i])
+        items.append(NeuronItem(**shown, map=map, score=score, label=label))
+    return NeuronRow(layer=layer, channel=channel, items=items)
 
 
 def _default_layer(trained: TrainedModel) -> str:
     """The last layer with a map over the image, before the classifier."""
     seen = trained.input
     blank = torch.zeros(1, seen.channels, seen.size, seen.size, device=process_state().device)
-    module = last_feature_layer(trained.model, trained.encode(blank))
-    names: list[str] = [name for name, candidate in trained.model.named_modules() if candidate is module]
-    return names[0]
+    return layer_name(trained.model, last_feature_layer(trained.model, trained.encode(blank)))
 
 
 def write_neurons(

@@ -92,8 +92,7 @@ def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, 
     """
     from starlette.middleware import Middleware
 
-    from bcos_cli.serve.access import BoundedUploads, OwnPageOnly
-    from bcos_cli.serve.headers import SecurityHeaders
+    from bcos_cli.serve.access import BoundedUploads, OwnPageOnly, SecurityHeaders
 
     own = files("bcos_cli.serve")
     return {

@@ -78,22 +78,12 @@ def pass_on(remarks: Sequence[Remark], *, first_image: int = 0, target: int | No
     """
     collected = _collected.get()
     if collected is not None:
-        collected += moved(remarks, first_image=first_image, target=target)
+        for found in remarks:
+            image = None if found.image is None else found.image + first_image
+            collected.append(replace(found, image=image, target=found.target if target is None else target))
         return
     for line in remark_lines(remarks):
         warnings.warn(line, ExplainerRemark, stacklevel=2)
-
-
-def moved(remarks: Iterable[Remark], *, first_image: int = 0, target: int | None = None) -> list[Remark]:
-    """Remarks on a part of a batch, numbered as in the whole; arguments as for :func:`pass_on`."""
-    return [
-        replace(
-            found,
-            image=None if found.image is None else found.image + first_image,
-            target=found.target if target is None else target,
-        )
-        for found in remarks
-    ]
 
 
 def remarks_about(remarks: Iterable[Remark], image: int, target: int) -> list[Remark]:

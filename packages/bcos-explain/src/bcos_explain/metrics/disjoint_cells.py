@@ -7,18 +7,20 @@ attribution outside of it is wrong.
 Source: Rao, Böhle, Schiele, *Towards Better Understanding Attribution Methods*, CVPR 2022, section 3.1.
 """
 
-from typing import Literal
+from functools import cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
+from bcos_core.layers import layer_outputs
 from bcos_core.module_copy import shared_copy
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer
 from bcos_explain.explainers.feature_map import as_feature_map, last_feature_layer
 from bcos_explain.metrics.batches import Encode, Progress, as_input
-from bcos_explain.metrics.grids import GridGame, GridPointingResult, sample_grids, tile, untile
+from bcos_explain.metrics.grids import GridPointingResult, play_grids, tile, untile
 
 Part = Literal["full", "part"]
 
@@ -84,19 +86,16 @@ class DisjointCells(nn.Module):
 
 def _last_map(model: nn.Module, cell: Tensor) -> tuple[int, nn.Module | None, bool]:
     """Number of classes; the layer that ends with the last feature map, and whether its channels come last."""
-    outputs: list[Tensor] = []
-    try:
-        layer: nn.Module | None = last_feature_layer(model, cell)
-    except BcosError:
-        layer = None
-    handle = None if layer is None else layer.register_forward_hook(lambda _m, _a, output: outputs.append(output))
     with torch.no_grad():
-        logits = model(cell)
-    if handle is not None:
-        handle.remove()
-    if not outputs or outputs[-1].ndim != 4:
+        try:
+            layer = last_feature_layer(model, cell)
+        except BcosError:
+            return model(cell).shape[1], None, False
+        outputs, logits = layer_outputs(model, layer, cell)
+    output = outputs[-1]
+    if output.ndim != 4:
         return logits.shape[1], None, False
-    return logits.shape[1], layer, as_feature_map(outputs[-1], *cell.shape[-2:]) is not outputs[-1]
+    return logits.shape[1], layer, as_feature_map(output, *cell.shape[-2:]) is not output
 
 
 def difull(
@@ -135,10 +134,8 @@ def difull(
 
     Source: Rao, Böhle, Schiele, CVPR 2022, section 3.1.
     """
-    sampled = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
-    requested = num_grids if grids is None else len(grids)
-    game = GridGame(images, labels, sampled, n, smooth, batch_size, encode, progress, requested)
-    return _play(model, explainer, game, "full")
+    options = (n, num_grids, grids, smooth, batch_size, generator, encode, progress)
+    return _play("full", model, explainer, images, labels, confidences, *options)
 
 
 def dipart(
@@ -176,14 +173,27 @@ def dipart(
 
     Source: Rao, Böhle, Schiele, CVPR 2022, section 3.1.
     """
-    sampled = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
-    requested = num_grids if grids is None else len(grids)
-    game = GridGame(images, labels, sampled, n, smooth, batch_size, encode, progress, requested)
-    return _play(model, explainer, game, "part")
+    options = (n, num_grids, grids, smooth, batch_size, generator, encode, progress)
+    return _play("part", model, explainer, images, labels, confidences, *options)
 
 
-def _play(model: nn.Module, explainer: Explainer, game: GridGame, part: Part) -> GridPointingResult:
-    cell = as_input(game.images[:1], model, game.encode)
-    cells = DisjointCells(model, game.n, part, cell)
-    offsets = torch.arange(game.n**2, device=cell.device) * cells.num_classes
-    return game.play(model, lambda x, classes: attribute(explainer, cells, x, classes + offsets))
+def _play(
+    part: Part,
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    labels: Tensor,
+    confidences: Tensor,
+    n: int,
+    *options: Any,
+) -> GridPointingResult:
+    @cache
+    def cells() -> DisjointCells:  # made on use: the images are checked before
+        return DisjointCells(model, n, part, as_input(images[:1], model, encode))
+
+    def maps(x: Tensor, classes: Tensor) -> Tensor:
+        offsets = torch.arange(n**2, device=x.device) * cells().num_classes
+        return attribute(explainer, cells(), x, classes + offsets)
+
+    *_, encode, _progress = options
+    return play_grids(maps, model, images, labels, confidences, n, *options)

@@ -7,13 +7,15 @@ Source: Böhle et al., *Convolutional Dynamic Alignment Networks for Interpretab
 section 4.2; as used by Böhle et al., TPAMI 2024; named GridPG by Rao et al., CVPR 2022.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer
 from bcos_explain.metrics.batches import Encode, Progress
-from bcos_explain.metrics.grids import GridGame, GridPointingResult, sample_grids
+from bcos_explain.metrics.grids import GridPointingResult, play_grids
 
 
 def grid_pointing_game(
@@ -62,7 +64,5 @@ def grid_pointing_game(
     Raises:
         BcosError: as :func:`sample_grids`, grids of other images, or an explainer that returns another shape.
     """
-    sampled = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
-    requested = num_grids if grids is None else len(grids)
-    game = GridGame(images, labels, sampled, n, smooth, batch_size, encode, progress, requested)
-    return game.play(model, lambda x, classes: attribute(explainer, model, x, classes))
+    options = (n, num_grids, grids, smooth, batch_size, generator, encode, progress)
+    return play_grids(partial(attribute, explainer, model), model, images, labels, confidences, *options)

@@ -160,82 +160,72 @@ def sample_grids(
     return torch.tensor(grids)
 
 
-@dataclass(frozen=True)
-class GridGame:
-    """What all games on grids share: the grids, and how they become inputs.
+@torch.inference_mode(False)  # explainers differentiate what is chosen here
+@torch.no_grad()
+def play_grids(
+    maps: Callable[[Tensor, Tensor], Tensor],
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    confidences: Tensor,
+    n: int,
+    num_grids: int,
+    grids: Tensor | None,
+    smooth: int,
+    batch_size: int,
+    generator: torch.Generator | None,
+    encode: Encode | None,
+    progress: Progress | None,
+) -> GridPointingResult:
+    """Draw grids and score maps of them, as all games on grids do.
 
     Args:
-        images: (M, C, H, W).
-        labels: (M,).
-        grids: (G, n²) indices of images.
-        n: images in a row and in a column.
-        smooth: size of the mean filter that attributions pass first; odd.
-        batch_size: grids explained at once.
-        encode: applied to the tiled images; None for encoded images.
-        progress: called after each batch.
-        requested: grids that were requested.
+        maps: from grids (B, C, n·H, n·W) and the labels of their cells (B, n²) to attributions of these
+            (B, n², n·H, n·W).
+        model: says where to and in which precision inputs are needed.
+        images, labels, confidences, n, num_grids, grids, smooth, batch_size, generator, encode, progress: as of
+            :func:`bcos_explain.metrics.grid_pointing_game`.
 
     Raises:
         BcosError: images, labels or grids that do not fit each other.
     """
+    requested = num_grids if grids is None else len(grids)
+    grids = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
+    _check_grids(images, labels, grids, n, batch_size)
+    scores = []
+    labels = labels.cpu()
+    for start in range(0, len(grids), batch_size):
+        batch = grids[start : start + batch_size].cpu()  # (B, n²)
+        x = as_input(tile(images[batch.to(images.device)], n), model, encode)
+        shares = cell_scores(maps(x, labels[batch].to(x.device)).flatten(0, 1), n, smooth)
+        own = shares.unflatten(0, batch.shape).diagonal(dim1=1, dim2=2)  # (B, n²): the class's own cell
+        scores.append(own.flatten().cpu())
+        if progress is not None:
+            progress(start + len(batch), len(grids))
+    return GridPointingResult(
+        scores=torch.cat(scores),
+        cluster=n**2,
+        higher_is_better=True,
+        chance=1 / n**2,
+        grids=grids,
+        n=n,
+        smooth=smooth,
+        requested=requested,
+    )
 
-    images: Tensor
-    labels: Tensor
-    grids: Tensor
-    n: int
-    smooth: int
-    batch_size: int
-    encode: Encode | None
-    progress: Progress | None
-    requested: int
 
-    def __post_init__(self) -> None:
-        count = len(self.images)
-        if self.batch_size < 1:
-            raise BcosError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.images.ndim != 4 or count != len(self.labels):
-            raise BcosError(
-                f"images must be (M, C, H, W) with a label each, got shape {tuple(self.images.shape)} "
-                f"and {len(self.labels)} labels"
-            )
-        grids = self.grids
-        if grids.ndim != 2 or grids.shape[1] != self.n**2 or len(grids) == 0 or grids.is_floating_point():
-            raise BcosError(
-                f"grids of {self.n}×{self.n} must be (G, {self.n**2}) indices of images, at least one grid, got shape "
-                f"{tuple(grids.shape)} of {grids.dtype}"
-            )
-        if int(grids.min()) < 0 or int(grids.max()) >= count:
-            raise BcosError(
-                f"grids must hold indices of {count} images, got values from {int(grids.min())} to {int(grids.max())}"
-            )
-
-    @torch.inference_mode(False)  # explainers differentiate what is chosen here
-    @torch.no_grad()
-    def play(self, model: nn.Module, maps: Callable[[Tensor, Tensor], Tensor]) -> GridPointingResult:
-        """Score the maps.
-
-        Args:
-            model: says where to and in which precision inputs are needed.
-            maps: from grids (B, C, n·H, n·W) and the labels of their cells (B, n²) to attributions of these
-                (B, n², n·H, n·W).
-        """
-        scores = []
-        labels = self.labels.cpu()
-        for start in range(0, len(self.grids), self.batch_size):
-            batch = self.grids[start : start + self.batch_size].cpu()  # (B, n²)
-            x = as_input(tile(self.images[batch.to(self.images.device)], self.n), model, self.encode)
-            shares = cell_scores(maps(x, labels[batch].to(x.device)).flatten(0, 1), self.n, self.smooth)
-            own = shares.unflatten(0, batch.shape).diagonal(dim1=1, dim2=2)  # (B, n²): the class's own cell
-            scores.append(own.flatten().cpu())
-            if self.progress is not None:
-                self.progress(start + len(batch), len(self.grids))
-        return GridPointingResult(
-            scores=torch.cat(scores),
-            cluster=self.n**2,
-            higher_is_better=True,
-            chance=1 / self.n**2,
-            grids=self.grids,
-            n=self.n,
-            smooth=self.smooth,
-            requested=self.requested,
+def _check_grids(images: Tensor, labels: Tensor, grids: Tensor, n: int, batch_size: int) -> None:
+    if batch_size < 1:
+        raise BcosError(f"batch_size must be at least 1, got {batch_size}")
+    if images.ndim != 4 or len(images) != len(labels):
+        raise BcosError(
+            f"images must be (M, C, H, W) with a label each, got shape {tuple(images.shape)} and {len(labels)} labels"
         )
+    if grids.ndim != 2 or grids.shape[1] != n**2 or len(grids) == 0 or grids.is_floating_point():
+        raise BcosError(
+            f"grids of {n}×{n} must be (G, {n**2}) indices of images, at least one grid, got shape "
+            f"{tuple(grids.shape)} of {grids.dtype}"
+        )
+    low, high = int(grids.min()), int(grids.max())
+    if low < 0 or high >= len(images):
+        raise BcosError(f"grids must hold indices of {len(images)} images, got values from {low} to {high}")

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bcos_explain.metrics.result import MetricResult
-from bcos_explain.report.scores import MetricScores
+from bcos_explain.report.data import MetricScores
 
 WHISKER = 1.5
 """Whiskers reach to the last score within this many interquartile ranges of the box (Tukey, 1977)."""
@@ -59,7 +58,7 @@ class Boxes:
 def boxes(metric: MetricScores) -> Boxes:
     """Rows, axis and chance of a metric; explainers without scores that are defined are left out."""
     results = {name: result for name, result in metric.results.items() if result.count}
-    scores = {name: _defined(result) for name, result in results.items()}
+    scores = {name: result.scores[~result.scores.isnan()].numpy() for name, result in results.items()}
     ticks = _ticks(metric, list(scores.values()))
     means = [result.mean for result in results.values()]
     better = metric.higher_is_better
@@ -71,11 +70,6 @@ def boxes(metric: MetricScores) -> Boxes:
         rows.append(Row(name, result.mean, interval, result.std, result.count, result.mean == best, strip))
     chance = None if metric.chance is None else _percent(metric.chance, ticks)
     return Boxes(rows, [(_percent(t, ticks), t) for t in ticks], chance)
-
-
-def _defined(result: MetricResult) -> NDArray[np.float64]:
-    values: NDArray[np.float64] = result.scores.numpy()
-    return values[~np.isnan(values)]
 
 
 def _ticks(metric: MetricScores, scores: Sequence[NDArray[np.float64]]) -> list[float]:
@@ -96,17 +90,16 @@ def _ticks(metric: MetricScores, scores: Sequence[NDArray[np.float64]]) -> list[
 
 
 def _strip(values: NDArray[np.float64], mean: float, interval: tuple[float, float], ticks: list[float]) -> Strip:
-    first, median, third = np.quantile(values, [0.25, 0.5, 0.75])
-    reach = WHISKER * (third - first)
-    inside = values[(values >= first - reach) & (values <= third + reach)]
-    outside = np.unique(values[(values < first - reach) | (values > third + reach)])
+    from matplotlib.cbook import boxplot_stats
+
+    (box,) = boxplot_stats(values, whis=WHISKER)
     return Strip(
-        low=_percent(min(inside.min(), first), ticks),
-        first=_percent(first, ticks),
-        median=_percent(median, ticks),
-        third=_percent(third, ticks),
-        high=_percent(max(inside.max(), third), ticks),
-        outliers=[_percent(v, ticks) for v in outside],
+        low=_percent(box["whislo"], ticks),
+        first=_percent(box["q1"], ticks),
+        median=_percent(box["med"], ticks),
+        third=_percent(box["q3"], ticks),
+        high=_percent(box["whishi"], ticks),
+        outliers=[_percent(v, ticks) for v in np.unique(box["fliers"])],
         mean=_percent(mean, ticks),
         interval=(_percent(interval[0], ticks), _percent(interval[1], ticks)),
     )

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _INK = "#010203"
@@ -58,6 +57,7 @@ def learning_curves(epochs: Sequence[Mapping[str, float | None]]) -> list[str]:
     Missing and non-finite values leave gaps.
     """
     import matplotlib
+    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     charts = []
@@ -67,7 +67,9 @@ def learning_curves(epochs: Sequence[Mapping[str, float | None]]) -> list[str]:
         if not series:
             continue
         with matplotlib.rc_context(_STYLE):
-            figure, ax = _figure(3.9, 2.7)
+            figure = Figure(figsize=(3.9, 2.7), layout="constrained", frameon=False)
+            ax = figure.add_subplot()
+            ax.patch.set_visible(False)
             for key, points in series.items():
                 marker = "o" if len(points) < 30 else None
                 name, colour = _SERIES[key]
@@ -89,16 +91,6 @@ def _points(epochs: Sequence[Mapping[str, float | None]], key: str) -> list[tupl
         if x is not None and y is not None and math.isfinite(y):
             points.append((float(x), float(y)))
     return points
-
-
-def _figure(width: float, height: float) -> "tuple[Figure, Axes]":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.patch.set_visible(False)
-    ax = figure.add_subplot()
-    ax.patch.set_visible(False)
-    return figure, ax
 
 
 def _svg(figure: "Figure", name: str, description: str) -> str:

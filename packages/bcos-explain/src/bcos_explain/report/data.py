@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcos_core import BcosError
+from bcos_explain.explainers.remarks import remark_lines
 from bcos_explain.metrics.result import MetricResult
 from bcos_explain.report.items import GalleryItem, NeuronRow
-from bcos_explain.report.scores import MetricScores
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,34 @@ class Table:
                     f"row {number} of the table {self.title!r} must have {len(self.columns)} cells, got {len(row)}; "
                     "use None for an empty cell"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricScores:
+    """One metric of each explainer, shown as box plots beside the means and their intervals."""
+
+    title: str
+    results: Mapping[str, MetricResult]
+    """By explainer, in the order in which they are shown. Explainers without any score that is defined are left out."""
+    description: str = ""
+    """A paragraph: what is measured, and what is good."""
+    limits: tuple[float, float] | None = None
+    """Ends of the axis; None for those of the scores."""
+
+    @property
+    def chance(self) -> float | None:
+        """Score of an explanation that says nothing; drawn as a line."""
+        return next((result.chance for result in self.results.values()), None)
+
+    @property
+    def higher_is_better(self) -> bool | None:
+        """Which mean is the best; None for none."""
+        return next((result.higher_is_better for result in self.results.values()), None)
+
+    @property
+    def remarks(self) -> dict[str, list[str]]:
+        """What explainers said of their own maps, by explainer; shown below the table."""
+        return {name: lines for name, result in self.results.items() if (lines := remark_lines(result.remarks))}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,12 +35,8 @@ def shared_limit(items: Sequence[GalleryItem] | Sequence[NeuronItem]) -> float:
 def gallery_views(item: GalleryItem, limit: float) -> list[View]:
     """Input, explanation, contributions on the scale that all items share, and a view for each baseline."""
     name = item.predicted_class
-    shared = f"scale ±{limit:.3g}, the same for all images"
-    views = [
-        _view("original", f"Input, predicted as {name}", "", item.input),
-        _view("W as colour", f"Colours that the network looked for in {name}", "", item.explanation),
-        _view("contributions", f"Contributions to {name}", shared, contribution_rgb(item.map, limit=limit)),
-    ]
+    note = f"scale ±{limit:.3g}, the same for all images"
+    views = _three_views(item, f"Input, predicted as {name}", f"the network looked for in {name}", name, note, limit)
     for explainer, map in item.baselines.items():
         own = symmetric_limit(np.asarray(map))
         note = f"own scale ±{own:.3g}"
@@ -50,12 +46,18 @@ def gallery_views(item: GalleryItem, limit: float) -> list[View]:
 
 def neuron_views(item: NeuronItem, row: NeuronRow, limit: float) -> list[View]:
     """Input, explanation and contributions, on the scale that the items of the row share."""
-    neuron = f"channel {row.channel} of {row.layer}"
+    name = f"channel {row.channel} of {row.layer}"
     note = f"scale ±{limit:.3g}, the same for this channel"
+    return _three_views(item, f"Input that activates {name}", f"{name} looked for", name, note, limit)
+
+
+def _three_views(
+    item: GalleryItem | NeuronItem, input: str, colours: str, name: str, note: str, limit: float
+) -> list[View]:
     return [
-        _view("original", f"Input that activates {neuron}", "", item.input),
-        _view("W as colour", f"Colours that {neuron} looked for", "", item.explanation),
-        _view("contributions", f"Contributions to {neuron}", note, contribution_rgb(item.map, limit=limit)),
+        _view("original", input, "", item.input),
+        _view("W as colour", f"Colours that {colours}", "", item.explanation),
+        _view("contributions", f"Contributions to {name}", note, contribution_rgb(item.map, limit=limit)),
     ]
 
 

@@ -1,6 +1,7 @@
 """From data to what each part of the page needs."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +10,9 @@ from numpy.typing import NDArray
 
 from bcos_explain.render import data_uri
 from bcos_explain.report.boxes import boxes
-from bcos_explain.report.data import Confusion, ReportData, Table
+from bcos_explain.report.data import Confusion, MetricScores, ReportData, Table
 from bcos_explain.report.items import GalleryItem, NeuronRow
 from bcos_explain.report.pictures import SMALL, gallery_views, neuron_views, shared_limit
-from bcos_explain.report.scores import MetricScores
 from bcos_explain.report.tables import shown_table
 
 MAX_TABLE_CLASSES = 20
@@ -108,18 +108,10 @@ def gallery_section(gallery: Sequence[GalleryItem]) -> dict[str, Any]:
         "small": all(max(item.map.shape) < SMALL for item in items),
         "views": max(3 + len(item.baselines) for item in items),
         "baselines": list(dict.fromkeys(name for item in items for name in item.baselines)),
-        "true_classes": _counted(item.true_class for item in items),
-        "predicted_classes": _counted(item.predicted_class for item in items),
+        "true_classes": list(Counter(item.true_class for item in items).items()),
+        "predicted_classes": list(Counter(item.predicted_class for item in items).items()),
         "right": sum(item.correct for item in items),
     }
-
-
-def _counted(names: Any) -> list[tuple[str, int]]:
-    """Names with how often each is there, in the order in which they first appear."""
-    counts: dict[str, int] = {}
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-    return list(counts.items())
 
 
 def neuron_sections(rows: Sequence[NeuronRow]) -> list[dict[str, Any]]:

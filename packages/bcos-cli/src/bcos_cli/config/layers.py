@@ -33,11 +33,7 @@ class Layer:
 
 
 def read_layers(name: str, above: tuple[str, ...] = ()) -> list[Layer]:
-    """Read a recipe and all below it, the lowest first.
-
-    Args:
-        name: a YAML file, a recipe that ``bcos recipes`` lists, or a model with one.
-        above: files and names whose base it is.
+    """Read a recipe, which a file, its own name or that of a model names, and all below it, the lowest first.
 
     Raises:
         BcosError: no such recipe, one that is its own base, a base of a run, or a file that is not YAML.

@@ -82,8 +82,6 @@ def check_trusted(recipe: "Recipe", source: str, *, needs: Iterable[str], typed:
     """Refuse values of a run's recipe that can do harm, unless the user trusts the run.
 
     Args:
-        recipe: of a run.
-        source: its file, for the message.
         needs: keys of :data:`CHECKS` whose values are going to be used.
         typed: keys, or sections, that the user gave.
 

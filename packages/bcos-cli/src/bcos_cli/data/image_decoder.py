@@ -48,10 +48,6 @@ class UnreadableImageError(BcosError):
 def opened(source: Path | bytes, formats: Collection[str] = tuple(FORMATS)) -> Iterator[Image.Image]:
     """Open an image, which is decoded on use; whatever goes wrong inside the block counts as its fault.
 
-    Args:
-        source: a file, or its content.
-        formats: some of :data:`FORMATS`.
-
     Raises:
         UnreadableImageError: with the reason; it does not name the image.
     """

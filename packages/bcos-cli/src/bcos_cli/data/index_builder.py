@@ -74,8 +74,6 @@ def index_shards(
     Args:
         splits: paths or URLs of shards by split.
         classes: names of the classes; None for their numbers.
-        destination: folder of the index.
-        on_shard: called after each shard.
 
     Returns:
         The index, and the folder or URL of its shards.

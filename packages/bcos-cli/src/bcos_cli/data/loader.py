@@ -134,22 +134,10 @@ def make_batches(
     """Return the batches of a split that one process gets.
 
     Args:
-        data: folder or URL of shards.
-        index: what they hold.
-        split: name of the split.
-        spec: input of the network.
         batch_size: images in a batch of this process.
-        rank: number of this process, of `world`.
-        workers: loader processes of this process.
-        seed: what the order and the augmentations depend on.
         augment: for training, in equal numbers for each process; None for evaluation.
         size: side of augmented images; None for that of `spec`.
-        drawing: how samples are drawn for training.
-        hold_out: share of the split that is held out; None for no such share.
-        part: which part is taken, where a share is held out.
         most: samples of this process in evaluation; None for its whole share.
-        reading: how shards are read; None for the defaults.
-        pin_memory: for a device that copies from pinned memory.
     """
     reading = reading or Reading()
     is_random = augment is not None

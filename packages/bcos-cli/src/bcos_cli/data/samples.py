@@ -40,8 +40,6 @@ def read_slice(
     """Yield the samples of a slice as WebDataset's dictionaries, each with its ``position``.
 
     Args:
-        part: slice of a shard.
-        open_shard: opens its URL.
         on_problem: called for samples that cannot be reached, which are then left out; None to raise.
 
     Raises:
@@ -92,10 +90,6 @@ def _slice(part: ShardSlice, open_shard: Open) -> Iterator[dict[str, Any]]:
 
 def read_samples(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
     """Yield the samples of a tar file, compressed or not, as WebDataset's dictionaries.
-
-    Args:
-        url: ``__url__`` of the samples.
-        stream: read once, from its beginning.
 
     Raises:
         tarfile.ReadError: it is not a tar file, is damaged, or claims impossible sizes.

@@ -18,11 +18,6 @@ SPELLINGS = {
 def find_split(index: ShardIndex, name: str, *, but: tuple[str | None, ...] = ()) -> str | None:
     """Return what the shards call a split: this name, or another usual spelling of it.
 
-    Args:
-        index: what the shards hold.
-        name: one spelling.
-        but: splits that are not meant.
-
     Raises:
         BcosError: several splits may be meant.
     """
@@ -64,12 +59,6 @@ def scored_split(
     index: ShardIndex, asked: str | None = None, *, test: str = TEST, val: str | None = None
 ) -> ScoredSplit:
     """Return the split that the user named; by default the test split or, if there is none, the validation split.
-
-    Args:
-        index: what the shards hold.
-        asked: name that the user gave.
-        test: name of the test split.
-        val: name of the validation split; None for its usual one.
 
     Raises:
         BcosError: there is no such split.

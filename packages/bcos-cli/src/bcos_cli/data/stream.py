@@ -50,10 +50,6 @@ class ShardStream(IterableDataset[Sample]):
     """Samples of one process.
 
     Args:
-        order: which samples, and in which order.
-        transform: from encoded bytes to an image.
-        labelling: what labels mean.
-        open_shard: opens a path or URL.
         skip: leave out what cannot be read, count it and report it; otherwise it is an error.
 
     The order depends on (seed, epoch, rank, worker) alone, a transform on (seed, epoch, key). Set the epoch

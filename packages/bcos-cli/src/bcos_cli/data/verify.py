@@ -21,12 +21,6 @@ def verify(
 ) -> list[str]:
     """Compare size, SHA-256, number of samples and labels of every shard with the index, and read it as loaders do.
 
-    Args:
-        data: folder or URL of shards.
-        index: what they should hold.
-        on_shard: called after each shard.
-        images: decode each image too.
-
     Returns:
         One line for each problem; none if all is well.
     """
@@ -119,9 +113,7 @@ def scan_shard(url: str, num_classes: int | None = None, *, images: bool = True)
     """Read a shard.
 
     Args:
-        url: path or URL.
         num_classes: above all class indices; None for any indices.
-        images: decode each image too.
 
     Raises:
         BcosError: it cannot be opened, or cannot be read to its end.

@@ -22,7 +22,6 @@ class Stopper:
     """Remembers that a signal has come; all processes end after the same step.
 
     Args:
-        agree: whether any process says yes, asked by all of them together.
         every: steps between two questions, each of which waits for all processes.
     """
 

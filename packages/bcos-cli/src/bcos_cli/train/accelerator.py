@@ -17,10 +17,6 @@ from bcos_core.plugins import suggestion
 def make_accelerator(train: Train, out: Path) -> Accelerator:
     """Join the processes that were started together.
 
-    Args:
-        train: section of the recipe.
-        out: folder of the run.
-
     Raises:
         BcosError: a precision that the device does not have, or a tracker that is not installed.
     """

@@ -30,9 +30,7 @@ class Annealer:
     Both are functions of the step alone, so that a resumed run continues as it would have.
 
     Args:
-        annealing: section of the recipe.
         options: of the network at the end.
-        steps_per_epoch: optimizer steps.
     """
 
     def __init__(self, annealing: Annealing, options: dict[str, Any], steps_per_epoch: int) -> None:

@@ -52,12 +52,7 @@ class Progress:
 
 
 class Checkpoints:
-    """The folder ``checkpoints/`` of a run.
-
-    Args:
-        folder: made on the first save.
-        keep: how many of the last ones are kept.
-    """
+    """The folder ``checkpoints/`` of a run, made on the first save; the last `keep` of them are kept."""
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder

@@ -20,11 +20,6 @@ from bcos_models import TrainedModel, load_trained
 class Teacher:
     """A trained network, and the loss of a student whose outputs differ from its own.
 
-    Args:
-        options: of the recipe.
-        student: the network that learns.
-        device: where to compute.
-
     Raises:
         BcosError: no such network, or one of other channels or classes.
 

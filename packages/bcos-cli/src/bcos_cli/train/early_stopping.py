@@ -13,7 +13,6 @@ def should_stop(
     """Whether no epoch has been better than the best before it for as long as the recipe has patience.
 
     Args:
-        lines: of ``metrics.jsonl``.
         options: section of the recipe; None never stops.
         comparable: whether the network after so many steps is of the kind that the run ends with; None if it always is.
     """

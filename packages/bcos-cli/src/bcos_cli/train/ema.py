@@ -11,9 +11,6 @@ def make_average(network: nn.Module, ema: Ema | None, train: Train, warmup: int)
     """Return timm's moving average of the weights, if the recipe asks for one.
 
     Args:
-        network: whose weights are averaged.
-        ema: section of the recipe.
-        train: section of the recipe.
         warmup: steps during which the average is a copy of the weights.
     """
     if ema is None:

@@ -12,11 +12,7 @@ from bcos_cli.train.run_folder import RunFolder
 
 
 class History:
-    """``metrics.jsonl`` of a run. An epoch is over once its line is written, which is the last thing it does.
-
-    Args:
-        folder: of the run.
-    """
+    """``metrics.jsonl`` of a run. An epoch is over once its line is written, which is the last thing it does."""
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
@@ -57,11 +53,6 @@ def epoch_line(
     """Return the line of an epoch.
 
     Args:
-        progress: at its end.
-        train_loss: mean over its batches.
-        lr: learning rate of its last step.
-        plain: scores of the network.
-        averaged: scores of the moving average of its weights, if there is one.
         role: whether it was scored on images that choose, or on those of the end.
     """
     values: dict[str, Any] = {"epoch": progress.epoch + 1, "step": progress.step, "train_loss": train_loss}

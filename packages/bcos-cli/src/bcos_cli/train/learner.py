@@ -28,12 +28,7 @@ class Learner:
     """A network in training, whose state checkpoints hold.
 
     Args:
-        recipe: all of its sections but ``data``.
-        trained: the network, and what its input and outputs are.
         labels_loss: logits and targets → loss.
-        accelerator: of this process.
-        steps_per_epoch: optimizer steps.
-        multi_label: whether targets are (N, K).
     """
 
     def __init__(

@@ -39,9 +39,7 @@ class RunningLoss:
     """The sum of losses, and the first batch whose loss is not finite, kept on the device without waiting for it.
 
     Args:
-        device: of the losses.
         total: sum so far, where an epoch is continued.
-        dtype: of the sum.
     """
 
     def __init__(self, device: torch.device, total: float = 0.0, dtype: torch.dtype = torch.float32) -> None:

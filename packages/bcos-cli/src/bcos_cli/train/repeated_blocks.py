@@ -12,10 +12,6 @@ def repeated_blocks(model: nn.Module, needed_by: str) -> list[nn.Module]:
 
     Layers without layers of their own do not count as blocks.
 
-    Args:
-        model: the network.
-        needed_by: key of the recipe that needs them, for the message.
-
     Raises:
         BcosError: there are none.
     """

@@ -22,14 +22,9 @@ _SIDE = 96
 
 
 class SampleExplanations:
-    """Explains a few images, and writes ``explanations/epoch-NNNN.png``.
+    """Explains a few 8-bit images (N, C, H, W), and writes ``explanations/epoch-NNNN.png``.
 
     Columns are images; rows the image, W(x) as a colour image, and the contributions to the predicted class.
-
-    Args:
-        trained: describes the network's input.
-        folder: of the run.
-        images: 8-bit (N, C, H, W).
     """
 
     def __init__(self, trained: TrainedModel, folder: RunFolder, images: Tensor) -> None:

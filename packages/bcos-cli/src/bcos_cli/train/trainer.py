@@ -82,8 +82,6 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
     the block at once.
 
     Args:
-        recipe: with ``data.path``.
-        out: folder of the run.
         resume: continue from the last checkpoint in `out`.
 
     Raises:
@@ -115,12 +113,6 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
 
 class Trainer:
     """The course of a run in one process.
-
-    Args:
-        recipe: with ``data.path``, and with what :func:`with_validation` fills in.
-        index: of the data.
-        folder: of the run.
-        accelerator: of this process.
 
     Raises:
         BcosError: a part of the recipe that does not fit the data, the network or the processes.

@@ -36,8 +36,6 @@ def parse_tree(files: Mapping[str, str], split: str, source: str) -> tuple[list[
 
     Args:
         files: paths, and for each what changes with its content.
-        split: name of the split, if the tree has none.
-        source: name of the tree for messages.
 
     Raises:
         BcosError: no image in a class folder, or splits beside something else.

@@ -61,10 +61,7 @@ def table_items(
     """Return the classes and images of a table; each image has one label, or all of them have a tuple of labels.
 
     Args:
-        rows: rows of the table.
         files: paths in the source, and for each what changes with its content.
-        split: name of the split, if the table names none.
-        table: path of the table, for messages.
 
     Raises:
         BcosError: an image is not among `files`, or there are no labels at all.

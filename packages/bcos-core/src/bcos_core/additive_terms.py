@@ -27,9 +27,6 @@ class AdditiveTerms:
 
     While it is filled, parameters enter every operation detached (see :mod:`bcos_core.rules.dispatch`): a tensor
     then requires a gradient exactly if it depends on the input.
-
-    Args:
-        model: whose parameters, buffers and other tensors give the terms their names.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -15,10 +15,6 @@ MAX_BYTES = 64 * 2**20
 def read_text(path: str | Path, most: int = MAX_BYTES) -> str:
     """Read a file of text in UTF-8.
 
-    Args:
-        path: a regular file, or a link to one.
-        most: largest size in bytes.
-
     Raises:
         BcosError: it is not a regular file, too large, or not text.
         OSError: it cannot be read.
@@ -40,7 +36,6 @@ def parse_json(text: str, *, finite: bool = True) -> Any:
     """Read JSON in which no key of an object stands twice.
 
     Args:
-        text: the document.
         finite: refuse NaN and infinite numbers, which are not JSON but which Python writes.
 
     Raises:

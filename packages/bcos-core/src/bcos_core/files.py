@@ -66,7 +66,6 @@ def remove_asides(folder: Path, is_ours: Callable[[str], bool]) -> None:
     """Remove what processes that were killed in :func:`replacement` left in a folder that no other process writes to.
 
     Args:
-        folder: of the files.
         is_ours: whether a file of this name would be one that the caller writes there.
     """
     for path in folder.glob(".*.tmp"):

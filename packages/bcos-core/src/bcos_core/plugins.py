@@ -222,8 +222,6 @@ def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]
 
     Args:
         what: what is built, for the message: ``"the model 'resnet18'"``.
-        builder: the function that takes the options.
-        options: their names.
 
     Raises:
         BcosError: naming the option, and one that is close.

@@ -13,9 +13,6 @@ class ProcessSetting:
     ...     print("loud")
     loud
     quiet again
-
-    Args:
-        make: makes the setting, and registers on the stack how it is undone.
     """
 
     def __init__(self, make: Callable[[ExitStack], object]) -> None:

@@ -22,11 +22,7 @@ def select(
     """Choose what is explained.
 
     Args:
-        outputs: of the model, or of the layer `module`.
-        target: as :func:`bcos_core.explain` takes it.
-        relative: subtract the mean of all outputs.
         module: the layer whose outputs are explained; None for the model.
-        n: number of inputs.
 
     Returns:
         Logits (N, K), the scores to explain (N, T), and the indices (N,) or (N, T) they belong to.

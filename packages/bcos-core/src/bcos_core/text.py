@@ -10,7 +10,6 @@ def printable(text: str, *, keep: str = "") -> str:
     r"""Return text in which control characters are written as escapes, so that they do nothing to a terminal.
 
     Args:
-        text: such as a file's name, or what an exception says.
         keep: characters that stay as they are, such as the newline of a text of several lines.
 
     >>> printable("a\x1b[2Jb\n")

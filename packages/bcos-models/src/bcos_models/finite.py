@@ -42,7 +42,6 @@ def check_finite(network: nn.Module, *, agree: Callable[[int], int] | None = Non
     """Refuse a network whose weights are not all finite: its outputs mean nothing.
 
     Args:
-        network: about to be used.
         agree: sums a number over all processes, where each may hold another part of the network.
 
     Raises:

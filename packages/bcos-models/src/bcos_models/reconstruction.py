@@ -33,8 +33,6 @@ def rebuild(
 
     Args:
         config: what the file says; with 0 classes the network has no classifier.
-        state: the weights.
-        source: where both are from, for messages.
         classifies: refuse a network that does not give a number for each class.
         trust: take options with which a builder reads files or fetches addresses.
 

@@ -175,11 +175,6 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], name: str, source: str)
 def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, source: str) -> None:
     """Refuse weights in which a tensor is missing, unknown, of another shape or of complex numbers.
 
-    Args:
-        own: state dict of the model that is to be filled.
-        state: the weights.
-        name: of the model; so is `source` that of the weights.
-
     Raises:
         BcosError: naming the first of them.
     """

@@ -201,8 +201,6 @@ def measured_beside(beside: Tensor, constant: Any, *, broadcast: bool = True) ->
     """Stand-in for `constant`, beside a tensor that depends on the input, through which it is measured.
 
     Args:
-        beside: the tensor.
-        constant: a number or a tensor.
         broadcast: the operation broadcasts it with `beside`.
     """
     terms = current_terms()

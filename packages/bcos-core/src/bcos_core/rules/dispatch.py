@@ -33,9 +33,6 @@ class RuleDispatch(TorchFunctionMode):
     """Applies the rules while it is active in this thread.
 
     While additive terms are measured, parameters enter every operation detached.
-
-    Args:
-        model: that is explained, to name its modules in messages.
     """
 
     def __init__(self, model: nn.Module) -> None:

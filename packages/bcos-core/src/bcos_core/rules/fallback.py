@@ -22,11 +22,6 @@ def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], 
 
     That is tried out: ``f(x) + f(r) = f(x + r)`` for an r of mixed signs.
 
-    Args:
-        func: a function without a rule.
-        args: of the function; so is `kwargs`.
-        model: that is explained, for the message.
-
     Raises:
         BcosError: it is not linear; names the function and the module that called it.
     """

@@ -31,9 +31,7 @@ def one_module_a_call(model: nn.Module, kinds: tuple[type[nn.Module], ...], x: T
     Many networks call one ReLU in several places, which Captum's DeepLIFT cannot tell apart.
 
     Args:
-        model: a copy; it is changed.
         kinds: modules without parameters.
-        x: what to pass through the network to count the calls.
 
     Returns:
         The network's output for x.

@@ -17,8 +17,6 @@ def in_batches(work: Callable[[slice], Result], count: int, batch_size: int | No
     """Results of `work` on successive slices of `count` images.
 
     Args:
-        work: called with the slice of images to work on.
-        count: of all images.
         batch_size: images at once; None for all. Where memory runs out it is halved, and the halved size kept
             for the rest.
 

@@ -72,8 +72,6 @@ def pass_on(remarks: Sequence[Remark], *, first_image: int = 0, target: int | No
     """Hand remarks of a part of a batch to the code that collects those of the whole.
 
     Args:
-        remarks: of the part.
-        first_image: where the part starts.
         target: number of the explained class, if the part has that class alone.
     """
     collected = _collected.get()

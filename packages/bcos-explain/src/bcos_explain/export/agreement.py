@@ -41,13 +41,7 @@ class Agreement:
 
 
 def agreement(results: Mapping[str, Tensor], model: nn.Module, x: Tensor) -> Agreement:
-    """Compare what a graph returned for encoded images with :func:`bcos_core.explain`.
-
-    Args:
-        results: by the names of :data:`~bcos_explain.export.OUTPUTS`.
-        model: the network.
-        x: (N, C, *spatial), encoded.
-    """
+    """Compare what a graph returned for encoded images with :func:`bcos_core.explain`."""
     eager = explain(model, x, results["target"])
     logit = results["logits"].gather(1, results["target"][:, None])[:, 0]
     parts = balance(results["map"].flatten(1), [results["bias"]], logit)
@@ -67,11 +61,7 @@ def check_agreement(
     """Run a graph on images, and refuse it if its explanations differ from those of the network.
 
     Args:
-        run: images → results by name.
-        model: the network.
         encode: what images are encoded with; None if they are encoded already.
-        batches: of images, (N, ...).
-        what: name of the graph, for the message.
 
     Raises:
         BcosError: naming what differs, and by how much.

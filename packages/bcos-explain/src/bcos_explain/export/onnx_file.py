@@ -42,10 +42,6 @@ def check_possible(model: nn.Module, image: Tensor) -> None:
 def to_onnx(program: ExportedProgram, described: Mapping[str, str]) -> tuple[bytes, int]:
     """Translate an exported graph.
 
-    Args:
-        program: that :func:`bcos_explain.export.export_explainer` returned.
-        described: metadata of the file.
-
     Returns:
         The file's content, and the version of its operators.
 

@@ -142,8 +142,6 @@ def trace(
     rule of explanation mode asks for a value (is this constant zero?), it gets the one of `image`.
 
     Args:
-        model: to be explained.
-        encode: what images are encoded with, which is not explained.
         image: (N, ...), N at least 2 where the batch is dynamic.
         dynamic_batch: whether the graph is for any number of images, or for N.
         samples_first: samples are the first dimension of what the network adds; False costs a second backward pass.

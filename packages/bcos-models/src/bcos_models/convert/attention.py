@@ -15,11 +15,7 @@ class BcosMultiheadAttention(nn.Module):
     """:class:`torch.nn.MultiheadAttention` with linear queries, keys and values, and a B-cos output projection.
 
     Args:
-        in_proj: features → queries, keys and values.
-        out_proj: of the mixed values.
-        num_heads: of the attention.
         batch_first: (N, tokens, features), not (tokens, N, features).
-        dropout: of attention weights, in training.
 
     Shapes: those of PyTorch's module, one sequence without a batch too.
     """

@@ -80,9 +80,6 @@ class StandardizedBcosConv2d(BcosConv2d):
     Args:
         gain: (out_channels, 1, 1, 1), learned; None for 1.
         scale: a constant.
-        eps: added to the variance of a kernel.
-        same: pad as TensorFlow's ``"SAME"`` does.
-        options: of :class:`bcos_core.BcosConv2d`.
 
     Source: Qiao et al., "Micro-Batch Training with Batch-Channel Normalization and Weight Standardization", 2019;
     Brock et al., "Characterizing signal propagation", 2021 (gain and scale).

@@ -70,7 +70,6 @@ class PositionClassifier(nn.Module):
     """1×1 B-cos convolution: every position votes for the classes; then the mean of the votes.
 
     Args:
-        conv: the convolution, C → K.
         keep_dims: return (N, K, 1, 1), where a flattening follows.
 
     Shapes: (N, C, H, W), or flattened to (N, C · H · W) → (N, K).
@@ -112,11 +111,6 @@ class BcosifiedNetwork(nn.Module):
     """Encoding, the converted network, logit layer.
 
     Args:
-        encoder: what is done to the input first.
-        network: converted.
-        logit_layer: the last step.
-        num_classes: K.
-        conversion: report of what was replaced, what stays, and why.
         classifier: name, inside of the network, of the layer that gives the logits; None if no single one does.
 
     Shapes: (N, channels, H, W) → (N, K).

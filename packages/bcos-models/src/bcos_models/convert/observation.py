@@ -48,10 +48,6 @@ class Observation:
 def observe(network: nn.Module, image: Tensor) -> Observation:
     """Run a network in eval mode, once as it is and once in explanation mode.
 
-    Args:
-        network: in eval mode.
-        image: (N, C, H, W), as the network expects it.
-
     Raises:
         BcosError: no classifier, or a network that cannot be explained.
     """

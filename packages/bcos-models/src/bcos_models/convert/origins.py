@@ -197,10 +197,8 @@ def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_class
     """Load the weights of an original network.
 
     Args:
-        network: to be filled.
         state: its state dict, or that of the same network for other classes.
         replace_classifier: leave the classifier as it is where it is of other classes.
-        source: where they are from, for messages.
 
     Returns:
         Whether the classifier was left as it is.

@@ -22,10 +22,7 @@ class Walk:
     """Converts the modules of one network, in place.
 
     Args:
-        options: how far.
-        observed: what the network does.
         moved: name of the classifier, if it has been replaced already.
-        report: where steps are noted.
     """
 
     def __init__(

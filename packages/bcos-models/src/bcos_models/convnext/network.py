@@ -21,10 +21,7 @@ class ConvNeXtBlock(nn.Module):
     """``y = x + γ · conv1×1(conv1×1(norm(depthwise7×7(x))))``, widening to four times the channels inside.
 
     Args:
-        channels: of x and y.
-        layers: which convolutions and norms.
         layer_scale: initial value of the learned γ, one for each channel.
-        drop_path: probability with which the branch of a sample is dropped in training.
     """
 
     def __init__(self, channels: int, layers: Layers, layer_scale: float, drop_path: float) -> None:

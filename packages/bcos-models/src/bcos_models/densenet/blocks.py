@@ -10,14 +10,7 @@ BOTTLENECK = 4
 
 
 class DenseLayer(nn.Module):
-    """``y = drop(conv2(norm2(conv1(norm1(x)))))``: 1×1 to a bottleneck, 3×3 to `growth_rate` channels.
-
-    Args:
-        in_channels: of x.
-        growth_rate: channels of y.
-        layers: which convolutions and norms.
-        drop_rate: probability with which an element of y is dropped in training.
-    """
+    """``y = drop(conv2(norm2(conv1(norm1(x)))))``: 1×1 to a bottleneck, 3×3 to `growth_rate` channels."""
 
     def __init__(self, in_channels: int, growth_rate: int, layers: Layers, drop_rate: float) -> None:
         super().__init__()
@@ -38,11 +31,7 @@ class DenseBlock(nn.Module):
     """Dense layers, each of which sees the input and what all layers before it added.
 
     Args:
-        depth: number of layers.
         in_channels: of the input; the output has ``in_channels + depth · growth_rate``.
-        growth_rate: channels that a layer adds.
-        layers: which convolutions and norms.
-        drop_rate: of the layers.
     """
 
     def __init__(self, depth: int, in_channels: int, growth_rate: int, layers: Layers, drop_rate: float) -> None:

@@ -10,12 +10,8 @@ class ResidualBlock(nn.Module):
     """``y = act(branch(x) + shortcut(x))``; its convolutions and norms are ``conv1``, ``bn1``, ...
 
     Args:
-        in_channels: of x.
-        out_channels: of y.
         stride: of the block; where it is not 1, or the channels change, the shortcut is a 1×1 convolution
             with a norm.
-        layers: which convolutions, norms and activations.
-        drop_path: probability with which the branch of a sample is dropped in training.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, layers: Layers, drop_path: float) -> None:

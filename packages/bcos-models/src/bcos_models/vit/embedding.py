@@ -18,12 +18,9 @@ class PatchEmbedding(nn.Module):
     A patch is flattened with the channels last: (row, column, channel).
 
     Args:
-        in_chans: channels of the encoded input.
-        dim: features of a token.
         patch: side of a patch, in positions of what the stem gives.
         stem: channels of the stem's 3×3 convolutions, each followed by a norm; where they grow the resolution
             is halved. Empty for none.
-        layers: which layers.
 
     Shapes: (N, in_chans, H, W) → (N, tokens, dim).
 

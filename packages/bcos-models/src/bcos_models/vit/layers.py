@@ -36,11 +36,7 @@ def bcos_token_layers(
     """B-cos layers without activation; query, key and value stay linear (TPAMI 2024, section 3.5).
 
     Args:
-        b: exponent B.
-        max_out: MaxOut units.
         norm: of tokens, and with one group in the convolutional stem.
-        norm_affine: the norms' parameters: ``"affine"``, ``"linear"`` or ``"plain"``.
-        antialias: of the convolutional stem.
 
     Raises:
         BcosError: an unknown norm or kind of parameters.

@@ -34,12 +34,6 @@ class Mlp(nn.Module):
 class EncoderBlock(nn.Module):
     """``x ← x + attention(norm1(x))``, then ``x ← x + mlp(norm2(x))``.
 
-    Args:
-        dim: features of a token.
-        heads: of the attention.
-        layers: which layers.
-        drop_path: probability with which a branch of a sample is dropped in training.
-
     Shapes: (N, tokens, dim) → the same.
     """
 

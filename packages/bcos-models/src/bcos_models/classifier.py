@@ -45,15 +45,12 @@ class Logits:
         """Build the layer for `num_classes` outputs."""
         bias = self.bias
         if bias == "auto":
-            bias = _log_odds(1 / num_classes if self.prior is None else self.prior)
+            p = 1 / num_classes if self.prior is None else self.prior
+            bias = math.log(p / (1 - p)) if p < 1 else None
         return LogitLayer(self.temperature, bias)
 
 
 NO_LOGIT_LAYER = Logits(bias=None)
-
-
-def _log_odds(p: float) -> float | None:
-    return math.log(p / (1 - p)) if p < 1 else None
 
 
 @dataclass(frozen=True)

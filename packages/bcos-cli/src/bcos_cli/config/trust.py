@@ -44,18 +44,6 @@ def _opens(value: Any) -> str | None:
     return "an address" if value is not None and is_address(value) else None
 
 
-def _runs(value: Any) -> str | None:
-    return "code" if ":" in value else None
-
-
-def _writes(value: Any) -> str | None:
-    return None if value is None else "a folder that is written to"
-
-
-def _reports(value: Any) -> str | None:
-    return "a service that receives metrics of the run" if set(value) - {"tensorboard"} else None
-
-
 def _builds(value: Any) -> str | None:
     try:
         check_opens_nothing(value)
@@ -65,10 +53,12 @@ def _builds(value: Any) -> str | None:
 
 
 CHECKS: dict[str, Callable[[Any], str | None]] = {
-    "train.loss": _runs,
-    "train.trackers": _reports,
+    "train.loss": lambda value: "code" if ":" in value else None,
+    "train.trackers": lambda value: (
+        "a service that receives metrics of the run" if set(value) - {"tensorboard"} else None
+    ),
     "data.path": _opens,
-    "data.cache": _writes,
+    "data.cache": lambda value: None if value is None else "a folder that is written to",
     "model.weights": _opens,
     "model.start": _opens,
     "model.options": _builds,

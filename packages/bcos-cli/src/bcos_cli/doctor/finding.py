@@ -4,14 +4,14 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.train.validation_split import Splits
 
 Status = Literal["ok", "note", "problem"]
-"""``note``: the run works, but its owner should know this."""
+"""``note``: the run works, but its owner should know this; ``problem``: it must be fixed first."""
 
 
 @dataclass(frozen=True)
@@ -49,25 +49,12 @@ class PlannedRun:
         return Splits.of(self.recipe.data, self.index)
 
 
-def ok(text: str) -> Finding:
-    """Return a finding that is as it should be."""
-    return Finding("ok", text)
+ok, note, problem = (functools.partial(Finding, status) for status in get_args(Status))
 
 
-def note(text: str) -> Finding:
-    """Return a finding that the run works with, but its owner should know."""
-    return Finding("note", text)
-
-
-def problem(text: str) -> Finding:
-    """Return a finding that must be fixed first."""
-    return Finding("problem", text)
-
-
-def some(names: list[str], most: int = 4) -> str:
+def some(names: list[str]) -> str:
     """Return the first of `names`, and how many more there are."""
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def gigabytes(size: float) -> str:

@@ -99,7 +99,8 @@ class ClipExplainer:
     def _animate(self, file: ImageFile, store: ImageStore, scale: Scale, times: Sequence[float]) -> dict[str, str]:
         """Write an animation for each layout; return the file names by kind."""
         names = self.writer.sheet_names(file, self.options.format)
-        common = _remarks(store)  # below every frame, so that all are of one size
+        # remarks over all frames stand below every frame, so that all are of one size
+        common = [_worst_remarks(r) for r in zip(*(image.explanations for image in store.without_arrays), strict=True)]
         start = 0.0
         with ExitStack() as stack:
             writers = {
@@ -203,11 +204,6 @@ def _mean(explanations: Sequence[ClassExplanation]) -> ClassExplanation:
         receipt=receipt,
         remarks=_worst_remarks(explanations),
     )
-
-
-def _remarks(store: ImageStore) -> list[tuple[Remark, ...]]:
-    """Remarks of each explanation over all frames."""
-    return [_worst_remarks(row) for row in zip(*(image.explanations for image in store.without_arrays), strict=True)]
 
 
 def _worst_remarks(explanations: Sequence[ClassExplanation]) -> tuple[Remark, ...]:

@@ -54,9 +54,8 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Fail
             raise BcosError(
                 f"{str(path)!r} is a folder of shards; explain them with: bcos maps RUN --data {path} --out DIR"
             )
-        below = sorted(
-            p for p in path.rglob("*") if p.suffix.lower() in suffixes and p.is_file() and not _is_hidden(p, path)
-        )
+        visible = (p for p in path.rglob("*") if not any(part[0] == "." for part in p.relative_to(path).parts))
+        below = sorted(p for p in visible if p.suffix.lower() in suffixes and p.is_file())
         found += below
         if not below:
             empty.append(Failure(str(path), f"no images in this folder; they end in {', '.join(suffixes)}"))
@@ -76,10 +75,6 @@ def _matches(given: str) -> list[Path]:
     if not matches:
         raise BcosError(f"no file matches the pattern {given!r}")
     return [Path(match) for match in matches]
-
-
-def _is_hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
 def _names(paths: list[Path]) -> Iterator[str]:

@@ -25,16 +25,15 @@ class Scale:
         """The scale that suits all images, which are iterated more than once."""
         methods = list(dict.fromkeys(e.method for image in images for e in image.explanations))
         limits = {method: _percentile(images, method, lambda e: e.map) or 1.0 for method in methods}
-        alphas = {method: _percentile(images, method, _strength) for method in methods}
+        alphas = {
+            method: _percentile(images, method, lambda e: None if e.picture is None else e.picture.strength)
+            for method in methods
+        }
         return cls(limits, {method: alpha for method, alpha in alphas.items() if alpha})
 
     def to_dict(self, explanation: ClassExplanation) -> dict[str, float | None]:
         """What the pictures of an explanation are drawn with, for JSON."""
         return {"limit": self.limits[explanation.method], "alpha": self.alphas.get(explanation.method)}
-
-
-def _strength(explanation: ClassExplanation) -> NDArray[Any] | None:
-    return None if explanation.picture is None else explanation.picture.strength
 
 
 def _percentile(

@@ -121,7 +121,8 @@ def explain_shards(
                     counter.advance(len(batch[0]), images=len(batch[0]))
     state.wait_for_everyone()
     if state.is_main_process:
-        _write_index(out, described, records)
+        notes = [_noted(_note(out, record)) for record in records]
+        write_atomically(out / INDEX_NAME, json.dumps({**described, "shards": notes}, indent=1) + "\n")
     return WrittenMaps(sum(r.samples for r in records), len(records), len(finished))
 
 
@@ -275,8 +276,3 @@ def _noted(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise BcosError(f"{str(path)!r} holds no notes on maps, got {shown(values)}; choose another folder with --out")
     return values
-
-
-def _write_index(out: Path, described: dict[str, Any], records: Sequence[ShardRecord]) -> None:
-    notes = [_noted(_note(out, record)) for record in records]
-    write_atomically(out / INDEX_NAME, json.dumps({**described, "shards": notes}, indent=1) + "\n")

@@ -36,7 +36,8 @@ def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> 
         raise BcosError(
             f"--weights goes with one model, got {len(given)}; give runs' folders or weights files of runs instead"
         )
-    names = [_short(name) for name in given]
+    # the last part of a path; names of models and repositories as they are
+    names = [Path(name).resolve().name if Path(name).exists() else name for name in given]
     networks = {}
     for source, short in zip(given, names, strict=True):
         trained = load_trained(source, weights, trust=trusts_runs())
@@ -44,8 +45,3 @@ def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> 
         name = short if names.count(short) == 1 else source
         networks[name] = Network(name, trained)
     return networks
-
-
-def _short(source: str) -> str:
-    """Last part of a path; names of models and repositories as they are."""
-    return Path(source).resolve().name if Path(source).exists() else source

@@ -100,7 +100,7 @@ def _figures(image: ExplainedImage, layout: Layout, file: str) -> Iterator[str]:
     yield _figure(
         "map",
         title,
-        subtitle or _summary(explanation.method),
+        subtitle or next((spec.summary for spec in explainer_specs() if spec.name == explanation.method), ""),
         map_picture(image, explanation, scale, overlay=overlay),
         data=f' data-unit="{"logit" if exact else ""}" data-npy="{_base64_of(explanation.map)}" '
         f'data-file="{escape(file)}"',
@@ -122,11 +122,6 @@ def _figure(kind: str, title: str, subtitle: str, picture: NDArray[Any], *, data
         f'pixel"><img alt="{escape(title)}" draggable="false" src="{source}">'
         f'<i hidden></i></div><output aria-live="polite">{_HINT}</output>{after}</figure>'
     )
-
-
-def _summary(method: str) -> str:
-    """What a method does."""
-    return next((spec.summary for spec in explainer_specs() if spec.name == method), "")
 
 
 def _waiting(method: str) -> str:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bcos_cli import console
 from bcos_cli.serve.address import Address
@@ -17,9 +17,6 @@ from bcos_cli.serve.requests import PageExplainer
 from bcos_cli.serve.uploads import Limits
 from bcos_core.errors import BcosError
 from bcos_explain import get_explainer
-
-if TYPE_CHECKING:
-    import gradio as gr
 
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 _QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -90,6 +87,7 @@ def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, 
         limits: of uploads.
         folder: where uploads are kept.
     """
+    import gradio as gr
     from starlette.middleware import Middleware
 
     from bcos_cli.serve.access import BoundedUploads, OwnPageOnly, SecurityHeaders
@@ -115,14 +113,7 @@ def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, 
                 Middleware(BoundedUploads, folder=folder, limits=limits),
             ]
         },
-        "theme": _theme(),
+        "theme": gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("ui-monospace", "Menlo", "monospace")),
         "css": (own / "page.css").read_text(encoding="utf-8"),
         "head": f"<script>{(own / 'page.js').read_text(encoding='utf-8')}</script>",
     }
-
-
-def _theme() -> "gr.themes.Base":
-    """A theme with fonts of the system alone."""
-    import gradio as gr
-
-    return gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("ui-monospace", "Menlo", "monospace"))

@@ -49,7 +49,12 @@ def _maps(explainer: Explainer, model: nn.Module, x: Tensor, target: Target) -> 
     several = isinstance(target, Tensor) and target.ndim == 2
     if several and not getattr(explainer, "several_targets", False):
         assert isinstance(target, Tensor)
-        return torch.stack([_one_target(explainer, model, x, target, t) for t in range(target.shape[1])], 1)
+        columns = []
+        for t, column in enumerate(target.unbind(1)):
+            with collect_remarks() as remarks:
+                columns.append(_maps(explainer, model, x, column))
+            pass_on(remarks, target=t)
+        return torch.stack(columns, 1)
     attribution = explainer(model, x, target)
     expected = (*(target.shape if several else x.shape[:1]), *x.shape[2:])  # type: ignore[union-attr] # reason: several says it is a tensor
     tells_channels = attribution.ndim == len(expected) + 1
@@ -60,10 +65,3 @@ def _maps(explainer: Explainer, model: nn.Module, x: Tensor, target: Target) -> 
             f"needed {tuple(expected)}"
         )
     return without_rounding(maps, attribution.abs().sum(-3) if tells_channels else maps.abs())
-
-
-def _one_target(explainer: Explainer, model: nn.Module, x: Tensor, target: Tensor, t: int) -> Tensor:
-    with collect_remarks() as remarks:
-        maps = _maps(explainer, model, x, target[:, t])
-    pass_on(remarks, target=t)
-    return maps

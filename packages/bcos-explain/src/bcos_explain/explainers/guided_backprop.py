@@ -57,7 +57,8 @@ class _GuidedReLUs(TorchFunctionMode):
         if func in _ACTIVATIONS and result.requires_grad:
             if _cuts_at_zero(func, args, kwargs):
                 self.relus += 1
-                result.register_hook(_positive_part)  # of an in-place ReLU: of its result, which is what it changed
+                # of an in-place ReLU: of its result, which is what it changed
+                result.register_hook(lambda gradient: gradient.clamp_min(0))
             elif _name(func) not in _BOUNDS:  # a bound elsewhere than at zero is not an activation
                 self.others[_name(func)] += 1
         return result
@@ -97,7 +98,3 @@ def _cuts_at_zero(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[st
     low = given.get(names[0], -1.0 if name == "hardtanh" else None)
     value = given.get(names[1]) if name == "threshold" else 0
     return all(isinstance(v, int | float) and v == 0 for v in (low, value))
-
-
-def _positive_part(gradient: Tensor) -> Tensor:
-    return gradient.clamp_min(0)

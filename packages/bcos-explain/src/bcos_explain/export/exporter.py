@@ -117,7 +117,9 @@ def save_explainer(
     program, found = _export(model, example_input, encode, dynamic_batch)
     described = _description(program, example_input, class_names, dynamic_batch) | dict(metadata or {})
     if path.suffix == ".pt2":
-        content, opset, checked_with = _archive(program, described), None, "PyTorch"
+        buffer = io.BytesIO()
+        torch.export.save(program, buffer, extra_files={METADATA: json.dumps(described)})
+        content, opset, checked_with = buffer.getvalue(), None, "PyTorch"
     else:
         content, opset = onnx_file.to_onnx(program, described)
         checked_with = "PyTorch"
@@ -131,7 +133,9 @@ def save_explainer(
 def _export(
     model: nn.Module, image: Tensor, encode: nn.Module | None, dynamic_batch: bool
 ) -> tuple[ExportedProgram, Agreement]:
-    _check_precision(image)
+    if not isinstance(image, Tensor) or image.dtype not in (torch.float32, torch.float64):
+        kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
+        raise BcosError(f"an explainer is exported in float32 or float64, got an example of {kind}; convert it")
     with torch.no_grad():
         x = image if encode is None else encode(image)
     explain(model, x)  # refuses what cannot be explained, with its reasons
@@ -184,12 +188,6 @@ def _batches(image: Tensor, dynamic_batch: bool) -> list[Tensor]:
     return [image, image[:1], torch.cat([image] * 2)[:3]] if dynamic_batch else [image]
 
 
-def _check_precision(image: Tensor) -> None:
-    if not isinstance(image, Tensor) or image.dtype not in (torch.float32, torch.float64):
-        kind = image.dtype if isinstance(image, Tensor) else type(image).__name__
-        raise BcosError(f"an explainer is exported in float32 or float64, got an example of {kind}; convert it")
-
-
 def _description(
     program: ExportedProgram, image: Tensor, class_names: Sequence[str] | None, dynamic_batch: bool
 ) -> dict[str, str]:
@@ -204,9 +202,3 @@ def _description(
         "outputs": json.dumps(list(OUTPUTS)),
     }
     return described if class_names is None else described | {"class_names": json.dumps(list(class_names))}
-
-
-def _archive(program: ExportedProgram, described: Mapping[str, str]) -> bytes:
-    buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={METADATA: json.dumps(described)})
-    return buffer.getvalue()

@@ -1,7 +1,7 @@
 """Where objects are: annotations of COCO and Pascal VOC, and how they move with resizing and cropping."""
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -75,7 +75,7 @@ def read_coco(path: str | Path, *, masks: bool = False) -> dict[str, Annotation]
             found[str(image["file_name"])] = Annotation(
                 name=str(image["file_name"]),
                 size=size,
-                boxes=_boxes([_from_corner_and_size(one["bbox"]) for one in of_image]),
+                boxes=_boxes([[x, y, x + w, y + h] for x, y, w, h in (one["bbox"] for one in of_image)]),
                 labels=tuple(names[one["category_id"]] for one in of_image),
                 masks=_stack([segmentation_mask(one["segmentation"], size) for one in of_image], size)
                 if masks
@@ -251,11 +251,6 @@ def _size(described: Mapping[str, Any]) -> tuple[int, int]:
     if min(height, width) < 1 or height * width > MOST_PIXELS:
         raise ValueError(f"an image of {height}×{width} pixels; from 1 to {MOST_PIXELS:,} are possible")
     return height, width
-
-
-def _from_corner_and_size(box: Sequence[float]) -> list[float]:
-    left, top, width, height = box
-    return [left, top, left + width, top + height]
 
 
 def _boxes(corners: list[list[float]]) -> Tensor:

@@ -1,7 +1,6 @@
 """Pixel deletion and insertion: whether the output follows the pixels that an explanation calls important."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,49 +15,40 @@ from bcos_explain.metrics.result import MetricResult
 First = Literal["most", "least"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Schedule:
-    """The pixels that are present at each step."""
-
-    steps: int
-    until: float
-    first: First
-    insert: bool
-    baseline: Baseline
-    output: Output
-
-    def __post_init__(self) -> None:
-        check_count("steps", self.steps)
-        if not 0 < self.until <= 1:
-            raise BcosError(f"until must be inside (0, 1], the share of pixels to go through, got {self.until}")
-        if self.first not in ("most", "least"):
-            raise BcosError(f"first must be 'most' or 'least', got {self.first!r}")
-
-    @property
-    def fractions(self) -> Tensor:
-        return torch.linspace(0, self.until, self.steps + 1, dtype=torch.float64)
-
-    def curves(self, model: nn.Module, batch: Batch, maps: Tensor, encode: Encode | None) -> Tensor:
-        """(N, steps + 1): output at each step over the output for the whole image; NaN where that is not positive."""
-        other = replacement(batch, encode, self.baseline)
-        order = maps.flatten(1).argsort(dim=1, descending=self.first == "most", stable=True)
-        rank = order.argsort(1).view_as(maps)  # 0 for the pixel that goes first
-        whole = target_output(model, batch.x, batch.target, self.output)
-        values = []
-        for fraction in self.fractions.tolist():
-            gone = (rank < round(fraction * rank[0].numel()))[:, None]  # (N, 1, H, W)
-            x = torch.where(gone ^ self.insert, other, batch.x)
-            values.append(target_output(model, x, batch.target, self.output))
-        return torch.stack(values, 1) / torch.where(whole > 0, whole, torch.nan)[:, None]
-
-
-def _score(
-    schedule: _Schedule, model: nn.Module, encode: Encode | None, maps: Iterator[tuple[Batch, Tensor]]
+def _area(
+    model: nn.Module,
+    encode: Encode | None,
+    maps: Iterator[tuple[Batch, Tensor]],
+    steps: int,
+    until: float,
+    first: First,
+    baseline: Baseline,
+    output: Output,
+    *,
+    insert: bool,
 ) -> MetricResult:
-    curves = torch.cat([schedule.curves(model, batch, m, encode).cpu() for batch, m in maps])
-    areas = torch.trapezoid(curves, schedule.fractions, dim=1) / schedule.until
-    higher = schedule.insert == (schedule.first == "most")
-    return MetricResult(scores=areas, higher_is_better=higher, curves=curves, curve_x=schedule.fractions)
+    """Area under the output over that for the whole image, at each step; NaN where the latter is not positive."""
+    check_count("steps", steps)
+    if not 0 < until <= 1:
+        raise BcosError(f"until must be inside (0, 1], the share of pixels to go through, got {until}")
+    if first not in ("most", "least"):
+        raise BcosError(f"first must be 'most' or 'least', got {first!r}")
+    fractions = torch.linspace(0, until, steps + 1, dtype=torch.float64)
+    parts = []  # each (N, steps + 1)
+    for batch, attribution in maps:
+        other = replacement(batch, encode, baseline)
+        order = attribution.flatten(1).argsort(dim=1, descending=first == "most", stable=True)
+        rank = order.argsort(1).view_as(attribution)  # 0 for the pixel that goes first
+        whole = target_output(model, batch.x, batch.target, output)
+        values = []
+        for fraction in fractions.tolist():
+            gone = (rank < round(fraction * rank[0].numel()))[:, None]  # (N, 1, H, W)
+            x = torch.where(gone ^ insert, other, batch.x)
+            values.append(target_output(model, x, batch.target, output))
+        parts.append((torch.stack(values, 1) / torch.where(whole > 0, whole, torch.nan)[:, None]).cpu())
+    curves = torch.cat(parts)
+    areas = torch.trapezoid(curves, fractions, dim=1) / until
+    return MetricResult(scores=areas, higher_is_better=insert == (first == "most"), curves=curves, curve_x=fractions)
 
 
 def pixel_deletion(
@@ -99,9 +89,8 @@ def pixel_deletion(
     Source: Petsiuk et al., *RISE*, BMVC 2018, section 4.1; Samek et al., TNNLS 2017; with first="least"
         Böhle et al., CVPR 2022, section 4.
     """
-    schedule = _Schedule(steps=steps, until=until, first=first, insert=False, baseline=baseline, output=output)
     maps = each_map(model, explainer, images, target, encode, batch_size, progress)
-    return _score(schedule, model, encode, maps)
+    return _area(model, encode, maps, steps, until, first, baseline, output, insert=False)
 
 
 def pixel_insertion(
@@ -134,6 +123,5 @@ def pixel_insertion(
 
     Source: Petsiuk et al., *RISE*, BMVC 2018, section 4.1.
     """
-    schedule = _Schedule(steps=steps, until=until, first="most", insert=True, baseline=baseline, output=output)
     maps = each_map(model, explainer, images, target, encode, batch_size, progress)
-    return _score(schedule, model, encode, maps)
+    return _area(model, encode, maps, steps, until, "most", baseline, output, insert=True)

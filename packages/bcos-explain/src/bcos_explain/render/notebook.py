@@ -1,9 +1,6 @@
 """What a notebook shows of an explanation: input, W, contributions and the receipt. Loads nothing."""
 
 from html import escape
-from typing import Any
-
-from numpy.typing import NDArray
 
 from bcos_core import Explanation
 from bcos_core.receipt import Receipt, receipts
@@ -16,6 +13,7 @@ IMAGES_SHOWN = 4
 TARGETS_SHOWN = 3
 SIDE = 192
 """Width of each picture in pixels."""
+_IMAGE = f'<td><img width="{SIDE}" style="image-rendering:pixelated" src="{{}}"></td>'
 
 
 def explanation_html(explanation: Explanation) -> str | None:
@@ -36,7 +34,7 @@ def explanation_html(explanation: Explanation) -> str | None:
             pictures = [on_background(w), contribution_rgb(maps[i, t], limit=limit)]
             if t == 0:
                 pictures.insert(0, input_image(x))
-            cells = "".join(f"<td>{_image(picture)}</td>" for picture in pictures)
+            cells = "".join(_IMAGE.format(data_uri(picture, "png")) for picture in pictures)
             before = "" if t == 0 else "<td></td>"
             rows.append(f"<tr>{before}{cells}<td>{_receipt(int(targets[i, t]), checked[i][t], limit)}</td></tr>")
     head = "".join(f"<th>{escape(name)}</th>" for name in ("input", "W(x)", "contributions", "receipt"))
@@ -44,10 +42,6 @@ def explanation_html(explanation: Explanation) -> str | None:
     more = [f"{count} more {what}" for count, what in zip(left, ("images", "targets"), strict=True) if count > 0]
     note = f"<p>… {escape(' and '.join(more))}</p>" if more else ""
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{note}"
-
-
-def _image(picture: NDArray[Any]) -> str:
-    return f'<img width="{SIDE}" style="image-rendering:pixelated" src="{data_uri(picture, "png")}">'
 
 
 def _receipt(target: int, receipt: Receipt, limit: float) -> str:

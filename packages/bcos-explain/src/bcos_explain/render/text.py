@@ -21,7 +21,10 @@ def printable(text: str) -> str:
 
 def drawable(text: str, *, bold: bool = False) -> tuple[str, Path]:
     """`text` and a font that has its letters; those that no font has become boxes."""
-    own = _font_file(bold)
+    import matplotlib
+
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    own = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     if _letters(own).issuperset(map(ord, text)):
         return text, own
     for path in _fallback_files():
@@ -69,12 +72,6 @@ def font(path: Path, size: int) -> "FreeTypeFont":
     from PIL import ImageFont
 
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
-
-
-def _font_file(bold: bool) -> Path:
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / ("DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf")
 
 
 @cache

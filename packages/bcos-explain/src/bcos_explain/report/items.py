@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +12,35 @@ from bcos_core.receipt import Receipt
 
 
 @dataclass(frozen=True, kw_only=True)
-class GalleryItem:
-    """One explained image.
+class _Pictures:
+    """An input with its explanation.
 
     Raises:
         BcosError: pictures or maps of different sizes or numbers of channels.
     """
 
+    _what: ClassVar[str]
     input: NDArray[Any]
     """(H, W, 3) in [0, 1]; see :func:`bcos_explain.input_image`."""
     explanation: NDArray[Any]
     """(H, W, 4) in [0, 1]; see :func:`bcos_explain.explanation_image`."""
     map: NDArray[Any]
-    """(H, W), contributions to the logit of the predicted class."""
+    """(H, W), contributions to what is explained."""
+
+    def __post_init__(self) -> None:
+        size = self.map.shape
+        if len(size) != 2 or self.input.shape != (*size, 3) or self.explanation.shape != (*size, 4):
+            raise BcosError(
+                f"{self._what} needs input (H, W, 3), explanation (H, W, 4) and map (H, W), "
+                f"got {self.input.shape}, {self.explanation.shape} and {size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GalleryItem(_Pictures):
+    """One explained image; its map is of the logit of the predicted class."""
+
+    _what = "a gallery item"
     true_class: str
     predicted_class: str
     confidence: float
@@ -37,7 +53,7 @@ class GalleryItem:
     """Of the image, such as its file."""
 
     def __post_init__(self) -> None:
-        _check_pictures("a gallery item", self.input, self.explanation, self.map)
+        super().__post_init__()
         for name, other in self.baselines.items():
             if np.shape(other) != self.map.shape:
                 raise BcosError(
@@ -52,26 +68,14 @@ class GalleryItem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeuronItem:
-    """One image that activates a channel, explained for that channel.
+class NeuronItem(_Pictures):
+    """One image that activates a channel, explained for that channel."""
 
-    Raises:
-        BcosError: pictures of different sizes or numbers of channels.
-    """
-
-    input: NDArray[Any]
-    """(H, W, 3) in [0, 1]."""
-    explanation: NDArray[Any]
-    """(H, W, 4) in [0, 1]."""
-    map: NDArray[Any]
-    """(H, W), contributions to the channel."""
+    _what = "an image of a neuron"
     score: float
     """Activation of the channel."""
     label: str = ""
     """What the image is, such as its class."""
-
-    def __post_init__(self) -> None:
-        _check_pictures("an image of a neuron", self.input, self.explanation, self.map)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +88,3 @@ class NeuronRow:
     layer: str
     channel: int
     items: Sequence[NeuronItem]
-
-
-def _check_pictures(what: str, image: NDArray[Any], explanation: NDArray[Any], map: NDArray[Any]) -> None:
-    size = map.shape
-    if len(size) != 2 or image.shape != (*size, 3) or explanation.shape != (*size, 4):
-        raise BcosError(
-            f"{what} needs input (H, W, 3), explanation (H, W, 4) and map (H, W), "
-            f"got {image.shape}, {explanation.shape} and {size}"
-        )

@@ -41,7 +41,7 @@ def render_report(data: ReportData) -> str:
             data=data,
             style=_part("report.css"),
             script=script,
-            script_hash=_csp_hash(script),
+            script_hash="sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
             curves=learning_curves(data.curves),
             confusion=None if data.confusion is None else confusion_section(data.confusion, data.gallery),
             metrics=metric_sections(data),
@@ -62,7 +62,7 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["signed"] = _signed
+    environment.filters["signed"] = lambda value: f"{value:.2f}".replace("-", "−")  # as wide as a plus
     environment.filters["breakable"] = _breakable
     return environment
 
@@ -70,16 +70,6 @@ def _environment() -> "Environment":
 def _part(name: str) -> str:
     """Text of a file beside the templates, to stand inside the page."""
     return "\n" + (files("bcos_explain") / _TEMPLATES / name).read_text(encoding="utf-8")
-
-
-def _csp_hash(script: str) -> str:
-    """The content security policy's name of the one script that may run."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-
-
-def _signed(value: float) -> str:
-    """Two decimals, with a minus sign that is as wide as a plus."""
-    return f"{value:.2f}".replace("-", "−")
 
 
 def _breakable(text: str) -> "Markup":

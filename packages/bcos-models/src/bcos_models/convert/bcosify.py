@@ -78,9 +78,8 @@ def bcosify(
     Source: Arya et al., "B-cosification: Transforming Deep Neural Networks to be Inherently Interpretable",
     NeurIPS 2024.
     """
-    options = ConversionOptions(
-        b, unit_norm, keep_bias, keep_norms, keep_activations, keep_pooling, input, _names(skip)
-    )
+    skipped = (skip,) if isinstance(skip, str) else tuple(skip)
+    options = ConversionOptions(b, unit_norm, keep_bias, keep_norms, keep_activations, keep_pooling, input, skipped)
     if not isinstance(model, nn.Module):
         raise BcosError(f"bcosify needs a torch.nn.Module, got {type(model).__name__}")
     own_input = input_of(model)
@@ -91,7 +90,8 @@ def bcosify(
     _check_skipped(original, options)
     exact = copy.deepcopy(original).double()  # in which rounding cannot pass for a mistake
     image = _example(original, len(mean), image_size or own_input.size)
-    inputs = _standardized(image, mean, std)
+    m, s = (image.new_tensor(values).reshape(-1, 1, 1) for values in (mean, std))
+    inputs = (image - m) / s
     try:
         observed = observe(exact, inputs)
     except (RuntimeError, AssertionError, ValueError, NotImplementedError) as reason:
@@ -266,21 +266,12 @@ def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
         )
 
 
-def _names(skip: Sequence[str]) -> tuple[str, ...]:
-    return (skip,) if isinstance(skip, str) else tuple(skip)
-
-
 def _example(network: nn.Module, channels: int, size: int | tuple[int, int]) -> Tensor:
     height, width = (size, size) if isinstance(size, int) else size
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
     generator = torch.Generator().manual_seed(0)
     image = torch.rand((2, channels, height, width), generator=generator, dtype=torch.float64)
     return image.to(like.device)
-
-
-def _standardized(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    m, s = (torch.tensor(v, dtype=torch.float64).reshape(-1, 1, 1) for v in (mean, std))
-    return (image - m.to(image)) / s.to(image)
 
 
 def _constants(network: BcosifiedNetwork, image: Tensor, input: Input, inputs: Tensor) -> dict[str, float]:

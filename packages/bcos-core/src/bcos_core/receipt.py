@@ -225,11 +225,6 @@ def _origin(name: str, model: nn.Module) -> str:
         module = model.get_submodule(owner)
     except AttributeError:
         return CONSTANTS
-    if _is_norm(module):
+    if isinstance(getattr(module, "running_var", None), Tensor) or "norm" in type(module).__name__.lower():
         return NORMS
     return LAYERS if leaf.endswith("bias") else POSITIONS
-
-
-def _is_norm(module: nn.Module) -> bool:
-    running = getattr(module, "running_var", None)
-    return isinstance(running, Tensor) or "norm" in type(module).__name__.lower()

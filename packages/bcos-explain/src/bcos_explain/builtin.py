@@ -1,6 +1,7 @@
 """The explainers and metrics of this package. Imports no torch."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from bcos_explain.hookspecs import hookimpl
 from bcos_explain.spec import ExplainerSpec, MetricSpec
@@ -105,42 +106,32 @@ def bcos_explain_metrics() -> Iterable[MetricSpec]:
     yield from _simplicity()
 
 
-_OF_GRIDS = ("model", "explainer", "images", "labels", "confidences")
 _OF_IMAGES = ("model", "explainer", "images")
+_OF_GRIDS = (*_OF_IMAGES, "labels", "confidences")
+_image_metric = partial(MetricSpec, needs=_OF_IMAGES, unit="image")
+_grid_metric = partial(MetricSpec, needs=_OF_GRIDS, unit="grid", higher_is_better=True, share=True)
 _RAO = "Rao et al., CVPR 2022, section 3.1"
 _WANG = "Wang et al., CVPR Workshops 2020, section 4.3"
 
 
 def _localisation() -> Iterable[MetricSpec]:
-    yield MetricSpec(
+    yield _grid_metric(
         "gridpg",
         f"{_METRICS}.grid_pointing:grid_pointing_game",
         "share of positive contributions inside the explained class's cell of a grid of images",
-        _OF_GRIDS,
-        "Böhle et al., CVPR 2021, arXiv 2104.00032, section 4.2",
-        unit="grid",
-        higher_is_better=True,
-        share=True,
+        source="Böhle et al., CVPR 2021, arXiv 2104.00032, section 4.2",
     )
-    yield MetricSpec(
+    yield _grid_metric(
         "difull",
         f"{_METRICS}.disjoint_cells:difull",
         "the same where each cell passes the network alone, so that no other cell can matter",
-        _OF_GRIDS,
-        _RAO,
-        unit="grid",
-        higher_is_better=True,
-        share=True,
+        source=_RAO,
     )
-    yield MetricSpec(
+    yield _grid_metric(
         "dipart",
         f"{_METRICS}.disjoint_cells:dipart",
         "the same where each cell of the last feature map is classified alone",
-        _OF_GRIDS,
-        _RAO,
-        unit="grid",
-        higher_is_better=True,
-        share=True,
+        source=_RAO,
     )
     yield MetricSpec(
         "epg",
@@ -174,99 +165,79 @@ def _faithfulness() -> Iterable[MetricSpec]:
         unit="image",
         higher_is_better=False,
     )
-    yield MetricSpec(
+    yield _image_metric(
         "deletion",
         f"{_METRICS}.perturbation:pixel_deletion",
         "area under the probability while pixels are removed, the most important first",
-        _OF_IMAGES,
-        "Petsiuk et al., BMVC 2018, section 4.1",
-        unit="image",
+        source="Petsiuk et al., BMVC 2018, section 4.1",
         higher_is_better=False,
     )
-    yield MetricSpec(
+    yield _image_metric(
         "insertion",
         f"{_METRICS}.perturbation:pixel_insertion",
         "area under the probability while pixels are put into a blurred image, the most important first",
-        _OF_IMAGES,
-        "Petsiuk et al., BMVC 2018, section 4.1",
-        unit="image",
+        source="Petsiuk et al., BMVC 2018, section 4.1",
         higher_is_better=True,
     )
-    yield MetricSpec(
+    yield _image_metric(
         "sensitivity_n",
         f"{_METRICS}.sensitivity_n:sensitivity_n",
         "correlation of the attribution of random pixels with what their removal costs",
-        _OF_IMAGES,
-        "Ancona et al., ICLR 2018, section 4",
-        unit="image",
+        source="Ancona et al., ICLR 2018, section 4",
         higher_is_better=True,
     )
-    yield MetricSpec(
+    yield _image_metric(
         "infidelity",
         f"{_METRICS}.infidelity:infidelity",
         "squared distance of the attribution of random squares from what their removal costs",
-        _OF_IMAGES,
-        "Yeh et al., NeurIPS 2019, definition 2.1",
-        unit="image",
+        source="Yeh et al., NeurIPS 2019, definition 2.1",
         higher_is_better=False,
     )
-    yield MetricSpec(
+    yield _image_metric(
         "randomisation",
         f"{_METRICS}.randomisation:model_randomisation",
         "similarity to the explanation of the network with shuffled parameters",
-        _OF_IMAGES,
-        "Adebayo et al., NeurIPS 2018, section 3.1",
-        unit="image",
+        source="Adebayo et al., NeurIPS 2018, section 3.1",
         higher_is_better=False,
     )
 
 
 def _stability() -> Iterable[MetricSpec]:
-    yield MetricSpec(
+    yield _image_metric(
         "max_sensitivity",
         f"{_METRICS}.max_sensitivity:max_sensitivity",
         "largest relative change of the explanation under weak noise",
-        _OF_IMAGES,
-        "Yeh et al., NeurIPS 2019, definition 3.1",
-        unit="image",
+        source="Yeh et al., NeurIPS 2019, definition 3.1",
         higher_is_better=False,
     )
-    yield MetricSpec(
+    yield _image_metric(
         "shift_stability",
         f"{_METRICS}.shift_stability:shift_stability",
         "similarity to the explanation of the image that was shifted by a pixel or two",
-        _OF_IMAGES,
-        "Crabbé and van der Schaar, NeurIPS 2023, arXiv 2304.06715, equivariance",
-        unit="image",
+        source="Crabbé and van der Schaar, NeurIPS 2023, arXiv 2304.06715, equivariance",
         higher_is_better=True,
     )
 
 
 def _simplicity() -> Iterable[MetricSpec]:
-    yield MetricSpec(
+    yield _image_metric(
         "sparseness",
         f"{_METRICS}.sparsity:sparseness",
         "Gini index of the contributions of all pixels",
-        _OF_IMAGES,
-        "Chalasani et al., ICML 2020",
-        unit="image",
+        source="Chalasani et al., ICML 2020",
         higher_is_better=True,
     )
-    yield MetricSpec(
+    yield _image_metric(
         "complexity",
         f"{_METRICS}.sparsity:complexity",
         "entropy of the contributions of all pixels",
-        _OF_IMAGES,
-        "Bhatt et al., IJCAI 2020",
-        unit="image",
+        source="Bhatt et al., IJCAI 2020",
         higher_is_better=False,
     )
-    yield MetricSpec(
+    yield _image_metric(
         "effective_pixels",
         f"{_METRICS}.sparsity:effective_pixels",
         "number of pixels that would share an even map of the same entropy",
-        _OF_IMAGES,
-        "Bhatt et al., IJCAI 2020, exponential of the entropy",
-        unit="image",
+        source="Bhatt et al., IJCAI 2020, exponential of the entropy",
         higher_is_better=False,
     )

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from bcos_core import BcosError
 from bcos_core.errors import first_line
 from bcos_explain.explainers.captum_model import hookable, one_module_a_call, without_captums_warnings
-from bcos_explain.explainers.completeness_gap import remark_on_gap
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
+from bcos_explain.explainers.remarks import remark_on_gap
 from bcos_explain.explainers.target_gradients import target_gradients
 
 

@@ -7,9 +7,9 @@ import captum.attr
 import torch
 from torch import Tensor, nn
 
-from bcos_explain.explainers.completeness_gap import remark_on_gap
 from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
 from bcos_explain.explainers.memory import fit_in_memory
+from bcos_explain.explainers.remarks import remark_on_gap
 from bcos_explain.explainers.target_gradients import SharedForward
 
 

@@ -13,6 +13,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from bcos_core.completeness import balance
+
+_GAP = 0.01
+"""Of a difference of logits; a smaller gap is not worth a remark."""
+_ROUNDING = 1e-4
+"""Of the sum of absolute attributions; a smaller gap is rounding."""
+
 
 class ExplainerRemark(UserWarning):
     """A remark that nobody collected."""
@@ -66,6 +73,20 @@ def remark(text: str, where: Tensor | None = None, share: Tensor | None = None) 
     places = where.detach().cpu().nonzero().tolist()
     shares = [None] * len(places) if share is None else share.detach()[where].double().tolist()
     pass_on([Remark(text, size, *place) for place, size in zip(places, shares, strict=True)])
+
+
+def remark_on_gap(attribution: Tensor, difference: Tensor, cure: str) -> None:
+    """Say where ``Σ attribution`` misses more than 1 % of ``f(x) - f(0)``.
+
+    Args:
+        attribution: (N, T, C, H, W).
+        difference: (N, T), ``f(x) - f(0)`` of the explained logits.
+        cure: what to do, or why it is so.
+    """
+    parts = balance(attribution.flatten(2), [], difference)
+    gap = parts.residual.abs()
+    missed = (gap > _GAP * parts.score.abs()) & (gap > _ROUNDING * parts.absolute)
+    remark(f"the map's sum misses {{share}} of f(x) - f(0); {cure}", missed, gap / parts.score.abs())
 
 
 def pass_on(remarks: Sequence[Remark], *, first_image: int = 0, target: int | None = None) -> None:

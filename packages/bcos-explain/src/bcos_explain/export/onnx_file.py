@@ -12,8 +12,7 @@ from torch.export import ExportedProgram
 
 from bcos_core import BcosError
 from bcos_explain.export.agreement import Run
-from bcos_explain.export.log_level import errors_only
-from bcos_explain.export.trace import OUTPUTS
+from bcos_explain.export.trace import OUTPUTS, errors_only
 
 INPUT = "image"
 _LARGEST_FILE = 2**31 - 2**24

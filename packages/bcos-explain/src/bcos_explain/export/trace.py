@@ -1,7 +1,9 @@
 """Forward and backward pass of an explanation as one graph, without autograd."""
 
+import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch._functorch.config as functorch_config
@@ -18,7 +20,6 @@ from bcos_core import explanation_mode
 from bcos_core.additive_terms import AdditiveTerms, collect
 from bcos_core.targets import select
 from bcos_explain.export.adjoints import ADJOINTS
-from bcos_explain.export.log_level import errors_only
 
 OUTPUTS = ("logits", "target", "weight", "map", "bias")
 """What a graph returns, in this order."""
@@ -188,3 +189,17 @@ def _recorded(
         graph = make_fx(run, decomposition_table=ADJOINTS, _allow_non_fake_inputs=True)(*stand_ins, symbolic)
     graph.graph.eliminate_dead_code()
     return graph
+
+
+@contextmanager
+def errors_only(*names: str) -> Iterator[None]:
+    """Inside the block the loggers of these names report errors alone."""
+    logs = [logging.getLogger(name) for name in names]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)

@@ -51,10 +51,12 @@ class Occlusion:
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""
-        n, channels, height, width = self._checked(model, x)
-        window = self.window or max(1, min(height, width) // _WINDOWS)
-        stride = self.stride or max(1, window // 2)
         with differentiable(model, x) as leaf, torch.no_grad():
+            n, channels, height, width = x.shape
+            window = self.window or max(1, min(height, width) // _WINDOWS)
+            stride = self.stride or max(1, window // 2)
+            if window > min(height, width):
+                raise BcosError(f"a window of {window} pixels does not fit into images of {height}×{width}")
             indices = class_indices(model(leaf), target)
             columns = as_columns(indices)
 
@@ -75,10 +77,3 @@ class Occlusion:
             )  # (N·T, C, H, W), the same in every channel
             maps = attribution[:, 0].unflatten(0, (n, -1)).to(x.dtype)
             return like_target(maps, indices)
-
-    def _checked(self, model: nn.Module, x: Tensor) -> tuple[int, int, int, int]:
-        with differentiable(model, x):  # refuses anything but a batch of images
-            n, channels, height, width = x.shape
-        if self.window is not None and self.window > min(height, width):
-            raise BcosError(f"a window of {self.window} pixels does not fit into images of {height}×{width}")
-        return n, channels, height, width

@@ -1,7 +1,6 @@
 """The images that the grid pointing game is played with, collected while a data set is evaluated."""
 
 from collections.abc import Sequence
-from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -11,13 +10,8 @@ from bcos_core import BcosError
 Key = int | str
 
 
-class State(TypedDict):
-    """What a process sends to another: plain lists and CPU tensors."""
-
-    images: Tensor | None
-    labels: list[int]
-    confidences: list[float]
-    keys: list[Key]
+State = list[tuple[int, float, Key, Tensor]]
+"""What a process sends to another: class, confidence, key and image on the CPU of each that it kept."""
 
 
 class ConfidentImages:
@@ -88,14 +82,15 @@ class ConfidentImages:
     def __len__(self) -> int:
         return sum(map(len, self._best.values()))
 
-    def _entries(self) -> list[tuple[int, float, Key, Tensor]]:
+    def state(self) -> State:
+        """Everything that was kept, by class, the most confident first; to be merged in another process."""
         return [
             (label, -negative, key, image) for label in sorted(self._best) for negative, key, image in self._best[label]
         ]
 
     def keys(self) -> list[Key]:
         """Keys of the kept images, by class, the most confident first."""
-        return [key for _, _, key, _ in self._entries()]
+        return [key for _, _, key, _ in self.state()]
 
     def collected(self) -> tuple[Tensor, Tensor, Tensor]:
         """Images (M, C, H, W), labels (M,) and confidences (M,), by class, the most confident first.
@@ -103,7 +98,7 @@ class ConfidentImages:
         Raises:
             BcosError: nothing was kept.
         """
-        entries = self._entries()
+        entries = self.state()
         if not entries:
             raise BcosError(
                 f"no image was classified correctly with a confidence above {self.min_confidence:g}; "
@@ -112,23 +107,9 @@ class ConfidentImages:
         labels, confidences, _, images = zip(*entries, strict=True)
         return torch.stack(images), torch.tensor(labels), torch.tensor(confidences, dtype=torch.float64)
 
-    def state(self) -> State:
-        """Everything that was kept, to be merged in another process."""
-        entries = self._entries()
-        return {
-            "images": torch.stack([image for *_, image in entries]) if entries else None,
-            "labels": [label for label, *_ in entries],
-            "confidences": [confidence for _, confidence, *_ in entries],
-            "keys": [key for _, _, key, _ in entries],
-        }
-
     def merge(self, state: State) -> None:
         """Take what another process kept into account; an image that both hold counts once."""
-        if state["images"] is None:
-            return
         known = set(self.keys())
-        for image, label, confidence, key in zip(
-            state["images"], state["labels"], state["confidences"], state["keys"], strict=True
-        ):
+        for label, confidence, key, image in state:
             if key not in known:
                 self._offer(label, confidence, key, image)

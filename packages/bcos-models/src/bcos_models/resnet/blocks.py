@@ -41,15 +41,7 @@ class BasicBlock(ResidualBlock):
     expansion = 1
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        layers: Layers,
-        *,
-        groups: int = 1,
-        base_width: int = 64,
-        drop_path: float = 0.0,
+        self, in_channels: int, width: int, stride: int, layers: Layers, groups: int, base_width: int, drop_path: float
     ) -> None:
         super().__init__(in_channels, width, stride, layers, drop_path)
         if groups != 1 or base_width != 64:
@@ -74,15 +66,7 @@ class Bottleneck(ResidualBlock):
     expansion = 4
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        layers: Layers,
-        *,
-        groups: int = 1,
-        base_width: int = 64,
-        drop_path: float = 0.0,
+        self, in_channels: int, width: int, stride: int, layers: Layers, groups: int, base_width: int, drop_path: float
     ) -> None:
         out_channels = width * self.expansion
         super().__init__(in_channels, out_channels, stride, layers, drop_path)

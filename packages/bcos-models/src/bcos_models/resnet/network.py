@@ -72,17 +72,8 @@ class ResNet(ImageClassifier):
         for stage, depth in enumerate(depths):
             blocks = []
             for i in range(depth):
-                blocks.append(
-                    block(
-                        channels,
-                        width * 2**stage,
-                        2 if stage > 0 and i == 0 else 1,
-                        layers,
-                        groups=groups,
-                        base_width=base_width,
-                        drop_path=next(rates),
-                    )
-                )
+                stride = 2 if stage > 0 and i == 0 else 1
+                blocks.append(block(channels, width * 2**stage, stride, layers, groups, base_width, next(rates)))
                 channels = out_channels[stage]
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.fc = self._make_classifier(num_classes)

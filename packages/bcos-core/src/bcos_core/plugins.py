@@ -27,21 +27,8 @@ class Named(Protocol):
         """What users call it."""
 
 
-class Manager(Protocol):
-    """The part of :class:`pluggy.PluginManager` that is used here."""
-
-    @property
-    def hook(self) -> Any:
-        """Callers of the hooks."""
-
-    def register(self, plugin: object, name: str | None = None) -> str | None:
-        """Register a plugin's hook implementations."""
-
-    def check_pending(self) -> None:
-        """Refuse implementations of unknown hooks."""
-
-    def unregister(self, plugin: object | None = None, name: str | None = None) -> Any:
-        """Forget a plugin."""
+Manager = Any
+"""A :class:`pluggy.PluginManager`; this package does not depend on pluggy."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,13 @@ _ABOUT_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp
 
 
 def as_seen(image: Image.Image, channels: int) -> Image.Image:
-    """Return an image as a person sees it: upright as EXIF says, on white where it is transparent, 8 bits deep."""
-    mode = image_mode(channels)
+    """Return an image as a person sees it: upright as EXIF says, on white where it is transparent, 8 bits deep.
+
+    Raises:
+        BcosError: the channels are neither those of greyscale nor of RGB.
+    """
+    if channels not in (1, 3):
+        raise BcosError(f"images have 1 (greyscale) or 3 (RGB) channels, the model wants {channels}")
     turn = orientation(image)
     if turn is not None:
         image = image.transpose(turn)
@@ -30,7 +35,7 @@ def as_seen(image: Image.Image, channels: int) -> Image.Image:
     elif image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert(mode)
+    image = image.convert("L" if channels == 1 else "RGB")
     for key in _ABOUT_ORIENTATION:  # it is upright now
         image.info.pop(key, None)
     return image
@@ -47,14 +52,3 @@ def orientation(image: Image.Image) -> Image.Transpose | None:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # EXIF that is damaged raises many types, and the pixels may be fine
         return None
-
-
-def image_mode(channels: int) -> str:
-    """Return Pillow's mode for images of `channels` channels.
-
-    Raises:
-        BcosError: neither 1 nor 3.
-    """
-    if channels not in (1, 3):
-        raise BcosError(f"images have 1 (greyscale) or 3 (RGB) channels, the model wants {channels}")
-    return "L" if channels == 1 else "RGB"

@@ -1,6 +1,11 @@
 """DeepLIFT."""
 
-from collections.abc import Callable
+import copy
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,10 +16,12 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_core.errors import first_line
-from bcos_explain.explainers.captum_model import hookable, one_module_a_call, without_captums_warnings
+from bcos_core.module_copy import shared_copy
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
 from bcos_explain.explainers.remarks import remark_on_gap
 from bcos_explain.explainers.target_gradients import target_gradients
+
+_filters = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,12 @@ class DeepLift:
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""
         with differentiable(model, x) as leaf:
-            copied = hookable(model)
-            indices = class_indices(one_module_a_call(copied, tuple(_RULES), leaf), target)
+            copied = _hookable(model)
+            indices = class_indices(_one_module_a_call(copied, tuple(_RULES), leaf), target)
             method = _DeepLift(copied, multiply_by_inputs=False)
             method.gradient_func = shared = _Multipliers(as_columns(indices))
             try:
-                with without_captums_warnings():
+                with _without_captums_warnings():
                     multipliers = method.attribute(leaf, baselines=0)
             except (AssertionError, RuntimeError, AttributeError) as reason:
                 if isinstance(reason, torch.OutOfMemoryError):
@@ -94,3 +101,66 @@ class _Multipliers:
         of_input, of_baseline = outputs.detach().chunk(2)
         self.difference = (of_input - of_baseline).gather(1, self.indices)
         return (multipliers,)
+
+
+def _hookable(model: nn.Module) -> nn.Module:
+    """Copy whose activations do not work in place, since hooks on inputs and outputs cannot handle that."""
+    copied = shared_copy(model)
+    for module in copied.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False  # type: ignore[assignment] # reason: an attribute of activations
+    return copied
+
+
+def _one_module_a_call(model: nn.Module, kinds: tuple[type[nn.Module], ...], x: Tensor) -> Tensor:
+    """Give every call of a module of some `kinds` a module of its own, in place.
+
+    Many networks call one ReLU in several places, which Captum's DeepLIFT cannot tell apart.
+
+    Args:
+        kinds: modules without parameters.
+
+    Returns:
+        The network's output for x.
+    """
+    calls: Counter[nn.Module] = Counter()
+    handles = [
+        module.register_forward_pre_hook(lambda m, _: calls.update([m]))
+        for module in model.modules()
+        if type(module) in kinds
+    ]
+    with torch.no_grad():
+        output: Tensor = model(x)
+    for handle in handles:
+        handle.remove()
+    replaced = {module: _InTurn(module, count) for module, count in calls.items() if count > 1}
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child in replaced:
+                parent._modules[name] = replaced[child]
+    return output
+
+
+class _InTurn(nn.Module):
+    """Copies of a module, called one after the other in every forward pass."""
+
+    def __init__(self, module: nn.Module, count: int) -> None:
+        super().__init__()
+        self.copies = nn.ModuleList(copy.deepcopy(module) for _ in range(count))
+        self.calls = 0
+
+    def forward(self, *args: Any) -> Any:
+        self.calls += 1
+        return self.copies[(self.calls - 1) % len(self.copies)](*args)
+
+
+@contextmanager
+def _without_captums_warnings() -> Iterator[None]:
+    """Drop the notices that Captum sets hooks, which it does on a copy here.
+
+    Python's filters belong to the process: one thread at a time.
+    """
+    with _filters, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Setting backward hooks", UserWarning)
+        warnings.filterwarnings("ignore", r"\s*Setting forward, backward hooks", UserWarning)
+        yield

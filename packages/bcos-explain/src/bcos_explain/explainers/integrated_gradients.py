@@ -1,7 +1,8 @@
 """Integrated gradients."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import captum.attr
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
 from bcos_explain.explainers.memory import fit_in_memory
 from bcos_explain.explainers.remarks import remark_on_gap
-from bcos_explain.explainers.target_gradients import SharedForward
+from bcos_explain.explainers.target_gradients import target_gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class IntegratedGradients:
                 indices = class_indices(logits, target)
                 difference = (logits - model(torch.zeros_like(images[:1]))).gather(1, as_columns(indices))
             method = captum.attr.IntegratedGradients(model, multiply_by_inputs=False)
-            method.gradient_func = SharedForward()
+            method.gradient_func = _gradients_of_targets
             average: Tensor = fit_in_memory(
                 lambda at_once: method.attribute(
                     images,
@@ -72,3 +73,17 @@ class IntegratedGradients:
             attribution = images.unsqueeze(1) * average
             remark_on_gap(attribution, difference, "raise n_steps")
             return like_target(attribution.to(x.dtype), indices)
+
+
+def _gradients_of_targets(
+    forward_fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], target_ind: object, additional_forward_args: Any
+) -> tuple[Tensor]:
+    """Captum's gradient function, but for all targets, given as additional argument (N, T), in one forward pass.
+
+    Captum asks for one gradient (N, C, H, W). This is (N, T, C, H, W), which it carries through where it does not
+    multiply by the input.
+    """
+    del target_ind
+    gradient = target_gradients(forward_fn(*inputs), additional_forward_args[0], inputs[0])
+    assert gradient is not None  # a network whose outputs do not depend on the input has no logits
+    return (gradient,)

@@ -55,7 +55,7 @@ def ok(text: str) -> Finding:
 
 
 def note(text: str) -> Finding:
-    """Return a finding that the run works with, but its owner should know."""
+    """Return a finding with which the run works, but that its owner should know."""
     return Finding("note", text)
 
 

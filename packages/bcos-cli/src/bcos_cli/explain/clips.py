@@ -34,7 +34,7 @@ from bcos_explain.render.raster import draw
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of a clip before its frames are explained."""
+    """What is known about a clip before its frames are explained."""
 
     logits: Tensor
     """(K,), their mean over the frames."""
@@ -73,7 +73,7 @@ class ClipExplainer:
         return self._records(file, store, scale, survey, pictures, maps)
 
     def _batches(self, path: Path, times: list[float]) -> Iterator[Tensor]:
-        """8-bit (N, C, H, W) of the frames; their times are appended to `times`, also that of one frame too many."""
+        """Yield frames as 8-bit (N, C, H, W); append their times to `times`, and that of the first frame too many."""
         most = self.options.max_frames
         batch: list[Tensor] = []
         for frame in islice(frames(path, self.options.every), most + 1):
@@ -99,7 +99,7 @@ class ClipExplainer:
     def _animate(self, file: ImageFile, store: ImageStore, scale: Scale, times: Sequence[float]) -> dict[str, str]:
         """Write an animation for each layout; return the file names by kind."""
         names = self.writer.sheet_names(file, self.options.format)
-        common = _remarks(store)  # below every frame, so that all are of one size
+        common = _remarks(store)  # the same below every frame, so that all have one size
         start = 0.0
         with ExitStack() as stack:
             writers = {
@@ -130,7 +130,7 @@ class ClipExplainer:
                         shape = (len(store), *explanation.map.shape)
                         stored.append(np.lib.format.open_memmap(aside, "w+", dtype=np.float32, shape=shape))
                     stored[i][f] = explanation.map
-            stored.clear()  # written to disk when nobody holds them any more
+            stored.clear()  # a memory map is written when its last reference goes
         return names
 
     def _records(
@@ -179,7 +179,7 @@ def _frame_record(explanation: ClassExplanation, start: float, milliseconds: flo
 
 
 def _mean(explanations: Sequence[ClassExplanation]) -> ClassExplanation:
-    """Mean numbers over frames, of one target by one method."""
+    """Return the mean numbers over frames, of one target by one method."""
     receipts = [e.receipt for e in explanations if e.receipt is not None]
     receipt = None
     if receipts:
@@ -206,7 +206,7 @@ def _mean(explanations: Sequence[ClassExplanation]) -> ClassExplanation:
 
 
 def _remarks(store: ImageStore) -> list[tuple[Remark, ...]]:
-    """Remarks of each explanation over all frames."""
+    """Return the remarks on each explanation over all frames."""
     return [_worst_remarks(row) for row in zip(*(image.explanations for image in store.without_arrays), strict=True)]
 
 

@@ -143,9 +143,9 @@ def _items(
 
 
 def _default_layer(trained: TrainedModel) -> str:
-    """The last layer with a map over the image, before the classifier."""
-    seen = trained.input
-    blank = torch.zeros(1, seen.channels, seen.size, seen.size, device=process_state().device)
+    """Return the last layer with a map over the image, before the classifier."""
+    spec = trained.input
+    blank = torch.zeros(1, spec.channels, spec.size, spec.size, device=process_state().device)
     module = last_feature_layer(trained.model, trained.encode(blank))
     names: list[str] = [name for name, candidate in trained.model.named_modules() if candidate is module]
     return names[0]

@@ -10,7 +10,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Browsers load nothing from elsewhere, and send nothing there; Gradio's own scripts need the two unsafe words."""
+"""Browsers load nothing from elsewhere, and send nothing there; Gradio's own scripts need the two unsafe keywords."""
 
 
 class SecurityHeaders:

@@ -57,7 +57,7 @@ def serve(
     if address.warning is not None:
         console.err.print(f"bcos: warning: {address.warning}", soft_wrap=True)
     stopped = Event()
-    # of SIGINT too, which a shell tells programs in the background to ignore
+    # SIGINT too: a shell starts background programs with it ignored
     before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with TemporaryDirectory(prefix="bcos-serve-") as folder:
@@ -83,11 +83,11 @@ def _serve(
 
 
 def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, Any]:
-    """Options for Gradio: nothing is shared, no files are read but uploads, nothing is loaded from elsewhere.
+    """Options for Gradio: nothing is shared, no files are served but uploads, nothing is loaded from elsewhere.
 
     Args:
-        address: of the page.
-        limits: of uploads.
+        address: where the page is.
+        limits: limits of uploads.
         folder: where uploads are kept.
     """
     from starlette.middleware import Middleware
@@ -123,7 +123,7 @@ def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, 
 
 
 def _theme() -> "gr.themes.Base":
-    """A theme with fonts of the system alone."""
+    """Return a theme that uses system fonts only."""
     import gradio as gr
 
     return gr.themes.Default(primary_hue="blue", font=_FONTS, font_mono=("ui-monospace", "Menlo", "monospace"))

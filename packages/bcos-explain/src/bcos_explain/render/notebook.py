@@ -19,7 +19,7 @@ SIDE = 192
 
 
 def explanation_html(explanation: Explanation) -> str | None:
-    """HTML of the first images and targets of an explanation; None where its inputs are no images (N, C, H, W)."""
+    """Return HTML of the first images and targets of an explanation; None if its inputs are not images (N, C, H, W)."""
     if explanation.input.ndim != 4:
         return None
     n = len(explanation.target)

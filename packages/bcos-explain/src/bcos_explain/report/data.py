@@ -15,7 +15,7 @@ from bcos_explain.report.scores import MetricScores
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often each class was taken for each.
+    """A confusion matrix: how often each class was taken for each other.
 
     Raises:
         BcosError: a matrix that does not fit the names.
@@ -66,7 +66,7 @@ class ReportData:
 
     title: str
     headline: Mapping[str, str] = field(default_factory=dict)
-    """The few numbers to see first, in large letters, by what they are: ``{"top-1": "78.2 %"}``."""
+    """The most important numbers, shown in large print, by name: ``{"top-1": "78.2 %"}``."""
     summary: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Tables of labels and values, by heading: ``{"Model": {"name": "resnet18"}, ...}``."""
     curves: Sequence[Mapping[str, float | None]] = ()

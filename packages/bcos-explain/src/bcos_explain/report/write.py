@@ -1,4 +1,4 @@
-"""From data to the HTML file."""
+"""Writing the HTML file of a report."""
 
 import base64
 import hashlib
@@ -68,22 +68,22 @@ def _environment() -> "Environment":
 
 
 def _part(name: str) -> str:
-    """Text of a file beside the templates, to stand inside the page."""
+    """Return the text of a file beside the templates, to stand inside the page."""
     return "\n" + (files("bcos_explain") / _TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _csp_hash(script: str) -> str:
-    """The content security policy's name of the one script that may run."""
+    """Return the hash by which the content security policy allows the page's script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
 
 
 def _signed(value: float) -> str:
-    """Two decimals, with a minus sign that is as wide as a plus."""
+    """Return a number with two decimals, and a minus sign as wide as a plus."""
     return f"{value:.2f}".replace("-", "−")
 
 
 def _breakable(text: str) -> "Markup":
-    """Text that may be broken after an underscore, as the names of explainers are long."""
+    """Return text that may break after an underscore, as the names of explainers are long."""
     from markupsafe import Markup, escape
 
     return Markup("_<wbr>").join(escape(part) for part in text.split("_"))

@@ -170,7 +170,7 @@ def test_batches(sections, processes, status, text, found, recipe):
         ({"model": {"freeze": ["layer1*"]}}, "ok", "of them frozen"),
         ({"ema": {"decay": 0.9}}, "ok", "of their average"),
         ({"train": {"precision": "bf16"}}, "ok", "logits in bf16 differ by"),
-        ({"train": {"batch_size": 4}}, "note", "batch norms see 4 images at once"),
+        ({"train": {"batch_size": 4}}, "note", "batch norms see only 4 images at once"),
         ({"train": {"compile": "whole", "compile_backend": "eager"}}, "ok", "contributions and bias add up"),
         ({"train": {"precision": "float64"}}, "ok", "contributions and bias add up"),
     ],

@@ -38,7 +38,7 @@ def serve(
     """Serve the page until the process is interrupted or told to end.
 
     Args:
-        runs_or_models: what :func:`bcos_cli.serve.load_networks` takes.
+        runs_or_models: what :func:`bcos_cli.serve.networks.load_networks` takes.
         weights: a file of weights, for one model by name.
         address: where to listen; reachable from this machine alone by default.
         limits: of uploads.

@@ -52,28 +52,56 @@ def types(session: nox.Session) -> None:
     session.run("python", "tests/architecture/import_circles.py")
 
 
+ALONE = {  # enough to use every part of a package; what it does not declare is not there
+    "bcos-core": (
+        "test_imports.py",
+        "test_doctests.py",
+        "test_explanation.py",
+        "test_norms_factory.py",
+        "test_files.py",
+    ),
+    "bcos-models": ("test_registry.py", "test_trained_model.py", "convert/test_rules.py"),
+    "bcos-explain": ("test_registry.py", "test_batch.py", "test_report.py", "test_metric_contract.py"),
+    "bcos-cli": ("test_main.py", "test_config.py", "test_pack.py", "test_explain_files.py"),
+}
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
-    """All tests, with all packages and the reference implementation."""
-    session.install(*EVERYTHING, *group("test-base"), *group("parity"), *group("export"))
-    session.install(*group("examples"), *group("real"), *group("quantus"), *group("browser"), *group("fuzz"))
-    session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
+    """The tests with all packages and the reference implementation; of families, the smallest members."""
+    _install_all(session)
+    session.run("pytest", *PARALLEL, "-m", "not slow", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def isolated(session: nox.Session, package: str) -> None:
-    """One package's tests, with nothing but what it declares."""
+    """One package with nothing but what it declares: every module is imported, and the main roads are used."""
     session.install(*editable(*BELOW[package], package), *group("test-base"))
-    session.run(
-        "pytest",
-        f"tests/{package.removeprefix('bcos-')}",
-        "-m",
-        "not slow",
-        *PARALLEL,
-        *session.posargs,
-        env=ONE_THREAD,
-    )
+    session.run("python", "tests/architecture/import_all.py", package.replace("-", "_"))
+    folder = Path("tests", package.removeprefix("bcos-"))
+    files = [str(folder / name) for name in ALONE[package]]
+    session.run("pytest", *files, "-m", "not slow", "-p", "no:xdist", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(default=False)
+def full(session: nox.Session) -> None:
+    """All tests: every member of every family, long runs, processes that are killed. Half an hour."""
+    _install_all(session)
+    session.run("pytest", *PARALLEL, *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(default=False)
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def full_isolated(session: nox.Session, package: str) -> None:
+    """All tests of one package, with nothing but what it declares."""
+    session.install(*editable(*BELOW[package], package), *group("test-base"))
+    session.run("pytest", f"tests/{package.removeprefix('bcos-')}", *PARALLEL, *session.posargs, env=ONE_THREAD)
+
+
+def _install_all(session: nox.Session) -> None:
+    session.install(*EVERYTHING, *group("test-base"), *group("parity"), *group("export"))
+    session.install(*group("examples"), *group("real"), *group("quantus"), *group("browser"), *group("fuzz"))
 
 
 @nox.session(default=False)

@@ -17,6 +17,7 @@ from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.requirements import Condition
+from bcos_cli.evaluate.resumable import PartialResults
 from bcos_cli.evaluate.table import print_evaluation
 from bcos_cli.train import trainer
 from bcos_cli.train.model import build
@@ -120,7 +121,7 @@ def test_what_was_measured_before_a_kill_is_not_measured_again(trained, shards, 
 
 def test_parts_of_another_network_are_not_taken_up(trained, shards, monkeypatch, tmp_path):
     two_by_one(monkeypatch)
-    monkeypatch.setattr(bcos_cli.evaluate.evaluation.PartialResults, "clear", lambda self: None)
+    monkeypatch.setattr(PartialResults, "clear", lambda self: None)
     evaluate_shards(trained, shards, OPTIONS, partial=tmp_path / "partial")
     with torch.no_grad():
         next(trained.model.parameters()).add_(0.1)
@@ -232,7 +233,7 @@ def test_what_explainers_say_is_under_the_table_and_in_the_files(trained, shards
 
 def test_remarks_survive_a_kill(trained, shards, tmp_path, monkeypatch):
     options = replace(OPTIONS, metrics=("sparseness",), explainers=("guided_backprop",), grids=0)
-    monkeypatch.setattr(bcos_cli.evaluate.evaluation.PartialResults, "clear", lambda self: None)
+    monkeypatch.setattr(PartialResults, "clear", lambda self: None)
     once, again = (evaluate_shards(trained, shards, options, partial=tmp_path / "partial") for _ in range(2))
     remarks = [e.explanations["sparseness"]["guided_backprop"].remarks for e in (once, again)]
     assert remarks[0] == remarks[1]
@@ -279,7 +280,7 @@ def test_fewer_grids_than_asked_for_are_noted(trained, shards, monkeypatch):
 
 
 def test_classes_in_another_order_are_refused(trained, shards):
-    trained.classes = ["columns", "rows", "corner"]
+    trained.config = replace(trained.config, classes=["columns", "rows", "corner"])
     with pytest.raises(BcosError, match=r"in another order \(class 0 is 'rows' there, 'columns' here\)"):
         evaluate_shards(trained, shards, OPTIONS)
 

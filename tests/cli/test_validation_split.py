@@ -155,7 +155,7 @@ def test_share_of_train_chooses_where_there_is_no_val(run, capsys):
 def test_interrupted_run_with_a_share_goes_on_with_the_same_share(run, tmp_path, monkeypatch):
     sections = {"train_section": {"epochs": 4, **BEST}, "data": {"val_share": 0.25}, "optimizer": {"lr": 0.02}}
     whole = run(name="whole", **sections)
-    real, calls = trainer.evaluate, []
+    real, calls = trainer.classify, []
 
     def killed(*arguments, **options):
         calls.append(1)
@@ -164,7 +164,7 @@ def test_interrupted_run_with_a_share_goes_on_with_the_same_share(run, tmp_path,
         return real(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(trainer, "evaluate", killed)
+        patched.setattr(trainer, "classify", killed)
         with pytest.raises(KeyboardInterrupt):
             run(name="killed", **sections)
     folder = run(name="killed", resume=True, **sections)

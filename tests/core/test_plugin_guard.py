@@ -129,3 +129,10 @@ def test_a_builder_whose_import_would_end_the_program_is_a_mistake(monkeypatch, 
     with pytest.raises(BcosError, match=message):
         resolve("leaving_builder:f")
     assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_plugin_of_an_earlier_layout_is_told_where_modules_went():
+    with pytest.raises(ImportError) as caught:
+        import bcos_core.no_longer_here  # noqa: F401 - reason: it is not there
+    assert error_summary(caught.value).endswith("modules have moved: CHANGELOG.md of bcos-core says where")
+    assert "moved" not in error_summary(ImportError("numpy", name="numpy"))

@@ -39,7 +39,7 @@ def test_a_run_is_shown_or_refused_in_one_line(fuzz, folder, name):
             (run / file).write_bytes(content if file == name else usual)
         found = [read_run(path) for path in find_runs(folder / "runs")]
         for one in found:
-            json.dumps([one.model, one.wanted, one.measure, one.last, one.best, one.minutes, one.changed])
+            json.dumps([one.model, one.max_epochs, one.measure, one.last, one.best, one.minutes, one.changed])
         recipe_rows(found * 2)
         score_rows(found * 2)
 

@@ -16,6 +16,9 @@ PATIENCE = 5.0
 """Seconds after which a plugin that is still being loaded is named."""
 
 
+_OURS = ("bcos_core", "bcos_models", "bcos_explain", "bcos_cli")
+
+
 class PluginExitError(BcosError):
     """Code of a plugin tried to end the program, such as by SystemExit, which is the cause of this error."""
 
@@ -23,7 +26,9 @@ class PluginExitError(BcosError):
 def error_summary(reason: BaseException) -> str:
     """Type and first line of an error that code of a plugin raised."""
     said = reason.__cause__ if isinstance(reason, PluginExitError) and reason.__cause__ else reason
-    return f"{type(said).__name__}: {printable(first_line(said))}"
+    package = (said.name or "").partition(".")[0] if isinstance(said, ImportError) else ""
+    moved = f"; modules have moved: CHANGELOG.md of {package.replace('_', '-')} says where" if package in _OURS else ""
+    return f"{type(said).__name__}: {printable(first_line(said))}{moved}"
 
 
 @contextmanager

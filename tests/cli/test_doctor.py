@@ -16,7 +16,7 @@ from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_cli.doctor import machine
 from bcos_cli.doctor.checkup import examine
 from bcos_cli.doctor.finding import note
-from bcos_cli.doctor.network import _made_of
+from bcos_cli.doctor.network import _composition
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.validation_split import with_validation
 from bcos_core.plugins import PluginInfo
@@ -88,7 +88,7 @@ def test_broken_and_slow_plugins_are_named(found, recipe, monkeypatch):
     told = found(recipe(), "plugins")
     assert told["problem"] == ["theirs:a (theirs.a) is broken: ImportError: no torch; fix or uninstall theirs"]
     assert told["note"] == ["theirs:b takes 1,500 ms to import; every command waits for it"]
-    assert "of others: theirs:a, theirs:b" in told["ok"][0]
+    assert "third-party: theirs:a, theirs:b" in told["ok"][0]
 
 
 def test_missing_short_and_changed_shards(found, recipe, copied):
@@ -121,10 +121,10 @@ def test_classes_that_are_rare_missing_or_alone(found, recipe, packed):
     data = packed([0] * 30 + [1] * 2, ("cat", "dog", "fox"))
     told = found(recipe(data=data), "data")
     assert told["note"][0] == "1 classes have no training images: fox"
-    assert told["note"][1].startswith("3 classes of 2 to 30 training images; think of data.balanced=true")
+    assert told["note"][1].startswith("3 classes of 2 to 30 training images; consider data.balanced=true")
     assert len(found(recipe(data=data | {"balanced": True}), "data")["note"]) == 1
     shutil.rmtree(data["path"])
-    assert "of one class alone" in found(recipe(data=packed([1] * 30)), "data")["problem"][0]
+    assert "all training images are of one class" in found(recipe(data=packed([1] * 30)), "data")["problem"][0]
 
 
 def test_several_labels_need_a_loss_for_them(found, recipe, copied):
@@ -143,9 +143,9 @@ def test_several_labels_need_a_loss_for_them(found, recipe, copied):
         ({"train": {"batch_size": 6}, "mixing": {"mixup": 1}}, 2, "problem", "needs batches of an even number of"),
         ({"train": {"batch_size": 10}}, 1, "note", "every epoch leaves out 4 of 24 images"),
         ({"data": {"workers": 4}}, 1, "note", "4 loader processes for 3 batches an epoch"),
-        ({"data": {"workers": 4}}, 2, "note", "8 processes read 5 shards, several of them the same one"),
+        ({"data": {"workers": 4}}, 2, "note", "8 processes share 5 shards"),
         ({"train": {"max_batch": 2}}, 2, "ok", "8 images a step: 2 a process × 2 processes × 2 accumulated batches"),
-        ({}, 1, "ok", "3 steps an epoch, 6 in 2 epochs, of them 0 of warm-up"),
+        ({}, 1, "ok", "3 steps an epoch, 6 in 2 epochs, 0 of them warm-up"),
     ],
 )
 def test_batches(sections, processes, status, text, found, recipe):
@@ -170,7 +170,7 @@ def test_batches(sections, processes, status, text, found, recipe):
         ({"model": {"freeze": ["layer1*"]}}, "ok", "of them frozen"),
         ({"ema": {"decay": 0.9}}, "ok", "of their average"),
         ({"train": {"precision": "bf16"}}, "ok", "logits in bf16 differ by"),
-        ({"train": {"batch_size": 4}}, "note", "batch norms see 4 images at once"),
+        ({"train": {"batch_size": 4}}, "note", "batch norms see only 4 images at once"),
         ({"train": {"compile": "whole", "compile_backend": "eager"}}, "ok", "contributions and bias add up"),
         ({"train": {"precision": "float64"}}, "ok", "contributions and bias add up"),
     ],
@@ -191,7 +191,7 @@ def test_linear_layers_and_biases_of_a_converted_network(found, recipe):
     assert "norm shifts (" in told["note"][1]
     assert "network.fc.bias" in told["note"][1]
     assert len(told["note"]) == 2
-    told = list(_made_of(nn.Sequential(nn.Conv2d(6, 2, 1), nn.ReLU(inplace=True)), is_bcos=False))
+    told = list(_composition(nn.Sequential(nn.Conv2d(6, 2, 1), nn.ReLU(inplace=True)), is_bcos=False))
     assert told[-1] == note("1 modules change their input in place: 1")
 
 
@@ -206,7 +206,7 @@ def test_little_memory_and_few_cores(found, recipe, monkeypatch):
     told = found(recipe(data={"workers": 500}), "machine")
     assert any(text.startswith("501 processes, loaders included, on") for text in told["note"])
     told = found(recipe(data={"shuffle_buffer": 10**9}), "machine")
-    assert any("wait to be drawn" in text and "lower data.shuffle_buffer" in text for text in told["problem"])
+    assert any("for the shuffle buffers" in text and "lower data.shuffle_buffer" in text for text in told["problem"])
 
 
 def test_trackers(found, recipe):

@@ -185,7 +185,7 @@ def test_demo_replaces_no_image_that_is_not_its_own(bcos, tmp_path):
     (tmp_path / "demo" / "images" / "mine.png").write_bytes(b"mine")
     status, _, err = bcos("demo", "--out", "demo", *FAST_DEMO)
     assert status == 2
-    assert "holds 'mine.png', which is not of the demo" in err
+    assert "holds 'mine.png', which the demo did not write" in err
     assert (tmp_path / "demo" / "images" / "mine.png").read_bytes() == b"mine"
 
 

@@ -89,7 +89,7 @@ def test_line_that_is_no_part_is_refused_before_anything_is_measured(line, tmp_p
     with (tmp_path / "f" / "t.0.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
     with pytest.raises(
-        BcosError, match=r"line 2 of .*t.0.jsonl holds no part of a measurement, got .*; remove the file"
+        BcosError, match=r"line 2 of .*t.0.jsonl is not a part of a measurement, got .*; remove the file"
     ):
         PartialResults(tmp_path, "f", 0)
 

@@ -297,7 +297,7 @@ def test_too_large_files_and_images_are_refused_before_they_are_decoded(run, pic
     path, seen = picture(), load_trained(run).input
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail("decoded"))
     with pytest.raises(
-        UnreadableImageError, match=r"the file has .* MB, at most 0.0001 MB are taken; .*--max-megabytes"
+        UnreadableImageError, match=r"the file has .* MB, at most 0.0001 MB are accepted; .*--max-megabytes"
     ):
         read_upload(path, seen, Limits(megabytes=0.0001))
     with pytest.raises(UnreadableImageError, match=r"24×16 pixels, at most 0.0003 megapixels.*--max-megapixels"):

@@ -182,7 +182,7 @@ def test_more_than_a_file_at_a_time_is_refused(page):
         assert asked(page, "POST", path, content_length=str(too_much))[0] == 413
         assert asked(page, "POST", path, content_length="9" * 30)[0] == 413
         parts = [bytes(2**16)] * (too_much // 2**16 + 1)  # a length that is not announced, or wrong
-        assert asked(page, "POST", path, parts, content_length="5") == (413, "at most 0.6 MB are taken at a time")
+        assert asked(page, "POST", path, parts, content_length="5") == (413, "at most 0.6 MB are accepted at a time")
     assert stored(page) == []
 
 

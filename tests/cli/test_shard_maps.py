@@ -177,7 +177,9 @@ def test_command_writes_maps_and_goes_on(bcos, trained, shards, tmp_path, line):
     assert bcos(*arguments, "--out", "own", "--target", "label", "--raw-weight")[0] == 0
     assert all(s["json"]["target"] == s["json"]["label"] for s in members(tmp_path / "own").values())
     assert "there is no class 'teapot'" in line(bcos(*arguments, "--out", "no", "--target", "teapot"))
-    assert "--target label stands alone" in line(bcos(*arguments, "--out", "no", "--target", "label", "--target", "0"))
+    assert "--target label cannot go with other targets" in line(
+        bcos(*arguments, "--out", "no", "--target", "label", "--target", "0")
+    )
     assert "holds other maps" in line(bcos(*arguments, "--out", "maps"))
     shown = line(bcos("explain", "model.safetensors", shards, "--out", "no"))
     assert "is a folder of shards; explain them with: bcos maps RUN" in shown

@@ -220,7 +220,7 @@ def test_scores_of_an_older_run_say_that_their_images_chose(run):
     older(folder)
     (folder / "model.safetensors").write_bytes(file)
     found = evaluate_run(str(folder), {"metrics": ("top1",)})
-    assert found.notes == ["these images (test) chose the epoch of the network, in a run of an older version"]
+    assert found.notes == ["the epoch of the network was chosen on these images (test), in a run of an older version"]
 
 
 def test_without_a_test_split_val_is_scored_and_it_is_said(run, tmp_path, bcos):
@@ -228,7 +228,7 @@ def test_without_a_test_split_val_is_scored_and_it_is_said(run, tmp_path, bcos):
     folder = run(data, train_section={"epochs": 2, **BEST})
     notes = [
         "there is no split 'test': the images are those of 'val'",
-        "these images (val) chose the epoch of the network",
+        "the epoch of the network was chosen on these images (val)",
     ]
     assert json.loads((folder / "evaluation.json").read_text())["notes"] == notes
     assert evaluate_run(str(folder), {"metrics": ("top1",)}).notes == notes

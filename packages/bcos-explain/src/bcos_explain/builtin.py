@@ -106,10 +106,10 @@ def bcos_explain_metrics() -> Iterable[MetricSpec]:
     yield from _simplicity()
 
 
-_OF_IMAGES = ("model", "explainer", "images")
-_OF_GRIDS = (*_OF_IMAGES, "labels", "confidences")
-_image_metric = partial(MetricSpec, needs=_OF_IMAGES, unit="image")
-_grid_metric = partial(MetricSpec, needs=_OF_GRIDS, unit="grid", higher_is_better=True, share=True)
+_IMAGE_INPUTS = ("model", "explainer", "images")
+_GRID_INPUTS = (*_IMAGE_INPUTS, "labels", "confidences")
+_image_metric = partial(MetricSpec, needs=_IMAGE_INPUTS, unit="image")
+_grid_metric = partial(MetricSpec, needs=_GRID_INPUTS, unit="grid", higher_is_better=True, share=True)
 _RAO = "Rao et al., CVPR 2022, section 3.1"
 _WANG = "Wang et al., CVPR Workshops 2020, section 4.3"
 
@@ -124,7 +124,7 @@ def _localisation() -> Iterable[MetricSpec]:
     yield _grid_metric(
         "difull",
         f"{_METRICS}.disjoint_cells:difull",
-        "the same where each cell passes the network alone, so that no other cell can matter",
+        "the same where each cell passes through the network alone, so that no other cell can matter",
         source=_RAO,
     )
     yield _grid_metric(
@@ -137,7 +137,7 @@ def _localisation() -> Iterable[MetricSpec]:
         "epg",
         f"{_METRICS}.energy_pointing:energy_pointing_game",
         "share of positive contributions inside boxes around the object",
-        (*_OF_IMAGES, "boxes"),
+        (*_IMAGE_INPUTS, "boxes"),
         _WANG,
         unit="image",
         higher_is_better=True,
@@ -147,7 +147,7 @@ def _localisation() -> Iterable[MetricSpec]:
         "epg_masks",
         f"{_METRICS}.energy_pointing:energy_pointing_game_masks",
         "share of positive contributions inside the mask of the object",
-        (*_OF_IMAGES, "masks"),
+        (*_IMAGE_INPUTS, "masks"),
         _WANG,
         unit="image",
         higher_is_better=True,

@@ -24,11 +24,11 @@ class Activation:
 
 
 def as_channels(output: Tensor, size: tuple[int, int]) -> Tensor:
-    """A layer's output as (N, C, h, w); (N, C) becomes (N, C, 1, 1).
+    """Return a layer's output as (N, C, h, w); (N, C) becomes (N, C, 1, 1).
 
     Args:
-        output: (N, C), (N, C, h, w), (N, h, w, C), or tokens (N, T, C), those of a class left out.
-        size: of the image, (H, W).
+        output: (N, C), (N, C, h, w), (N, h, w, C), or tokens (N, T, C), whose class tokens are left out.
+        size: (H, W) of the image.
 
     Raises:
         BcosError: another shape.
@@ -68,8 +68,8 @@ class TopActivations:
     their order nor on their batches.
 
     Args:
-        channels: of the layer; None for all.
-        count: images a channel.
+        channels: channels of the layer; None for all.
+        count: images per channel.
 
     Raises:
         BcosError: a count below 1.
@@ -114,11 +114,11 @@ class TopActivations:
             self._best[c] = _best(self._best.get(c, []) + found, self.count)
 
     def collected(self) -> dict[int, list[Activation]]:
-        """Activations by channel, the strongest first."""
+        """Return activations by channel, the strongest first."""
         return {c: list(self._best[c]) for c in sorted(self._best)}
 
     def strongest(self, count: int) -> list[int]:
-        """The channels that are activated most by any image, the strongest first."""
+        """Return the channels that are activated most by any image, the strongest first."""
         return heapq.nsmallest(count, self._best, key=lambda c: (-self._best[c][0].score, c))
 
 
@@ -135,7 +135,7 @@ def explain_neuron(
         model: in eval mode.
         x: (N, C, H, W), encoded.
         layer: name of a submodule.
-        channel: of its output.
+        channel: channel of its output.
         positions: (row, column) in the layer's map for each image, as :class:`Activation` has them; None for
             where the channel is activated most.
 

@@ -1,4 +1,4 @@
-"""Explainers of this package for the metrics of Quantus, which is not needed for it."""
+"""Explainers of this package for the metrics of Quantus, which need not be installed."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ ExplainFunc = Callable[..., NDArray[np.floating]]
 
 
 def explain_func(explainer: Explainer, *, channels: bool = False) -> ExplainFunc:
-    """Make what Quantus takes as ``explain_func``.
+    """Return an ``explain_func`` for Quantus.
 
     Args:
         explainer: any of :func:`bcos_explain.get_explainer`.

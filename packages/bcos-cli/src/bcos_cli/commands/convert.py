@@ -34,15 +34,18 @@ def convert(
         Path | None, typer.Option(help="Folder for the converted network: weights, configuration, model card.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Weights of the original: a file or URL. By default its library's own.")
+        str | None,
+        typer.Option(help="Weights of the original network: a file or URL. By default those of its library."),
     ] = None,
-    classes: Annotated[int | None, typer.Option(help="Outputs; by default those of the original.", min=1)] = None,
+    classes: Annotated[
+        int | None, typer.Option(help="Number of outputs; by default that of the original.", min=1)
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("-o", "--override", help="option=value, such as b=1 or keep_bias=true; repeatable."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what becomes what, and what stays and why; needs no weights.")
+        bool, typer.Option("--dry-run", help="Print what each layer would become, and why; needs no weights.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
     trust_run: TrustRun = False,
@@ -68,12 +71,12 @@ def convert_network(
     out: Path | None = None,
     dry_run: bool = False,
 ) -> "tuple[str, ConversionReport]":
-    """Convert a network, write it to a folder, and return its name and what was done to it.
+    """Convert a network, write it to a folder, and return its name and a report.
 
     Args:
         model: ``timm/NAME``, ``torchvision/NAME``, ``bcosified/NAME``, or the folder of a run.
-        weights: of the original; None for its library's own, or the run's.
-        num_classes: outputs; None for the original's.
+        weights: those of the original network; None for its library's own, or the run's.
+        num_classes: number of outputs; None for the original's.
         overrides: ``option=value`` of :func:`bcos_models.bcosify`, the values in YAML.
         out: folder to be made; with `dry_run` it may be None.
         dry_run: load no weights and write nothing.
@@ -96,7 +99,7 @@ def convert_network(
         if weights is not None or num_classes is not None:
             raise BcosError(f"--weights and --classes go with the name of a model; {model!r} has its own")
         weights, num_classes, names = str(Path(model) / WEIGHTS_NAME), len(run.classes), run.classes
-        model, options = _of_run(run, options)
+        model, options = _run_options(run, options)
     get_spec(model)  # a wrong name fails here
     if "/" not in model:
         raise BcosError(
@@ -126,8 +129,8 @@ def _check_folder(out: Path | None, dry_run: bool) -> None:
         raise BcosError(f"{str(out)!r} is not empty; choose another folder with --out")
 
 
-def _of_run(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return name and options with which the network of a run is converted."""
+def _run_options(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the name and options to convert the network of a run with."""
     from bcos_models import get_spec
 
     name = f"bcosified/{run.name}"
@@ -138,13 +141,13 @@ def _of_run(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dict[str
 
 
 def print_conversion(name: str, report: "ConversionReport", out: Path | None, *, every_layer: bool) -> None:
-    """Print what became what, what stays and why.
+    """Print what each layer became, and why.
 
     Args:
-        name: of the converted network.
-        report: of its conversion.
+        name: name of the converted network.
+        report: report of its conversion.
         out: where it was written.
-        every_layer: a line for each layer, not for each kind.
+        every_layer: print a line for each layer, not only for each kind.
     """
     from bcos_cli import console
 

@@ -23,14 +23,14 @@ def bcos_cli_commands(app: typer.Typer) -> None:
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for all that is made.")] = Path("bcos-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.")] = Path("bcos-demo"),
     overrides: Annotated[
-        list[str] | None, typer.Option("-o", "--override", help="key=value of the recipe digits; repeatable.")
+        list[str] | None, typer.Option("-o", "--override", help="key=value for the recipe digits; repeatable.")
     ] = None,
 ) -> None:
-    """Do the whole job on built-in digits.
+    """Run the whole pipeline on built-in digits.
 
-    Pack shards, train, evaluate, explain. Takes under two minutes on two cores.
+    Packs shards, trains, evaluates and explains, in under two minutes on two cores.
     """
     run_demo(out, overrides or [])
 
@@ -40,7 +40,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
 
     Args:
         out: folder.
-        overrides: ``key=value`` of the recipe.
+        overrides: ``key=value`` for the recipe.
     """
     import shutil
 
@@ -84,5 +84,5 @@ def _check_replaceable(out: Path, images: Path, names: set[str]) -> None:
     others = sorted(path.name for path in images.iterdir() if path.name not in names) if images.is_dir() else []
     if others:
         raise BcosError(
-            f"{str(images)!r} holds {others[0]!r}, which is not of the demo; move it, or choose another --out"
+            f"{str(images)!r} holds {others[0]!r}, which the demo did not write; move it, or choose another --out"
         )

@@ -35,8 +35,8 @@ def doctor(
 ) -> None:
     """Check a run before it starts: data, batches, network, machine. Exit status 1 if there are problems.
 
-    Takes what bcos train takes, and writes nothing. The network is trained for two steps on images of the shards and
-    explained.
+    Takes the arguments of bcos train, and writes nothing. The network is trained for two steps on images of the
+    shards, and explained.
     """
     trust_runs(trust_run)
     from bcos_cli.train.arguments import resolve_arguments

@@ -19,9 +19,7 @@ def bcos_cli_commands(app: typer.Typer) -> None:
 
 
 def evaluate(
-    run_or_model: Annotated[
-        str, typer.Argument(help="Folder of a run, weights file of one, or a model with --weights.")
-    ],
+    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
     metric: Annotated[
         list[str] | None,
@@ -31,11 +29,11 @@ def evaluate(
     ] = None,
     explainer: Annotated[
         list[str] | None,
-        typer.Option(help="For the metrics of explanations; repeatable. Those of the run, or bcos."),
+        typer.Option(help="Explainer to score; repeatable. By default those of the run, or bcos."),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(help="Of a metric or explainer: NAME.KEY=VALUE, such as rise.n_masks=1000; repeatable."),
+        typer.Option(help="Option of a metric or explainer: NAME.KEY=VALUE, such as rise.n_masks=1000; repeatable."),
     ] = None,
     require: Annotated[
         list[str] | None,
@@ -63,26 +61,28 @@ def evaluate(
     workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
     on_error: Annotated[
         Literal["stop", "skip"] | None,
-        typer.Option(help="What a damaged image or shard does; as in the run, or stop."),
+        typer.Option(help="What to do at a damaged image or shard. By default as in the run, or stop."),
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write all values to this file.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for scores.csv and scores.json; a killed evaluation continues from what is in it."),
+        typer.Option(
+            help="Folder for scores.csv, scores.json and partial results, from which a killed evaluation continues."
+        ),
     ] = None,
     trust_run: TrustRun = False,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
 ) -> None:
     """Score a network and its explanations on a split.
 
-    For a run's folder, evaluation.json and report.html are renewed. A killed evaluation continues where it stopped.
+    For a run's folder, evaluation.json and report.html are rewritten. A killed evaluation continues where it stopped.
     Exit status 1 if contributions do not add up to the logits, or a --require does not hold.
     """
     trust_runs(trust_run)
     from bcos_cli.evaluate.arguments import parse_arguments, refuse_with_photos
 
     if (boxes is None) != (photos is None):
-        raise BcosError("--boxes and --photos go together: annotations, and the folder of the images they are of")
+        raise BcosError("--boxes and --photos go together: annotations, and the folder of their images")
     given = parse_arguments(
         metrics=metric,
         options=option,

@@ -24,20 +24,18 @@ def bcos_cli_commands(app: typer.Typer) -> None:
 
 
 def explain(
-    run_or_model: Annotated[
-        str, typer.Argument(help="Folder of a run, weights file of one, or a model with --weights.")
-    ],
+    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Images, videos and animated images; folders, with all below them; patterns such as 'photos/*.jpg'."
+            help="Images, videos and animated images; folders, searched recursively; patterns such as 'photos/*.jpg'."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the pictures and explanations.json.")],
     target: Annotated[
-        list[str] | None, typer.Option(help="Class name or number; repeatable. By default what is predicted.")
+        list[str] | None, typer.Option(help="Class name or number; repeatable. By default the predicted class.")
     ] = None,
-    top_k: Annotated[int | None, typer.Option(help="Explain so many of the most likely classes.", min=1)] = None,
+    top_k: Annotated[int | None, typer.Option(help="Number of most likely classes to explain.", min=1)] = None,
     contrast: Annotated[
         list[str] | None,
         typer.Option(help="A:B for why A and not B, or B for why the predicted class and not B; repeatable."),
@@ -55,27 +53,27 @@ def explain(
     contact_sheet: Annotated[
         bool, typer.Option("--contact-sheet", help="Also one sheet for all images, not overlaid.")
     ] = False,
-    format: Annotated[Literal["png", "svg", "webp"], typer.Option(help="Of pictures.")] = "png",
+    format: Annotated[Literal["png", "svg", "webp"], typer.Option(help="Format of the pictures.")] = "png",
     scale: Annotated[
-        Literal["own", "shared"], typer.Option(help="A scale of colours and opacity for each image, or one for all.")
+        Literal["own", "shared"], typer.Option(help="Scale of colours and opacity: one for each image, or one for all.")
     ] = "own",
-    colorbar: Annotated[bool, typer.Option(help="Scales in units of the logit.")] = True,
+    colorbar: Annotated[bool, typer.Option(help="Draw colour bars in units of the logit.")] = True,
     background: Annotated[
         Literal["white", "black", "checker", "none"] | None,
-        typer.Option(help="Of what is transparent. By default white; none in separate pictures."),
+        typer.Option(help="Colour behind transparent parts. By default white; none in separate pictures."),
     ] = None,
     size: Annotated[
         int | None, typer.Option(help="Side of each picture in pixels, up to 4096; about 224 by default.")
     ] = None,
     raw_weight: Annotated[bool, typer.Option("--raw-weight", help="Also write W as an array.")] = False,
-    animation: Annotated[Literal["gif", "webp"], typer.Option(help="What clips become.")] = "gif",
-    max_frames: Annotated[int, typer.Option(help="Frames explained of each clip.", min=1)] = 300,
-    every: Annotated[int, typer.Option(help="Explain every so many-th frame of a clip.", min=1)] = 1,
+    animation: Annotated[Literal["gif", "webp"], typer.Option(help="Format of explained clips.")] = "gif",
+    max_frames: Annotated[int, typer.Option(help="Largest number of frames to explain in a clip.", min=1)] = 300,
+    every: Annotated[int, typer.Option(help="Explain every N-th frame of a clip.", min=1)] = 1,
     trust_run: TrustRun = False,
 ) -> None:
     """Explain what a network sees in images.
 
-    Pictures, and numbers as JSON. Exit status 1 if a file could not be read.
+    Writes pictures, and numbers as JSON. Exit status 1 if a file could not be read.
     """
     trust_runs(trust_run)
     from bcos_cli import console

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bcos_explain.export import SavedExplainer
 
 EXAMPLES = 2
-"""Images that a graph for any number of them is recorded with."""
+"""Number of images with which a graph for any number of them is traced."""
 
 
 @hookimpl
@@ -26,9 +26,7 @@ def bcos_cli_commands(app: typer.Typer) -> None:
 
 
 def export(
-    run_or_model: Annotated[
-        str, typer.Argument(help="Folder of a run, weights file of one, or a model with --weights.")
-    ],
+    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
     out: Annotated[Path, typer.Option(help="File to write, ending in .onnx or .pt2.")],
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
     batch: Annotated[
@@ -57,7 +55,7 @@ def export_network(
     Args:
         run_or_model: as :func:`bcos_models.load_trained` takes it.
         out: ending in ``.onnx`` or ``.pt2``.
-        weights: of a model that is named.
+        weights: a file of weights, for a model by name.
         batch: number of images at a time; None for any.
 
     Raises:
@@ -75,19 +73,19 @@ def export_network(
         raise BcosError(f"--out takes a file ending in {' or '.join(SUFFIXES)}, got {str(out)!r}")
     check_writable(out)
     trained = load_trained(run_or_model, weights, trust=trusts_runs())
-    seen = trained.input
+    spec = trained.input
     generator = torch.Generator().manual_seed(0)
-    images = torch.rand((batch or EXAMPLES, seen.channels, seen.size, seen.size), generator=generator)
+    images = torch.rand((batch or EXAMPLES, spec.channels, spec.size, spec.size), generator=generator)
     return save_explainer(
         out,
         trained.model.eval(),
         images,
-        encode=input_encoder(seen),
+        encode=input_encoder(spec),
         dynamic_batch=batch is None,
         class_names=trained.classes,
         metadata={
             "model": trained.name,
-            "input": json.dumps(asdict(seen)),
+            "input": json.dumps(asdict(spec)),
             "probabilities": trained.probabilities,
         },
     )

@@ -77,7 +77,7 @@ def metrics(as_json: AsJson = False) -> None:
 
 
 def plugins(as_json: AsJson = False) -> None:
-    """List plugins of every kind; a broken one with the reason."""
+    """List all plugins; broken ones with the reason."""
     from bcos_cli.plugins import all_plugins
 
     found = all_plugins()

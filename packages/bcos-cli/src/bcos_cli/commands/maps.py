@@ -17,9 +17,7 @@ def bcos_cli_commands(app: typer.Typer) -> None:
 
 
 def maps(
-    run_or_model: Annotated[
-        str, typer.Argument(help="Folder of a run, weights file of one, or a model with --weights.")
-    ],
+    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
     out: Annotated[Path, typer.Option(help="Folder for shards of maps and maps.json.")],
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
     split: Annotated[str | None, typer.Option(help="Split to explain; test by default, val without one.")] = None,
@@ -64,7 +62,7 @@ def maps(
     given = target or [PREDICTED]
     choices = [name for name in given if name in (PREDICTED, LABEL) and name not in trained.classes]
     if choices and len(given) > 1:
-        raise BcosError(f"--target {choices[0]} stands alone, got {', '.join(given)}")
+        raise BcosError(f"--target {choices[0]} cannot go with other targets, got {', '.join(given)}")
     options = MapOptions(
         methods=tuple(method or MapOptions.methods),
         targets=() if choices else tuple(class_index(name, trained.classes) for name in given),
@@ -82,7 +80,7 @@ def maps(
         rows = [
             ("images", f"{written.images:,}"),
             ("shards", written.shards),
-            ("of these there before", written.resumed),
+            ("of these already there", written.resumed),
         ]
         console.table(f"maps in {out}", ["", "count"], rows)
     leave()

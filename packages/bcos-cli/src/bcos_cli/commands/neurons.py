@@ -16,9 +16,7 @@ def bcos_cli_commands(app: typer.Typer) -> None:
 
 
 def neurons(
-    run_or_model: Annotated[
-        str, typer.Argument(help="Folder of a run, weights file of one, or a model with --weights.")
-    ],
+    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
     out: Annotated[Path, typer.Option(help="Folder for neurons.html and neurons.json.")],
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
     layer: Annotated[
@@ -27,7 +25,7 @@ def neurons(
     channel: Annotated[
         list[int] | None, typer.Option(help="A channel of the layer; repeatable. By default the strongest.", min=0)
     ] = None,
-    strongest: Annotated[int, typer.Option(help="How many channels, where none is named.", min=1)] = 8,
+    strongest: Annotated[int, typer.Option(help="Number of channels, if none is named.", min=1)] = 8,
     images: Annotated[int, typer.Option(help="Images for each channel.", min=1)] = 6,
     image: Annotated[
         list[Path] | None,
@@ -36,9 +34,7 @@ def neurons(
         ),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to search; test by default, val without one.")] = None,
-    scanned: Annotated[
-        int | None, typer.Option(help="Search only so many images, from the start of the split.", min=1)
-    ] = None,
+    scanned: Annotated[int | None, typer.Option(help="Search only the first N images of the split.", min=1)] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
     workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
     trust_run: TrustRun = False,

@@ -1,4 +1,4 @@
-"""``bcos recipes``: the recipes and the models they train, what one says, in what two differ. Imports no torch."""
+"""``bcos recipes``: list recipes and the models they train, show one, compare two. Imports no torch."""
 
 from collections import defaultdict
 from typing import Annotated, Any

@@ -25,8 +25,8 @@ def bcos_cli_commands(app: typer.Typer) -> None:
 
 @runs.command("list")
 def listing(
-    folder: Annotated[Path, typer.Argument(help="Runs in it and below.")] = Path("runs"),
-    sort: Annotated[SortBy, typer.Option(help="name; or best, last or changed, largest first.")] = "name",
+    folder: Annotated[Path, typer.Argument(help="Folder to search, with all below it.")] = Path("runs"),
+    sort: Annotated[SortBy, typer.Option(help="Sort by name; or by best, last or changed, largest first.")] = "name",
     as_json: AsJson = False,
 ) -> None:
     """List the runs of a folder: state, epochs, accuracy, GridPG. Exit status 1 if one cannot be read."""
@@ -56,7 +56,7 @@ def listing(
 
 @runs.command()
 def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: AsJson = False) -> None:
-    """Show a run: what its recipe changes, its epochs, its scores."""
+    """Show a run: the keys its recipe changes, its epochs, its scores."""
     from bcos_cli import console
     from bcos_cli.config.comparison import differences
     from bcos_cli.runs.compare import defaults
@@ -137,7 +137,7 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
 
 
 def _names(folders: list[Path]) -> list[str]:
-    """The shortest ends of the folders' paths that tell them apart."""
+    """Return the shortest ends of the folders' paths that tell them apart."""
     whole = [folder.resolve().parts for folder in folders]
     for length in range(1, max(map(len, whole)) + 1):
         names = ["/".join(parts[-length:]) for parts in whole]

@@ -20,8 +20,10 @@ def serve(
         typer.Argument(help="Folders of runs, weights files of runs, or models by name; all are offered on the page."),
     ],
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for one model by name.")] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at; this machine alone by default.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 for any that is free.", min=0, max=65535)] = 7860,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; by default only this machine can reach it.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 for any free one.", min=0, max=65535)] = 7860,
     method: Annotated[
         list[str] | None,
         typer.Option(help="Explainer that is ticked at the start; repeatable. bcos by default."),
@@ -30,14 +32,14 @@ def serve(
     max_megapixels: Annotated[float, typer.Option(help="Largest image that is decoded.", min=0.001)] = 64,
     max_total_megabytes: Annotated[
         float | None,
-        typer.Option(help="Space for all uploads, of which the oldest go; 25 times the largest by default.", min=0.001),
+        typer.Option(help="Space for all uploads; the oldest are deleted. 25 times the largest by default.", min=0.001),
     ] = None,
     open: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     trust_run: TrustRun = False,
 ) -> None:
     """Serve a local page: drop an image, and see what networks see in it.
 
-    Needs Gradio, which the extra 'serve' of bcos-cli brings.
+    Needs Gradio: pip install 'bcos-cli[serve]'.
     """
     trust_runs(trust_run)
     from bcos_cli.serve.address import Address

@@ -1,4 +1,4 @@
-"""``bcos shards``: pack, look at and check shards."""
+"""``bcos shards``: pack, inspect and check shards."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from bcos_cli.messages import say, say_json, tell
 if TYPE_CHECKING:
     from bcos_cli.data.index import ShardIndex
 
-shards = typer.Typer(no_args_is_help=True, help="Pack images into WebDataset shards, look at shards, check them.")
+shards = typer.Typer(no_args_is_help=True, help="Pack images into WebDataset shards; inspect and check shards.")
 
 
 @hookimpl
@@ -39,7 +39,7 @@ def pack(
     ] = "fail",
     split: Annotated[str, typer.Option(help="Name of the split, if the source has none.")] = "train",
     test_share: Annotated[
-        float | None, typer.Option(help="Put this share into the split test, if the source has no splits.")
+        float | None, typer.Option(help="Share of images for the split test, if the source has no splits.")
     ] = None,
     labels: Annotated[
         Path | None,
@@ -49,9 +49,9 @@ def pack(
         ),
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes; one per core by default.")] = None,
 ) -> None:
-    """Pack labelled images into shards. After an interruption, the same command goes on where it stopped."""
+    """Pack labelled images into shards. After an interruption, the same command continues where it stopped."""
     from bcos_cli import console
     from bcos_cli.data.pack import pack as pack_source
     from bcos_cli.data.sources import open_source
@@ -95,15 +95,18 @@ def info(
 @shards.command(name="index")
 def index_command(
     destination: Annotated[
-        Path, typer.Argument(help="Folder for index.json; without --split, the classes of the one in it are counted.")
+        Path,
+        typer.Argument(
+            help="Folder for index.json; without --split, the classes of the one that is there are counted."
+        ),
     ],
     split: Annotated[
         list[str] | None,
         typer.Option(help="SPLIT=SHARDS, such as 'train=data/train-{000000..000099}.tar'; paths or URLs, repeatable."),
     ] = None,
-    classes: Annotated[Path | None, typer.Option(help="File with the name of a class in each line.")] = None,
+    classes: Annotated[Path | None, typer.Option(help="File with one class name per line.")] = None,
 ) -> None:
-    """Write the index of shards that another program has made, or count the classes of one."""
+    """Write the index of shards made by another program, or count the classes of an existing index."""
     from bcos_cli import console
     from bcos_cli.data.index import load_index
     from bcos_cli.data.index_builder import count_classes, expand, index_shards, read_classes

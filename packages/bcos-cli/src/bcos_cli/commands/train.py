@@ -27,7 +27,7 @@ Start = Annotated[
     ),
 ]
 HeadOnly = Annotated[bool, typer.Option("--head-only", help="Train the classifier alone, and leave the rest as it is.")]
-Classes = Annotated[int | None, typer.Option(help="Number of classes, to be sure that the data have as many.", min=2)]
+Classes = Annotated[int | None, typer.Option(help="Expected number of classes; the data must have as many.", min=2)]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")]
 
 
@@ -50,7 +50,7 @@ def train(
         bool, typer.Option("--auto-resume", help="Continue the run in --out if there is one, else start it.")
     ] = False,
     trust_run: TrustRun = False,
-    num_processes: Annotated[int, typer.Option(help="Processes on this machine; one a GPU.", min=1)] = 1,
+    num_processes: Annotated[int, typer.Option(help="Processes on this machine; one per GPU.", min=1)] = 1,
 ) -> None:
     """Train a network and write its folder: weights, metrics, checkpoints, evaluation, report.html.
 
@@ -66,7 +66,7 @@ def train(
         from bcos_cli.processes.launcher import launch
         from bcos_cli.train.batch_size import plan_batches
 
-        plan_batches(run.recipe.train, num_processes)  # a mistake is told before processes are started
+        plan_batches(run.recipe.train, num_processes)  # report a mistake before processes are started
         launch(num_processes)
         return
 

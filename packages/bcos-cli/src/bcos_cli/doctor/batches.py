@@ -37,12 +37,10 @@ def check_batches(run: PlannedRun) -> Findings:
 def _epochs(run: PlannedRun, plan: BatchPlan, total: int, steps: int) -> Findings:
     train, schedule = run.recipe.train, run.recipe.schedule
     warmup = schedule.warmup(steps)
-    yield ok(
-        f"{steps:,} steps an epoch, {steps * train.epochs:,} in {train.epochs} epochs, of them {warmup:,} of warm-up"
-    )
+    yield ok(f"{steps:,} steps an epoch, {steps * train.epochs:,} in {train.epochs} epochs, {warmup:,} of them warm-up")
     rest = total - steps * plan.effective
     if rest > LEFT_OUT * total:
-        yield note(f"every epoch leaves out {rest:,} of {total:,} images: a step has no part of a batch")
+        yield note(f"every epoch leaves out {rest:,} of {total:,} images, which do not fill a batch")
 
 
 def _loaders(run: PlannedRun, plan: BatchPlan, steps: int) -> Findings:
@@ -55,8 +53,8 @@ def _loaders(run: PlannedRun, plan: BatchPlan, steps: int) -> Findings:
         )
     if readers > shards:
         yield note(
-            f"{readers} processes read {shards} shards, several of them the same one: exact, but each reads past what "
-            "is another's; smaller shards are quicker"
+            f"{readers} processes share {shards} shards: every image is still used once, but each process skips images "
+            "of the others; smaller shards are quicker"
         )
     else:
         yield ok(f"{shards:,} training shards for {readers} reading processes")

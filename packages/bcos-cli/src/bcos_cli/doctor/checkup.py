@@ -42,7 +42,7 @@ def examine(recipe: Recipe, out: Path, *, processes: int = 1, hashes: bool = Fal
 
 
 def _findings(check: str, findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Name the check in each of its findings; its own failure is one of them."""
+    """Name the check in each of its findings; its own failure becomes a problem."""
     try:
         for finding in findings:
             yield replace(finding, check=check)

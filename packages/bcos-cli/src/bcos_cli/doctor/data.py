@@ -13,7 +13,7 @@ from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line
 
 UNBALANCED = 10
-"""Images of the largest class for one of the smallest from which balancing is suggested."""
+"""Ratio of the largest class to the smallest from which balancing is suggested."""
 _VERIFY = "see bcos shards verify"
 
 
@@ -25,7 +25,7 @@ def check_data(run: PlannedRun) -> Findings:
     if run.splits.role == "val":
         yield ok("; ".join(run.splits.summary(run.recipe.train, run.recipe.early_stopping, index)))
     if run.splits.train == run.splits.final:
-        yield note("train_split and test_split are the same: scores will be of images that were trained on")
+        yield note("train_split and test_split are the same: scores will be on images that were trained on")
     yield from _hashes(run) if run.hashes else _sizes(run)
     yield from _classes(run)
 
@@ -78,7 +78,7 @@ def _classes(run: PlannedRun) -> Findings:
         yield note(str(reason))
         return
     if sum(count > 0 for count in counts) < 2:
-        yield problem("training images are of one class alone; a classifier needs at least two")
+        yield problem("all training images are of one class; a classifier needs at least two")
         return
     yield from _balance(index, counts, recipe.data.balanced or recipe.train.class_weights != "none")
 
@@ -90,6 +90,6 @@ def _balance(index: ShardIndex, counts: list[int], is_balanced: bool) -> Finding
     few, many = min(count for count in counts if count), max(counts)
     text = f"{len(counts):,} classes of {few:,} to {many:,} training images"
     if many >= UNBALANCED * few and not is_balanced:
-        yield note(f"{text}; think of data.balanced=true or train.class_weights=balanced")
+        yield note(f"{text}; consider data.balanced=true or train.class_weights=balanced")
     else:
         yield ok(text)

@@ -40,10 +40,10 @@ def _processors(run: PlannedRun) -> Findings:
         if run.processes > accelerators:
             yield problem(f"{run.processes} processes for {accelerators} accelerators; use one process each")
     else:
-        yield note("no accelerator: it trains on the CPU")
+        yield note("no accelerator: training runs on the CPU")
     busy = run.processes * (run.recipe.data.workers + 1)
     text = f"{busy} processes, loaders included, on {cores} cores"
-    yield note(f"{text}; with fewer data.workers they do not wait for each other") if busy > cores else ok(text)
+    yield note(f"{text}; use fewer data.workers, so that they do not wait for each other") if busy > cores else ok(text)
 
 
 def _memory(run: PlannedRun) -> Findings:
@@ -51,7 +51,7 @@ def _memory(run: PlannedRun) -> Findings:
     mean = sum(record.bytes for record in records) / max(sum(record.samples for record in records), 1)
     readers = run.processes * max(run.recipe.data.workers, 1)
     needed, free = readers * run.recipe.data.shuffle_buffer * mean, psutil.virtual_memory().available
-    text = f"{gigabytes(needed)} for the images that wait to be drawn, of {gigabytes(free)} of free memory"
+    text = f"{gigabytes(needed)} for the shuffle buffers, of {gigabytes(free)} of free memory"
     found = _fits(needed, free, text, "lower data.shuffle_buffer or data.workers")
     yield note(text) if free / 2 < needed <= free else found
 

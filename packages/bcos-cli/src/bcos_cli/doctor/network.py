@@ -28,12 +28,12 @@ from bcos_core.norms.batch import RunningNorm
 from bcos_explain import explain_batch
 
 FEW = 8
-"""Images below which the statistics of a batch say little."""
+"""Batch size below which the statistics of a batch are unreliable."""
 CPU_BATCH = 8
-"""Images that are passed through the network at once on a CPU, at the most."""
+"""Largest batch on a CPU."""
 _STEPS = 2
-_HALF = 0.05
-"""Relative difference of logits in a lower precision from which it is worth a word."""
+_NOTABLE = 0.05
+"""Relative difference of logits in a lower precision above which it is noted."""
 
 
 @dataclass
@@ -42,17 +42,17 @@ class NetworkCheck:
 
     run: PlannedRun
     checkpoint_bytes: int | None = None
-    """Of weights, optimizer and average, known after the check."""
+    """Size of weights, optimizer and average; known after the check."""
     _images: list[Tensor] = field(default_factory=list)
 
     def check(self) -> Findings:
-        """All of it; a mistake ends it."""
+        """Check the network; a mistake ends the check."""
         recipe = _small(self.run)
         accelerator = make_accelerator(recipe.train, self.run.out)
         trainer = Trainer(recipe, self.run.index, RunFolder(self.run.out), accelerator)
         network = trainer.learner.network
         is_bcos = any(isinstance(module, BcosLinear | BcosConv) for module in network.modules())
-        yield from _made_of(network, is_bcos)
+        yield from _composition(network, is_bcos)
         yield from self._norms(network)
         yield from self._two_steps(trainer)
         yield from self._sizes(trainer)
@@ -60,18 +60,16 @@ class NetworkCheck:
         with as_written(network):
             images = torch.cat(self._images)[:CPU_BATCH].to(accelerator.device)
             x = trainer.trained.encode(images.to(trainer.learner.step.dtype) / 255)
-            yield from _explained(network, x, is_bcos)
+            yield from _explanation(network, x, is_bcos)
             yield from _in_lower_precision(network, x, accelerator)
 
     def _norms(self, network: nn.Module) -> Findings:
         images = plan_batches(self.run.recipe.train, self.run.processes).per_process
         if images < FEW and any(isinstance(module, _BatchNorm | RunningNorm) for module in network.modules()):
-            yield note(
-                f"batch norms see {images} images at once, which are few; raise train.max_batch or use fewer processes"
-            )
+            yield note(f"batch norms see only {images} images at once; raise train.max_batch or use fewer processes")
 
     def _two_steps(self, trainer: Trainer) -> Findings:
-        """Train on the first batches; every parameter must get a finite gradient that is not zero."""
+        """Train on the first batches; every parameter must get a finite, non-zero gradient."""
         gradients = _Gradients(trainer.learner.network, is_scaled=trainer.accelerator.scaler is not None)
         trainer.learner.model.train()
         train_mode(trainer.learner.network, self.run.recipe.model)
@@ -80,8 +78,8 @@ class NetworkCheck:
             self._images.append(images)
             start = time.perf_counter()
             losses.append(float(trainer.learner.step.run(images, labels)))
-            seconds = (time.perf_counter() - start) / len(images)  # of the last step: the first one warms up
-        gradients.end()
+            seconds = (time.perf_counter() - start) / len(images)  # those of the last step: the first one warms up
+        gradients.stop()
         if not all(map(torch.isfinite, map(torch.tensor, losses))):
             yield problem(f"the loss is not finite: {losses}; lower optimizer.lr, or use train.precision=no")
             return
@@ -108,11 +106,11 @@ class NetworkCheck:
         )
         if trainer.accelerator.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(trainer.accelerator.device)
-            yield ok(f"{gigabytes(peak)} of the GPU's memory at the most with {len(self._images[-1])} images")
+            yield ok(f"{gigabytes(peak)} of GPU memory at the peak, with {len(self._images[-1])} images")
 
 
 def _small(run: PlannedRun) -> Recipe:
-    """The recipe with one process, no warm-up, and on a CPU few images; it keeps nothing."""
+    """Return the recipe for one process, without warm-up and trackers, with few images on a CPU."""
     recipe = run.recipe
     images = plan_batches(recipe.train, run.processes).per_process
     if not torch.accelerator.is_available():
@@ -136,11 +134,11 @@ def _small(run: PlannedRun) -> Recipe:
 
 
 class _Gradients:
-    """What gradients parameters got, over several steps.
+    """Watches which gradients parameters get, over several steps.
 
     Args:
-        network: that is trained.
-        is_scaled: for fp16, by a factor that has still to be found: infinite ones are no problem then.
+        network: the network that is trained.
+        is_scaled: gradients are scaled for fp16 by a factor that is still being searched, so infinite ones are fine.
     """
 
     def __init__(self, network: nn.Module, is_scaled: bool) -> None:
@@ -149,10 +147,10 @@ class _Gradients:
         self.alive: set[str] = set()
         self.infinite: set[str] = set()
         self._hooks = [
-            p.register_post_accumulate_grad_hook(partial(self._look, name)) for name, p in self.parameters.items()
+            p.register_post_accumulate_grad_hook(partial(self._record, name)) for name, p in self.parameters.items()
         ]
 
-    def _look(self, name: str, parameter: Tensor) -> None:
+    def _record(self, name: str, parameter: Tensor) -> None:
         if parameter.grad is None:
             return
         if not self.is_scaled and not bool(torch.isfinite(parameter.grad).all()):
@@ -160,8 +158,8 @@ class _Gradients:
         elif bool(parameter.grad.any()):
             self.alive.add(name)
 
-    def end(self) -> None:
-        """Look no more."""
+    def stop(self) -> None:
+        """Stop watching."""
         for hook in self._hooks:
             hook.remove()
 
@@ -181,7 +179,7 @@ class _Gradients:
             yield ok(f"all {len(self.parameters)} parameter tensors that are trained get a finite gradient")
 
 
-def _made_of(network: nn.Module, is_bcos: bool) -> Findings:
+def _composition(network: nn.Module, is_bcos: bool) -> Findings:
     sizes = [p.numel() for p in network.parameters()]
     frozen = sum(p.numel() for p in network.parameters() if not p.requires_grad)
     kind = "B-cos network" if is_bcos else "network without B-cos layers"
@@ -205,12 +203,12 @@ def _is_inside(name: str, named: list[tuple[str, nn.Module]], kinds: tuple[type[
     return any(isinstance(module, kinds) and name.startswith(f"{outer}.") for outer, module in named)
 
 
-def _explained(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
-    """Contributions must add up; in a B-cos network, nothing but the logit bias should be added to them."""
+def _explanation(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
+    """Check that contributions add up, and that a B-cos network adds only the logit bias to them."""
     try:
         images = explain_batch(network, x, probe=True, keep_weight=False)
     except BcosError as reason:
-        yield problem(f"it cannot be explained: {reason}")
+        yield problem(f"the network cannot be explained: {reason}")
         return
     explanations = [image.explanations[0] for image in images]
     rows = [e.receipt for e in explanations if e.receipt is not None]
@@ -228,7 +226,7 @@ def _explained(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
     if left:
         names = sorted(name for name in explanations[0].bias_terms if name != UNNAMED)
         yield note(
-            f"beside contributions, logits have {some(left)} in them, which no picture shows"
+            f"besides contributions, logits hold {some(left)}, which no picture shows"
             + (f": {some(names)}" if names else "")
         )
 
@@ -245,11 +243,11 @@ def _in_lower_precision(network: nn.Module, x: Tensor, accelerator: Accelerator)
         with accelerator.autocast():
             lower = network(x).to(exact.dtype)
     if not bool(torch.isfinite(lower).all()):
-        yield problem(f"logits are not finite in {precision}: values leave its range; use bf16 or no")
+        yield problem(f"logits are not finite in {precision}: values exceed its range; use train.precision=bf16 or no")
         return
     difference = float((lower - exact).norm() / exact.norm())
     text = f"logits in {precision} differ by {difference:.1%} from those in {exact.dtype}"
-    yield note(text) if difference > _HALF else ok(text)
+    yield note(text) if difference > _NOTABLE else ok(text)
 
 
 def _bytes(tensors: list[Tensor]) -> int:

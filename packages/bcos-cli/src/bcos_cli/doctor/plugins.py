@@ -4,7 +4,7 @@ from bcos_cli.doctor.finding import Findings, note, ok, problem, some
 from bcos_cli.plugins import all_plugins
 
 SLOW = 0.2
-"""Seconds of import from which a plugin is noted: every command waits for it."""
+"""Import time in seconds from which a plugin is noted: every command waits for it."""
 
 
 def check_plugins() -> Findings:
@@ -17,5 +17,5 @@ def check_plugins() -> Findings:
         if info.seconds > SLOW:
             yield note(f"{info.name} takes {1000 * info.seconds:,.0f} ms to import; every command waits for it")
     theirs = [info.name for info in found if not info.distribution.startswith("bcos-")]
-    more = f"; of others: {some(theirs)}" if theirs else ""
+    more = f"; third-party: {some(theirs)}" if theirs else ""
     yield ok(f"{len(found)} plugins, imported in {1000 * sum(i.seconds for i in found):,.0f} ms{more}")

@@ -34,7 +34,7 @@ class AnnotatedImages:
     images: Tensor
     """8-bit (M, C, H, W)."""
     targets: Tensor
-    """(M,): the class of the annotated objects; of several the one whose boxes cover most."""
+    """(M,): the class of the annotated objects; among several, the one whose boxes cover most."""
     boxes: list[Tensor]
     """For each image (B, 4): left, top, right, bottom, in pixels of the image the network sees."""
     keys: list[str]
@@ -84,7 +84,7 @@ def _first_characters(path: Path) -> str:
 
 
 def load_annotated(trained: TrainedModel, annotations: Path, photos: Path, *, masks: bool) -> AnnotatedImages:
-    """Load photographs, and bring their boxes and masks to the image that the network sees.
+    """Load photographs, and map their boxes and masks to the image that the network sees.
 
     Classes are matched by name. Images that are missing or damaged, that show no object of a class that the network
     knows, or whose objects the crop cuts off, are left out and named.
@@ -132,7 +132,7 @@ def _load(path: Path, photos: Path, annotation: Annotation, trained: TrainedMode
 
 
 def _objects_of_one_class(annotation: Annotation, classes: Sequence[str]) -> tuple[int, Annotation]:
-    """The known class that covers most, and its objects."""
+    """Return the known class that covers most, and its objects."""
     areas: dict[str, float] = {}
     for label, box in zip(annotation.labels, annotation.boxes, strict=True):
         if label in classes:

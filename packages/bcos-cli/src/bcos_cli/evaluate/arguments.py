@@ -15,9 +15,9 @@ def parse_arguments(
 
     Args:
         metrics: names.
-        options: of metrics and explainers, as :func:`parse_options` takes them.
+        options: options of metrics and explainers, as :func:`parse_options` takes them.
         require: conditions, as :meth:`Condition.parse` takes them.
-        values: other fields; None is not given, nor is an empty list.
+        values: other fields; None and empty lists count as not given.
 
     Raises:
         BcosError: an unknown metric, or an option or condition that cannot be read.
@@ -55,7 +55,7 @@ def parse_options(given: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def refuse_with_photos(**options: Any) -> None:
-    """Refuse options of the command that say nothing of annotated photographs.
+    """Refuse options of the command that do not apply to annotated photographs.
 
     Raises:
         BcosError: one of them is given.

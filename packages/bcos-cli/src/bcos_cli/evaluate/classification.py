@@ -30,11 +30,10 @@ class Scores:
     samples: int
     top1: float
     top5: float
-    """Among as many as there are, if there are fewer classes; where images have several labels, for top-1 and top-5 one
-    of them counts."""
+    """Among all classes if there are fewer. Where images have several labels, one of them counts, for top-1 too."""
     loss: float
     calibration_error: float
-    """Of the predicted class's probability (Guo et al., 2017), or of every class's where images have several labels."""
+    """For the predicted class (Guo et al., 2017), or for every class where images have several labels."""
     confusion: list[list[int]]
     """Rows: true class; columns: predicted class. Empty where images have several labels."""
     images_per_second: float
@@ -68,7 +67,7 @@ def classify(
         batches: of this process.
         loss: averaged over samples.
         device: where to compute.
-        samplers: get every image; afterwards each has what those of all processes took.
+        samplers: get every image; afterwards each has what all processes took.
         options: of :func:`bcos_cli.evaluate.loop.run_network`.
 
     Raises:
@@ -113,7 +112,7 @@ class _Totals:
             }
 
     def update(self, logits: Tensor, labels: Tensor, probabilities: Tensor, loss: Tensor) -> None:
-        self.means["loss"].update(loss.expand(len(labels)))  # NaN has to stay, and torchmetrics then ignores weights
+        self.means["loss"].update(loss.expand(len(labels)))  # NaN has to stay; then torchmetrics ignores weights
         truth = labels.int() if labels.ndim == 2 else nn.functional.one_hot(labels, logits.shape[1])
         for name, k in self.top.items():
             largest = logits.argmax(1, keepdim=True) if k == 1 else logits.topk(k).indices
@@ -129,7 +128,7 @@ class _Totals:
 
     def compute(self) -> dict[str, Any]:
         numbers = {**self.means, "calibration_error": self.calibration, **self.of_labels}
-        with warnings.catch_warnings():  # of a process that has no images, while others do
+        with warnings.catch_warnings():  # a process without images, while others have some
             warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
             confusion = [] if self.confusion is None else self.confusion.compute().tolist()
             return {"confusion": confusion} | {name: float(metric.compute()) for name, metric in numbers.items()}

@@ -37,8 +37,8 @@ def evaluate_shards(
         trained: the network; moved to this process's device.
         data: folder or URL of shards.
         options: what to score.
-        index: of the shards, if it is loaded already.
-        name: how the result calls the network.
+        index: index of the shards, if it is loaded already.
+        name: name of the network in the result.
         partial: folder for partial results, from which a killed evaluation continues; removed in the end.
 
     Raises:
@@ -79,7 +79,7 @@ def evaluate_shards(
 
 
 def _specs(options: EvaluationOptions, index: ShardIndex) -> tuple[list[MetricSpec], dict[str, str]]:
-    """Metrics of explanations that these shards allow, and the others with the reason."""
+    """Return the metrics of explanations that these shards allow, and the others with the reason."""
     specs = [spec for spec in metric_specs() if spec.name in options.all_metrics]
     specs = [spec for spec in specs if spec.unit != "grid" or options.grids > 0]
     skipped = {spec.name: SEVERAL_LABELS for spec in specs if index.multi_label and needs_confidence(spec)}

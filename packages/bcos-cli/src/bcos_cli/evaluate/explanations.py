@@ -39,8 +39,8 @@ class ExplanationMetrics:
     Args:
         trained: the network.
         images: what is explained.
-        options: of the evaluation.
-        partial: parts that an evaluation before this one has computed.
+        options: options of the evaluation.
+        partial: parts that an earlier evaluation has computed.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ExplanationMetrics:
         self.partial = partial
 
     def measure_all(self, specs: Sequence[MetricSpec]) -> tuple[Explanations, dict[str, str]]:
-        """Return results by metric and explainer, and by score the reason why it could not be measured."""
+        """Return results by metric and explainer, and the reason for each score that could not be measured."""
         explanations: Explanations = {}
         skipped: dict[str, str] = {}
         for spec in specs:
@@ -140,7 +140,7 @@ class ExplanationMetrics:
         return _Task(count, count if spec.unit == "whole" else self.options.explain_batch, compute)
 
     def _grids(self, inputs: dict[str, Any]) -> Tensor:
-        """(G, n²): which images each grid shows."""
+        """Return (G, n²): which images each grid shows."""
         generator = torch.Generator().manual_seed(self.options.seed)
         size, count = self.options.grid_size, self.options.grids
         return sample_grids(inputs["labels"], inputs["confidences"], size, count, generator)
@@ -157,7 +157,7 @@ _FIELDS = ("scores", "cluster", "higher_is_better", "chance", "curves", "curve_x
 
 
 def _as_part(result: Any, spec: MetricSpec, samples: int, remarks: list[Remark]) -> Part:
-    """Plain lists; of a metric that cannot be divided, a result that has a mean only counts as one score."""
+    """Return a result as plain lists; for a metric that cannot be divided, a mean alone counts as one score."""
     if spec.unit == "whole" and not isinstance(result, MetricResult) and hasattr(result, "mean"):
         result = MetricResult(scores=torch.tensor([float(result.mean)]), higher_is_better=spec.higher_is_better)
     _check_promise(result, spec, samples)
@@ -167,7 +167,7 @@ def _as_part(result: Any, spec: MetricSpec, samples: int, remarks: list[Remark])
 
 
 def _check_promise(result: Any, spec: MetricSpec, samples: int) -> None:
-    """Hold a metric to its description: what it returns, how many scores, and which of them are good.
+    """Hold a metric to its description: what it returns, how many scores, and which direction is better.
 
     Raises:
         BcosError: naming the metric and the function that computes it.

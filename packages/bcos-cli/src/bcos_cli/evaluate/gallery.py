@@ -29,14 +29,14 @@ def gallery(
     *,
     note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[GalleryItem]:
-    """Explain the first images of each class in the split, whether they are classified rightly or not.
+    """Explain the first images of each class in the split, whether they are classified correctly or not.
 
     Args:
         trained: the network.
         evaluation: of the network; says where the images are.
         recipe: how many images, and which explainers besides ``bcos``.
-        note: called with a line about each explainer that cannot explain this network, and with what the others say
-            of their maps.
+        note: called with a line about each explainer that cannot explain this network, and with the remarks of
+            the others on their maps.
     """
     config = recipe.evaluation
     reading = Reading.of(recipe.data)
@@ -86,13 +86,13 @@ def _item(image: ExplainedImage, labels: list[int], name: str, classes: Sequence
 def _first_of_each_class(
     evaluation: Evaluation, trained: TrainedModel, reading: Reading, per_class: int, classes: int
 ) -> list[tuple[Tensor, list[int], int]]:
-    """(8-bit image, labels, position in the split) of the first images of the first classes, by class."""
+    """Return (8-bit image, labels, position in the split) of the first images of the first classes, by class."""
     if per_class == 0:
         return []
     index = load_index(evaluation.data)
     batches = make_batches(evaluation.data, index, evaluation.split, trained.input, batch_size=64, reading=reading)
-    wanted = min(classes, len(evaluation.classes))
-    found: dict[int, list[tuple[Tensor, list[int], int]]] = {label: [] for label in range(wanted)}
+    count = min(classes, len(evaluation.classes))
+    found: dict[int, list[tuple[Tensor, list[int], int]]] = {label: [] for label in range(count)}
     for images, labels, positions in batches.epoch(0):
         for image, label, position in zip(images, labels, positions.tolist(), strict=True):
             several = labels_of(label)

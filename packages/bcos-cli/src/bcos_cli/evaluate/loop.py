@@ -49,18 +49,18 @@ def run_network(
         update: takes each batch into account.
         device: where to compute.
         show_progress: show a progress bar.
-        label: of the progress bar.
+        label: text beside the progress bar.
         together: pass as many batches through the network in every process, because each holds a part of it.
 
     Raises:
-        BcosError: an image that cannot be read, or, where such are left out, none that can; weights or outputs that are
+        BcosError: an image that cannot be read or, where such are skipped, none that can; weights or outputs that are
             not finite, whose scores would mean nothing.
     """
     check_finite(model, agree=lambda count: total(count, device))
     was_training = model.training
     model.eval()
     steps = largest(len(batches), device) if together else 0
-    done = seen = 0
+    steps_done = images_done = 0
     bad = torch.zeros((), dtype=torch.int64, device=device)
     start = time.perf_counter()
     dtype = next((p.dtype for p in model.parameters() if p.dtype == torch.float64), torch.float32)
@@ -74,17 +74,17 @@ def run_network(
             bad += (~torch.isfinite(outputs)).any(1).sum()
             # a process that stopped here would leave the others waiting: all refuse together, after the loop
             update(images, labels.to(device, non_blocking=True), positions, outputs.nan_to_num())
-            done += 1
-            seen += len(images)
+            steps_done += 1
+            images_done += len(images)
             counter.advance(images=len(images))
-        for _ in range(steps - done):
+        for _ in range(steps - steps_done):
             model(x)
     model.train(was_training)
-    return _count(seen, int(bad), batches, device, start)
+    return _count(images_done, int(bad), batches, device, start)
 
 
-def _count(seen: int, bad: int, batches: Batches, device: torch.device, start: float) -> ImageCount:
-    read, unread = total(seen, device), total(batches.stream.skipped, device)
+def _count(images: int, bad: int, batches: Batches, device: torch.device, start: float) -> ImageCount:
+    read, unread = total(images, device), total(batches.stream.skipped, device)
     if read == 0:
         raise BcosError(f"none of {unread:,} images could be read; check them with: bcos shards verify")
     if bad := total(bad, device):

@@ -9,7 +9,7 @@ from bcos_explain import MetricSpec, metric_specs
 
 @dataclass(frozen=True)
 class ClassificationMetric:
-    """A score of a network's predictions, described as a ``MetricSpec`` describes those of explanations."""
+    """Description of a score of predictions, as ``MetricSpec`` is for those of explanations."""
 
     name: str
     """A field of :class:`bcos_cli.evaluate.classification.Scores`."""
@@ -45,7 +45,7 @@ CLASSIFICATION = {
     )
 }
 DEFAULT = ("top1", "top5", "loss", "calibration_error", "gridpg", "completeness")
-"""Metrics of an evaluation that names none; others take longer, or need more than shards."""
+"""Metrics by default; others take longer, or need more than shards."""
 
 
 def all_metrics() -> dict[str, ClassificationMetric | MetricSpec]:
@@ -54,7 +54,7 @@ def all_metrics() -> dict[str, ClassificationMetric | MetricSpec]:
 
 
 def describe(name: str) -> ClassificationMetric | MetricSpec:
-    """Return the description of a metric; of one whose plugin is gone just its name."""
+    """Return the description of a metric; only its name if its plugin is gone."""
     return all_metrics().get(name) or MetricSpec(name, "", summary=name)
 
 

@@ -41,7 +41,7 @@ class EvaluationOptions:
 
     @property
     def all_metrics(self) -> tuple[str, ...]:
-        """Metrics, those of conditions among them."""
+        """All metrics, including those of conditions."""
         return tuple(dict.fromkeys([*self.metrics, *(condition.name for condition in self.require)]))
 
     def check(self) -> None:
@@ -49,7 +49,7 @@ class EvaluationOptions:
 
         Raises:
             BcosError: an unknown explainer, an option that it or a metric does not have, or that belongs to
-                nothing that is measured, or a condition on what is not measured.
+                nothing measured, or a condition on a score that is not measured.
         """
         if self.smooth < 1 or self.smooth % 2 == 0:
             raise BcosError(f"smooth must be odd and at least 1, got {self.smooth}; use 1 for no smoothing")

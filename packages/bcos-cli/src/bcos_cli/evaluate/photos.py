@@ -32,7 +32,7 @@ def evaluate_photos(
         annotations: a COCO file, a VOC file, or a folder of VOC files.
         photos: folder of the photographs.
         given: fields of :class:`EvaluationOptions`.
-        weights: of a model by name.
+        weights: a file of weights, for a model by name.
         files: what to write; partial results are in their folder.
 
     Raises:

@@ -53,7 +53,7 @@ class Condition:
         return self.metric.partition("/")[0]
 
     def check(self, metrics: Sequence[str], explainers: Sequence[str]) -> None:
-        """Refuse a condition on what is not going to be measured.
+        """Refuse a condition on a score that will not be measured.
 
         Raises:
             BcosError: no score of that name; some metrics have one for each explainer.
@@ -86,14 +86,14 @@ class Condition:
         return f"{self.metric} was not measured: {reason}"
 
 
-def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: Sequence[str] = ()) -> list[str]:
+def failures(evaluation: "Evaluation", conditions: Sequence[Condition], requested: Sequence[str] = ()) -> list[str]:
     """Return why an evaluation does not pass, in one line each.
 
     Contributions and bias must add up to every logit, wherever completeness was measured, all conditions must
-    hold, and the metrics that a user `asked` for by name must have been measured.
+    hold, and the metrics that a user `requested` by name must have been measured.
 
     Raises:
-        BcosError: a condition on what was not asked for.
+        BcosError: a condition on a score that was not requested.
     """
     from bcos_core.completeness import is_rounding, rounding
 
@@ -102,7 +102,7 @@ def failures(evaluation: "Evaluation", conditions: Sequence[Condition], asked: S
         metric = name.partition("/")[0]
         if metric == "completeness":
             found.append(f"completeness failed: {reason}")
-        elif metric in asked:
+        elif metric in requested:
             found.append(f"{name} was not measured: {reason}")
     for result in evaluation.explanations.get("completeness", {}).values():
         if wrong := int((~is_rounding(result.scores)).sum()):

@@ -1,4 +1,4 @@
-"""Partial results, which let a killed evaluation go on where it was."""
+"""Partial results, from which a killed evaluation continues."""
 
 import contextlib
 import hashlib
@@ -35,13 +35,13 @@ _LINE = TypeAdapter(tuple[Annotated[Count, Strict()], _WrittenPart])
 
 
 class PartialResults:
-    """What was measured so far, one line of a file for each part, until all is done.
+    """Results so far, one line of a file for each part, until all is done.
 
     Args:
-        folder: of all partial results; None keeps nothing on disk.
-        fingerprint: of everything that the results depend on; those with another one are ignored.
+        folder: folder of all partial results; None keeps nothing on disk.
+        fingerprint: hash of everything that the results depend on; those with another one are ignored.
         rank: of this process, which writes files of its own. Those of every process are read, so an
-            evaluation may go on with another number of processes.
+            evaluation may continue with another number of processes.
 
     Raises:
         BcosError: as :meth:`load`.
@@ -57,7 +57,7 @@ class PartialResults:
         """Read the parts of a task by number; a line that a kill cut off is ignored.
 
         Raises:
-            BcosError: a line is valid JSON, but holds no part.
+            BcosError: a line is valid JSON, but not a part.
         """
         parts: dict[int, Part] = {}
         for path in [] if self._own is None else sorted(self._own.glob(f"{task}.*.jsonl")):
@@ -90,13 +90,13 @@ class PartialResults:
 
 
 def partial_results(folder: Path | None, *depends_on: Any) -> PartialResults:
-    """Return this process's partial results in `folder` of what depends on the same values, which JSON can hold."""
+    """Return this process's partial results in `folder` for these values, which must be valid in JSON."""
     fingerprint = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
     return PartialResults(folder, fingerprint, process_state().process_index)
 
 
 def _read(line: bytes, where: str) -> tuple[int, Part] | None:
-    """Number and part; None for a line that is not JSON, which a kill or a power failure leaves."""
+    """Return number and part; None for a line that is not JSON, which a kill or a power failure leaves."""
     try:
         values = json.loads(line)
     except (ValueError, RecursionError):
@@ -105,6 +105,6 @@ def _read(line: bytes, where: str) -> tuple[int, Part] | None:
         number, part = _LINE.validate_python(values)
     except ValidationError as reason:
         raise BcosError(
-            f"{where} holds no part of a measurement, got {shown(values)}; remove the file to measure it again"
+            f"{where} is not a part of a measurement, got {shown(values)}; remove the file to measure it again"
         ) from reason
     return number, part.model_dump(exclude_unset=True)

@@ -56,7 +56,7 @@ class SampledImages:
         self._images |= state
 
     def collected(self) -> tuple[Tensor, Tensor, list[int]]:
-        """Images (M, C, H, W), labels (M,) and positions, in order of the split.
+        """Return images (M, C, H, W), labels (M,) and positions, in order of the split.
 
         Raises:
             BcosError: there are none.

@@ -36,7 +36,7 @@ class SplitImages:
 
     @property
     def samplers(self) -> list[Sampler]:
-        """Those that have to get every image of the split."""
+        """The samplers that have to get every image of the split."""
         return [sampler for sampler in (self.sampled, self.confident) if sampler is not None]
 
     def inputs(self, spec: MetricSpec) -> dict[str, Any]:

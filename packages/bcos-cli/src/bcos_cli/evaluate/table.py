@@ -10,7 +10,7 @@ _DIRECTIONS = {True: "higher", False: "lower", None: ""}
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
-    """Print the scores, what could not be measured, and what explainers said of their maps."""
+    """Print the scores, what could not be measured, and the remarks of explainers on their maps."""
     results = by_score(evaluation.explanations)
     rows = []
     for name, value in evaluation.metrics.items():

@@ -34,7 +34,7 @@ from bcos_explain.render.raster import draw
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of a clip before its frames are explained."""
+    """What is known about a clip before its frames are explained."""
 
     logits: Tensor
     """(K,), their mean over the frames."""
@@ -73,7 +73,7 @@ class ClipExplainer:
         return self._records(file, store, scale, survey, pictures, maps)
 
     def _batches(self, path: Path, times: list[float]) -> Iterator[Tensor]:
-        """8-bit (N, C, H, W) of the frames; their times are appended to `times`, also that of one frame too many."""
+        """Yield frames as 8-bit (N, C, H, W); append their times to `times`, and that of the first frame too many."""
         most = self.options.max_frames
         batch: list[Tensor] = []
         for frame in islice(frames(path, self.options.every), most + 1):
@@ -131,7 +131,7 @@ class ClipExplainer:
                         shape = (len(store), *explanation.map.shape)
                         stored.append(np.lib.format.open_memmap(aside, "w+", dtype=np.float32, shape=shape))
                     stored[i][f] = explanation.map
-            stored.clear()  # written to disk when nobody holds them any more
+            stored.clear()  # a memory map is written when its last reference goes
         return names
 
     def _records(
@@ -180,7 +180,7 @@ def _frame_record(explanation: ClassExplanation, start: float, milliseconds: flo
 
 
 def _mean(explanations: Sequence[ClassExplanation]) -> ClassExplanation:
-    """Mean numbers over frames, of one target by one method."""
+    """Return the mean numbers over frames, of one target by one method."""
     receipts = [e.receipt for e in explanations if e.receipt is not None]
     receipt = None
     if receipts:

@@ -52,9 +52,9 @@ def explain_files(
         run_or_model: as :func:`bcos_models.load_trained` takes it.
         paths: files, folders and patterns; see :func:`bcos_cli.explain.image_files.find_images`.
         out: folder; made if it is missing.
-        targets: class names or numbers; with none, no `top_k` and no `contrasts` the predicted class of each image.
-        top_k: explain also so many of the most likely classes that are not among the targets.
-        contrasts: ``"A:B"``, why A and not B, or ``"B"``, why the predicted class and not B (where that is what is
+        targets: class names or numbers; without any, `top_k` or `contrasts`, the predicted class of each image.
+        top_k: number of most likely classes to explain besides the targets.
+        contrasts: ``"A:B"``, why A and not B, or ``"B"``, why the predicted class and not B (if B is
             predicted: and not the second most likely). A and B are explained too.
         methods: names of explainers.
         weights: a file of weights, for a model by name.
@@ -63,8 +63,8 @@ def explain_files(
         clips: options of videos and animated images.
 
     Raises:
-        BcosError: an unknown model, class, explainer or path. A damaged file is no error but noted in the
-            result.
+        BcosError: an unknown model, class, explainer or path. A damaged file is not an error; it is
+            noted in the result.
     """
     pictures, clips = pictures or PictureOptions(), clips or ClipOptions()
     files, empty = find_images(paths)
@@ -95,13 +95,13 @@ class _Session:
     writer: Writer
     clips: ClipExplainer
     store: ImageStore | None
-    """Where images wait for a common scale; None if each has its own."""
+    """Store of images that wait for a common scale; None if each has its own."""
     written: ExplainedFiles = field(default_factory=ExplainedFiles)
     waiting: list[tuple[ImageFile, InputImage]] = field(default_factory=list)
     """Files of the images in the store."""
 
     def run(self, files: Sequence[ImageFile]) -> None:
-        """Explain all files, clips where they come."""
+        """Explain all files in order."""
         self.sheet = ContactSheet(self.writer) if self.writer.options.contact_sheet else None
         with console.counted("explaining", len(files)) as counter:
             for group in _groups(files, self.request.batch_size):

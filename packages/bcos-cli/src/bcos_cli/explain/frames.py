@@ -14,7 +14,7 @@ from bcos_cli.explain.image_files import VIDEO_SUFFIXES
 
 _ANIMATED = ("GIF", "WEBP", "PNG")
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
-"""Kinds of files that FFmpeg may take a video for; others name files or addresses that it would open."""
+"""Containers that FFmpeg may read; others, such as playlists, name files or addresses that it would open."""
 _UNTIMED = 100.0
 """Milliseconds for which browsers show a frame without a time."""
 
@@ -30,7 +30,7 @@ class Frame:
 def is_clip(path: Path) -> bool:
     """Whether a file is a video by its name, or an image with several frames.
 
-    A file that cannot be opened is no clip; reading it as an image tells why.
+    A file that cannot be opened is not a clip; reading it as an image says why.
     """
     if path.suffix.lower() in VIDEO_SUFFIXES:
         return True
@@ -42,12 +42,12 @@ def is_clip(path: Path) -> bool:
 
 
 def frames(path: Path, every: int = 1) -> Iterator[Frame]:
-    """Frames of a clip in order: the first of every so many, shown as long as all of them.
+    """Yield one in `every` frames of a clip, shown as long as all of these.
 
     Raises:
         UnreadableImageError: a damaged file, one without frames, or a video without PyAV installed.
     """
-    source = _of_video(path) if path.suffix.lower() in VIDEO_SUFFIXES else _of_image(path)
+    source = _video_frames(path) if path.suffix.lower() in VIDEO_SUFFIXES else _image_frames(path)
     kept: Frame | None = None
     for i, frame in enumerate(source):
         if kept is None or i % every == 0:
@@ -61,9 +61,9 @@ def frames(path: Path, every: int = 1) -> Iterator[Frame]:
     yield kept
 
 
-def _of_image(path: Path) -> Iterator[Frame]:
+def _image_frames(path: Path) -> Iterator[Frame]:
     with opened(path) as image:
-        # frames of a GIF could be counted only by reading all of it, which may be a million of them
+        # counting the frames of a GIF means reading all of them, perhaps a million
         promised = None if image.format == "GIF" else getattr(image, "n_frames", 1)
         for i in itertools.count() if promised is None else range(promised):
             try:
@@ -72,14 +72,14 @@ def _of_image(path: Path) -> Iterator[Frame]:
                 if promised is None:
                     return
                 raise
-            check_size(*image.size)  # that of a GIF may grow
+            check_size(*image.size)  # a GIF may grow from frame to frame
             image.load()
             yield Frame(image.copy(), float(image.info.get("duration") or _UNTIMED))
 
 
-def _of_video(path: Path) -> Iterator[Frame]:
+def _video_frames(path: Path) -> Iterator[Frame]:
     av = _pyav()
-    # a file, not its name, which might be the address of something else
+    # an open file: FFmpeg might take its name for an address
     with unreadable(), path.open("rb") as file, av.open(file, options={"format_whitelist": _CONTAINERS}) as container:
         if not container.streams.video:
             raise UnreadableImageError("holds no video")
@@ -103,7 +103,7 @@ def _frame(frame: Any, milliseconds: float) -> Frame:
 
 
 def _between(frame: Any, following: Any, usual: float) -> float:
-    """Milliseconds from one frame to the next."""
+    """Return the milliseconds from one frame to the next."""
     if frame.time is None or following.time is None or following.time <= frame.time:
         return usual
     return float(following.time - frame.time) * 1000

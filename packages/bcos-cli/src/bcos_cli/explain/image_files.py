@@ -16,7 +16,7 @@ _RESERVED = ("contact-sheet", "explanations")
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file, and a name for what is made of it that no other file of the same call has."""
+    """A file, and a name for its outputs, unique within a call."""
 
     path: Path
     name: str
@@ -24,7 +24,7 @@ class ImageFile:
 
 @dataclass(frozen=True)
 class Failure:
-    """A file or folder of which nothing could be explained."""
+    """A file or folder in which nothing could be explained."""
 
     file: str
     reason: str
@@ -34,7 +34,7 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Fail
     """Return the files, and those with the name of an image or video in the folders, in order.
 
     Args:
-        paths: files as they are; folders, searched with all below them, hidden files left out; or patterns with
+        paths: files as they are; folders, searched recursively without hidden files; or patterns with
             ``*``, ``?``, ``[...]`` and ``**``.
 
     Returns:
@@ -78,7 +78,7 @@ def _matches(given: str) -> list[Path]:
 
 
 def _names(paths: list[Path]) -> Iterator[str]:
-    """File names without extension and dots, not too long; numbered where the name is taken, however it is cased."""
+    """Yield file names without extension and dots, not too long; numbered where taken, whatever the case."""
     taken = set(_RESERVED)
     for path in paths:
         stem = path.stem.replace(".", "_")[:_LONGEST_NAME]

@@ -138,9 +138,9 @@ def _row(
 
 
 def _default_layer(trained: TrainedModel) -> str:
-    """The last layer with a map over the image, before the classifier."""
-    seen = trained.input
-    blank = torch.zeros(1, seen.channels, seen.size, seen.size, device=process_state().device)
+    """Return the last layer with a map over the image, before the classifier."""
+    spec = trained.input
+    blank = torch.zeros(1, spec.channels, spec.size, spec.size, device=process_state().device)
     return layer_name(trained.model, last_feature_layer(trained.model, trained.encode(blank)))
 
 

@@ -33,7 +33,7 @@ class PictureOptions:
     """Whether each image has its own scale of colour and opacity, or all share one."""
     colorbar: bool = True
     background: Background | None = None
-    """Background of what is transparent. None is white where there is text, and nothing in separate pictures."""
+    """Colour behind transparent parts. None is white where there is text, and nothing in separate pictures."""
     side: int | None = None
     """Width of each picture in pixels; None for about 224, each pixel of the input a square."""
     raw_weight: bool = False
@@ -64,9 +64,9 @@ class ClipOptions:
 
     format: AnimationFormat = "gif"
     max_frames: int = 300
-    """Frames explained of each clip."""
+    """Largest number of frames to explain in a clip."""
     every: int = 1
-    """Explain one frame of so many, and show it as long as all of them."""
+    """Explain one in this many frames, and show it as long as all of them."""
 
     def __post_init__(self) -> None:
         _one_of("animation", self.format, get_args(AnimationFormat))

@@ -23,7 +23,7 @@ class ExplanationRecord:
     target: str
     target_index: int
     against: str | None
-    """The class that the target is compared with, in explanations of why one and not the other."""
+    """The class that the target is compared with: why one and not the other."""
     against_index: int | None
     probability: float
     """Probability of the target."""
@@ -33,19 +33,19 @@ class ExplanationRecord:
     contributions: float
     """Sum of the map."""
     bias: float | None
-    """What of the logit does not come from the image; None for methods without a receipt."""
+    """The part of the logit that does not come from the image; None for methods without a receipt."""
     receipt: dict[str, Any] | None
-    """What the bias is made of, what is left over, and whether that is rounding; None as `bias`."""
+    """What the bias is made of, the residual, and whether that is rounding; None where `bias` is."""
     scale: dict[str, float | None]
     """Contribution at the ends of the colours (``limit``), and norm of W where it is opaque (``alpha``)."""
     pictures: dict[str, str]
     """File names by kind."""
     map: str
-    """File name of the contributions (H, W), of a clip (frames, H, W), as a NumPy array of float32."""
+    """File name of the contributions (H, W), for a clip (frames, H, W), as a NumPy array of float32."""
     weight: str | None = None
     """File name of W (C, H, W), if asked for."""
     remarks: list[str] = field(default_factory=list)
-    """What the method said of its map: that it fell back to another, or is incomplete, zero or mostly noise."""
+    """Remarks of the method on its map: that it fell back to another, or is incomplete, zero or mostly noise."""
     notes: list[str] = field(default_factory=list)
     """What was done to the image before the network saw it."""
     frames: list[dict[str, Any]] | None = None
@@ -55,7 +55,7 @@ class ExplanationRecord:
     def of(
         cls, explanation: ClassExplanation, classes: Sequence[str], *, predicted: int, **more: Any
     ) -> "ExplanationRecord":
-        """Record of an explanation; `more` are the fields that do not follow from it."""
+        """Return the record of an explanation; `more` are the fields that do not follow from it."""
         target, receipt = explanation.target, explanation.receipt
         return cls(
             predicted=classes[predicted],
@@ -75,7 +75,7 @@ class ExplanationRecord:
 
 
 def receipt_record(explanation: ClassExplanation) -> dict[str, Any] | None:
-    """A receipt for JSON."""
+    """Return a receipt for JSON."""
     return None if explanation.receipt is None else explanation.receipt.to_dict()
 
 
@@ -91,4 +91,4 @@ class ExplainedFiles:
     def save(self, path: Path, **about: Any) -> None:
         """Write everything as JSON."""
         text = json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
-        write_atomically(path, text.encode(errors="backslashreplace"))  # names of files may be bytes that are no text
+        write_atomically(path, text.encode(errors="backslashreplace"))  # file names may not be valid text

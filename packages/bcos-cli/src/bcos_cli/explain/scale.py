@@ -18,11 +18,11 @@ class Scale:
     limits: dict[str, float]
     """Contribution at the ends of the colours, by method."""
     alphas: dict[str, float]
-    """Norm of W at which its picture is opaque, by method; without those where nothing contributes."""
+    """Norm of W at which its picture is opaque, by method; none where nothing contributes."""
 
     @classmethod
     def of(cls, images: Iterable[ExplainedImage]) -> "Scale":
-        """The scale that suits all images, which are iterated more than once."""
+        """Return the scale that suits all images, which are iterated more than once."""
         methods = list(dict.fromkeys(e.method for image in images for e in image.explanations))
         limits = {method: _percentile(images, method, lambda e: e.map) or 1.0 for method in methods}
         alphas = {
@@ -32,14 +32,14 @@ class Scale:
         return cls(limits, {method: alpha for method, alpha in alphas.items() if alpha})
 
     def to_dict(self, explanation: ClassExplanation) -> dict[str, float | None]:
-        """What the pictures of an explanation are drawn with, for JSON."""
+        """Return the scale of the pictures of an explanation, for JSON."""
         return {"limit": self.limits[explanation.method], "alpha": self.alphas.get(explanation.method)}
 
 
 def _percentile(
     images: Iterable[ExplainedImage], method: str, array_of: Callable[[ClassExplanation], NDArray[Any] | None]
 ) -> float:
-    """Percentile of the absolute values of an array of all explanations by a method; 0 where none has it."""
+    """Return the percentile of the absolute values of an array over all explanations by a method; 0 without any."""
 
     def arrays() -> Iterator[NDArray[Any]]:
         for image in images:

@@ -36,7 +36,7 @@ from bcos_models import TrainedModel
 INDEX_NAME = "maps.json"
 FORMAT_VERSION = 1
 _WITH_WEIGHT = "bcos"
-"""The method whose W is written, where none of those named has one."""
+"""The method whose W is written if none of the named methods has one."""
 WEIGHT = "weight"
 _FINISHED = ".finished"
 PREDICTED, LABEL = "predicted", "label"
@@ -83,7 +83,7 @@ def explain_shards(
     several targets, to be multiplied by its ``scale``, so that neither tiny nor huge values are lost. With
     ``options.weights`` also ``KEY.weight.npy``, ([T,] C, H, W). ``maps.json`` comes last and describes all.
 
-    A shard is written aside and renamed when it is whole; calling again goes on after the last whole one.
+    A shard is written aside and renamed when it is whole; calling again continues after the last whole one.
     Shards are dealt out to the processes.
 
     Raises:
@@ -103,11 +103,11 @@ def explain_shards(
         places = [out / record.place for record in records]
         names = {place.name for place in places}
         for folder in {place.parent for place in places}:
-            remove_asides(folder, names.__contains__)  # of a call that was killed
+            remove_asides(folder, names.__contains__)  # left by a call that was killed
     state.wait_for_everyone()
     trained.model.to(state.device).eval()
     whole = [[record.name for record in records if _is_whole(out, record)] if state.is_main_process else []]
-    finished = set(broadcast_object_list(whole)[0])  # the same for all, who may be at work already
+    finished = set(broadcast_object_list(whole)[0])  # agreed once: another process may be writing already
     left = [k for k, record in enumerate(records) if record.name not in finished]
     own = left[state.process_index :: state.num_processes]
     urls = shard_urls(data, records)
@@ -127,12 +127,12 @@ def explain_shards(
 
 
 def _note(out: Path, record: ShardRecord) -> Path:
-    """Path of the note that the maps of a shard are finished."""
+    """Return the path of the note that the maps of a shard are finished."""
     return out / _FINISHED / f"{record.place}.json"
 
 
 def _is_whole(out: Path, record: ShardRecord) -> bool:
-    """Whether the maps of a shard are there, as long as they were when they were finished."""
+    """Whether the maps of a shard are there, with the size that they had when finished."""
     note, path = _note(out, record), out / record.place
     return note.is_file() and path.is_file() and path.stat().st_size == _noted(note).get("bytes")
 
@@ -158,7 +158,7 @@ def _batches(
 
 @contextmanager
 def _aside(out: Path, record: ShardRecord) -> Iterator[webdataset.TarWriter]:
-    """A tar file that appears whole, with a note that it is finished, or not at all."""
+    """Write a tar file that appears whole, with a note that it is finished, or not at all."""
     with replacement(out / record.place) as aside:
         with aside.open("wb") as stream, webdataset.TarWriter(stream, mtime=0.0) as writer:
             yield writer
@@ -184,11 +184,11 @@ def _write_batch(trained: TrainedModel, batch: _Batch, options: MapOptions, writ
 
 
 def _members(image: ExplainedImage, label: Tensor, options: MapOptions) -> dict[str, bytes]:
-    """Files of one image, by the ends of their names."""
+    """Return the files of one image, by the ends of their names."""
     several = bool(options.targets)
 
     def joined(values: Iterable[Any]) -> Any:
-        """One value for each target; where there is one target only, its value alone."""
+        """Join one value for each target; of a single target, return its value."""
         return list(values) if several else next(iter(values))
 
     by_method = {m: [e for e in image.explanations if e.method == m] for m in options.methods}
@@ -219,7 +219,7 @@ def _members(image: ExplainedImage, label: Tensor, options: MapOptions) -> dict[
 
 
 def _as_half(values: NDArray[Any]) -> tuple[NDArray[np.float16], float]:
-    """Values divided by the largest of them, in half precision, and that largest."""
+    """Return values divided by the largest of them, in half precision, and that largest."""
     scale = float(np.abs(values).max()) or 1.0
     return (values.astype(np.float64) / scale).astype(np.float16), scale
 
@@ -247,7 +247,7 @@ def _description(
 
 
 def _claim(out: Path, described: dict[str, Any]) -> None:
-    """Make the folder ours, or refuse one with other maps or other things."""
+    """Claim the folder, or refuse one that holds other maps or anything else."""
     (out / _FINISHED).parent.mkdir(parents=True, exist_ok=True)
     note = out / _FINISHED / "description"
     existing = note if note.exists() else out / INDEX_NAME
@@ -267,12 +267,12 @@ def _noted(path: Path) -> dict[str, Any]:
     """Read what an earlier call wrote; in a folder from elsewhere it may be anything.
 
     Raises:
-        BcosError: it is no mapping in JSON.
+        BcosError: it is not a mapping in JSON.
     """
     try:
         values = parse_json(read_text(path))
     except BcosError as reason:
         raise BcosError(f"{str(path)!r} is damaged: {reason}; choose another folder with --out") from reason
     if not isinstance(values, dict):
-        raise BcosError(f"{str(path)!r} holds no notes on maps, got {shown(values)}; choose another folder with --out")
+        raise BcosError(f"{str(path)!r} does not describe maps, got {shown(values)}; choose another folder with --out")
     return values

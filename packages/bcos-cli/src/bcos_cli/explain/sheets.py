@@ -25,7 +25,7 @@ from bcos_explain.render import (
 SIDE = 224
 """Pictures are enlarged by a whole factor to about this many pixels."""
 _TERMS = 4
-"""Terms of a bias that are named; more are summed."""
+"""Number of terms of a bias that are named; the others are summed."""
 
 Picture = NDArray[np.float64]
 
@@ -43,14 +43,14 @@ class Style:
 
 
 def side_of(pixels: int, given: int | None) -> int:
-    """Width of a picture: the given one, or a whole multiple of its pixels near :data:`SIDE`."""
+    """Return the width of a picture: the given one, or a whole multiple of its pixels near :data:`SIDE`."""
     return given or max(1, round(SIDE / pixels)) * pixels
 
 
 def weight_picture(
     image: ExplainedImage, explanation: ClassExplanation, scale: Scale, *, overlay: bool = False
 ) -> Picture | None:
-    """W in colours, RGBA (H, W, 4), or over the image in grey, (H, W, 3); None for methods without W."""
+    """Return W in colours, RGBA (H, W, 4), or over the image in grey, (H, W, 3); None for methods without W."""
     if explanation.picture is None:
         return None
     rgba = explanation.picture.rgba(scale.alphas.get(explanation.method))
@@ -60,7 +60,7 @@ def weight_picture(
 def map_picture(
     image: ExplainedImage, explanation: ClassExplanation, scale: Scale, *, overlay: bool = False
 ) -> Picture:
-    """A map in red and blue, RGB (H, W, 3), alone or over the image in grey."""
+    """Return a map in red and blue, RGB (H, W, 3), alone or over the image in grey."""
     limit = scale.limits[explanation.method]
     if overlay:
         return contribution_overlay(image.image / 255, explanation.map, limit=limit)
@@ -68,23 +68,23 @@ def map_picture(
 
 
 def map_title(explanation: ClassExplanation) -> tuple[str, str]:
-    """Title and subtitle of a map."""
+    """Return title and subtitle of a map."""
     if explanation.exact and explanation.picture is not None:
         return "contributions W(x)·x", "red for the class, blue against it"
     return explanation.method, "red for the class, blue against it" if explanation.exact else ""
 
 
 def color_bar(explanation: ClassExplanation, scale: Scale) -> ColorBar:
-    """The scale of a map, in units of the logit if the method is exact."""
+    """Return the scale of a map, in units of the logit if the method is exact."""
     limit = scale.limits[explanation.method]
     label = "logit per pixel" if explanation.exact else "not exact, per pixel"
     return ColorBar(limit, label, bool((np.abs(explanation.map) > limit).any()))
 
 
 def overview(image: ExplainedImage, scale: Scale, style: Style, *, heading: str, original: str = "") -> Sheet:
-    """Input, W and contributions with titles, scales and receipts.
+    """Return a sheet of input, W and contributions with titles, scales and receipts.
 
-    They stand in one row for one target, else in a column for each of them.
+    One target makes a row, several make a column each.
 
     Args:
         image: with its explanations.
@@ -115,14 +115,14 @@ def overview(image: ExplainedImage, scale: Scale, style: Style, *, heading: str,
 
 
 def percent(share: float) -> str:
-    """A probability, never rounded to certainty."""
+    """Return a probability as text, never rounded to certainty."""
     if 0.9995 <= share < 1:
         return "> 99.9 %"
     return "< 0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")
 
 
 def _column(image: ExplainedImage, target: ClassTarget, scale: Scale, style: Style) -> Iterator[Tile]:
-    """Tiles of one target from top to bottom, its name above the first."""
+    """Yield the tiles of one target from top to bottom, its name above the first."""
     is_first = True
     for explanation in image.explanations:
         if explanation.target != target:
@@ -140,7 +140,7 @@ def _short_receipt(receipt: Receipt) -> tuple[str, ...]:
 
 
 def likelihood(explanation: ClassExplanation) -> str:
-    """Probability and logit of the target, or the difference of two logits."""
+    """Return probability and logit of the target, or the difference of two logits."""
     if explanation.target.against is not None:
         return f"difference of logits {number(explanation.logit)}"
     return f"{percent(explanation.probability)} · logit {number(explanation.logit)}"
@@ -149,7 +149,7 @@ def likelihood(explanation: ClassExplanation) -> str:
 def explanation_tiles(
     image: ExplainedImage, explanation: ClassExplanation, scale: Scale, style: Style, *, notes: Sequence[str] = ()
 ) -> Iterator[Tile]:
-    """W where there is one, and the map with `notes`."""
+    """Yield W where there is one, and the map with `notes`."""
     weight = weight_picture(image, explanation, scale, overlay=style.overlay)
     if weight is not None:
         yield Tile(weight, "W(x)", "what the network looks for")
@@ -159,7 +159,7 @@ def explanation_tiles(
 
 
 def remarks_below(explanations: Iterable[ClassExplanation]) -> list[str]:
-    """What each method said of its maps, for a place below all of them."""
+    """Return the remarks of each method on its maps, to stand below all of them."""
     by_method: dict[str, list[Remark]] = {}
     for explanation in explanations:
         by_method.setdefault(explanation.method, []).extend(explanation.remarks)
@@ -167,7 +167,7 @@ def remarks_below(explanations: Iterable[ClassExplanation]) -> list[str]:
 
 
 def _receipt_lines(explanations: Sequence[ClassExplanation]) -> list[str]:
-    """The first receipt, for a place below pictures of one target."""
+    """Return the lines of the first receipt, to stand below pictures of one target."""
     receipt = next((e.receipt for e in explanations if e.receipt is not None), None)
     if receipt is None:
         return []

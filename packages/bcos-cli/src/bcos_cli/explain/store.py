@@ -18,13 +18,13 @@ class ImageStore:
     """Explained images, in order, whose arrays lie on disk.
 
     Args:
-        folder: for temporary files; there, and the caller's to remove.
+        folder: existing folder for temporary files; the caller removes it.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.without_arrays: list[ExplainedImage] = []
-        """All images with their numbers alone."""
+        """All images, with numbers only."""
 
     def add(self, image: ExplainedImage) -> None:
         """Store an image."""
@@ -36,7 +36,7 @@ class ImageStore:
         self.without_arrays.append(replace(image, image=_EMPTY.astype(np.uint8), explanations=numbers))
 
     def __iter__(self) -> Iterator[ExplainedImage]:
-        """All images in order, each with its arrays."""
+        """Yield all images in order, each with its arrays."""
         for number, image in enumerate(self.without_arrays):
             explanations = tuple(_loaded(self._file(number, i), e) for i, e in enumerate(image.explanations))
             yield replace(image, image=np.load(self._folder / f"{number}.npy"), explanations=explanations)

@@ -18,15 +18,15 @@ class TargetChoice:
 
     targets: tuple[int, ...] = ()
     top_k: int | None = None
-    """So many of the most likely classes that are not among the targets."""
+    """Number of most likely classes to explain besides the targets."""
     contrasts: tuple[tuple[int | None, int], ...] = ()
     """(A, B): why A and not B; None for the predicted class."""
 
     def __call__(self, logits: Tensor) -> list[list[ClassTarget]]:
-        """Targets of each image of a batch with logits (N, K), without repetitions."""
-        return [self._of_one(order) for order in logits.argsort(dim=1, descending=True, stable=True).tolist()]
+        """Return the targets of each image of a batch with logits (N, K), without repetitions."""
+        return [self._of_image(order) for order in logits.argsort(dim=1, descending=True, stable=True).tolist()]
 
-    def _of_one(self, order: list[int]) -> list[ClassTarget]:
+    def _of_image(self, order: list[int]) -> list[ClassTarget]:
         chosen = [ClassTarget(k) for k in self.targets]
         nothing_named = not (self.targets or self.contrasts)
         count = self.top_k if self.top_k is not None else int(nothing_named)
@@ -41,7 +41,7 @@ class TargetChoice:
 def target_choice(
     targets: Sequence[str], top_k: int | None, contrasts: Sequence[str], classes: Sequence[str]
 ) -> TargetChoice:
-    """Understand what a user named.
+    """Parse the classes that a user names.
 
     Args:
         targets: names or numbers of classes.
@@ -61,7 +61,7 @@ def target_choice(
 
 
 def class_index(name: str, classes: Sequence[str]) -> int:
-    """Number of a class that is named, or given as a number.
+    """Return the number of a class, given by name or number.
 
     Raises:
         BcosError: no such class.
@@ -76,19 +76,19 @@ def class_index(name: str, classes: Sequence[str]) -> int:
 
 
 def class_text(index: int, classes: Sequence[str]) -> str:
-    """A class for people: its name, or ``class 7`` where that is only a number."""
+    """Return a readable name of a class: its name, or ``class 7`` where that is only a number."""
     name = classes[index]
     return f"class {name}" if name.isdecimal() else name
 
 
 def target_text(target: ClassTarget, classes: Sequence[str]) -> str:
-    """A target for people: its class, and the one that it is compared with."""
+    """Return a readable name of a target: its class, and the one that it is compared with."""
     name = class_text(target.index, classes)
     return name if target.against is None else f"{name}, not {class_text(target.against, classes)}"
 
 
 def slugs(classes: Sequence[str]) -> list[str]:
-    """Class names as parts of file names; numbered where two would be the same."""
+    """Return class names as parts of file names; numbered where two would be the same."""
     made = ["".join(c if c.isalnum() else "_" for c in name)[:_LONGEST_SLUG] for name in classes]
     lowered = [slug.casefold() for slug in made]
     counts = {slug: lowered.count(slug) for slug in set(lowered)} if len(set(lowered)) < len(lowered) else {}
@@ -99,7 +99,7 @@ def slugs(classes: Sequence[str]) -> list[str]:
 
 
 def _pair(text: str, classes: Sequence[str]) -> tuple[int | None, int]:
-    """(A, B) of ``A:B``, also where names hold colons; (None, B) of ``B``."""
+    """Return (A, B) for ``A:B``, also where names hold colons, and (None, B) for ``B``."""
     if text in classes or ":" not in text:
         return None, class_index(text, classes)
     splits = [(text[:i], text[i + 1 :]) for i, c in enumerate(text) if c == ":"]

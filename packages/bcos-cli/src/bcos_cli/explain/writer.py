@@ -30,7 +30,7 @@ class Writer:
     options: PictureOptions
 
     def style(self, image: ExplainedImage, *, overlay: bool = False) -> Style:
-        """How pictures of an image look."""
+        """Return how pictures of an image look."""
         return Style(
             classes=self.classes,
             side=side_of(image.image.shape[0], self.options.side),
@@ -53,13 +53,13 @@ class Writer:
         return [self._write_explanation(file, image, e, scale, names, notes) for e in image.explanations]
 
     def sheet_names(self, file: ImageFile, format: str) -> dict[str, str]:
-        """File names of the sheets that are asked for, by kind."""
+        """Return the file names of the requested sheets, by kind."""
         kinds = {"side-by-side": ("overview", ""), "overlay": ("overlay", ".overlay")}
         chosen = [kinds[layout] for layout in kinds if layout in self.options.layouts]
         return {kind: f"{file.name}{suffix}.{format}" for kind, suffix in chosen}
 
     def stem(self, file: ImageFile, explanation: ClassExplanation) -> str:
-        """Start of the names of an explanation's files."""
+        """Return the start of the names of an explanation's files."""
         target = explanation.target
         slug = self._slugs[target.index]
         if target.against is not None:
@@ -105,7 +105,7 @@ class Writer:
     def _separate(
         self, image: ExplainedImage, explanation: ClassExplanation, scale: Scale
     ) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Pictures without text, by kind."""
+        """Yield pictures without text, by kind."""
         if "separate" not in self.options.layouts:
             return
         for suffix in ("", "-overlay") if "overlay" in self.options.layouts else ("",):
@@ -116,7 +116,7 @@ class Writer:
 
 
 def npy_bytes(array: NDArray[Any]) -> bytes:
-    """An array as a file of NumPy's."""
+    """Return an array as a NumPy file."""
     buffer = io.BytesIO()
     np.save(buffer, np.ascontiguousarray(array))
     return buffer.getvalue()

@@ -21,7 +21,7 @@ def recipe_rows(runs: Sequence[Run]) -> dict[str, Cells]:
 
 
 def defaults() -> dict[str, Any]:
-    """Return the values of a recipe that sets nothing but what it must."""
+    """Return the values of a recipe that sets only what it must."""
     return Recipe.model_validate({"model": {"name": "?"}, "train": {"epochs": 1}}).model_dump(mode="json")
 
 

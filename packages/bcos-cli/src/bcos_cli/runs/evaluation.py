@@ -56,13 +56,13 @@ def evaluate_run(
     weights: str | None = None,
     files: ScoreFiles | None = None,
 ) -> Evaluation:
-    """Score what a user names; for a run's folder on its own test split, renew its evaluation and report.
+    """Score what a user names; for a run's folder on its own test split, rewrite its evaluation and report.
 
     Args:
         run_or_model: as :func:`bcos_models.load_trained` takes it.
         given: fields of :class:`EvaluationOptions` that replace those of the run's recipe.
         data: shards; None for those of the run.
-        weights: of a model by name.
+        weights: a file of weights, for a model by name.
         files: what to write; partial results of a run are in its own folder by default.
 
     Raises:
@@ -75,8 +75,8 @@ def evaluate_run(
     recipe = recipe_of(run_or_model, data=data)
     location = data_of(run_or_model, data)
     index = load_index(location)
-    asked = given.get("split")
-    split = scored_split(index, asked) if recipe is None or asked is not None else _own_split(recipe, index)
+    name = given.get("split")
+    split = scored_split(index, name) if recipe is None or name is not None else _own_split(recipe, index)
     given = {**given, "split": split.name}
     if recipe is None:
         loss = make_loss("cross_entropy" if trained.probabilities == "softmax" else "bce", LossOptions(evaluation=True))
@@ -96,7 +96,7 @@ def evaluate_run(
     print_evaluation(evaluation)
     if recipe is not None:
         console.err.print(
-            "evaluation.json and report.html of the run stay as they are: its recipe asks for more, or for other scores"
+            "evaluation.json and report.html of the run are unchanged: its recipe asks for more, or for other, scores"
         )
     return evaluation
 
@@ -121,7 +121,7 @@ def recipe_options(recipe: Recipe, **given: Any) -> EvaluationOptions:
 
 
 def _covers_report(options: EvaluationOptions, recipe: Recipe, split: str) -> bool:
-    """Whether these scores are what a run's report shows: its own `split`, every metric, as many grids or more."""
+    """Whether these scores suffice for a run's report: its own `split`, every metric, as many grids or more."""
     config = recipe.evaluation
     return (
         options.split == split
@@ -135,19 +135,21 @@ def _covers_report(options: EvaluationOptions, recipe: Recipe, split: str) -> bo
 
 
 def _own_split(recipe: Recipe, index: ShardIndex) -> ScoredSplit:
-    """The split that a run is scored on in the end."""
+    """Return the split that a run is scored on in the end."""
     return scored_split(index, test=recipe.data.test_split, val=recipe.data.val_split)
 
 
 def _split_notes(split: ScoredSplit, recipe: Recipe | None, index: ShardIndex) -> list[str]:
-    """What a reader should know of the images that were scored; `recipe` is that of the run that they belong to."""
+    """Return what a reader should know about the scored images; `recipe` is that of the run that they belong to."""
     notes = [] if split.note is None else [split.note]
     if recipe is None or not chooses(recipe):
         return notes
     if recipe.data.val_share is None and split.name == find_split(index, recipe.data.test_split):
-        notes.append(f"these images ({split.name}) chose the epoch of the network, in a run of an older version")
+        notes.append(
+            f"the epoch of the network was chosen on these images ({split.name}), in a run of an older version"
+        )
     elif split.name == recipe.data.val_split:
-        notes.append(f"these images ({split.name}) chose the epoch of the network")
+        notes.append(f"the epoch of the network was chosen on these images ({split.name})")
     return notes
 
 

@@ -21,7 +21,7 @@ def check_suffix(path: Path) -> None:
     """Refuse a file name without the suffix of a picture.
 
     Raises:
-        BcosError: naming the suffixes.
+        BcosError: another suffix.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise BcosError(f"--plot {path} must end with {', '.join(SUFFIXES)}")

@@ -49,7 +49,7 @@ def report_data(
 
 
 def _headline(evaluation: Evaluation) -> dict[str, str]:
-    """Accuracy, and how well and how exactly its decisions are explained."""
+    """Return accuracy, and how well and how exactly decisions are explained."""
     scores = evaluation.scores
     accuracy = "top-1 accuracy" if scores.mean_average_precision is None else "mean average precision"
     headline = {accuracy: _percent(scores.accuracy, 1), "calibration error": _percent(scores.calibration_error, 1)}
@@ -102,11 +102,11 @@ def _summary(
 
 
 def _selection(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, str]:
-    """What the epochs were scored on, and what that chose."""
+    """Return what the epochs were scored on, and what that chose."""
     if not epochs:
         return {}
     last = epochs[-1]
-    scored = str(last.get("scored", recipe.data.test_split))  # older versions did not say it
+    scored = str(last.get("scored", recipe.data.test_split))  # older versions did not record it
     best = next((line["epoch"] for line in reversed(epochs) if line.get("best")), None)
     if best is None or not chooses(recipe):
         choice = "" if role_of(last) == "val" else ", chooses nothing"
@@ -116,7 +116,7 @@ def _selection(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _neurons(recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, notes: list[str]) -> list[NeuronRow]:
-    """The strongest channels; a network without feature maps still gets a report."""
+    """Return the strongest channels; a network without feature maps still gets a report."""
     config, reading = recipe.evaluation, Reading.of(recipe.data)
     if config.neurons == 0:
         return []
@@ -126,12 +126,12 @@ def _neurons(recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, note
             trained, evaluation.data, evaluation.split, options, batch_size=config.batch_size, reading=reading
         )
     except BcosError as reason:
-        notes.append(f"there are no neurons: {reason}")
+        notes.append(f"neurons are not shown: {reason}")
         return []
 
 
 def _metric_scores(evaluation: Evaluation) -> list[MetricScores]:
-    """Metrics that were measured for each explainer, other than the grid pointing game."""
+    """Return the metrics measured for each explainer, except the grid pointing game."""
     shown = []
     for name, results in evaluation.explanations.items():
         if name != "gridpg" and "" not in results:

@@ -19,7 +19,7 @@ class Run:
 
     folder: Path
     recipe: dict[str, Any]
-    """As it was written, perhaps by another version of this program."""
+    """As it was written, perhaps by another version of bcos."""
     epochs: list[dict[str, Any]]
     """Lines of ``metrics.jsonl``."""
     scores: dict[str, float]
@@ -78,7 +78,7 @@ def read_run(path: Path) -> Run:
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise BcosError(
-            f"there is no run in {str(path)!r} (no {folder.config.name}); bcos runs list shows those there are"
+            f"there is no run in {str(path)!r} (no {folder.config.name}); bcos runs list shows the runs there are"
         )
     try:
         recipe = _sections(read_yaml(folder.config, folder.config.name))
@@ -113,13 +113,13 @@ def _scores(evaluation: Path) -> dict[str, float]:
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Folders of runs at or below `root`, by name; runs within runs are not looked for.
+    """Return the folders of runs at or below `root`, by name; runs within runs are not looked for.
 
     Raises:
         BcosError: no such folder.
     """
     if not root.is_dir():
-        raise BcosError(f"there is no folder {str(root)!r}; give the one that runs are in")
+        raise BcosError(f"there is no folder {str(root)!r}; give the folder that holds the runs")
     if RunFolder(root).config.is_file():
         return [root]
     return [run for below in sorted(p for p in root.iterdir() if p.is_dir()) for run in find_runs(below)]

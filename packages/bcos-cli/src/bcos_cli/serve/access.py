@@ -23,7 +23,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""Browsers load nothing from elsewhere, and send nothing there; Gradio's own scripts need the two unsafe words."""
+"""Browsers load nothing from elsewhere, and send nothing there; Gradio's own scripts need the two unsafe keywords."""
 
 
 class SecurityHeaders:
@@ -47,7 +47,7 @@ class OwnPageOnly:
     """Refuses requests that other pages make a browser send.
 
     A page elsewhere can point its own name at this machine (DNS rebinding): then the header Host is not ours. Or it
-    can send a request across: then Origin and Sec-Fetch-Site say so. Programs that are no browser send neither.
+    can send a request to this page: then Origin and Sec-Fetch-Site say so. Programs other than browsers send neither.
 
     Args:
         app: the application that answers the rest.
@@ -83,7 +83,7 @@ class BoundedUploads:
 
     Args:
         app: the application that answers.
-        folder: where uploads of this page alone are kept; the oldest are deleted where a new one needs their room.
+        folder: where uploads of this page alone are kept; the oldest are deleted to make room for new ones.
         limits: of uploads.
     """
 
@@ -141,19 +141,19 @@ class _Body:
         self._until = time.monotonic() + _LONGEST
 
     def check(self, announced: str | None) -> None:
-        """Refuse a body that is too long by its header, if there is one."""
+        """Refuse a body whose announced length, if there is one, is too large."""
         if announced is not None and announced.isdecimal() and (len(announced) > 15 or int(announced) > self._most):
             raise self._too_large()
 
     async def receive(self) -> Message:
-        """Receive the next part, or that the other side has gone."""
+        """Receive the next part, or the message that the client has gone."""
         if self._is_complete:
             return await self._receive()
         patience = min(_IDLE, self._until - time.monotonic())
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, patience))
         except TimeoutError as reason:
-            raise _RefusedError(408, "the request came too slowly; try again") from reason
+            raise _RefusedError(408, "the request arrived too slowly; try again") from reason
         self._had += len(message.get("body", b""))
         if self._had > self._most:
             raise self._too_large()
@@ -166,4 +166,4 @@ class _Body:
         await self._send(message)
 
     def _too_large(self) -> _RefusedError:
-        return _RefusedError(413, f"at most {self._most / 2**20:.1f} MB are taken at a time")
+        return _RefusedError(413, f"at most {self._most / 2**20:.1f} MB are accepted at a time")

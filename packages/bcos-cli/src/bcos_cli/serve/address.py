@@ -18,7 +18,7 @@ class Address:
 
     host: str = "127.0.0.1"
     port: int = 7860
-    """0 for any that is free."""
+    """0 for any free one."""
 
     @property
     def url(self) -> str:
@@ -39,14 +39,14 @@ class Address:
         )
 
     def answers_to(self, authority: str) -> bool:
-        """Whether ``HOST:PORT`` is this page: its own name or number, or that of this machine to itself.
+        """Whether ``HOST:PORT`` is this page: its own name or IP address, or ``localhost``.
 
-        Where it listens at all addresses of this machine, any number is accepted, as no other name can hide behind one.
+        Where it listens at all addresses of this machine, any IP address is accepted: DNS rebinding needs a name.
         """
         if (parts := _AUTHORITY.fullmatch(authority.lower())) is None:
             return False
         host, port = _normal(parts[1] or parts[2]), int(parts[3] or 80)
-        return port == self.port and (host in self._names or (self._is_anywhere and _is_number(host)))
+        return port == self.port and (host in self._names or (self._is_anywhere and _is_ip_address(host)))
 
     def is_origin(self, origin: str) -> bool:
         """Whether a header Origin names this page."""
@@ -67,7 +67,7 @@ class Address:
         """Return the address with the port that it will have, after checking that it is free.
 
         Raises:
-            BcosError: a host that is not of this machine, or a port that is taken or not allowed.
+            BcosError: a host that is not this machine, or a port that is taken or not allowed.
         """
         family = socket.AF_INET6 if ":" in _resolved(self.host)[0] else socket.AF_INET
         with socket.socket(family) as probe:
@@ -83,11 +83,11 @@ class Address:
 
 
 def _normal(host: str) -> str:
-    """A host in the form in which hosts are compared."""
-    return str(ip_address(host)) if _is_number(host) else host.lower().removesuffix(".")
+    """Return a host in the form in which hosts are compared."""
+    return str(ip_address(host)) if _is_ip_address(host) else host.lower().removesuffix(".")
 
 
-def _is_number(host: str) -> bool:
+def _is_ip_address(host: str) -> bool:
     try:
         ip_address(host)
     except ValueError:
@@ -96,10 +96,10 @@ def _is_number(host: str) -> bool:
 
 
 def _resolved(host: str) -> list[str]:
-    """IP addresses of a host.
+    """Return the IP addresses of a host.
 
     Raises:
-        BcosError: none.
+        BcosError: no such host.
     """
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)

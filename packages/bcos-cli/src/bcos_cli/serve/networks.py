@@ -22,7 +22,7 @@ class Network:
 
 
 def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> dict[str, Network]:
-    """Load what a user names, each once, by its name on the page.
+    """Load the networks that a user names, each once, by their names on the page.
 
     Args:
         runs_or_models: each as :func:`bcos_models.load_trained` takes it.
@@ -34,7 +34,7 @@ def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> 
     given = list(dict.fromkeys(runs_or_models))
     if weights is not None and len(given) > 1:
         raise BcosError(
-            f"--weights goes with one model, got {len(given)}; give runs' folders or weights files of runs instead"
+            f"--weights goes with one model, got {len(given)}; give folders or weights files of runs instead"
         )
     # the last part of a path; names of models and repositories as they are
     names = [Path(name).resolve().name if Path(name).exists() else name for name in given]

@@ -18,10 +18,10 @@ from bcos_explain import ExplainedImage, explainer_specs
 
 PREDICTED = -1
 """Choice of a class that stands for the predicted one."""
-_EMPTY = '<p class="bcos-empty">Drop an image, and see what it is taken for, and why.</p>'
+_EMPTY = '<p class="bcos-empty">Drop an image, and see what networks take it for, and why.</p>'
 _HOUR = 3600
 _TEMPORARY = (_HOUR, 24 * _HOUR)
-"""How often old uploads are deleted, and from which age, in seconds; all are deleted in the end."""
+"""Interval and age, in seconds, at which old uploads are deleted; all are deleted when the page ends."""
 _PARALLEL = 4
 """Requests at a time; each network serves one."""
 
@@ -67,15 +67,15 @@ class Turn:
 
 def _connect(
     explainer: PageExplainer,
-    asked: tuple[gr.State, gr.File, gr.Dropdown, gr.Dropdown, gr.CheckboxGroup, gr.Radio],
-    answered: tuple[gr.Radio, gr.HTML],
+    inputs: tuple[gr.State, gr.File, gr.Dropdown, gr.Dropdown, gr.CheckboxGroup, gr.Radio],
+    outputs: tuple[gr.Radio, gr.HTML],
 ) -> None:
-    """Connect inputs of the page with what they change."""
-    _, file, network, target, chosen, layout = asked
-    top, shown = answered
-    answering: dict[str, Any] = {
+    """Connect the inputs of the page with what they change."""
+    _, file, network, target, chosen, layout = inputs
+    top, shown = outputs
+    explaining: dict[str, Any] = {
         "fn": partial(respond, explainer),
-        "inputs": list(asked),
+        "inputs": list(inputs),
         "outputs": [top, shown],
         "concurrency_limit": _PARALLEL,
         "concurrency_id": "explanations",
@@ -94,19 +94,19 @@ def _connect(
     def other_classes(name: str) -> gr.Dropdown:
         return gr.Dropdown(_classes(explainer, name), value=PREDICTED)
 
-    gr.on([target.input, chosen.input, layout.input], **answering)
-    file.change(lambda: PREDICTED, None, **quick).then(**answering)
-    top.input(lambda k: k, top, **quick).then(**answering)
-    network.input(other_classes, network, **quick).then(**answering)
+    gr.on([target.input, chosen.input, layout.input], **explaining)
+    file.change(lambda: PREDICTED, None, **quick).then(**explaining)
+    top.input(lambda k: k, top, **quick).then(**explaining)
+    network.input(other_classes, network, **quick).then(**explaining)
 
 
-def respond(explainer: PageExplainer, turn: Turn, *asked: Any) -> Iterator[tuple[Any, Any]]:
-    """Updates of :func:`explain_upload`, until the same visitor asks for something else.
+def respond(explainer: PageExplainer, turn: Turn, *values: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield the updates of :func:`explain_upload`, until the same visitor sends another request.
 
     Gradio sends the last update twice; that one is empty, so that it changes nothing after a later request.
     """
     turn.latest = mine = object()
-    for update in explain_upload(explainer, *asked):
+    for update in explain_upload(explainer, *values):
         if turn.latest is not mine:
             break
         yield update
@@ -116,7 +116,7 @@ def respond(explainer: PageExplainer, turn: Turn, *asked: Any) -> Iterator[tuple
 def explain_upload(
     explainer: PageExplainer, path: str | None, network: str, target: int, methods: Sequence[str], layout: Layout
 ) -> Iterator[tuple[Any, Any]]:
-    """Updates of the page: the most likely classes to choose from, then the explanations, method by method."""
+    """Yield updates of the page: the most likely classes to choose from, then the explanations, method by method."""
     if path is None:
         yield gr.Radio(visible=False), _EMPTY
         return

@@ -43,7 +43,7 @@ class Prediction:
 
 
 class UnexplainedError(BcosError):
-    """A method that failed; the message, of one line, says why."""
+    """A method that failed; the one-line message says why."""
 
 
 class PageExplainer:
@@ -61,7 +61,7 @@ class PageExplainer:
         self._explained = lru_cache(_KEPT)(_explain)
 
     def predict(self, path: Path, network: str) -> Prediction:
-        """What a network predicts for an uploaded file.
+        """Return what a network predicts for an uploaded file.
 
         Raises:
             BcosError: an unknown network, or what :func:`bcos_cli.serve.uploads.read_upload` refuses.
@@ -92,7 +92,7 @@ class PageExplainer:
 
 
 def methods_offered() -> list[str]:
-    """Names of explainers, exact ones first and ``bcos`` before all."""
+    """Return the names of explainers: ``bcos``, the other exact ones, the rest."""
     specs = sorted(explainer_specs(), key=lambda spec: (spec.name != "bcos", not spec.exact, spec.name))
     return [spec.name for spec in specs]
 
@@ -109,7 +109,7 @@ def _explain(prediction: Prediction, target: int, method: str) -> ExplainedImage
 
 
 def _digest(path: Path, limits: Limits) -> str:
-    """Of the content of a file, as far as it may be read."""
+    """Hash the content of a file, up to the largest size that is read."""
     try:
         with path.open("rb") as file:
             return hashlib.sha256(file.read(limits.bytes + 1)).hexdigest()

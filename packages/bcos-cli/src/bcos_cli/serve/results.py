@@ -22,12 +22,12 @@ from bcos_explain.render.colorbar import tick_text, ticks
 Layout = Literal["side by side", "overlay"]
 LAYOUTS: tuple[Layout, ...] = ("side by side", "overlay")
 _SMALL = 128
-"""Side in pixels below which pictures are enlarged as squares."""
+"""Side in pixels below which pictures are enlarged, each pixel a square."""
 _HINT = "point at a pixel"
 
 
 def problem(message: str) -> str:
-    """A message about something that went wrong, in one line."""
+    """Return a one-line message about something that went wrong."""
     return f'<p class="bcos-problem" role="alert">{escape(" ".join(message.split()))}</p>'
 
 
@@ -39,12 +39,12 @@ def results(
     *,
     layout: Layout = "side by side",
 ) -> str:
-    """Input, W and maps, what the pixels under the cursor contribute, and receipts.
+    """Return HTML of input, W, maps, the contributions of pixels under the cursor, and receipts.
 
     Args:
         prediction: the image.
         target: the explained class.
-        name: of the file.
+        name: name of the file.
         explained: by method; a string says why there is no explanation, None is for one that is still to come.
         layout: maps on their own, or over the input in grey.
     """
@@ -159,5 +159,5 @@ def _soft(text: str) -> str:
 
 
 def _base64_of(array: NDArray[Any]) -> str:
-    """A file of NumPy's with an array of little-endian float32, for the page's script."""
+    """Return an array as a NumPy file of little-endian float32 in base64, for the page's script."""
     return base64.b64encode(npy_bytes(array.astype("<f4"))).decode("ascii")

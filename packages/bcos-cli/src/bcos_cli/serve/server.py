@@ -35,7 +35,7 @@ def serve(
     """Serve the page until the process is interrupted or told to end.
 
     Args:
-        runs_or_models: what :func:`bcos_cli.serve.load_networks` takes.
+        runs_or_models: what :func:`bcos_cli.serve.networks.load_networks` takes.
         weights: a file of weights, for one model by name.
         address: where to listen; reachable from this machine alone by default.
         limits: of uploads.
@@ -54,7 +54,7 @@ def serve(
     if address.warning is not None:
         console.err.print(f"bcos: warning: {address.warning}", soft_wrap=True)
     stopped = Event()
-    # of SIGINT too, which a shell tells programs in the background to ignore
+    # SIGINT too: a shell starts background programs with it ignored
     before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with TemporaryDirectory(prefix="bcos-serve-") as folder:
@@ -80,11 +80,11 @@ def _serve(
 
 
 def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, Any]:
-    """Options for Gradio: nothing is shared, no files are read but uploads, nothing is loaded from elsewhere.
+    """Options for Gradio: nothing is shared, no files are served but uploads, nothing is loaded from elsewhere.
 
     Args:
-        address: of the page.
-        limits: of uploads.
+        address: where the page is.
+        limits: limits of uploads.
         folder: where uploads are kept.
     """
     import gradio as gr

@@ -11,14 +11,14 @@ from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
 READ = ("PNG", "JPEG", "WebP", "BMP", "GIF", "TIFF")
-"""Formats, of those that other commands read, that the page takes."""
+"""Formats that the page takes; other commands read more."""
 SUFFIXES = tuple(suffix for name in READ for suffix in FORMATS[name])
 
 
 _PARALLEL = 4
 _KEPT_FILES = 1000
 _FORM = 2**16
-"""Bytes of a request beside its file."""
+"""Bytes of a request besides its file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Limits:
     """How large uploads may be, and how many of them there may be.
 
     Raises:
-        BcosError: less space in all than one upload takes.
+        BcosError: less total space than one upload takes.
     """
 
     megabytes: float = 20
@@ -83,7 +83,7 @@ def make_room(folder: Path, room: int, files: int = _KEPT_FILES) -> None:
 def read_upload(path: Path, spec: InputSpec, limits: Limits) -> InputImage:
     """Decode, resize and crop an uploaded image as the network was evaluated.
 
-    Its format is what its first bytes say, whatever it is called. Of an animated image, the first frame.
+    Its first bytes tell its format, not its name. An animated image gives its first frame.
 
     Raises:
         UnreadableImageError: too large a file or image, another format, or a damaged file.
@@ -94,7 +94,7 @@ def read_upload(path: Path, spec: InputSpec, limits: Limits) -> InputImage:
         raise UnreadableImageError("the file is no longer there; drop it again") from reason
     if size > limits.bytes:
         raise UnreadableImageError(
-            f"the file has {size / 2**20:,.1f} MB, at most {limits.megabytes:g} MB are taken; make it smaller, or "
+            f"the file has {size / 2**20:,.1f} MB, at most {limits.megabytes:g} MB are accepted; make it smaller, or "
             "serve with a larger --max-megabytes"
         )
     with opened(path, READ) as image:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 AnimationFormat = Literal["gif", "webp"]
 _OPAQUE = 128
-"""Opacity, of 255, from which a pixel of a GIF is seen; GIF knows no degrees of it."""
+"""Opacity (0 to 255) from which a pixel is shown in a GIF, which has no partial opacity."""
 _PAGE, _HIDDEN = 254, 255
-"""Places in a GIF's palette: of the first pixel's colour, which is kept exactly, and of what is transparent."""
+"""Palette entries of a GIF: the first pixel's colour, which is kept exactly, and transparency."""
 _NO_BLENDING = 2
 _CLEARED = 1
 _ANIMATED, _TRANSPARENT = 0x02, 0x10
@@ -67,7 +67,7 @@ class _Frames:
         return False
 
     def time(self, milliseconds: float) -> int:
-        """Whole units; what is rounded off is made up for by later frames."""
+        """Return whole units; later frames make up for rounding."""
         self._owed += milliseconds
         units = max(self.shortest, round(self._owed / self.unit))
         self._owed -= units * self.unit
@@ -83,7 +83,7 @@ class _Gif(_Frames):
     """Every frame has 256 colours of its own."""
 
     unit = 10
-    shortest = 2  # what is shorter, browsers show for ten times as long
+    shortest = 2  # browsers show shorter frames ten times as long
 
     def add(self, frame: "Image", milliseconds: float) -> None:
         from PIL import GifImagePlugin
@@ -106,7 +106,7 @@ class _Gif(_Frames):
 
 
 class _WebP(_Frames):
-    """Without loss; each frame a picture of its own in the container that the format's specification describes."""
+    """Lossless; each frame is a picture of its own in the container of the format's specification."""
 
     def add(self, frame: "Image", milliseconds: float) -> None:
         if self.check(frame):
@@ -128,7 +128,7 @@ class _WebP(_Frames):
 
 
 def _paletted(rgb: "Image") -> "Image":
-    """256 colours, the last of them free; dithered, but for what has the colour of the first pixel: the page."""
+    """Reduce to 256 colours, the last one unused; dithered, except for the colour of the first pixel: the page."""
     from PIL import Image, ImageChops
 
     few = rgb.quantize(_PAGE, kmeans=1)  # without k-means the ends of colour scales get lost
@@ -151,7 +151,7 @@ def _three_bytes(number: int) -> bytes:
 
 
 def _picture_chunks(webp: bytes) -> bytes:
-    """The chunks of a still picture that a frame holds: without the file's header and extended header."""
+    """Return the chunks of a still picture without the file's header and extended header, as a frame holds them."""
     kept = b""
     position = 12
     while position + 8 <= len(webp):

@@ -16,10 +16,10 @@ ROUNDING = 1e-3
 
 
 def as_tensor(value: Array, what: str, ndim: int) -> Tensor:
-    """`value` as a float64 tensor on the CPU, detached.
+    """Return `value` as a float64 tensor on the CPU, detached.
 
     Raises:
-        BcosError: another rank, an empty or a non-finite one.
+        BcosError: another rank, or an empty or non-finite value.
     """
     tensor = torch.as_tensor(value).detach().to("cpu", torch.float64)
     shape = tuple(tensor.shape)
@@ -32,12 +32,12 @@ def as_tensor(value: Array, what: str, ndim: int) -> Tensor:
 
 
 def as_picture(tensor: Tensor) -> Picture:
-    """(C, H, W) as an array (H, W, C) of its own."""
+    """Return (C, H, W) as a new array (H, W, C)."""
     return np.ascontiguousarray(tensor.permute(1, 2, 0).numpy())
 
 
 def to_bytes(picture: NDArray[Any]) -> NDArray[np.uint8]:
-    """Pixels in 8 bits; those that are in 8 bits already as they are.
+    """Return pixels in 8 bits; 8-bit pixels are unchanged.
 
     Raises:
         BcosError: another shape than (H, W), (H, W, 3) or (H, W, 4), or values outside [0, 1].
@@ -57,5 +57,5 @@ def to_bytes(picture: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def to_floats(picture: NDArray[Any]) -> NDArray[Any]:
-    """Pixels in [0, 1], of a picture in 8 bits or in floats."""
+    """Return pixels in [0, 1], of a picture in 8 bits or in floats."""
     return picture / 255 if picture.dtype == np.uint8 else picture

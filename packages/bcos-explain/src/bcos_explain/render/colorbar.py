@@ -20,11 +20,11 @@ class ColorBar:
     label: str
     """Units."""
     clipped: bool = False
-    """Some values lie beyond: the ends are pointed."""
+    """Whether values lie beyond; then the ends are pointed."""
 
 
 def ticks(limit: float, count: int = 2) -> list[float]:
-    """Round values from -limit to limit, with 0, about `count` on each side and at least one.
+    """Return round values from -limit to limit, with 0, about `count` on each side and at least one.
 
     Raises:
         BcosError: a limit that is not positive and finite.
@@ -42,12 +42,12 @@ def ticks(limit: float, count: int = 2) -> list[float]:
 
 
 def tick_text(value: float) -> str:
-    """A tick as text, with a minus sign as wide as a plus."""
+    """Return a tick as text, with a minus sign as wide as a plus."""
     return f"{value:.4g}".replace("-", "−")
 
 
 def bar_picture(width: int, height: int, *, clipped: bool) -> NDArray[np.uint8]:
-    """The colours (H, W, 4) from left to right; ends are pointed where values are clipped."""
+    """Return the colours (H, W, 4) from left to right; ends are pointed where values are clipped."""
     rgb = contribution_rgb(np.linspace(-1, 1, width)[None], limit=1.0)
     picture = np.concatenate([np.broadcast_to(rgb, (height, width, 3)), np.ones((height, width, 1))], axis=-1)
     if clipped:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 COLOUR_MAP = "bwr"
-"""Matplotlib's name of the colours of contributions: blue speaks against the class, red for it, white is zero."""
+"""Matplotlib's name of the colour map of contributions: red for the class, blue against it, white for zero."""
 
 
 def symmetric_limit(contributions: Array, percentile: float = PERCENTILE) -> float:
-    """End of a symmetric colour scale: the percentile of the absolute contributions, of any shape.
+    """Return the end of a symmetric colour scale: the percentile of the absolute contributions, of any shape.
 
     Where that is 0 (few pixels contribute), their maximum; 1 for a map of zeros.
     """
@@ -33,7 +33,7 @@ def contribution_rgb(
     percentile: float = PERCENTILE,
     cmap: str = COLOUR_MAP,
 ) -> Picture:
-    """Colour a contribution map: blue speaks against the class, white not at all, red for it.
+    """Colour a contribution map: red for the class, blue against it, white for zero.
 
     Args:
         map: (H, W), signed, as a tensor or an array.
@@ -63,16 +63,16 @@ def plot_contribution_map(
     colorbar: bool = False,
     label: str = "contribution to the logit",
 ) -> "tuple[Axes, AxesImage]":
-    """Draw a contribution map with matplotlib, with a scale in units of the logit if asked for.
+    """Draw a contribution map with matplotlib, with an optional scale in units of the logit.
 
     Args:
         map: (H, W), signed; so are `limit`, `percentile` and `cmap` as for :func:`contribution_rgb`.
-        ax: where to draw. None for a new figure of its own, ``ax.figure``, which pyplot does not know of.
+        ax: where to draw. None for a new figure of its own, ``ax.figure``, which pyplot does not manage.
         limit: contribution at the ends of the colours.
         percentile: of the absolute contributions.
         cmap: name of a matplotlib colour map.
         colorbar: add the scale.
-        label: of the scale.
+        label: label of the scale.
 
     Returns:
         The axes and the image.

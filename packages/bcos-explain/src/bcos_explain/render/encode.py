@@ -17,7 +17,7 @@ _EFFORT = 50
 
 
 def encoded(image: "Image", format: str) -> bytes:
-    """A picture as ``"png"``, or as ``"webp"`` without loss."""
+    """Encode a picture as ``"png"``, or as ``"webp"`` without loss."""
     buffer = io.BytesIO()
     if format == "webp":
         image.save(buffer, format="webp", lossless=True, quality=_EFFORT, method=4)
@@ -27,7 +27,7 @@ def encoded(image: "Image", format: str) -> bytes:
 
 
 def enlarged(picture: NDArray[Any], scale: int) -> "Image":
-    """A picture (H, W), (H, W, 3) or (H, W, 4) of 8 bits or in [0, 1], each pixel a square of `scale` pixels.
+    """Enlarge a picture (H, W), (H, W, 3) or (H, W, 4), 8-bit or in [0, 1]; each pixel gets `scale` × `scale`.
 
     Raises:
         BcosError: another shape, or values outside [0, 1].
@@ -38,7 +38,7 @@ def enlarged(picture: NDArray[Any], scale: int) -> "Image":
 
 
 def resized(picture: NDArray[np.uint8], width: int, height: int) -> "Image":
-    """A picture enlarged without blur (each pixel a square), or shrunk by averaging."""
+    """Enlarge a picture without blur (each pixel a square), or shrink it by averaging."""
     from PIL import Image
 
     h, w = picture.shape[:2]
@@ -48,7 +48,7 @@ def resized(picture: NDArray[np.uint8], width: int, height: int) -> "Image":
 
 
 def data_uri(picture: NDArray[Any], format: str = "webp", scale: int = 1) -> str:
-    """``data:`` address of a picture, without loss.
+    """Return the ``data:`` address of a picture, without loss.
 
     Measured on photographs and their explanations, WebP takes a third (maps) to three quarters (photographs) of
     the bytes of PNG. It may change colours of pixels that are fully transparent.

@@ -21,11 +21,11 @@ def save_png(array: NDArray[Any], path: str | Path, scale: int = 1) -> None:
 
     Args:
         array: (H, W), (H, W, 3) or (H, W, 4), values in [0, 1], or 8-bit integers.
-        path: of the file; missing folders are made.
+        path: where to write; missing folders are made.
         scale: each pixel becomes a square of this many pixels.
 
     Raises:
-        BcosError: a shape, values or a scale that make no picture.
+        BcosError: a shape, values or a scale that cannot be drawn.
     """
     if not isinstance(scale, int) or scale < 1:
         raise BcosError(f"scale must be a whole number of at least 1, got {scale!r}")
@@ -67,7 +67,7 @@ def save_sheet(sheet: Sheet, path: str | Path) -> None:
     """Write a sheet in the format of the file's name; the file appears complete or not at all.
 
     Raises:
-        BcosError: a name that ends in none of the formats.
+        BcosError: a name with another suffix.
     """
     write_atomically(path, sheet_bytes(sheet, Path(path).suffix.removeprefix(".").lower()))
 

@@ -1,4 +1,4 @@
-"""Laying out: rows of pictures with titles, scales and notes."""
+"""Layout of pictures in rows, with titles, scales and notes."""
 
 import itertools
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _SMALLEST_TEXT = 11
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture with what is said of it."""
+    """A picture with its title, scale and notes."""
 
     picture: NDArray[Any]
     """(h, w, 3 or 4), floats in [0, 1] or 8-bit; transparent parts show the page."""
@@ -77,7 +77,7 @@ def grid(
 
 
 def laid_on(picture: NDArray[Any], background: Background) -> NDArray[np.uint8]:
-    """A picture (h, w, 3 or 4) on a background, in 8 bits; with ``"none"`` it stays as transparent as it is.
+    """Lay a picture (h, w, 3 or 4) on a background, in 8 bits; with ``"none"`` it stays as transparent as it is.
 
     Raises:
         BcosError: another shape or an unknown background.
@@ -128,7 +128,7 @@ def _lay_bar(sheet: Sheet, x: int, y: int, width: int, bar: ColorBar, text: int)
 
 
 def _labels_that_fit(limit: float, width: int, text: int) -> list[tuple[int, str]]:
-    """Places and numbers of round values that have room beside each other: many, few, or the outermost two."""
+    """Return places and labels of round values that fit beside each other: many, few, or the outermost two."""
     for count in (2, 1):
         labels = [(round((v / limit + 1) / 2 * (width - 1)), tick_text(v)) for v in ticks(limit, count)]
         spans = []

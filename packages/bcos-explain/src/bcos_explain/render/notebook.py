@@ -17,7 +17,7 @@ _IMAGE = f'<td><img width="{SIDE}" style="image-rendering:pixelated" src="{{}}">
 
 
 def explanation_html(explanation: Explanation) -> str | None:
-    """HTML of the first images and targets of an explanation; None where its inputs are no images (N, C, H, W)."""
+    """Return HTML of the first images and targets of an explanation; None if its inputs are not images (N, C, H, W)."""
     if explanation.input.ndim != 4:
         return None
     n = len(explanation.target)

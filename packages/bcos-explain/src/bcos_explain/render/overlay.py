@@ -14,7 +14,7 @@ PALE = 0.55
 
 
 def greyed(rgb: Picture, pale: float = PALE) -> Picture:
-    """Input (H, W, 3) in [0, 1] → its luminance, moved towards white, (H, W, 3) of equal channels.
+    """Return the luminance of the input (H, W, 3) in [0, 1], moved towards white, (H, W, 3) of equal channels.
 
     Raises:
         BcosError: another shape.
@@ -26,7 +26,7 @@ def greyed(rgb: Picture, pale: float = PALE) -> Picture:
 
 
 def contribution_overlay(rgb: Picture, map: Array, *, limit: float | None = None) -> Picture:
-    """Contributions over the greyed input: full colour at the limit, the input where nothing contributes.
+    """Draw contributions over the greyed input: full colour at the limit, the input where nothing contributes.
 
     ``α · end + (1 - α) · grey`` with ``α = min(1, |map| / limit)`` and the colour of the scale's end on that
     side.
@@ -52,7 +52,7 @@ def contribution_overlay(rgb: Picture, map: Array, *, limit: float | None = None
 
 
 def explanation_overlay(rgb: Picture, rgba: Picture) -> Picture:
-    """The picture of W, (H, W, 4), over the greyed input, (H, W, 3).
+    """Draw the picture of W, (H, W, 4), over the greyed input, (H, W, 3).
 
     Raises:
         BcosError: shapes that do not fit.

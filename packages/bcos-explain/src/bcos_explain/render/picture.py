@@ -12,11 +12,11 @@ from bcos_explain.render.arrays import ROUNDING, Array, Picture, as_picture, as_
 
 
 def input_image(x: Array, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Picture:
-    """RGB picture of an encoded input.
+    """Return an RGB picture of an encoded input.
 
     Args:
-        x: (C, H, W). Of 6 channels the first 3 are shown, of 2 the first, 3 as they are, 1 and any other
-            number as grey (their mean). 8-bit integers are divided by 255.
+        x: (C, H, W). With 6 channels the first 3 are shown, with 3 all, with 2 the first; any other number is
+            shown as grey (their mean). 8-bit integers are divided by 255.
         mean: with `std`, undoes a standardisation ``(image - mean) / std`` first; one value a channel that is
             shown.
         std: see `mean`.

@@ -13,7 +13,7 @@ _ANCHORS = {"left": "ls", "middle": "ms", "right": "rs"}
 
 
 def draw(sheet: Sheet) -> "Image.Image":
-    """The sheet in pixels: RGB, or RGBA where its page is transparent."""
+    """Draw the sheet in pixels: RGB, or RGBA where its page is transparent."""
     from PIL import Image, ImageDraw
 
     look = sheet.look

@@ -13,7 +13,7 @@ PERCENTILE = 99.5
 
 
 def percentile_or_maximum(values: NDArray[Any], percentile: float = PERCENTILE) -> float:
-    """The percentile of non-negative values of any shape, their maximum where that is 0.
+    """Return the percentile of non-negative values of any shape, their maximum where that is 0.
 
     Raises:
         BcosError: a percentile outside [0, 100].
@@ -23,9 +23,9 @@ def percentile_or_maximum(values: NDArray[Any], percentile: float = PERCENTILE) 
 
 
 def percentile_of_many(arrays: Iterable[NDArray[Any]], count: int, percentile: float = PERCENTILE) -> float:
-    """As :func:`percentile_or_maximum` of all values of all arrays, which need not be in memory together.
+    """Return :func:`percentile_or_maximum` of all values of all arrays, which need not be in memory together.
 
-    What ``numpy.percentile`` gives for the arrays joined together, exactly; only the values above the
+    The result is exactly what ``numpy.percentile`` gives for the joined arrays; only the values above the
     percentile are held in memory.
 
     Args:
@@ -40,13 +40,13 @@ def percentile_of_many(arrays: Iterable[NDArray[Any]], count: int, percentile: f
     position = percentile / 100 * (count - 1)
     keep = count - math.floor(position)
     largest: NDArray[np.float64] = np.empty(0)
-    seen = 0
+    total = 0
     for array in arrays:
-        seen += array.size
+        total += array.size
         joined = np.concatenate([largest, np.asarray(array, np.float64).ravel()])
         largest = np.partition(joined, len(joined) - keep)[-keep:] if len(joined) > keep else joined
-    if seen != count or count == 0:
-        raise BcosError(f"the arrays hold {seen} values, not {count}; the count must be theirs, and positive")
+    if total != count or count == 0:
+        raise BcosError(f"the arrays hold {total} values, not {count}; the count must be theirs, and positive")
     largest.sort()
     above = largest[min(1, keep - 1)]
     return float(largest[0] + (above - largest[0]) * (position - math.floor(position))) or float(largest[-1])

@@ -20,10 +20,10 @@ class Look:
     """Colours of a page, RGB 0 to 255."""
 
     page: tuple[int, int, int] | None
-    """None for a transparent one."""
+    """Colour of the page; None if it is transparent."""
     ink: tuple[int, int, int]
     faint: tuple[int, int, int]
-    """Of notes."""
+    """Colour of notes."""
     line: tuple[int, int, int]
 
 
@@ -46,7 +46,7 @@ class Panel:
     picture: NDArray[np.uint8]
     """(h, w, 3 or 4), enlarged or shrunk to the place."""
     framed: bool = False
-    """With a thin line around it."""
+    """Whether a thin line is drawn around it."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Line:
 
 @dataclass
 class Sheet:
-    """A page, filled by those that lay it out.
+    """A page, filled by the functions that lay it out.
 
     Raises:
         BcosError: an unknown background.
@@ -92,12 +92,12 @@ class Sheet:
 
     @property
     def look(self) -> Look:
-        """Colours of the page."""
+        """The colours of the page."""
         return look_of(self.background)
 
 
 def look_of(background: Background) -> Look:
-    """Colours of a page.
+    """Return the colours of a page.
 
     Raises:
         BcosError: an unknown background.
@@ -108,7 +108,7 @@ def look_of(background: Background) -> Look:
 
 
 def checkerboard(height: int, width: int, square: int) -> NDArray[np.float64]:
-    """(H, W, 3) squares of two greys, to lay transparent pictures on."""
+    """Return squares of two greys (H, W, 3), to lay transparent pictures on."""
     rows, columns = np.ogrid[:height, :width]
     grey = np.where((rows // square + columns // square) % 2, CHECKER[1], CHECKER[0])
     return np.repeat(grey[..., None], 3, axis=2)

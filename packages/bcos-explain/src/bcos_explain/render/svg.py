@@ -1,4 +1,4 @@
-"""Sheets as SVG: pictures as PNG inside, text as text, nothing outside referred to."""
+"""Sheets as SVG: pictures as PNG inside, text as text, no external references."""
 
 from html import escape
 
@@ -11,7 +11,7 @@ _ANCHORS = {"left": "start", "middle": "middle", "right": "end"}
 
 
 def svg_of(sheet: Sheet) -> str:
-    """The sheet as one SVG document."""
+    """Return the sheet as one SVG document."""
     look = sheet.look
     parts = [
         f'<svg xmlns="{_NAMESPACE}" width="{sheet.width}" height="{sheet.height}" '

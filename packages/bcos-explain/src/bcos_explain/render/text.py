@@ -1,4 +1,4 @@
-"""Text in pictures: fonts, widths, and what is done with letters that a font does not have."""
+"""Text in pictures: fonts, widths, and letters that a font lacks."""
 
 from functools import cache
 from pathlib import Path
@@ -11,16 +11,16 @@ FAMILIES = "DejaVu Sans, Verdana, sans-serif"
 """For SVG: the font of the raster pictures, and one of the same widths."""
 MISSING = "□"
 _FALLBACKS = ("Noto Sans CJK", "Noto Sans", "WenQuanYi", "Arial Unicode", "Hiragino", "Microsoft YaHei", "Malgun")
-"""Starts of the names of fonts that have letters which DejaVu Sans lacks, where they are installed."""
+"""Starts of the names of fonts that may be installed and have letters that DejaVu Sans lacks."""
 
 
 def printable(text: str) -> str:
-    """`text` on one line: white space is one space, control characters are gone."""
+    """Return `text` on one line: white space is one space, control characters are gone."""
     return "".join(c for c in " ".join(text.split()) if c.isprintable())
 
 
 def drawable(text: str, *, bold: bool = False) -> tuple[str, Path]:
-    """`text` and a font that has its letters; those that no font has become boxes."""
+    """Return `text` and a font that has its letters; letters that no font has become boxes."""
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -34,13 +34,13 @@ def drawable(text: str, *, bold: bool = False) -> tuple[str, Path]:
 
 
 def width_of(text: str, size: int, *, bold: bool = False) -> float:
-    """Width in pixels of one line."""
+    """Return the width in pixels of one line."""
     shown, path = drawable(text, bold=bold)
     return font(path, size).getlength(shown)
 
 
 def shortened(text: str, room: float, size: int, *, bold: bool = False) -> str:
-    """`text` on one line, its end replaced by an ellipsis where it is wider than `room` pixels."""
+    """Return `text` on one line, its end replaced by an ellipsis where it is wider than `room` pixels."""
     line = printable(text)
     if width_of(line, size, bold=bold) <= room:
         return line
@@ -55,7 +55,7 @@ def shortened(text: str, room: float, size: int, *, bold: bool = False) -> str:
 
 
 def wrapped(text: str, room: float, size: int) -> list[str]:
-    """`text` on as many lines of at most `room` pixels as it needs; a word that is wider is shortened."""
+    """Return `text` on as many lines of at most `room` pixels as it needs; a word that is wider is shortened."""
     lines: list[str] = []
     for word in printable(text).split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -68,7 +68,7 @@ def wrapped(text: str, room: float, size: int) -> list[str]:
 
 @cache
 def font(path: Path, size: int) -> "FreeTypeFont":
-    """Font of `size` pixels, laid out the same on every machine."""
+    """Return the font of `size` pixels, laid out the same on every machine."""
     from PIL import ImageFont
 
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

@@ -26,7 +26,7 @@ def explanation_image(
     percentile: float = PERCENTILE,
     alpha_scale: float | None = None,
 ) -> Picture:
-    r"""Picture of a dynamic linear map W: the colours that it looks for, opaque where it is strong.
+    r"""Return a picture of a dynamic linear map W: the colours that it looks for, opaque where it is strong.
 
     Colour: with ``w = max(0, W / max_c |W_c|)`` at each pixel, the colour of channel c is
     ``w_c / (w_c + w_{1-c})``, where ``1-c`` is its inverse channel. Opacity: the norm ``‖W‖`` over channels,
@@ -63,7 +63,7 @@ def explanation_image(
 
 @dataclass(frozen=True)
 class WeightPicture:
-    """What has to be kept of W to draw it on a scale that is not known yet."""
+    """What must be kept of W to draw it on a scale that is not known yet."""
 
     colours: NDArray[np.float64] | NDArray[np.uint8]
     """(H, W, 3), floats in [0, 1] or 8-bit."""
@@ -72,7 +72,7 @@ class WeightPicture:
 
     @classmethod
     def of(cls, x: Array, weight: Array, *, smooth: int | None = None) -> "WeightPicture":
-        """Colours and smoothed norm of W.
+        """Return colours and smoothed norm of W.
 
         Args:
             x: (C, H, W), the encoded input; so is `weight`, W for one output.
@@ -91,11 +91,11 @@ class WeightPicture:
         return percentile_or_maximum(self.strength) or None
 
     def compact(self) -> "WeightPicture":
-        """The same in 8 and 32 bits, a quarter of the size."""
+        """Return the same in 8 and 32 bits, a quarter of the size."""
         return WeightPicture(to_bytes(self.colours), self.strength.astype(np.float32))
 
     def rgba(self, alpha_scale: float | None = None) -> Picture:
-        """Picture (H, W, 4), opaque where the norm reaches `alpha_scale`.
+        """Return a picture (H, W, 4), opaque where the norm reaches `alpha_scale`.
 
         None, the scale of maps without positive contributions, leaves everything transparent.
 
@@ -109,14 +109,14 @@ class WeightPicture:
 
 
 def smoothing(size: int) -> int:
-    """Odd side of the mean filter for images of `size` pixels, in proportion to 15 at 224."""
+    """Return the odd side of the mean filter for images of `size` pixels, in proportion to 15 at 224."""
     return 2 * round(SMOOTH * size / 224 / 2 - 0.5) + 1
 
 
 def common_alpha_scale(
     x: Array, weight: Array, *, smooth: int = SMOOTH, percentile: float = PERCENTILE
 ) -> float | None:
-    """`alpha_scale` that suits a whole batch: the percentile over all of its pixels.
+    """Return the `alpha_scale` that suits a whole batch: the percentile over all of its pixels.
 
     Args:
         x: (N, C, H, W).
@@ -132,7 +132,7 @@ def common_alpha_scale(
     """
     inputs, weights = as_tensor(x, "x", 4), as_tensor(weight, "weight", 4)
     if len(inputs) != len(weights):
-        raise BcosError(f"x and weight must be as many, got {len(inputs)} and {len(weights)}")
+        raise BcosError(f"x and weight must have the same length, got {len(inputs)} and {len(weights)}")
     strengths = [_strength(*_checked(i, w), smooth) for i, w in zip(inputs, weights, strict=True)]
     return percentile_or_maximum(torch.stack(strengths).numpy(), percentile) or None
 
@@ -148,7 +148,7 @@ def _checked(x: Array, weight: Array) -> tuple[Tensor, Tensor]:
 
 
 def _colours(weight: Tensor) -> Tensor:
-    """RGB (3, H, W) in [0, 1] of W (C, H, W)."""
+    """Return RGB (3, H, W) in [0, 1] of W (C, H, W)."""
     channels = len(weight)
     w = weight / weight.abs().amax(0, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
     if channels in (2, 6):
@@ -161,7 +161,7 @@ def _colours(weight: Tensor) -> Tensor:
 
 
 def _strength(x: Tensor, weight: Tensor, smooth: int) -> Tensor:
-    """Smoothed norm of W where it contributes positively, (H, W)."""
+    """Return the smoothed norm of W where it contributes positively, (H, W)."""
     if smooth < 1 or smooth % 2 == 0:
         raise BcosError(f"smooth must be odd and at least 1, got {smooth}; use 1 for no smoothing")
     norm = torch.linalg.vector_norm(weight, dim=0)

@@ -1,4 +1,4 @@
-"""Box plots as strips: one a row of a table, drawn in per cent of the width, so that they fit any screen."""
+"""Box plots as strips, one per table row, drawn in per cent of the width, so that they fit any screen."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Row:
     std: float
     """Standard deviation of the scores, 0 for a single one."""
     count: int
-    """Scores that are defined."""
+    """Number of defined scores."""
     best: bool
     strip: Strip
 
@@ -56,7 +56,7 @@ class Boxes:
 
 
 def boxes(metric: MetricScores) -> Boxes:
-    """Rows, axis and chance of a metric; explainers without scores that are defined are left out."""
+    """Return rows, axis and chance of a metric; explainers without defined scores are left out."""
     results = {name: result for name, result in metric.results.items() if result.count}
     scores = {name: result.scores[~result.scores.isnan()].numpy() for name, result in results.items()}
     ticks = _ticks(metric, list(scores.values()))
@@ -73,7 +73,7 @@ def boxes(metric: MetricScores) -> Boxes:
 
 
 def _ticks(metric: MetricScores, scores: Sequence[NDArray[np.float64]]) -> list[float]:
-    """Round values, the first and the last of which are the ends of the axis."""
+    """Return round values; the first and the last are the ends of the axis."""
     from matplotlib.ticker import MaxNLocator
 
     if metric.limits is not None:

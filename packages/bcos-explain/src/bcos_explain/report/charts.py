@@ -1,6 +1,6 @@
-"""Learning curves as SVG to stand inside an HTML page.
+"""Learning curves as SVG inside an HTML page.
 
-Lines and letters take the colours of the page, so that they can be read on light and dark backgrounds, and
+Lines and text take the colours of the page, so that they can be read on light and dark backgrounds, and
 nothing in the SVG refers to anything outside of it.
 """
 
@@ -32,7 +32,7 @@ _PANELS = (
     ("learning rate", ("lr",)),
 )
 _STYLE: Any = {
-    "svg.fonttype": "none",  # letters stay letters, in the page's font
+    "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "bcos",  # the same data give the same file
     "text.parse_math": False,
     "font.family": "sans-serif",
@@ -52,7 +52,7 @@ _STYLE: Any = {
 
 
 def learning_curves(epochs: Sequence[Mapping[str, float | None]]) -> list[str]:
-    """SVGs of loss, accuracy and learning rate over epochs, of those that have values.
+    """Return SVGs of loss, accuracy and learning rate over epochs, as far as they have values.
 
     Missing and non-finite values leave gaps.
     """
@@ -94,7 +94,7 @@ def _points(epochs: Sequence[Mapping[str, float | None]], key: str) -> list[tupl
 
 
 def _svg(figure: "Figure", name: str, description: str) -> str:
-    """SVG element for an HTML page: no declarations, no metadata, ids that start with `name`."""
+    """Return the SVG element for an HTML page: no declarations, no metadata, ids that start with `name`."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     svg = buffer.getvalue()

@@ -15,7 +15,7 @@ from bcos_explain.report.items import GalleryItem, NeuronRow
 
 @dataclass(frozen=True)
 class Confusion:
-    """How often each class was taken for each.
+    """A confusion matrix: how often each class was taken for each other.
 
     Raises:
         BcosError: a matrix that does not fit the names.
@@ -66,25 +66,25 @@ class MetricScores:
 
     title: str
     results: Mapping[str, MetricResult]
-    """By explainer, in the order in which they are shown. Explainers without any score that is defined are left out."""
+    """Results by explainer, in the order shown. Explainers without a defined score are left out."""
     description: str = ""
     """A paragraph: what is measured, and what is good."""
     limits: tuple[float, float] | None = None
-    """Ends of the axis; None for those of the scores."""
+    """Ends of the axis; None for the range of the scores."""
 
     @property
     def chance(self) -> float | None:
-        """Score of an explanation that says nothing; drawn as a line."""
+        """Score of an explanation that says nothing, drawn as a line."""
         return next((result.chance for result in self.results.values()), None)
 
     @property
     def higher_is_better(self) -> bool | None:
-        """Which mean is the best; None for none."""
+        """Whether higher means are better; None if neither is."""
         return next((result.higher_is_better for result in self.results.values()), None)
 
     @property
     def remarks(self) -> dict[str, list[str]]:
-        """What explainers said of their own maps, by explainer; shown below the table."""
+        """Remarks of explainers on their own maps, by explainer; shown below the table."""
         return {name: lines for name, result in self.results.items() if (lines := remark_lines(result.remarks))}
 
 
@@ -94,7 +94,7 @@ class ReportData:
 
     title: str
     headline: Mapping[str, str] = field(default_factory=dict)
-    """The few numbers to see first, in large letters, by what they are: ``{"top-1": "78.2 %"}``."""
+    """The most important numbers, shown in large print, by name: ``{"top-1": "78.2 %"}``."""
     summary: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Tables of labels and values, by heading: ``{"Model": {"name": "resnet18"}, ...}``."""
     curves: Sequence[Mapping[str, float | None]] = ()

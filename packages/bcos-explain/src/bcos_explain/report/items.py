@@ -46,11 +46,11 @@ class GalleryItem(_Pictures):
     confidence: float
     """Probability of the predicted class."""
     receipt: Receipt
-    """Of the logit of the predicted class."""
+    """Receipt of the logit of the predicted class."""
     baselines: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """Maps (H, W) of other explainers, signed or not, each shown on a scale of its own."""
     name: str = ""
-    """Of the image, such as its file."""
+    """Name of the image, such as its file."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

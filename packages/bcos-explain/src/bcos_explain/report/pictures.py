@@ -1,4 +1,4 @@
-"""Pictures inside of the page, and the pictures of each explained image."""
+"""Pictures inside the page, and the pictures of each explained image."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -14,10 +14,10 @@ SMALL = 128
 
 
 class View(NamedTuple):
-    """One picture with its words."""
+    """One picture with its captions."""
 
     label: str
-    """Below the picture."""
+    """Text below the picture."""
     alt: str
     note: str
     """Added to the caption of the enlarged picture."""
@@ -28,12 +28,12 @@ class View(NamedTuple):
 
 
 def shared_limit(items: Sequence[GalleryItem] | Sequence[NeuronItem]) -> float:
-    """End of the colour scale of the maps of all items."""
+    """Return the end of the colour scale of the maps of all items."""
     return symmetric_limit(np.concatenate([item.map.ravel() for item in items]))
 
 
 def gallery_views(item: GalleryItem, limit: float) -> list[View]:
-    """Input, explanation, contributions on the scale that all items share, and a view for each baseline."""
+    """Return input, explanation, contributions on the scale that all items share, and a view for each baseline."""
     name = item.predicted_class
     note = f"scale ±{limit:.3g}, the same for all images"
     views = _three_views(item, f"Input, predicted as {name}", f"the network looked for in {name}", name, note, limit)
@@ -45,7 +45,7 @@ def gallery_views(item: GalleryItem, limit: float) -> list[View]:
 
 
 def neuron_views(item: NeuronItem, row: NeuronRow, limit: float) -> list[View]:
-    """Input, explanation and contributions, on the scale that the items of the row share."""
+    """Return input, explanation and contributions, on the scale that the items of the row share."""
     name = f"channel {row.channel} of {row.layer}"
     note = f"scale ±{limit:.3g}, the same for this channel"
     return _three_views(item, f"Input that activates {name}", f"{name} looked for", name, note, limit)

@@ -1,4 +1,4 @@
-"""From data to what each part of the page needs."""
+"""Sections of the page, made from the data of the report."""
 
 import math
 from collections import Counter
@@ -27,7 +27,7 @@ GRIDPG_DESCRIPTION = (
 
 
 def confusion_section(confusion: Confusion, gallery: Sequence[GalleryItem]) -> dict[str, Any]:
-    """Matrix or picture, scores of each class, and the most frequent confusions."""
+    """Return matrix or picture, scores of each class, and the most frequent confusions."""
     counts = confusion.counts
     names = list(confusion.class_names)
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)  # of each true class
@@ -82,7 +82,7 @@ def _heat(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def metric_sections(data: ReportData) -> list[dict[str, Any]]:
-    """Every metric with its box plots, the grid pointing game first."""
+    """Return every metric with its box plots, the grid pointing game first."""
     metrics = ([_gridpg(data)] if data.gridpg else []) + list(data.metrics)
     return [{"id": f"metric-{n}", "metric": metric, "boxes": boxes(metric)} for n, metric in enumerate(metrics, 1)]
 
@@ -98,7 +98,7 @@ def _gridpg(data: ReportData) -> MetricScores:
 
 
 def gallery_section(gallery: Sequence[GalleryItem]) -> dict[str, Any]:
-    """Items by class, with their pictures and the values to filter by."""
+    """Return items by class, with their pictures and the values to filter by."""
     order = {name: k for k, name in reversed(list(enumerate(item.true_class for item in gallery)))}  # first appearance
     items = sorted(gallery, key=lambda item: order[item.true_class])
     limit = shared_limit(items)
@@ -115,7 +115,7 @@ def gallery_section(gallery: Sequence[GalleryItem]) -> dict[str, Any]:
 
 
 def neuron_sections(rows: Sequence[NeuronRow]) -> list[dict[str, Any]]:
-    """Each channel with the pictures of its images; a channel has one scale."""
+    """Return each channel with the pictures of its images; a channel has one scale."""
     sections = []
     for row in rows:
         if row.items:

@@ -9,9 +9,9 @@ from typing import Any
 from bcos_explain.report.data import Table
 
 _DIGITS = 3
-"""After the point for numbers below 10; one fewer for each digit before the point."""
+"""Decimals of numbers below 10; one fewer for each further digit before the point."""
 _SMALLEST, _LARGEST = 1e-2, 1e6
-"""Columns with other values than these (and 0) are shown with 4 significant digits, in powers of ten if need be."""
+"""Columns with values outside of this range (except 0) have 4 significant digits, in powers of ten if needed."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Cell:
 
     text: str
     value: float | None
-    """By which a number is sorted; None for text and for empty cells."""
+    """Sort key of a number; None for text and for empty cells."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ShownTable:
     title: str
     note: str
     columns: list[tuple[str, bool]]
-    """Names, and whether there are numbers below (which stand at the right)."""
+    """Names, and whether the column holds numbers, which are aligned to the right."""
     rows: list[list[Cell]]
 
     @property

@@ -1,4 +1,4 @@
-"""From data to the HTML file."""
+"""Writing the HTML file of a report."""
 
 import base64
 import hashlib
@@ -68,12 +68,12 @@ def _environment() -> "Environment":
 
 
 def _part(name: str) -> str:
-    """Text of a file beside the templates, to stand inside the page."""
+    """Return the text of a file beside the templates, to stand inside the page."""
     return "\n" + (files("bcos_explain") / _TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _breakable(text: str) -> "Markup":
-    """Text that may be broken after an underscore, as the names of explainers are long."""
+    """Return text that may break after an underscore, as the names of explainers are long."""
     from markupsafe import Markup, escape
 
     return Markup("_<wbr>").join(escape(part) for part in text.split("_"))

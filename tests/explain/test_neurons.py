@@ -3,7 +3,7 @@ import torch
 from explained_networks import TokenNet, calibrated
 
 from bcos_core import BcosError
-from bcos_explain.neurons import TopActivations, explain_neuron, layer_maps
+from bcos_explain.neurons import LayerOutputs, TopActivations, explain_neuron
 
 
 def literal(net, layer, x):
@@ -16,18 +16,18 @@ def literal(net, layer, x):
 
 def test_outputs_are_those_of_the_layer_and_leave_no_hook():
     net, x = calibrated("bcos_rgb")
-    torch.testing.assert_close(layer_maps(net, "2", x), literal(net, "2", x))
+    torch.testing.assert_close(LayerOutputs(net, "2")(x), literal(net, "2", x))
     assert all(not m._forward_hooks for m in net.modules())
 
 
 def test_outputs_before_an_in_place_activation_are_kept():
     net, x = calibrated("plain")
-    assert layer_maps(net, "features.3", x).min() < 0
+    assert LayerOutputs(net, "features.3")(x).min() < 0
 
 
 def test_outputs_without_positions_have_one():
     net, x = calibrated("bcos_rgb")
-    assert layer_maps(net, "5", x).shape == (3, 5, 1, 1)
+    assert LayerOutputs(net, "5")(x).shape == (3, 5, 1, 1)
 
 
 def test_tokens_become_maps_without_the_class_token():
@@ -35,7 +35,7 @@ def test_tokens_become_maps_without_the_class_token():
     x = torch.rand(2, 3, 16, 12)
     tokens = literal(net, "block", x)
     expected = tokens[:, 1:].transpose(1, 2).unflatten(2, (4, 3))
-    torch.testing.assert_close(layer_maps(net, "block", x), expected)
+    torch.testing.assert_close(LayerOutputs(net, "block")(x), expected)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 50])
@@ -78,7 +78,7 @@ def test_channels_are_ordered_by_their_strongest_activation():
 def test_contributions_and_bias_sum_to_the_activation(name, layer):
     net, x = calibrated(name)
     net, x = net.double(), x.double()
-    maps = layer_maps(net, layer, x)
+    maps = LayerOutputs(net, layer)(x)
     top = TopActivations(count=3)
     top.update(maps, range(3))
     for channel, found in list(top.collected().items())[:3]:
@@ -116,8 +116,8 @@ def test_what_is_not_there_is_refused(arguments, message):
 def test_unknown_layers_and_channels_are_refused():
     net, x = calibrated("bcos_rgb")
     with pytest.raises(BcosError, match="the model has no layer 'stem'"):
-        layer_maps(net, "stem", x)
+        LayerOutputs(net, "stem")
     with pytest.raises(BcosError, match="the layer has 12 channels, from 0 to 11; got 40"):
-        TopActivations(channels=[40]).update(layer_maps(net, "2", x), range(3))
+        TopActivations(channels=[40]).update(LayerOutputs(net, "2")(x), range(3))
     with pytest.raises(BcosError, match="count must be at least 1"):
         TopActivations(count=0)

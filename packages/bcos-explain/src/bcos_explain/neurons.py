@@ -45,20 +45,25 @@ def as_channels(output: Tensor, size: tuple[int, int]) -> Tensor:
     return maps
 
 
-@torch.inference_mode()
-def layer_maps(model: nn.Module, layer: str, x: Tensor) -> Tensor:
-    """Outputs (N, C, h, w) of a layer for inputs (N, C', H, W).
+class LayerOutputs:
+    """Runs a network and returns the output of one of its layers.
 
     Args:
         model: in eval mode.
         layer: name of a submodule.
-        x: encoded images.
 
     Raises:
-        BcosError: no such layer, or one that does not run or gives no such outputs.
+        BcosError: no such layer.
     """
-    outputs, _ = layer_outputs(model, find_layer(model, layer), x)
-    return as_channels(outputs[-1], (int(x.shape[-2]), int(x.shape[-1])))
+
+    def __init__(self, model: nn.Module, layer: str) -> None:
+        self._model, self._layer = model, find_layer(model, layer)
+
+    @torch.inference_mode()
+    def __call__(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) for inputs (N, C', H, W)."""
+        outputs, _ = layer_outputs(self._model, self._layer, x)
+        return as_channels(outputs[-1], (int(x.shape[-2]), int(x.shape[-1])))
 
 
 class TopActivations:
@@ -86,7 +91,7 @@ class TopActivations:
         """Add the activations of a batch.
 
         Args:
-            activations: (N, C, h, w), as :func:`layer_maps` gives them.
+            activations: (N, C, h, w), as :class:`LayerOutputs` gives them.
             keys: N numbers, one for each image of the data set.
 
         Raises:

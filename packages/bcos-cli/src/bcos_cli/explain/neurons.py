@@ -18,7 +18,7 @@ from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
 from bcos_core.layers import layer_name
 from bcos_explain.explainers.feature_map import last_feature_layer
-from bcos_explain.neurons import Activation, TopActivations, explain_neuron, layer_maps
+from bcos_explain.neurons import Activation, LayerOutputs, TopActivations, explain_neuron
 from bcos_explain.render import WeightPicture, input_image
 from bcos_explain.report import NeuronItem, NeuronRow, ReportData, write_report
 from bcos_models import TrainedModel
@@ -61,6 +61,7 @@ def neuron_rows(
     device = process_state().device
     trained.model.to(device).eval()
     layer = options.layer or _default_layer(trained)
+    outputs = LayerOutputs(trained.model, layer)
     top = TopActivations(options.channels or None, options.images)
     batches = make_batches(
         data,
@@ -74,7 +75,7 @@ def neuron_rows(
     )
     with console.counted(f"neurons of {layer}", len(batches)) as counter:
         for images, _, positions in batches.epoch(0):
-            top.update(layer_maps(trained.model, layer, trained.encode(images.to(device))), positions)
+            top.update(outputs(trained.encode(images.to(device))), positions)
             counter.advance(images=len(images))
     channels = options.channels or tuple(top.strongest(options.strongest))
     found = {channel: top.collected()[channel] for channel in channels}
@@ -99,7 +100,7 @@ def rows_of_images(trained: TrainedModel, files: Sequence[Path], options: Neuron
     trained.model.to(process_state().device).eval()
     layer = options.layer or _default_layer(trained)
     images = torch.stack([_read(file, trained) for file in files])
-    activations = layer_maps(trained.model, layer, trained.encode(images.to(process_state().device)))
+    activations = LayerOutputs(trained.model, layer)(trained.encode(images.to(process_state().device)))
     top = TopActivations(options.channels, count=len(files))
     top.update(activations, range(len(files)))
     rows = []

@@ -36,7 +36,7 @@ def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> 
         raise BcosError(
             f"--weights goes with one model, got {len(given)}; give folders or weights files of runs instead"
         )
-    names = [_short(name) for name in given]
+    names = [_short_name(name) for name in given]
     networks = {}
     for source, short in zip(given, names, strict=True):
         trained = load_trained(source, weights, trust=trusts_runs())
@@ -46,6 +46,6 @@ def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> 
     return networks
 
 
-def _short(source: str) -> str:
+def _short_name(source: str) -> str:
     """Last part of a path; names of models and repositories as they are."""
     return Path(source).resolve().name if Path(source).exists() else source

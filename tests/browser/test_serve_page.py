@@ -184,7 +184,7 @@ def test_a_dropped_image_is_predicted_and_explained(visit, run, seven):
     assert page.locator("figure[data-kind]").count() == 3
     shown = "[...document.querySelectorAll('figure img')].map((i) => [i.naturalWidth, i.naturalHeight])"
     assert page.evaluate(shown) == [[SIDE, SIDE]] * 3
-    assert "8×8 pixels, seen as 8×8" in figure(page, "input").inner_text()
+    assert "8×8 pixels, 8×8 for the network" in figure(page, "input").inner_text()
     assert "✓ adds up" in page.locator(".bcos-receipt summary").inner_text()
     page.locator(".bcos-receipt summary").click()
     logit = page.locator(".bcos-receipt tr", has_text="logit").first.locator("td").inner_text()

@@ -25,7 +25,7 @@ def trained(recipe):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Four images of 16×12 that are seen as 8×8, with annotations as a COCO file."""
+    """Four images of 16×12, which the network gets as 8×8, with annotations as a COCO file."""
     folder = tmp_path / "photos"
     folder.mkdir()
     rng = np.random.default_rng(0)

@@ -113,7 +113,7 @@ def test_the_input_on_the_page_is_what_the_network_sees(run, explainer, picture)
     seen = read_image(picture(), load_trained(run).input).pixels.permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(pixels_of(sources[0]), seen)
     assert pixels_of(sources[1]).shape == (16, 16, 4)
-    assert "24×16 pixels, seen as 16×16" in page.text
+    assert "24×16 pixels, 16×16 for the network" in page.text
 
 
 def test_overlays_are_painted_on_the_input_and_keep_the_values(explainer, picture):
@@ -389,15 +389,15 @@ def test_the_function_of_the_page_answers_step_by_step(explainer, picture):
 
 def test_a_request_stops_when_the_same_visitor_asks_again(explainer, picture):
     pytest.importorskip("gradio", reason="gradio is not installed")
-    from bcos_cli.serve.page import PREDICTED, Turn, respond
+    from bcos_cli.serve.page import PREDICTED, Visitor, respond
 
     asked = (str(picture()), "run", PREDICTED, ["bcos", "gradcam", "gradient"], "side by side")
-    turn, other = Turn(), Turn()
-    first = respond(explainer, turn, *asked)
+    visitor, other = Visitor(), Visitor()
+    first = respond(explainer, visitor, *asked)
     next(first)
     next(first)
     assert len(list(respond(explainer, other, *asked))) == 5  # predictions, three methods, nothing
-    assert len(list(respond(explainer, turn, *asked))) == 5
+    assert len(list(respond(explainer, visitor, *asked))) == 5
     left = list(first)
     assert len(left) == 1
     assert not any(isinstance(update, str) for update in left[0])

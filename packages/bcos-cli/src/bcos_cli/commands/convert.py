@@ -153,10 +153,10 @@ def print_conversion(name: str, report: "ConversionReport", out: Path | None, *,
 
     for step in report.steps if every_layer else ():
         without = f"; without {', '.join(step.dropped)}" if step.dropped else ""
-        _line(f"{step.name}: {_what(step)} ({step.reason}{without})")
+        _line(f"{step.name}: {_change(step)} ({step.reason}{without})")
     kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
     for step in report.steps:
-        kinds[_what(step), step.reason].append(step.name)
+        kinds[_change(step), step.reason].append(step.name)
     console.table(
         f"{name}: {len(report.replaced)} layers replaced, {len(report.kept)} stay",
         ["what", "count", "rule", "first"],
@@ -171,7 +171,7 @@ def print_conversion(name: str, report: "ConversionReport", out: Path | None, *,
         _line(f"written to {out}; bcos explain {out} IMAGE shows what it sees; bcos train fine-tunes {name}")
 
 
-def _what(step: "Step") -> str:
+def _change(step: "Step") -> str:
     return step.before if step.after == step.before else f"{step.before} → {step.after}"
 
 

@@ -38,7 +38,7 @@ def maps(
 ) -> None:
     """Explain a whole set of shards: maps as float16 arrays in shards of the same names, numbers as JSON.
 
-    Memory does not grow with the number of images. An interrupted call goes on after the last whole shard.
+    Memory does not grow with the number of images. An interrupted call continues after the last whole shard.
     """
     trust_runs(trust_run)
     if num_processes > 1:

@@ -96,9 +96,7 @@ def info(
 def index_command(
     destination: Annotated[
         Path,
-        typer.Argument(
-            help="Folder for index.json; without --split, the classes of the one that is there are counted."
-        ),
+        typer.Argument(help="Folder for index.json; without --split, count the classes of the existing one."),
     ],
     split: Annotated[
         list[str] | None,

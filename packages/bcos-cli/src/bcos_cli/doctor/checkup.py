@@ -21,7 +21,7 @@ def examine(recipe: Recipe, out: Path, *, processes: int = 1, hashes: bool = Fal
     """Check a run before it starts; nothing is written.
 
     Args:
-        recipe: with ``data.path``.
+        recipe: recipe with ``data.path``.
         out: folder of the run.
         processes: number of processes of the run.
         hashes: read all shards and compare their SHA-256.

@@ -77,14 +77,14 @@ def _own_side(run: PlannedRun) -> int | None:
 def _disk(run: PlannedRun, checkpoint_bytes: int | None) -> Findings:
     if checkpoint_bytes is None:
         return
-    there = next(path for path in (run.out, *run.out.absolute().parents) if path.exists())
-    if not os.access(there, os.W_OK):
-        yield problem(f"{str(there)!r} cannot be written to; choose another folder with --out")
+    existing = next(path for path in (run.out, *run.out.absolute().parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        yield problem(f"{str(existing)!r} cannot be written to; choose another folder with --out")
         return
     count = run.recipe.train.keep_checkpoints + 2  # the best, and one that is being written
     earlier = sum(file.stat().st_size for file in RunFolder(run.out).checkpoints.rglob("*") if file.is_file())
-    needed, free = max(count * checkpoint_bytes - earlier, 0), shutil.disk_usage(there).free
-    text = f"{gigabytes(needed)} more for {count} checkpoints, of {gigabytes(free)} of free disk at {str(there)!r}"
+    needed, free = max(count * checkpoint_bytes - earlier, 0), shutil.disk_usage(existing).free
+    text = f"{gigabytes(needed)} more for {count} checkpoints, of {gigabytes(free)} of free disk at {str(existing)!r}"
     yield _fits(needed, free, text, "make room, or lower train.keep_checkpoints")
 
 

@@ -16,6 +16,6 @@ def check_plugins() -> Findings:
     for info in found:
         if info.seconds > SLOW:
             yield note(f"{info.name} takes {1000 * info.seconds:,.0f} ms to import; every command waits for it")
-    theirs = [info.name for info in found if not info.distribution.startswith("bcos-")]
-    more = f"; third-party: {some(theirs)}" if theirs else ""
+    third_party = [info.name for info in found if not info.distribution.startswith("bcos-")]
+    more = f"; third-party: {some(third_party)}" if third_party else ""
     yield ok(f"{len(found)} plugins, imported in {1000 * sum(i.seconds for i in found):,.0f} ms{more}")

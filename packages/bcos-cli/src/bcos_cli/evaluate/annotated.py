@@ -36,7 +36,7 @@ class AnnotatedImages:
     targets: Tensor
     """(M,): the class of the annotated objects; among several, the one whose boxes cover most."""
     boxes: list[Tensor]
-    """For each image (B, 4): left, top, right, bottom, in pixels of the image the network sees."""
+    """Boxes (B, 4) of each image: left, top, right, bottom, in pixels of the image the network sees."""
     keys: list[str]
     """File names."""
     masks: Tensor | None = None

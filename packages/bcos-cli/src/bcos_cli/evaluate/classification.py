@@ -30,10 +30,10 @@ class Scores:
     samples: int
     top1: float
     top5: float
-    """Among all classes if there are fewer. Where images have several labels, one of them counts, for top-1 too."""
+    """Top-5, of all classes if there are fewer. Where images have several labels, one of them counts, for top-1 too."""
     loss: float
     calibration_error: float
-    """For the predicted class (Guo et al., 2017), or for every class where images have several labels."""
+    """Calibration error of the predicted class (Guo et al., 2017); of every class where images have several labels."""
     confusion: list[list[int]]
     """Rows: true class; columns: predicted class. Empty where images have several labels."""
     images_per_second: float
@@ -64,11 +64,11 @@ def classify(
     Args:
         trained: says what the input and the logits of the network are.
         model: the network, as :func:`bcos_cli.evaluate.loop.run_network` takes it, like the other options.
-        batches: of this process.
+        batches: batches of this process.
         loss: averaged over samples.
         device: where to compute.
         samplers: get every image; afterwards each has what all processes took.
-        options: of :func:`bcos_cli.evaluate.loop.run_network`.
+        options: options of :func:`bcos_cli.evaluate.loop.run_network`.
 
     Raises:
         BcosError: as :func:`bcos_cli.evaluate.loop.run_network`.

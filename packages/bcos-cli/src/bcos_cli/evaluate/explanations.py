@@ -160,13 +160,13 @@ def _as_part(result: Any, spec: MetricSpec, samples: int, remarks: list[Remark])
     """Return a result as plain lists; for a metric that cannot be divided, a mean alone counts as one score."""
     if spec.unit == "whole" and not isinstance(result, MetricResult) and hasattr(result, "mean"):
         result = MetricResult(scores=torch.tensor([float(result.mean)]), higher_is_better=spec.higher_is_better)
-    _check_promise(result, spec, samples)
+    _check_against_spec(result, spec, samples)
     values = {name: value for name in _FIELDS if (value := getattr(result, name)) is not None}
     part = {name: value.tolist() if isinstance(value, Tensor) else value for name, value in values.items()}
     return part | ({"remarks": [[r.text, r.share] for r in worst(remarks)]} if remarks else {})
 
 
-def _check_promise(result: Any, spec: MetricSpec, samples: int) -> None:
+def _check_against_spec(result: Any, spec: MetricSpec, samples: int) -> None:
     """Hold a metric to its description: what it returns, how many scores, and which direction is better.
 
     Raises:

@@ -33,7 +33,7 @@ def gallery(
 
     Args:
         trained: the network.
-        evaluation: of the network; says where the images are.
+        evaluation: evaluation of the network; says where the images are.
         recipe: how many images, and which explainers besides ``bcos``.
         note: called with a line about each explainer that cannot explain this network, and with the remarks of
             the others on their maps.

@@ -45,7 +45,7 @@ def run_network(
         trained: says how the network takes its input.
         model: the network; not wrapped for distributed training, since processes may have different numbers
             of batches.
-        batches: of this process.
+        batches: batches of this process.
         update: takes each batch into account.
         device: where to compute.
         show_progress: show a progress bar.

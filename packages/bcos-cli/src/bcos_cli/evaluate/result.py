@@ -49,7 +49,7 @@ class Evaluation:
     """Every mean by ``metric`` or ``metric/explainer``."""
     explanations: Explanations
     samples: dict[str, list[int] | list[str]]
-    """For metrics of single images, what their scores belong to: positions in the split, or file names."""
+    """Images that the scores of metrics of single images belong to: positions in the split, or file names."""
     grid_size: int
     skipped: dict[str, str]
     """Metrics that could not be measured, and why."""
@@ -88,12 +88,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ScoreFiles:
-    """Files that a user asks for, besides those of a run."""
+    """Files that a user requests, besides those of a run."""
 
     json_file: Path | None = None
-    """For all values."""
+    """File for all values."""
     folder: Path | None = None
-    """For every score as CSV and JSON, and for partial results, from which a killed evaluation continues."""
+    """Folder for all scores as CSV and JSON, and for partial results, from which a killed evaluation continues."""
 
     @property
     def partial(self) -> Path | None:
@@ -108,7 +108,7 @@ class ScoreFiles:
             check_writable(self.folder / SCORES)
 
     def write(self, evaluation: Evaluation) -> None:
-        """Write what is asked for."""
+        """Write the requested files."""
         if self.json_file is not None:
             evaluation.save(self.json_file)
         if self.folder is not None:

@@ -17,8 +17,8 @@ class SplitImages:
     """The images of a split that metrics work on: some spread evenly, some classified with confidence.
 
     Args:
-        specs: of the metrics.
-        index: of the shards.
+        specs: descriptions of the metrics.
+        index: index of the shards.
         options: say how many images are needed.
     """
 

@@ -153,7 +153,7 @@ def write_neurons(
     Args:
         rows: at least one.
         out: folder; made if it is missing.
-        options: with which the rows were made.
+        options: options with which the rows were made.
         model: name of the network.
         searched: where the images are from, such as ``{"data": ..., "split": ...}``.
     """

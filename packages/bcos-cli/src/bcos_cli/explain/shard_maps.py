@@ -121,7 +121,7 @@ def explain_shards(
                     counter.advance(len(batch[0]), images=len(batch[0]))
     state.wait_for_everyone()
     if state.is_main_process:
-        notes = [_noted(_note(out, record)) for record in records]
+        notes = [_read_note(_note(out, record)) for record in records]
         write_atomically(out / INDEX_NAME, json.dumps({**described, "shards": notes}, indent=1) + "\n")
     return WrittenMaps(sum(r.samples for r in records), len(records), len(finished))
 
@@ -134,7 +134,7 @@ def _note(out: Path, record: ShardRecord) -> Path:
 def _is_whole(out: Path, record: ShardRecord) -> bool:
     """Whether the maps of a shard are there, with the size that they had when finished."""
     note, path = _note(out, record), out / record.place
-    return note.is_file() and path.is_file() and path.stat().st_size == _noted(note).get("bytes")
+    return note.is_file() and path.is_file() and path.stat().st_size == _read_note(note).get("bytes")
 
 
 class _KeyedStream(ShardStream):
@@ -252,7 +252,7 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
     note = out / _FINISHED / "description"
     existing = note if note.exists() else out / INDEX_NAME
     if existing.exists():
-        before = {k: v for k, v in _noted(existing).items() if k != "shards"}
+        before = {k: v for k, v in _read_note(existing).items() if k != "shards"}
         here = json.loads(json.dumps(described))
         if differing := [k for k in here if k not in ("model", "data") and before.get(k) != here[k]]:
             raise BcosError(
@@ -263,7 +263,7 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
     write_atomically(note, json.dumps(described))
 
 
-def _noted(path: Path) -> dict[str, Any]:
+def _read_note(path: Path) -> dict[str, Any]:
     """Read what an earlier call wrote; in a folder from elsewhere it may be anything.
 
     Raises:

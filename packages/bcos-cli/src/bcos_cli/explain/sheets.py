@@ -32,7 +32,7 @@ Picture = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """How pictures of an image look."""
+    """Style of the pictures of an image."""
 
     classes: Sequence[str]
     side: int
@@ -87,9 +87,9 @@ def overview(image: ExplainedImage, scale: Scale, style: Style, *, heading: str,
     One target makes a row, several make a column each.
 
     Args:
-        image: with its explanations.
-        scale: of colour and opacity.
-        style: of the pictures.
+        image: image with its explanations.
+        scale: scale of colour and opacity.
+        style: style of the pictures.
         heading: what the image is called.
         original: below the title of the input, such as its size.
     """

@@ -30,7 +30,7 @@ class Writer:
     options: PictureOptions
 
     def style(self, image: ExplainedImage, *, overlay: bool = False) -> Style:
-        """Return how pictures of an image look."""
+        """Return the style of the pictures of an image."""
         return Style(
             classes=self.classes,
             side=side_of(image.image.shape[0], self.options.side),
@@ -47,7 +47,7 @@ class Writer:
         pixels = image.image.shape[0]
         for kind, name in names.items():
             style = self.style(image, overlay=kind == "overlay")
-            original = f"{size[0]}×{size[1]}, seen as {pixels}×{pixels}"
+            original = f"{size[0]}×{size[1]}, {pixels}×{pixels} for the network"
             sheet = overview(image, scale, style, heading=file.path.name, original=original)
             save_sheet(sheet, self.out / name)
         return [self._write_explanation(file, image, e, scale, names, notes) for e in image.explanations]

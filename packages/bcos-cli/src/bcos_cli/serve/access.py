@@ -12,7 +12,7 @@ from bcos_cli.serve.address import Address
 from bcos_cli.serve.uploads import Limits, make_room
 
 _READING = ("GET", "HEAD", "OPTIONS")
-_NEVER = ("/deep_link",)
+_REFUSED_PATHS = ("/deep_link",)
 """Addresses that Gradio serves and the page does not need, as they write files."""
 _IDLE, _LONGEST = 10.0, 120.0
 """Seconds for which a request may send nothing, and in which it must have sent its body."""
@@ -84,7 +84,7 @@ class BoundedUploads:
     Args:
         app: the application that answers.
         folder: where uploads of this page alone are kept; the oldest are deleted to make room for new ones.
-        limits: of uploads.
+        limits: limits of uploads.
     """
 
     def __init__(self, app: ASGIApp, folder: Path, limits: Limits) -> None:
@@ -101,7 +101,7 @@ class BoundedUploads:
         body = _Body(receive, send, self._limits.request_bytes)
         is_upload = scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload")
         try:
-            if scope["path"].rstrip("/").endswith(_NEVER):
+            if scope["path"].rstrip("/").endswith(_REFUSED_PATHS):
                 raise _RefusedError(404, "there is nothing here")
             body.check(Headers(scope=scope).get("content-length"))
             if not is_upload:
@@ -135,27 +135,27 @@ class _Body:
         self.is_answered = False
         self._receive = receive
         self._send = send
-        self._most = most
-        self._had = 0
+        self._limit = most
+        self._received = 0
         self._is_complete = False
-        self._until = time.monotonic() + _LONGEST
+        self._deadline = time.monotonic() + _LONGEST
 
     def check(self, announced: str | None) -> None:
         """Refuse a body whose announced length, if there is one, is too large."""
-        if announced is not None and announced.isdecimal() and (len(announced) > 15 or int(announced) > self._most):
+        if announced is not None and announced.isdecimal() and (len(announced) > 15 or int(announced) > self._limit):
             raise self._too_large()
 
     async def receive(self) -> Message:
         """Receive the next part, or the message that the client has gone."""
         if self._is_complete:
             return await self._receive()
-        patience = min(_IDLE, self._until - time.monotonic())
+        patience = min(_IDLE, self._deadline - time.monotonic())
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, patience))
         except TimeoutError as reason:
             raise _RefusedError(408, "the request arrived too slowly; try again") from reason
-        self._had += len(message.get("body", b""))
-        if self._had > self._most:
+        self._received += len(message.get("body", b""))
+        if self._received > self._limit:
             raise self._too_large()
         self._is_complete = not message.get("more_body", False)
         return message
@@ -166,4 +166,4 @@ class _Body:
         await self._send(message)
 
     def _too_large(self) -> _RefusedError:
-        return _RefusedError(413, f"at most {self._most / 2**20:.1f} MB are accepted at a time")
+        return _RefusedError(413, f"at most {self._limit / 2**20:.1f} MB are accepted at a time")

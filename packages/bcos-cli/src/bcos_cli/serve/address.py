@@ -1,4 +1,4 @@
-"""Where the page is, and who can reach it."""
+"""The address of the page, and who can reach it."""
 
 import re
 import socket

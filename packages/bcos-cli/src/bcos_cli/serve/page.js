@@ -2,7 +2,7 @@
   "use strict";
   const arrays = new WeakMap();
 
-  // The bytes of a figure's array, a file of NumPy's.
+  // The bytes of a figure's array, a NumPy file.
   const fileOf = (figure) => Uint8Array.from(atob(figure.dataset.npy), (c) => c.charCodeAt(0));
 
   // Its values, little-endian float32 behind a header whose length stands at bytes 8 and 9.

@@ -51,16 +51,16 @@ def build_page(explainer: PageExplainer, methods: Sequence[str]) -> gr.Blocks:
                 )
                 chosen = gr.CheckboxGroup(offered, value=list(methods), label="methods", elem_id="bcos-methods")
                 layout = gr.Radio(list(LAYOUTS), value=LAYOUTS[0], label="layout", elem_id="bcos-layout")
-                turn = gr.State(Turn())
+                visitor = gr.State(Visitor())
             with gr.Column(scale=3, min_width=320):
                 shown = gr.HTML(_EMPTY, elem_id="bcos-shown")
-        _connect(explainer, (turn, file, network, target, chosen, layout), (top, shown))
+        _connect(explainer, (visitor, file, network, target, chosen, layout), (top, shown))
     return page
 
 
 @dataclass
-class Turn:
-    """The latest request of one visitor; earlier ones stop when there is a later one."""
+class Visitor:
+    """One visitor of the page, whose earlier requests stop when there is a later one."""
 
     latest: object = None
 
@@ -100,14 +100,14 @@ def _connect(
     network.input(other_classes, network, **quick).then(**explaining)
 
 
-def respond(explainer: PageExplainer, turn: Turn, *values: Any) -> Iterator[tuple[Any, Any]]:
+def respond(explainer: PageExplainer, visitor: Visitor, *values: Any) -> Iterator[tuple[Any, Any]]:
     """Yield the updates of :func:`explain_upload`, until the same visitor sends another request.
 
     Gradio sends the last update twice; that one is empty, so that it changes nothing after a later request.
     """
-    turn.latest = mine = object()
+    visitor.latest = request = object()
     for update in explain_upload(explainer, *values):
-        if turn.latest is not mine:
+        if visitor.latest is not request:
             break
         yield update
     yield gr.skip(), gr.skip()

@@ -50,8 +50,8 @@ class PageExplainer:
     """Explains images and remembers the latest explanations. Safe to call from several threads.
 
     Args:
-        networks: by their name on the page.
-        limits: of uploads.
+        networks: networks by their names on the page.
+        limits: limits of uploads.
     """
 
     def __init__(self, networks: Mapping[str, Network], limits: Limits) -> None:

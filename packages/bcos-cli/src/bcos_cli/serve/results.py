@@ -45,7 +45,7 @@ def results(
         prediction: the image.
         target: the explained class.
         name: name of the file.
-        explained: by method; a string says why there is no explanation, None is for one that is still to come.
+        explained: explained images by method; a string is the reason for a missing one, None for one still to come.
         layout: maps on their own, or over the input in grey.
     """
     done = {method: image for method, image in explained.items() if isinstance(image, ExplainedImage)}
@@ -54,7 +54,7 @@ def results(
     figures = [_input(prediction, name)]
     for method, image in done.items():
         figures += _figures(image, layout, f"{Path(name).stem}.{target}.{method}.npy")
-    figures += [_waiting(method) for method, image in explained.items() if image is None]
+    figures += [_placeholder(method) for method, image in explained.items() if image is None]
     return "".join(
         [
             '<section class="bcos-results">',
@@ -83,7 +83,7 @@ def _headline(prediction: Prediction, target: int, done: Mapping[str, ExplainedI
 def _input(prediction: Prediction, name: str) -> str:
     rgb = input_image(prediction.image.pixels)
     width, height = prediction.image.size
-    notes = [f"{width:,}×{height:,} pixels, seen as {rgb.shape[1]}×{rgb.shape[0]}", *prediction.image.notes]
+    notes = [f"{width:,}×{height:,} pixels, {rgb.shape[1]}×{rgb.shape[0]} for the network", *prediction.image.notes]
     return _figure("input", "input", name, rgb, after=_soft(" · ".join(notes)))
 
 
@@ -124,7 +124,7 @@ def _figure(kind: str, title: str, subtitle: str, picture: NDArray[Any], *, data
     )
 
 
-def _waiting(method: str) -> str:
+def _placeholder(method: str) -> str:
     return f'<figure class="bcos-figure"><figcaption><b>{escape(method)}</b></figcaption>{_soft("working …")}</figure>'
 
 

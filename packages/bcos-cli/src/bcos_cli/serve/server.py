@@ -38,7 +38,7 @@ def serve(
         runs_or_models: what :func:`bcos_cli.serve.networks.load_networks` takes.
         weights: a file of weights, for one model by name.
         address: where to listen; reachable from this machine alone by default.
-        limits: of uploads.
+        limits: limits of uploads.
         methods: explainers that are ticked at the start.
         open_browser: open the page in a browser.
 

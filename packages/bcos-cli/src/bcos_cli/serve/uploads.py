@@ -23,7 +23,7 @@ _FORM = 2**16
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How large uploads may be, and how many of them there may be.
+    """Limits on the size and number of uploads.
 
     Raises:
         BcosError: less total space than one upload takes.
@@ -60,7 +60,7 @@ class Limits:
 
     @property
     def parallel(self) -> int:
-        """How many files may be uploaded at a time: few enough that deleting others makes room for all of them."""
+        """Number of files that may be uploaded at a time: few enough that deleting others makes room for all."""
         return max(1, min(_PARALLEL, self.total_bytes // (2 * self.request_bytes)))
 
 

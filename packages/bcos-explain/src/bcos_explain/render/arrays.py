@@ -12,7 +12,7 @@ from bcos_core import BcosError
 Picture = NDArray[np.float64]
 Array = Tensor | NDArray[Any]
 ROUNDING = 1e-3
-"""How far values may lie outside [0, 1] and still be a picture."""
+"""Tolerance of pictures for values outside [0, 1]."""
 
 
 def as_tensor(value: Array, what: str, ndim: int) -> Tensor:

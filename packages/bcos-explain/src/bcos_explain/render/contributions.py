@@ -39,7 +39,7 @@ def contribution_rgb(
         map: (H, W), signed, as a tensor or an array.
         limit: contribution at the ends of the colours; those beyond are clipped. None for the map's own
             percentile.
-        percentile: of the absolute contributions.
+        percentile: percentile of the absolute contributions.
         cmap: name of a matplotlib colour map.
 
     Returns:
@@ -69,7 +69,7 @@ def plot_contribution_map(
         map: (H, W), signed; so are `limit`, `percentile` and `cmap` as for :func:`contribution_rgb`.
         ax: where to draw. None for a new figure of its own, ``ax.figure``, which pyplot does not manage.
         limit: contribution at the ends of the colours.
-        percentile: of the absolute contributions.
+        percentile: percentile of the absolute contributions.
         cmap: name of a matplotlib colour map.
         colorbar: add the scale.
         label: label of the scale.

@@ -48,11 +48,11 @@ def grid(
     Lines of text are shortened to the room that they have; those of the footer are wrapped.
 
     Args:
-        rows: of equal or different lengths; None leaves a place empty.
+        rows: rows of equal or different lengths; None leaves a place empty.
         side: at least 16.
         heading: above everything.
         footer: paragraphs below everything.
-        background: of the page, and of what is transparent in pictures.
+        background: colour of the page, and behind transparent parts of pictures.
 
     Raises:
         BcosError: no tiles, a side that is too small, an unknown background.

@@ -29,8 +29,8 @@ def percentile_of_many(arrays: Iterable[NDArray[Any]], count: int, percentile: f
     percentile are held in memory.
 
     Args:
-        arrays: of any shapes.
-        count: how many values they hold in all.
+        arrays: arrays of any shapes.
+        count: total number of their values.
         percentile: in [0, 100].
 
     Raises:

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 FAMILIES = "DejaVu Sans, Verdana, sans-serif"
-"""For SVG: the font of the raster pictures, and one of the same widths."""
+"""Fonts for SVG: that of the raster pictures, and one of the same widths."""
 MISSING = "□"
 _FALLBACKS = ("Noto Sans CJK", "Noto Sans", "WenQuanYi", "Arial Unicode", "Hiragino", "Microsoft YaHei", "Malgun")
 """Starts of the names of fonts that may be installed and have letters that DejaVu Sans lacks."""

@@ -41,7 +41,7 @@ def explanation_image(
             negative one, in RGB for 3 channels and in grey (of the mean over channels) for any other number.
         smooth: size of the mean filter, odd; 1 for none. Clipped to the largest odd size that fits into the
             image.
-        percentile: of the smoothed norm, at which the picture is opaque.
+        percentile: percentile of the smoothed norm, at which the picture is opaque.
         alpha_scale: smoothed norm at which the picture is opaque, instead of the percentile, so that pictures
             can be compared with each other; see :func:`common_alpha_scale`.
 

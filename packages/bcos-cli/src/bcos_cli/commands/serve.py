@@ -39,7 +39,7 @@ def serve(
 ) -> None:
     """Serve a local page: drop an image, and see what networks see in it.
 
-    Needs Gradio: pip install 'bcos-cli[serve]'.
+    Needs Gradio, which the extra 'serve' of bcos-cli installs.
     """
     trust_runs(trust_run)
     from bcos_cli.serve.address import Address

@@ -28,7 +28,7 @@ PLACES = {
     "while the best is replaced": (Path, "rename", 3, False),
     "before the line of an epoch": (RunFolder, "add_metrics", 1, False),
     "after the line of an epoch": (RunFolder, "add_metrics", 1, True),
-    "in an evaluation": (trainer, "evaluate", 1, False),
+    "in an evaluation": (trainer, "classify", 1, False),
     "after the best is copied": (Checkpoints, "keep_best", 1, True),
 }
 

@@ -255,7 +255,7 @@ def test_batches_in_a_worker_tell_a_mistake_in_one_line(packed, tmp_path):
     assert multiprocessing.active_children() == []
 
 
-@pytest.mark.parametrize("then", ["pass", "list(batches.epoch(0))"])
+@pytest.mark.parametrize("then", ["pass", pytest.param("list(batches.epoch(0))", marks=pytest.mark.slow)])
 def test_program_with_loader_processes_comes_to_its_end(then, packed, tmp_path):
     """Whatever still refers to them: they ignore SIGTERM, and Python waits for its processes."""
     folder, *_ = packed(12, 12)

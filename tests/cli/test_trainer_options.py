@@ -105,7 +105,7 @@ def test_recalibrated_norms_are_those_of_training_batches_and_are_scored(run, re
     [
         ({"gradient_checkpointing": True}, True),
         ({"compile": "whole", "compile_backend": "eager"}, False),  # without the kernels of our own
-        ({"compile": "regional", "compile_backend": "eager"}, False),
+        pytest.param({"compile": "regional", "compile_backend": "eager"}, False, marks=pytest.mark.slow),
         ({"channels_last": True}, False),
     ],
     ids=["gradient checkpointing", "compiled", "regionally compiled", "channels last"],
@@ -220,7 +220,7 @@ def test_damaged_data_end_the_run_or_are_left_out_and_counted(damaged, run, reci
     assert "bcos: left out" in out.err
 
     with monkeypatch.context() as patched:  # killed before the first epoch has its line
-        patched.setattr(trainer, "evaluate", kill)
+        patched.setattr(trainer, "classify", kill)
         with pytest.raises(KeyboardInterrupt):
             run(made, "killed")
     assert lines(run(made, "killed", resume=True)) == lines(folder)

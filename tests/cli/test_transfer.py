@@ -83,6 +83,7 @@ def test_same_classes_keep_the_classifier(first, shards):
     assert all(torch.equal(own[key], before[key]) for key in own)
 
 
+@pytest.mark.slow
 def test_head_alone_is_trained_and_all_else_stays_bit_identical(first, two_classes, tmp_path):
     wanted = from_it(first, two_classes, model={"train": "head"}, train={"epochs": 20}, optimizer={"lr": 0.05})
     result = train(wanted, tmp_path / "head")

@@ -15,7 +15,7 @@ from bcos_core import (
     norms,
 )
 
-NETS_WITH_A_TERM = {"mixed_cnn": "1.bias", "mixed_transformer": "position", "bcos_cnn": "constant"}
+NETS_WITH_A_TERM = {"mixed_cnn": "1.bias", "mixed_transformer": "position", "bcos_cnn": "logit bias"}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-5)])

@@ -25,7 +25,12 @@ OWN = 10
 """In float32 a network may amplify rounding: errors may be so many times those of its own plain logits."""
 
 
-@pytest.mark.parametrize("family", sorted(families()))
+QUICK = {"convnext", "deit", "efficientnet", "mlp_mixer", "mobilenetv3", "regnet", "resnet", "vision_transformer"}
+"""Families that stand for the kinds of layers there are; the others are slow."""
+CASES = [pytest.param(f, marks=() if ALL or f in QUICK else pytest.mark.slow) for f in sorted(families())]
+
+
+@pytest.mark.parametrize("family", CASES)
 def test_family_is_explained_and_converted_exactly(family):
     names = families()[family]
     entry = table().get(family, {})

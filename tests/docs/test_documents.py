@@ -19,9 +19,17 @@ def blocks(document, language):
     return re.findall(rf"^```{language}\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
 
 
+SLOW = {"search.md", "export.md"}
+"""Documents whose examples train or compile networks."""
+
+
 def cases(language):
     return [
-        pytest.param(block, id=f"{document.relative_to(ROOT)}-{i}")
+        pytest.param(
+            block,
+            id=f"{document.relative_to(ROOT)}-{i}",
+            marks=pytest.mark.slow if language == "python" and document.name in SLOW else (),
+        )
         for document in DOCUMENTS
         for i, block in enumerate(blocks(document, language))
     ]

@@ -61,7 +61,7 @@ def small():
     return nn.Sequential(BcosConv2d(6, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n == "tokens" else n for n in NETWORKS])
 def test_graph_explains_any_number_of_images_as_eager(name):
     net, x = network(name)
     run = export_explainer(net, x).module()
@@ -119,6 +119,7 @@ def test_fixed_batch_takes_no_other():
         run(torch.rand(2, 6, 7, 7))
 
 
+@pytest.mark.slow
 def test_network_that_computes_with_its_batch_is_refused_unless_the_batch_is_fixed():
     net, x = TokenNet("token").double().eval(), torch.rand(3, 3, 12, 16).double()
     with pytest.raises(BcosError, match=r"computes with the number of images.*dynamic_batch=False"):

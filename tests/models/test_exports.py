@@ -44,6 +44,7 @@ def test_onnx_file_gives_the_same_logits_for_any_batch(single, batch, tmp_path):
             torch.testing.assert_close(torch.from_numpy(logits), model(more), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 def test_compiled_forward_has_no_graph_break(training, single):
     model, x = single
@@ -56,6 +57,7 @@ def test_compiled_forward_has_no_graph_break(training, single):
         torch.testing.assert_close(compiled(x), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiled_training_step_gives_the_same_gradients(small, family, encoded):
     """In float64: gradients of weights in front of a norm all but cancel."""
     model, x = small.train(), encoded(family[0])

@@ -35,23 +35,17 @@ CIFAR = [
 NORMLESS = ("vgg11", "vgg13", "vgg16", "vgg19")
 UNPUBLISHED = ["wide_resnet50_2", "vgg13", "convnext_atto", "convnext_small"]
 TRAINED = [n for n in CIFAR if not n.endswith(("16x64d", "190", "250"))]
-HEAVY = (
-    "101",
-    "152",
-    "110",
-    "190",
-    "250",
-    "201",
-    "large",
-    "base",
-    "_b_",
-    "_l_",
-    "16x64d",
-    "vgg1",
-    "161",
-    "169",
-    "small",
-)
+SMALLEST = {
+    "resnet18",
+    "densenet121",
+    "convnext_atto",
+    "simple_vit_ti_patch16_224",
+    "vitc_ti_patch1_14",
+    "cifar10_resnet20",
+    "cifar10_resnext29_32x4d",
+    "cifar10_densenet52",
+}
+"""Of each family; the others are slow."""
 
 
 def reference(name, **options):
@@ -145,7 +139,7 @@ def nets(request, tmp_path_factory):
 
 def over(names):
     """Run a test for these networks."""
-    slow = [pytest.param(n, marks=pytest.mark.slow if any(h in n for h in HEAVY) else ()) for n in names]
+    slow = [pytest.param(n, marks=() if n in SMALLEST else pytest.mark.slow) for n in names]
     return pytest.mark.parametrize("nets", slow, indirect=True, scope="module")
 
 

@@ -38,7 +38,8 @@ def test_commands_import_no_torch():
         "    status = run(arguments)\n"
         "    loaded = [name for name in ('torch', 'numpy') if name in sys.modules]\n"
         "    assert not loaded, (arguments, loaded)\n"
-        "    assert status == (2 if 'nowhere' in arguments or 'train.epoch=1' in arguments else 0), (arguments, status)\n"
+        "    expected = 2 if 'nowhere' in arguments or 'train.epoch=1' in arguments else 0\n"
+        "    assert status == expected, (arguments, status)\n"
     )
     command = [sys.executable, "-c", code, json.dumps(COMMANDS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)

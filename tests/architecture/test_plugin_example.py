@@ -1,7 +1,5 @@
 """A stranger's package in a fresh environment: found by its entry point alone, trained, explained."""
 
-import pytest
-
 SCRIPT = """
 import torch
 from bcos_core import AddInverse, explain
@@ -32,7 +30,6 @@ print(create_model("allconv_mini", num_classes=3, b=1.5)(x.float()).shape[1])
 """
 
 
-@pytest.mark.slow
 def test_example_plugin_is_installed_listed_trained_and_explained(root, fresh_environment, tmp_path):
     paths = [
         root / "packages/bcos-core",

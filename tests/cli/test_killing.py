@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from same_runs import assert_same
 
 from bcos_cli.config import dump_recipe
@@ -15,7 +14,6 @@ from bcos_cli.train.trainer import train
 KILLS = 24
 
 
-@pytest.mark.slow
 def test_run_that_is_killed_over_and_over_ends_bit_identical(recipe, tmp_path):
     """At chosen places (in a checkpoint, between two renames, in an evaluation, ...) and then at random."""
     wanted = recipe(

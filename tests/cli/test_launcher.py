@@ -89,7 +89,6 @@ def test_two_processes_train_and_evaluate_as_one_does_at_the_same_effective_batc
         assert other["calibration_error"] == pytest.approx(one["calibration_error"], rel=1e-4)
 
 
-@pytest.mark.slow
 def test_mistake_in_several_processes_is_status_2_without_a_traceback(recipe, tmp_path):
     (tmp_path / "r.yaml").write_text(dump_recipe(recipe(train={"trackers": ["nothing"]})))
     done = run("train", "r.yaml", "--out", "run", "--num-processes", 2)

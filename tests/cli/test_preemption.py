@@ -54,7 +54,6 @@ def long_recipe(recipe, tmp_path):
     return made
 
 
-@pytest.mark.slow
 def test_pre_empted_run_exits_with_its_status_and_resumes_bit_identical(long_recipe, start, tmp_path):
     process = start("train", "r.yaml", "--out", "run")
     wait_for_lines(tmp_path / "run", 2, process)

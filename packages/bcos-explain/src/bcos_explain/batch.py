@@ -167,7 +167,10 @@ class _Scores:
 
     def __call__(self, logits: Tensor) -> Tensor:
         if self.logits is None:
-            self._choose(logits.detach().clone())
+            # Which classes are asked for is no part of the scores; seen by explanation mode, numbers read from logits
+            # would make it run the network twice more, to be sure that no constant was made of them.
+            with torch._C.DisableTorchFunction():
+                self._choose(logits.detach().clone())
         scores = logits.gather(1, self.classes)
         if not self.has_contrasts:
             return scores

@@ -14,6 +14,7 @@ from PIL import Image
 
 from bcos_cli.data import image_decoder
 from bcos_cli.data.image_decoder import UnreadableImageError
+from bcos_cli.explain import sheets
 from bcos_cli.explain.files import explain_files
 from bcos_cli.explain.frames import frames, is_clip
 from bcos_cli.explain.options import ClipOptions, PictureOptions
@@ -198,6 +199,18 @@ def test_long_clips_are_cut_and_that_is_said(clip, run, tmp_path):
     assert len(cut.frames) == 2
     assert cut.notes == ["only the first 2 frames of the clip: --max-frames", means]
     assert whole.confidence == whole.probability
+
+
+def test_frames_with_more_lines_below_them_than_others_make_an_animation(clip, run, tmp_path, monkeypatch):
+    """As where bias is most of some frames' scores, which a line then says."""
+    real, count = sheets._receipt_lines, iter(range(100))
+    monkeypatch.setattr(
+        sheets, "_receipt_lines", lambda explanations: [*real(explanations), *["more"] * (next(count) % 3)]
+    )
+    written = explain_files(run, [clip("x.gif")], tmp_path / "out")
+    assert not written.failures
+    with Image.open(tmp_path / "out" / written.explanations[0].pictures["overview"]) as animation:
+        assert animation.n_frames == 5
 
 
 def test_stills_and_clips_come_in_order(clip, run, tmp_path):

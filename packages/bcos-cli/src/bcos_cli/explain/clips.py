@@ -1,6 +1,6 @@
 """Explaining videos and animated images, frame by frame, with a memory that does not grow with their length."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -30,6 +30,7 @@ from bcos_explain.explainers import Remark
 from bcos_explain.explainers.remarks import worst
 from bcos_explain.render import animation
 from bcos_explain.render.raster import draw
+from bcos_explain.render.sheet import Sheet
 
 
 @dataclass(frozen=True)
@@ -99,24 +100,39 @@ class ClipExplainer:
     def _animate(self, file: ImageFile, store: ImageStore, scale: Scale, times: Sequence[float]) -> dict[str, str]:
         """Write an animation for each layout; return the file names by kind."""
         names = self.writer.sheet_names(file, self.options.format)
-        # remarks over all frames stand below every frame, so that all are of one size
-        common = [_worst_remarks(r) for r in zip(*(image.explanations for image in store.without_arrays), strict=True)]
-        start = 0.0
+        # A receipt takes as many lines as it needs, but all frames of an animation are of one size: the largest.
+        sizes = dict.fromkeys(names, (0, 0))
+        for sheets in self._sheets(file, store, scale, times, names):
+            for kind, sheet in sheets.items():
+                width, height = sizes[kind]
+                sizes[kind] = (max(width, sheet.width), max(height, sheet.height))
         with ExitStack() as stack:
             writers = {
                 kind: stack.enter_context(animation(self.writer.out / name, self.options.format))
                 for kind, name in names.items()
             }
-            for image, milliseconds in zip(store, times, strict=True):
-                explanations = [replace(e, remarks=r) for e, r in zip(image.explanations, common, strict=True)]
-                image = replace(image, explanations=tuple(explanations))
-                at = f"at {start / 1000:.2f} s of {sum(times) / 1000:.2f} s"
-                for kind, writer in writers.items():
-                    style = self.writer.style(image, overlay=kind == "overlay")
-                    sheet = overview(image, scale, style, heading=file.path.name, original=at)
-                    writer.add(draw(sheet), milliseconds)
-                start += milliseconds
+            for sheets, milliseconds in zip(self._sheets(file, store, scale, times, names), times, strict=True):
+                for kind, sheet in sheets.items():
+                    sheet.width, sheet.height = sizes[kind]
+                    writers[kind].add(draw(sheet), milliseconds)
         return names
+
+    def _sheets(
+        self, file: ImageFile, store: ImageStore, scale: Scale, times: Sequence[float], kinds: Iterable[str]
+    ) -> Iterator[dict[str, Sheet]]:
+        """Lay out the sheets of every frame, by kind; remarks over all frames stand below each of them."""
+        common = [_worst_remarks(r) for r in zip(*(image.explanations for image in store.without_arrays), strict=True)]
+        start = 0.0
+        for image, milliseconds in zip(store, times, strict=True):
+            explanations = [replace(e, remarks=r) for e, r in zip(image.explanations, common, strict=True)]
+            image = replace(image, explanations=tuple(explanations))
+            at = f"at {start / 1000:.2f} s of {sum(times) / 1000:.2f} s"
+            styles = {kind: self.writer.style(image, overlay=kind == "overlay") for kind in kinds}
+            yield {
+                kind: overview(image, scale, style, heading=file.path.name, original=at)
+                for kind, style in styles.items()
+            }
+            start += milliseconds
 
     def _save_maps(self, file: ImageFile, store: ImageStore) -> list[str]:
         """Write maps (frames, H, W) of each explanation, one frame in memory at a time; return the file names."""

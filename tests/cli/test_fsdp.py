@@ -14,6 +14,7 @@ from bcos_cli.train import fsdp
 from bcos_core import BcosError
 
 
+@pytest.mark.slow
 def test_spread_network_is_gathered_given_back_and_trained_as_a_whole_one(tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = Path(__file__).with_name("fsdp_processes.py")

@@ -3,11 +3,10 @@
 from pydantic import model_validator
 
 from bcos_cli.config.data import Data
-from bcos_cli.config.evaluation import Evaluation
 from bcos_cli.config.model import Annealing, Model
 from bcos_cli.config.optimization import Ema, GradientClipping, Mixing, Optimizer, Schedule
 from bcos_cli.config.section import Section
-from bcos_cli.config.train import Distillation, EarlyStopping, Train
+from bcos_cli.config.train import Distillation, EarlyStopping, Evaluation, Train
 
 
 class Recipe(Section):

@@ -21,7 +21,7 @@ from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.samples import Open
 from bcos_cli.data.shards import HoldOut, Part, Shards
 from bcos_cli.data.stream import Labelling, Sample, ShardStream
-from bcos_cli.processes.preemption import SIGNALS
+from bcos_cli.processes.signals import SIGNALS
 from bcos_cli.processes.torch_errors import dead_loader
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from bcos_cli.processes import given_arguments
-from bcos_cli.processes.preemption import EXIT_STATUS, SIGNALS
+from bcos_cli.processes.signals import EXIT_STATUS, SIGNALS
 from bcos_core.errors import BcosError
 
 if TYPE_CHECKING:

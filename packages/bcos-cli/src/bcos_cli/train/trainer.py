@@ -21,26 +21,19 @@ from bcos_cli.data.loader import Batches, Reading, images_at
 from bcos_cli.evaluate.classification import Scores, classify
 from bcos_cli.evaluate.samplers import SampledImages
 from bcos_cli.processes.group import any_process, total
-from bcos_cli.processes.preemption import EXIT_STATUS, Preempted, Stopper
+from bcos_cli.processes.signals import EXIT_STATUS, Preempted, Stopper
 from bcos_cli.train import fsdp
 from bcos_cli.train.accelerator import make_accelerator, start_trackers
 from bcos_cli.train.batch_size import check_mixing, plan_batches
+from bcos_cli.train.best_epoch import should_stop
 from bcos_cli.train.checkpoint import Checkpoints, Progress, load_progress
 from bcos_cli.train.distillation import Agreement, agreement, output_names
-from bcos_cli.train.early_stopping import should_stop
-from bcos_cli.train.frozen_layers import train_mode
 from bcos_cli.train.history import History, epoch_line
 from bcos_cli.train.learner import Learner
 from bcos_cli.train.loaders import Loaders
 from bcos_cli.train.losses import LossOptions, make_loss, training_loss
-from bcos_cli.train.model import build
-from bcos_cli.train.nonfinite_loss import (
-    RunningLoss,
-    check_skipped,
-    check_weights,
-    keep_batch,
-    loss_error,
-)
+from bcos_cli.train.model import build, train_mode
+from bcos_cli.train.nonfinite_loss import RunningLoss, check_skipped, check_weights, keep_batch, loss_error
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.sample_explanations import SampleExplanations
 from bcos_cli.train.train_step import seed_batch

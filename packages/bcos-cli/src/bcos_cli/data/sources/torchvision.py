@@ -7,8 +7,7 @@ from typing import Any
 from PIL import Image
 
 from bcos_cli.data.image_decoder import UnreadableImageError, decode
-from bcos_cli.data.sources.array import ArraySource, encode_png
-from bcos_cli.data.sources.source import ImageItem
+from bcos_cli.data.sources.source import ArraySource, ImageItem, encode_png
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 

@@ -1,6 +1,6 @@
 """The base class of a recipe's sections, and the kinds of numbers in them."""
 
-from typing import Annotated
+from typing import Annotated, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -17,3 +17,10 @@ class Section(BaseModel):
     """A part of a recipe; an unknown key is a mistake, and so is a number that is not finite."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
+    """Return the section that a key holds, if it holds one."""
+    field = model.model_fields.get(key)
+    kinds = () if field is None else (field.annotation, *get_args(field.annotation))
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

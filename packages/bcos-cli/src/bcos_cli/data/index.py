@@ -108,11 +108,7 @@ class ShardIndex(BaseModel):
         return list(dict.fromkeys(shard.split for shard in self.shards))
 
     def of(self, split: str) -> list[ShardRecord]:
-        """Return the shards of one split.
-
-        Raises:
-            BcosError: no such split.
-        """
+        """Return the shards of one split; refuse a split of none."""
         shards = [shard for shard in self.shards if shard.split == split]
         if not shards:
             raise BcosError(f"the shards have no split {split!r}; {suggestion(split, self.splits())}")
@@ -123,11 +119,7 @@ class ShardIndex(BaseModel):
         return sum(shard.samples for shard in self.of(split))
 
     def class_counts(self, split: str) -> list[int]:
-        """Count the images of each class in a split.
-
-        Raises:
-            BcosError: the index does not say.
-        """
+        """Count the images of each class in a split; refuse an index that does not say."""
         totals = [0] * len(self.classes)
         for shard in self.of(split):
             if shard.class_counts is None:
@@ -147,9 +139,7 @@ def write_index(path: Path, index: ShardIndex) -> None:
 
 def index_location(data: str) -> str:
     """Return where the index of `data` is, which is a folder or URL of shards, or the index itself."""
-    if data.endswith(".json"):
-        return data
-    return f"{data.rstrip('/')}/{INDEX_NAME}"
+    return data if data.endswith(".json") else f"{data.rstrip('/')}/{INDEX_NAME}"
 
 
 def load_index(data: str) -> ShardIndex:
@@ -199,11 +189,7 @@ def index_problem(reason: ValidationError) -> str:
 
 
 def check_names(classes: list[str], splits: Iterable[str]) -> None:
-    """Refuse names that an index cannot have, before anything is packed.
-
-    Raises:
-        BcosError: repeated or unprintable names, or a split whose shards would lie elsewhere.
-    """
+    """Refuse repeated or unprintable names, and splits whose shards would lie elsewhere, before anything is packed."""
     try:
         ShardIndex(source="", fingerprint="", classes=classes, shards=[])
     except ValidationError as reason:
@@ -215,11 +201,7 @@ def check_names(classes: list[str], splits: Iterable[str]) -> None:
 
 
 def check_addresses(location: str, index: ShardIndex) -> None:
-    """Check that an index at `location` names only shards that it may name, each once in a split.
-
-    Raises:
-        BcosError: it names another address, or one of them twice.
-    """
+    """Refuse an index at `location` that names a shard which it may not name, or one twice in a split."""
     urls = shard_urls(location, index.shards)
     splits = [shard.split for shard in index.shards]
     if repeated := _repeated(list(zip(splits, urls, strict=True))):
@@ -230,11 +212,7 @@ def check_addresses(location: str, index: ShardIndex) -> None:
 
 
 def shard_urls(data: str, shards: list[ShardRecord]) -> list[str]:
-    """Return the full path or URL of every shard.
-
-    Raises:
-        BcosError: the name of a shard leads where an index may not lead.
-    """
+    """Return the full path or URL of every shard; refuse a name that leads where an index may not lead."""
     location = index_location(data)
     return [shard_address(location, shard.name) for shard in shards]
 

@@ -37,16 +37,13 @@ def expand(patterns: list[str]) -> list[str]:
         BcosError: no file matches a pattern.
     """
     found: list[str] = []
-    for pattern in patterns:
-        for name in braceexpand(pattern):
-            if is_address(name) or not glob.has_magic(name):
-                found.append(name)
-                continue
-            path = Path(name)
-            matching = sorted(str(match) for match in path.parent.glob(path.name))
-            if not matching:
-                raise BcosError(f"no shard fits {name!r}; give paths or URLs of .tar files")
+    for name in itertools.chain.from_iterable(map(braceexpand, patterns)):
+        if is_address(name) or not glob.has_magic(name):
+            found.append(name)
+        elif matching := sorted(str(match) for match in Path(name).parent.glob(Path(name).name)):
             found += matching
+        else:
+            raise BcosError(f"no shard fits {name!r}; give paths or URLs of .tar files")
     return found
 
 

@@ -1,6 +1,5 @@
 """The way of an image, from a file or memory, to what a network sees of it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,20 +58,19 @@ def prepare(image: Image.Image, spec: InputSpec) -> InputImage:
         upright = as_seen(image, spec.channels)
         if upright.size != image.size:
             size = size[::-1]
-        notes = tuple(_notes(image, size, spec))
+        notes = _notes(image, size, spec)
     return InputImage(inference_transform(spec)(upright), size, notes)
 
 
-def _notes(image: Image.Image, size: tuple[int, int], spec: InputSpec) -> Iterator[str]:
-    if orientation(image) is not None:
-        yield "turned upright, as its EXIF orientation says"
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        yield "transparent parts laid on white, as in training"
-    if image.mode == "CMYK":
-        yield "converted from CMYK to RGB"
-    if image.mode.startswith("I"):
-        yield "converted from 16 bits to 8"
-    if image.format in ("TIFF", "AVIF") and getattr(image, "is_animated", False):  # counting reads all of a file
-        yield "the first of several pages"
-    if spec.resize is not None and is_strip(*size):
-        yield "a long strip: only its middle is seen"
+def _notes(image: Image.Image, size: tuple[int, int], spec: InputSpec) -> tuple[str, ...]:
+    is_transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    may_have_pages = image.format in ("TIFF", "AVIF")  # of others, counting the pages reads all of a file
+    notes = {
+        "turned upright, as its EXIF orientation says": orientation(image) is not None,
+        "transparent parts laid on white, as in training": is_transparent,
+        "converted from CMYK to RGB": image.mode == "CMYK",
+        "converted from 16 bits to 8": image.mode.startswith("I"),
+        "the first of several pages": may_have_pages and getattr(image, "is_animated", False),
+        "a long strip: only its middle is seen": spec.resize is not None and is_strip(*size),
+    }
+    return tuple(note for note, applies in notes.items() if applies)

@@ -48,11 +48,7 @@ class Reading:
         return cls(data.on_error == "skip", data.decoder, data.cache, data.cache_gb)
 
     def opener(self) -> Open:
-        """Return what opens a path or URL.
-
-        Raises:
-            BcosError: the folder for copies cannot be made.
-        """
+        """Return what opens a path or URL; refuse a folder for copies that cannot be made."""
         return open_url if self.cache is None else ShardCache(self.cache, int(self.cache_gb * 1e9))
 
 

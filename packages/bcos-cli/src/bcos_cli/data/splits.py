@@ -7,11 +7,7 @@ from bcos_core.errors import BcosError
 
 TEST = "test"
 VALIDATION = "val"
-SPELLINGS = {
-    "train": ("train", "training"),
-    VALIDATION: (VALIDATION, "valid", "validation"),
-    TEST: (TEST, "testing"),
-}
+SPELLINGS = {"train": ("train", "training"), VALIDATION: (VALIDATION, "valid", "validation"), TEST: (TEST, "testing")}
 """Spellings of the names of splits, in upper or lower case."""
 
 
@@ -35,11 +31,7 @@ def find_split(index: ShardIndex, name: str, *, but: tuple[str | None, ...] = ()
 
 
 def named_split(index: ShardIndex, name: str) -> str:
-    """Return what the shards call a split, as :func:`find_split` does.
-
-    Raises:
-        BcosError: there is no such split.
-    """
+    """Return what the shards call a split, as :func:`find_split` does; refuse the name of none."""
     found = find_split(index, name)
     if found is None:
         index.of(name)  # raises, and lists the splits that there are

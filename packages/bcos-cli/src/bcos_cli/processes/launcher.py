@@ -39,13 +39,10 @@ def launch(num_processes: int) -> None:
     for number in SIGNALS:
         signal.signal(number, _pass_on)
     interrupts = signal.getsignal(signal.SIGINT)
+    # -P: as in this process, modules in the current folder are not imported
+    command = ("-P", "-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
     try:
-        # -P: as in this process, modules in the current folder are not imported
-        command = ("-P", "-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
-        try:
-            elastic_launch(_config(num_processes), sys.executable)(*command)
-        finally:
-            signal.signal(signal.SIGINT, interrupts)  # torch has replaced it
+        elastic_launch(_config(num_processes), sys.executable)(*command)
     except ChildFailedError as failed:
         first = failed.get_first_failure()[1]
         if -first.exitcode in SIGNALS:  # killed before it listened for them: nothing is lost
@@ -60,6 +57,8 @@ def launch(num_processes: int) -> None:
     except SignalException as ended:
         status = EXIT_STATUS if ended.sigval in SIGNALS else 128 + ended.sigval
         raise typer.Exit(status) from ended
+    finally:
+        signal.signal(signal.SIGINT, interrupts)  # torch has replaced it
 
 
 def _config(num_processes: int) -> "LaunchConfig":

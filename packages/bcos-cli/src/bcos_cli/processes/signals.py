@@ -31,11 +31,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, self)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal.
-
-        Raises:
-            KeyboardInterrupt: it is the first.
-        """
+        """Raise KeyboardInterrupt for the first signal, and end at the next one."""
         del number, frame
         if os.getpid() != self._process:
             return  # the terminal sends it to child processes too; the main process ends them
@@ -123,11 +119,7 @@ class Stopper:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Let a signal end the block where it is.
-
-        Raises:
-            Preempted: it has come.
-        """
+        """Let a signal end the block where it is, by raising :class:`Preempted`."""
         self._at_once = True
         try:
             yield

@@ -91,7 +91,6 @@ class Agreement:
     samples: int
     cosine: float
     """Mean cosine of the outputs."""
-    images_per_second: float
     unread: int = 0
     """Images that could not be read and were left out."""
 
@@ -121,7 +120,7 @@ def agreement(
         cosine.update(F.cosine_similarity(outputs.float(), answer))
 
     count = run_network(teacher.student, network, batches, update, device=device, **options)
-    return Agreement(count.read, float(cosine.compute()), count.per_second, count.unread)
+    return Agreement(count.read, float(cosine.compute()), count.unread)
 
 
 class Objective(nn.Module):

@@ -51,11 +51,7 @@ def compile_network(model: nn.Module, how: str, backend: str) -> None:
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Compute the activations of repeated blocks again in the backward pass, to save memory.
-
-    Raises:
-        BcosError: no blocks.
-    """
+    """Compute activations of repeated blocks again in the backward pass, to save memory; refuse a network of none."""
     for block in repeated_blocks(model, "train.gradient_checkpointing"):
         block.forward = CheckpointedForward(block)
 

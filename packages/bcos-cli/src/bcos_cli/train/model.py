@@ -146,11 +146,7 @@ def _head(model: nn.Module) -> nn.Module:
 
 
 def classifier_of(model: nn.Module, needed_by: str, *, remedy: str = "leave it out") -> tuple[str, nn.Module]:
-    """Return the name and the module of the classifier.
-
-    Raises:
-        BcosError: the network has no ``get_classifier()`` that says what it is.
-    """
+    """Return the classifier and its name; refuse a network without ``get_classifier()``, which says what it is."""
     find = getattr(model, "get_classifier", None)
     found = find() if callable(find) else None
     if isinstance(found, nn.Module):

@@ -75,23 +75,16 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training into this folder.
-
-        Raises:
-            BcosError: one does already.
-        """
-        lock = FileLock(self.path / LOCK)
+        """Keep other processes from training into this folder; refuse it if one does already."""
         try:
-            lock.acquire(timeout=1)  # is_in_use of another process holds it for a moment
+            held = FileLock(self.path / LOCK).acquire(timeout=1)  # is_in_use of another process holds it for a moment
         except Timeout as reason:
             raise BcosError(
                 f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
                 "shares the folder); wait for it, or choose another folder with --out"
             ) from reason
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     def is_free(self) -> bool:
         """Whether there is nothing here but hidden files, which a killed start may have left."""
@@ -126,11 +119,7 @@ class RunFolder:
             return False
 
     def start(self, recipe: Recipe) -> None:
-        """Make the folder for a new run.
-
-        Raises:
-            BcosError: there is something in it.
-        """
+        """Make the folder for a new run; refuse one with something in it."""
         self._check_free()
         self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config, dump_recipe(recipe))
@@ -176,11 +165,7 @@ class RunFolder:
                 )
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return one dictionary for each epoch.
-
-        Raises:
-            BcosError: a line is damaged.
-        """
+        """Return one dictionary for each epoch; refuse a damaged line."""
         if not self.metrics.exists():
             return []
         lines = read_text(self.metrics).split("\n")[:-1]  # a crash may have cut off what follows the last line break

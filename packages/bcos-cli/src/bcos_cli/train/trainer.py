@@ -361,11 +361,7 @@ class Trainer:
             console.err.print(f"ended by {reason}; continue with --resume (exit status {EXIT_STATUS})", soft_wrap=True)
 
     def _check_loss(self) -> None:
-        """End the run in all processes if the loss of one was not finite; that one writes its batch to a file.
-
-        Raises:
-            BcosError: a loss was not finite.
-        """
+        """End the run in all processes if the loss of one was not finite; that one writes its batch to a file."""
         bad = None if self.learner.step.skips else self.loss.first_bad()
         if self.learner.step.skips or not any_process(bad is not None, self.device):
             return

@@ -1,7 +1,4 @@
-"""Where images come from before they are packed: folders, zip files, torchvision and registered data sets.
-
-Imports no torch.
-"""
+"""Where images to be packed come from: folders, zips, torchvision and registered data sets. Imports no torch."""
 
 from pathlib import Path
 

@@ -128,15 +128,9 @@ def read_yaml(path: Path, name: str) -> dict[str, Any]:
 
 
 def load_yaml(text: str) -> Any:
-    """Read YAML that expands to no more than is written, and in which no key stands twice.
-
-    Raises:
-        yaml.YAMLError: anything else.
-    """
+    """Read YAML that expands to no more than is written, and has no key twice; ``yaml.YAMLError`` for anything else."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise
     except (ValueError, OverflowError) as reason:  # an impossible date, an integer of thousands of digits
         raise yaml.YAMLError(str(reason)) from reason
 

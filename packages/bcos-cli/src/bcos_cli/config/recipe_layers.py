@@ -107,11 +107,7 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, name: str) -> dict[str, Any]:
-    """Read the file of a recipe; its keys are not checked.
-
-    Raises:
-        BcosError: a file that cannot be read, or is not a mapping in YAML.
-    """
+    """Read the file of a recipe, a mapping in YAML, or refuse it; its keys are not checked."""
     try:
         values = load_yaml(read_text(path, MAX_BYTES))
     except OSError as reason:

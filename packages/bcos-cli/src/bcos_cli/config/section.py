@@ -2,7 +2,7 @@
 
 from typing import Annotated, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 MOST = 10**9
 """The largest integer that a recipe may hold."""
@@ -13,10 +13,8 @@ NonNegative = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 
 
-class Section(BaseModel):
+class Section(BaseModel, extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False):
     """A part of a recipe; an unknown key is a mistake, and so is a number that is not finite."""
-
-    model_config = ConfigDict(extra="forbid", validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:

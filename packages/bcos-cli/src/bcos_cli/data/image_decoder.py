@@ -58,11 +58,7 @@ def opened(source: Path | bytes, formats: Collection[str] = tuple(FORMATS)) -> I
 
 
 def decode(source: Path | bytes, channels: int) -> Image.Image:
-    """Decode an image to greyscale (1 channel) or RGB (3 channels).
-
-    Raises:
-        UnreadableImageError: it cannot be.
-    """
+    """Decode an image to greyscale (1 channel) or RGB (3 channels), or raise :class:`UnreadableImageError`."""
     with opened(source) as image:
         return as_seen(image, channels)
 

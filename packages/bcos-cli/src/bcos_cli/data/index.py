@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from bcos_cli.data.address import CONTROL, file_name_problem, shard_address
 from bcos_cli.data.remote import open_url
@@ -35,10 +35,8 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterVal
 Count = Annotated[int, Field(strict=True, ge=0, le=10**9)]
 
 
-class ShardRecord(BaseModel):
+class ShardRecord(BaseModel, extra="forbid", frozen=True):
     """One tar file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     """File name, relative to the index; or an address of the host that the index comes from."""
@@ -56,19 +54,15 @@ class ShardRecord(BaseModel):
         return posixpath.normpath(f"/{path}").lstrip("/")  # from the root no ".." leads out
 
 
-class SkippedImage(BaseModel):
+class SkippedImage(BaseModel, extra="forbid", frozen=True):
     """A file that could not be read when the shards were packed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     reason: str
 
 
-class ShardIndex(BaseModel):
+class ShardIndex(BaseModel, extra="forbid"):
     """Classes and shards of a data set."""
-
-    model_config = ConfigDict(extra="forbid")
 
     format_version: Annotated[int, Field(strict=True, ge=1)] = FORMAT_VERSION
     source: str
@@ -108,7 +102,7 @@ class ShardIndex(BaseModel):
         return list(dict.fromkeys(shard.split for shard in self.shards))
 
     def of(self, split: str) -> list[ShardRecord]:
-        """Return the shards of one split; refuse a split of none."""
+        """Return the shards of one split; refuse one that is not there."""
         shards = [shard for shard in self.shards if shard.split == split]
         if not shards:
             raise BcosError(f"the shards have no split {split!r}; {suggestion(split, self.splits())}")

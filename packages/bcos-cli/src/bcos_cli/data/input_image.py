@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import v2
 
 from bcos_cli.data.image_decoder import opened, unreadable
@@ -28,28 +28,19 @@ class InputImage:
     """What was done to it beside resizing."""
 
 
-def inference_transform(spec: InputSpec) -> nn.Module:
+def inference_transform(spec: InputSpec) -> v2.Compose:
     """Return the resizing and centre crop with which the model was evaluated: PIL image → 8-bit (C, H, W)."""
-    composed: nn.Module = v2.Compose([resize_and_crop(spec), v2.PILToTensor()])
-    return composed
+    return v2.Compose([resize_and_crop(spec), v2.PILToTensor()])
 
 
 def read_image(path: Path, spec: InputSpec) -> InputImage:
-    """Decode, resize and crop a file as the network was evaluated.
-
-    Raises:
-        UnreadableImageError: the file is no image, is damaged, too large, or may not be read.
-    """
+    """Decode, resize and crop a file as the network was evaluated, or raise :class:`UnreadableImageError`."""
     with opened(path) as image:
         return prepare(image, spec)
 
 
 def prepare(image: Image.Image, spec: InputSpec) -> InputImage:
-    """Resize and crop an image, decoded or not yet, as the network was evaluated.
-
-    Raises:
-        UnreadableImageError: it cannot be decoded or converted.
-    """
+    """Resize and crop an image, decoded or not, as the network was evaluated, or raise an UnreadableImageError."""
     with unreadable():
         size = image.size
         if image.format == "JPEG" and image.width * image.height > _DRAFT_FROM:

@@ -100,9 +100,8 @@ def _end_processes(loader: DataLoader[Sample]) -> None:
                 process.kill()
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
+def _leave_signals_to_the_main_process(_worker: int) -> None:
     """Ignore what schedulers and terminals send to all processes: the main one needs its loaders to end in order."""
-    del worker
     for number in (*SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
@@ -186,6 +185,5 @@ def images_at(
 def labels_of(label: int | Tensor) -> list[int]:
     """Return the classes of a sample: its label, or those that are not 0 in (K,)."""
     if isinstance(label, Tensor) and label.ndim:
-        several: list[int] = label.nonzero()[:, 0].tolist()
-        return several
+        return [int(k) for k in label.nonzero()[:, 0]]
     return [int(label)]

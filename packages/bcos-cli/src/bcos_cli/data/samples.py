@@ -134,8 +134,7 @@ def parse_labels(text: bytes, num_classes: int, multi_label: bool) -> list[int]:
         needed = "class indices" if multi_label else "one class index"
         raise BcosError(f"a .cls file must hold {needed}, got {text[:20]!r}")
     labels = list(dict.fromkeys(map(int, parts)))
-    wrong = [label for label in labels if label >= num_classes]
-    if wrong:
+    if wrong := [label for label in labels if label >= num_classes]:
         raise BcosError(f"a .cls file has the class index {wrong[0]}, there are {num_classes} classes")
     return labels
 

@@ -12,11 +12,7 @@ SPELLINGS = {"train": ("train", "training"), VALIDATION: (VALIDATION, "valid", "
 
 
 def find_split(index: ShardIndex, name: str, *, but: tuple[str | None, ...] = ()) -> str | None:
-    """Return what the shards call a split: this name, or another usual spelling of it.
-
-    Raises:
-        BcosError: several splits may be meant.
-    """
+    """Return what the shards call a split: this name, or another usual spelling; refuse one that may mean several."""
     splits = [split for split in index.splits() if split not in but]
     if name in splits:
         return name
@@ -31,7 +27,7 @@ def find_split(index: ShardIndex, name: str, *, but: tuple[str | None, ...] = ()
 
 
 def named_split(index: ShardIndex, name: str) -> str:
-    """Return what the shards call a split, as :func:`find_split` does; refuse the name of none."""
+    """Return what the shards call a split, as :func:`find_split` does; refuse a name that none has."""
     found = find_split(index, name)
     if found is None:
         index.of(name)  # raises, and lists the splits that there are

@@ -26,8 +26,7 @@ def verify(
     """
     problems = []
     for url, shard in zip(shard_urls(str(data), index.shards), index.shards, strict=True):
-        problem = _problem(url, shard, index, images)
-        if problem:
+        if problem := _problem(url, shard, index, images):
             problems.append(f"{shard.name}: {problem}")
         if on_shard:
             on_shard()
@@ -83,11 +82,7 @@ class ShardScan:
     """The first thing on which a loader would stop."""
 
     def record(self, name: str, split: str) -> ShardRecord:
-        """What an index says of the shard.
-
-        Raises:
-            pydantic.ValidationError: something that no index may say.
-        """
+        """What an index says of the shard; a ``pydantic.ValidationError`` for something that no index may say."""
         counts = dict(sorted(self.class_counts.items()))
         return ShardRecord(
             name=name, split=split, samples=self.samples, bytes=self.bytes, sha256=self.sha256, class_counts=counts

@@ -79,12 +79,11 @@ def _config(num_processes: int) -> "LaunchConfig":
     )
 
 
-def _pass_on(number: int, frame: FrameType | None) -> None:
+def _pass_on(number: int, _frame: FrameType | None) -> None:
     """Pass a signal on to the processes: they write a checkpoint, and their exit status becomes that of the command."""
     import psutil
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    del frame
     children = psutil.Process().children()
     for child in children:
         child.send_signal(number)
@@ -95,9 +94,10 @@ def _pass_on(number: int, frame: FrameType | None) -> None:
 def without(arguments: Sequence[str], option: str) -> list[str]:
     """Return arguments without an option and its value."""
     kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if not skip and argument != option and not argument.startswith(f"{option}="):
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == option:
+            next(remaining, None)
+        elif not argument.startswith(f"{option}="):
             kept.append(argument)
-        skip = argument == option
     return kept

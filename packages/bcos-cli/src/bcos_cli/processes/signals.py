@@ -30,9 +30,8 @@ class Interrupts:
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             signal.signal(signal.SIGINT, self)
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
         """Raise KeyboardInterrupt for the first signal, and end at the next one."""
-        del number, frame
         if os.getpid() != self._process:
             return  # the terminal sends it to child processes too; the main process ends them
         self._received += 1
@@ -126,8 +125,7 @@ class Stopper:
         finally:
             self._at_once = False
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        del frame
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.received = signal.Signals(number).name
         if self._at_once:
             self._at_once = False  # a second signal must not interrupt the end itself

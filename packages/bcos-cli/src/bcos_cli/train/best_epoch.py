@@ -18,11 +18,7 @@ def role_of(line: dict[str, Any]) -> Role:
 
 
 def measure_of(line: dict[str, Any]) -> str:
-    """Return the name of the accuracy by which an epoch, a line of ``metrics.jsonl``, is compared with others.
-
-    Raises:
-        BcosError: it has none.
-    """
+    """Return the name of the accuracy by which epochs, lines of ``metrics.jsonl``, are compared; refuse one without."""
     for name in MEASURES:
         if f"{role_of(line)}_{name}" in line or f"ema_{name}" in line:
             return name

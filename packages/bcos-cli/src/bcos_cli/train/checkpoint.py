@@ -101,11 +101,7 @@ class Checkpoints:
         return final
 
     def keep_best(self, checkpoint: Path) -> None:
-        """Copy a checkpoint's weights to ``best/``.
-
-        Raises:
-            BcosError: they cannot be written.
-        """
+        """Copy a checkpoint's weights to ``best/``; a BcosError where there is no room."""
         aside = _aside(self.folder / BEST)
         try:
             shutil.rmtree(aside, ignore_errors=True)

@@ -114,8 +114,7 @@ def agreement(
     """
     cosine = MeanMetric().to(device)
 
-    def update(images: Tensor, labels: Tensor, positions: Tensor, outputs: Tensor) -> None:
-        del labels, positions
+    def update(images: Tensor, _labels: Tensor, _positions: Tensor, outputs: Tensor) -> None:
         answer = teacher.outputs(images.to(device).float() / 255)
         cosine.update(F.cosine_similarity(outputs.float(), answer))
 

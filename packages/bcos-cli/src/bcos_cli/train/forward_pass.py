@@ -38,11 +38,7 @@ def repeated_blocks(model: nn.Module, needed_by: str) -> list[nn.Module]:
 
 
 def compile_network(model: nn.Module, how: str, backend: str) -> None:
-    """Compile the network, or each of its repeated blocks, in place.
-
-    Raises:
-        BcosError: no such backend, or no blocks.
-    """
+    """Compile the network, or each of its repeated blocks, in place; refuse an unknown backend, or no blocks."""
     if backend not in torch.compiler.list_backends(exclude_tags=()):
         known = ", ".join(torch.compiler.list_backends())
         raise BcosError(f"there is no train.compile_backend={backend!r}; choose from {known}")
@@ -51,7 +47,7 @@ def compile_network(model: nn.Module, how: str, backend: str) -> None:
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Compute activations of repeated blocks again in the backward pass, to save memory; refuse a network of none."""
+    """Compute activations of repeated blocks again in the backward pass, to save memory; refuse to find no blocks."""
     for block in repeated_blocks(model, "train.gradient_checkpointing"):
         block.forward = CheckpointedForward(block)
 

@@ -24,8 +24,7 @@ class History:
 
     def keep(self, epochs: int) -> None:
         """Read the lines of the first `epochs`; later ones will be written again."""
-        self._folder.keep_metrics(epochs)
-        self.lines = self._folder.read_metrics()
+        self.lines = self._folder.keep_metrics(epochs)
 
     def add(self, values: dict[str, Any]) -> None:
         """Write the line of an epoch."""

@@ -73,8 +73,7 @@ def _from_trained(recipe: Recipe, started: TrainedModel, classes: list[str]) -> 
     if started.classes != classes:
         head = classifier_of(network, "a network for other classes")[0]
         state = {key: own[key] if key == head or key.startswith(f"{head}.") else state.get(key) for key in own}
-    wrong = [key for key in own if state.get(key) is None or state[key].shape != own[key].shape]
-    if wrong:
+    if wrong := [key for key in own if state.get(key) is None or state[key].shape != own[key].shape]:
         raise BcosError(f"the weights of {recipe.model.start!r} do not fit its own description: {wrong[0]}")
     network.load_state_dict(state)
     return _trained_model(recipe, network, started.name, options, spec, classes)
@@ -146,7 +145,7 @@ def _head(model: nn.Module) -> nn.Module:
 
 
 def classifier_of(model: nn.Module, needed_by: str, *, remedy: str = "leave it out") -> tuple[str, nn.Module]:
-    """Return the classifier and its name; refuse a network without ``get_classifier()``, which says what it is."""
+    """Return the classifier's name and itself; refuse a network without ``get_classifier()``, which says what it is."""
     find = getattr(model, "get_classifier", None)
     found = find() if callable(find) else None
     if isinstance(found, nn.Module):

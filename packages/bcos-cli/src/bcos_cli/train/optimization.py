@@ -55,11 +55,7 @@ class _LayerGroups(nn.Module):
 def make_schedule(
     optimizer: Optimizer, options: config.Schedule, lr: float, epochs: int, steps_per_epoch: int
 ) -> Scheduler:
-    """Return a schedule over steps: linear warm-up, then the decay that `options` name.
-
-    Raises:
-        BcosError: a warm-up longer than the training.
-    """
+    """Return a schedule over steps: linear warm-up, then the decay that `options` name; refuse a warm-up of all."""
     total = epochs * steps_per_epoch
     warmup = options.warmup(steps_per_epoch)
     if warmup >= total and warmup:

@@ -105,11 +105,7 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
 
 
 class Trainer:
-    """The course of a run in one process.
-
-    Raises:
-        BcosError: a part of the recipe that does not fit the data, the network or the processes.
-    """
+    """The course of a run in one process; refuses a recipe that does not fit the data, network or processes."""
 
     def __init__(self, recipe: Recipe, index: ShardIndex, folder: RunFolder, accelerator: Accelerator) -> None:
         self.recipe, self.index, self.folder, self.accelerator = recipe, index, folder, accelerator
@@ -240,12 +236,8 @@ class Trainer:
 
     def score(self, network: nn.Module, batches: Batches, label: str = "evaluating") -> Scores | Agreement:
         """Score a network in all processes together; one without classes beside its teacher."""
-        options: dict[str, Any] = {
-            "device": self.device,
-            "show_progress": self.accelerator.is_main_process,
-            "label": label,
-            "together": self.learner.sharded,
-        }
+        options: dict[str, Any] = {"device": self.device, "label": label, "together": self.learner.sharded}
+        options["show_progress"] = self.accelerator.is_main_process
         if self.learner.embedding_teacher is not None:
             return agreement(self.learner.embedding_teacher, network, batches, **options)
         loss = make_loss(self.recipe.train.loss, LossOptions(evaluation=True))

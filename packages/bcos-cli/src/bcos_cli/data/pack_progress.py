@@ -43,11 +43,7 @@ class Progress(BaseModel):
 
 
 def earlier_packing(folder: Path, fingerprint: str) -> ShardIndex | Progress:
-    """Return the finished index or the progress of an earlier packing of the same source.
-
-    Raises:
-        BcosError: the folder holds other shards, or notes that no packing writes.
-    """
+    """Return the finished index or the progress of an earlier packing of the source; refuse other shards or notes."""
     fresh = Progress(fingerprint=fingerprint)
     other = BcosError(
         f"{str(folder)!r} already holds other shards or files; give an empty folder, or remove that one first"

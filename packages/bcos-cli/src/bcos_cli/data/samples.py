@@ -107,11 +107,7 @@ def read_samples(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def image_and_label(sample: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Return the encoded image of a sample, which is what is neither label nor note, and its label.
-
-    Raises:
-        BcosError: one of them is missing.
-    """
+    """Return a sample's encoded image, which is neither label nor note, and its label; refuse one that lacks either."""
     members = {name: data for name, data in sample.items() if name not in NOTES and not name.startswith("__")}
     images = [data for name, data in members.items() if name != "cls"]
     if not images or "cls" not in members:

@@ -46,11 +46,7 @@ class ScoredSplit:
 def scored_split(
     index: ShardIndex, asked: str | None = None, *, test: str = TEST, val: str | None = None
 ) -> ScoredSplit:
-    """Return the split that the user named; by default the test split or, if there is none, the validation split.
-
-    Raises:
-        BcosError: there is no such split.
-    """
+    """Return the split that the user named, or the one for tests or else for validation; refuse if there is none."""
     if asked is not None:
         return ScoredSplit(named_split(index, asked))
     if (found := find_split(index, test)) is not None:

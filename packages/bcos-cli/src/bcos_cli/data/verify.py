@@ -105,14 +105,7 @@ class _CountedStream:
 
 
 def scan_shard(url: str, num_classes: int | None = None, *, images: bool = True) -> ShardScan:
-    """Read a shard.
-
-    Args:
-        num_classes: above all class indices; None for any indices.
-
-    Raises:
-        BcosError: it cannot be opened, or cannot be read to its end.
-    """
+    """Read a shard, whose class indices are below `num_classes`, if given; refuse one that cannot be read."""
     try:
         with open_url(url) as stream:
             counted = _CountedStream(stream)

@@ -117,11 +117,7 @@ class _CrossEntropy(nn.CrossEntropyLoss):
 
 
 def class_weights(train: Train, index: ShardIndex, split: str) -> Tensor | None:
-    """Return the weight of each class (K,), if a recipe asks for weights.
-
-    Raises:
-        BcosError: not one for each class, or a class without images.
-    """
+    """Return the weight of each class (K,), if a recipe asks for weights; refuse a list of another length."""
     if train.class_weights == "none":
         return None
     if train.class_weights == "balanced":

@@ -111,11 +111,7 @@ def prepare_network(network: nn.Module, model: config.Model, train: config.Train
 
 
 def freeze(model: nn.Module, options: config.Model) -> None:
-    """Freeze the parameters that a recipe names.
-
-    Raises:
-        BcosError: a pattern that fits no parameter, or a network that does not say what its classifier is.
-    """
+    """Freeze the parameters that a recipe names; refuse a pattern that fits none, or a head that is not known."""
     if options.train == "head":
         model.requires_grad_(False)
         _head(model).requires_grad_(True)

@@ -24,11 +24,7 @@ from bcos_core.errors import BcosError
 
 
 def make_optimizer(model: nn.Module, options: config.Optimizer) -> Optimizer:
-    """Return timm's optimizer of that name; weight decay leaves out biases and norms.
-
-    Raises:
-        BcosError: nothing to train.
-    """
+    """Return timm's optimizer of that name; weight decay leaves out biases and norms. Refuse to train nothing."""
     if not any(p.requires_grad for p in model.parameters()):
         raise BcosError("all parameters are frozen; leave some out of model.freeze")
     more: dict[str, Any] = {"momentum": options.momentum} if options.name == "sgd" else {}
@@ -101,11 +97,7 @@ def clip_gradients(
 
 
 def make_average(network: nn.Module, ema: config.Ema | None, train: config.Train, warmup: int) -> ModelEmaV3 | None:
-    """Return timm's moving average of the weights, if the recipe asks for one.
-
-    Args:
-        warmup: steps during which the average is a copy of the weights.
-    """
+    """Return timm's moving average of the weights, if the recipe asks for one; for `warmup` steps it is a copy."""
     if ema is None:
         return None
     with as_written(network):

@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bcos_cli.train.compilation import as_written, compile_network, undo
-from bcos_cli.train.gradient_checkpoint import checkpoint_activations
-from bcos_cli.train.repeated_blocks import repeated_blocks
+from bcos_cli.train.forward_pass import as_written, checkpoint_activations, compile_network, repeated_blocks, undo
 from bcos_core import BcosError
 from bcos_models import create_model
 

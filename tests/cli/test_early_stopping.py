@@ -3,7 +3,7 @@
 import pytest
 
 from bcos_cli.config import EarlyStopping
-from bcos_cli.train.early_stopping import should_stop
+from bcos_cli.train.best_epoch import should_stop
 
 
 def lines(accuracies):

@@ -4,8 +4,7 @@ import pytest
 from torch import nn
 
 from bcos_cli.config import Model
-from bcos_cli.train.classifier import classifier_of
-from bcos_cli.train.frozen_layers import freeze, train_mode
+from bcos_cli.train.model import classifier_of, freeze, train_mode
 from bcos_core import BcosError
 from bcos_models import create_model
 

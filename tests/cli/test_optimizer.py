@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from bcos_cli.config import Optimizer, Schedule
-from bcos_cli.train.optimizer import make_optimizer
-from bcos_cli.train.schedule import make_schedule
+from bcos_cli.train.optimization import make_optimizer, make_schedule
 from bcos_core import BcosError
 from bcos_models import create_model
 

@@ -10,7 +10,7 @@ import pytest
 from same_runs import assert_same, metrics
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.processes.preemption import EXIT_STATUS, Preempted
+from bcos_cli.processes.signals import EXIT_STATUS, Preempted
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.trainer import Trainer, train, trained
 from bcos_core import BcosError

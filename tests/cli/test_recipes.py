@@ -11,7 +11,7 @@ import yaml
 
 from bcos_cli.config import load_recipe, validate_recipe
 from bcos_cli.plugins import recipes
-from bcos_cli.train.ema import decay_of
+from bcos_cli.train.optimization import decay_of
 from bcos_core import BcosError
 from bcos_core.norms import norm_names
 from bcos_core.plugins import resolve

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from bcos_cli.config import Mixing
-from bcos_cli.train.mixup import make_mixup
 from bcos_cli.train.model import build
+from bcos_cli.train.optimization import make_mixup
 from bcos_cli.train.train_step import TrainStep, seed_batch
 
 

@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
-from bcos_cli.processes.interrupts import Interrupts
+from bcos_cli.processes.signals import Interrupts
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import typer
 
 from bcos_cli.messages import say, tell, tell_traceback
 from bcos_cli.processes import given_arguments
-from bcos_cli.processes.interrupts import INTERRUPTED
+from bcos_cli.processes.signals import INTERRUPTED
 from bcos_cli.processes.torch_errors import dead_loader
 from bcos_core.errors import BcosError
 from bcos_core.plugins import is_ours

@@ -7,13 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bcos_cli.config.data import Augment, Data, RandAugment
-    from bcos_cli.config.evaluation import Evaluation
-    from bcos_cli.config.load import dump_recipe, load_recipe, override, resolve, validate_recipe
+    from bcos_cli.config.data import Augment, Data
+    from bcos_cli.config.load import dump_recipe, load_recipe, override, validate_recipe
     from bcos_cli.config.model import Annealing, Model
     from bcos_cli.config.optimization import Ema, GradientClipping, Mixing, Optimizer, Schedule
     from bcos_cli.config.recipe import Recipe
-    from bcos_cli.config.train import Distillation, EarlyStopping, Train
+    from bcos_cli.config.train import Distillation, EarlyStopping, Evaluation, Train
 
 __all__ = [
     "Annealing",
@@ -27,18 +26,16 @@ __all__ = [
     "Mixing",
     "Model",
     "Optimizer",
-    "RandAugment",
     "Recipe",
     "Schedule",
     "Train",
     "dump_recipe",
     "load_recipe",
     "override",
-    "resolve",
     "validate_recipe",
 ]
 
-_FILES = ("recipe", "load", "model", "data", "optimization", "train", "evaluation")
+_FILES = ("recipe", "load", "model", "data", "optimization", "train")
 
 
 def __getattr__(name: str) -> object:

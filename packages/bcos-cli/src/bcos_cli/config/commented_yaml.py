@@ -1,12 +1,14 @@
 """Complete recipes as YAML, with a comment that explains each key. Imports no torch."""
 
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
-from bcos_cli.config.load import override, resolve, validate_recipe
+from bcos_cli.config.load import override, validate_recipe
 from bcos_cli.config.recipe import Recipe
+from bcos_cli.config.recipe_layers import merged, read_layers
+from bcos_cli.config.section import section_of
 
 _ANY_NETWORK = "NETWORK"
 """Stands for the network of a recipe that leaves it to ``--from``."""
@@ -19,7 +21,7 @@ def complete(name: str, overrides: list[str]) -> dict[str, Any]:
     Raises:
         BcosError: no such recipe, or values that do not fit.
     """
-    values = resolve(name)
+    values = merged(read_layers(name))
     for text in overrides:
         override(values, text)
     model = values.setdefault("model", {})
@@ -36,7 +38,7 @@ def commented_yaml(values: dict[str, Any]) -> str:
     """Return the YAML of a complete recipe, with a comment that explains each section and key."""
     lines: list[str] = []
     for key, value in values.items():
-        section = _section_of(Recipe, key)
+        section = section_of(Recipe, key)
         if section is not None:
             lines += ["", *_comment(section.__doc__ or "", "")]
         lines += _entry(key, value, section, "")
@@ -53,22 +55,13 @@ def _entry(key: str, value: Any, section: type[BaseModel] | None, indent: str) -
         field = section.model_fields.get(name)
         if field is not None and field.description:
             lines += _comment(field.description, f"{indent}  ")
-        lines += _entry(name, inner, _section_of(section, name), f"{indent}  ")
+        lines += _entry(name, inner, section_of(section, name), f"{indent}  ")
     return lines
 
 
 def _dump(value: Any, flow: bool) -> str:
     text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=flow, width=_WIDTH)
     return text.rstrip()
-
-
-def _section_of(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """Return the section that a key holds, if it holds one."""
-    field = model.model_fields.get(key)
-    if field is None:
-        return None
-    kinds = (field.annotation, *get_args(field.annotation))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _comment(text: str, indent: str) -> list[str]:

@@ -3,16 +3,11 @@
 from typing import Any
 
 
-def differences(a: dict[str, Any], b: dict[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Return the dotted keys in which two recipes differ, with both values."""
-    found: dict[str, tuple[Any, Any]] = {}
-    for key in sorted(a.keys() | b.keys()):
-        left, right = a.get(key), b.get(key)
-        if isinstance(left, dict) or isinstance(right, dict):
-            found |= differences(left or {}, right or {}, f"{prefix}{key}.")
-        elif left != right:
-            found[f"{prefix}{key}"] = left, right
-    return found
+def differences(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the dotted keys in which two recipes differ, with both values; None is as good as no value."""
+    left, right = flat(a), flat(b)
+    both = {key: (left.get(key), right.get(key)) for key in sorted(left.keys() | right.keys())}
+    return {key: values for key, values in both.items() if values[0] != values[1]}
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

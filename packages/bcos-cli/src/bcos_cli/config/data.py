@@ -88,11 +88,7 @@ class Data(Section):
 
     @property
     def location(self) -> str:
-        """``path``, where there has to be one.
-
-        Raises:
-            BcosError: there is none.
-        """
+        """``path``, where there has to be one: without it, a BcosError is raised."""
         if self.path is None:
             raise BcosError("there are no data to train on; give a folder of shards with --data")
         return self.path

@@ -3,13 +3,14 @@
 import difflib
 import re
 from collections.abc import Collection
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from bcos_cli.config.layers import load_yaml, merged, read_layers
 from bcos_cli.config.recipe import Recipe
+from bcos_cli.config.recipe_layers import load_yaml, merged, read_layers
+from bcos_cli.config.section import section_of
 from bcos_cli.config.trust import CHECKS, check_trusted
 from bcos_core.errors import BcosError, shortened, shown
 
@@ -46,11 +47,7 @@ def load_recipe(
 
 
 def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
-    """Check the values of a recipe.
-
-    Raises:
-        BcosError: as :func:`load_recipe`.
-    """
+    """Check the values of a recipe; errors are those of :func:`load_recipe`."""
     try:
         return Recipe.model_validate(values)
     except ValidationError as reason:
@@ -63,15 +60,6 @@ def dump_recipe(recipe: Recipe) -> str:
     """Return the recipe as YAML, with every value."""
     text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
     return text
-
-
-def resolve(name: str) -> dict[str, Any]:
-    """Return the values of a recipe, merged over those of its ``base``; not yet checked.
-
-    Raises:
-        BcosError: as :func:`bcos_cli.config.layers.read_layers`.
-    """
-    return merged(read_layers(name))
 
 
 def _has(values: dict[str, Any], key: str) -> bool:
@@ -132,10 +120,7 @@ def _describe(error: Any) -> str:
 
 
 def _known_keys(location: list[str]) -> list[str]:
-    section: Any = Recipe
+    section: type[BaseModel] | None = Recipe
     for part in location:
-        annotation = section.model_fields[part].annotation
-        section = next((a for a in (annotation, *get_args(annotation)) if hasattr(a, "model_fields")), None)
-        if section is None:
-            return []
-    return list(section.model_fields)
+        section = section_of(section, part) if section else None
+    return list(section.model_fields) if section else []

@@ -8,11 +8,7 @@ from bcos_core.errors import BcosError
 
 
 def check_writable(path: Path, option: str = "--out") -> None:
-    """Refuse a file or folder that cannot be written; nothing is made yet.
-
-    Raises:
-        BcosError: a file where a folder has to be, or no permission.
-    """
+    """Refuse a path with a file where a folder has to be, or that may not be written; nothing is made yet."""
     above = path
     while not above.exists():
         above = above.parent
@@ -23,15 +19,12 @@ def check_writable(path: Path, option: str = "--out") -> None:
 
 
 def check_folder(out: Path, marker: str, *, inputs: Iterable[Path] = ()) -> None:
-    """Refuse a folder whose files might be overwritten; nothing is made yet.
+    """Refuse a folder with other things or an input in it, or that cannot be written; nothing is made yet.
 
     Args:
         out: a new or empty folder, or one that an earlier call of the same command filled.
         marker: file by which that is known.
         inputs: files that are read.
-
-    Raises:
-        BcosError: a folder with other things or with an input in it, or one that cannot be written.
     """
     check_writable(out)
     if out.is_file():

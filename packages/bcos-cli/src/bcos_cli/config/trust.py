@@ -69,14 +69,11 @@ _REMEDIES = {"data.path": ", or give --data", "model.start": ", or give --from",
 
 
 def check_trusted(recipe: "Recipe", source: str, *, needs: Iterable[str], typed: Collection[str]) -> None:
-    """Refuse values of a run's recipe that can do harm, unless the user trusts the run.
+    """Refuse values of a run's recipe that can do harm, naming them and the option, unless the user trusts the run.
 
     Args:
         needs: keys of :data:`CHECKS` whose values are going to be used.
         typed: keys, or sections, that the user gave.
-
-    Raises:
-        BcosError: naming the value and the option.
     """
     if trusts_runs():
         return

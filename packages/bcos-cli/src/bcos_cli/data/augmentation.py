@@ -13,7 +13,7 @@ from bcos_cli.data.image_decoder import decode, quick_decode
 from bcos_models import InputSpec
 
 
-def training_transform(spec: InputSpec, augment: Augment, size: int | None = None) -> nn.Module:
+def training_transform(spec: InputSpec, augment: Augment, size: int | None = None) -> v2.Compose:
     """Return the recipe's augmentations, in the order of :class:`bcos_cli.config.Augment`, to images of side `size`."""
     size = size or spec.size
     steps: list[nn.Module] = [v2.PILToTensor()]
@@ -34,8 +34,7 @@ def training_transform(spec: InputSpec, augment: Augment, size: int | None = Non
         steps.append(v2.TrivialAugmentWide())
     if augment.random_erasing:
         steps.append(v2.RandomErasing(augment.random_erasing))
-    composed: nn.Module = v2.Compose(steps)
-    return composed
+    return v2.Compose(steps)
 
 
 @dataclass(frozen=True)

@@ -75,11 +75,7 @@ class ShardCache:
             )
 
     def __call__(self, url: str) -> IO[bytes]:
-        """Open a shard, and fetch it first if there is no copy.
-
-        Raises:
-            OSError: it cannot be fetched.
-        """
+        """Open a shard, and fetch it first if there is no copy; an OSError where it cannot be fetched."""
         if not is_address(url):
             return open_url(url)
         path = self.folder / _name(url)

@@ -58,11 +58,7 @@ def opened(source: Path | bytes, formats: Collection[str] = tuple(FORMATS)) -> I
 
 
 def decode(source: Path | bytes, channels: int) -> Image.Image:
-    """Decode an image to greyscale (1 channel) or RGB (3 channels).
-
-    Raises:
-        UnreadableImageError: it cannot be.
-    """
+    """Decode an image to greyscale (1 channel) or RGB (3 channels), or raise :class:`UnreadableImageError`."""
     with opened(source) as image:
         return as_seen(image, channels)
 
@@ -102,11 +98,7 @@ def unreadable() -> Iterator[None]:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse an image of too many pixels.
-
-    Raises:
-        UnreadableImageError: there are more than :data:`LARGEST`.
-    """
+    """Raise :class:`UnreadableImageError` for an image of more than :data:`LARGEST` pixels."""
     if width * height > LARGEST:
         raise UnreadableImageError(
             f"too large: {width}×{height} pixels, at most {LARGEST / 1e6:.0f} megapixels are decoded; "
@@ -115,25 +107,18 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_bytes(size: int) -> None:
-    """Refuse a file of too many bytes.
-
-    Raises:
-        UnreadableImageError: there are more than :data:`MOST_BYTES`.
-    """
+    """Raise :class:`UnreadableImageError` for a file of more than :data:`MOST_BYTES`."""
     if size > MOST_BYTES:
         raise UnreadableImageError(
             f"too large: a file of {size / 1e9:,.1f} GB, images of up to {MOST_BYTES / 1e9:.1f} GB are read"
         )
 
 
-@contextmanager
-def _stream(source: Path | bytes) -> Iterator[IO[bytes]]:
+def _stream(source: Path | bytes) -> IO[bytes]:
     if isinstance(source, bytes):
-        yield io.BytesIO(source)
-        return
+        return io.BytesIO(source)
     check_bytes(source.stat().st_size)
-    with source.open("rb") as file:
-        yield file
+    return source.open("rb")
 
 
 def _identified(stream: IO[bytes], formats: Collection[str]) -> "ImageFile":

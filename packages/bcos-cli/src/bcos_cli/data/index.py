@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, model_validator
 
 from bcos_cli.data.address import CONTROL, file_name_problem, shard_address
 from bcos_cli.data.remote import open_url
@@ -35,10 +35,8 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterVal
 Count = Annotated[int, Field(strict=True, ge=0, le=10**9)]
 
 
-class ShardRecord(BaseModel):
+class ShardRecord(BaseModel, extra="forbid", frozen=True):
     """One tar file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name
     """File name, relative to the index; or an address of the host that the index comes from."""
@@ -56,19 +54,15 @@ class ShardRecord(BaseModel):
         return posixpath.normpath(f"/{path}").lstrip("/")  # from the root no ".." leads out
 
 
-class SkippedImage(BaseModel):
+class SkippedImage(BaseModel, extra="forbid", frozen=True):
     """A file that could not be read when the shards were packed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     path: str
     reason: str
 
 
-class ShardIndex(BaseModel):
+class ShardIndex(BaseModel, extra="forbid"):
     """Classes and shards of a data set."""
-
-    model_config = ConfigDict(extra="forbid")
 
     format_version: Annotated[int, Field(strict=True, ge=1)] = FORMAT_VERSION
     source: str
@@ -108,11 +102,7 @@ class ShardIndex(BaseModel):
         return list(dict.fromkeys(shard.split for shard in self.shards))
 
     def of(self, split: str) -> list[ShardRecord]:
-        """Return the shards of one split.
-
-        Raises:
-            BcosError: no such split.
-        """
+        """Return the shards of one split; refuse one that is not there."""
         shards = [shard for shard in self.shards if shard.split == split]
         if not shards:
             raise BcosError(f"the shards have no split {split!r}; {suggestion(split, self.splits())}")
@@ -123,11 +113,7 @@ class ShardIndex(BaseModel):
         return sum(shard.samples for shard in self.of(split))
 
     def class_counts(self, split: str) -> list[int]:
-        """Count the images of each class in a split.
-
-        Raises:
-            BcosError: the index does not say.
-        """
+        """Count the images of each class in a split; refuse an index that does not say."""
         totals = [0] * len(self.classes)
         for shard in self.of(split):
             if shard.class_counts is None:
@@ -147,9 +133,7 @@ def write_index(path: Path, index: ShardIndex) -> None:
 
 def index_location(data: str) -> str:
     """Return where the index of `data` is, which is a folder or URL of shards, or the index itself."""
-    if data.endswith(".json"):
-        return data
-    return f"{data.rstrip('/')}/{INDEX_NAME}"
+    return data if data.endswith(".json") else f"{data.rstrip('/')}/{INDEX_NAME}"
 
 
 def load_index(data: str) -> ShardIndex:
@@ -199,11 +183,7 @@ def index_problem(reason: ValidationError) -> str:
 
 
 def check_names(classes: list[str], splits: Iterable[str]) -> None:
-    """Refuse names that an index cannot have, before anything is packed.
-
-    Raises:
-        BcosError: repeated or unprintable names, or a split whose shards would lie elsewhere.
-    """
+    """Refuse repeated or unprintable names, and splits whose shards would lie elsewhere, before anything is packed."""
     try:
         ShardIndex(source="", fingerprint="", classes=classes, shards=[])
     except ValidationError as reason:
@@ -215,11 +195,7 @@ def check_names(classes: list[str], splits: Iterable[str]) -> None:
 
 
 def check_addresses(location: str, index: ShardIndex) -> None:
-    """Check that an index at `location` names only shards that it may name, each once in a split.
-
-    Raises:
-        BcosError: it names another address, or one of them twice.
-    """
+    """Refuse an index at `location` that names a shard which it may not name, or one twice in a split."""
     urls = shard_urls(location, index.shards)
     splits = [shard.split for shard in index.shards]
     if repeated := _repeated(list(zip(splits, urls, strict=True))):
@@ -230,11 +206,7 @@ def check_addresses(location: str, index: ShardIndex) -> None:
 
 
 def shard_urls(data: str, shards: list[ShardRecord]) -> list[str]:
-    """Return the full path or URL of every shard.
-
-    Raises:
-        BcosError: the name of a shard leads where an index may not lead.
-    """
+    """Return the full path or URL of every shard; refuse a name that leads where an index may not lead."""
     location = index_location(data)
     return [shard_address(location, shard.name) for shard in shards]
 

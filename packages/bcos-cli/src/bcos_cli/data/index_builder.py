@@ -37,25 +37,18 @@ def expand(patterns: list[str]) -> list[str]:
         BcosError: no file matches a pattern.
     """
     found: list[str] = []
-    for pattern in patterns:
-        for name in braceexpand(pattern):
-            if is_address(name) or not glob.has_magic(name):
-                found.append(name)
-                continue
-            path = Path(name)
-            matching = sorted(str(match) for match in path.parent.glob(path.name))
-            if not matching:
-                raise BcosError(f"no shard fits {name!r}; give paths or URLs of .tar files")
+    for name in itertools.chain.from_iterable(map(braceexpand, patterns)):
+        if is_address(name) or not glob.has_magic(name):
+            found.append(name)
+        elif matching := sorted(str(match) for match in Path(name).parent.glob(Path(name).name)):
             found += matching
+        else:
+            raise BcosError(f"no shard fits {name!r}; give paths or URLs of .tar files")
     return found
 
 
 def read_classes(path: Path) -> list[str]:
-    """Read the names of classes, one in each line of a file.
-
-    Raises:
-        BcosError: it cannot be read, or is not text.
-    """
+    """Read the names of classes, one in each line of a file; refuse one that cannot be read, or is not text."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as reason:
@@ -147,11 +140,7 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def count_classes(data: str, on_shard: OnShard | None = None) -> ShardIndex:
-    """Add to an index how many images of each class its shards have.
-
-    Raises:
-        BcosError: the index cannot be written, or a shard is not what it says.
-    """
+    """Add to an index how many images of each class its shards have; refuse a remote one, or one of other shards."""
     index = load_index(data)
     if is_address(as_path(data)):
         raise BcosError(f"the index of {data!r} is remote and cannot be written; copy it here first")

@@ -1,11 +1,10 @@
 """The way of an image, from a file or memory, to what a network sees of it."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms import v2
 
 from bcos_cli.data.image_decoder import opened, unreadable
@@ -29,28 +28,19 @@ class InputImage:
     """What was done to it beside resizing."""
 
 
-def inference_transform(spec: InputSpec) -> nn.Module:
+def inference_transform(spec: InputSpec) -> v2.Compose:
     """Return the resizing and centre crop with which the model was evaluated: PIL image → 8-bit (C, H, W)."""
-    composed: nn.Module = v2.Compose([resize_and_crop(spec), v2.PILToTensor()])
-    return composed
+    return v2.Compose([resize_and_crop(spec), v2.PILToTensor()])
 
 
 def read_image(path: Path, spec: InputSpec) -> InputImage:
-    """Decode, resize and crop a file as the network was evaluated.
-
-    Raises:
-        UnreadableImageError: the file is no image, is damaged, too large, or may not be read.
-    """
+    """Decode, resize and crop a file as the network was evaluated, or raise :class:`UnreadableImageError`."""
     with opened(path) as image:
         return prepare(image, spec)
 
 
 def prepare(image: Image.Image, spec: InputSpec) -> InputImage:
-    """Resize and crop an image, decoded or not yet, as the network was evaluated.
-
-    Raises:
-        UnreadableImageError: it cannot be decoded or converted.
-    """
+    """Resize and crop an image, decoded or not, as the network was evaluated, or raise an UnreadableImageError."""
     with unreadable():
         size = image.size
         if image.format == "JPEG" and image.width * image.height > _DRAFT_FROM:
@@ -59,20 +49,19 @@ def prepare(image: Image.Image, spec: InputSpec) -> InputImage:
         upright = as_seen(image, spec.channels)
         if upright.size != image.size:
             size = size[::-1]
-        notes = tuple(_notes(image, size, spec))
+        notes = _notes(image, size, spec)
     return InputImage(inference_transform(spec)(upright), size, notes)
 
 
-def _notes(image: Image.Image, size: tuple[int, int], spec: InputSpec) -> Iterator[str]:
-    if orientation(image) is not None:
-        yield "turned upright, as its EXIF orientation says"
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        yield "transparent parts laid on white, as in training"
-    if image.mode == "CMYK":
-        yield "converted from CMYK to RGB"
-    if image.mode.startswith("I"):
-        yield "converted from 16 bits to 8"
-    if image.format in ("TIFF", "AVIF") and getattr(image, "is_animated", False):  # counting reads all of a file
-        yield "the first of several pages"
-    if spec.resize is not None and is_strip(*size):
-        yield "a long strip: only its middle is seen"
+def _notes(image: Image.Image, size: tuple[int, int], spec: InputSpec) -> tuple[str, ...]:
+    is_transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+    may_have_pages = image.format in ("TIFF", "AVIF")  # of others, counting the pages reads all of a file
+    notes = {
+        "turned upright, as its EXIF orientation says": orientation(image) is not None,
+        "transparent parts laid on white, as in training": is_transparent,
+        "converted from CMYK to RGB": image.mode == "CMYK",
+        "converted from 16 bits to 8": image.mode.startswith("I"),
+        "the first of several pages": may_have_pages and getattr(image, "is_animated", False),
+        "a long strip: only its middle is seen": spec.resize is not None and is_strip(*size),
+    }
+    return tuple(note for note, applies in notes.items() if applies)

@@ -21,7 +21,7 @@ from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.samples import Open
 from bcos_cli.data.shards import HoldOut, Part, Shards
 from bcos_cli.data.stream import Labelling, Sample, ShardStream
-from bcos_cli.processes.preemption import SIGNALS
+from bcos_cli.processes.signals import SIGNALS
 from bcos_cli.processes.torch_errors import dead_loader
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
@@ -48,11 +48,7 @@ class Reading:
         return cls(data.on_error == "skip", data.decoder, data.cache, data.cache_gb)
 
     def opener(self) -> Open:
-        """Return what opens a path or URL.
-
-        Raises:
-            BcosError: the folder for copies cannot be made.
-        """
+        """Return what opens a path or URL; refuse a folder for copies that cannot be made."""
         return open_url if self.cache is None else ShardCache(self.cache, int(self.cache_gb * 1e9))
 
 
@@ -104,9 +100,8 @@ def _end_processes(loader: DataLoader[Sample]) -> None:
                 process.kill()
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
+def _leave_signals_to_the_main_process(_worker: int) -> None:
     """Ignore what schedulers and terminals send to all processes: the main one needs its loaders to end in order."""
-    del worker
     for number in (*SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
 
@@ -190,6 +185,5 @@ def images_at(
 def labels_of(label: int | Tensor) -> list[int]:
     """Return the classes of a sample: its label, or those that are not 0 in (K,)."""
     if isinstance(label, Tensor) and label.ndim:
-        several: list[int] = label.nonzero()[:, 0].tolist()
-        return several
+        return [int(k) for k in label.nonzero()[:, 0]]
     return [int(label)]

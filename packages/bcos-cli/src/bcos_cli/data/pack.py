@@ -22,7 +22,7 @@ from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.index import INDEX_NAME, ShardIndex, ShardRecord, SkippedImage, check_names, write_index
 from bcos_cli.data.pack_progress import PROGRESS_NAME, FinishedShard, Progress, earlier_packing
 from bcos_cli.data.sources.source import ImageItem, ImageSource
-from bcos_cli.processes.interrupts import unheard_by_children
+from bcos_cli.processes.signals import unheard_by_children
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
 
@@ -59,7 +59,6 @@ def pack(
     index comes last. Packing the same source again continues where it was interrupted and gives the same bytes.
 
     Args:
-        source: the images.
         name: how the index calls the source.
         destination: folder, made if it is missing.
         samples_per_shard: images in a shard; the last of a split may have fewer.
@@ -164,9 +163,8 @@ def plan_shards(items: list[ImageItem], samples_per_shard: int, seed: int) -> li
     for split in dict.fromkeys(item.split for item in items):
         chosen = _with_keys([item for item in items if item.split == split])
         random.Random(f"{seed}/{split}").shuffle(chosen)
-        remaining = iter(chosen)
-        while part := list(islice(remaining, samples_per_shard)):
-            number = sum(shard.split == split for shard in shards)
+        for number, start in enumerate(range(0, len(chosen), samples_per_shard)):
+            part = chosen[start : start + samples_per_shard]
             shards.append(PlannedShard(f"{split}-{number:06d}.tar", split, part))
     return shards
 

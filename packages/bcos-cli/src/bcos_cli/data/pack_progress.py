@@ -22,10 +22,6 @@ class FinishedShard(BaseModel):
     record: ShardRecord
     skipped: list[SkippedImage]
 
-    def is_whole(self, folder: Path) -> bool:
-        """Whether it is there as it was written; one of unreadable images alone was not."""
-        return _is_whole(folder, self.record)
-
     def is_ours(self, folder: Path) -> bool:
         """Whether its content is what was noted, too; anything else of its name may be somebody's."""
         path = folder / self.record.name
@@ -47,11 +43,7 @@ class Progress(BaseModel):
 
 
 def earlier_packing(folder: Path, fingerprint: str) -> ShardIndex | Progress:
-    """Return the finished index or the progress of an earlier packing of the same source.
-
-    Raises:
-        BcosError: the folder holds other shards, or notes that no packing writes.
-    """
+    """Return the finished index or the progress of an earlier packing of the source; refuse other shards or notes."""
     fresh = Progress(fingerprint=fingerprint)
     other = BcosError(
         f"{str(folder)!r} already holds other shards or files; give an empty folder, or remove that one first"
@@ -66,7 +58,7 @@ def earlier_packing(folder: Path, fingerprint: str) -> ShardIndex | Progress:
         progress = _read(notes)
         remove_asides(folder, lambda name: name in (PROGRESS_NAME, INDEX_NAME) or bool(_SHARD.fullmatch(name)))
         if progress.fingerprint == fingerprint:
-            progress.finished = [shard for shard in progress.finished if shard.is_whole(folder)]
+            progress.finished = [shard for shard in progress.finished if _is_whole(folder, shard.record)]
             return progress
         ours = [folder / shard.record.name for shard in progress.finished if shard.is_ours(folder)]
         if set(folder.glob("*.tar")) - set(ours):
@@ -79,6 +71,7 @@ def earlier_packing(folder: Path, fingerprint: str) -> ShardIndex | Progress:
 
 
 def _is_whole(folder: Path, record: ShardRecord) -> bool:
+    """Whether a shard is there as it was written; one of unreadable images alone was not."""
     path = folder / record.name
     return not record.samples or (path.exists() and path.stat().st_size == record.bytes)
 

@@ -1,7 +1,4 @@
-"""Opening shards and indexes wherever they are: files, buckets, and web addresses from the host they name alone.
-
-Imports no torch.
-"""
+"""Opening shards and indexes: files, buckets, and web addresses from the host they name alone. Imports no torch."""
 
 import base64
 import http.client
@@ -166,15 +163,9 @@ def _request(address: str) -> request.Request:
 def _opener() -> request.OpenerDirector:
     """Return an opener of web addresses and nothing else: Python's own opens files and FTP too."""
     opener = request.OpenerDirector()
-    for handler in (
-        request.ProxyHandler(),
-        request.HTTPHandler(),
-        request.HTTPSHandler(),
-        request.HTTPDefaultErrorHandler(),
-        request.HTTPErrorProcessor(),
-        _SameHost(),
-    ):
-        opener.add_handler(handler)
+    web = (request.ProxyHandler, request.HTTPHandler, request.HTTPSHandler, _SameHost)
+    for handler in (*web, request.HTTPDefaultErrorHandler, request.HTTPErrorProcessor):
+        opener.add_handler(handler())
     return opener
 
 

@@ -69,7 +69,6 @@ class SampleOrder:
     """Samples of this process in evaluation, the first of its share; None for all of them."""
 
     def __post_init__(self) -> None:
-        """Check that samples can be drawn."""
         if self.drawing is None:
             return
         if self.batch_size % self.drawing.repeats:

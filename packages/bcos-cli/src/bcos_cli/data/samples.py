@@ -107,11 +107,7 @@ def read_samples(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def image_and_label(sample: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Return the encoded image of a sample, which is what is neither label nor note, and its label.
-
-    Raises:
-        BcosError: one of them is missing.
-    """
+    """Return a sample's encoded image, which is neither label nor note, and its label; refuse one that lacks either."""
     members = {name: data for name, data in sample.items() if name not in NOTES and not name.startswith("__")}
     images = [data for name, data in members.items() if name != "cls"]
     if not images or "cls" not in members:
@@ -134,8 +130,7 @@ def parse_labels(text: bytes, num_classes: int, multi_label: bool) -> list[int]:
         needed = "class indices" if multi_label else "one class index"
         raise BcosError(f"a .cls file must hold {needed}, got {text[:20]!r}")
     labels = list(dict.fromkeys(map(int, parts)))
-    wrong = [label for label in labels if label >= num_classes]
-    if wrong:
+    if wrong := [label for label in labels if label >= num_classes]:
         raise BcosError(f"a .cls file has the class index {wrong[0]}, there are {num_classes} classes")
     return labels
 

@@ -134,10 +134,7 @@ class Shards:
 
     def around(self, positions: Collection[int]) -> Iterator[ShardSlice]:
         """Yield a slice of each shard that has some of these positions, from the first to the last of them."""
-        ends = list(itertools.accumulate(self.lengths))
-        for url, length, end in zip(self.urls, self.lengths, ends, strict=True):
+        for url, length, end in zip(self.urls, self.lengths, itertools.accumulate(self.lengths), strict=True):
             start = end - length
-            here = [p for p in positions if start <= p < end]
-            if here:
-                first, last = min(here), max(here)
-                yield ShardSlice(url, first - start, last - start + 1, first, length)
+            if here := [p for p in positions if start <= p < end]:
+                yield ShardSlice(url, min(here) - start, max(here) - start + 1, min(here), length)

@@ -7,20 +7,12 @@ from bcos_core.errors import BcosError
 
 TEST = "test"
 VALIDATION = "val"
-SPELLINGS = {
-    "train": ("train", "training"),
-    VALIDATION: (VALIDATION, "valid", "validation"),
-    TEST: (TEST, "testing"),
-}
+SPELLINGS = {"train": ("train", "training"), VALIDATION: (VALIDATION, "valid", "validation"), TEST: (TEST, "testing")}
 """Spellings of the names of splits, in upper or lower case."""
 
 
 def find_split(index: ShardIndex, name: str, *, but: tuple[str | None, ...] = ()) -> str | None:
-    """Return what the shards call a split: this name, or another usual spelling of it.
-
-    Raises:
-        BcosError: several splits may be meant.
-    """
+    """Return what the shards call a split: this name, or another usual spelling; refuse one that may mean several."""
     splits = [split for split in index.splits() if split not in but]
     if name in splits:
         return name
@@ -35,11 +27,7 @@ def find_split(index: ShardIndex, name: str, *, but: tuple[str | None, ...] = ()
 
 
 def named_split(index: ShardIndex, name: str) -> str:
-    """Return what the shards call a split, as :func:`find_split` does.
-
-    Raises:
-        BcosError: there is no such split.
-    """
+    """Return what the shards call a split, as :func:`find_split` does; refuse a name that none has."""
     found = find_split(index, name)
     if found is None:
         index.of(name)  # raises, and lists the splits that there are
@@ -58,11 +46,7 @@ class ScoredSplit:
 def scored_split(
     index: ShardIndex, asked: str | None = None, *, test: str = TEST, val: str | None = None
 ) -> ScoredSplit:
-    """Return the split that the user named; by default the test split or, if there is none, the validation split.
-
-    Raises:
-        BcosError: there is no such split.
-    """
+    """Return the split that the user named, or the one for tests or else for validation; refuse if there is none."""
     if asked is not None:
         return ScoredSplit(named_split(index, asked))
     if (found := find_split(index, test)) is not None:

@@ -26,8 +26,7 @@ def verify(
     """
     problems = []
     for url, shard in zip(shard_urls(str(data), index.shards), index.shards, strict=True):
-        problem = _problem(url, shard, index, images)
-        if problem:
+        if problem := _problem(url, shard, index, images):
             problems.append(f"{shard.name}: {problem}")
         if on_shard:
             on_shard()
@@ -83,11 +82,7 @@ class ShardScan:
     """The first thing on which a loader would stop."""
 
     def record(self, name: str, split: str) -> ShardRecord:
-        """What an index says of the shard.
-
-        Raises:
-            pydantic.ValidationError: something that no index may say.
-        """
+        """What an index says of the shard; a ``pydantic.ValidationError`` for something that no index may say."""
         counts = dict(sorted(self.class_counts.items()))
         return ShardRecord(
             name=name, split=split, samples=self.samples, bytes=self.bytes, sha256=self.sha256, class_counts=counts
@@ -110,14 +105,7 @@ class _CountedStream:
 
 
 def scan_shard(url: str, num_classes: int | None = None, *, images: bool = True) -> ShardScan:
-    """Read a shard.
-
-    Args:
-        num_classes: above all class indices; None for any indices.
-
-    Raises:
-        BcosError: it cannot be opened, or cannot be read to its end.
-    """
+    """Read a shard, whose class indices are below `num_classes`, if given; refuse one that cannot be read."""
     try:
         with open_url(url) as stream:
             counted = _CountedStream(stream)

@@ -15,8 +15,8 @@ from bcos_cli.config import Recipe
 from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem, some
 from bcos_cli.train.accelerator import make_accelerator
 from bcos_cli.train.batch_size import plan_batches
-from bcos_cli.train.compilation import as_written
-from bcos_cli.train.frozen_layers import train_mode
+from bcos_cli.train.forward_pass import as_written
+from bcos_cli.train.model import train_mode
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.trainer import Trainer
 from bcos_core import BcosLinear

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather
 
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others, which may have far more work left."""
@@ -41,8 +42,6 @@ def any_process(flag: bool, device: torch.device) -> bool:
 
 
 def _gathered(number: int, device: torch.device) -> torch.Tensor:
-    from accelerate.utils import gather
-
     gathered: torch.Tensor = gather(torch.tensor([number], device=device))
     return gathered
 

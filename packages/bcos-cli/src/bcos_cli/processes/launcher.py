@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from bcos_cli.processes import given_arguments
-from bcos_cli.processes.preemption import EXIT_STATUS, SIGNALS
+from bcos_cli.processes.signals import EXIT_STATUS, SIGNALS
 from bcos_core.errors import BcosError
 
 if TYPE_CHECKING:
@@ -39,13 +39,10 @@ def launch(num_processes: int) -> None:
     for number in SIGNALS:
         signal.signal(number, _pass_on)
     interrupts = signal.getsignal(signal.SIGINT)
+    # -P: as in this process, modules in the current folder are not imported
+    command = ("-P", "-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
     try:
-        # -P: as in this process, modules in the current folder are not imported
-        command = ("-P", "-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
-        try:
-            elastic_launch(_config(num_processes), sys.executable)(*command)
-        finally:
-            signal.signal(signal.SIGINT, interrupts)  # torch has replaced it
+        elastic_launch(_config(num_processes), sys.executable)(*command)
     except ChildFailedError as failed:
         first = failed.get_first_failure()[1]
         if -first.exitcode in SIGNALS:  # killed before it listened for them: nothing is lost
@@ -60,6 +57,8 @@ def launch(num_processes: int) -> None:
     except SignalException as ended:
         status = EXIT_STATUS if ended.sigval in SIGNALS else 128 + ended.sigval
         raise typer.Exit(status) from ended
+    finally:
+        signal.signal(signal.SIGINT, interrupts)  # torch has replaced it
 
 
 def _config(num_processes: int) -> "LaunchConfig":
@@ -80,12 +79,11 @@ def _config(num_processes: int) -> "LaunchConfig":
     )
 
 
-def _pass_on(number: int, frame: FrameType | None) -> None:
+def _pass_on(number: int, _frame: FrameType | None) -> None:
     """Pass a signal on to the processes: they write a checkpoint, and their exit status becomes that of the command."""
     import psutil
     from torch.distributed.elastic.multiprocessing.api import SignalException
 
-    del frame
     children = psutil.Process().children()
     for child in children:
         child.send_signal(number)
@@ -96,9 +94,10 @@ def _pass_on(number: int, frame: FrameType | None) -> None:
 def without(arguments: Sequence[str], option: str) -> list[str]:
     """Return arguments without an option and its value."""
     kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if not skip and argument != option and not argument.startswith(f"{option}="):
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == option:
+            next(remaining, None)
+        elif not argument.startswith(f"{option}="):
             kept.append(argument)
-        skip = argument == option
     return kept

@@ -1,7 +1,4 @@
-"""Names of recipes of before 0.2 that set nothing but a model; the model's own name is the recipe now.
-
-Imports no torch.
-"""
+"""Names of recipes before 0.2 that set only a model, whose own name is the recipe now. Imports no torch."""
 
 import re
 from typing import Any

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bcos_cli.config.layers import read_yaml
+from bcos_cli.config.recipe_layers import read_yaml
 from bcos_cli.train.best_epoch import accuracy_of, measure_of, role_of
 from bcos_cli.train.run_folder import RunFolder
 from bcos_core.documents import parse_json, read_text

@@ -15,11 +15,7 @@ from bcos_core.plugins import suggestion
 
 
 def make_accelerator(train: Train, out: Path) -> Accelerator:
-    """Join the processes that were started together.
-
-    Raises:
-        BcosError: a precision that the device does not have, or a tracker that is not installed.
-    """
+    """Join the processes that were started together; refuse a precision or a tracker that is not there."""
     known = [str(kind) for kind in LoggerType if kind != LoggerType.ALL]
     for name in train.trackers:
         if name not in known:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import get_args
 
 from bcos_cli.config import Recipe, Train, load_recipe
-from bcos_cli.config.layers import CONFIG_NAME
+from bcos_cli.config.recipe_layers import CONFIG_NAME
 from bcos_cli.config.train import Precision
 from bcos_core.errors import BcosError
 

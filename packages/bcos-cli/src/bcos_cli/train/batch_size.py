@@ -24,11 +24,7 @@ class BatchPlan:
 
 
 def check_mixing(plan: BatchPlan, mixing: Mixing) -> None:
-    """Refuse to mix batches of an odd number of images, which cannot be paired.
-
-    Raises:
-        BcosError: they are to be mixed.
-    """
+    """Refuse to mix batches of an odd number of images, which cannot be paired."""
     if plan.per_process % 2 and (mixing.mixup or mixing.cutmix):
         raise BcosError(
             f"mixing needs batches of an even number of images, a process's has {plan.per_process}; "
@@ -37,11 +33,7 @@ def check_mixing(plan: BatchPlan, mixing: Mixing) -> None:
 
 
 def plan_batches(train: Train, world: int) -> BatchPlan:
-    """Split the effective batch over `world` processes.
-
-    Raises:
-        BcosError: it cannot be split into equal parts.
-    """
+    """Split the effective batch over `world` processes; refuse one that cannot be split into equal parts."""
     share, rest = divmod(train.batch_size, world)
     if rest:
         raise BcosError(

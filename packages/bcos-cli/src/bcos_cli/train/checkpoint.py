@@ -68,7 +68,6 @@ class Checkpoints:
         """Write ``step-NNNNNNNN/``, which appears whole or not at all; then remove the oldest.
 
         Args:
-            progress: epoch, batch and step.
             weights: state dicts by name, written as safetensors.
             state: of the optimizer, the scaler and whatever else is needed to resume.
             metadata: strings for the headers of the weights.
@@ -102,11 +101,7 @@ class Checkpoints:
         return final
 
     def keep_best(self, checkpoint: Path) -> None:
-        """Copy a checkpoint's weights to ``best/``.
-
-        Raises:
-            BcosError: they cannot be written.
-        """
+        """Copy a checkpoint's weights to ``best/``; a BcosError where there is no room."""
         aside = _aside(self.folder / BEST)
         try:
             shutil.rmtree(aside, ignore_errors=True)
@@ -141,18 +136,12 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """Return the folder with the weights of the best epoch, if there is one."""
-        for folder in (self.folder / BEST, self.folder / f".{BEST}.old"):  # the second while it is being replaced
-            if folder.is_dir():
-                return folder
-        return None
+        places = (self.folder / BEST, self.folder / f".{BEST}.old")  # the second while it is being replaced
+        return next((folder for folder in places if folder.is_dir()), None)
 
 
 def load_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
-    """Read progress and state of a checkpoint.
-
-    Raises:
-        BcosError: it is damaged.
-    """
+    """Read progress and state of a checkpoint; refuse a damaged one."""
     try:
         state = load_data(checkpoint / _STATE)
         return TypeAdapter(Progress).validate_python(state.pop("progress")), state
@@ -161,11 +150,7 @@ def load_progress(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
 
 
 def load_tensors(checkpoint: Path, name: str) -> dict[str, Tensor]:
-    """Read the weights called `name` of a checkpoint.
-
-    Raises:
-        BcosError: they are damaged.
-    """
+    """Read the weights called `name` of a checkpoint; refuse damaged ones."""
     try:
         return safetensors.torch.load_file(checkpoint / f"{name}.safetensors")
     except Exception as reason:  # safetensors raises several types

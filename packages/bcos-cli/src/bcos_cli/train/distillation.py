@@ -91,7 +91,6 @@ class Agreement:
     samples: int
     cosine: float
     """Mean cosine of the outputs."""
-    images_per_second: float
     unread: int = 0
     """Images that could not be read and were left out."""
 
@@ -115,13 +114,12 @@ def agreement(
     """
     cosine = MeanMetric().to(device)
 
-    def update(images: Tensor, labels: Tensor, positions: Tensor, outputs: Tensor) -> None:
-        del labels, positions
+    def update(images: Tensor, _labels: Tensor, _positions: Tensor, outputs: Tensor) -> None:
         answer = teacher.outputs(images.to(device).float() / 255)
         cosine.update(F.cosine_similarity(outputs.float(), answer))
 
     count = run_network(teacher.student, network, batches, update, device=device, **options)
-    return Agreement(count.read, float(cosine.compute()), count.per_second, count.unread)
+    return Agreement(count.read, float(cosine.compute()), count.unread)
 
 
 class Objective(nn.Module):

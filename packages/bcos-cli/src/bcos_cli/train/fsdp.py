@@ -24,22 +24,14 @@ _SPREAD = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether processes hold parts of the weights (FSDP), not all of them.
-
-    Raises:
-        BcosError: Accelerate is configured for DeepSpeed, which is not supported.
-    """
+    """Whether processes hold parts of the weights (FSDP), not all; refuse DeepSpeed, which is not supported."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise BcosError("DeepSpeed is not supported; use DDP or FSDP in Accelerate's configuration")
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
 def check_sharded(recipe: Recipe) -> None:
-    """Refuse what needs all weights in every process.
-
-    Raises:
-        BcosError: the recipe asks for such a thing.
-    """
+    """Refuse a recipe that asks for what needs all weights in every process."""
     asked = {
         "ema": recipe.ema is not None,
         "train.restore_best": recipe.train.restore_best,
@@ -61,11 +53,7 @@ def weights_of(model: nn.Module, sharded: bool) -> dict[str, Tensor]:
 
 
 def load_weights_into(model: nn.Module, tensors: dict[str, Tensor], sharded: bool) -> None:
-    """Load the network's weights; where it is sharded, from the `tensors` of the main process.
-
-    Raises:
-        BcosError: they do not fit.
-    """
+    """Load weights that fit the network, or refuse them; where it is sharded, the `tensors` of the main process."""
     try:
         if sharded:
             set_model_state_dict(model, dict[str, Any](tensors), options=_SPREAD)
@@ -83,11 +71,7 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer, sharded: bool) -> di
 
 
 def load_optimizer_state(model: nn.Module, optimizer: Optimizer, state: dict[str, Any], sharded: bool) -> None:
-    """Load the optimizer's state.
-
-    Raises:
-        BcosError: it is that of another optimizer or network.
-    """
+    """Load the optimizer's state; refuse that of another optimizer or network."""
     try:
         if sharded:
             set_optimizer_state_dict(model, optimizer, state, options=_SPREAD)

@@ -24,8 +24,7 @@ class History:
 
     def keep(self, epochs: int) -> None:
         """Read the lines of the first `epochs`; later ones will be written again."""
-        self._folder.keep_metrics(epochs)
-        self.lines = self._folder.read_metrics()
+        self.lines = self._folder.keep_metrics(epochs)
 
     def add(self, values: dict[str, Any]) -> None:
         """Write the line of an epoch."""
@@ -50,11 +49,7 @@ def epoch_line(
     averaged: Scores | Agreement | None,
     role: Role = "test",
 ) -> dict[str, Any]:
-    """Return the line of an epoch.
-
-    Args:
-        role: whether it was scored on images that choose, or on those of the end.
-    """
+    """Return the line of an epoch; `role` says whether it was scored on images that choose, or on those of the end."""
     values: dict[str, Any] = {"epoch": progress.epoch + 1, "step": progress.step, "train_loss": train_loss}
     for prefix, scores in ((role, plain), ("ema", averaged)):
         if scores is not None:

@@ -5,20 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from bcos_cli.config import Recipe
 from bcos_cli.data.loader import Batch
-from bcos_cli.train import compilation, fsdp
+from bcos_cli.train import fsdp
 from bcos_cli.train.annealer import Annealer
-from bcos_cli.train.buffers import share_buffers
 from bcos_cli.train.checkpoint import EMA, MODEL, load_tensors
 from bcos_cli.train.distillation import Objective, Teacher
-from bcos_cli.train.ema import make_average
-from bcos_cli.train.mixup import make_mixup
+from bcos_cli.train.forward_pass import undo
 from bcos_cli.train.model import prepare_network
-from bcos_cli.train.optimizer import make_optimizer
-from bcos_cli.train.schedule import make_schedule
+from bcos_cli.train.optimization import make_average, make_mixup, make_optimizer, make_schedule
 from bcos_cli.train.train_step import TrainStep
 from bcos_models import TrainedModel
 from bcos_models.convert.annealing import recalibrate_norms
@@ -98,7 +96,9 @@ class Learner:
 
     def share_buffers(self) -> None:
         """Take over the running statistics of the main process, which are those that checkpoints hold."""
-        share_buffers(() if self.sharded else self.networks)
+        for network in () if self.sharded else self.networks:
+            for buffer in network.buffers():
+                broadcast(buffer)
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """Return all weights for a checkpoint, gathered from all processes."""
@@ -133,7 +133,7 @@ class Learner:
             batches: from which batch norms measure their statistics anew, if any.
         """
         network = self.network
-        compilation.undo(network)
+        undo(network)
         if self.ema is not None:
             network.load_state_dict(self.ema.module.state_dict())
         if best is not None:

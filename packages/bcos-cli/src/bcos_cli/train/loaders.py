@@ -50,10 +50,9 @@ class Loaders:
 
     def epoch(self, batch_size: int) -> Batches:
         """Return the images of this process on which every epoch is scored, each once and as it is."""
-        splits = self.splits
-        if splits.hold_out is None:
-            return self._batches(splits.scored, batch_size)
-        return self._batches(splits.train, batch_size, hold_out=splits.hold_out, part="held out")
+        if self.splits.hold_out is None:
+            return self._batches(self.splits.scored, batch_size)
+        return self._batches(self.splits.train, batch_size, hold_out=self.splits.hold_out, part="held out")
 
     def final(self, batch_size: int) -> Batches:
         """Return the images of this process that are scored at the end."""

@@ -70,11 +70,8 @@ def loss_of_scores(name: str) -> str:
 
 
 def _users_function(reference: str) -> Callable[..., Any]:
-    """Return the function that ``module:function`` names, in a module that is installed or lies in the current folder.
-
-    An installed program does not import from the current folder; this looks there for this one module, and leaves
-    ``sys.path`` as it is.
-    """
+    """Return the function that ``module:function`` names, in a module that is installed or in the current folder."""
+    # An installed program does not import from the current folder; ``sys.path`` stays as it is.
     top = reference.partition(":")[0].partition(".")[0]
     if top.isidentifier() and top not in sys.modules and find_spec(top) is None:
         spec = PathFinder.find_spec(top, [str(Path.cwd())])
@@ -112,22 +109,15 @@ def cross_entropy(options: LossOptions) -> nn.Module:
 
 
 class _CrossEntropy(nn.CrossEntropyLoss):
-    """Averaged over images, also where classes have weights.
+    """Averaged over images, also where classes have weights."""
 
-    torch divides by the weights of a batch, so that a loss accumulated over two halves would differ from that of the
-    whole.
-    """
-
+    # torch divides by the weights of a batch: a loss accumulated over two halves would differ from that of the whole
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return super().forward(input, target).mean()
 
 
 def class_weights(train: Train, index: ShardIndex, split: str) -> Tensor | None:
-    """Return the weight of each class (K,), if a recipe asks for weights.
-
-    Raises:
-        BcosError: not one for each class, or a class without images.
-    """
+    """Return the weight of each class (K,), if a recipe asks for weights; refuse a list of another length."""
     if train.class_weights == "none":
         return None
     if train.class_weights == "balanced":
@@ -140,11 +130,7 @@ def class_weights(train: Train, index: ShardIndex, split: str) -> Tensor | None:
 
 
 def balanced_weights(counts: list[int]) -> Tensor:
-    """Return weights of classes, inverse to their shares: ``N / (K · n_k)``.
-
-    Raises:
-        BcosError: a class without images.
-    """
+    """Return weights of classes, inverse to their shares: ``N / (K · n_k)``; refuse a class without images."""
     if 0 in counts:
         raise BcosError(
             f"train.class_weights=balanced needs images of every class, class {counts.index(0)} has none; "

@@ -1,7 +1,8 @@
-"""The network of a recipe, before it is trained."""
+"""The network of a recipe: built for the classes of the data, frozen in part, and prepared for training."""
 
 import warnings
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -11,12 +12,10 @@ from bcos_cli import config
 from bcos_cli.config import Recipe
 from bcos_cli.config.trust import trusts_runs
 from bcos_cli.train.annealer import initial_options
-from bcos_cli.train.classifier import classifier_of
-from bcos_cli.train.compilation import compile_network
-from bcos_cli.train.frozen_layers import freeze
-from bcos_cli.train.gradient_checkpoint import checkpoint_activations
+from bcos_cli.train.forward_pass import checkpoint_activations, compile_network
 from bcos_cli.train.losses import probabilities_of
 from bcos_core.errors import BcosError
+from bcos_core.plugins import suggestion
 from bcos_models import InputSpec, ModelConfig, TrainedModel, create_model, get_spec, is_model, load_trained
 from bcos_models.registry import describe
 
@@ -74,8 +73,7 @@ def _from_trained(recipe: Recipe, started: TrainedModel, classes: list[str]) -> 
     if started.classes != classes:
         head = classifier_of(network, "a network for other classes")[0]
         state = {key: own[key] if key == head or key.startswith(f"{head}.") else state.get(key) for key in own}
-    wrong = [key for key in own if state.get(key) is None or state[key].shape != own[key].shape]
-    if wrong:
+    if wrong := [key for key in own if state.get(key) is None or state[key].shape != own[key].shape]:
         raise BcosError(f"the weights of {recipe.model.start!r} do not fit its own description: {wrong[0]}")
     network.load_state_dict(state)
     return _trained_model(recipe, network, started.name, options, spec, classes)
@@ -110,3 +108,42 @@ def prepare_network(network: nn.Module, model: config.Model, train: config.Train
         checkpoint_activations(network)
     if train.compile != "no":
         compile_network(network, train.compile, train.compile_backend)
+
+
+def freeze(model: nn.Module, options: config.Model) -> None:
+    """Freeze the parameters that a recipe names; refuse a pattern that fits none, or a head that is not known."""
+    if options.train == "head":
+        model.requires_grad_(False)
+        _head(model).requires_grad_(True)
+    names = dict(model.named_parameters())
+    for pattern in options.freeze:
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            raise BcosError(f"model.freeze={pattern!r} fits no parameter; {suggestion(pattern, names)}")
+        for name in matching:
+            names[name].requires_grad_(False)
+
+
+def train_mode(model: nn.Module, options: config.Model) -> None:
+    """Put a network into train mode, and what is frozen into eval mode, so that its statistics stay too."""
+    model.train()
+    if options.train == "head":
+        model.eval()
+        _head(model).train()
+    for module in model.modules() if options.freeze else ():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
+def _head(model: nn.Module) -> nn.Module:
+    return classifier_of(model, "model.train=head", remedy="name what stays with model.freeze")[1]
+
+
+def classifier_of(model: nn.Module, needed_by: str, *, remedy: str = "leave it out") -> tuple[str, nn.Module]:
+    """Return the classifier's name and itself; refuse a network without ``get_classifier()``, which says what it is."""
+    find = getattr(model, "get_classifier", None)
+    found = find() if callable(find) else None
+    if isinstance(found, nn.Module):
+        return next(name for name, module in model.named_modules() if module is found), found
+    raise BcosError(f"{needed_by} needs a network with get_classifier(), which this one does not have; {remedy}")

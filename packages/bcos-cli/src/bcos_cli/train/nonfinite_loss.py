@@ -13,11 +13,7 @@ from bcos_models.finite import not_finite, some_of
 
 
 def check_weights(network: nn.Module, epoch: int, step: int, device: torch.device) -> None:
-    """Keep weights that are infinite or not a number out of checkpoints; all processes must call this.
-
-    Raises:
-        BcosError: some weights are.
-    """
+    """Refuse weights that are infinite or not a number, which no checkpoint may hold; all processes must call this."""
     bad = not_finite(network)
     if any_process(bool(bad), device):
         raise BcosError(
@@ -59,11 +55,7 @@ class RunningLoss:
 
 
 def check_skipped(count: int, limit: int, where: str) -> None:
-    """Refuse to go on once more than `limit` steps were left out.
-
-    Raises:
-        BcosError: `count` is more.
-    """
+    """Refuse to go on once `count`, the steps that were left out, is more than `limit`."""
     if count > limit:
         raise BcosError(
             f"the loss or gradient was not finite in {count} steps, the last {where}; "

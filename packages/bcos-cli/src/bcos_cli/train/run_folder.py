@@ -39,8 +39,7 @@ class RunFolder:
 
     ``config.yaml`` (the complete recipe), ``metrics.jsonl`` (a line an epoch), ``checkpoints/``,
     ``model.safetensors``, ``tensorboard/``, ``explanations/`` (of a few images, after every epoch),
-    ``evaluation.json``,
-    ``report.html``.
+    ``evaluation.json``, ``report.html``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,34 +74,23 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training into this folder.
-
-        Raises:
-            BcosError: one does already.
-        """
-        lock = FileLock(self.path / LOCK)
+        """Keep other processes from training into this folder; refuse it if one does already."""
         try:
-            lock.acquire(timeout=1)  # is_in_use of another process holds it for a moment
+            held = FileLock(self.path / LOCK).acquire(timeout=1)  # is_in_use of another process holds it for a moment
         except Timeout as reason:
             raise BcosError(
                 f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
                 "shares the folder); wait for it, or choose another folder with --out"
             ) from reason
-        try:
+        with held:
             yield
-        finally:
-            lock.release()
 
     def is_free(self) -> bool:
         """Whether there is nothing here but hidden files, which a killed start may have left."""
         return not self.path.exists() or (self.path.is_dir() and all(p.name[0] == "." for p in self.path.iterdir()))
 
     def wait_until_visible(self) -> None:
-        """Wait until this process sees the run that the main one has started.
-
-        Raises:
-            BcosError: it does not, even after the while that shared file systems may need.
-        """
+        """Wait until this process sees the run that the main one has started; refuse a folder that it does not see."""
         until = time.monotonic() + VISIBLE_WITHIN
         while not self.config.exists():
             if time.monotonic() > until:
@@ -126,13 +114,8 @@ class RunFolder:
             return False
 
     def start(self, recipe: Recipe) -> None:
-        """Make the folder for a new run.
-
-        Raises:
-            BcosError: there is something in it.
-        """
+        """Make the folder for a new run; refuse one with something in it."""
         self._check_free()
-        self.path.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config, dump_recipe(recipe))
 
     def resume(self, recipe: Recipe) -> None:
@@ -143,8 +126,7 @@ class RunFolder:
         """
         self._check_run()
         before = load_recipe(str(self.config), needs=())  # compared, not used
-        changed = changed_keys(before, recipe)
-        if changed:
+        if changed := changed_keys(before, recipe):
             raise BcosError(
                 f"the run in {str(self.path)!r} has another recipe ({', '.join(changed[:4])}); "
                 "resume it with the same one, or choose another folder with --out"
@@ -153,7 +135,6 @@ class RunFolder:
             write_atomically(self.config, dump_recipe(recipe))
 
     def _check_free(self) -> None:
-        """Refuse a folder with anything in it."""
         if not self.is_free():
             raise BcosError(
                 f"{str(self.path)!r} is not empty; continue that run with --resume, or choose another folder with --out"
@@ -176,20 +157,17 @@ class RunFolder:
                 )
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return one dictionary for each epoch.
-
-        Raises:
-            BcosError: a line is damaged.
-        """
+        """Return one dictionary for each epoch; refuse a damaged line."""
         if not self.metrics.exists():
             return []
         lines = read_text(self.metrics).split("\n")[:-1]  # a crash may have cut off what follows the last line break
         return [_epoch(line, f"line {number} of {self.metrics}") for number, line in enumerate(lines, start=1)]
 
-    def keep_metrics(self, epochs: int) -> None:
-        """Drop the lines of epochs after the first `epochs`, which a resumed run will write again."""
+    def keep_metrics(self, epochs: int) -> list[dict[str, Any]]:
+        """Drop the lines of epochs after the first `epochs`, which will be written again; return the others."""
         kept = [m for m in self.read_metrics() if m["epoch"] <= epochs]
         write_atomically(self.metrics, "".join(json.dumps(m) + "\n" for m in kept))
+        return kept
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Append the line of an epoch."""

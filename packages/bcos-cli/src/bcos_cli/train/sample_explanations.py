@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bcos_cli import console
-from bcos_cli.train.compilation import as_written
+from bcos_cli.train.forward_pass import as_written
 from bcos_cli.train.run_folder import RunFolder
 from bcos_core.errors import BcosError, first_line
 from bcos_explain import ExplainedImage, explain_batch

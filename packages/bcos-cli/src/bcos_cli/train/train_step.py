@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from bcos_cli.config import GradientClipping, Train
 from bcos_cli.processes.group import any_process
-from bcos_cli.train.buffers import BufferSnapshot
-from bcos_cli.train.gradient_clipping import clip_gradients
+from bcos_cli.train.forward_pass import BufferSnapshot
+from bcos_cli.train.optimization import clip_gradients
 
 
 def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:

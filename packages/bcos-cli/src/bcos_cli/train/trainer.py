@@ -21,26 +21,19 @@ from bcos_cli.data.loader import Batches, Reading, images_at
 from bcos_cli.evaluate.classification import Scores, classify
 from bcos_cli.evaluate.samplers import SampledImages
 from bcos_cli.processes.group import any_process, total
-from bcos_cli.processes.preemption import EXIT_STATUS, Preempted, Stopper
+from bcos_cli.processes.signals import EXIT_STATUS, Preempted, Stopper
 from bcos_cli.train import fsdp
 from bcos_cli.train.accelerator import make_accelerator, start_trackers
 from bcos_cli.train.batch_size import check_mixing, plan_batches
+from bcos_cli.train.best_epoch import should_stop
 from bcos_cli.train.checkpoint import Checkpoints, Progress, load_progress
 from bcos_cli.train.distillation import Agreement, agreement, output_names
-from bcos_cli.train.early_stopping import should_stop
-from bcos_cli.train.frozen_layers import train_mode
 from bcos_cli.train.history import History, epoch_line
 from bcos_cli.train.learner import Learner
 from bcos_cli.train.loaders import Loaders
 from bcos_cli.train.losses import LossOptions, make_loss, training_loss
-from bcos_cli.train.model import build
-from bcos_cli.train.nonfinite_loss import (
-    RunningLoss,
-    check_skipped,
-    check_weights,
-    keep_batch,
-    loss_error,
-)
+from bcos_cli.train.model import build, train_mode
+from bcos_cli.train.nonfinite_loss import RunningLoss, check_skipped, check_weights, keep_batch, loss_error
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.sample_explanations import SampleExplanations
 from bcos_cli.train.train_step import seed_batch
@@ -112,11 +105,7 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
 
 
 class Trainer:
-    """The course of a run in one process.
-
-    Raises:
-        BcosError: a part of the recipe that does not fit the data, the network or the processes.
-    """
+    """The course of a run in one process; refuses a recipe that does not fit the data, network or processes."""
 
     def __init__(self, recipe: Recipe, index: ShardIndex, folder: RunFolder, accelerator: Accelerator) -> None:
         self.recipe, self.index, self.folder, self.accelerator = recipe, index, folder, accelerator
@@ -247,12 +236,8 @@ class Trainer:
 
     def score(self, network: nn.Module, batches: Batches, label: str = "evaluating") -> Scores | Agreement:
         """Score a network in all processes together; one without classes beside its teacher."""
-        options: dict[str, Any] = {
-            "device": self.device,
-            "show_progress": self.accelerator.is_main_process,
-            "label": label,
-            "together": self.learner.sharded,
-        }
+        options: dict[str, Any] = {"device": self.device, "label": label, "together": self.learner.sharded}
+        options["show_progress"] = self.accelerator.is_main_process
         if self.learner.embedding_teacher is not None:
             return agreement(self.learner.embedding_teacher, network, batches, **options)
         loss = make_loss(self.recipe.train.loss, LossOptions(evaluation=True))
@@ -368,11 +353,7 @@ class Trainer:
             console.err.print(f"ended by {reason}; continue with --resume (exit status {EXIT_STATUS})", soft_wrap=True)
 
     def _check_loss(self) -> None:
-        """End the run in all processes if the loss of one was not finite; that one writes its batch to a file.
-
-        Raises:
-            BcosError: a loss was not finite.
-        """
+        """End the run in all processes if the loss of one was not finite; that one writes its batch to a file."""
         bad = None if self.learner.step.skips else self.loss.first_bad()
         if self.learner.step.skips or not any_process(bad is not None, self.device):
             return

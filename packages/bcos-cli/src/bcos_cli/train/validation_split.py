@@ -1,7 +1,4 @@
-"""The images that a run trains on, those that choose among its epochs, and those it is scored on at the end.
-
-Imports no torch.
-"""
+"""The images that a run trains on, that choose among its epochs, and that are scored at the end. Imports no torch."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -29,7 +26,6 @@ def with_validation(recipe: Recipe, index: ShardIndex, before: Recipe | None = N
 
     Args:
         recipe: of the user; one that is filled in already stays as it is.
-        index: of the shards.
         before: recipe of the run that is resumed, if one is. One of an older version, which does not say what chooses
             and scored every epoch on the test images, goes on as it was if they chose nothing.
 

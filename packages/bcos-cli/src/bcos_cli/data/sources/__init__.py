@@ -1,13 +1,9 @@
-"""Where images come from before they are packed: folders, zip files, torchvision and registered data sets.
-
-Imports no torch.
-"""
+"""Where images to be packed come from: folders, zips, torchvision and registered data sets. Imports no torch."""
 
 from pathlib import Path
 
-from bcos_cli.data.sources.array import ArraySource, encode_png
 from bcos_cli.data.sources.folder import FolderSource, files_below, parse_tree
-from bcos_cli.data.sources.source import ImageItem, ImageSource
+from bcos_cli.data.sources.source import ArraySource, ImageItem, ImageSource, encode_png
 from bcos_cli.data.sources.table import read_table, table_items
 from bcos_cli.data.sources.torchvision import torchvision_source
 from bcos_cli.data.sources.zip import ZipSource, zip_members

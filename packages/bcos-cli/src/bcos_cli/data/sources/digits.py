@@ -1,7 +1,6 @@
 """The built-in data set: scikit-learn's handwritten digits."""
 
-from bcos_cli.data.sources.array import ArraySource, encode_png
-from bcos_cli.data.sources.source import ImageItem
+from bcos_cli.data.sources.source import ArraySource, ImageItem, encode_png
 
 TEST_EVERY = 5
 """One in five images is for testing; the writers are mixed in both splits."""

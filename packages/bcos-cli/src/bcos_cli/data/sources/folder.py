@@ -40,38 +40,29 @@ def parse_tree(files: Mapping[str, str], split: str, source: str) -> tuple[list[
     Raises:
         BcosError: no image in a class folder, or splits beside something else.
     """
-    images = [
-        f
-        for f in files
-        if f.lower().endswith(IMAGE_SUFFIXES)
-        and not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(f).parts)
-    ]
-    folders = {f: PurePosixPath(f).parts[:-1] for f in images}
+    images = {f: PurePosixPath(f).parts for f in files if f.lower().endswith(IMAGE_SUFFIXES)}
+    folders = {f: p[:-1] for f, p in images.items() if not any(name.startswith((".", "__MACOSX")) for name in p)}
     skip = _shared_depth(list(folders.values()))
-    found: list[tuple[str, str, str]] = []  # (path, split, class)
-    tops = {parts[skip] for parts in folders.values() if len(parts) > skip}
+    below = {f: parts[skip:] for f, parts in folders.items() if len(parts) > skip}
+    tops = {parts[0] for parts in below.values()}
     odd = sorted(top for top in tops if top.lower() not in SPLIT_NAMES)
-    below_splits = [parts for parts in folders.values() if len(parts) > skip and parts[skip] not in odd]
+    in_splits = [parts for parts in below.values() if parts[0] not in odd]
     # "train" beside other classes is a class too, unless there are classes in it
-    has_splits = bool(below_splits) and (not odd or any(len(parts) > skip + 1 for parts in below_splits))
+    has_splits = bool(in_splits) and (not odd or any(len(parts) > 1 for parts in in_splits))
     if has_splits and odd:
         raise BcosError(
             f"{source!r} holds splits ({', '.join(sorted(tops - set(odd)))}) and beside them {', '.join(odd[:5])}; "
             "move those away, or rename the splits if they are classes"
         )
-    for path, parts in folders.items():
-        below = parts[skip:]
-        if has_splits and len(below) >= 2:
-            found.append((path, below[0], below[1]))
-        elif not has_splits and below:
-            found.append((path, split, below[0]))
+    placed = {f: parts if has_splits else (split, *parts) for f, parts in below.items()}  # (split, class, ...)
+    found = [(f, parts[0], parts[1]) for f, parts in placed.items() if len(parts) > 1]
     if not found:
         raise BcosError(
             f"{source!r} holds no images in class folders; lay them out as CLASS/image.jpg or train/CLASS/image.jpg"
         )
     classes = sorted({name for _, _, name in found})
     labels = {name: label for label, name in enumerate(classes)}
-    return classes, [ImageItem(path, split, labels[name], files[path]) for path, split, name in found]
+    return classes, [ImageItem(path, part, labels[name], files[path]) for path, part, name in found]
 
 
 def files_below(root: Path) -> dict[str, str]:

@@ -1,9 +1,12 @@
-"""A source of labelled images, which can be packed. Imports no torch."""
+"""A source of labelled images, which can be packed, and one of images in memory. Imports no torch."""
 
 import hashlib
+import io
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Protocol
+
+from PIL import Image
 
 from bcos_core.errors import BcosError
 
@@ -53,3 +56,27 @@ def split_off_test(items: list[ImageItem], share: float) -> list[ImageItem]:
         raise BcosError("the images are split already; leave out --test-share")
     chosen = [int(hashlib.sha256(item.path.encode()).hexdigest()[:12], 16) < share * 16**12 for item in items]
     return [replace(i, split="test") if test else i for i, test in zip(items, chosen, strict=True)]
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Images in memory, packed as PNG: what built-in and torchvision data sets give."""
+
+    classes: list[str]
+    items: list[ImageItem]
+    pngs: dict[str, bytes]
+    """Encoded images by their paths."""
+
+    def read(self, item: ImageItem) -> tuple[bytes, str]:
+        """Return the PNG."""
+        return self.pngs[item.path], "png"
+
+
+def encode_png(image: object) -> bytes:
+    """Encode a PIL image, or an array (H, W) or (H, W, 3) of 8-bit values, as PNG."""
+    import numpy as np
+
+    picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, dtype=np.uint8))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()

@@ -10,8 +10,6 @@ from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.plugins import suggestion
 from bcos_core.text import printable
 
-SEPARATOR = ";"
-
 
 @dataclass(frozen=True)
 class TableRow:
@@ -48,7 +46,7 @@ def read_table(table: Path) -> list[TableRow]:
         image = row["image"].strip()
         if image in found:
             raise BcosError(f"the table {str(table)!r} has the image {shown(image)} twice; give its labels in one row")
-        names = tuple(dict.fromkeys(name for part in row["labels"].split(SEPARATOR) if (name := part.strip())))
+        names = tuple(dict.fromkeys(name for part in row["labels"].split(";") if (name := part.strip())))
         found[image] = TableRow(image, names, row.get("split", "").strip() or None)
     if not found:
         raise BcosError(f"the table {str(table)!r} has no rows")

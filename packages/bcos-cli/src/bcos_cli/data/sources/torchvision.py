@@ -7,8 +7,7 @@ from typing import Any
 from PIL import Image
 
 from bcos_cli.data.image_decoder import UnreadableImageError, decode
-from bcos_cli.data.sources.array import ArraySource, encode_png
-from bcos_cli.data.sources.source import ImageItem
+from bcos_cli.data.sources.source import ArraySource, ImageItem, encode_png
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 
@@ -50,19 +49,11 @@ def torchvision_source(name: str, root: Path) -> ArraySource:
 
 def _open(builder: Any, name: str, root: Path, split: str) -> Any:
     parameters = inspect.signature(builder).parameters
-    arguments: dict[str, Any] = {"root": str(root)}
-    if "train" in parameters:
-        arguments["train"] = split == "train"
-    elif "split" in parameters:
-        arguments["split"] = split
-    else:
+    if not parameters.keys() & {"train", "split"}:
         raise BcosError(f"torchvision's {name} has no train and test splits; unpack it to folders and pack those")
-    if "loader" in parameters:
-        arguments["loader"] = _load
-    if "download" in parameters:
-        arguments["download"] = True
+    wanted = {"root": str(root), "train": split == "train", "split": split, "loader": _load, "download": True}
     try:
-        return builder(**arguments)
+        return builder(**{option: value for option, value in wanted.items() if option in parameters})
     except (RuntimeError, OSError, ValueError, TypeError) as reason:
         raise BcosError(
             f"cannot open torchvision's {name} below {str(root)!r}: {reason}; "

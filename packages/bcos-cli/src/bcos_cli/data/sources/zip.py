@@ -33,11 +33,7 @@ class ZipSource:
 
 
 def zip_members(archive: Path) -> dict[str, str]:
-    """Return the paths of all files in a zip, with their checksums.
-
-    Raises:
-        BcosError: it is not a zip, or damaged.
-    """
+    """Return the paths of all files in a zip, with their checksums; refuse a file that is no zip, or damaged."""
     if not zipfile.is_zipfile(archive):
         raise BcosError(f"{str(archive)!r} is a file, but no zip; give a folder of class folders, or a zip of one")
     try:

@@ -107,11 +107,7 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_yaml(path: Path, name: str) -> dict[str, Any]:
-    """Read the file of a recipe; its keys are not checked.
-
-    Raises:
-        BcosError: a file that cannot be read, or is not a mapping in YAML.
-    """
+    """Read the file of a recipe, a mapping in YAML, or refuse it; its keys are not checked."""
     try:
         values = load_yaml(read_text(path, MAX_BYTES))
     except OSError as reason:
@@ -128,15 +124,9 @@ def read_yaml(path: Path, name: str) -> dict[str, Any]:
 
 
 def load_yaml(text: str) -> Any:
-    """Read YAML that expands to no more than is written, and in which no key stands twice.
-
-    Raises:
-        yaml.YAMLError: anything else.
-    """
+    """Read YAML that expands to no more than is written, and has no key twice; ``yaml.YAMLError`` for anything else."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        raise
     except (ValueError, OverflowError) as reason:  # an impossible date, an integer of thousands of digits
         raise yaml.YAMLError(str(reason)) from reason
 

@@ -15,11 +15,7 @@ MARKER = ".bcos-demo"
 EXPLAINED = 12
 """Number of test images that are explained one by one."""
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)
+bcos_cli_commands = hookimpl(lambda app: app.command()(demo))
 
 
 def demo(
@@ -31,16 +27,6 @@ def demo(
     """Run the whole pipeline on built-in digits.
 
     Packs shards, trains, evaluates and explains, in under two minutes on two cores.
-    """
-    run_demo(out, overrides or [])
-
-
-def run_demo(out: Path, overrides: list[str]) -> None:
-    """Pack, train, evaluate and explain below `out`; an earlier demo there is replaced.
-
-    Args:
-        out: folder.
-        overrides: ``key=value`` for the recipe.
     """
     import shutil
 
@@ -54,7 +40,7 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     from bcos_core.files import write_atomically
 
     shards, run, images, explanations = (out / name for name in ("shards", "run", "images", "explanations"))
-    recipe = load_recipe(RECIPE, overrides, data=str(shards))
+    recipe = load_recipe(RECIPE, overrides or [], data=str(shards))
     source = digits_source()
     tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]
     names = {f"{Path(item.path).stem}-{source.classes[int(str(item.label))]}.png": item for item in tests}

@@ -16,11 +16,7 @@ if TYPE_CHECKING:
 _ROWS = 40
 """Explanations listed in the terminal; all are in the JSON file."""
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(explain)
+bcos_cli_commands = hookimpl(lambda app: app.command()(explain))
 
 
 def explain(
@@ -41,8 +37,7 @@ def explain(
         typer.Option(help="A:B for why A and not B, or B for why the predicted class and not B; repeatable."),
     ] = None,
     method: Annotated[
-        list[str] | None,
-        typer.Option(help="An explainer that bcos explainers lists; repeatable. bcos by default."),
+        list[str] | None, typer.Option(help="An explainer that bcos explainers lists; repeatable. bcos by default.")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images explained at a time.", min=1)] = 16,

@@ -12,12 +12,7 @@ from bcos_cli.messages import say, say_json
 Name = Annotated[str, typer.Argument(help="A YAML file, or a recipe or model that bcos recipes lists.")]
 
 recipes = typer.Typer(invoke_without_command=True, help="List training recipes; show one, compare two.")
-
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.add_typer(recipes, name="recipes")
+bcos_cli_commands = hookimpl(lambda app: app.add_typer(recipes, name="recipes"))
 
 
 @recipes.callback()

@@ -15,12 +15,7 @@ if TYPE_CHECKING:
 SortBy = Literal["name", "best", "last", "changed"]
 
 runs = typer.Typer(no_args_is_help=True, help="List the runs of a folder; show one, compare several.")
-
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(runs, name="runs")
+bcos_cli_commands = hookimpl(lambda app: app.add_typer(runs, name="runs"))
 
 
 @runs.command("list")

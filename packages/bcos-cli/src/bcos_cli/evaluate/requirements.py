@@ -67,14 +67,10 @@ class Condition:
             raise BcosError(f"there will be no score {self.metric!r}; {suggestion(self.metric, scores)}")
 
     def failure(self, values: Mapping[str, float], skipped: Mapping[str, str]) -> str | None:
-        """Return why it does not hold, or None if it does.
-
-        Args:
-            values: means by score.
-            skipped: metrics or scores that could not be measured, and why.
+        """Return why it does not hold for these means by score, or None if it does.
 
         Raises:
-            BcosError: no such score.
+            BcosError: no such score, nor among those `skipped`, with the reason, because they could not be measured.
         """
         if self.metric in values:
             value = values[self.metric]

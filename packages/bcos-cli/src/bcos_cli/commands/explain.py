@@ -11,7 +11,7 @@ from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import tell
 
 if TYPE_CHECKING:
-    from bcos_cli.explain.record import ExplanationRecord
+    from bcos_cli.explain.writer import ExplanationRecord
 
 _ROWS = 40
 """Explanations listed in the terminal; all are in the JSON file."""

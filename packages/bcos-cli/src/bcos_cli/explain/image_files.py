@@ -3,6 +3,7 @@
 import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
@@ -82,10 +83,7 @@ def _names(paths: list[Path]) -> Iterator[str]:
     taken = set(_RESERVED)
     for path in paths:
         stem = path.stem.replace(".", "_")[:_LONGEST_NAME]
-        name = stem
-        number = 2
-        while name.casefold() in taken:
-            name = f"{stem}-{number}"
-            number += 1
+        names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        name = next(name for name in names if name.casefold() not in taken)
         taken.add(name.casefold())
         yield name

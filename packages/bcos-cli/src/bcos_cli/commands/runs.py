@@ -85,8 +85,7 @@ def compare(
     """Compare runs: how their recipes differ, and their scores."""
     from bcos_cli import console
     from bcos_cli.config.output_path import check_writable
-    from bcos_cli.runs.compare import recipe_rows, score_rows
-    from bcos_cli.runs.plot import check_suffix, plot
+    from bcos_cli.runs.compare import check_suffix, plot, recipe_rows, score_rows
     from bcos_cli.runs.run import read_run
 
     if picture is not None:

@@ -1,6 +1,8 @@
 """The network: built, trained for two steps, and explained."""
 
+import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -80,7 +82,7 @@ class NetworkCheck:
             losses.append(float(trainer.learner.step.run(images, labels)))
             seconds = (time.perf_counter() - start) / len(images)  # those of the last step: the first one warms up
         gradients.stop()
-        if not all(map(torch.isfinite, map(torch.tensor, losses))):
+        if not all(map(math.isfinite, losses)):
             yield problem(f"the loss is not finite: {losses}; lower optimizer.lr, or use train.precision=no")
             return
         yield from gradients.findings()
@@ -93,11 +95,9 @@ class NetworkCheck:
         )
 
     def _sizes(self, trainer: Trainer) -> Findings:
-        state = [
-            t for values in trainer.learner.optimizer.state.values() for t in values.values() if isinstance(t, Tensor)
-        ]
-        optimizer = _bytes(state)
-        weights = _bytes([*trainer.learner.network.state_dict().values()])
+        states = trainer.learner.optimizer.state.values()
+        optimizer = _bytes(t for values in states for t in values.values() if isinstance(t, Tensor))
+        weights = _bytes(trainer.learner.network.state_dict().values())
         average = weights if trainer.learner.ema is not None else 0
         self.checkpoint_bytes = weights + optimizer + average
         yield ok(
@@ -186,21 +186,14 @@ def _composition(network: nn.Module, is_bcos: bool) -> Findings:
     yield ok(f"a {kind} of {sum(sizes):,} parameters" + (f", {frozen:,} of them frozen" if frozen else ""))
     named = list(network.named_modules())
     if is_bcos:
-        linear = [
-            name
-            for name, module in named
-            if type(module) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-            and not _is_inside(name, named, (BcosLinear, BcosConv))
-        ]
+        own = tuple(f"{name}." for name, module in named if isinstance(module, BcosLinear | BcosConv))
+        plain = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        linear = [name for name, module in named if type(module) in plain and not name.startswith(own)]
         if linear:
             yield note(f"{len(linear)} layers are linear, not B-cos: {some(linear)}")
     in_place = [name for name, module in named if getattr(module, "inplace", False)]
     if in_place:
         yield note(f"{len(in_place)} modules change their input in place: {some(in_place)}")
-
-
-def _is_inside(name: str, named: list[tuple[str, nn.Module]], kinds: tuple[type[nn.Module], ...]) -> bool:
-    return any(isinstance(module, kinds) and name.startswith(f"{outer}.") for outer, module in named)
 
 
 def _explanation(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
@@ -250,5 +243,5 @@ def _in_lower_precision(network: nn.Module, x: Tensor, accelerator: Accelerator)
     yield note(text) if difference > _NOTABLE else ok(text)
 
 
-def _bytes(tensors: list[Tensor]) -> int:
+def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)

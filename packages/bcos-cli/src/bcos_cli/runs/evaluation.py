@@ -59,10 +59,7 @@ def evaluate_run(
     """Score what a user names; for a run's folder on its own test split, rewrite its evaluation and report.
 
     Args:
-        run_or_model: as :func:`bcos_models.load_trained` takes it.
         given: fields of :class:`EvaluationOptions` that replace those of the run's recipe.
-        data: shards; None for those of the run.
-        weights: a file of weights, for a model by name.
         files: what to write; partial results of a run are in its own folder by default.
 
     Raises:

@@ -12,8 +12,7 @@ from typing import Any
 
 from bcos_cli import console
 from bcos_cli.serve.address import Address
-from bcos_cli.serve.networks import load_networks
-from bcos_cli.serve.requests import PageExplainer
+from bcos_cli.serve.networks import PageExplainer, load_networks
 from bcos_cli.serve.uploads import Limits
 from bcos_core.errors import BcosError
 from bcos_explain import get_explainer
@@ -35,12 +34,8 @@ def serve(
     """Serve the page until the process is interrupted or told to end.
 
     Args:
-        runs_or_models: what :func:`bcos_cli.serve.networks.load_networks` takes.
-        weights: a file of weights, for one model by name.
         address: where to listen; reachable from this machine alone by default.
-        limits: limits of uploads.
         methods: explainers that are ticked at the start.
-        open_browser: open the page in a browser.
 
     Raises:
         BcosError: no Gradio, an unknown network or explainer, or an address that cannot be listened at.
@@ -80,13 +75,7 @@ def _serve(
 
 
 def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, Any]:
-    """Options for Gradio: nothing is shared, no files are served but uploads, nothing is loaded from elsewhere.
-
-    Args:
-        address: where the page is.
-        limits: limits of uploads.
-        folder: where uploads are kept.
-    """
+    """Options for Gradio: nothing is shared, no files are served but uploads, nothing is loaded from elsewhere."""
     import gradio as gr
     from starlette.middleware import Middleware
 

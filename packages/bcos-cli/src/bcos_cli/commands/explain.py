@@ -101,7 +101,7 @@ def explain(
     shown = written.explanations[:_ROWS]
     console.table(f"explanations in {out}", columns, [_row(e) for e in shown])
     for (explainer, remark), count in Counter((e.method, line) for e in shown for line in e.remarks).items():
-        console.out.print(f"{explainer}: {remark}" + (f" ({count} maps)" if count > 1 else ""), markup=False)
+        console.out.print(f"{explainer}: {remark}" + (f" ({count} maps)" if count > 1 else ""))
     if len(written.explanations) > _ROWS:
         console.out.print(f"… and {len(written.explanations) - _ROWS:,} more in {out / 'explanations.json'}")
     for failure in written.failures:

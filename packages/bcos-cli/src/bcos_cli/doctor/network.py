@@ -55,7 +55,9 @@ class NetworkCheck:
         network = trainer.learner.network
         is_bcos = any(isinstance(module, BcosLinear | BcosConv) for module in network.modules())
         yield from _composition(network, is_bcos)
-        yield from self._norms(network)
+        few = plan_batches(self.run.recipe.train, self.run.processes).per_process
+        if few < FEW and any(isinstance(module, _BatchNorm | RunningNorm) for module in network.modules()):
+            yield note(f"batch norms see only {few} images at once; raise train.max_batch or use fewer processes")
         yield from self._two_steps(trainer)
         yield from self._sizes(trainer)
         network.eval()
@@ -64,11 +66,6 @@ class NetworkCheck:
             x = trainer.trained.encode(images.to(trainer.learner.step.dtype) / 255)
             yield from _explanation(network, x, is_bcos)
             yield from _in_lower_precision(network, x, accelerator)
-
-    def _norms(self, network: nn.Module) -> Findings:
-        images = plan_batches(self.run.recipe.train, self.run.processes).per_process
-        if images < FEW and any(isinstance(module, _BatchNorm | RunningNorm) for module in network.modules()):
-            yield note(f"batch norms see only {images} images at once; raise train.max_batch or use fewer processes")
 
     def _two_steps(self, trainer: Trainer) -> Findings:
         """Train on the first batches; every parameter must get a finite, non-zero gradient."""
@@ -134,15 +131,10 @@ def _small(run: PlannedRun) -> Recipe:
 
 
 class _Gradients:
-    """Watches which gradients parameters get, over several steps.
-
-    Args:
-        network: the network that is trained.
-        is_scaled: gradients are scaled for fp16 by a factor that is still being searched, so infinite ones are fine.
-    """
+    """Watches which gradients parameters get, over several steps."""
 
     def __init__(self, network: nn.Module, is_scaled: bool) -> None:
-        self.is_scaled = is_scaled
+        self.is_scaled = is_scaled  # for fp16, by a factor that is still being searched: infinite ones are fine
         self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.alive: set[str] = set()
         self.infinite: set[str] = set()
@@ -159,7 +151,6 @@ class _Gradients:
             self.alive.add(name)
 
     def stop(self) -> None:
-        """Stop watching."""
         for hook in self._hooks:
             hook.remove()
 

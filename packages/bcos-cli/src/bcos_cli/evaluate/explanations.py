@@ -49,20 +49,18 @@ class ExplanationMetrics:
         for spec in specs:
             for explainer in self.options.explainers if "explainer" in spec.needs else ("",):
                 try:
-                    explanations.setdefault(spec.name, {})[explainer] = self.measure(spec, explainer)
+                    explanations.setdefault(spec.name, {})[explainer] = self._measure(spec, explainer)
                 except BcosError as reason:
                     skipped[score_name(spec.name, explainer)] = str(reason)
         if process_state().is_main_process:
             self.partial.clear()
         return {metric: results for metric, results in explanations.items() if results}, skipped
 
-    def measure(self, spec: MetricSpec, explainer: str) -> MetricResult:
+    def _measure(self, spec: MetricSpec, explainer: str) -> MetricResult:
         """Measure one metric of one explainer (``""`` where it takes none).
 
-        Parts are dealt out to the processes in turn; every process returns the whole result.
-
-        Raises:
-            BcosError: in every process, if it cannot be measured in one of them.
+        Parts are dealt out to the processes in turn; every process returns the whole result, or raises an error if
+        one of them cannot measure it.
         """
         from accelerate.utils import gather_object
 

@@ -15,9 +15,8 @@ from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.input_image import inference_transform
 from bcos_cli.evaluate.explanations import ExplanationMetrics
 from bcos_cli.evaluate.options import EvaluationOptions
-from bcos_cli.evaluate.result import Evaluation, ScoreFiles, means
+from bcos_cli.evaluate.result import Evaluation, ScoreFiles, means, print_evaluation
 from bcos_cli.evaluate.resumable import partial_results
-from bcos_cli.evaluate.table import print_evaluation
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_explain import MetricSpec, metric_specs

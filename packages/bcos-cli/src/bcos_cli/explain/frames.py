@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -111,8 +112,6 @@ def _between(frame: Any, following: Any, usual: float) -> float:
 
 def _pyav() -> ModuleType:
     try:
-        import av
+        return import_module("av")
     except ImportError as reason:
         raise UnreadableImageError("a video needs PyAV; install it with: pip install 'bcos-cli[video]'") from reason
-    module: ModuleType = av
-    return module

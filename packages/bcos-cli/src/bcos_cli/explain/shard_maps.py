@@ -257,11 +257,7 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
 
 
 def _read_note(path: Path) -> dict[str, Any]:
-    """Read what an earlier call wrote; in a folder from elsewhere it may be anything.
-
-    Raises:
-        BcosError: it is not a mapping in JSON.
-    """
+    """Read what an earlier call wrote, a mapping in JSON; in a folder from elsewhere it may be anything."""
     try:
         values = parse_json(read_text(path))
     except BcosError as reason:

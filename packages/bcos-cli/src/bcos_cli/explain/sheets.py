@@ -84,14 +84,8 @@ def color_bar(explanation: ClassExplanation, scale: Scale) -> ColorBar:
 def overview(image: ExplainedImage, scale: Scale, style: Style, *, heading: str, original: str = "") -> Sheet:
     """Return a sheet of input, W and contributions with titles, scales and receipts.
 
-    One target makes a row, several make a column each.
-
-    Args:
-        image: image with its explanations.
-        scale: scale of colour and opacity.
-        style: style of the pictures.
-        heading: what the image is called.
-        original: below the title of the input, such as its size.
+    One target makes a row, several make a column each. The heading names the image, `original` stands below the title
+    of the input.
     """
     explanations = image.explanations
     targets = list(dict.fromkeys(e.target for e in explanations))

@@ -1,5 +1,6 @@
 """The classes that are explained, as a user names them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,13 +42,7 @@ class TargetChoice:
 def target_choice(
     targets: Sequence[str], top_k: int | None, contrasts: Sequence[str], classes: Sequence[str]
 ) -> TargetChoice:
-    """Parse the classes that a user names.
-
-    Args:
-        targets: names or numbers of classes.
-        top_k: at least 1.
-        contrasts: ``"A:B"`` or ``"B"``, names or numbers.
-        classes: names by number.
+    """Parse the classes that a user names: `targets` by name or number, `contrasts` as ``"A:B"`` or ``"B"``.
 
     Raises:
         BcosError: an unknown class, more classes than there are, or a class that is compared with itself.
@@ -90,12 +85,8 @@ def target_text(target: ClassTarget, classes: Sequence[str]) -> str:
 def slugs(classes: Sequence[str]) -> list[str]:
     """Return class names as parts of file names; numbered where two would be the same."""
     made = ["".join(c if c.isalnum() else "_" for c in name)[:_LONGEST_SLUG] for name in classes]
-    lowered = [slug.casefold() for slug in made]
-    counts = {slug: lowered.count(slug) for slug in set(lowered)} if len(set(lowered)) < len(lowered) else {}
-    return [
-        f"{slug}_{k}" if counts.get(low, 1) > 1 else slug
-        for k, (slug, low) in enumerate(zip(made, lowered, strict=True))
-    ]
+    counts = Counter(slug.casefold() for slug in made)
+    return [f"{slug}_{k}" if counts[slug.casefold()] > 1 else slug for k, slug in enumerate(made)]
 
 
 def _pair(text: str, classes: Sequence[str]) -> tuple[int | None, int]:

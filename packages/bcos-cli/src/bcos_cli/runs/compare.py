@@ -3,7 +3,7 @@
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bcos_cli.config import Recipe
 from bcos_cli.config.comparison import flat
@@ -11,9 +11,6 @@ from bcos_cli.runs.run import Run
 from bcos_cli.train.best_epoch import loss_of, role_of
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Cells = list[Any]
 """A value for each run; None where it has none."""
@@ -75,6 +72,7 @@ def plot(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
         raise BcosError("no epoch of these runs is finished; there is nothing to plot yet")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -91,7 +89,10 @@ def plot(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
     left.set_ylabel("loss")
     right.set_ylabel(" / ".join(dict.fromkeys(_MEASURES[run.measure] for run in runs if run.epochs)))
     for axes in (left, right):
-        _finish(axes)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
     left.legend(frameon=False)
     figure.legend(
         *right.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(runs), 4), frameon=False
@@ -99,12 +100,3 @@ def plot(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=150)
     write_atomically(path, buffer.getvalue())
-
-
-def _finish(axes: "Axes") -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)

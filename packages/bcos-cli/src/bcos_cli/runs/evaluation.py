@@ -13,8 +13,7 @@ from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.metrics import DEFAULT, check_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
-from bcos_cli.evaluate.result import PARTIAL, SCORES, Evaluation, ScoreFiles
-from bcos_cli.evaluate.table import print_evaluation
+from bcos_cli.evaluate.result import PARTIAL, SCORES, Evaluation, ScoreFiles, print_evaluation
 from bcos_cli.processes.group import process_state
 from bcos_cli.runs.report import report_data
 from bcos_cli.train.distillation import Agreement

@@ -82,12 +82,7 @@ class UnexplainedError(BcosError):
 
 
 class PageExplainer:
-    """Explains images and remembers the latest explanations. Safe to call from several threads.
-
-    Args:
-        networks: networks by their names on the page.
-        limits: limits of uploads.
-    """
+    """Explains images by networks, named as on the page; remembers the latest. Safe to call from several threads."""
 
     def __init__(self, networks: Mapping[str, Network], limits: Limits) -> None:
         self.networks = networks

@@ -54,24 +54,18 @@ def serve(
     try:
         with TemporaryDirectory(prefix="bcos-serve-") as folder:
             os.environ.update(_QUIET, GRADIO_TEMP_DIR=folder)
-            _serve(explainer, address, Path(folder), methods, open_browser, stopped)
+            from bcos_cli.serve.page import build_page  # Gradio, which reads the environment
+
+            page = build_page(explainer, methods)
+            try:
+                page.launch(**launch_options(address, explainer.limits, Path(folder)), inbrowser=open_browser)
+                console.out.print(f"serving {address.url}\nCtrl-C stops it", soft_wrap=True)
+                stopped.wait()
+            finally:
+                page.close(verbose=False)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _serve(
-    explainer: PageExplainer, address: Address, folder: Path, methods: Sequence[str], open_browser: bool, stopped: Event
-) -> None:
-    from bcos_cli.serve.page import build_page
-
-    page = build_page(explainer, methods)
-    try:
-        page.launch(**launch_options(address, explainer.limits, folder), inbrowser=open_browser)
-        console.out.print(f"serving {address.url}\nCtrl-C stops it", soft_wrap=True)
-        stopped.wait()
-    finally:
-        page.close(verbose=False)
 
 
 def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def _convert(
     from bcos_models.registry import describe
     from bcos_models.weights import WEIGHTS_NAME
 
-    _check_folder(out, dry_run)
+    if not dry_run:
+        _check_folder(out)
     options: dict[str, Any] = {}
     for text in overrides:
         override(options, text)
@@ -96,9 +97,7 @@ def _convert(
     return model, cast("ConversionReport", made.conversion)
 
 
-def _check_folder(out: Path | None, dry_run: bool) -> None:
-    if dry_run:
-        return
+def _check_folder(out: Path | None) -> None:
     if out is None:
         raise BcosError("there is nowhere to write the converted network; give a folder with --out, or --dry-run")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):

@@ -44,7 +44,12 @@ def demo(
     source = digits_source()
     tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]
     names = {f"{Path(item.path).stem}-{source.classes[int(str(item.label))]}.png": item for item in tests}
-    _check_replaceable(out, images, set(names))
+    check_folder(out, MARKER)
+    others = sorted(path.name for path in images.iterdir() if path.name not in names) if images.is_dir() else []
+    if others:
+        raise BcosError(
+            f"{str(images)!r} holds {others[0]!r}, which the demo did not write; move it, or choose another --out"
+        )
     for folder in (shards, run):
         shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -62,13 +67,3 @@ def demo(
     console.out.print(
         f"pictures {explanations}\n\nOpen {run / 'report.html'} in a browser to see what the network saw."
     )
-
-
-def _check_replaceable(out: Path, images: Path, names: set[str]) -> None:
-    """Refuse a folder that holds anything but an earlier demo, whose `images` have these names."""
-    check_folder(out, MARKER)
-    others = sorted(path.name for path in images.iterdir() if path.name not in names) if images.is_dir() else []
-    if others:
-        raise BcosError(
-            f"{str(images)!r} holds {others[0]!r}, which the demo did not write; move it, or choose another --out"
-        )

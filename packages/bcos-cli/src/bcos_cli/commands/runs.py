@@ -8,6 +8,7 @@ import typer
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say, say_json, tell
+from bcos_core.errors import BcosError
 
 if TYPE_CHECKING:
     from bcos_cli.runs.run import Run
@@ -26,7 +27,6 @@ def listing(
 ) -> None:
     """List the runs of a folder: state, epochs, accuracy, GridPG. Exit status 1 if one cannot be read."""
     from bcos_cli.runs.run import find_runs, read_run
-    from bcos_core.errors import BcosError
 
     rows, broken = [], {}
     for path in find_runs(folder):
@@ -85,11 +85,12 @@ def compare(
     """Compare runs: how their recipes differ, and their scores."""
     from bcos_cli import console
     from bcos_cli.config.output_path import check_writable
-    from bcos_cli.runs.compare import check_suffix, plot, recipe_rows, score_rows
+    from bcos_cli.runs.compare import SUFFIXES, plot, recipe_rows, score_rows
     from bcos_cli.runs.run import read_run
 
     if picture is not None:
-        check_suffix(picture)
+        if picture.suffix.lower() not in SUFFIXES:
+            raise BcosError(f"--plot {picture} must end with {', '.join(SUFFIXES)}")
         check_writable(picture, "--plot")
     found = [read_run(folder) for folder in folders]
     names = _names(folders)

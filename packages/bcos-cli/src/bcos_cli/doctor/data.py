@@ -70,8 +70,7 @@ def _splits(run: PlannedRun) -> list[str]:
 
 def _classes(run: PlannedRun) -> Findings:
     index, recipe = run.index, run.recipe
-    learns_embedding = recipe.distillation is not None and recipe.distillation.kind == "embedding"
-    if learns_embedding:
+    if recipe.distillation is not None and recipe.distillation.kind == "embedding":
         return
     if index.multi_label and recipe.train.loss == "cross_entropy":
         yield problem("the images have several labels, which train.loss=cross_entropy cannot learn; use bce")

@@ -19,8 +19,7 @@ from bcos_cli.explain.batch import Request, explain_images
 from bcos_cli.explain.frames import frames
 from bcos_cli.explain.image_files import ImageFile
 from bcos_cli.explain.options import ClipOptions
-from bcos_cli.explain.scale import Scale
-from bcos_cli.explain.sheets import overview
+from bcos_cli.explain.sheets import Scale, overview
 from bcos_cli.explain.store import ImageStore
 from bcos_cli.explain.writer import ExplanationRecord, Writer
 from bcos_core.files import replacement

@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from bcos_cli.explain.image_files import ImageFile
-from bcos_cli.explain.scale import Scale
-from bcos_cli.explain.sheets import explanation_tiles, likelihood, percent, remarks_below
+from bcos_cli.explain.sheets import Scale, explanation_tiles, likelihood, percent, remarks_below
 from bcos_cli.explain.targets import class_text, target_text
 from bcos_cli.explain.writer import Writer
 from bcos_explain import ClassExplanation, ExplainedImage

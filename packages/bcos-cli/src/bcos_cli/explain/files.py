@@ -19,7 +19,7 @@ from bcos_cli.explain.contact_sheet import ContactSheet
 from bcos_cli.explain.frames import is_clip
 from bcos_cli.explain.image_files import Failure, ImageFile, find_images
 from bcos_cli.explain.options import ClipOptions, PictureOptions
-from bcos_cli.explain.scale import Scale
+from bcos_cli.explain.sheets import Scale
 from bcos_cli.explain.store import ImageStore
 from bcos_cli.explain.targets import target_choice
 from bcos_cli.explain.writer import ExplainedFiles, Writer

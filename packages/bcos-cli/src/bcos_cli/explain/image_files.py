@@ -32,14 +32,9 @@ class Failure:
 
 
 def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Failure]]:
-    """Return the files, and those with the name of an image or video in the folders, in order.
+    """Return the files, and those with the name of an image or video in the folders, in order; and folders without any.
 
-    Args:
-        paths: files as they are; folders, searched recursively without hidden files; or patterns with
-            ``*``, ``?``, ``[...]`` and ``**``.
-
-    Returns:
-        The files, and the folders that hold none.
+    Folders are searched recursively, without hidden files; patterns may have ``*``, ``?``, ``[...]`` and ``**``.
 
     Raises:
         BcosError: a path that is not there, a pattern that nothing matches, or no image at all.

@@ -144,17 +144,9 @@ def write_neurons(
     """
     summary = {"Model": {"name": model}, "Images": dict(searched)}
     write_report(out / "neurons.html", ReportData(title=f"Neurons of {rows[0].layer}", summary=summary, neurons=rows))
-    described = {
-        "model": model,
-        **searched,
-        "options": asdict(options),
-        "neurons": [
-            {
-                "layer": row.layer,
-                "channel": row.channel,
-                "images": [{"label": item.label, "activation": item.score} for item in row.items],
-            }
-            for row in rows
-        ],
-    }
+    neurons = []
+    for row in rows:
+        images = [{"label": item.label, "activation": item.score} for item in row.items]
+        neurons.append({"layer": row.layer, "channel": row.channel, "images": images})
+    described = {"model": model, **searched, "options": asdict(options), "neurons": neurons}
     write_atomically(out / RECORDS, json.dumps(described, indent=1) + "\n")

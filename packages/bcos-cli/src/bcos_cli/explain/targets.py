@@ -61,10 +61,8 @@ def class_index(name: str, classes: Sequence[str]) -> int:
     Raises:
         BcosError: no such class.
     """
-    if name in classes:
-        return classes.index(name)
-    if name.isdecimal() and int(name) < len(classes):
-        return int(name)
+    if _is_class(name, classes):
+        return classes.index(name) if name in classes else int(name)
     raise BcosError(
         f"there is no class {name!r}; {suggestion(name, list(classes))} (or a number from 0 to {len(classes) - 1})"
     )

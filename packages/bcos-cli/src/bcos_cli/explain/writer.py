@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from bcos_cli.explain.image_files import Failure, ImageFile
 from bcos_cli.explain.options import PictureOptions
-from bcos_cli.explain.scale import Scale
-from bcos_cli.explain.sheets import Style, map_picture, overview, side_of, weight_picture
+from bcos_cli.explain.sheets import Scale, Style, map_picture, overview, side_of, weight_picture
 from bcos_cli.explain.targets import slugs
 from bcos_core.files import write_atomically
 from bcos_explain import ClassExplanation, ExplainedImage

@@ -52,16 +52,6 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def check_suffix(path: Path) -> None:
-    """Refuse a file name without the suffix of a picture.
-
-    Raises:
-        BcosError: another suffix.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise BcosError(f"--plot {path} must end with {', '.join(SUFFIXES)}")
-
-
 def plot(runs: Sequence[Run], names: Sequence[str], path: Path) -> None:
     """Draw loss and accuracy over epochs, each run in a colour of its own, the training loss dashed.
 

@@ -68,23 +68,17 @@ def _connect(
     """Connect the inputs of the page with what they change."""
     _, file, network, target, chosen, layout = inputs
     top, shown = outputs
+    common = {"trigger_mode": "multiple", "api_visibility": "private"}
     explaining: dict[str, Any] = {
         "fn": partial(respond, explainer),
         "inputs": list(inputs),
         "outputs": [top, shown],
         "concurrency_limit": _PARALLEL,
         "concurrency_id": "explanations",
-        "trigger_mode": "multiple",
         "show_progress_on": shown,
-        "api_visibility": "private",
+        **common,
     }
-    quick: dict[str, Any] = {
-        "outputs": target,
-        "queue": False,
-        "trigger_mode": "multiple",
-        "show_progress": "hidden",
-        "api_visibility": "private",
-    }
+    quick: dict[str, Any] = {"outputs": target, "queue": False, "show_progress": "hidden", **common}
 
     gr.on([target.input, chosen.input, layout.input], **explaining)
     file.change(lambda: PREDICTED, None, **quick).then(**explaining)

@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from bcos_cli.explain.scale import Scale
-from bcos_cli.explain.sheets import color_bar, likelihood, map_picture, map_title, percent, weight_picture
+from bcos_cli.explain.sheets import Scale, color_bar, likelihood, map_picture, map_title, percent, weight_picture
 from bcos_cli.explain.targets import class_text
 from bcos_cli.explain.writer import npy_bytes
 from bcos_cli.serve.networks import Prediction

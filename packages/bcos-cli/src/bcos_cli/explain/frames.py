@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -112,6 +111,8 @@ def _between(frame: Any, following: Any, usual: float) -> float:
 
 def _pyav() -> ModuleType:
     try:
-        return import_module("av")
+        import av
     except ImportError as reason:
         raise UnreadableImageError("a video needs PyAV; install it with: pip install 'bcos-cli[video]'") from reason
+    module: ModuleType = av
+    return module

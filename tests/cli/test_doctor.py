@@ -84,7 +84,7 @@ def test_broken_and_slow_plugins_are_named(found, recipe, monkeypatch):
         PluginInfo("bcos_cli", "theirs:a", "theirs.a", "theirs", "ImportError: no torch"),
         PluginInfo("bcos_cli", "theirs:b", "theirs.b", "theirs", None, 1.5),
     ]
-    monkeypatch.setattr("bcos_cli.doctor.plugins.all_plugins", lambda: infos)
+    monkeypatch.setattr("bcos_cli.doctor.machine.all_plugins", lambda: infos)
     told = found(recipe(), "plugins")
     assert told["problem"] == ["theirs:a (theirs.a) is broken: ImportError: no torch; fix or uninstall theirs"]
     assert told["note"] == ["theirs:b takes 1,500 ms to import; every command waits for it"]

@@ -17,8 +17,8 @@ from bcos_cli.data.loader import make_batches
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.requirements import Condition
+from bcos_cli.evaluate.result import print_evaluation
 from bcos_cli.evaluate.resumable import PartialResults
-from bcos_cli.evaluate.table import print_evaluation
 from bcos_cli.train import trainer
 from bcos_cli.train.model import build
 from bcos_core import BcosError

@@ -9,7 +9,7 @@ import torch
 from bcos_cli.evaluate.classification import Scores
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.metrics import CLASSIFICATION, DEFAULT, all_metrics, describe, format_value
-from bcos_cli.evaluate.table import print_evaluation
+from bcos_cli.evaluate.result import print_evaluation
 from bcos_cli.runs.evaluation import recipe_options
 from bcos_cli.runs.report import report_data
 from bcos_cli.train.model import build

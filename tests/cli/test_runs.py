@@ -11,8 +11,7 @@ from filelock import FileLock
 from PIL import Image
 
 from bcos_cli.config import Recipe
-from bcos_cli.runs.compare import recipe_rows, score_rows
-from bcos_cli.runs.plot import plot
+from bcos_cli.runs.compare import plot, recipe_rows, score_rows
 from bcos_cli.runs.run import find_runs, read_run
 from bcos_cli.train.run_folder import RunFolder
 from bcos_core import BcosError

@@ -16,8 +16,7 @@ from PIL import Image
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.input_image import read_image
 from bcos_cli.serve.address import Address
-from bcos_cli.serve.networks import Network, load_networks
-from bcos_cli.serve.requests import PageExplainer, UnexplainedError, methods_offered
+from bcos_cli.serve.networks import Network, PageExplainer, UnexplainedError, load_networks, methods_offered
 from bcos_cli.serve.results import problem, results
 from bcos_cli.serve.uploads import Limits, read_upload
 from bcos_cli.train.model import build

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bcos_cli.data.sources import open_source
 from bcos_cli.data.sources.table import read_table
-from bcos_cli.evaluate.annotated import read_annotations
+from bcos_cli.evaluate.photos import read_annotations
 from bcos_core.errors import BcosError
 
 COCO = {

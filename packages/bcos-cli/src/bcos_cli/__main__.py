@@ -15,8 +15,10 @@ def main() -> None:
     interrupts.listen()
     try:
         from bcos_cli.main import main as program
+        from bcos_core.text import printable
 
-        warnings.formatwarning = _printable_warning
+        format_warning = warnings.formatwarning  # names in warnings and logs may come from strangers
+        warnings.formatwarning = lambda *warning, **more: printable(format_warning(*warning, **more), keep="\n")
         if logging.lastResort is not None:
             logging.lastResort.setFormatter(_PrintableLog())
 
@@ -39,20 +41,8 @@ def _unraisable_hook(interrupts: Interrupts) -> Callable[["sys.UnraisableHookArg
     return hook
 
 
-def _printable_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
-) -> str:
-    """Format a warning; names in it may come from strangers."""
-    from bcos_core.text import printable
-
-    return printable(_format(message, category, filename, lineno, line), keep="\n")
-
-
-_format = warnings.formatwarning
-
-
 class _PrintableLog(logging.Formatter):
-    """Format of what libraries log, names in which may come from strangers too."""
+    """Format of what libraries log, names in which may come from strangers."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format a record."""

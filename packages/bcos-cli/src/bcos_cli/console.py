@@ -58,9 +58,10 @@ class _Rate(ProgressColumn):
         return Text(f"{images / elapsed:,.0f} images/s" if images and elapsed else "")
 
 
-def progress(enabled: bool = True) -> Progress:
-    """Return a progress bar with count, rate, time left and a note."""
-    return Progress(
+@contextmanager
+def counted(description: str, total: int, enabled: bool = True) -> Iterator["Counter"]:
+    """Show a progress bar with count, rate, time left and a note for `total` steps of one piece of work."""
+    with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -70,13 +71,7 @@ def progress(enabled: bool = True) -> Progress:
         TextColumn("{task.fields[note]}", markup=False),
         console=err,
         disable=not enabled,
-    )
-
-
-@contextmanager
-def counted(description: str, total: int, enabled: bool = True) -> Iterator["Counter"]:
-    """Show a progress bar for `total` steps of one piece of work."""
-    with progress(enabled) as bar:
+    ) as bar:
         yield Counter(bar, description, total)
 
 

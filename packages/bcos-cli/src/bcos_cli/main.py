@@ -44,8 +44,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def program(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show versions and exit."),
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show versions and exit.")
     ] = False,
 ) -> None:
     """Train, score and explain B-cos networks."""
@@ -72,11 +71,7 @@ def _add_commands(to: typer.Typer) -> None:
 
 
 def _commands_of(hook: Callable[..., object], taken: Sequence[str]) -> typer.Typer:
-    """Return the commands of a plugin, all of which can be used.
-
-    Raises:
-        BcosError: one has a name that is taken.
-    """
+    """Return the commands of a plugin, all of which can be used; none has a name that is taken."""
     theirs = typer.Typer(add_completion=False)
     hook(app=theirs)
     names = _command_names(theirs)

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -18,17 +19,12 @@ if TYPE_CHECKING:
     from bcos_models import ConversionReport, ModelConfig, TrainedModel
     from bcos_models.conversion import Step
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(convert)
+bcos_cli_commands = hookimpl(lambda app: app.command()(convert))
 
 
 def convert(
     model: Annotated[
-        str,
-        typer.Argument(help="timm/NAME, torchvision/NAME, bcosified/NAME, or the folder of a plain run."),
+        str, typer.Argument(help="timm/NAME, torchvision/NAME, bcosified/NAME, or the folder of a plain run.")
     ],
     out: Annotated[
         Path | None, typer.Option(help="Folder for the converted network: weights, configuration, model card.")
@@ -53,45 +49,26 @@ def convert(
     """Convert a trained network into a B-cos network, to be fine-tuned."""
     trust_runs(trust_run)
     with diverted_output() if as_json else nullcontext():  # the network may print
-        name, report = convert_network(
-            model, weights=weights, num_classes=classes, overrides=overrides or [], out=out, dry_run=dry_run
-        )
+        name, report = _convert(model, weights, classes, overrides or [], out, dry_run)
     if as_json:
         say_json(report.to_dict())
-        return
-    print_conversion(name, report, None if dry_run else out, every_layer=dry_run)
+    else:
+        _print(name, report, None if dry_run else out, every_layer=dry_run)
 
 
-def convert_network(
-    model: str,
-    *,
-    weights: str | None = None,
-    num_classes: int | None = None,
-    overrides: list[str] | None = None,
-    out: Path | None = None,
-    dry_run: bool = False,
+def _convert(
+    model: str, weights: str | None, num_classes: int | None, overrides: list[str], out: Path | None, dry_run: bool
 ) -> "tuple[str, ConversionReport]":
-    """Convert a network, write it to a folder, and return its name and a report.
-
-    Args:
-        model: ``timm/NAME``, ``torchvision/NAME``, ``bcosified/NAME``, or the folder of a run.
-        weights: those of the original network; None for its library's own, or the run's.
-        num_classes: number of outputs; None for the original's.
-        overrides: ``option=value`` of :func:`bcos_models.bcosify`, the values in YAML.
-        out: folder to be made; with `dry_run` it may be None.
-        dry_run: load no weights and write nothing.
-
-    Raises:
-        BcosError: a model that cannot be converted, an unknown option, or a folder in use.
-    """
+    """Convert a network, write it to a folder, and return its name and a report."""
     from bcos_cli.config import override
     from bcos_models import create_model, get_spec, imagenet, load_trained, save_pretrained
     from bcos_models.registry import describe
     from bcos_models.weights import WEIGHTS_NAME
 
-    _check_folder(out, dry_run)
+    if not dry_run:
+        _check_folder(out)
     options: dict[str, Any] = {}
-    for text in overrides or []:
+    for text in overrides:
         override(options, text)
     run = load_trained(model, trust=trusts_runs()) if Path(model).is_dir() else None
     names: list[str] | None = None
@@ -120,9 +97,7 @@ def convert_network(
     return model, cast("ConversionReport", made.conversion)
 
 
-def _check_folder(out: Path | None, dry_run: bool) -> None:
-    if dry_run:
-        return
+def _check_folder(out: Path | None) -> None:
     if out is None:
         raise BcosError("there is nowhere to write the converted network; give a folder with --out, or --dry-run")
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
@@ -140,20 +115,14 @@ def _run_options(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dic
     return name, {**({"network": run.options} if run.options else {}), **options}
 
 
-def print_conversion(name: str, report: "ConversionReport", out: Path | None, *, every_layer: bool) -> None:
-    """Print what each layer became, and why.
-
-    Args:
-        name: name of the converted network.
-        report: report of its conversion.
-        out: where it was written.
-        every_layer: print a line for each layer, not only for each kind.
-    """
+def _print(name: str, report: "ConversionReport", out: Path | None, *, every_layer: bool) -> None:
+    """Print what each kind of layer became, and why; before that, the same of every layer."""
     from bcos_cli import console
 
+    line = partial(console.out.print, soft_wrap=True)
     for step in report.steps if every_layer else ():
         without = f"; without {', '.join(step.dropped)}" if step.dropped else ""
-        _line(f"{step.name}: {_change(step)} ({step.reason}{without})")
+        line(f"{step.name}: {_change(step)} ({step.reason}{without})")
     kinds: dict[tuple[str, str], list[str]] = defaultdict(list)
     for step in report.steps:
         kinds[_change(step), step.reason].append(step.name)
@@ -163,19 +132,13 @@ def print_conversion(name: str, report: "ConversionReport", out: Path | None, *,
         [(what, len(names), reason, names[0]) for (what, reason), names in kinds.items()],
     )
     for note in report.notes:
-        _line(f"· {note}")
+        line(f"· {note}")
     constants = sorted(report.constants.items(), key=lambda item: -item[1])
     shown = ", ".join(f"{name} {share:.1%}" for name, share in constants[:6] if share > 0)
-    _line(f"· constants that remain, as shares of a logit's size: {shown or 'none'}")
+    line(f"· constants that remain, as shares of a logit's size: {shown or 'none'}")
     if out is not None:
-        _line(f"written to {out}; bcos explain {out} IMAGE shows what it sees; bcos train fine-tunes {name}")
+        line(f"written to {out}; bcos explain {out} IMAGE shows what it sees; bcos train fine-tunes {name}")
 
 
 def _change(step: "Step") -> str:
     return step.before if step.after == step.before else f"{step.before} → {step.after}"
-
-
-def _line(text: str) -> None:
-    from bcos_cli import console
-
-    console.out.print(text, soft_wrap=True, markup=False)

@@ -15,11 +15,7 @@ MARKER = ".bcos-demo"
 EXPLAINED = 12
 """Number of test images that are explained one by one."""
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(demo)
+bcos_cli_commands = hookimpl(lambda app: app.command()(demo))
 
 
 def demo(
@@ -31,16 +27,6 @@ def demo(
     """Run the whole pipeline on built-in digits.
 
     Packs shards, trains, evaluates and explains, in under two minutes on two cores.
-    """
-    run_demo(out, overrides or [])
-
-
-def run_demo(out: Path, overrides: list[str]) -> None:
-    """Pack, train, evaluate and explain below `out`; an earlier demo there is replaced.
-
-    Args:
-        out: folder.
-        overrides: ``key=value`` for the recipe.
     """
     import shutil
 
@@ -54,11 +40,16 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     from bcos_core.files import write_atomically
 
     shards, run, images, explanations = (out / name for name in ("shards", "run", "images", "explanations"))
-    recipe = load_recipe(RECIPE, overrides, data=str(shards))
+    recipe = load_recipe(RECIPE, overrides or [], data=str(shards))
     source = digits_source()
     tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]
     names = {f"{Path(item.path).stem}-{source.classes[int(str(item.label))]}.png": item for item in tests}
-    _check_replaceable(out, images, set(names))
+    check_folder(out, MARKER)
+    others = sorted(path.name for path in images.iterdir() if path.name not in names) if images.is_dir() else []
+    if others:
+        raise BcosError(
+            f"{str(images)!r} holds {others[0]!r}, which the demo did not write; move it, or choose another --out"
+        )
     for folder in (shards, run):
         shutil.rmtree(folder, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)
@@ -76,13 +67,3 @@ def run_demo(out: Path, overrides: list[str]) -> None:
     console.out.print(
         f"pictures {explanations}\n\nOpen {run / 'report.html'} in a browser to see what the network saw."
     )
-
-
-def _check_replaceable(out: Path, images: Path, names: set[str]) -> None:
-    """Refuse a folder that holds anything but an earlier demo, whose `images` have these names."""
-    check_folder(out, MARKER)
-    others = sorted(path.name for path in images.iterdir() if path.name not in names) if images.is_dir() else []
-    if others:
-        raise BcosError(
-            f"{str(images)!r} holds {others[0]!r}, which the demo did not write; move it, or choose another --out"
-        )

@@ -13,11 +13,7 @@ from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
 from bcos_core.plugin_guard import diverted_output
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(doctor)
+bcos_cli_commands = hookimpl(lambda app: app.command()(doctor))
 
 
 def doctor(

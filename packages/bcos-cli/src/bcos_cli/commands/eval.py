@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -11,11 +11,7 @@ from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import tell
 from bcos_core.errors import BcosError
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("eval")(evaluate)
+bcos_cli_commands = hookimpl(lambda app: app.command("eval")(evaluate))
 
 
 def evaluate(
@@ -28,8 +24,7 @@ def evaluate(
         ),
     ] = None,
     explainer: Annotated[
-        list[str] | None,
-        typer.Option(help="Explainer to score; repeatable. By default those of the run, or bcos."),
+        list[str] | None, typer.Option(help="Explainer to score; repeatable. By default those of the run, or bcos.")
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -79,14 +74,12 @@ def evaluate(
     Exit status 1 if contributions do not add up to the logits, or a --require does not hold.
     """
     trust_runs(trust_run)
-    from bcos_cli.evaluate.arguments import parse_arguments, refuse_with_photos
-
     if (boxes is None) != (photos is None):
         raise BcosError("--boxes and --photos go together: annotations, and the folder of their images")
-    given = parse_arguments(
-        metrics=metric,
-        options=option,
-        require=require,
+    given = _given(
+        metric or [],
+        option or [],
+        require or [],
         explainers=tuple(explainer or ()),
         split=split,
         images=images,
@@ -98,7 +91,10 @@ def evaluate(
         workers=workers,
     )
     if boxes is not None:
-        refuse_with_photos(data=data, split=split, images=images, grids=grids, grid_size=grid_size, on_error=on_error)
+        of_shards = {"data": data, "split": split, "images": images, "grids": grids, "grid-size": grid_size}
+        unused = [f"--{name}" for name, value in {**of_shards, "on-error": on_error}.items() if value is not None]
+        if unused:
+            raise BcosError(f"{', '.join(unused)} cannot go with --boxes, which scores all annotated photographs")
     if num_processes > 1:
         from bcos_cli.processes.launcher import launch
 
@@ -127,3 +123,38 @@ def evaluate(
         tell(reason)
     if reasons:
         raise typer.Exit(1)
+
+
+def _given(metrics: list[str], options: list[str], require: list[str], **values: Any) -> dict[str, Any]:
+    """Return the fields of ``EvaluationOptions`` that the user gives; None and empty values are not given."""
+    from bcos_cli.evaluate.metrics import check_metrics
+    from bcos_cli.evaluate.requirements import Condition
+
+    conditions = tuple(Condition.parse(text) for text in require)
+    check_metrics([condition.name for condition in conditions])
+    asked = {
+        "metrics": tuple(check_metrics(metrics)) if metrics else (),
+        "options": _options_by_name(options),
+        "require": conditions,
+        **values,
+    }
+    return {name: value for name, value in asked.items() if value not in (None, (), {})}
+
+
+def _options_by_name(given: list[str]) -> dict[str, dict[str, Any]]:
+    """Read options of metrics and explainers, written ``NAME.KEY=VALUE``, into values by name and key."""
+    from bcos_cli.config import override
+    from bcos_cli.evaluate.metrics import all_metrics
+    from bcos_core.plugins import suggestion
+    from bcos_explain import list_explainers
+
+    options: dict[str, Any] = {}
+    for text in given:
+        name, dot, _ = text.partition("=")[0].partition(".")
+        if not dot or "=" not in text:
+            raise BcosError(f"an option is written NAME.KEY=VALUE, such as rise.n_masks=1000, got {text!r}")
+        known = [*list_explainers(), *all_metrics()]
+        if name not in known:
+            raise BcosError(f"there is no metric or explainer {name!r}; {suggestion(name, known)}")
+        override(options, text)
+    return options

@@ -11,16 +11,12 @@ from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import tell
 
 if TYPE_CHECKING:
-    from bcos_cli.explain.record import ExplanationRecord
+    from bcos_cli.explain.writer import ExplanationRecord
 
 _ROWS = 40
 """Explanations listed in the terminal; all are in the JSON file."""
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(explain)
+bcos_cli_commands = hookimpl(lambda app: app.command()(explain))
 
 
 def explain(
@@ -41,8 +37,7 @@ def explain(
         typer.Option(help="A:B for why A and not B, or B for why the predicted class and not B; repeatable."),
     ] = None,
     method: Annotated[
-        list[str] | None,
-        typer.Option(help="An explainer that bcos explainers lists; repeatable. bcos by default."),
+        list[str] | None, typer.Option(help="An explainer that bcos explainers lists; repeatable. bcos by default.")
     ] = None,
     weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images explained at a time.", min=1)] = 16,
@@ -106,7 +101,7 @@ def explain(
     shown = written.explanations[:_ROWS]
     console.table(f"explanations in {out}", columns, [_row(e) for e in shown])
     for (explainer, remark), count in Counter((e.method, line) for e in shown for line in e.remarks).items():
-        console.out.print(f"{explainer}: {remark}" + (f" ({count} maps)" if count > 1 else ""), markup=False)
+        console.out.print(f"{explainer}: {remark}" + (f" ({count} maps)" if count > 1 else ""))
     if len(written.explanations) > _ROWS:
         console.out.print(f"… and {len(written.explanations) - _ROWS:,} more in {out / 'explanations.json'}")
     for failure in written.failures:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,17 +12,10 @@ from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say
 from bcos_core.errors import BcosError
 
-if TYPE_CHECKING:
-    from bcos_explain.export import SavedExplainer
-
 EXAMPLES = 2
 """Number of images with which a graph for any number of them is traced."""
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(export)
+bcos_cli_commands = hookimpl(lambda app: app.command()(export))
 
 
 def export(
@@ -39,28 +32,6 @@ def export(
     It takes images in [0, 1] and returns logits, the predicted class, and its W(x), contribution map and bias.
     """
     trust_runs(trust_run)
-    saved = export_network(run_or_model, out, weights=weights, batch=batch)
-    what = "PyTorch program" if saved.opset is None else f"ONNX opset {saved.opset}"
-    say(
-        f"{saved.path}: {saved.size / 1e6:.1f} MB, {what}, for {batch or 'any number of'} images; W differs from "
-        f"bcos_core.explain by at most {saved.agreement.weight:.1e} of its largest element ({saved.checked_with})"
-    )
-
-
-def export_network(
-    run_or_model: str, out: Path, *, weights: str | None = None, batch: int | None = None
-) -> "SavedExplainer":
-    """Write a network with its explanation; the graph takes images in [0, 1] of the size that it was trained for.
-
-    Args:
-        run_or_model: as :func:`bcos_models.load_trained` takes it.
-        out: ending in ``.onnx`` or ``.pt2``.
-        weights: a file of weights, for a model by name.
-        batch: number of images at a time; None for any.
-
-    Raises:
-        BcosError: nothing of that name, another suffix, or a network that cannot be exported.
-    """
     import torch
 
     from bcos_cli.config.output_path import check_writable
@@ -76,16 +47,17 @@ def export_network(
     spec = trained.input
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((batch or EXAMPLES, spec.channels, spec.size, spec.size), generator=generator)
-    return save_explainer(
+    saved = save_explainer(
         out,
         trained.model.eval(),
         images,
         encode=input_encoder(spec),
         dynamic_batch=batch is None,
         class_names=trained.classes,
-        metadata={
-            "model": trained.name,
-            "input": json.dumps(asdict(spec)),
-            "probabilities": trained.probabilities,
-        },
+        metadata={"model": trained.name, "input": json.dumps(asdict(spec)), "probabilities": trained.probabilities},
+    )
+    what = "PyTorch program" if saved.opset is None else f"ONNX opset {saved.opset}"
+    say(
+        f"{saved.path}: {saved.size / 1e6:.1f} MB, {what}, for {batch or 'any number of'} images; W differs from "
+        f"bcos_core.explain by at most {saved.agreement.weight:.1e} of its largest element ({saved.checked_with})"
     )

@@ -9,11 +9,7 @@ from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_core.errors import BcosError
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(maps)
+bcos_cli_commands = hookimpl(lambda app: app.command()(maps))
 
 
 def maps(
@@ -22,8 +18,7 @@ def maps(
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
     split: Annotated[str | None, typer.Option(help="Split to explain; test by default, val without one.")] = None,
     method: Annotated[
-        list[str] | None,
-        typer.Option(help="An explainer that bcos explainers lists; repeatable. bcos by default."),
+        list[str] | None, typer.Option(help="An explainer that bcos explainers lists; repeatable. bcos by default.")
     ] = None,
     target: Annotated[
         list[str] | None,

@@ -8,11 +8,7 @@ import typer
 from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
 from bcos_cli.hookspecs import hookimpl
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(neurons)
+bcos_cli_commands = hookimpl(lambda app: app.command()(neurons))
 
 
 def neurons(

@@ -1,7 +1,7 @@
 """``bcos recipes``: list recipes and the models they train, show one, compare two. Imports no torch."""
 
 from collections import defaultdict
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -12,12 +12,7 @@ from bcos_cli.messages import say, say_json
 Name = Annotated[str, typer.Argument(help="A YAML file, or a recipe or model that bcos recipes lists.")]
 
 recipes = typer.Typer(invoke_without_command=True, help="List training recipes; show one, compare two.")
-
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.add_typer(recipes, name="recipes")
+bcos_cli_commands = hookimpl(lambda app: app.add_typer(recipes, name="recipes"))
 
 
 @recipes.callback()
@@ -37,10 +32,10 @@ def listing(context: typer.Context, as_json: AsJson = False) -> None:
         say_json([{"name": s.name, "summary": s.summary, "path": str(s.path), "models": models[s.name]} for s in specs])
         return
     console.table("recipes", ["name", "summary"], [(s.name, s.summary) for s in specs])
-    console.out.print("A model's name is a recipe too. Models, by the recipe that trains them:", markup=False)
+    console.out.print("A model's name is a recipe too. Models, by the recipe that trains them:")
     for spec in specs:
         if models[spec.name]:
-            console.out.print(f"· {spec.name}: {', '.join(models[spec.name])}", markup=False)
+            console.out.print(f"· {spec.name}: {', '.join(models[spec.name])}")
 
 
 @recipes.command()
@@ -73,8 +68,5 @@ def diff(first: Name, second: Name, as_json: AsJson = False) -> None:
     if not found:
         console.out.print("the recipes are the same")
         return
-    console.table("difference", ["key", first, second], [(k, _cell(a), _cell(b)) for k, (a, b) in found.items()])
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else str(value)
+    rows = [["" if cell is None else cell for cell in (key, *values)] for key, values in found.items()]
+    console.table("difference", ["key", first, second], rows)

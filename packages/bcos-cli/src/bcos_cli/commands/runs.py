@@ -8,6 +8,7 @@ import typer
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say, say_json, tell
+from bcos_core.errors import BcosError
 
 if TYPE_CHECKING:
     from bcos_cli.runs.run import Run
@@ -15,12 +16,7 @@ if TYPE_CHECKING:
 SortBy = Literal["name", "best", "last", "changed"]
 
 runs = typer.Typer(no_args_is_help=True, help="List the runs of a folder; show one, compare several.")
-
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(runs, name="runs")
+bcos_cli_commands = hookimpl(lambda app: app.add_typer(runs, name="runs"))
 
 
 @runs.command("list")
@@ -31,7 +27,6 @@ def listing(
 ) -> None:
     """List the runs of a folder: state, epochs, accuracy, GridPG. Exit status 1 if one cannot be read."""
     from bcos_cli.runs.run import find_runs, read_run
-    from bcos_core.errors import BcosError
 
     rows, broken = [], {}
     for path in find_runs(folder):
@@ -90,12 +85,12 @@ def compare(
     """Compare runs: how their recipes differ, and their scores."""
     from bcos_cli import console
     from bcos_cli.config.output_path import check_writable
-    from bcos_cli.runs.compare import recipe_rows, score_rows
-    from bcos_cli.runs.plot import check_suffix, plot
+    from bcos_cli.runs.compare import SUFFIXES, plot, recipe_rows, score_rows
     from bcos_cli.runs.run import read_run
 
     if picture is not None:
-        check_suffix(picture)
+        if picture.suffix.lower() not in SUFFIXES:
+            raise BcosError(f"--plot {picture} must end with {', '.join(SUFFIXES)}")
         check_writable(picture, "--plot")
     found = [read_run(folder) for folder in folders]
     names = _names(folders)

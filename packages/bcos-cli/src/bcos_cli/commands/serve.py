@@ -7,11 +7,7 @@ import typer
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(serve)
+bcos_cli_commands = hookimpl(lambda app: app.command()(serve))
 
 
 def serve(
@@ -25,8 +21,7 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0 for any free one.", min=0, max=65535)] = 7860,
     method: Annotated[
-        list[str] | None,
-        typer.Option(help="Explainer that is ticked at the start; repeatable. bcos by default."),
+        list[str] | None, typer.Option(help="Explainer that is ticked at the start; repeatable. bcos by default.")
     ] = None,
     max_megabytes: Annotated[float, typer.Option(help="Largest file that may be uploaded.", min=0.001)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Largest image that is decoded.", min=0.001)] = 64,

@@ -13,12 +13,7 @@ if TYPE_CHECKING:
     from bcos_cli.data.index import ShardIndex
 
 shards = typer.Typer(no_args_is_help=True, help="Pack images into WebDataset shards; inspect and check shards.")
-
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.add_typer(shards, name="shards")
+bcos_cli_commands = hookimpl(lambda app: app.add_typer(shards, name="shards"))
 
 
 @shards.command()
@@ -95,8 +90,7 @@ def info(
 @shards.command(name="index")
 def index_command(
     destination: Annotated[
-        Path,
-        typer.Argument(help="Folder for index.json; without --split, count the classes of the existing one."),
+        Path, typer.Argument(help="Folder for index.json; without --split, count the classes of the existing one.")
     ],
     split: Annotated[
         list[str] | None,

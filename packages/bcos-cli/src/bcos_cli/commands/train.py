@@ -22,19 +22,14 @@ Overrides = Annotated[
 Start = Annotated[
     str | None,
     typer.Option(
-        "--from",
-        help="Start from this network: a run, a .safetensors file, hf://owner/repository, or a model's name.",
+        "--from", help="Start from this network: a run, a .safetensors file, hf://owner/repository, or a model's name."
     ),
 ]
 HeadOnly = Annotated[bool, typer.Option("--head-only", help="Train the classifier alone, and leave the rest as it is.")]
 Classes = Annotated[int | None, typer.Option(help="Expected number of classes; the data must have as many.", min=2)]
 Out = Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")]
 
-
-@hookimpl
-def bcos_cli_commands(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command()(train)
+bcos_cli_commands = hookimpl(lambda app: app.command()(train))
 
 
 def train(

@@ -6,25 +6,17 @@ from pathlib import Path
 
 from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.data.index import load_index
-from bcos_cli.doctor.batches import check_batches
-from bcos_cli.doctor.data import check_data
+from bcos_cli.doctor.data import check_batches, check_data
 from bcos_cli.doctor.finding import Finding, PlannedRun, problem
-from bcos_cli.doctor.machine import check_machine
+from bcos_cli.doctor.machine import check_machine, check_plugins
 from bcos_cli.doctor.network import NetworkCheck
-from bcos_cli.doctor.plugins import check_plugins
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.validation_split import with_validation
 from bcos_core.errors import BcosError, first_line
 
 
 def examine(recipe: Recipe, out: Path, *, processes: int = 1, hashes: bool = False) -> Iterator[Finding]:
-    """Check a run before it starts; nothing is written.
-
-    Args:
-        recipe: recipe with ``data.path``.
-        out: folder of the run.
-        processes: number of processes of the run.
-        hashes: read all shards and compare their SHA-256.
+    """Check a run before it starts, of a recipe with ``data.path``; nothing is written.
 
     Raises:
         BcosError: no data, or no index of them.

@@ -1,4 +1,4 @@
-"""Check of the data: shards that exist and are whole, and classes that can be learned."""
+"""Checks of the data: shards that exist and are whole, classes that can be learned, batches for all processes."""
 
 import tarfile
 from pathlib import Path
@@ -9,11 +9,14 @@ from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import read_samples
 from bcos_cli.data.verify import size_problem, verify
 from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem, some
+from bcos_cli.train.batch_size import BatchPlan, check_mixing, plan_batches
 from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line
 
 UNBALANCED = 10
 """Ratio of the largest class to the smallest from which balancing is suggested."""
+LEFT_OUT = 0.01
+"""Share of the images that an epoch may leave out before it is noted."""
 _VERIFY = "see bcos shards verify"
 
 
@@ -67,8 +70,7 @@ def _splits(run: PlannedRun) -> list[str]:
 
 def _classes(run: PlannedRun) -> Findings:
     index, recipe = run.index, run.recipe
-    learns_embedding = recipe.distillation is not None and recipe.distillation.kind == "embedding"
-    if learns_embedding:
+    if recipe.distillation is not None and recipe.distillation.kind == "embedding":
         return
     if index.multi_label and recipe.train.loss == "cross_entropy":
         yield problem("the images have several labels, which train.loss=cross_entropy cannot learn; use bce")
@@ -93,3 +95,49 @@ def _balance(index: ShardIndex, counts: list[int], is_balanced: bool) -> Finding
         yield note(f"{text}; consider data.balanced=true or train.class_weights=balanced")
     else:
         yield ok(text)
+
+
+def check_batches(run: PlannedRun) -> Findings:
+    """Check that the batch can be split over the processes, and that there are enough shards for them."""
+    recipe = run.recipe
+    plan = plan_batches(recipe.train, run.processes)
+    total = run.splits.trained_on(run.index)
+    yield ok(
+        f"{plan.effective} images a step: {plan.per_process} a process × {plan.world} processes "
+        f"× {plan.accumulate} accumulated batches"
+    )
+    if plan.per_process % recipe.data.repeats:
+        yield problem(
+            f"data.repeats={recipe.data.repeats} does not divide the {plan.per_process} images of a process's batch; "
+            "change one of them"
+        )
+    try:
+        check_mixing(plan, recipe.mixing)
+    except BcosError as reason:
+        yield problem(str(reason))
+    if total < plan.effective:
+        yield problem(f"{total} training images are fewer than the {plan.effective} of one step; use a smaller batch")
+        return
+    steps = total // plan.effective
+    epochs, warmup = recipe.train.epochs, recipe.schedule.warmup(steps)
+    yield ok(f"{steps:,} steps an epoch, {steps * epochs:,} in {epochs} epochs, {warmup:,} of them warm-up")
+    if (rest := total - steps * plan.effective) > LEFT_OUT * total:
+        yield note(f"every epoch leaves out {rest:,} of {total:,} images, which do not fill a batch")
+    yield from _loaders(run, plan, steps)
+
+
+def _loaders(run: PlannedRun, plan: BatchPlan, steps: int) -> Findings:
+    data = run.recipe.data
+    shards = len(run.index.of(run.splits.train))
+    readers = run.processes * max(data.workers, 1)
+    if data.workers > steps * plan.accumulate:
+        yield note(
+            f"{data.workers} loader processes for {steps * plan.accumulate} batches an epoch: some have nothing to do"
+        )
+    if readers > shards:
+        yield note(
+            f"{readers} processes share {shards} shards: every image is still used once, but each process skips images "
+            "of the others; smaller shards are quicker"
+        )
+    else:
+        yield ok(f"{shards:,} training shards for {readers} reading processes")

@@ -1,4 +1,4 @@
-"""Check of the machine: processors, memory, disk, trackers, and the folder of the run."""
+"""Checks of plugins, and of the machine: processors, memory, disk, trackers, and the folder of the run."""
 
 import os
 import shutil
@@ -8,7 +8,8 @@ import psutil
 import torch
 
 from bcos_cli.config import load_recipe
-from bcos_cli.doctor.finding import Finding, Findings, PlannedRun, gigabytes, note, ok, problem
+from bcos_cli.doctor.finding import Finding, Findings, PlannedRun, gigabytes, note, ok, problem, some
+from bcos_cli.plugins import all_plugins
 from bcos_cli.train.accelerator import make_accelerator
 from bcos_cli.train.batch_size import plan_batches
 from bcos_cli.train.checkpoint import Checkpoints
@@ -16,9 +17,25 @@ from bcos_cli.train.run_folder import RunFolder, changed_keys
 from bcos_core.errors import BcosError
 from bcos_models import get_spec, is_model
 
+SLOW = 0.2
+"""Import time in seconds from which a plugin is noted: every command waits for it."""
 SHARED_MEMORY = Path("/dev/shm")
 _BATCHES_A_LOADER = 3
 """Batches of a loader process in memory at once: two that are ready, one in the making."""
+
+
+def check_plugins() -> Findings:
+    """Check that all plugins load."""
+    found = all_plugins()
+    for info in found:
+        if info.error is not None:
+            yield problem(f"{info.name} ({info.value}) is broken: {info.error}; fix or uninstall {info.distribution}")
+    for info in found:
+        if info.seconds > SLOW:
+            yield note(f"{info.name} takes {1000 * info.seconds:,.0f} ms to import; every command waits for it")
+    third_party = [info.name for info in found if not info.distribution.startswith("bcos-")]
+    more = f"; third-party: {some(third_party)}" if third_party else ""
+    yield ok(f"{len(found)} plugins, imported in {1000 * sum(i.seconds for i in found):,.0f} ms{more}")
 
 
 def check_machine(run: PlannedRun, checkpoint_bytes: int | None) -> Findings:

@@ -1,6 +1,8 @@
 """The network: built, trained for two steps, and explained."""
 
+import math
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -53,7 +55,9 @@ class NetworkCheck:
         network = trainer.learner.network
         is_bcos = any(isinstance(module, BcosLinear | BcosConv) for module in network.modules())
         yield from _composition(network, is_bcos)
-        yield from self._norms(network)
+        few = plan_batches(self.run.recipe.train, self.run.processes).per_process
+        if few < FEW and any(isinstance(module, _BatchNorm | RunningNorm) for module in network.modules()):
+            yield note(f"batch norms see only {few} images at once; raise train.max_batch or use fewer processes")
         yield from self._two_steps(trainer)
         yield from self._sizes(trainer)
         network.eval()
@@ -62,11 +66,6 @@ class NetworkCheck:
             x = trainer.trained.encode(images.to(trainer.learner.step.dtype) / 255)
             yield from _explanation(network, x, is_bcos)
             yield from _in_lower_precision(network, x, accelerator)
-
-    def _norms(self, network: nn.Module) -> Findings:
-        images = plan_batches(self.run.recipe.train, self.run.processes).per_process
-        if images < FEW and any(isinstance(module, _BatchNorm | RunningNorm) for module in network.modules()):
-            yield note(f"batch norms see only {images} images at once; raise train.max_batch or use fewer processes")
 
     def _two_steps(self, trainer: Trainer) -> Findings:
         """Train on the first batches; every parameter must get a finite, non-zero gradient."""
@@ -80,7 +79,7 @@ class NetworkCheck:
             losses.append(float(trainer.learner.step.run(images, labels)))
             seconds = (time.perf_counter() - start) / len(images)  # those of the last step: the first one warms up
         gradients.stop()
-        if not all(map(torch.isfinite, map(torch.tensor, losses))):
+        if not all(map(math.isfinite, losses)):
             yield problem(f"the loss is not finite: {losses}; lower optimizer.lr, or use train.precision=no")
             return
         yield from gradients.findings()
@@ -93,11 +92,9 @@ class NetworkCheck:
         )
 
     def _sizes(self, trainer: Trainer) -> Findings:
-        state = [
-            t for values in trainer.learner.optimizer.state.values() for t in values.values() if isinstance(t, Tensor)
-        ]
-        optimizer = _bytes(state)
-        weights = _bytes([*trainer.learner.network.state_dict().values()])
+        states = trainer.learner.optimizer.state.values()
+        optimizer = _bytes(t for values in states for t in values.values() if isinstance(t, Tensor))
+        weights = _bytes(trainer.learner.network.state_dict().values())
         average = weights if trainer.learner.ema is not None else 0
         self.checkpoint_bytes = weights + optimizer + average
         yield ok(
@@ -134,15 +131,10 @@ def _small(run: PlannedRun) -> Recipe:
 
 
 class _Gradients:
-    """Watches which gradients parameters get, over several steps.
-
-    Args:
-        network: the network that is trained.
-        is_scaled: gradients are scaled for fp16 by a factor that is still being searched, so infinite ones are fine.
-    """
+    """Watches which gradients parameters get, over several steps."""
 
     def __init__(self, network: nn.Module, is_scaled: bool) -> None:
-        self.is_scaled = is_scaled
+        self.is_scaled = is_scaled  # for fp16, by a factor that is still being searched: infinite ones are fine
         self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.alive: set[str] = set()
         self.infinite: set[str] = set()
@@ -159,7 +151,6 @@ class _Gradients:
             self.alive.add(name)
 
     def stop(self) -> None:
-        """Stop watching."""
         for hook in self._hooks:
             hook.remove()
 
@@ -186,21 +177,14 @@ def _composition(network: nn.Module, is_bcos: bool) -> Findings:
     yield ok(f"a {kind} of {sum(sizes):,} parameters" + (f", {frozen:,} of them frozen" if frozen else ""))
     named = list(network.named_modules())
     if is_bcos:
-        linear = [
-            name
-            for name, module in named
-            if type(module) in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-            and not _is_inside(name, named, (BcosLinear, BcosConv))
-        ]
+        own = tuple(f"{name}." for name, module in named if isinstance(module, BcosLinear | BcosConv))
+        plain = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+        linear = [name for name, module in named if type(module) in plain and not name.startswith(own)]
         if linear:
             yield note(f"{len(linear)} layers are linear, not B-cos: {some(linear)}")
     in_place = [name for name, module in named if getattr(module, "inplace", False)]
     if in_place:
         yield note(f"{len(in_place)} modules change their input in place: {some(in_place)}")
-
-
-def _is_inside(name: str, named: list[tuple[str, nn.Module]], kinds: tuple[type[nn.Module], ...]) -> bool:
-    return any(isinstance(module, kinds) and name.startswith(f"{outer}.") for outer, module in named)
 
 
 def _explanation(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
@@ -250,5 +234,5 @@ def _in_lower_precision(network: nn.Module, x: Tensor, accelerator: Accelerator)
     yield note(text) if difference > _NOTABLE else ok(text)
 
 
-def _bytes(tensors: list[Tensor]) -> int:
+def _bytes(tensors: Iterable[Tensor]) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)

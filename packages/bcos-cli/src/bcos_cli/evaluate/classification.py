@@ -61,17 +61,8 @@ def classify(
 ) -> Scores:
     """Score `model` on all samples of `batches`, each counted once over all processes.
 
-    Args:
-        trained: says what the input and the logits of the network are.
-        model: the network, as :func:`bcos_cli.evaluate.loop.run_network` takes it, like the other options.
-        batches: batches of this process.
-        loss: averaged over samples.
-        device: where to compute.
-        samplers: get every image; afterwards each has what all processes took.
-        options: options of :func:`bcos_cli.evaluate.loop.run_network`.
-
-    Raises:
-        BcosError: as :func:`bcos_cli.evaluate.loop.run_network`.
+    The `samplers` get every image; afterwards each has what all processes took. The other arguments and the errors
+    are those of :func:`bcos_cli.evaluate.loop.run_network`.
     """
     from accelerate.utils import gather_object
 

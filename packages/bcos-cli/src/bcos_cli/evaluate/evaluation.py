@@ -11,7 +11,7 @@ from bcos_cli.evaluate.metrics import CLASSIFICATION
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.result import Evaluation, Explanations, means
 from bcos_cli.evaluate.resumable import partial_results
-from bcos_cli.evaluate.split_images import SplitImages, needs_confidence
+from bcos_cli.evaluate.samplers import SplitImages, needs_confidence
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_explain import MetricSpec, metric_specs
@@ -31,12 +31,9 @@ def evaluate_shards(
     name: str = "",
     partial: Path | None = None,
 ) -> Evaluation:
-    """Score `trained` on the shards at `data`.
+    """Score `trained`, which is moved to this process's device, on the shards at `data`.
 
     Args:
-        trained: the network; moved to this process's device.
-        data: folder or URL of shards.
-        options: what to score.
         index: index of the shards, if it is loaded already.
         name: name of the network in the result.
         partial: folder for partial results, from which a killed evaluation continues; removed in the end.
@@ -59,7 +56,7 @@ def evaluate_shards(
         scores = _classify(trained, data, index, options, images)
     shards = [[r.name, r.samples, r.sha256] for r in index.of(options.split)]
     kept = partial_results(partial, trained.fingerprint(), options.fingerprint(), shards)
-    explanations, failed = ExplanationMetrics(trained, images, options, kept).measure_all(specs)
+    explanations, failed = ExplanationMetrics(trained, images.inputs, options, kept).measure_all(specs)
     if classified and index.multi_label:
         classified += [m.name for m in CLASSIFICATION.values() if m.multi_label and m.name not in classified]
     values = {m: float(value) for m in classified if (value := getattr(scores, m, None)) is not None}

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from bcos_cli import console
-from bcos_cli.evaluate.annotated import AnnotatedImages
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.result import Explanations, score_name
 from bcos_cli.evaluate.resumable import Part, PartialResults
-from bcos_cli.evaluate.split_images import SplitImages
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_core.plugins import takes
@@ -33,27 +31,16 @@ class _Task:
     compute: Callable[[slice], Any]
 
 
+@dataclass(frozen=True)
 class ExplanationMetrics:
-    """Metrics of the explanations of a network.
+    """Metrics of the explanations of a network."""
 
-    Args:
-        trained: the network.
-        images: what is explained.
-        options: options of the evaluation.
-        partial: parts that an earlier evaluation has computed.
-    """
-
-    def __init__(
-        self,
-        trained: TrainedModel,
-        images: SplitImages | AnnotatedImages,
-        options: EvaluationOptions,
-        partial: PartialResults,
-    ) -> None:
-        self.trained = trained
-        self.images = images
-        self.options = options
-        self.partial = partial
+    trained: TrainedModel
+    inputs: Callable[[MetricSpec], dict[str, Any]]
+    """Returns what a metric may need, by name."""
+    options: EvaluationOptions
+    partial: PartialResults
+    """Parts that an earlier evaluation has computed."""
 
     def measure_all(self, specs: Sequence[MetricSpec]) -> tuple[Explanations, dict[str, str]]:
         """Return results by metric and explainer, and the reason for each score that could not be measured."""
@@ -62,20 +49,18 @@ class ExplanationMetrics:
         for spec in specs:
             for explainer in self.options.explainers if "explainer" in spec.needs else ("",):
                 try:
-                    explanations.setdefault(spec.name, {})[explainer] = self.measure(spec, explainer)
+                    explanations.setdefault(spec.name, {})[explainer] = self._measure(spec, explainer)
                 except BcosError as reason:
                     skipped[score_name(spec.name, explainer)] = str(reason)
         if process_state().is_main_process:
             self.partial.clear()
         return {metric: results for metric, results in explanations.items() if results}, skipped
 
-    def measure(self, spec: MetricSpec, explainer: str) -> MetricResult:
+    def _measure(self, spec: MetricSpec, explainer: str) -> MetricResult:
         """Measure one metric of one explainer (``""`` where it takes none).
 
-        Parts are dealt out to the processes in turn; every process returns the whole result.
-
-        Raises:
-            BcosError: in every process, if it cannot be measured in one of them.
+        Parts are dealt out to the processes in turn; every process returns the whole result, or raises an error if
+        one of them cannot measure it.
         """
         from accelerate.utils import gather_object
 
@@ -116,7 +101,7 @@ class ExplanationMetrics:
 
     def _task(self, spec: MetricSpec, explainer: str) -> _Task:
         function = get_metric(spec.name)
-        inputs = self.images.inputs(spec)
+        inputs = self.inputs(spec)
         if missing := [need for need in spec.needs if need not in ("model", "explainer", *inputs)]:
             raise BcosError(f"it needs {', '.join(missing)}, which these annotations do not have")
         whole: dict[str, Any] = {"model": self.trained.model}
@@ -126,10 +111,15 @@ class ExplanationMetrics:
         named: dict[str, Any] = {}
         if spec.unit == "grid":  # every grid may show any of the images
             whole, divided = whole | divided, {}
-            named["grids"] = self._grids(inputs)
+            generator = torch.Generator().manual_seed(self.options.seed)
+            size, count = self.options.grid_size, self.options.grids
+            named["grids"] = sample_grids(inputs["labels"], inputs["confidences"], size, count, generator)  # (G, n²)
         elif "target" in inputs and takes(function, "target"):
             named["target"] = inputs["target"]
-        options = self._options(spec, function)
+        given = {"smooth": self.options.smooth, "batch_size": self.options.explain_batch}
+        options: dict[str, Any] = {name: value for name, value in given.items() if takes(function, name)}
+        options |= {"n": self.options.grid_size} if spec.unit == "grid" else {}
+        options |= {**self.options.options.get(spec.name, {}), "encode": self.trained.encode}
 
         def compute(part: slice) -> Any:
             arguments = whole | {need: values[part] for need, values in divided.items()}
@@ -138,19 +128,6 @@ class ExplanationMetrics:
 
         count = len(named["grids"] if spec.unit == "grid" else inputs["images"])
         return _Task(count, count if spec.unit == "whole" else self.options.explain_batch, compute)
-
-    def _grids(self, inputs: dict[str, Any]) -> Tensor:
-        """Return (G, n²): which images each grid shows."""
-        generator = torch.Generator().manual_seed(self.options.seed)
-        size, count = self.options.grid_size, self.options.grids
-        return sample_grids(inputs["labels"], inputs["confidences"], size, count, generator)
-
-    def _options(self, spec: MetricSpec, function: Callable[..., Any]) -> dict[str, Any]:
-        given = {"smooth": self.options.smooth, "batch_size": self.options.explain_batch}
-        options = {name: value for name, value in given.items() if takes(function, name)}
-        if spec.unit == "grid":
-            options["n"] = self.options.grid_size
-        return {**options, **self.options.options.get(spec.name, {}), "encode": self.trained.encode}
 
 
 _FIELDS = ("scores", "cluster", "higher_is_better", "chance", "curves", "curve_x")
@@ -167,11 +144,7 @@ def _as_part(result: Any, spec: MetricSpec, samples: int, remarks: list[Remark])
 
 
 def _check_against_spec(result: Any, spec: MetricSpec, samples: int) -> None:
-    """Hold a metric to its description: what it returns, how many scores, and which direction is better.
-
-    Raises:
-        BcosError: naming the metric and the function that computes it.
-    """
+    """Hold a metric to its description: what it returns, how many scores, and which direction is better."""
     who = f"the metric {spec.name!r} ({spec.builder})"
     if not isinstance(result, MetricResult):
         raise BcosError(f"{who} returned {type(result).__name__}; with unit={spec.unit!r} it has to be a MetricResult")

@@ -23,20 +23,12 @@ BATCH = 32
 
 
 def gallery(
-    trained: TrainedModel,
-    evaluation: Evaluation,
-    recipe: Recipe,
-    *,
-    note: Callable[[str], None] = lambda _: None,
+    trained: TrainedModel, evaluation: Evaluation, recipe: Recipe, *, note: Callable[[str], None] = lambda _: None
 ) -> Iterator[GalleryItem]:
     """Explain the first images of each class in the split, whether they are classified correctly or not.
 
-    Args:
-        trained: the network.
-        evaluation: evaluation of the network; says where the images are.
-        recipe: how many images, and which explainers besides ``bcos``.
-        note: called with a line about each explainer that cannot explain this network, and with the remarks of
-            the others on their maps.
+    The recipe says how many images, and which explainers besides ``bcos``. `note` is called with a line about each
+    explainer that cannot explain this network, and with the remarks of the others on their maps.
     """
     config = recipe.evaluation
     reading = Reading.of(recipe.data)

@@ -43,12 +43,7 @@ def run_network(
 
     Args:
         trained: says how the network takes its input.
-        model: the network; not wrapped for distributed training, since processes may have different numbers
-            of batches.
-        batches: batches of this process.
-        update: takes each batch into account.
-        device: where to compute.
-        show_progress: show a progress bar.
+        model: not wrapped for distributed training, since processes may have different numbers of batches.
         label: text beside the progress bar.
         together: pass as many batches through the network in every process, because each holds a part of it.
 

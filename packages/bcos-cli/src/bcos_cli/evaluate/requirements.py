@@ -2,7 +2,7 @@
 
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,12 +13,7 @@ from bcos_core.plugins import suggestion
 if TYPE_CHECKING:
     from bcos_cli.evaluate.result import Evaluation
 
-_COMPARISONS: dict[str, Callable[[float, float], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-}
+_COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _FORM = re.compile(r"\s*([\w./-]+?)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*")
 
 
@@ -67,14 +62,10 @@ class Condition:
             raise BcosError(f"there will be no score {self.metric!r}; {suggestion(self.metric, scores)}")
 
     def failure(self, values: Mapping[str, float], skipped: Mapping[str, str]) -> str | None:
-        """Return why it does not hold, or None if it does.
-
-        Args:
-            values: means by score.
-            skipped: metrics or scores that could not be measured, and why.
+        """Return why it does not hold for these means by score, or None if it does.
 
         Raises:
-            BcosError: no such score.
+            BcosError: no such score, nor among those `skipped`, with the reason, because they could not be measured.
         """
         if self.metric in values:
             value = values[self.metric]

@@ -40,8 +40,7 @@ class PartialResults:
     Args:
         folder: folder of all partial results; None keeps nothing on disk.
         fingerprint: hash of everything that the results depend on; those with another one are ignored.
-        rank: rank of this process, which writes files of its own. Those of every process are read, so an
-            evaluation may continue with another number of processes.
+        rank: that of this process, which writes files of its own. Those of all are read: their number may change.
 
     Raises:
         BcosError: as :meth:`load`.

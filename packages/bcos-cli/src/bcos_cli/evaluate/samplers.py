@@ -1,36 +1,23 @@
 """Samplers, which pick images for the metrics of explanations while a split is evaluated."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from bcos_cli.data.index import ShardIndex
+from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_core.errors import BcosError
+from bcos_explain import MetricSpec
+from bcos_explain.metrics import ConfidentImages
 
-
-class Sampler(Protocol):
-    """Gets every image of a split once, over all processes, and keeps some; states are merged at the end."""
-
-    def update(
-        self, images: Tensor, labels: Tensor, confidences: Tensor, predictions: Tensor, keys: Sequence[int] | Tensor
-    ) -> None:
-        """Take a batch into account: 8-bit images, labels, confidences and classes predicted, positions."""
-
-    def state(self) -> Any:
-        """Return what another process needs to know."""
-
-    def merge(self, state: Any) -> None:
-        """Add the state of another process."""
+MIN_CONFIDENCE = 0.5
+"""Images for the pointing games are classified correctly with more than this probability."""
 
 
 class SampledImages:
-    """Images spread evenly over a split: those at positions ``⌊i · total / count⌋``.
-
-    Args:
-        count: images to take, all if there are fewer.
-        total: images in the split.
-    """
+    """Images spread evenly over a split: those at positions ``⌊i · total / count⌋``; all if there are fewer."""
 
     def __init__(self, count: int, total: int) -> None:
         if count < 1:
@@ -41,7 +28,7 @@ class SampledImages:
     def update(
         self, images: Tensor, labels: Tensor, confidences: Tensor, predictions: Tensor, keys: Sequence[int] | Tensor
     ) -> None:
-        """Keep the images of a batch whose position was chosen."""
+        """Keep the images of a batch whose position, their key, was chosen."""
         del confidences, predictions
         for i, key in enumerate(torch.as_tensor(keys).tolist()):
             if key in self.positions:
@@ -66,3 +53,46 @@ class SampledImages:
         positions = sorted(self._images)
         images, labels = zip(*(self._images[p] for p in positions), strict=True)
         return torch.stack(images), torch.tensor(labels), positions
+
+
+Sampler = SampledImages | ConfidentImages
+"""Gets every image of a split once, over all processes, and keeps some; states are merged at the end."""
+
+
+class SplitImages:
+    """The images of a split that metrics work on: some spread evenly, some classified with confidence."""
+
+    def __init__(self, specs: Sequence[MetricSpec], index: ShardIndex, options: EvaluationOptions) -> None:
+        needing = [spec for spec in specs if needs_confidence(spec)]
+        self.sampled: SampledImages | None = None
+        self.confident: ConfidentImages | None = None
+        if len(needing) < len(specs):
+            self.sampled = SampledImages(options.images, index.samples(options.split))
+        if needing:
+            classes = len(index.classes)
+            needed = max(options.grids * options.grid_size**2, classes)
+            per_class = 2 * -(-needed // classes)  # grids draw at random: some classes are needed more often
+            self.confident = ConfidentImages(per_class, min_confidence=MIN_CONFIDENCE)
+
+    @property
+    def samplers(self) -> list[Sampler]:
+        """The samplers that have to get every image of the split."""
+        return [sampler for sampler in (self.sampled, self.confident) if sampler is not None]
+
+    def inputs(self, spec: MetricSpec) -> dict[str, Any]:
+        """Return what the metric may need, by name."""
+        sampler = self.confident if needs_confidence(spec) else self.sampled
+        assert sampler is not None
+        images, labels, extra = sampler.collected()
+        return {"images": images, "labels": labels, "confidences" if needs_confidence(spec) else "keys": extra}
+
+    def keys(self, spec: MetricSpec) -> list[int]:
+        """Return the positions that the scores of a metric of single images belong to; empty for other metrics."""
+        if self.sampled is None or spec.unit != "image" or needs_confidence(spec):
+            return []
+        return sorted(self.sampled.state())
+
+
+def needs_confidence(spec: MetricSpec) -> bool:
+    """Whether a metric is about correctly classified images, which have one label each."""
+    return spec.unit == "grid" or "confidences" in spec.needs

@@ -19,11 +19,9 @@ from bcos_cli.explain.batch import Request, explain_images
 from bcos_cli.explain.frames import frames
 from bcos_cli.explain.image_files import ImageFile
 from bcos_cli.explain.options import ClipOptions
-from bcos_cli.explain.record import ExplanationRecord, receipt_record
-from bcos_cli.explain.scale import Scale
-from bcos_cli.explain.sheets import overview
+from bcos_cli.explain.sheets import Scale, overview
 from bcos_cli.explain.store import ImageStore
-from bcos_cli.explain.writer import Writer
+from bcos_cli.explain.writer import ExplanationRecord, Writer
 from bcos_core.files import replacement
 from bcos_explain import ClassExplanation, ClassTarget
 from bcos_explain.explainers import Remark
@@ -151,13 +149,7 @@ class ClipExplainer:
         return names
 
     def _records(
-        self,
-        file: ImageFile,
-        store: ImageStore,
-        scale: Scale,
-        survey: Survey,
-        pictures: dict[str, str],
-        maps: Sequence[str],
+        self, file: ImageFile, store: ImageStore, scale: Scale, survey: Survey, sheets: dict[str, str], maps: list[str]
     ) -> list[ExplanationRecord]:
         predicted = int(survey.logits.argmax())
         starts = np.cumsum([0.0, *survey.times[:-1]]).tolist()
@@ -175,7 +167,7 @@ class ClipExplainer:
                 confidence=confidence,
                 file=str(file.path),
                 scale=scale.to_dict(mean),
-                pictures=pictures,
+                pictures=sheets,
                 map=name,
                 notes=notes,
                 frames=[_frame_record(e, at, ms) for e, at, ms in zip(frames, starts, survey.times, strict=True)],
@@ -191,7 +183,7 @@ def _frame_record(explanation: ClassExplanation, start: float, milliseconds: flo
         "probability": explanation.probability,
         "logit": explanation.logit,
         "contributions": explanation.contributions,
-        "receipt": receipt_record(explanation),
+        "receipt": None if explanation.receipt is None else explanation.receipt.to_dict(),
     }
 
 

@@ -19,11 +19,10 @@ from bcos_cli.explain.contact_sheet import ContactSheet
 from bcos_cli.explain.frames import is_clip
 from bcos_cli.explain.image_files import Failure, ImageFile, find_images
 from bcos_cli.explain.options import ClipOptions, PictureOptions
-from bcos_cli.explain.record import ExplainedFiles
-from bcos_cli.explain.scale import Scale
+from bcos_cli.explain.sheets import Scale
 from bcos_cli.explain.store import ImageStore
 from bcos_cli.explain.targets import target_choice
-from bcos_cli.explain.writer import Writer
+from bcos_cli.explain.writer import ExplainedFiles, Writer
 from bcos_cli.processes.group import default_device
 from bcos_explain import ExplainedImage, get_explainer
 from bcos_models import load_trained
@@ -49,18 +48,12 @@ def explain_files(
     """Explain image files and write pictures, arrays and ``explanations.json`` to `out`.
 
     Args:
-        run_or_model: as :func:`bcos_models.load_trained` takes it.
         paths: files, folders and patterns; see :func:`bcos_cli.explain.image_files.find_images`.
-        out: folder; made if it is missing.
         targets: class names or numbers; without any, `top_k` or `contrasts`, the predicted class of each image.
         top_k: number of most likely classes to explain besides the targets.
         contrasts: ``"A:B"``, why A and not B, or ``"B"``, why the predicted class and not B (if B is
             predicted: and not the second most likely). A and B are explained too.
-        methods: names of explainers.
         weights: a file of weights, for a model by name.
-        batch_size: images explained at a time.
-        pictures: options of pictures of still images.
-        clips: options of videos and animated images.
 
     Raises:
         BcosError: an unknown model, class, explainer or path. A damaged file is not an error; it is

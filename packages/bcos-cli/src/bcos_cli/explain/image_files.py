@@ -3,6 +3,7 @@
 import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
@@ -31,14 +32,9 @@ class Failure:
 
 
 def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Failure]]:
-    """Return the files, and those with the name of an image or video in the folders, in order.
+    """Return the files, and those with the name of an image or video in the folders, in order; and folders without any.
 
-    Args:
-        paths: files as they are; folders, searched recursively without hidden files; or patterns with
-            ``*``, ``?``, ``[...]`` and ``**``.
-
-    Returns:
-        The files, and the folders that hold none.
+    Folders are searched recursively, without hidden files; patterns may have ``*``, ``?``, ``[...]`` and ``**``.
 
     Raises:
         BcosError: a path that is not there, a pattern that nothing matches, or no image at all.
@@ -82,10 +78,7 @@ def _names(paths: list[Path]) -> Iterator[str]:
     taken = set(_RESERVED)
     for path in paths:
         stem = path.stem.replace(".", "_")[:_LONGEST_NAME]
-        name = stem
-        number = 2
-        while name.casefold() in taken:
-            name = f"{stem}-{number}"
-            number += 1
+        names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+        name = next(name for name in names if name.casefold() not in taken)
         taken.add(name.casefold())
         yield name

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,29 +65,18 @@ def neuron_rows(
     outputs = LayerOutputs(trained.model, layer)
     top = TopActivations(options.channels or None, options.images)
     batches = make_batches(
-        data,
-        index,
-        split,
-        trained.input,
-        batch_size=batch_size,
-        most=options.scanned,
-        workers=workers,
-        reading=reading,
+        data, index, split, trained.input, batch_size=batch_size, most=options.scanned, workers=workers, reading=reading
     )
     with console.counted(f"neurons of {layer}", len(batches)) as counter:
         for images, _, positions in batches.epoch(0):
             top.update(outputs(trained.encode(images.to(device))), positions)
             counter.advance(images=len(images))
-    channels = options.channels or tuple(top.strongest(options.strongest))
-    found = {channel: top.collected()[channel] for channel in channels}
-    strongest = {a.key for best in found.values() for a in best}
-    pictures = images_at(data, index, split, trained.input, strongest, reading)
-    rows = []
-    for channel, activations in found.items():
-        images = torch.stack([pictures[a.key][0] for a in activations])
-        labels = [", ".join(index.classes[k] for k in pictures[a.key][1]) for a in activations]
-        rows.append(_row(trained, layer, channel, activations, images, labels))
-    return rows
+    best = top.collected()
+    found = {channel: best[channel] for channel in options.channels or top.strongest(options.strongest)}
+    keys = {activation.key for activations in found.values() for activation in activations}
+    images_and_labels = images_at(data, index, split, trained.input, keys, reading).items()
+    named = {key: (image, ", ".join(index.classes[k] for k in labels)) for key, (image, labels) in images_and_labels}
+    return _rows(trained, layer, found, named)
 
 
 def rows_of_images(trained: TrainedModel, files: Sequence[Path], options: NeuronOptions) -> list[NeuronRow]:
@@ -103,11 +93,8 @@ def rows_of_images(trained: TrainedModel, files: Sequence[Path], options: Neuron
     activations = LayerOutputs(trained.model, layer)(trained.encode(images.to(process_state().device)))
     top = TopActivations(options.channels, count=len(files))
     top.update(activations, range(len(files)))
-    rows = []
-    for channel, found in top.collected().items():
-        chosen, names = images[[a.key for a in found]], [files[a.key].name for a in found]
-        rows.append(_row(trained, layer, channel, found, chosen, names))
-    return rows
+    named = {i: (image, file.name) for i, (image, file) in enumerate(zip(images, files, strict=True))}
+    return _rows(trained, layer, top.collected(), named)
 
 
 def _read(file: Path, trained: TrainedModel) -> Tensor:
@@ -119,23 +106,26 @@ def _read(file: Path, trained: TrainedModel) -> Tensor:
         raise BcosError(f"{file}: {reason}") from reason
 
 
-def _row(
+def _rows(
     trained: TrainedModel,
     layer: str,
-    channel: int,
-    activations: Sequence[Activation],
-    images: Tensor,
-    labels: Sequence[str],
-) -> NeuronRow:
-    x = trained.encode(images.to(process_state().device))
-    explanation = explain_neuron(trained.model, x, layer, channel, [a.position for a in activations])
-    items = []
-    for i, label in enumerate(labels):
-        picture = WeightPicture.of(x[i], explanation.weight[i])
-        shown = {"input": input_image(images[i]), "explanation": picture.rgba(picture.own_scale)}
-        map, score = explanation.map[i].cpu().numpy(), float(explanation.score[i])
-        items.append(NeuronItem(**shown, map=map, score=score, label=label))
-    return NeuronRow(layer=layer, channel=channel, items=items)
+    found: Mapping[int, Sequence[Activation]],
+    named: Mapping[Any, tuple[Tensor, str]],
+) -> list[NeuronRow]:
+    """Explain what activates each channel; `named` holds images and their labels by the keys of the activations."""
+    rows = []
+    for channel, activations in found.items():
+        images = torch.stack([named[activation.key][0] for activation in activations])
+        x = trained.encode(images.to(process_state().device))
+        explanation = explain_neuron(trained.model, x, layer, channel, [a.position for a in activations])
+        items = []
+        for i, activation in enumerate(activations):
+            picture = WeightPicture.of(x[i], explanation.weight[i])
+            shown = {"input": input_image(images[i]), "explanation": picture.rgba(picture.own_scale)}
+            map, score = explanation.map[i].cpu().numpy(), float(explanation.score[i])
+            items.append(NeuronItem(**shown, map=map, score=score, label=named[activation.key][1]))
+        rows.append(NeuronRow(layer=layer, channel=channel, items=items))
+    return rows
 
 
 def _default_layer(trained: TrainedModel) -> str:
@@ -148,34 +138,15 @@ def _default_layer(trained: TrainedModel) -> str:
 def write_neurons(
     rows: Sequence[NeuronRow], out: Path, *, options: NeuronOptions, model: str, searched: Mapping[str, str]
 ) -> None:
-    """Write ``neurons.html`` and ``neurons.json`` to `out`.
+    """Write ``neurons.html`` and ``neurons.json``, of at least one row, to a folder, which is made if it is missing.
 
-    Args:
-        rows: at least one.
-        out: folder; made if it is missing.
-        options: options with which the rows were made.
-        model: name of the network.
-        searched: where the images are from, such as ``{"data": ..., "split": ...}``.
+    `searched` says where the images are from, such as ``{"data": ..., "split": ...}``.
     """
-    write_report(
-        out / "neurons.html",
-        ReportData(
-            title=f"Neurons of {rows[0].layer}",
-            summary={"Model": {"name": model}, "Images": dict(searched)},
-            neurons=rows,
-        ),
-    )
-    described = {
-        "model": model,
-        **searched,
-        "options": asdict(options),
-        "neurons": [
-            {
-                "layer": row.layer,
-                "channel": row.channel,
-                "images": [{"label": item.label, "activation": item.score} for item in row.items],
-            }
-            for row in rows
-        ],
-    }
+    summary = {"Model": {"name": model}, "Images": dict(searched)}
+    write_report(out / "neurons.html", ReportData(title=f"Neurons of {rows[0].layer}", summary=summary, neurons=rows))
+    neurons = []
+    for row in rows:
+        images = [{"label": item.label, "activation": item.score} for item in row.items]
+        neurons.append({"layer": row.layer, "channel": row.channel, "images": images})
+    described = {"model": model, **searched, "options": asdict(options), "neurons": neurons}
     write_atomically(out / RECORDS, json.dumps(described, indent=1) + "\n")

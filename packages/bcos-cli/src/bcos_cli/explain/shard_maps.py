@@ -97,7 +97,8 @@ def explain_shards(
     records = index.of(split)
     for method in options.methods:
         get_explainer(method)
-    described = _description(trained, index, records, data, split, options, name)
+    about = {"model": name or trained.name, "data": data, "split": split}
+    described = _description(trained, index, records, options, about)
     if state.is_main_process:
         _claim(out, described)
         places = [out / record.place for record in records]
@@ -225,21 +226,13 @@ def _as_half(values: NDArray[Any]) -> tuple[NDArray[np.float16], float]:
 
 
 def _description(
-    trained: TrainedModel,
-    index: ShardIndex,
-    records: Sequence[ShardRecord],
-    data: str,
-    split: str,
-    options: MapOptions,
-    name: str,
+    trained: TrainedModel, index: ShardIndex, records: Sequence[ShardRecord], options: MapOptions, about: dict[str, str]
 ) -> dict[str, Any]:
     shards = [[r.name, r.samples, r.sha256] for r in records]
     digest = hashlib.sha256(json.dumps([trained.fingerprint(), shards]).encode())
     return {
         "format_version": FORMAT_VERSION,
-        "model": name or trained.name,
-        "data": data,
-        "split": split,
+        **about,
         "classes": index.classes,
         "options": asdict(options),
         "fingerprint": digest.hexdigest(),
@@ -264,11 +257,7 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
 
 
 def _read_note(path: Path) -> dict[str, Any]:
-    """Read what an earlier call wrote; in a folder from elsewhere it may be anything.
-
-    Raises:
-        BcosError: it is not a mapping in JSON.
-    """
+    """Read what an earlier call wrote, a mapping in JSON; in a folder from elsewhere it may be anything."""
     try:
         values = parse_json(read_text(path))
     except BcosError as reason:

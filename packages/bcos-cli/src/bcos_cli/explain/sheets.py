@@ -1,12 +1,12 @@
 """Sheets of the pictures of one explained image, with titles, scales and receipts."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bcos_cli.explain.scale import Scale
 from bcos_cli.explain.targets import class_text, target_text
 from bcos_core.receipt import Receipt, number
 from bcos_explain import ClassExplanation, ClassTarget, ExplainedImage
@@ -20,6 +20,7 @@ from bcos_explain.render import (
     contribution_rgb,
     explanation_overlay,
     grid,
+    percentile_of_many,
 )
 
 SIDE = 224
@@ -28,6 +29,31 @@ _TERMS = 4
 """Number of terms of a bias that are named; the others are summed."""
 
 Picture = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What colours and opacity stand for."""
+
+    limits: dict[str, float]
+    """Contribution at the ends of the colours, by method."""
+    alphas: dict[str, float]
+    """Norm of W at which its picture is opaque, by method; none where nothing contributes."""
+
+    @classmethod
+    def of(cls, images: Iterable[ExplainedImage]) -> "Scale":
+        """Return the scale that suits all images, which are iterated more than once."""
+        methods = list(dict.fromkeys(e.method for image in images for e in image.explanations))
+        limits = {method: _percentile(images, method, lambda e: e.map) or 1.0 for method in methods}
+        alphas = {
+            method: _percentile(images, method, lambda e: None if e.picture is None else e.picture.strength)
+            for method in methods
+        }
+        return cls(limits, {method: alpha for method, alpha in alphas.items() if alpha})
+
+    def to_dict(self, explanation: ClassExplanation) -> dict[str, float | None]:
+        """Return the scale of the pictures of an explanation, for JSON."""
+        return {"limit": self.limits[explanation.method], "alpha": self.alphas.get(explanation.method)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +110,8 @@ def color_bar(explanation: ClassExplanation, scale: Scale) -> ColorBar:
 def overview(image: ExplainedImage, scale: Scale, style: Style, *, heading: str, original: str = "") -> Sheet:
     """Return a sheet of input, W and contributions with titles, scales and receipts.
 
-    One target makes a row, several make a column each.
-
-    Args:
-        image: image with its explanations.
-        scale: scale of colour and opacity.
-        style: style of the pictures.
-        heading: what the image is called.
-        original: below the title of the input, such as its size.
+    One target makes a row, several make a column each. The heading names the image, `original` stands below the title
+    of the input.
     """
     explanations = image.explanations
     targets = list(dict.fromkeys(e.target for e in explanations))
@@ -178,3 +198,18 @@ def _receipt_lines(explanations: Sequence[ClassExplanation]) -> list[str]:
     bias = [f"bias: {', '.join(named)}"] if named else []
     equation = f"receipt: {receipt.equation} · {receipt.verdict}"
     return [equation, receipt.cancellation, *bias, receipt.bar, *receipt.warnings]
+
+
+def _percentile(
+    images: Iterable[ExplainedImage], method: str, array_of: Callable[[ClassExplanation], NDArray[Any] | None]
+) -> float:
+    """Return the percentile of the absolute values of an array over all explanations by a method; 0 without any."""
+
+    def arrays() -> Iterator[NDArray[Any]]:
+        for image in images:
+            for explanation in image.explanations:
+                if explanation.method == method and (array := array_of(explanation)) is not None:
+                    yield np.abs(array)
+
+    count = sum(array.size for array in arrays())
+    return percentile_of_many(arrays(), count) if count else 0.0

@@ -15,11 +15,7 @@ _EMPTY: NDArray[Any] = np.empty((0, 0), np.float32)
 
 
 class ImageStore:
-    """Explained images, in order, whose arrays lie on disk.
-
-    Args:
-        folder: existing folder for temporary files; the caller removes it.
-    """
+    """Explained images, in order, whose arrays lie in an existing folder, which the caller removes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

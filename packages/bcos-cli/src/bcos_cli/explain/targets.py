@@ -1,5 +1,6 @@
 """The classes that are explained, as a user names them."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,13 +42,7 @@ class TargetChoice:
 def target_choice(
     targets: Sequence[str], top_k: int | None, contrasts: Sequence[str], classes: Sequence[str]
 ) -> TargetChoice:
-    """Parse the classes that a user names.
-
-    Args:
-        targets: names or numbers of classes.
-        top_k: at least 1.
-        contrasts: ``"A:B"`` or ``"B"``, names or numbers.
-        classes: names by number.
+    """Parse the classes that a user names: `targets` by name or number, `contrasts` as ``"A:B"`` or ``"B"``.
 
     Raises:
         BcosError: an unknown class, more classes than there are, or a class that is compared with itself.
@@ -66,10 +61,8 @@ def class_index(name: str, classes: Sequence[str]) -> int:
     Raises:
         BcosError: no such class.
     """
-    if name in classes:
-        return classes.index(name)
-    if name.isdecimal() and int(name) < len(classes):
-        return int(name)
+    if _is_class(name, classes):
+        return classes.index(name) if name in classes else int(name)
     raise BcosError(
         f"there is no class {name!r}; {suggestion(name, list(classes))} (or a number from 0 to {len(classes) - 1})"
     )
@@ -90,12 +83,8 @@ def target_text(target: ClassTarget, classes: Sequence[str]) -> str:
 def slugs(classes: Sequence[str]) -> list[str]:
     """Return class names as parts of file names; numbered where two would be the same."""
     made = ["".join(c if c.isalnum() else "_" for c in name)[:_LONGEST_SLUG] for name in classes]
-    lowered = [slug.casefold() for slug in made]
-    counts = {slug: lowered.count(slug) for slug in set(lowered)} if len(set(lowered)) < len(lowered) else {}
-    return [
-        f"{slug}_{k}" if counts.get(low, 1) > 1 else slug
-        for k, (slug, low) in enumerate(zip(made, lowered, strict=True))
-    ]
+    counts = Counter(slug.casefold() for slug in made)
+    return [f"{slug}_{k}" if counts[slug.casefold()] > 1 else slug for k, slug in enumerate(made)]
 
 
 def _pair(text: str, classes: Sequence[str]) -> tuple[int | None, int]:

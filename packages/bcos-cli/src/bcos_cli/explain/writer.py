@@ -1,8 +1,9 @@
-"""The files and records of an explained image."""
+"""The files of an explained image, and the records of them in ``explanations.json``."""
 
 import io
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,91 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bcos_cli.explain.image_files import ImageFile
+from bcos_cli.explain.image_files import Failure, ImageFile
 from bcos_cli.explain.options import PictureOptions
-from bcos_cli.explain.record import ExplanationRecord
-from bcos_cli.explain.scale import Scale
-from bcos_cli.explain.sheets import Style, map_picture, overview, side_of, weight_picture
+from bcos_cli.explain.sheets import Scale, Style, map_picture, overview, side_of, weight_picture
 from bcos_cli.explain.targets import slugs
 from bcos_core.files import write_atomically
 from bcos_explain import ClassExplanation, ExplainedImage
+from bcos_explain.explainers import remark_lines
 from bcos_explain.render import laid_on, picture_bytes, save_sheet
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplanationRecord:
+    """One explanation of one image, or of one clip, whose numbers are means over its frames."""
+
+    file: str
+    predicted: str
+    confidence: float
+    """Probability of the predicted class."""
+    target: str
+    target_index: int
+    against: str | None
+    """The class that the target is compared with: why one and not the other."""
+    against_index: int | None
+    probability: float
+    """Probability of the target."""
+    logit: float
+    """Logit of the target, less that of the class it is compared with."""
+    method: str
+    contributions: float
+    """Sum of the map."""
+    bias: float | None
+    """The part of the logit that does not come from the image; None for methods without a receipt."""
+    receipt: dict[str, Any] | None
+    """What the bias is made of, the residual, and whether that is rounding; None where `bias` is."""
+    scale: dict[str, float | None]
+    """Contribution at the ends of the colours (``limit``), and norm of W where it is opaque (``alpha``)."""
+    pictures: dict[str, str]
+    """File names by kind."""
+    map: str
+    """File name of the contributions (H, W), for a clip (frames, H, W), as a NumPy array of float32."""
+    weight: str | None = None
+    """File name of W (C, H, W), if asked for."""
+    remarks: list[str] = field(default_factory=list)
+    """Remarks of the method on its map: that it fell back to another, or is incomplete, zero or mostly noise."""
+    notes: list[str] = field(default_factory=list)
+    """What was done to the image before the network saw it."""
+    frames: list[dict[str, Any]] | None = None
+    """Time and numbers of each frame of a clip."""
+
+    @classmethod
+    def of(
+        cls, explanation: ClassExplanation, classes: Sequence[str], *, predicted: int, **more: Any
+    ) -> "ExplanationRecord":
+        """Return the record of an explanation; `more` are the fields that do not follow from it."""
+        target, receipt = explanation.target, explanation.receipt
+        return cls(
+            predicted=classes[predicted],
+            target=classes[target.index],
+            target_index=target.index,
+            against=None if target.against is None else classes[target.against],
+            against_index=target.against,
+            probability=explanation.probability,
+            logit=explanation.logit,
+            method=explanation.method,
+            contributions=explanation.contributions,
+            bias=None if receipt is None else receipt.bias,
+            receipt=None if receipt is None else receipt.to_dict(),
+            remarks=remark_lines(explanation.remarks),
+            **more,
+        )
+
+
+@dataclass
+class ExplainedFiles:
+    """What was written, and which files could not be explained."""
+
+    explanations: list[ExplanationRecord] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    contact_sheets: list[str] = field(default_factory=list)
+    """File names."""
+
+    def save(self, path: Path, **about: Any) -> None:
+        """Write everything as JSON."""
+        text = json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(path, text.encode(errors="backslashreplace"))  # file names may not be valid text
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.metrics import DEFAULT, check_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
-from bcos_cli.evaluate.result import PARTIAL, SCORES, Evaluation, ScoreFiles
-from bcos_cli.evaluate.table import print_evaluation
+from bcos_cli.evaluate.result import PARTIAL, SCORES, Evaluation, ScoreFiles, print_evaluation
 from bcos_cli.processes.group import process_state
 from bcos_cli.runs.report import report_data
 from bcos_cli.train.distillation import Agreement
@@ -59,10 +58,7 @@ def evaluate_run(
     """Score what a user names; for a run's folder on its own test split, rewrite its evaluation and report.
 
     Args:
-        run_or_model: as :func:`bcos_models.load_trained` takes it.
         given: fields of :class:`EvaluationOptions` that replace those of the run's recipe.
-        data: shards; None for those of the run.
-        weights: a file of weights, for a model by name.
         files: what to write; partial results of a run are in its own folder by default.
 
     Raises:

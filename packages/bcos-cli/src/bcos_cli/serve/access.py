@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,11 +27,11 @@ _HEADERS = {
 """Browsers load nothing from elsewhere, and send nothing there; Gradio's own scripts need the two unsafe keywords."""
 
 
+@dataclass(frozen=True)
 class SecurityHeaders:
     """Adds the headers to every response."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -40,23 +41,19 @@ class SecurityHeaders:
                 MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
-        await self._app(scope, receive, sending)
+        await self.app(scope, receive, sending)
 
 
+@dataclass(frozen=True)
 class OwnPageOnly:
     """Refuses requests that other pages make a browser send.
 
     A page elsewhere can point its own name at this machine (DNS rebinding): then the header Host is not ours. Or it
     can send a request to this page: then Origin and Sec-Fetch-Site say so. Programs other than browsers send neither.
-
-    Args:
-        app: the application that answers the rest.
-        address: where the page is.
     """
 
-    def __init__(self, app: ASGIApp, address: Address) -> None:
-        self._app = app
-        self._address = address
+    app: ASGIApp
+    address: Address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -65,80 +62,74 @@ class OwnPageOnly:
         elif scope["type"] == "websocket":  # the page has none
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
 
     def _problem(self, method: str, headers: Headers) -> str | None:
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or not self._address.answers_to(hosts[0]):
-            return f"this page is at {self._address.url}, not at {', '.join(hosts) or 'an address without a name'}"
+        if len(hosts) != 1 or not self.address.answers_to(hosts[0]):
+            return f"this page is at {self.address.url}, not at {', '.join(hosts) or 'an address without a name'}"
         if method in _READING:
             return None
         origins, sites = headers.getlist("origin"), headers.getlist("sec-fetch-site")
-        is_own = all(map(self._address.is_origin, origins)) and set(sites) <= {"same-origin", "none"}
+        is_own = all(map(self.address.is_origin, origins)) and set(sites) <= {"same-origin", "none"}
         return None if is_own else "only the page itself may send anything here"
 
 
+@dataclass
 class BoundedUploads:
-    """Bounds the body of every request, the number of uploads, and the space that they take.
+    """Bounds the body of every request, the number of uploads, and the space that they take."""
 
-    Args:
-        app: the application that answers.
-        folder: where uploads of this page alone are kept; the oldest are deleted to make room for new ones.
-        limits: limits of uploads.
-    """
-
-    def __init__(self, app: ASGIApp, folder: Path, limits: Limits) -> None:
-        self._app = app
-        self._folder = folder
-        self._limits = limits
-        self._uploading = 0
+    app: ASGIApp
+    folder: Path
+    """Where uploads of this page alone are kept; the oldest are deleted to make room for new ones."""
+    limits: Limits
+    uploading: int = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
-        body = _Body(receive, send, self._limits.request_bytes)
+        body = _Body(receive, send, self.limits.request_bytes)
         is_upload = scope["method"] == "POST" and scope["path"].rstrip("/").endswith("/upload")
         try:
             if scope["path"].rstrip("/").endswith(_REFUSED_PATHS):
                 raise _RefusedError(404, "there is nothing here")
             body.check(Headers(scope=scope).get("content-length"))
             if not is_upload:
-                await self._app(scope, body.receive, body.send)
+                await self.app(scope, body.receive, body.send)
                 return
-            if self._uploading >= self._limits.parallel:
-                raise _RefusedError(503, f"{self._uploading} files are being uploaded already; try again")
-            self._uploading += 1
+            if self.uploading >= self.limits.parallel:
+                raise _RefusedError(503, f"{self.uploading} files are being uploaded already; try again")
+            self.uploading += 1
             try:
-                room = self._limits.total_bytes - self._uploading * self._limits.request_bytes
-                await asyncio.to_thread(make_room, self._folder, room)
-                await self._app(scope, body.receive, body.send)
+                room = self.limits.total_bytes - self.uploading * self.limits.request_bytes
+                await asyncio.to_thread(make_room, self.folder, room)
+                await self.app(scope, body.receive, body.send)
             finally:
-                self._uploading -= 1
+                self.uploading -= 1
         except _RefusedError as refused:
             if body.is_answered:
                 raise
-            await PlainTextResponse(str(refused), refused.status, {"Connection": "close"})(scope, receive, send)
+            status, message = refused.args
+            await PlainTextResponse(message, status, {"Connection": "close"})(scope, receive, send)
 
 
 class _RefusedError(Exception):
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+    """A request is refused; its arguments are the status of HTTP and a message."""
 
 
+@dataclass
 class _Body:
     """The body of one request, part by part."""
 
-    def __init__(self, receive: Receive, send: Send, most: int) -> None:
-        self.is_answered = False
-        self._receive = receive
-        self._send = send
-        self._limit = most
-        self._received = 0
-        self._is_complete = False
-        self._deadline = time.monotonic() + _LONGEST
+    _receive: Receive
+    _send: Send
+    _limit: int
+    is_answered: bool = False
+    _received: int = 0
+    _is_complete: bool = False
+    _deadline: float = field(default_factory=lambda: time.monotonic() + _LONGEST)
 
     def check(self, announced: str | None) -> None:
         """Refuse a body whose announced length, if there is one, is too large."""

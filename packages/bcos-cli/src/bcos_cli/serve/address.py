@@ -2,9 +2,10 @@
 
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from bcos_core.errors import BcosError, first_line
 
@@ -46,7 +47,7 @@ class Address:
         if (parts := _AUTHORITY.fullmatch(authority.lower())) is None:
             return False
         host, port = _normal(parts[1] or parts[2]), int(parts[3] or 80)
-        return port == self.port and (host in self._names or (self._is_anywhere and _is_ip_address(host)))
+        return port == self.port and (host in self._names or (self._is_anywhere and _ip_address(host) is not None))
 
     def is_origin(self, origin: str) -> bool:
         """Whether a header Origin names this page."""
@@ -84,23 +85,17 @@ class Address:
 
 def _normal(host: str) -> str:
     """Return a host in the form in which hosts are compared."""
-    return str(ip_address(host)) if _is_ip_address(host) else host.lower().removesuffix(".")
+    return str(_ip_address(host) or host.lower().removesuffix("."))
 
 
-def _is_ip_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True
+def _ip_address(host: str) -> IPv4Address | IPv6Address | None:
+    with suppress(ValueError):
+        return ip_address(host)
+    return None
 
 
 def _resolved(host: str) -> list[str]:
-    """Return the IP addresses of a host.
-
-    Raises:
-        BcosError: no such host.
-    """
+    """Return the IP addresses of a host."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError as reason:

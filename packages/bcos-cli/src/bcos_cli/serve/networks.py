@@ -1,14 +1,27 @@
-"""The networks behind the page."""
+"""The networks behind the page, and what they predict and explain for uploaded files."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
+import torch
+
 from bcos_cli.config.trust import trusts_runs
+from bcos_cli.data.input_image import InputImage
+from bcos_cli.explain.batch import explain_images
 from bcos_cli.processes.group import default_device
-from bcos_core.errors import BcosError
+from bcos_cli.serve.uploads import Limits, read_upload
+from bcos_core.errors import BcosError, first_line
+from bcos_explain import ExplainedImage, explainer_specs
 from bcos_models import TrainedModel, load_trained
+
+TOP = 5
+"""Most likely classes that are shown."""
+_KEPT = 64
+"""Explanations that are remembered, about 1 MB each for images of 224 pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +36,6 @@ class Network:
 
 def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> dict[str, Network]:
     """Load the networks that a user names, each once, by their names on the page.
-
-    Args:
-        runs_or_models: each as :func:`bcos_models.load_trained` takes it.
-        weights: a file of weights, for one model by name.
 
     Raises:
         BcosError: as :func:`bcos_models.load_trained`, or weights for several models.
@@ -45,3 +54,94 @@ def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> 
         name = short if names.count(short) == 1 else source
         networks[name] = Network(name, trained)
     return networks
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """An image as a network gets it, and what the network predicts."""
+
+    network: Network
+    image: InputImage
+    probabilities: tuple[float, ...]
+    """Probability of each class."""
+    order: tuple[int, ...]
+    """Classes, most likely first."""
+
+    def target(self, chosen: int | None) -> int:
+        """The chosen class, or the predicted one."""
+        return self.order[0] if chosen is None else chosen
+
+    @property
+    def top(self) -> list[tuple[int, float]]:
+        """The most likely classes with their probabilities."""
+        return [(k, self.probabilities[k]) for k in self.order[:TOP]]
+
+
+class UnexplainedError(BcosError):
+    """A method that failed; the one-line message says why."""
+
+
+class PageExplainer:
+    """Explains images by networks, named as on the page; remembers the latest. Safe to call from several threads."""
+
+    def __init__(self, networks: Mapping[str, Network], limits: Limits) -> None:
+        self.networks = networks
+        self.limits = limits
+        self._predicted = lru_cache(_KEPT)(self._predict)
+        self._explained = lru_cache(_KEPT)(_explain)
+
+    def predict(self, path: Path, network: str) -> Prediction:
+        """Return what a network predicts for an uploaded file.
+
+        Raises:
+            BcosError: an unknown network, or what :func:`bcos_cli.serve.uploads.read_upload` refuses.
+        """
+        if network not in self.networks:
+            raise BcosError(f"there is no network {network!r} here; choose one of {', '.join(self.networks)}")
+        return self._predicted(_digest(path, self.limits), path, network)
+
+    def explain(self, prediction: Prediction, target: int, method: str) -> ExplainedImage:
+        """Explain one class by one method; the image holds that one explanation.
+
+        Raises:
+            UnexplainedError: a class that is not there, or a method that does not know this network or failed.
+        """
+        if not 0 <= target < len(prediction.order):
+            raise UnexplainedError(f"there is no class {target}; this network has {len(prediction.order)}")
+        return self._explained(prediction, target, method)
+
+    def _predict(self, digest: str, path: Path, network: str) -> Prediction:  # noqa: ARG002 - reason: the cache's key
+        chosen = self.networks[network]
+        image = read_upload(path, chosen.trained.input, self.limits)
+        with chosen.lock:
+            (explained,) = explain_images(chosen.trained, image.pixels[None], methods=())
+        if not bool(torch.isfinite(explained.logits).all()):
+            raise BcosError(f"{network} gives logits that are not finite for this image")
+        order = explained.logits.argsort(descending=True, stable=True).tolist()
+        return Prediction(chosen, image, tuple(explained.probabilities.tolist()), tuple(order))
+
+
+def methods_offered() -> list[str]:
+    """Return the names of explainers: ``bcos``, the other exact ones, the rest."""
+    specs = sorted(explainer_specs(), key=lambda spec: (spec.name != "bcos", not spec.exact, spec.name))
+    return [spec.name for spec in specs]
+
+
+def _explain(prediction: Prediction, target: int, method: str) -> ExplainedImage:
+    trained, pixels = prediction.network.trained, prediction.image.pixels[None]
+    try:
+        with prediction.network.lock:
+            return explain_images(trained, pixels, target, (method,), probe=True, keep_weight=False, colours=True)[0]
+    except BcosError as reason:
+        raise UnexplainedError(first_line(reason)) from reason
+    except Exception as reason:  # a stranger's explainer may raise anything
+        raise UnexplainedError(f"it failed: {type(reason).__name__}: {first_line(reason)}") from reason
+
+
+def _digest(path: Path, limits: Limits) -> str:
+    """Hash the content of a file, up to the largest size that is read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.sha256(file.read(limits.bytes + 1)).hexdigest()
+    except OSError:
+        return ""  # which read_upload refuses

@@ -10,7 +10,7 @@ import gradio as gr
 
 from bcos_cli.explain.sheets import percent
 from bcos_cli.explain.targets import class_text
-from bcos_cli.serve.requests import PageExplainer, Prediction, UnexplainedError, methods_offered
+from bcos_cli.serve.networks import PageExplainer, Prediction, UnexplainedError, methods_offered
 from bcos_cli.serve.results import LAYOUTS, Layout, problem, results
 from bcos_cli.serve.uploads import SUFFIXES
 from bcos_core.errors import BcosError
@@ -27,12 +27,7 @@ _PARALLEL = 4
 
 
 def build_page(explainer: PageExplainer, methods: Sequence[str]) -> gr.Blocks:
-    """Build the page, not yet served.
-
-    Args:
-        explainer: explains the images that are dropped on it.
-        methods: the ones that are ticked at the start.
-    """
+    """Build the page, not yet served; `methods` are ticked at the start."""
     names = list(explainer.networks)
     exact = {spec.name for spec in explainer_specs() if spec.exact}
     offered = [(f"{name} (exact)" if name in exact else name, name) for name in methods_offered()]
@@ -73,31 +68,24 @@ def _connect(
     """Connect the inputs of the page with what they change."""
     _, file, network, target, chosen, layout = inputs
     top, shown = outputs
+    common = {"trigger_mode": "multiple", "api_visibility": "private"}
     explaining: dict[str, Any] = {
         "fn": partial(respond, explainer),
         "inputs": list(inputs),
         "outputs": [top, shown],
         "concurrency_limit": _PARALLEL,
         "concurrency_id": "explanations",
-        "trigger_mode": "multiple",
         "show_progress_on": shown,
-        "api_visibility": "private",
+        **common,
     }
-    quick: dict[str, Any] = {
-        "outputs": target,
-        "queue": False,
-        "trigger_mode": "multiple",
-        "show_progress": "hidden",
-        "api_visibility": "private",
-    }
-
-    def other_classes(name: str) -> gr.Dropdown:
-        return gr.Dropdown(_classes(explainer, name), value=PREDICTED)
+    quick: dict[str, Any] = {"outputs": target, "queue": False, "show_progress": "hidden", **common}
 
     gr.on([target.input, chosen.input, layout.input], **explaining)
     file.change(lambda: PREDICTED, None, **quick).then(**explaining)
     top.input(lambda k: k, top, **quick).then(**explaining)
-    network.input(other_classes, network, **quick).then(**explaining)
+    network.input(lambda name: gr.Dropdown(_classes(explainer, name), value=PREDICTED), network, **quick).then(
+        **explaining
+    )
 
 
 def respond(explainer: PageExplainer, visitor: Visitor, *values: Any) -> Iterator[tuple[Any, Any]]:
@@ -136,10 +124,8 @@ def explain_upload(
             explained[method] = str(reason)
         yield gr.skip(), results(prediction, target_class, name, explained, layout=layout)
     if not explained:
-        yield (
-            gr.skip(),
-            problem("no method is chosen; tick one") + results(prediction, target_class, name, explained),
-        )
+        nothing = problem("no method is chosen; tick one")
+        yield gr.skip(), nothing + results(prediction, target_class, name, explained)
 
 
 def _most_likely(prediction: Prediction, explained: int) -> gr.Radio:

@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from bcos_cli.explain.scale import Scale
-from bcos_cli.explain.sheets import color_bar, likelihood, map_picture, map_title, percent, weight_picture
+from bcos_cli.explain.sheets import Scale, color_bar, likelihood, map_picture, map_title, percent, weight_picture
 from bcos_cli.explain.targets import class_text
 from bcos_cli.explain.writer import npy_bytes
-from bcos_cli.serve.requests import Prediction
+from bcos_cli.serve.networks import Prediction
 from bcos_core.receipt import Receipt, number
 from bcos_explain import ExplainedImage, explainer_specs, input_image
 from bcos_explain.explainers import remark_lines
@@ -42,11 +41,9 @@ def results(
     """Return HTML of input, W, maps, the contributions of pixels under the cursor, and receipts.
 
     Args:
-        prediction: the image.
         target: the explained class.
         name: name of the file.
         explained: explained images by method; a string is the reason for a missing one, None for one still to come.
-        layout: maps on their own, or over the input in grey.
     """
     done = {method: image for method, image in explained.items() if isinstance(image, ExplainedImage)}
     failed = {method: reason for method, reason in explained.items() if isinstance(reason, str)}
@@ -73,10 +70,8 @@ def _headline(prediction: Prediction, target: int, done: Mapping[str, ExplainedI
     text = f"predicted <strong>{escape(class_text(predicted, classes))}</strong> {percent(share)}"
     explanation = next((image.explanations[0] for image in done.values()), None)
     likely = percent(prediction.probabilities[target]) if explanation is None else likelihood(explanation)
-    if target == predicted:
-        text = f"predicted and explained: <strong>{escape(class_text(target, classes))}</strong> · {likely}"
-    else:
-        text += f" · explained: <strong>{escape(class_text(target, classes))}</strong> · {likely}"
+    explained = f"explained: <strong>{escape(class_text(target, classes))}</strong> · {likely}"
+    text = f"predicted and {explained}" if target == predicted else f"{text} · {explained}"
     return f'<p class="bcos-headline" role="status">{text}</p>'
 
 
@@ -97,13 +92,13 @@ def _figures(image: ExplainedImage, layout: Layout, file: str) -> Iterator[str]:
     title, subtitle = map_title(explanation)
     total = "" if exact else _soft(f"sum {number(explanation.contributions)}, logit {number(explanation.logit)}")
     lines = remark_lines(explanation.remarks)
+    array = base64.b64encode(npy_bytes(explanation.map.astype("<f4"))).decode("ascii")  # for the page's script
     yield _figure(
         "map",
         title,
         subtitle or next((spec.summary for spec in explainer_specs() if spec.name == explanation.method), ""),
         map_picture(image, explanation, scale, overlay=overlay),
-        data=f' data-unit="{"logit" if exact else ""}" data-npy="{_base64_of(explanation.map)}" '
-        f'data-file="{escape(file)}"',
+        data=f' data-unit="{"logit" if exact else ""}" data-npy="{array}" data-file="{escape(file)}"',
         after=_bar(color_bar(explanation, scale))
         + total
         + "".join(f'<span class="bcos-soft bcos-remark">{escape(line)}</span>' for line in lines)
@@ -156,8 +151,3 @@ def _receipt(receipt: Receipt) -> str:
 
 def _soft(text: str) -> str:
     return f'<span class="bcos-soft">{escape(text)}</span>' if text else ""
-
-
-def _base64_of(array: NDArray[Any]) -> str:
-    """Return an array as a NumPy file of little-endian float32 in base64, for the page's script."""
-    return base64.b64encode(npy_bytes(array.astype("<f4"))).decode("ascii")

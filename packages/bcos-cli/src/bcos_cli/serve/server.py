@@ -12,8 +12,7 @@ from typing import Any
 
 from bcos_cli import console
 from bcos_cli.serve.address import Address
-from bcos_cli.serve.networks import load_networks
-from bcos_cli.serve.requests import PageExplainer
+from bcos_cli.serve.networks import PageExplainer, load_networks
 from bcos_cli.serve.uploads import Limits
 from bcos_core.errors import BcosError
 from bcos_explain import get_explainer
@@ -35,12 +34,8 @@ def serve(
     """Serve the page until the process is interrupted or told to end.
 
     Args:
-        runs_or_models: what :func:`bcos_cli.serve.networks.load_networks` takes.
-        weights: a file of weights, for one model by name.
         address: where to listen; reachable from this machine alone by default.
-        limits: limits of uploads.
         methods: explainers that are ticked at the start.
-        open_browser: open the page in a browser.
 
     Raises:
         BcosError: no Gradio, an unknown network or explainer, or an address that cannot be listened at.
@@ -59,34 +54,22 @@ def serve(
     try:
         with TemporaryDirectory(prefix="bcos-serve-") as folder:
             os.environ.update(_QUIET, GRADIO_TEMP_DIR=folder)
-            _serve(explainer, address, Path(folder), methods, open_browser, stopped)
+            from bcos_cli.serve.page import build_page  # Gradio, which reads the environment
+
+            page = build_page(explainer, methods)
+            try:
+                page.launch(**launch_options(address, explainer.limits, Path(folder)), inbrowser=open_browser)
+                console.out.print(f"serving {address.url}\nCtrl-C stops it", soft_wrap=True)
+                stopped.wait()
+            finally:
+                page.close(verbose=False)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _serve(
-    explainer: PageExplainer, address: Address, folder: Path, methods: Sequence[str], open_browser: bool, stopped: Event
-) -> None:
-    from bcos_cli.serve.page import build_page
-
-    page = build_page(explainer, methods)
-    try:
-        page.launch(**launch_options(address, explainer.limits, folder), inbrowser=open_browser)
-        console.out.print(f"serving {address.url}\nCtrl-C stops it", soft_wrap=True)
-        stopped.wait()
-    finally:
-        page.close(verbose=False)
-
-
 def launch_options(address: Address, limits: Limits, folder: Path) -> dict[str, Any]:
-    """Options for Gradio: nothing is shared, no files are served but uploads, nothing is loaded from elsewhere.
-
-    Args:
-        address: where the page is.
-        limits: limits of uploads.
-        folder: where uploads are kept.
-    """
+    """Options for Gradio: nothing is shared, no files are served but uploads, nothing is loaded from elsewhere."""
     import gradio as gr
     from starlette.middleware import Middleware
 

@@ -13,8 +13,6 @@ from bcos_models import InputSpec
 READ = ("PNG", "JPEG", "WebP", "BMP", "GIF", "TIFF")
 """Formats that the page takes; other commands read more."""
 SUFFIXES = tuple(suffix for name in READ for suffix in FORMATS[name])
-
-
 _PARALLEL = 4
 _KEPT_FILES = 1000
 _FORM = 2**16

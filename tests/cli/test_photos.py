@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bcos_cli.evaluate.annotated import load_annotated
+from bcos_cli.evaluate.photos import load_annotated
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 

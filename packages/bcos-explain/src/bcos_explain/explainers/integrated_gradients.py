@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
+from bcos_explain.explainers.gradient import target_gradients
 from bcos_explain.explainers.memory import fit_in_memory
 from bcos_explain.explainers.remarks import remark_on_gap
-from bcos_explain.explainers.target_gradients import target_gradients
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer
 from bcos_explain.explainers.feature_map import as_feature_map, last_feature_layer
 from bcos_explain.metrics.batches import Encode, Progress, as_input
-from bcos_explain.metrics.grids import GridPointingResult, play_grids, tile, untile
+from bcos_explain.metrics.grid_pointing import GridPointingResult, play_grids, tile, untile
 
 Part = Literal["full", "part"]
 

@@ -1,13 +1,12 @@
 """Infidelity: how far attributions are from what the removal of squares costs."""
 
-import captum.metrics
 import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_explain.explainers.contract import Explainer, Target, check_count
-from bcos_explain.metrics.batches import Batch, Encode, Progress, each_map
-from bcos_explain.metrics.pixel_removal import Baseline, Output, replacement, target_output
+from bcos_explain.metrics.batches import Encode, Progress, each_map
+from bcos_explain.metrics.pixel_removal import Baseline, Output, removal_effects, replacement
 from bcos_explain.metrics.result import MetricResult
 
 
@@ -30,7 +29,7 @@ def infidelity(
     """Mean squared distance of the attribution of a random square from what its removal costs.
 
     ``score = min_β mean_S (β Σ_{p in S} a_p - (f(x) - f(x without S)))²``, with β = 1 without `normalize`.
-    Computed by Captum. Squares are the same for all images, so a score does not depend on the other images.
+    Squares are the same for all images, so a score does not depend on the other images.
 
     Args:
         model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
@@ -56,7 +55,11 @@ def infidelity(
     scores = []
     for batch, maps in each_map(model, explainer, images, target, encode, batch_size, progress):
         other = replacement(batch, encode, baseline)
-        scores.append(_of_batch(model, batch, maps, other, masks.to(maps.device), output, normalize).cpu())
+        attributed, cost = removal_effects(model, batch, maps, other, masks, output)
+        if normalize:
+            power = attributed.square().sum(1, keepdim=True)
+            attributed = attributed * (attributed * cost).sum(1, keepdim=True) / torch.where(power > 0, power, 1)
+        scores.append((attributed - cost).square().mean(1).cpu())
     return MetricResult(scores=torch.cat(scores), higher_is_better=False)
 
 
@@ -68,33 +71,3 @@ def square_masks(height: int, width: int, side: float, count: int, generator: to
     row, column = torch.arange(height), torch.arange(width)
     rows, columns = (row >= top) & (row < top + pixels), (column >= left) & (column < left + pixels)
     return rows[:, :, None] & columns[:, None, :]
-
-
-def _of_batch(
-    model: nn.Module, batch: Batch, maps: Tensor, other: Tensor, masks: Tensor, output: Output, normalize: bool
-) -> Tensor:
-    n, channels = batch.x.shape[:2]
-    at_once = max(1, min(len(masks), 64 // n))
-    done = 0
-
-    def remove(x: Tensor) -> tuple[Tensor, Tensor]:  # x: each image `repeats` times in a row
-        nonlocal done
-        repeats = len(x) // n
-        gone = masks[done : done + repeats].repeat(n, 1, 1)[:, None].expand_as(x)
-        done += repeats
-        return gone.to(x.dtype), torch.where(gone, other.repeat_interleave(repeats, 0), x)
-
-    def score(x: Tensor) -> Tensor:
-        return target_output(model, x, batch.target.repeat_interleave(len(x) // n), output)
-
-    spread = (maps.double() / channels)[:, None].expand(-1, channels, -1, -1)  # Captum sums over channels
-    value: Tensor = captum.metrics.infidelity(
-        score,
-        remove,
-        batch.x,
-        spread,
-        n_perturb_samples=len(masks),
-        max_examples_per_batch=at_once * n,
-        normalize=normalize,
-    )
-    return value

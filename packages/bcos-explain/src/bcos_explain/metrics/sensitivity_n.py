@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_explain.explainers.contract import Explainer, Target, check_count
-from bcos_explain.metrics.batches import Batch, Encode, Progress, each_map
-from bcos_explain.metrics.pixel_removal import Baseline, Output, pixel_subsets, replacement, target_output
+from bcos_explain.metrics.batches import Encode, Progress, each_map
+from bcos_explain.metrics.pixel_removal import Baseline, Output, pixel_subsets, removal_effects, replacement
 from bcos_explain.metrics.result import MetricResult
 from bcos_explain.metrics.similarity import pearson
 
@@ -59,12 +59,7 @@ def sensitivity_n(
     curves = []
     for batch, maps in each_map(model, explainer, images, target, encode, batch_size, progress):
         other = replacement(batch, encode, baseline)
-        whole = target_output(model, batch.x, batch.target, output)
-        columns = []
-        for masks in removed:
-            attributed = torch.einsum("nhw,shw->ns", maps.double(), masks.to(maps.device).double())
-            cost = whole[:, None] - _outputs_without(model, batch, other, masks, output)
-            columns.append(pearson(attributed, cost))
+        columns = [pearson(*removal_effects(model, batch, maps, other, masks, output)) for masks in removed]
         curves.append(torch.stack(columns, 1).cpu())
     joined = torch.cat(curves)
     return MetricResult(
@@ -74,11 +69,3 @@ def sensitivity_n(
         curves=joined,
         curve_x=torch.tensor(list(fractions), dtype=torch.float64),
     )
-
-
-def _outputs_without(model: nn.Module, batch: Batch, other: Tensor, masks: Tensor, output: Output) -> Tensor:
-    """(N, S)."""
-    values = [
-        target_output(model, torch.where(mask.to(other.device), other, batch.x), batch.target, output) for mask in masks
-    ]
-    return torch.stack(values, 1)

@@ -5,13 +5,12 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, get_args
+from typing import Any, BinaryIO, Literal, Protocol, get_args
+
+from PIL import GifImagePlugin, Image, ImageChops
 
 from bcos_core import BcosError
 from bcos_core.files import replacement
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 AnimationFormat = Literal["gif", "webp"]
 _OPAQUE = 128
@@ -26,7 +25,7 @@ _ANIMATED, _TRANSPARENT = 0x02, 0x10
 class AnimationWriter(Protocol):
     """Takes frames one by one."""
 
-    def add(self, frame: "Image", milliseconds: float) -> None:
+    def add(self, frame: Image.Image, milliseconds: float) -> None:
         """Show a frame, RGB or RGBA and of the first one's size, for a time."""
 
 
@@ -57,7 +56,7 @@ class _Frames:
         self.size: tuple[int, int] | None = None
         self._owed = 0.0
 
-    def check(self, frame: "Image") -> bool:
+    def check(self, frame: Image.Image) -> bool:
         """Whether this is the first frame."""
         if self.size is None:
             self.size = frame.size
@@ -85,9 +84,7 @@ class _Gif(_Frames):
     unit = 10
     shortest = 2  # browsers show shorter frames ten times as long
 
-    def add(self, frame: "Image", milliseconds: float) -> None:
-        from PIL import GifImagePlugin
-
+    def add(self, frame: Image.Image, milliseconds: float) -> None:
         if self.check(frame):
             self.file.write(b"GIF89a" + struct.pack("<HHBBB", *frame.size, 0x70, 0, 0))
             self.file.write(b"!\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<H", 0) + b"\0")
@@ -108,7 +105,7 @@ class _Gif(_Frames):
 class _WebP(_Frames):
     """Lossless; each frame is a picture of its own in the container of the format's specification."""
 
-    def add(self, frame: "Image", milliseconds: float) -> None:
+    def add(self, frame: Image.Image, milliseconds: float) -> None:
         if self.check(frame):
             width, height = (n - 1 for n in frame.size)
             flags = _ANIMATED | (_TRANSPARENT if "A" in frame.getbands() else 0)
@@ -127,10 +124,8 @@ class _WebP(_Frames):
         self.file.write(struct.pack("<I", size - 8))
 
 
-def _paletted(rgb: "Image") -> "Image":
+def _paletted(rgb: Image.Image) -> Image.Image:
     """Reduce to 256 colours, the last one unused; dithered, except for the colour of the first pixel: the page."""
-    from PIL import Image, ImageChops
-
     few = rgb.quantize(_PAGE, kmeans=1)  # without k-means the ends of colour scales get lost
     colours = (few.getpalette() or [])[: 3 * _PAGE]
     page = rgb.crop((0, 0, 1, 1))

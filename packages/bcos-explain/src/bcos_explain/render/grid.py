@@ -122,7 +122,7 @@ def _lay_bar(sheet: Sheet, x: int, y: int, width: int, bar: ColorBar, text: int)
         half = width_of(label, text) / 2
         anchor: Anchor = "left" if place < half else "right" if place + half > width else "middle"
         edge = {"left": 0, "middle": place, "right": width}[anchor]
-        sheet.lines.append(Line(x + place, y, height=_TICK))
+        sheet.lines.append(Line(x + place, y, _TICK))
         sheet.labels.append(Label(x + edge, y + _TICK + text, label, text, anchor))
     return _write(sheet, x + width // 2, y + _TICK + text + 1, bar.label, text, width, faint=True, anchor="middle")
 

@@ -64,12 +64,11 @@ class Label:
 
 @dataclass(frozen=True)
 class Line:
-    """A horizontal or vertical line, one pixel wide."""
+    """A vertical line, one pixel wide."""
 
     x: int
     y: int
-    width: int = 1
-    height: int = 1
+    height: int
 
 
 @dataclass
@@ -88,12 +87,7 @@ class Sheet:
     lines: list[Line] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        look_of(self.background)
-
-    @property
-    def look(self) -> Look:
-        """The colours of the page."""
-        return look_of(self.background)
+        self.look = look_of(self.background)
 
 
 def look_of(background: Background) -> Look:

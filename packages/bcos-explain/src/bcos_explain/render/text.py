@@ -2,10 +2,8 @@
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
+from PIL import ImageFont
 
 FAMILIES = "DejaVu Sans, Verdana, sans-serif"
 """Fonts for SVG: that of the raster pictures, and one of the same widths."""
@@ -67,10 +65,8 @@ def wrapped(text: str, room: float, size: int) -> list[str]:
 
 
 @cache
-def font(path: Path, size: int) -> "FreeTypeFont":
+def font(path: Path, size: int) -> ImageFont.FreeTypeFont:
     """Return the font of `size` pixels, laid out the same on every machine."""
-    from PIL import ImageFont
-
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 

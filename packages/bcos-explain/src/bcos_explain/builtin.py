@@ -104,22 +104,16 @@ _OF_GRIDS = {
     ),
     "dipart": ("dipart", "the same where each cell of the last feature map is classified alone", _RAO),
 }
-_OF_BOXES = {
-    "epg": ("energy_pointing_game", "share of positive contributions inside boxes around the object", _WANG),
-}
+_OF_BOXES = {"epg": ("energy_pointing_game", "share of positive contributions inside boxes around the object", _WANG)}
 _OF_MASKS = {
-    "epg_masks": (
-        "energy_pointing_game_masks",
-        "share of positive contributions inside the mask of the object",
-        _WANG,
-    ),
+    "epg_masks": ("energy_pointing_game_masks", "share of positive contributions inside the mask of the object", _WANG)
 }
 _OF_THE_EXACT_MAP = {
     "completeness": (
         "completeness",
         "distance of contributions plus bias from the explained logit",
         "Sundararajan et al., ICML 2017",
-    ),
+    )
 }
 _HIGHER_IS_BETTER = {
     "insertion": (

@@ -1,4 +1,4 @@
-"""Explanation methods, one a file, all called ``explainer(model, x, target)``."""
+"""Explanation methods, all called ``explainer(model, x, target)``."""
 
 from bcos_explain.explainers.attention_rollout import AttentionRollout
 from bcos_explain.explainers.attribute import attribute

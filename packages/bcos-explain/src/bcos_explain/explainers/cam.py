@@ -76,18 +76,9 @@ class LayerCam:
 def maps_and_slopes(
     model: nn.Module, x: Tensor, target: Target, layer: str | None, method: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Feature maps A of a layer and ``∂f_k/∂A``, in one forward pass.
+    """Feature maps A (N, c, h, w) of a layer, ``∂f_k/∂A`` (N, T, c, h, w) and the classes, in one forward pass.
 
-    Args:
-        model: in eval mode.
-        x: (N, C, H, W), requires a gradient.
-        target: explained classes.
-        layer: name of the submodule; None for the last with a feature map before the classifier (see
-            :func:`bcos_explain.explainers.feature_map.last_feature_layer`).
-        method: for messages.
-
-    Returns:
-        Maps (N, c, h, w), slopes (N, T, c, h, w) and the classes (N,) or (N, T).
+    The input requires a gradient; `method` is named in messages.
 
     Raises:
         BcosError: an unknown layer, one whose output is not a feature map, or one without influence.
@@ -124,13 +115,5 @@ def upsampled(cam: Tensor, x: Tensor) -> Tensor:
 
 
 def weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
-    """``relu(Σ_c w_c A_c)`` for each target.
-
-    Args:
-        weights: (N, T, c, h, w), or with h = w = 1.
-        maps: (N, c, h, w).
-
-    Returns:
-        (N, T, h, w)
-    """
+    """``relu(Σ_c w_c A_c)``, (N, T, h, w), of weights (N, T, c, h or 1, w or 1) and maps (N, c, h, w)."""
     return torch.stack([(w * maps).sum(1).relu() for w in weights.unbind(1)], 1)

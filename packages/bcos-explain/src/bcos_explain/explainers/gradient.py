@@ -68,15 +68,9 @@ def input_gradients(model: nn.Module, x: Tensor, target: Target) -> tuple[Tensor
 
 
 def target_gradients(outputs: Tensor, indices: Tensor, source: Tensor) -> Tensor | None:
-    """``∂ outputs[n, indices[n, t]] / ∂ source``, one backward pass for each t.
+    """``∂ outputs[n, indices[n, t]] / ∂ source``, (N, T, ...), one backward pass for each t.
 
-    Args:
-        outputs: (N, K), in the graph; row n depends on row n of `source` alone.
-        indices: (N, T).
-        source: (N, ...).
-
-    Returns:
-        (N, T, ...), or None if the outputs do not depend on the source.
+    Row n of the outputs (N, K) depends on row n of the source (N, ...) alone. None if they do not depend on it at all.
     """
     columns = []
     for column in indices.unbind(1):
@@ -94,13 +88,7 @@ def image_signs(x: Tensor) -> Tensor:
     With :class:`bcos_core.AddInverse` a network sees ``[u, 1 - u]`` of an image u, so that by the chain rule
     ``∂f/∂u_c = ∂f/∂x_c - ∂f/∂x_(c+C)``. That an input is encoded this way is seen in its values, not in the
     number of channels: the second half is one minus the first, in every pixel but those that are zero in all
-    channels, where an image was taken away.
-
-    Args:
-        x: (N, C, H, W).
-
-    Returns:
-        (N, C, 1, 1), in the type of x.
+    channels, where an image was taken away. Returns (N, C, 1, 1) for x (N, C, H, W), in its type.
     """
     signs = torch.ones_like(x[:, :, :1, :1])
     half, odd = divmod(x.shape[1], 2)

@@ -237,14 +237,10 @@ def play_grids(
     encode: Encode | None,
     progress: Progress | None,
 ) -> GridPointingResult:
-    """Draw grids and score maps of them, as all games on grids do.
+    """Draw grids and score maps of them, as all games on grids do; arguments as of :func:`grid_pointing_game`.
 
-    Args:
-        maps: from grids (B, C, n·H, n·W) and the labels of their cells (B, n²) to attributions of these
-            (B, n², n·H, n·W).
-        model: says where to and in which precision inputs are needed.
-        images, labels, confidences, n, num_grids, grids, smooth, batch_size, generator, encode, progress: as of
-            :func:`bcos_explain.metrics.grid_pointing_game`.
+    `maps` leads from grids (B, C, n·H, n·W) and the labels of their cells (B, n²) to attributions of these
+    (B, n², n·H, n·W); the model says where to and in which precision inputs are needed.
 
     Raises:
         BcosError: images, labels or grids that do not fit each other.

@@ -199,15 +199,9 @@ def target_output(model: nn.Module, x: Tensor, target: Tensor, output: Output) -
 def removal_effects(
     model: nn.Module, batch: Batch, maps: Tensor, other: Tensor, masks: Tensor, output: Output
 ) -> tuple[Tensor, Tensor]:
-    """What the attribution says that the removal of pixels costs, and what it costs, both (N, S), float64.
+    """What attributions (N, H, W) say that the removal of pixels costs, and what it costs, both (N, S), float64.
 
-    Args:
-        model: in eval mode.
-        batch: N images.
-        maps: (N, H, W), their attributions.
-        other: (N, C', H, W), see :func:`replacement`.
-        masks: (S, H, W), bool, the sets of pixels.
-        output: what is measured.
+    Masks (S, H, W) are the sets of pixels, and `other` what replaces them, see :func:`replacement`.
     """
     masks = masks.to(maps.device)
     attributed = torch.einsum("nhw,shw->ns", maps.double(), masks.double())

@@ -6,21 +6,10 @@ from bcos_explain.render.contributions import contribution_rgb, plot_contributio
 from bcos_explain.render.files import data_uri, picture_bytes, save_png, save_sheet, sheet_bytes
 from bcos_explain.render.grid import Tile, grid, laid_on
 from bcos_explain.render.notebook import explanation_html
-from bcos_explain.render.picture import (
-    contribution_overlay,
-    explanation_overlay,
-    greyed,
-    input_image,
-    on_background,
-)
+from bcos_explain.render.picture import contribution_overlay, explanation_overlay, greyed, input_image, on_background
 from bcos_explain.render.scale import percentile_of_many
 from bcos_explain.render.sheet import Background, Sheet
-from bcos_explain.render.weight_image import (
-    WeightPicture,
-    common_alpha_scale,
-    explanation_image,
-    smoothing,
-)
+from bcos_explain.render.weight_image import WeightPicture, common_alpha_scale, explanation_image, smoothing
 
 __all__ = [
     "Background",

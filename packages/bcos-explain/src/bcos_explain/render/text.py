@@ -1,5 +1,6 @@
 """Text in pictures: fonts, widths, and letters that a font lacks."""
 
+from bisect import bisect_right
 from functools import cache
 from pathlib import Path
 
@@ -42,13 +43,11 @@ def shortened(text: str, room: float, size: int, *, bold: bool = False) -> str:
     line = printable(text)
     if width_of(line, size, bold=bold) <= room:
         return line
-    fits, too_long = 0, len(line)
-    while too_long - fits > 1:
-        middle = (fits + too_long) // 2
-        if width_of(line[:middle].rstrip() + "…", size, bold=bold) <= room:
-            fits = middle
-        else:
-            too_long = middle
+
+    def width(count: int) -> float:
+        return width_of(line[:count].rstrip() + "…", size, bold=bold)
+
+    fits = bisect_right(range(1, len(line)), room, key=width)
     return line[:fits].rstrip() + "…"
 
 

@@ -22,7 +22,7 @@ from bcos_explain.render import (
     save_sheet,
     sheet_bytes,
 )
-from bcos_explain.render.colorbar import bar_picture, tick_text, ticks
+from bcos_explain.render.contributions import bar_picture, tick_text, ticks
 from bcos_explain.render.files import draw
 from bcos_explain.render.text import drawable, printable, shortened, width_of
 

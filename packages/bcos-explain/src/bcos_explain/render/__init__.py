@@ -1,8 +1,7 @@
 """Pictures of explanations, as numpy arrays with values in [0, 1], as sheets with text, and as files."""
 
 from bcos_explain.render.animation import animation
-from bcos_explain.render.colorbar import ColorBar
-from bcos_explain.render.contributions import contribution_rgb, plot_contribution_map, symmetric_limit
+from bcos_explain.render.contributions import ColorBar, contribution_rgb, plot_contribution_map, symmetric_limit
 from bcos_explain.render.files import data_uri, picture_bytes, save_png, save_sheet, sheet_bytes
 from bcos_explain.render.grid import Tile, grid, laid_on
 from bcos_explain.render.notebook import explanation_html

@@ -112,10 +112,11 @@ class _WebP(_Frames):
             header = bytes([flags, 0, 0, 0]) + _three_bytes(width) + _three_bytes(height)
             self.file.write(b"RIFF\0\0\0\0WEBP" + _chunk(b"VP8X", header) + _chunk(b"ANIM", bytes(6)))
         encoded = io.BytesIO()
-        frame.save(encoded, format="webp", lossless=True, method=4)
+        frame.save(encoded, format="webp", lossless=True, method=4, exif=b"", xmp=b"", icc_profile=b"")
+        picture = encoded.getvalue()[12:]  # without metadata one chunk follows the header
         place = bytes(6) + _three_bytes(frame.width - 1) + _three_bytes(frame.height - 1)
         shown = _three_bytes(self.time(milliseconds)) + bytes([_NO_BLENDING | _CLEARED])
-        self.file.write(_chunk(b"ANMF", place + shown + _picture_chunks(encoded.getvalue())))
+        self.file.write(_chunk(b"ANMF", place + shown + picture))
 
     def finish(self) -> None:
         super().finish()
@@ -143,16 +144,3 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 def _three_bytes(number: int) -> bytes:
     return struct.pack("<I", number)[:3]
-
-
-def _picture_chunks(webp: bytes) -> bytes:
-    """Return the chunks of a still picture without the file's header and extended header, as a frame holds them."""
-    kept = b""
-    position = 12
-    while position + 8 <= len(webp):
-        name, length = webp[position : position + 4], struct.unpack_from("<I", webp, position + 4)[0]
-        end = position + 8 + length + length % 2
-        if name in (b"VP8 ", b"VP8L", b"ALPH"):
-            kept += webp[position:end]
-        position = end
-    return kept

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bcos_core import BcosError
 from bcos_explain.render.arrays import to_bytes, to_floats
-from bcos_explain.render.colorbar import ColorBar, bar_picture, tick_text, ticks
+from bcos_explain.render.contributions import ColorBar, bar_picture, tick_text, ticks
 from bcos_explain.render.picture import on_background
 from bcos_explain.render.sheet import Anchor, Background, Label, Line, Panel, Sheet, checkerboard, look_of
 from bcos_explain.render.text import shortened, width_of, wrapped

@@ -36,13 +36,11 @@ def as_channels(output: Tensor, size: tuple[int, int]) -> Tensor:
     if output.ndim == 2:
         return output[:, :, None, None]
     maps = as_feature_map(output, *size)
-    if maps is None and output.ndim == 4:
-        maps = output
-    if maps is None:
+    if maps is None and output.ndim != 4:
         raise BcosError(
             f"neurons need a layer with outputs (N, C), (N, C, h, w) or tokens (N, T, C), got {tuple(output.shape)}"
         )
-    return maps
+    return output if maps is None else maps
 
 
 class LayerOutputs:

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from bcos_core import BcosError
 from bcos_core.files import write_atomically
 from bcos_explain.render.arrays import to_bytes
-from bcos_explain.render.sheet import Label, Look, Panel, Sheet
+from bcos_explain.render.sheet import Panel, Sheet
 from bcos_explain.render.text import FAMILIES, drawable, font, printable
 
 FORMATS = ("png", "svg", "webp")
@@ -132,62 +132,45 @@ def resized(picture: NDArray[np.uint8], width: int, height: int) -> Image.Image:
 def draw(sheet: Sheet) -> Image.Image:
     """Draw the sheet in pixels: RGB, or RGBA where its page is transparent."""
     look = sheet.look
-    canvas = Image.new("RGBA", (sheet.width, sheet.height), (0, 0, 0, 0) if look.page is None else (*look.page, 255))
+    canvas = Image.new("RGBA", (sheet.width, sheet.height), look.page or (0, 0, 0, 0))
     for panel in sheet.panels:
         canvas.alpha_composite(resized(panel.picture, panel.width, panel.height).convert("RGBA"), (panel.x, panel.y))
     pen = ImageDraw.Draw(canvas)
     for line in sheet.lines:
-        pen.line((line.x, line.y, line.x, line.y + line.height - 1), fill=(*look.ink, 255))
+        pen.line((line.x, line.y, line.x, line.y + line.height - 1), fill=look.ink)
     for panel in sheet.panels:
         if panel.framed:
             corners = (panel.x - 1, panel.y - 1, panel.x + panel.width, panel.y + panel.height)
-            pen.rectangle(corners, outline=(*look.line, 255))
+            pen.rectangle(corners, outline=look.line)
     for label in sheet.labels:
         text, path = drawable(label.text, bold=label.bold)
-        fill = (*(look.faint if label.faint else look.ink), 255)
+        fill = look.faint if label.faint else look.ink
         pen.text((label.x, label.y), text, fill=fill, font=font(path, label.size), anchor=_ANCHORS[label.anchor][0])
     return canvas if look.page is None else canvas.convert("RGB")
 
 
 def svg_of(sheet: Sheet) -> str:
-    """Return the sheet as one SVG document."""
+    """Return the sheet as one SVG document: pictures as PNG inside, text as text, no external references."""
     look = sheet.look
     parts = [
         f'<svg xmlns="{_NAMESPACE}" width="{sheet.width}" height="{sheet.height}" '
         f'viewBox="0 0 {sheet.width} {sheet.height}" font-family="{FAMILIES}">'
     ]
     if look.page is not None:
-        parts.append(f'<rect width="100%" height="100%" fill="{_colour(look.page)}"/>')
-    parts += [_panel(panel, look) for panel in sheet.panels]
-    parts += [
-        f'<rect x="{line.x}" y="{line.y}" width="1" height="{line.height}" fill="{_colour(look.ink)}"/>'
-        for line in sheet.lines
-    ]
-    parts += [_label(label, look) for label in sheet.labels]
+        parts.append(f'<rect width="100%" height="100%" fill="{look.page}"/>')
+    for panel in sheet.panels:
+        place = f'x="{panel.x}" y="{panel.y}" width="{panel.width}" height="{panel.height}"'
+        style = 'preserveAspectRatio="none" style="image-rendering:pixelated"'
+        parts.append(f'<image {place} {style} href="{data_uri(panel.picture, format="png")}"/>')
+        if panel.framed:
+            place = f'x="{panel.x - 0.5}" y="{panel.y - 0.5}" width="{panel.width + 1}" height="{panel.height + 1}"'
+            parts.append(f'<rect {place} fill="none" stroke="{look.line}"/>')
+    for line in sheet.lines:
+        parts.append(f'<rect x="{line.x}" y="{line.y}" width="1" height="{line.height}" fill="{look.ink}"/>')
+    for label in sheet.labels:
+        weight = ' font-weight="bold"' if label.bold else ""
+        style = f'font-size="{label.size}" text-anchor="{_ANCHORS[label.anchor][1]}"{weight}'
+        colour = look.faint if label.faint else look.ink
+        text = escape(printable(label.text))
+        parts.append(f'<text x="{label.x}" y="{label.y}" {style} fill="{colour}" xml:space="preserve">{text}</text>')
     return "\n".join([*parts, "</svg>\n"])
-
-
-def _panel(panel: Panel, look: Look) -> str:
-    image = (
-        f'<image x="{panel.x}" y="{panel.y}" width="{panel.width}" height="{panel.height}" '
-        f'preserveAspectRatio="none" style="image-rendering:pixelated" href="{data_uri(panel.picture, format="png")}"/>'
-    )
-    if not panel.framed:
-        return image
-    return image + (
-        f'<rect x="{panel.x - 0.5}" y="{panel.y - 0.5}" width="{panel.width + 1}" height="{panel.height + 1}" '
-        f'fill="none" stroke="{_colour(look.line)}"/>'
-    )
-
-
-def _label(label: Label, look: Look) -> str:
-    weight = ' font-weight="bold"' if label.bold else ""
-    colour = look.faint if label.faint else look.ink
-    return (
-        f'<text x="{label.x}" y="{label.y}" font-size="{label.size}" text-anchor="{_ANCHORS[label.anchor][1]}"{weight} '
-        f'fill="{_colour(colour)}" xml:space="preserve">{escape(printable(label.text))}</text>'
-    )
-
-
-def _colour(rgb: tuple[int, int, int]) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*rgb)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageColor
 
 from bcos_core import BcosError
 from bcos_explain.render.arrays import to_bytes, to_floats
@@ -87,7 +88,8 @@ def laid_on(picture: NDArray[Any], background: Background) -> NDArray[np.uint8]:
         raise BcosError(f"a picture on a sheet must be (h, w, 3) or (h, w, 4), got shape {picture.shape}")
     if picture.shape[2] == 4 and page is not None:
         height, width = picture.shape[:2]
-        under = checkerboard(height, width, max(1, height // 16)) if background == "checker" else np.divide(page, 255)
+        colour = np.divide(ImageColor.getrgb(page), 255)
+        under = checkerboard(height, width, max(1, height // 16)) if background == "checker" else colour
         picture = on_background(to_floats(picture), under)
     return to_bytes(picture)
 

@@ -46,18 +46,18 @@ def write_results(folder: str | Path, results: Mapping[str, MetricResult], keys:
     samples = {name: _samples(name, result, keys.get(name)) for name, result in results.items()}
     folder = Path(folder)
     summaries = {name: result.to_dict() for name, result in results.items()}
-    scores = [
+    scores = (
         (name, *sample, score)
         for name, result in results.items()
         for sample, score in zip(samples[name], result.scores.tolist(), strict=True)
-    ]
-    curves = [
+    )
+    curves = (
         (name, *sample, x, value)
         for name, result in results.items()
         if result.curves is not None and result.curve_x is not None
         for sample, curve in zip(samples[name], result.curves.tolist(), strict=True)
         for x, value in zip(result.curve_x.tolist(), curve, strict=True)
-    ]
+    )
     contents = {
         SCORES_CSV: _table(("result", "sample", "cell", "score"), scores),
         SCORES_JSON: json.dumps(summaries, indent=1, allow_nan=False) + "\n",

@@ -8,7 +8,7 @@ from torch import nn
 from bcos_core import AddInverse
 from bcos_explain import get_explainer
 from bcos_explain.explainers import attribute, collect_remarks, spatial_map
-from bcos_explain.explainers.inverse_channels import image_signs
+from bcos_explain.explainers.gradient import image_signs
 
 OF_DERIVATIVES = ["gradient", "guided_backprop", "smoothgrad"]
 pytestmark = pytest.mark.filterwarnings("ignore::bcos_explain.explainers.ExplainerRemark")

@@ -9,7 +9,7 @@ from linear_network import Linear, contributions
 from bcos_core import AddInverse, BcosError
 from bcos_explain import get_explainer
 from bcos_explain.metrics import infidelity, max_sensitivity, sensitivity_n
-from bcos_explain.metrics.infidelity import square_masks
+from bcos_explain.metrics.faithfulness import square_masks
 from bcos_explain.metrics.pixel_removal import pixel_subsets
 
 

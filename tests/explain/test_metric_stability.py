@@ -10,7 +10,7 @@ from bcos_core import AddInverse, BcosError
 from bcos_explain import get_explainer
 from bcos_explain.metrics import model_randomisation, shift_stability, similarity
 from bcos_explain.metrics.randomisation import shuffle_parameters
-from bcos_explain.metrics.shift_stability import overlap, shifted
+from bcos_explain.metrics.stability import overlap, shifted
 
 
 @pytest.fixture

@@ -22,8 +22,8 @@ from bcos_explain.render import (
     save_sheet,
     sheet_bytes,
 )
-from bcos_explain.render.colorbar import bar_picture, tick_text, ticks
-from bcos_explain.render.raster import draw
+from bcos_explain.render.contributions import bar_picture, tick_text, ticks
+from bcos_explain.render.files import draw
 from bcos_explain.render.text import drawable, printable, shortened, width_of
 
 STRANGE = ["$x^2$ and $\\frac", "<b>&amp;\"'", "名前", "\u202eabc\u0000\n\td", "n" * 500, "", "é ñ Ω ✓", "🙂"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -129,30 +130,14 @@ def explain_batch(
     >>> [(e.target.index, e.target.against, e.exact, e.map.shape) for e in first.explanations]
     [(3, None, True, (8, 8)), (3, 5, True, (8, 8))]
     """
-    batch = _Batch(model, _methods(methods), encode, probabilities, probe, keep_weight, colours, on_refusal)
+    explainers = methods if isinstance(methods, Mapping) else {name: get_explainer(name) for name in methods}
+    batch = _Batch(model, explainers, encode, probabilities, probe, keep_weight, colours, on_refusal)
 
     def explain_part(part: slice) -> list[ExplainedImage]:
         chosen = targets[part] if isinstance(targets, Tensor) and targets.ndim else targets
         return batch.explain(images[part], _Scores(chosen))
 
     return [image for part in in_batches(explain_part, len(images), batch_size) for image in part]
-
-
-@dataclass(frozen=True)
-class _Method:
-    name: str
-    explainer: Explainer
-    exact: bool
-
-
-def _methods(methods: Sequence[str] | Mapping[str, Explainer]) -> list[_Method]:
-    """Explainers with what their descriptions say; one that is not registered says itself whether it is exact."""
-    explainers = methods if isinstance(methods, Mapping) else {name: get_explainer(name) for name in methods}
-    exact = {spec.name: spec.exact for spec in explainer_specs()}
-    return [
-        _Method(name, explainer, exact.get(name, bool(getattr(explainer, "exact", False))))
-        for name, explainer in explainers.items()
-    ]
 
 
 class _Scores:
@@ -210,7 +195,7 @@ class _Batch:
     """The arguments of :func:`explain_batch` that all parts of a batch share."""
 
     model: nn.Module
-    methods: Sequence[_Method]
+    explainers: Mapping[str, Explainer]
     encode: Callable[[Tensor], Tensor] | None
     probabilities: Callable[[Tensor], Tensor]
     probe: bool | None
@@ -218,17 +203,23 @@ class _Batch:
     colours: bool
     on_refusal: Refusal | None
 
+    @cached_property
+    def exact(self) -> dict[str, bool]:
+        """What descriptions say of the methods; one that is not registered says it itself."""
+        described = {spec.name: spec.exact for spec in explainer_specs()}
+        return {name: bool(described.get(name, getattr(e, "exact", False))) for name, e in self.explainers.items()}
+
     def explain(self, images: Tensor, scores: _Scores) -> list[ExplainedImage]:
         x = images if self.encode is None else self.encode(images)
         results: dict[str, _Result] = {}
         # Methods that read off W come first: their forward pass gives the logits, which the others need.
-        for method in sorted(self.methods, key=lambda m: not isinstance(m.explainer, LinearMapExplainer)):
+        for name, explainer in sorted(self.explainers.items(), key=lambda e: not isinstance(e[1], LinearMapExplainer)):
             try:
-                results[method.name] = self._result(method.explainer, x, scores)
+                results[name] = self._result(explainer, x, scores)
             except BcosError as reason:
                 if self.on_refusal is None:
                     raise
-                self.on_refusal(method.name, reason)
+                self.on_refusal(name, reason)
         logits = self._logits(x, scores).float().cpu()
         probabilities = self.probabilities(logits)
         return [
@@ -237,9 +228,9 @@ class _Batch:
                 logits=logits[i],
                 probabilities=probabilities[i],
                 explanations=tuple(
-                    self._explanation(method, results[method.name], i, t, target, logits[i], probabilities[i])
-                    for method in self.methods
-                    if method.name in results
+                    self._explanation(name, results[name], i, t, target, logits[i], probabilities[i])
+                    for name in self.explainers
+                    if name in results
                     for t, target in enumerate(scores.targets[i])
                 ),
             )
@@ -266,14 +257,7 @@ class _Batch:
         return _Result(maps.detach().float().cpu(), remarks, None, None)
 
     def _explanation(
-        self,
-        method: _Method,
-        result: _Result,
-        i: int,
-        t: int,
-        target: ClassTarget,
-        logits: Tensor,
-        probabilities: Tensor,
+        self, method: str, result: _Result, i: int, t: int, target: ClassTarget, logits: Tensor, probabilities: Tensor
     ) -> ClassExplanation:
         logit = float(logits[target.index])
         if target.against is not None:
@@ -288,8 +272,8 @@ class _Batch:
             picture = WeightPicture.of(result.explanation.input[i], w).compact() if self.colours else None
         return ClassExplanation(
             target=target,
-            method=method.name,
-            exact=method.exact,
+            method=method,
+            exact=self.exact[method],
             logit=logit,
             probability=float(probabilities[target.index]),
             contributions=float(result.maps[i, t].double().sum()),

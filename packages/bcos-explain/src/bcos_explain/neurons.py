@@ -36,13 +36,11 @@ def as_channels(output: Tensor, size: tuple[int, int]) -> Tensor:
     if output.ndim == 2:
         return output[:, :, None, None]
     maps = as_feature_map(output, *size)
-    if maps is None and output.ndim == 4:
-        maps = output
-    if maps is None:
+    if maps is None and output.ndim != 4:
         raise BcosError(
             f"neurons need a layer with outputs (N, C), (N, C, h, w) or tokens (N, T, C), got {tuple(output.shape)}"
         )
-    return maps
+    return output if maps is None else maps
 
 
 class LayerOutputs:
@@ -162,15 +160,13 @@ def explain_neuron(
         if positions is None:
             chosen = flat.detach().argmax(1)
         else:
-            places = [_flat(p, maps.shape[2], maps.shape[3], layer) for p in positions]
-            chosen = torch.tensor(places, device=flat.device)
+            height, width = maps.shape[2:]
+            places = [position or (0, 0) for position in positions]
+            for row, column in places:
+                if not (0 <= row < height and 0 <= column < width):
+                    last = (height - 1, width - 1)
+                    raise BcosError(f"the layer {layer!r} has positions up to {last}, got {(row, column)}")
+            chosen = torch.tensor([row * width + column for row, column in places], device=flat.device)
         return flat.gather(1, chosen[:, None])[:, 0]
 
     return explain(model, x, activation, layer=layer)
-
-
-def _flat(position: tuple[int, ...], height: int, width: int, layer: str) -> int:
-    row, column = position or (0, 0)
-    if not (0 <= row < height and 0 <= column < width):
-        raise BcosError(f"the layer {layer!r} has positions up to ({height - 1}, {width - 1}), got {position}")
-    return row * width + column

@@ -27,7 +27,7 @@ from bcos_explain import ClassExplanation, ClassTarget
 from bcos_explain.explainers import Remark
 from bcos_explain.explainers.remarks import worst
 from bcos_explain.render import animation
-from bcos_explain.render.raster import draw
+from bcos_explain.render.files import draw
 from bcos_explain.render.sheet import Sheet
 
 

@@ -16,7 +16,7 @@ from bcos_core.receipt import Receipt, number
 from bcos_explain import ExplainedImage, explainer_specs, input_image
 from bcos_explain.explainers import remark_lines
 from bcos_explain.render import ColorBar, data_uri
-from bcos_explain.render.colorbar import tick_text, ticks
+from bcos_explain.render.contributions import tick_text, ticks
 
 Layout = Literal["side by side", "overlay"]
 LAYOUTS: tuple[Layout, ...] = ("side by side", "overlay")

@@ -1,16 +1,14 @@
-"""Explanation methods, one a file, all called ``explainer(model, x, target)``."""
+"""Explanation methods, all called ``explainer(model, x, target)``."""
 
 from bcos_explain.explainers.attention_rollout import AttentionRollout
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.bcos import BcosContributions, RelativeContributions
+from bcos_explain.explainers.cam import GradCam, LayerCam
 from bcos_explain.explainers.contract import Explainer, Target, spatial_map
 from bcos_explain.explainers.deeplift import DeepLift
-from bcos_explain.explainers.gradcam import GradCam
-from bcos_explain.explainers.gradient import Gradient
+from bcos_explain.explainers.gradient import Gradient, InputXGradient
 from bcos_explain.explainers.guided_backprop import GuidedBackprop
-from bcos_explain.explainers.input_x_gradient import InputXGradient
 from bcos_explain.explainers.integrated_gradients import IntegratedGradients
-from bcos_explain.explainers.layercam import LayerCam
 from bcos_explain.explainers.lime import Lime
 from bcos_explain.explainers.occlusion import Occlusion
 from bcos_explain.explainers.remarks import ExplainerRemark, Remark, collect_remarks, remark, remark_lines

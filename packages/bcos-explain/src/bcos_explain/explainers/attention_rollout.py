@@ -108,22 +108,11 @@ _SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
 
 
 def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    **_: Any,
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *options: Any, **named: Any
 ) -> Tensor:
-    """The matrix inside of ``scaled_dot_product_attention``."""
-    del value, dropout_p
-    scores = query.double() @ key.double().transpose(-2, -1)
-    scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
-    if is_causal:
-        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
-    if attn_mask is not None:
-        is_kept = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if is_kept else scores + attn_mask
-    return scores.softmax(-1)
+    """The matrix inside of ``scaled_dot_product_attention``: what it makes of the identity instead of `value`."""
+    del value
+    identity = torch.eye(key.shape[-2], dtype=torch.float64, device=key.device).expand(*key.shape[:-1], -1)
+    if attn_mask is not None and attn_mask.is_floating_point():
+        attn_mask = attn_mask.double()
+    return F.scaled_dot_product_attention(query.double(), key.double(), identity, attn_mask, *options, **named)

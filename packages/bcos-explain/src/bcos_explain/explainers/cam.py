@@ -1,4 +1,7 @@
-"""What class activation mapping has in common: the maps of one layer, and their slopes."""
+"""Class activation mapping: Grad-CAM and Layer-CAM."""
+
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -7,26 +10,75 @@ from torch import Tensor, nn
 from bcos_core import BcosError
 from bcos_core.layers import find_layer, layer_name, layer_outputs
 from bcos_core.module_copy import shared_copy
-from bcos_explain.explainers.contract import Target, as_columns, class_indices
+from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
 from bcos_explain.explainers.feature_map import as_feature_map, last_feature_layer
-from bcos_explain.explainers.target_gradients import target_gradients
+from bcos_explain.explainers.gradient import target_gradients
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradCam:
+    """``relu(Σ_c α_c A_c)``, upsampled bilinearly, with ``α_c`` the mean over positions of ``∂f_k/∂A_c``.
+
+    A are the feature maps (N, C, h, w) of one layer. Outputs with channels last and tokens (N, T, C) of
+    transformers are arranged as such maps; tokens in front of those of the patches (class, registers) are
+    left out. The same as Captum's ``LayerGradCam`` with ReLU, which knows convolutions only.
+
+    Args:
+        layer: name of the submodule; None for the last with a feature map before the classifier, in order of
+            execution (see :func:`bcos_explain.explainers.feature_map.last_feature_layer`): the last stage of
+            a convolutional network, the norm before the last attention of a transformer with a class token.
+
+    Returns (N, [T,] H, W), non-negative; zero where nothing speaks for the class.
+
+    Raises:
+        BcosError: an unknown layer, one whose output is not a feature map, or one that the output does not
+            depend on.
+
+    Source: Selvaraju et al., *Grad-CAM*, ICCV 2017, equations 1 and 2.
+    """
+
+    several_targets: ClassVar[bool] = True
+    layer: str | None = None
+
+    def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
+        """Explain the logits of `target`."""
+        with differentiable(model, x) as leaf:
+            maps, slopes, indices = maps_and_slopes(model, leaf, target, self.layer, "Grad-CAM")
+            cam = weighted_sum(slopes.mean((3, 4), keepdim=True), maps)
+            return like_target(upsampled(cam, x), indices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCam:
+    """``relu(Σ_c relu(∂f_k/∂A_c) · A_c)``, upsampled bilinearly: each position has its own weights.
+
+    Args:
+        layer: as for :class:`bcos_explain.explainers.GradCam`; earlier layers give finer maps.
+
+    Returns (N, [T,] H, W), non-negative; zero where nothing speaks for the class.
+
+    Raises:
+        BcosError: as :class:`bcos_explain.explainers.GradCam`.
+
+    Source: Jiang et al., *LayerCAM*, IEEE TIP 2021, equations 5 and 6.
+    """
+
+    several_targets: ClassVar[bool] = True
+    layer: str | None = None
+
+    def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
+        """Explain the logits of `target`."""
+        with differentiable(model, x) as leaf:
+            maps, slopes, indices = maps_and_slopes(model, leaf, target, self.layer, "Layer-CAM")
+            return like_target(upsampled(weighted_sum(slopes.relu(), maps), x), indices)
 
 
 def maps_and_slopes(
     model: nn.Module, x: Tensor, target: Target, layer: str | None, method: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Feature maps A of a layer and ``∂f_k/∂A``, in one forward pass.
+    """Feature maps A (N, c, h, w) of a layer, ``∂f_k/∂A`` (N, T, c, h, w) and the classes, in one forward pass.
 
-    Args:
-        model: in eval mode.
-        x: (N, C, H, W), requires a gradient.
-        target: explained classes.
-        layer: name of the submodule; None for the last with a feature map before the classifier (see
-            :func:`bcos_explain.explainers.feature_map.last_feature_layer`).
-        method: for messages.
-
-    Returns:
-        Maps (N, c, h, w), slopes (N, T, c, h, w) and the classes (N,) or (N, T).
+    The input requires a gradient; `method` is named in messages.
 
     Raises:
         BcosError: an unknown layer, one whose output is not a feature map, or one without influence.
@@ -63,13 +115,5 @@ def upsampled(cam: Tensor, x: Tensor) -> Tensor:
 
 
 def weighted_sum(weights: Tensor, maps: Tensor) -> Tensor:
-    """``relu(Σ_c w_c A_c)`` for each target.
-
-    Args:
-        weights: (N, T, c, h, w), or with h = w = 1.
-        maps: (N, c, h, w).
-
-    Returns:
-        (N, T, h, w)
-    """
+    """``relu(Σ_c w_c A_c)``, (N, T, h, w), of weights (N, T, c, h or 1, w or 1) and maps (N, c, h, w)."""
     return torch.stack([(w * maps).sum(1).relu() for w in weights.unbind(1)], 1)

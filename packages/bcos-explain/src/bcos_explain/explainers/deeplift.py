@@ -18,8 +18,8 @@ from bcos_core import BcosError
 from bcos_core.errors import first_line
 from bcos_core.module_copy import shared_copy
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
+from bcos_explain.explainers.gradient import target_gradients
 from bcos_explain.explainers.remarks import remark_on_gap
-from bcos_explain.explainers.target_gradients import target_gradients
 
 _filters = threading.RLock()
 
@@ -115,20 +115,12 @@ def _hookable(model: nn.Module) -> nn.Module:
 def _one_module_a_call(model: nn.Module, kinds: tuple[type[nn.Module], ...], x: Tensor) -> Tensor:
     """Give every call of a module of some `kinds` a module of its own, in place.
 
-    Many networks call one ReLU in several places, which Captum's DeepLIFT cannot tell apart.
-
-    Args:
-        kinds: modules without parameters.
-
-    Returns:
-        The network's output for x.
+    Many networks call one ReLU in several places, which Captum's DeepLIFT cannot tell apart. The `kinds` have no
+    parameters. Returns the network's output for x.
     """
     calls: Counter[nn.Module] = Counter()
-    handles = [
-        module.register_forward_pre_hook(lambda m, _: calls.update([m]))
-        for module in model.modules()
-        if type(module) in kinds
-    ]
+    counted = [module for module in model.modules() if type(module) in kinds]
+    handles = [module.register_forward_pre_hook(lambda m, _: calls.update([m])) for module in counted]
     with torch.no_grad():
         output: Tensor = model(x)
     for handle in handles:

@@ -56,7 +56,7 @@ def last_feature_layer(model: nn.Module, x: Tensor) -> nn.Module:
     """
     image = x[:1].detach()
     with torch.no_grad():
-        outputs = _feature_outputs(model, image)
+        outputs, _ = _feature_outputs(model, image)
     if not outputs:
         raise BcosError(
             "the model has no layer whose output is a map (N, C, h, w) or tokens of an image "
@@ -68,11 +68,8 @@ def last_feature_layer(model: nn.Module, x: Tensor) -> nn.Module:
     return _last_with_influence(model, image, tokens.shape) or last
 
 
-def _feature_outputs(model: nn.Module, x: Tensor, logits: list[Tensor] | None = None) -> list[tuple[nn.Module, Tensor]]:
-    """Submodules whose outputs are feature maps, in order of execution up to the classifier, with these outputs.
-
-    The model's own output is appended to `logits`.
-    """
+def _feature_outputs(model: nn.Module, x: Tensor) -> tuple[list[tuple[nn.Module, Tensor]], Tensor]:
+    """Submodules with their feature maps, in order of execution up to the classifier; and the model's output."""
     get_classifier = getattr(model, "get_classifier", None)
     classifier = get_classifier() if callable(get_classifier) else None
     found: list[tuple[nn.Module, Tensor]] = []
@@ -90,22 +87,19 @@ def _feature_outputs(model: nn.Module, x: Tensor, logits: list[Tensor] | None = 
     if isinstance(classifier, nn.Module):
         handles.append(classifier.register_forward_pre_hook(stop))
     try:
-        output = model(x)
+        return found, model(x)
     finally:
         for handle in handles:
             handle.remove()
-    if logits is not None:
-        logits.append(output)
-    return found
 
 
 def _last_with_influence(model: nn.Module, image: Tensor, shape: torch.Size) -> nn.Module | None:
     """The last submodule with tokens of this shape of which those of patches influence the predicted class."""
-    logits: list[Tensor] = []
     with torch.enable_grad():
         image = image.clone().requires_grad_()
-        outputs = [(m, o) for m, o in _feature_outputs(model, image, logits) if o.shape == shape]
-        gradients = torch.autograd.grad(logits[0].max(), [o for _, o in outputs], allow_unused=True)
+        found, logits = _feature_outputs(model, image)
+        outputs = [(m, o) for m, o in found if o.shape == shape]
+        gradients = torch.autograd.grad(logits.max(), [o for _, o in outputs], allow_unused=True)
     for (module, _), gradient in reversed(list(zip(outputs, gradients, strict=True))):
         maps = as_feature_map(gradient, image.shape[-2], image.shape[-1])
         if maps is not None and bool(maps.any()):

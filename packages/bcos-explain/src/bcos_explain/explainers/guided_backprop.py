@@ -11,8 +11,7 @@ from torch.overrides import TorchFunctionMode
 from bcos_core.mode import eager_mode
 from bcos_core.rules.table import functions
 from bcos_explain.explainers.contract import Target, like_target
-from bcos_explain.explainers.gradient import input_gradients
-from bcos_explain.explainers.inverse_channels import image_signs
+from bcos_explain.explainers.gradient import image_signs, input_gradients
 from bcos_explain.explainers.remarks import remark
 
 

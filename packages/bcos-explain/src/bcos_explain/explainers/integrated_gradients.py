@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
+from bcos_explain.explainers.gradient import target_gradients
 from bcos_explain.explainers.memory import fit_in_memory
 from bcos_explain.explainers.remarks import remark_on_gap
-from bcos_explain.explainers.target_gradients import target_gradients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +56,20 @@ class IntegratedGradients:
             with torch.no_grad():
                 logits = model(images)
                 indices = class_indices(logits, target)
-                difference = (logits - model(torch.zeros_like(images[:1]))).gather(1, as_columns(indices))
+                columns = as_columns(indices)
+                difference = (logits - model(torch.zeros_like(images[:1]))).gather(1, columns)
+
+            def gradients(forward_fn: Callable[[Tensor], Tensor], inputs: tuple[Tensor], **_: Any) -> tuple[Tensor]:
+                (points,) = inputs  # steps × images
+                gradient = target_gradients(forward_fn(points), columns.repeat(len(points) // len(images), 1), points)
+                assert gradient is not None  # a network whose outputs do not depend on the input has no logits
+                return (gradient,)  # (steps·N, T, C, H, W) where Captum expects (steps·N, C, H, W)
+
             method = captum.attr.IntegratedGradients(model, multiply_by_inputs=False)
-            method.gradient_func = _gradients_of_targets
+            method.gradient_func = gradients
             average: Tensor = fit_in_memory(
                 lambda at_once: method.attribute(
-                    images,
-                    baselines=0,
-                    additional_forward_args=(as_columns(indices),),
-                    n_steps=self.n_steps,
-                    internal_batch_size=at_once,
+                    images, baselines=0, n_steps=self.n_steps, internal_batch_size=at_once
                 ),
                 self.internal_batch_size,
                 least=len(images),
@@ -73,17 +77,3 @@ class IntegratedGradients:
             attribution = images.unsqueeze(1) * average
             remark_on_gap(attribution, difference, "raise n_steps")
             return like_target(attribution.to(x.dtype), indices)
-
-
-def _gradients_of_targets(
-    forward_fn: Callable[..., Tensor], inputs: tuple[Tensor, ...], target_ind: object, additional_forward_args: Any
-) -> tuple[Tensor]:
-    """Captum's gradient function, but for all targets, given as additional argument (N, T), in one forward pass.
-
-    Captum asks for one gradient (N, C, H, W). This is (N, T, C, H, W), which it carries through where it does not
-    multiply by the input.
-    """
-    del target_ind
-    gradient = target_gradients(forward_fn(*inputs), additional_forward_args[0], inputs[0])
-    assert gradient is not None  # a network whose outputs do not depend on the input has no logits
-    return (gradient,)

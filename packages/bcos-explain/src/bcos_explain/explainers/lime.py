@@ -1,14 +1,11 @@
 """LIME."""
 
-import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import captum.attr
 import torch
-from captum._utils.models.linear_model import SkLearnRidge
+from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from bcos_core import BcosError
@@ -69,67 +66,27 @@ class Lime:
             if (count := int(cells.max()) + 1) > self.n_samples:
                 remark(f"{count} coefficients are fitted to {self.n_samples} samples; raise n_samples or cell")
             maps = [
-                fit_in_memory(partial(self._one_image, model, image[None], classes, cells), self.internal_batch_size)
+                fit_in_memory(partial(self._one_image, model, image, classes, cells), self.internal_batch_size)
                 for image, classes in zip(leaf.detach(), as_columns(indices), strict=True)
             ]
             return like_target(torch.stack(maps), indices)
 
     def _cells(self, x: Tensor) -> Tensor:
-        """(1, 1, H, W): number of the cell of each pixel."""
+        """(H, W): number of the cell of each pixel."""
         height, width = x.shape[2:]
         side = self.cell or max(1, min(height, width) // _CELLS)
         rows, columns = (torch.arange(n, device=x.device) // side for n in (height, width))
-        return (rows[:, None] * (int(columns[-1]) + 1) + columns)[None, None]
+        return rows[:, None] * (int(columns[-1]) + 1) + columns
 
     def _one_image(self, model: nn.Module, image: Tensor, classes: Tensor, cells: Tensor, at_once: int) -> Tensor:
-        """Maps (T, H, W) of one image (1, C, H, W)."""
-        outputs = _Recorded(model)
-        maps = []
-        for k in classes.tolist():
-            generator = torch.Generator().manual_seed(self.seed)  # the same samples for every target
-            method = captum.attr.Lime(
-                outputs.column(k),
-                interpretable_model=SkLearnRidge(alpha=self.alpha),
-                similarity_func=_nearness,
-                perturb_func=_coin_tosses(generator),
-            )
-            attribution = method.attribute(
-                image, baselines=0, feature_mask=cells, n_samples=self.n_samples, perturbations_per_eval=at_once
-            )
-            maps.append(attribution[0, 0].to(image.dtype))
-        return torch.stack(maps)
-
-
-def _nearness(_original: Tensor, _perturbed: Tensor, cells: Tensor, **_: Any) -> float:
-    """Weight of a sample with some `cells` (1, cells) present: ``1 - √share`` is their cosine distance from all."""
-    distance = 1 - math.sqrt(float(cells.float().mean()))
-    return math.exp(-(distance**2) / (2 * _KERNEL_WIDTH**2))
-
-
-def _coin_tosses(generator: torch.Generator) -> Callable[..., Tensor]:
-    def perturb(original: Tensor, **given: Any) -> Tensor:
-        tosses = torch.rand(1, given["num_interp_features"], generator=generator) < 0.5
-        return tosses.to(original.device, torch.long)
-
-    return perturb
-
-
-class _Recorded:
-    """Logits of a sequence of batches, computed once and reused each time the same sequence is passed."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.logits: list[Tensor] = []
-
-    def column(self, k: int) -> Callable[[Tensor], Tensor]:
-        """Forward function of logit k, from the start of the sequence."""
-        position = 0
-
-        def forward(images: Tensor) -> Tensor:
-            nonlocal position
-            if position == len(self.logits):
-                self.logits.append(self.model(images))
-            position += 1
-            return self.logits[position - 1][:, k]
-
-        return forward
+        """Maps (T, H, W) of one image (C, H, W)."""
+        generator = torch.Generator().manual_seed(self.seed)
+        present = torch.rand(self.n_samples, int(cells.max()) + 1, generator=generator) < 0.5  # (samples, cells)
+        distance = 1 - present.double().mean(1).sqrt()  # of the cosine, from all cells
+        nearness = (-(distance**2) / (2 * _KERNEL_WIDTH**2)).exp()
+        batches = present.to(image).split(at_once)
+        logits = torch.cat([model(image * part[:, None, cells])[:, classes] for part in batches])  # (samples, T)
+        ridge = Ridge(alpha=self.alpha)
+        ridge.fit(present.numpy(), logits.double().cpu().numpy(), sample_weight=nearness.numpy())
+        coefficients = torch.from_numpy(ridge.coef_).to(image).reshape(len(classes), -1)  # (T, cells)
+        return coefficients[:, cells]

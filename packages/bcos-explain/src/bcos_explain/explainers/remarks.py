@@ -90,11 +90,7 @@ def remark_on_gap(attribution: Tensor, difference: Tensor, cure: str) -> None:
 
 
 def pass_on(remarks: Sequence[Remark], *, first_image: int = 0, target: int | None = None) -> None:
-    """Hand remarks of a part of a batch to the code that collects those of the whole.
-
-    Args:
-        target: number of the explained class, if the part has that class alone.
-    """
+    """Hand remarks of a part of a batch (with a `target`: of that class alone) to the code that collects the whole."""
     collected = _collected.get()
     if collected is not None:
         for found in remarks:

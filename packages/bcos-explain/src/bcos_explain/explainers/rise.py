@@ -113,10 +113,6 @@ class Rise:
 
 def _noise_of_mean(one: Tensor, other: Tensor) -> Tensor:
     """Share of noise in the variance of the mean of two maps (N, T, H, W) that differ by noise alone: (N, T)."""
-    r = torch.cosine_similarity(_centred(one), _centred(other), dim=-1)
+    one, other = (maps.flatten(2) - maps.flatten(2).mean(2, keepdim=True) for maps in (one, other))
+    r = torch.cosine_similarity(one, other, dim=-1)
     return ((1 - r) / (1 + r).clamp_min(1e-9)).clamp_max(1)
-
-
-def _centred(maps: Tensor) -> Tensor:
-    values = maps.flatten(2)
-    return values - values.mean(2, keepdim=True)

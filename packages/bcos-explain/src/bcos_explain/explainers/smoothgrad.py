@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
-from bcos_explain.explainers.gradient import input_gradients
-from bcos_explain.explainers.inverse_channels import image_signs
+from bcos_explain.explainers.gradient import image_signs, input_gradients
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 aten = torch.ops.aten
-AlongAxis = Callable[[Tensor, int], Tensor]
-"""The operation along one spatial axis alone, of a tensor (N, 1, *spatial) that has size `_BESIDE` along all others."""
 _BESIDE = 2
 """With 1, PyTorch's antialiased interpolation gives wrong values."""
 
@@ -55,19 +53,11 @@ def convolution_backward(
     return aten.convolution.default(gradient, weight, None, *options), None, None
 
 
-@_adjoint("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward")
+@_adjoint("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward", "adaptive_max_pool2d_backward")
 def max_pool_backward(gradient: Tensor, input: Tensor, *options: Any) -> Tensor:
     """Each value goes to the place it was taken from; the indices (last option) count within a channel."""
-    return _scattered(gradient, input, options[-1], len(options[0]))
-
-
-@_adjoint("adaptive_max_pool2d_backward")
-def adaptive_max_pool_backward(gradient: Tensor, input: Tensor, indices: Tensor) -> Tensor:
-    """As :func:`max_pool_backward`."""
-    return _scattered(gradient, input, indices, 2)
-
-
-def _scattered(gradient: Tensor, input: Tensor, indices: Tensor, n_dims: int) -> Tensor:
+    *window, indices = options
+    n_dims = len(window[0]) if window else 2  # adaptive pooling has no window
     flat = torch.zeros_like(input).flatten(-n_dims)
     return flat.scatter_add(-1, indices.flatten(-n_dims), gradient.flatten(-n_dims)).reshape(input.shape)
 
@@ -84,20 +74,15 @@ def avg_pool_backward(
     divisor_override: int | None,
 ) -> Any:
     """Transpose of average pooling, whose divisors are products of counts along each axis."""
-    n_dims = len(kernel_size)
-    pool = {2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}[n_dims]
+    pool = {2: aten.avg_pool2d.default, 3: aten.avg_pool3d.default}[len(kernel_size)]
     divisor = None if divisor_override is None else 1
 
-    def along(x: Tensor, axis: int) -> Tensor:
-        window = [
-            _only(axis, values, neutral)
-            for values, neutral in ((kernel_size, 1), (stride or kernel_size, 1), (padding, 0))
-        ]
-        pooled: Tensor = pool(x, *window, ceil_mode, count_include_pad, divisor)
-        return pooled
+    def along(axis: int) -> list[Any]:
+        window = ((kernel_size, 1), (stride or kernel_size, 1), (padding, 0))
+        return [*(_only(axis, *values) for values in window), ceil_mode, count_include_pad, divisor]
 
     scaled = gradient if divisor_override is None else gradient / divisor_override
-    return _along_axes(scaled, input.shape, n_dims, along)
+    return _along_axes(scaled, input.shape, len(kernel_size), pool, along)
 
 
 @_adjoint("_adaptive_avg_pool2d_backward", "_adaptive_avg_pool3d_backward")
@@ -105,7 +90,7 @@ def adaptive_avg_pool_backward(gradient: Tensor, input: Tensor) -> Any:
     """Transpose of average pooling to a size."""
     n_dims = input.ndim - 2
     pool = {2: aten._adaptive_avg_pool2d.default, 3: aten._adaptive_avg_pool3d.default}[n_dims]
-    return _along_axes(gradient, input.shape, n_dims, lambda x, i: pool(x, _only(i, gradient.shape[2:], _BESIDE)))
+    return _along_axes(gradient, input.shape, n_dims, pool, lambda axis: [_only(axis, gradient.shape[2:], _BESIDE)])
 
 
 def _register_resampling(name: str, n_dims: int) -> None:
@@ -123,11 +108,10 @@ def _register_resampling(name: str, n_dims: int) -> None:
         """
         flags, scales = options[:n_flags], [*options[n_flags:], *[None] * n_dims][:n_dims]
 
-        def along(x: Tensor, axis: int) -> Tensor:
-            resampled: Tensor = forward(x, _only(axis, output_size, _BESIDE), *flags, *_only(axis, scales, None))
-            return resampled
+        def along(axis: int) -> list[Any]:
+            return [_only(axis, output_size, _BESIDE), *flags, *_only(axis, scales, None)]
 
-        return _along_axes(gradient, input_size, n_dims, along)
+        return _along_axes(gradient, input_size, n_dims, forward, along)
 
 
 for _name, _n_dims in {
@@ -149,12 +133,11 @@ def _register_padding(name: str, n_dims: int) -> None:
     def padding_backward(gradient: Tensor, input: Tensor, padding: Sequence[int]) -> Any:
         """Transpose of padding by reflection or repetition; the padding has the last axis first."""
 
-        def along(x: Tensor, axis: int) -> Tensor:
+        def along(axis: int) -> list[Any]:
             first = 2 * (n_dims - 1 - axis)
-            padded: Tensor = forward(x, [p if first <= i < first + 2 else 0 for i, p in enumerate(padding)])
-            return padded
+            return [[p if first <= i < first + 2 else 0 for i, p in enumerate(padding)]]
 
-        return _along_axes(gradient, input.shape, n_dims, along)
+        return _along_axes(gradient, input.shape, n_dims, forward, along)
 
 
 for _n_dims in (1, 2, 3):
@@ -167,17 +150,21 @@ def _only(axis: int, values: Sequence[Any], neutral: Any) -> list[Any]:
     return [value if i == axis else neutral for i, value in enumerate(values)]
 
 
-def _along_axes(gradient: Tensor, input_size: Sequence[int], n_dims: int, along: AlongAxis) -> Any:
-    """Transpose of an operation that is a matrix along each of the last `n_dims` axes.
+def _along_axes(
+    gradient: Tensor,
+    input_size: Sequence[int],
+    n_dims: int,
+    forward: Callable[..., Tensor],
+    along: Callable[[int], list[Any]],
+) -> Any:
+    """Transpose (N, C, *spatial) of an operation that is a matrix along each of the last `n_dims` axes.
 
     Args:
         gradient: (N, C, *spatial_out)
         input_size: N, C, *spatial
         n_dims: number of spatial axes.
-        along: the operation along one of them.
-
-    Returns:
-        (N, C, *spatial)
+        forward: the operation.
+        along: its arguments to work along one of the axes alone, where the others have size `_BESIDE`.
     """
     if gradient.ndim != n_dims + 2:  # without a batch
         return NotImplemented
@@ -185,6 +172,6 @@ def _along_axes(gradient: Tensor, input_size: Sequence[int], n_dims: int, along:
         identity = torch.eye(size, dtype=gradient.dtype, device=gradient.device)
         shape = _only(axis, [size] * n_dims, 1)
         wide = identity.reshape(size, 1, *shape).expand(size, 1, *_only(axis, [size] * n_dims, _BESIDE))
-        matrix = along(wide.contiguous(), axis).movedim(axis + 2, 1).flatten(2)[..., 0]  # (size, size_out)
+        matrix = forward(wide.contiguous(), *along(axis)).movedim(axis + 2, 1).flatten(2)[..., 0]  # (size, size_out)
         gradient = (gradient.movedim(axis + 2, -1) @ matrix.T).movedim(-1, axis + 2)
     return gradient

@@ -34,18 +34,22 @@ from bcos_explain.metrics.energy_pointing import (
     energy_pointing_game,
     energy_pointing_game_masks,
 )
-from bcos_explain.metrics.grid_pointing import grid_pointing_game
-from bcos_explain.metrics.grids import GridPointingResult, cell_scores, sample_grids, tile, untile
-from bcos_explain.metrics.infidelity import infidelity
-from bcos_explain.metrics.max_sensitivity import max_sensitivity
-from bcos_explain.metrics.perturbation import pixel_deletion, pixel_insertion
+from bcos_explain.metrics.faithfulness import infidelity, sensitivity_n
+from bcos_explain.metrics.grid_pointing import (
+    GridPointingResult,
+    cell_scores,
+    grid_pointing_game,
+    sample_grids,
+    tile,
+    untile,
+)
+from bcos_explain.metrics.pixel_removal import pixel_deletion, pixel_insertion
 from bcos_explain.metrics.randomisation import model_randomisation
 from bcos_explain.metrics.result import MetricResult
 from bcos_explain.metrics.result_files import write_results
-from bcos_explain.metrics.sensitivity_n import sensitivity_n
-from bcos_explain.metrics.shift_stability import shift_stability
 from bcos_explain.metrics.similarity import similarity
 from bcos_explain.metrics.sparsity import complexity, effective_pixels, sparseness
+from bcos_explain.metrics.stability import max_sensitivity, shift_stability
 
 __all__ = [
     "Annotation",

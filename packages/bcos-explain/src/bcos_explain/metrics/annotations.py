@@ -1,10 +1,11 @@
 """Where objects are: annotations of COCO and Pascal VOC, and how they move with resizing and cropping."""
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +14,6 @@ from torch import Tensor
 
 from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, first_line, shortened, shown
-
-_T = TypeVar("_T")
 
 MOST_BYTES = 2**31
 """Size of a file of annotations: those of COCO's training images have half a gigabyte."""
@@ -63,27 +62,24 @@ def read_coco(path: str | Path, *, masks: bool = False) -> dict[str, Annotation]
         BcosError: no such file, or one that is malformed; the message says where.
     """
     content = _json(path)
-
-    def read() -> dict[str, Annotation]:
+    found = {}
+    with _malformed_refused(path, "COCO"):
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         objects: dict[Any, list[Mapping[str, Any]]] = {image["id"]: [] for image in content["images"]}
         for one in content["annotations"]:
             objects[one["image_id"]].append(one)
-        found = {}
         for image in content["images"]:
             of_image, size = objects[image["id"]], _size(image)
+            drawn = [segmentation_mask(one["segmentation"], size) for one in of_image] if masks else []
+            empty = torch.zeros(0, *size, dtype=torch.bool)
             found[str(image["file_name"])] = Annotation(
                 name=str(image["file_name"]),
                 size=size,
                 boxes=_boxes([[x, y, x + w, y + h] for x, y, w, h in (one["bbox"] for one in of_image)]),
                 labels=tuple(names[one["category_id"]] for one in of_image),
-                masks=_stack([segmentation_mask(one["segmentation"], size) for one in of_image], size)
-                if masks
-                else None,
+                masks=(torch.stack(drawn) if drawn else empty) if masks else None,
             )
-        return found
-
-    return _refusing_malformed(path, "COCO", read)
+    return found
 
 
 def read_voc(path: str | Path) -> Annotation:
@@ -100,8 +96,9 @@ def read_voc(path: str | Path) -> Annotation:
     """
     path = Path(path)
     if path.suffix == ".json":
-        content = _json(path)
-        return _refusing_malformed(path, "VOC", lambda: _voc(content["annotation"]))
+        described = _json(path)
+        with _malformed_refused(path, "VOC"):
+            return _voc(described["annotation"])
     try:
         root = ElementTree.fromstring(_text(path))
     except ElementTree.ParseError as reason:
@@ -111,8 +108,8 @@ def read_voc(path: str | Path) -> Annotation:
         {"name": one.findtext("name"), "bndbox": {child.tag: child.text for child in one.iterfind("bndbox/*")}}
         for one in root.iterfind("object")
     ]
-    content = {"filename": root.findtext("filename"), "size": size, "object": objects}
-    return _refusing_malformed(path, "VOC", lambda: _voc(content))
+    with _malformed_refused(path, "VOC"):
+        return _voc({"filename": root.findtext("filename"), "size": size, "object": objects})
 
 
 def segmentation_mask(segmentation: Any, size: tuple[int, int]) -> Tensor:
@@ -260,10 +257,6 @@ def _boxes(corners: list[list[float]]) -> Tensor:
     return boxes
 
 
-def _stack(masks: list[Tensor], size: tuple[int, int]) -> Tensor:
-    return torch.stack(masks) if masks else torch.zeros(0, *size, dtype=torch.bool)
-
-
 def _text(path: str | Path) -> str:
     try:
         return read_text(path, MOST_BYTES)
@@ -279,9 +272,10 @@ def _json(path: str | Path) -> Any:
         raise BcosError(f"{path} is not JSON: {reason}") from reason
 
 
-def _refusing_malformed(path: str | Path, kind: str, read: Callable[[], _T]) -> _T:
+@contextmanager
+def _malformed_refused(path: str | Path, kind: str) -> Iterator[None]:
     try:
-        return read()
+        yield
     except BcosError as reason:
         raise BcosError(f"{path}: {reason}") from reason
     except KeyError as reason:

@@ -31,7 +31,9 @@ class CompletenessResult(MetricResult):
                 f"completeness needs one target an input, got targets of shape {tuple(explanation.target.shape)}"
             )
         parts = explanation.balance
-        return _result(parts.residual.abs().cpu(), parts.missing.cpu())
+        return CompletenessResult(
+            scores=parts.missing.cpu(), absolute=parts.residual.abs().cpu(), higher_is_better=False
+        )
 
     def to_dict(self) -> dict[str, object]:
         """Everything but the absolute distance of each image, for JSON."""
@@ -70,8 +72,8 @@ def completeness(
     """
     batches = each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress)
     results = [CompletenessResult.of(explain(model, batch.x, batch.target)) for batch in batches]
-    return _result(torch.cat([r.absolute for r in results]), torch.cat([r.relative for r in results]))
-
-
-def _result(absolute: Tensor, relative: Tensor) -> CompletenessResult:
-    return CompletenessResult(scores=relative, absolute=absolute, higher_is_better=False)
+    return CompletenessResult(
+        scores=torch.cat([result.scores for result in results]),
+        absolute=torch.cat([result.absolute for result in results]),
+        higher_is_better=False,
+    )

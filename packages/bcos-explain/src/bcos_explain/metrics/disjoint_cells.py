@@ -20,7 +20,7 @@ from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer
 from bcos_explain.explainers.feature_map import as_feature_map, last_feature_layer
 from bcos_explain.metrics.batches import Encode, Progress, as_input
-from bcos_explain.metrics.grids import GridPointingResult, play_grids, tile, untile
+from bcos_explain.metrics.grid_pointing import GridPointingResult, play_grids, tile, untile
 
 Part = Literal["full", "part"]
 
@@ -134,8 +134,8 @@ def difull(
 
     Source: Rao, Böhle, Schiele, CVPR 2022, section 3.1.
     """
-    options = (n, num_grids, grids, smooth, batch_size, generator, encode, progress)
-    return _play("full", model, explainer, images, labels, confidences, *options)
+    options = (labels, confidences, n, num_grids, grids, smooth, batch_size, generator, encode, progress)
+    return _play("full", model, explainer, images, *options)
 
 
 def dipart(
@@ -173,20 +173,13 @@ def dipart(
 
     Source: Rao, Böhle, Schiele, CVPR 2022, section 3.1.
     """
-    options = (n, num_grids, grids, smooth, batch_size, generator, encode, progress)
-    return _play("part", model, explainer, images, labels, confidences, *options)
+    options = (labels, confidences, n, num_grids, grids, smooth, batch_size, generator, encode, progress)
+    return _play("part", model, explainer, images, *options)
 
 
-def _play(
-    part: Part,
-    model: nn.Module,
-    explainer: Explainer,
-    images: Tensor,
-    labels: Tensor,
-    confidences: Tensor,
-    n: int,
-    *options: Any,
-) -> GridPointingResult:
+def _play(part: Part, model: nn.Module, explainer: Explainer, images: Tensor, *options: Any) -> GridPointingResult:
+    _labels, _confidences, n, *_, encode, _progress = options
+
     @cache
     def cells() -> DisjointCells:  # made on use: the images are checked before
         return DisjointCells(model, n, part, as_input(images[:1], model, encode))
@@ -195,5 +188,4 @@ def _play(
         offsets = torch.arange(n**2, device=x.device) * cells().num_classes
         return attribute(explainer, cells(), x, classes + offsets)
 
-    *_, encode, _progress = options
-    return play_grids(maps, model, images, labels, confidences, n, *options)
+    return play_grids(maps, model, images, *options)

@@ -1,14 +1,14 @@
 """The energy pointing game (EPG): how much of the positive attribution lies on the object."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_explain.explainers.contract import Explainer, Target
-from bcos_explain.metrics.batches import Encode, Progress, each_map
-from bcos_explain.metrics.grids import positive_part
+from bcos_explain.metrics.batches import Batch, Encode, Progress, each_map
+from bcos_explain.metrics.grid_pointing import positive_part
 from bcos_explain.metrics.result import MetricResult
 
 
@@ -24,7 +24,7 @@ def energy_inside(attribution: Tensor, masks: Tensor, smooth: int = 1) -> Tensor
         (N,), float64; 0 for a map without positive attribution, NaN for an empty mask.
 
     Raises:
-        BcosError: masks of another shape or type, or as :func:`bcos_explain.metrics.grids.positive_part`.
+        BcosError: masks of another shape or type, or as :func:`bcos_explain.metrics.grid_pointing.positive_part`.
     """
     if masks.shape != attribution.shape or masks.dtype != torch.bool:
         raise BcosError(
@@ -97,17 +97,8 @@ def energy_pointing_game(
     """
     if len(boxes) != len(images):
         raise BcosError(f"each image needs its boxes, got {len(images)} images and boxes of {len(boxes)}")
-    return energy_pointing_game_masks(
-        model,
-        explainer,
-        images,
-        box_masks(boxes, *images.shape[-2:]),
-        target=target,
-        encode=encode,
-        batch_size=batch_size,
-        progress=progress,
-        smooth=smooth,
-    )
+    maps = each_map(model, explainer, images, target, encode, batch_size, progress)
+    return _energy_inside_each(maps, box_masks(boxes, *images.shape[-2:]), smooth)
 
 
 def energy_pointing_game_masks(
@@ -142,7 +133,9 @@ def energy_pointing_game_masks(
             f"masks must be {(len(images), *images.shape[-2:])} for images of shape {tuple(images.shape)}, got "
             f"{tuple(masks.shape)}"
         )
-    scores = []
-    for batch, maps in each_map(model, explainer, images, target, encode, batch_size, progress):
-        scores.append(energy_inside(maps, masks[batch.samples].to(maps.device), smooth).cpu())
+    return _energy_inside_each(each_map(model, explainer, images, target, encode, batch_size, progress), masks, smooth)
+
+
+def _energy_inside_each(maps: Iterator[tuple[Batch, Tensor]], masks: Tensor, smooth: int) -> MetricResult:
+    scores = [energy_inside(m, masks[batch.samples].to(m.device), smooth).cpu() for batch, m in maps]
     return MetricResult(scores=torch.cat(scores), higher_is_better=True)

@@ -2,10 +2,12 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bcos_core import BcosError
 from bcos_core.files import write_atomically
@@ -44,52 +46,42 @@ def write_results(folder: str | Path, results: Mapping[str, MetricResult], keys:
     samples = {name: _samples(name, result, keys.get(name)) for name, result in results.items()}
     folder = Path(folder)
     summaries = {name: result.to_dict() for name, result in results.items()}
+    scores = (
+        (name, *sample, score)
+        for name, result in results.items()
+        for sample, score in zip(samples[name], result.scores.tolist(), strict=True)
+    )
+    curves = (
+        (name, *sample, x, value)
+        for name, result in results.items()
+        if result.curves is not None and result.curve_x is not None
+        for sample, curve in zip(samples[name], result.curves.tolist(), strict=True)
+        for x, value in zip(result.curve_x.tolist(), curve, strict=True)
+    )
     contents = {
-        SCORES_CSV: _table(("result", "sample", "cell", "score"), _score_rows(results, samples)),
+        SCORES_CSV: _table(("result", "sample", "cell", "score"), scores),
         SCORES_JSON: json.dumps(summaries, indent=1, allow_nan=False) + "\n",
     }
     if any(result.curves is not None for result in results.values()):
-        contents[CURVES_CSV] = _table(("result", "sample", "cell", "x", "value"), _curve_rows(results, samples))
+        contents[CURVES_CSV] = _table(("result", "sample", "cell", "x", "value"), curves)
     for name, content in contents.items():
         write_atomically(folder / name, content)
     return [folder / name for name in contents]
 
 
-Sample = tuple[int | str, int | str]
-"""Key and cell."""
-
-
-def _samples(name: str, result: MetricResult, keys: Sequence[int | str] | None) -> list[Sample]:
+def _samples(name: str, result: MetricResult, keys: Sequence[int | str] | None) -> list[tuple[int | str, int | str]]:
+    """Key and cell of each score."""
     needed = len(result.scores) // result.cluster
     keys = range(needed) if keys is None else keys
     if len(keys) != needed:
         raise BcosError(f"{name} has scores of {needed} samples, got {len(keys)} keys")
-    cells: Sequence[int | str] = range(result.cluster) if result.cluster > 1 else [""]
-    return [(key, cell) for key in keys for cell in cells]
+    return list(itertools.product(keys, range(result.cluster) if result.cluster > 1 else [""]))
 
 
-def _score_rows(results: Mapping[str, MetricResult], samples: Mapping[str, list[Sample]]) -> Iterable[Sequence[object]]:
-    for name, result in results.items():
-        for sample, score in zip(samples[name], result.scores.tolist(), strict=True):
-            yield (name, *sample, _cell(score))
-
-
-def _curve_rows(results: Mapping[str, MetricResult], samples: Mapping[str, list[Sample]]) -> Iterable[Sequence[object]]:
-    for name, result in results.items():
-        if result.curves is None or result.curve_x is None:
-            continue
-        for sample, curve in zip(samples[name], result.curves.tolist(), strict=True):
-            for x, value in zip(result.curve_x.tolist(), curve, strict=True):
-                yield (name, *sample, x, _cell(value))
-
-
-def _cell(value: float) -> float | str:
-    return "" if math.isnan(value) else value
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """CSV, with an empty cell for NaN."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows((*row, "" if math.isnan(value) else value) for *row, value in rows)
     return text.getvalue()

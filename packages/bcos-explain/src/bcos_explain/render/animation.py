@@ -5,13 +5,12 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, get_args
+from typing import Any, BinaryIO, Literal, Protocol, get_args
+
+from PIL import GifImagePlugin, Image, ImageChops
 
 from bcos_core import BcosError
 from bcos_core.files import replacement
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 AnimationFormat = Literal["gif", "webp"]
 _OPAQUE = 128
@@ -26,7 +25,7 @@ _ANIMATED, _TRANSPARENT = 0x02, 0x10
 class AnimationWriter(Protocol):
     """Takes frames one by one."""
 
-    def add(self, frame: "Image", milliseconds: float) -> None:
+    def add(self, frame: Image.Image, milliseconds: float) -> None:
         """Show a frame, RGB or RGBA and of the first one's size, for a time."""
 
 
@@ -57,7 +56,7 @@ class _Frames:
         self.size: tuple[int, int] | None = None
         self._owed = 0.0
 
-    def check(self, frame: "Image") -> bool:
+    def check(self, frame: Image.Image) -> bool:
         """Whether this is the first frame."""
         if self.size is None:
             self.size = frame.size
@@ -85,9 +84,7 @@ class _Gif(_Frames):
     unit = 10
     shortest = 2  # browsers show shorter frames ten times as long
 
-    def add(self, frame: "Image", milliseconds: float) -> None:
-        from PIL import GifImagePlugin
-
+    def add(self, frame: Image.Image, milliseconds: float) -> None:
         if self.check(frame):
             self.file.write(b"GIF89a" + struct.pack("<HHBBB", *frame.size, 0x70, 0, 0))
             self.file.write(b"!\xff\x0bNETSCAPE2.0\x03\x01" + struct.pack("<H", 0) + b"\0")
@@ -108,17 +105,18 @@ class _Gif(_Frames):
 class _WebP(_Frames):
     """Lossless; each frame is a picture of its own in the container of the format's specification."""
 
-    def add(self, frame: "Image", milliseconds: float) -> None:
+    def add(self, frame: Image.Image, milliseconds: float) -> None:
         if self.check(frame):
             width, height = (n - 1 for n in frame.size)
             flags = _ANIMATED | (_TRANSPARENT if "A" in frame.getbands() else 0)
             header = bytes([flags, 0, 0, 0]) + _three_bytes(width) + _three_bytes(height)
             self.file.write(b"RIFF\0\0\0\0WEBP" + _chunk(b"VP8X", header) + _chunk(b"ANIM", bytes(6)))
         encoded = io.BytesIO()
-        frame.save(encoded, format="webp", lossless=True, method=4)
+        frame.save(encoded, format="webp", lossless=True, method=4, exif=b"", xmp=b"", icc_profile=b"")
+        picture = encoded.getvalue()[12:]  # without metadata one chunk follows the header
         place = bytes(6) + _three_bytes(frame.width - 1) + _three_bytes(frame.height - 1)
         shown = _three_bytes(self.time(milliseconds)) + bytes([_NO_BLENDING | _CLEARED])
-        self.file.write(_chunk(b"ANMF", place + shown + _picture_chunks(encoded.getvalue())))
+        self.file.write(_chunk(b"ANMF", place + shown + picture))
 
     def finish(self) -> None:
         super().finish()
@@ -127,10 +125,8 @@ class _WebP(_Frames):
         self.file.write(struct.pack("<I", size - 8))
 
 
-def _paletted(rgb: "Image") -> "Image":
+def _paletted(rgb: Image.Image) -> Image.Image:
     """Reduce to 256 colours, the last one unused; dithered, except for the colour of the first pixel: the page."""
-    from PIL import Image, ImageChops
-
     few = rgb.quantize(_PAGE, kmeans=1)  # without k-means the ends of colour scales get lost
     colours = (few.getpalette() or [])[: 3 * _PAGE]
     page = rgb.crop((0, 0, 1, 1))
@@ -148,16 +144,3 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 
 def _three_bytes(number: int) -> bytes:
     return struct.pack("<I", number)[:3]
-
-
-def _picture_chunks(webp: bytes) -> bytes:
-    """Return the chunks of a still picture without the file's header and extended header, as a frame holds them."""
-    kept = b""
-    position = 12
-    while position + 8 <= len(webp):
-        name, length = webp[position : position + 4], struct.unpack_from("<I", webp, position + 4)[0]
-        end = position + 8 + length + length % 2
-        if name in (b"VP8 ", b"VP8L", b"ALPH"):
-            kept += webp[position:end]
-        position = end
-    return kept

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageColor
 
 from bcos_core import BcosError
 from bcos_explain.render.arrays import to_bytes, to_floats
-from bcos_explain.render.colorbar import ColorBar, bar_picture, tick_text, ticks
+from bcos_explain.render.contributions import ColorBar, bar_picture, tick_text, ticks
 from bcos_explain.render.picture import on_background
 from bcos_explain.render.sheet import Anchor, Background, Label, Line, Panel, Sheet, checkerboard, look_of
 from bcos_explain.render.text import shortened, width_of, wrapped
@@ -87,7 +88,8 @@ def laid_on(picture: NDArray[Any], background: Background) -> NDArray[np.uint8]:
         raise BcosError(f"a picture on a sheet must be (h, w, 3) or (h, w, 4), got shape {picture.shape}")
     if picture.shape[2] == 4 and page is not None:
         height, width = picture.shape[:2]
-        under = checkerboard(height, width, max(1, height // 16)) if background == "checker" else np.divide(page, 255)
+        colour = np.divide(ImageColor.getrgb(page), 255)
+        under = checkerboard(height, width, max(1, height // 16)) if background == "checker" else colour
         picture = on_background(to_floats(picture), under)
     return to_bytes(picture)
 
@@ -122,7 +124,7 @@ def _lay_bar(sheet: Sheet, x: int, y: int, width: int, bar: ColorBar, text: int)
         half = width_of(label, text) / 2
         anchor: Anchor = "left" if place < half else "right" if place + half > width else "middle"
         edge = {"left": 0, "middle": place, "right": width}[anchor]
-        sheet.lines.append(Line(x + place, y, height=_TICK))
+        sheet.lines.append(Line(x + place, y, _TICK))
         sheet.labels.append(Label(x + edge, y + _TICK + text, label, text, anchor))
     return _write(sheet, x + width // 2, y + _TICK + text + 1, bar.label, text, width, faint=True, anchor="middle")
 

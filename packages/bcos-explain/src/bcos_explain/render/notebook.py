@@ -5,7 +5,7 @@ from html import escape
 from bcos_core import Explanation
 from bcos_core.receipt import Receipt, receipts
 from bcos_explain.render.contributions import contribution_rgb, symmetric_limit
-from bcos_explain.render.encode import data_uri
+from bcos_explain.render.files import data_uri
 from bcos_explain.render.picture import input_image, on_background
 from bcos_explain.render.weight_image import explanation_image, smoothing
 

@@ -1,4 +1,4 @@
-"""Pictures of encoded inputs, and pictures on a background."""
+"""Pictures of encoded inputs, pictures on a background, and explanations over the input in grey."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +9,12 @@ from numpy.typing import NDArray
 
 from bcos_core import BcosError
 from bcos_explain.render.arrays import ROUNDING, Array, Picture, as_picture, as_tensor
+from bcos_explain.render.contributions import contribution_rgb, symmetric_limit
+
+LUMINANCE = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue (ITU-R BT.601)."""
+PALE = 0.55
+"""How far the grey of the input is moved towards white."""
 
 
 def input_image(x: Array, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Picture:
@@ -64,3 +70,52 @@ def on_background(rgba: NDArray[Any], background: float | Sequence[float] | Pict
     alpha = rgba[..., 3:]
     blended: Picture = rgba[..., :3] * alpha + (1 - alpha) * np.asarray(background, dtype=np.float64)
     return blended
+
+
+def greyed(rgb: Picture, pale: float = PALE) -> Picture:
+    """Return the luminance of the input (H, W, 3) in [0, 1], moved towards white, (H, W, 3) of equal channels.
+
+    Raises:
+        BcosError: another shape.
+    """
+    if rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise BcosError(f"greyed needs (H, W, 3), got shape {rgb.shape}")
+    grey = rgb @ np.asarray(LUMINANCE)
+    return np.repeat((grey * (1 - pale) + pale)[..., None], 3, axis=2)
+
+
+def contribution_overlay(rgb: Picture, map: Array, *, limit: float | None = None) -> Picture:
+    """Draw contributions over the greyed input: full colour at the limit, the input where nothing contributes.
+
+    ``α · end + (1 - α) · grey`` with ``α = min(1, |map| / limit)`` and the colour of the scale's end on that
+    side.
+
+    Args:
+        rgb: (H, W, 3) in [0, 1].
+        map: (H, W), signed.
+        limit: as for :func:`bcos_explain.contribution_rgb`.
+
+    Returns:
+        (H, W, 3)
+
+    Raises:
+        BcosError: shapes that do not fit, or what :func:`bcos_explain.contribution_rgb` refuses.
+    """
+    values = as_tensor(map, "a contribution map", 2).numpy()
+    if rgb.shape != (*values.shape, 3):
+        raise BcosError(f"the input must be (H, W, 3) like the map {values.shape}, got {rgb.shape}")
+    limit = symmetric_limit(values) if limit is None else limit
+    ends = contribution_rgb(np.where(values < 0, -limit, limit), limit=limit)
+    alpha = (np.abs(values) / limit).clip(0, 1)[..., None]
+    return on_background(np.concatenate([ends, alpha], axis=-1), greyed(rgb))
+
+
+def explanation_overlay(rgb: Picture, rgba: Picture) -> Picture:
+    """Draw the picture of W, (H, W, 4), over the greyed input, (H, W, 3).
+
+    Raises:
+        BcosError: shapes that do not fit.
+    """
+    if rgba.shape != (*rgb.shape[:2], 4):
+        raise BcosError(f"the picture of W must be (H, W, 4) like the input {rgb.shape}, got {rgba.shape}")
+    return on_background(rgba, greyed(rgb))

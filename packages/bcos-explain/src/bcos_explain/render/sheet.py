@@ -17,21 +17,21 @@ CHECKER = (1.0, 0.85)
 
 @dataclass(frozen=True)
 class Look:
-    """Colours of a page, RGB 0 to 255."""
+    """Colours of a page, as Pillow and SVG write them."""
 
-    page: tuple[int, int, int] | None
+    page: str | None
     """Colour of the page; None if it is transparent."""
-    ink: tuple[int, int, int]
-    faint: tuple[int, int, int]
+    ink: str
+    faint: str
     """Colour of notes."""
-    line: tuple[int, int, int]
+    line: str
 
 
 LOOKS: dict[Background, Look] = {
-    "white": Look((255, 255, 255), (17, 17, 17), (90, 90, 90), (200, 200, 200)),
-    "black": Look((0, 0, 0), (240, 240, 240), (170, 170, 170), (80, 80, 80)),
-    "checker": Look((255, 255, 255), (17, 17, 17), (90, 90, 90), (200, 200, 200)),
-    "none": Look(None, (118, 118, 118), (118, 118, 118), (150, 150, 150)),  # can be read on white and on black
+    "white": Look("#ffffff", "#111111", "#5a5a5a", "#c8c8c8"),
+    "black": Look("#000000", "#f0f0f0", "#aaaaaa", "#505050"),
+    "checker": Look("#ffffff", "#111111", "#5a5a5a", "#c8c8c8"),
+    "none": Look(None, "#767676", "#767676", "#969696"),  # can be read on white and on black
 }
 
 
@@ -64,12 +64,11 @@ class Label:
 
 @dataclass(frozen=True)
 class Line:
-    """A horizontal or vertical line, one pixel wide."""
+    """A vertical line, one pixel wide."""
 
     x: int
     y: int
-    width: int = 1
-    height: int = 1
+    height: int
 
 
 @dataclass
@@ -88,12 +87,7 @@ class Sheet:
     lines: list[Line] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        look_of(self.background)
-
-    @property
-    def look(self) -> Look:
-        """The colours of the page."""
-        return look_of(self.background)
+        self.look = look_of(self.background)
 
 
 def look_of(background: Background) -> Look:

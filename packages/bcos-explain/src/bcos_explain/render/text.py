@@ -1,11 +1,10 @@
 """Text in pictures: fonts, widths, and letters that a font lacks."""
 
+from bisect import bisect_right
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
+from PIL import ImageFont
 
 FAMILIES = "DejaVu Sans, Verdana, sans-serif"
 """Fonts for SVG: that of the raster pictures, and one of the same widths."""
@@ -44,13 +43,11 @@ def shortened(text: str, room: float, size: int, *, bold: bool = False) -> str:
     line = printable(text)
     if width_of(line, size, bold=bold) <= room:
         return line
-    fits, too_long = 0, len(line)
-    while too_long - fits > 1:
-        middle = (fits + too_long) // 2
-        if width_of(line[:middle].rstrip() + "…", size, bold=bold) <= room:
-            fits = middle
-        else:
-            too_long = middle
+
+    def width(count: int) -> float:
+        return width_of(line[:count].rstrip() + "…", size, bold=bold)
+
+    fits = bisect_right(range(1, len(line)), room, key=width)
     return line[:fits].rstrip() + "…"
 
 
@@ -67,10 +64,8 @@ def wrapped(text: str, room: float, size: int) -> list[str]:
 
 
 @cache
-def font(path: Path, size: int) -> "FreeTypeFont":
+def font(path: Path, size: int) -> ImageFont.FreeTypeFont:
     """Return the font of `size` pixels, laid out the same on every machine."""
-    from PIL import ImageFont
-
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 

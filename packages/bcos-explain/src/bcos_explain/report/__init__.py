@@ -1,7 +1,6 @@
 """A report of a trained network as one self-contained HTML file."""
 
-from bcos_explain.report.data import Confusion, MetricScores, ReportData, Table
-from bcos_explain.report.items import GalleryItem, NeuronItem, NeuronRow
+from bcos_explain.report.data import Confusion, GalleryItem, MetricScores, NeuronItem, NeuronRow, ReportData, Table
 from bcos_explain.report.write import render_report, write_report
 
 __all__ = [

@@ -85,24 +85,17 @@ def _ticks(metric: MetricScores, scores: Sequence[NDArray[np.float64]]) -> list[
     low, high = float(known.min()), float(known.max())
     if low == high:
         low, high = low - 0.5, high + 0.5
-    values = MaxNLocator(nbins=_TICKS).tick_values(low, high)
-    return [float(t) for t in values]
+    return [float(t) for t in MaxNLocator(nbins=_TICKS).tick_values(low, high)]
 
 
 def _strip(values: NDArray[np.float64], mean: float, interval: tuple[float, float], ticks: list[float]) -> Strip:
     from matplotlib.cbook import boxplot_stats
 
     (box,) = boxplot_stats(values, whis=WHISKER)
-    return Strip(
-        low=_percent(box["whislo"], ticks),
-        first=_percent(box["q1"], ticks),
-        median=_percent(box["med"], ticks),
-        third=_percent(box["q3"], ticks),
-        high=_percent(box["whishi"], ticks),
-        outliers=[_percent(v, ticks) for v in np.unique(box["fliers"])],
-        mean=_percent(mean, ticks),
-        interval=(_percent(interval[0], ticks), _percent(interval[1], ticks)),
-    )
+    low, first, median, third, high = (_percent(box[key], ticks) for key in ("whislo", "q1", "med", "q3", "whishi"))
+    outliers = [_percent(v, ticks) for v in np.unique(box["fliers"])]
+    ends = (_percent(interval[0], ticks), _percent(interval[1], ticks))
+    return Strip(low, first, median, third, high, outliers, _percent(mean, ticks), ends)
 
 
 def _percent(value: float, ticks: list[float]) -> float:

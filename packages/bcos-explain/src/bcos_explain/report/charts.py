@@ -17,20 +17,13 @@ _INK = "#010203"
 """Stands for the colour of the text until the SVG is written."""
 _FAINT = "#040506"
 """Stands for the colour of grid lines."""
-_SERIES = {
-    "train_loss": ("training", "#d97706"),
-    "val_loss": ("validation", "#db2777"),
-    "test_loss": ("test", "#2563eb"),
-    "val_top1": ("validation", "#db2777"),
-    "test_top1": ("test", "#0d9488"),
-    "lr": ("learning rate", "#7c3aed"),
+_VALIDATION = ("validation", "#db2777")
+_PANELS = {
+    "loss": {"train_loss": ("training", "#d97706"), "val_loss": _VALIDATION, "test_loss": ("test", "#2563eb")},
+    "accuracy (top-1)": {"val_top1": _VALIDATION, "test_top1": ("test", "#0d9488")},
+    "learning rate": {"lr": ("learning rate", "#7c3aed")},
 }
-"""Name and colour of what a line shows."""
-_PANELS = (
-    ("loss", ("train_loss", "val_loss", "test_loss")),
-    ("accuracy (top-1)", ("val_top1", "test_top1")),
-    ("learning rate", ("lr",)),
-)
+"""Name and colour of each line, by the key of its values."""
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text, in the page's font
     "svg.hashsalt": "bcos",  # the same data give the same file
@@ -61,24 +54,22 @@ def learning_curves(epochs: Sequence[Mapping[str, float | None]]) -> list[str]:
     from matplotlib.ticker import MaxNLocator
 
     charts = []
-    for title, keys in _PANELS:
-        series = {key: _points(epochs, key) for key in keys}
-        series = {key: points for key, points in series.items() if points}
+    for title, lines in _PANELS.items():
+        series = [(line, points) for key, line in lines.items() if (points := _points(epochs, key))]
         if not series:
             continue
         with matplotlib.rc_context(_STYLE):
             figure = Figure(figsize=(3.9, 2.7), layout="constrained", frameon=False)
             ax = figure.add_subplot()
             ax.patch.set_visible(False)
-            for key, points in series.items():
+            for (name, colour), points in series:
                 marker = "o" if len(points) < 30 else None
-                name, colour = _SERIES[key]
                 ax.plot(*zip(*points, strict=True), color=colour, label=name, marker=marker, ms=3)
             ax.set(title=title, xlabel="epoch")
             ax.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
             if title == "loss":
                 ax.set_ylim(bottom=0)
-            if len(keys) > 1:
+            if len(lines) > 1:
                 ax.legend()
             charts.append(_svg(figure, title.split()[0], f"{title} over epochs"))
     return charts
@@ -102,10 +93,6 @@ def _svg(figure: "Figure", name: str, description: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
-        rf'<svg \1 role="img" aria-label="{description}">',
-        svg,
-        count=1,
-    )
+    head = rf'<svg \1 role="img" aria-label="{description}">'
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', head, svg, count=1)
     return svg.replace(_INK, "currentColor").replace(_FAINT, "var(--line)")

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NamedTuple
 
 from bcos_explain.report.data import Table
 
@@ -14,8 +13,7 @@ _SMALLEST, _LARGEST = 1e-2, 1e6
 """Columns with values outside of this range (except 0) have 4 significant digits, in powers of ten if needed."""
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One cell."""
 
     text: str
@@ -23,8 +21,7 @@ class Cell:
     """Sort key of a number; None for text and for empty cells."""
 
 
-@dataclass(frozen=True)
-class ShownTable:
+class ShownTable(NamedTuple):
     """A table as text."""
 
     title: str
@@ -33,20 +30,13 @@ class ShownTable:
     """Names, and whether the column holds numbers, which are aligned to the right."""
     rows: list[list[Cell]]
 
-    @property
-    def sortable(self) -> bool:
-        """Whether there is anything to sort."""
-        return len(self.rows) > 2
-
 
 def shown_table(table: Table) -> ShownTable:
     """Give each column of floats as many decimals as suit all of its values."""
-    columns = [[row[k] for row in table.rows] for k in range(len(table.columns))]
-    cells = [_cells(column) for column in columns]
-    heads = [
-        (name, any(c.value is not None for c in column)) for name, column in zip(table.columns, cells, strict=True)
-    ]
-    return ShownTable(table.title, table.note, heads, [list(row) for row in zip(*cells, strict=True)])
+    cells = [_cells([row[k] for row in table.rows]) for k in range(len(table.columns))]
+    are_numbers = [any(cell.value is not None for cell in column) for column in cells]
+    rows = [list(row) for row in zip(*cells, strict=True)]
+    return ShownTable(table.title, table.note, list(zip(table.columns, are_numbers, strict=True)), rows)
 
 
 def _cells(column: Sequence[Any]) -> list[Cell]:

@@ -4,17 +4,15 @@ import base64
 import hashlib
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import jinja2
+from markupsafe import Markup, escape
 
 from bcos_core.files import write_atomically
 from bcos_explain.report.charts import learning_curves
 from bcos_explain.report.data import ReportData
 from bcos_explain.report.sections import confusion_section, gallery_section, metric_sections, neuron_sections
 from bcos_explain.report.tables import shown_table
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
-    from markupsafe import Markup
 
 _TEMPLATES = "report/templates"
 
@@ -52,9 +50,7 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def _environment() -> "Environment":
-    import jinja2
-
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("bcos_explain", _TEMPLATES),
         autoescape=True,
@@ -72,8 +68,6 @@ def _part(name: str) -> str:
     return "\n" + (files("bcos_explain") / _TEMPLATES / name).read_text(encoding="utf-8")
 
 
-def _breakable(text: str) -> "Markup":
+def _breakable(text: str) -> Markup:
     """Return text that may break after an underscore, as the names of explainers are long."""
-    from markupsafe import Markup, escape
-
     return Markup("_<wbr>").join(escape(part) for part in text.split("_"))

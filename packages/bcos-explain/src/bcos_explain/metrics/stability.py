@@ -1,4 +1,4 @@
-"""Stability under small shifts: whether the map moves with the image."""
+"""Stability of explanations: under noise that is too weak to notice, and under small shifts."""
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,54 @@ from bcos_explain.metrics.result import MetricResult
 from bcos_explain.metrics.similarity import Similarity, similarity
 
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1))
+
+
+def max_sensitivity(
+    model: nn.Module,
+    explainer: Explainer,
+    images: Tensor,
+    *,
+    target: Target = None,
+    encode: Encode | None = None,
+    batch_size: int = 16,
+    progress: Progress | None = None,
+    radius: float = 0.02,
+    samples: int = 10,
+    seed: int = 0,
+) -> MetricResult:
+    """Largest relative change of the map under uniform noise on the image.
+
+    ``score = max_δ ‖a(x + δ) - a(x)‖ / ‖a(x)‖`` with ``|δ| ≤ radius`` in each value of the image before its
+    encoding, for the class of the image without noise. The noise is the same for all images, so a score does
+    not depend on the other images.
+
+    Args:
+        model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
+            each image is explained 1 + `samples` times.
+        radius: of the noise, in units of the images' values.
+        samples: draws of the noise.
+        seed: of the noise.
+
+    Returns:
+        Relative changes, lower is better; undefined for a map of zeros.
+
+    Source: Yeh et al., *On the (In)fidelity and Sensitivity of Explanations*, NeurIPS 2019, definition 3.1.
+    """
+    check_count("samples", samples)
+    if not radius > 0:
+        raise BcosError(f"radius must be above 0, got {radius}")
+    drawn = torch.rand((samples, *images.shape[1:]), generator=torch.Generator().manual_seed(seed))
+    noise = (2 * drawn - 1) * radius
+    scores = []
+    for batch, still in each_map(model, explainer, images, target, encode, batch_size, progress):
+        changes = []
+        for drawn in noise.to(batch.images):
+            moved = batch.images + drawn
+            maps = attribute(explainer, model, moved if encode is None else encode(moved), batch.target)
+            changes.append(torch.linalg.vector_norm(maps - still, dim=(1, 2)))
+        size = torch.linalg.vector_norm(still, dim=(1, 2))
+        scores.append((torch.stack(changes).amax(0) / torch.where(size > 0, size, torch.nan)).double().cpu())
+    return MetricResult(scores=torch.cat(scores), higher_is_better=False)
 
 
 def shift_stability(

@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, Unpack, get_args, get_origin, get_type_hints
 
 from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.plugin_guard import PluginExitError, error_summary, plugin_guard
@@ -198,23 +198,33 @@ def resolve(reference: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return] # reason: named by a string
 
 
+def options_of(builder: Callable[..., Any]) -> list[str] | None:
+    """Names of a builder's arguments, those of ``**options: Unpack[ATypedDict]`` too; None if it takes any."""
+    names: list[str] = []
+    for parameter in inspect.signature(builder).parameters.values():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            names.append(parameter.name)
+        elif get_origin(parameter.annotation) is Unpack:
+            names += get_type_hints(get_args(parameter.annotation)[0])
+        else:
+            return None
+    return names
+
+
 def takes(builder: Callable[..., Any], option: str) -> bool:
     """Whether a builder has an argument of that name."""
-    parameters = inspect.signature(builder).parameters
-    return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = options_of(builder)
+    return names is None or option in names
 
 
 def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]) -> None:
-    """Refuse options that a builder does not take.
+    """Refuse options that a builder does not take, naming one of them and one that is close.
 
     Args:
         what: what is built, for the message: ``"the model 'resnet18'"``.
-
-    Raises:
-        BcosError: naming the option, and one that is close.
     """
-    for option in options:
-        if not takes(builder, option):
-            known = list(inspect.signature(builder).parameters)
-            hint = suggestion(option, known) if known else "it has none"
-            raise BcosError(f"{what} has no option {option!r}; {hint}")
+    known = options_of(builder)
+    unknown = [] if known is None else [option for option in options if option not in known]
+    if unknown:
+        hint = suggestion(unknown[0], known) if known else "it has none"
+        raise BcosError(f"{what} has no option {unknown[0]!r}; {hint}")

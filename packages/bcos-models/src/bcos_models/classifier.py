@@ -50,9 +50,6 @@ class Logits:
         return LogitLayer(self.temperature, bias)
 
 
-NO_LOGIT_LAYER = Logits(bias=None)
-
-
 @dataclass(frozen=True)
 class Stage:
     """Modules that run one after the other, and what comes out of the last of them."""

@@ -84,6 +84,3 @@ class Bottleneck(ResidualBlock):
         x = self.act(self.bn2(self.conv2(x)))
         y: Tensor = self.bn3(self.conv3(x))
         return y
-
-
-Block = type[BasicBlock] | type[Bottleneck]

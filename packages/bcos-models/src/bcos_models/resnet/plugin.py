@@ -6,8 +6,8 @@ from bcos_models.checkpoints import checkpoint
 from bcos_models.hookspecs import hookimpl
 from bcos_models.spec import CIFAR10, CIFAR10_STANDARDIZED, IMAGENET, IMAGENET_LONG, ModelSpec
 
-_BCOS = "bcos_models.resnet.builders:bcos_resnet"
-_PLAIN = "bcos_models.resnet.builders:plain_resnet"
+_BCOS = "bcos_models.resnet.network:bcos_resnet"
+_PLAIN = "bcos_models.resnet.network:plain_resnet"
 
 # name: (block, depths, groups, base width, parameters)
 _ARCHITECTURES: dict[str, tuple[str, tuple[int, ...], int, int, int]] = {

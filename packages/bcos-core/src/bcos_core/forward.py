@@ -82,11 +82,7 @@ def check_input(x: Tensor) -> None:
 
 
 def outputs_of(task: Task, x: Tensor) -> Tensor:
-    """Output of the model for x, or of the layer that is explained.
-
-    Raises:
-        BcosError: outputs of another shape.
-    """
+    """Output of the model for x, or of the layer that is explained; refused if of another shape than (N, K, ...)."""
     output = task.model(x) if task.module is None else _layer_output(task.model, task.module, x)
     if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[0] != x.shape[0]:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -44,11 +44,7 @@ def explanation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def check_deterministic(model: nn.Module) -> None:
-    """Refuse a model whose output for one image depends on the batch or on chance.
-
-    Raises:
-        BcosError: naming the first such module.
-    """
+    """Refuse a model whose output for one image depends on the batch or on chance, naming the first such module."""
     for name, module in model.named_modules():
         random = module.training and _drop_probability(module) > 0
         if random or uses_batch_statistics(module):

@@ -59,11 +59,7 @@ def elsewhere(x: Tensor, distance: float) -> Tensor:
 
 
 def probe_map(task: Task, first: Pass, explanation: Explanation) -> Tensor:
-    """Share by which the frozen network misses the map at another point, (N,) or (N, T).
-
-    Raises:
-        BcosError: outside of explanation mode the model gives other outputs.
-    """
+    """Share by which the frozen network misses the map at another point, (N,) or (N, T)."""
     _check_outputs(task, first)
     # With its dynamic factors held the network is affine. If the map is right, it predicts the score of any other
     # input; if a step was missed, its factor is not on the tape, changes with the input, and the prediction fails.

@@ -155,36 +155,25 @@ def receipts(explanation: Explanation, *, model: nn.Module | None = None) -> lis
         rows: list[list[float]] = values.reshape(n, -1).tolist()
         return rows
 
-    score, contributions, absolute, bias, residual, allowed = map(
-        numbers,
-        (parts.score, parts.contributions, parts.absolute, parts.bias, parts.residual, explanation.allowed_residual),
-    )
-    probe = None if explanation.probe is None else numbers(explanation.probe)
+    sums = {name: numbers(getattr(parts, name)) for name in ("score", "contributions", "absolute", "bias", "residual")}
+    sums["allowed"] = numbers(explanation.allowed_residual)
+    if explanation.probe is not None:
+        sums["probe"] = numbers(explanation.probe)
     named = {name: numbers(term) for name, term in explanation.bias_terms.items()}
 
     def receipt(i: int, t: int) -> Receipt:
         terms = {name: values[i][t] for name, values in named.items()}
         return Receipt(
-            score=score[i][t],
-            contributions=contributions[i][t],
-            absolute=absolute[i][t],
-            bias=bias[i][t],
             terms=terms if model is None else by_origin(terms, model),
-            residual=residual[i][t],
-            allowed=allowed[i][t],
             held=sum(value for name, value in terms.items() if name.endswith(FROZEN)),
-            probe=None if probe is None else probe[i][t],
+            **{name: values[i][t] for name, values in sums.items()},
         )
 
-    return [[receipt(i, t) for t in range(len(score[i]))] for i in range(n)]
+    return [[receipt(i, t) for t in range(len(row))] for i, row in enumerate(sums["score"])]
 
 
 def by_origin(terms: Mapping[str, float], model: nn.Module) -> dict[str, float]:
-    """Sum the terms of a bias by where they come from; largest first.
-
-    Raises:
-        BcosError: `model` is not a module.
-    """
+    """Sum the terms of a bias by where they come from; largest first."""
     if not isinstance(model, nn.Module):
         raise BcosError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     sums: dict[str, float] = {}

@@ -57,11 +57,7 @@ def _one_score_per_unit(outputs: Tensor, channels_first: bool) -> Tensor:
 
 
 def class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None) -> Tensor:
-    """Classes that a target means, (N,) or (N, T), for logits (N, K).
-
-    Raises:
-        BcosError: not integers, another shape, or out of range.
-    """
+    """Classes in [0, K) that a target means, (N,) or (N, T), for logits (N, K)."""
     n, k = logits.shape
     if target is None:
         return logits.detach().argmax(1)

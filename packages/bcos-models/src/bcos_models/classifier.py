@@ -258,11 +258,7 @@ class ImageClassifier(nn.Module):
 
 
 def remove_classifier(model: nn.Module, name: str) -> None:
-    """Let the model called `name` return averaged features.
-
-    Raises:
-        BcosError: it is not of a family of ours, and has no classifier that is known.
-    """
+    """Let the model called `name`, which must be of a family of ours, return averaged features."""
     if not isinstance(model, ImageClassifier):
         raise BcosError(f"the model {name!r} has no classifier that could be left out")
     model.reset_classifier(0)

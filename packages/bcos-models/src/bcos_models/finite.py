@@ -39,13 +39,10 @@ def some_of(found: list[str]) -> str:
 
 
 def check_finite(network: nn.Module, *, agree: Callable[[int], int] | None = None) -> None:
-    """Refuse a network whose weights are not all finite: its outputs mean nothing.
+    """Refuse a network whose weights are not all finite, naming a parameter or buffer: its outputs mean nothing.
 
     Args:
         agree: sums a number over all processes, where each may hold another part of the network.
-
-    Raises:
-        BcosError: naming a parameter or buffer.
     """
     found = not_finite(network)
     if found or (agree is not None and agree(len(found))):

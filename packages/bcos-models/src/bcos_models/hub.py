@@ -92,11 +92,8 @@ def _read_config(path: Path, source: str) -> ModelConfig:
     try:
         values = section(parse_json(read_text(path)), "it")
         ours = section(values.get(_KEY), _KEY)
-        name, options, spec = (
-            ours.get("name", ""),
-            section(ours.get("options"), "options"),
-            read_input(ours.get("input")),
-        )
+        name, options = ours.get("name", ""), section(ours.get("options"), "options")
+        spec = read_input(ours.get("input"))
         check_name(name)
         probabilities = ours.get("probabilities", usual_probabilities(name, spec))  # earlier files do not say
         number = check_outputs(values.get("num_classes"))

@@ -4,7 +4,8 @@ The description is not trusted. So the network is built on torch's meta device f
 and compared with the weights; and it is given up as soon as it has many more parts than they fill.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -130,19 +131,14 @@ def _check_outputs(model: nn.Module, config: ModelConfig) -> None:
 @contextmanager
 def _bounded(state: Mapping[str, Tensor]) -> Iterator[None]:
     """Stop the construction of a network once it has many more parts than the weights fill."""
-    counts = {"parameters": 0, "modules": 0}
 
-    def parameter(_module: nn.Module, _name: str, _parameter: object) -> None:
-        counts["parameters"] += 1
-        _refuse_beyond(counts["parameters"], len(state), _PARAMETERS, "parameters")
-
-    def submodule(_module: nn.Module, _name: str, _submodule: object) -> None:
-        counts["modules"] += 1
-        _refuse_beyond(counts["modules"], len(state), _MODULES, "modules")
+    def counter(bound: tuple[int, int], what: str) -> Callable[..., None]:
+        counts = itertools.count(1)
+        return lambda *_: _refuse_beyond(next(counts), len(state), bound, what)
 
     handles = [
-        registration.register_module_parameter_registration_hook(parameter),
-        registration.register_module_module_registration_hook(submodule),
+        registration.register_module_parameter_registration_hook(counter(_PARAMETERS, "parameters")),
+        registration.register_module_module_registration_hook(counter(_MODULES, "modules")),
     ]
     try:
         yield

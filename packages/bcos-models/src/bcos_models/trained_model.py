@@ -75,11 +75,7 @@ class TrainedModel:
         return self.config.probabilities
 
     def check_classes(self, classes: list[str], data: str) -> None:
-        """Refuse shards of other classes than the network knows.
-
-        Raises:
-            BcosError: another number of them, or the same names in another order.
-        """
+        """Refuse shards of another number of classes than the network knows, or of the same in another order."""
         own = self.classes
         if len(classes) != len(own):
             raise BcosError(

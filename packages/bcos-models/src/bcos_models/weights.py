@@ -141,14 +141,12 @@ def load_state(
         BcosError: keys or shapes that do not fit, naming the first of them.
     """
     state = convert_state(model.state_dict(), state, name)
-    if not replace_classifier or not isinstance(model, ImageClassifier):
+    classes = _classes(model, state) if replace_classifier and isinstance(model, ImageClassifier) else None
+    if not isinstance(model, ImageClassifier) or classes in (None, model.num_classes):
         _load(model, state, name, source)
         return False
-    own_classes, found = model.num_classes, _classes(model, state)
-    if found == own_classes:
-        _load(model, state, name, source)
-        return False
-    model.reset_classifier(found)
+    own_classes = model.num_classes
+    model.reset_classifier(classes)
     _load(model, state, name, source)
     model.reset_classifier(own_classes)
     return True
@@ -173,11 +171,7 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], name: str, source: str)
 
 
 def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, source: str) -> None:
-    """Refuse weights in which a tensor is missing, unknown, of another shape or of complex numbers.
-
-    Raises:
-        BcosError: naming the first of them.
-    """
+    """Refuse weights in which a tensor is missing, unknown, of another shape or of complex numbers; name the first."""
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if missing or unexpected or wrong:

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from torch import Tensor, nn
 
@@ -42,12 +42,22 @@ class Origin:
     """Name of the one that fine-tunes the converted network."""
 
 
-def find_spec(name: str) -> ModelSpec | None:
-    """Describe the converted network of that name; None if the prefix is not ours.
+class BcosifyOptions(TypedDict, total=False):
+    """Options of :func:`bcosify` for a network that is converted by name."""
 
-    Raises:
-        BcosError: the library has no network of that name.
-    """
+    b: float
+    unit_norm: bool
+    keep_bias: bool
+    keep_norms: bool
+    keep_activations: bool
+    keep_pooling: bool
+    input: Input
+    skip: Sequence[str]
+    logit_bias: LogitBias
+
+
+def find_spec(name: str) -> ModelSpec | None:
+    """Describe the converted network of that name; None if the prefix is not ours."""
     library, _, inner = name.partition("/")
     if library not in _ORIGINS:
         return None
@@ -71,16 +81,8 @@ def converted(
     num_classes: int,
     pretrained: bool = False,
     weights: str | Path | None = None,
-    b: float = 2.0,
-    unit_norm: bool = False,
-    keep_bias: bool = False,
-    keep_norms: bool = False,
-    keep_activations: bool = True,
-    keep_pooling: bool = False,
-    input: Input = "6ch",
-    skip: Sequence[str] = (),
-    logit_bias: LogitBias = "auto",
     network: Mapping[str, Any] | None = None,
+    **options: Unpack[BcosifyOptions],
 ) -> BcosifiedNetwork:
     """Build a network, load its weights, and convert it; options as those of :func:`bcosify`.
 
@@ -106,22 +108,9 @@ def converted(
         replaced = load_original(original, state, num_classes != made.num_classes, str(weights))
     if replaced:
         warnings.warn(f"{origin!r} has a new, untrained classifier of {num_classes} classes", stacklevel=3)
-    result = bcosify(
-        original,
-        b=b,
-        unit_norm=unit_norm,
-        keep_bias=keep_bias,
-        keep_norms=keep_norms,
-        keep_activations=keep_activations,
-        keep_pooling=keep_pooling,
-        input=input,
-        skip=skip,
-        logit_bias=logit_bias,
-        mean=made.input.mean,
-        std=made.input.std,
-        image_size=made.input.size,
-    )
-    input_spec = replace(made.input, encoding="add_inverse") if input == "6ch" else made.input
+    spec = made.input
+    result = bcosify(original, mean=spec.mean, std=spec.std, image_size=spec.size, **options)
+    input_spec = replace(spec, encoding="add_inverse") if result.conversion.options.input == "6ch" else spec
     setattr(result, "input_spec", input_spec)  # noqa: B010 - reason: modules are typed without it
     if state is not None and is_converted:
         load_state(result, state, name=origin, source=str(weights))

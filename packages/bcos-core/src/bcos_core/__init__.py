@@ -50,7 +50,7 @@ _HOMES = {
 }
 _MODULES = ("functional", "losses", "norms")
 
-__all__ = [*_HOMES, *_MODULES]
+__all__ = sorted([*_HOMES, *_MODULES])
 
 
 def __getattr__(name: str) -> object:

@@ -53,7 +53,7 @@ _HOMES = {
 }
 """Module of each public name; it is imported when the name is used."""
 
-__all__ = [*_HOMES]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:

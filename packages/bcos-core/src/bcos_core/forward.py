@@ -43,12 +43,9 @@ class Pass:
 
 
 def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
-    """Run the model on `x` in explanation mode, measuring constants.
+    """Run the model on `x` in explanation mode, measuring constants; outputs that are not finite are refused.
 
     A tape records the dynamic factors, or gives out those that it has recorded.
-
-    Raises:
-        BcosError: outputs that are not finite, or of another shape.
     """
     leaf = x.detach().clone().requires_grad_()
     terms = AdditiveTerms(task.model)

@@ -152,11 +152,7 @@ class Registry(Generic[SpecT]):
         return sorted(self._specs)
 
     def __getitem__(self, name: str) -> SpecT:
-        """Look a description up.
-
-        Raises:
-            BcosError: no such name; the message suggests one that is close.
-        """
+        """Look a description up; where there is none, the message suggests a name that is close."""
         if name not in self._specs:
             raise BcosError(f"there is no {self.kind} {shown(name)}; {suggestion(name, self.names())}")
         return self._specs[name]

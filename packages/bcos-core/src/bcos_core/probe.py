@@ -21,10 +21,8 @@ _VALUES = 1000.0
 def check_again(task: Task, x: Tensor, first: Pass) -> None:
     """Run the network again, for the same input and for others, where explanation mode could not follow every value.
 
-    Constants that change with the input are renamed: they depend on it, and are only held constant.
-
-    Raises:
-        BcosError: the outputs for the same input differ.
+    Outputs that differ for the same input are refused. Constants that change with the input are renamed: they depend
+    on it, and are only held constant.
     """
     again = forward(task, x)
     size = first.largest.amax() + again.largest.amax()

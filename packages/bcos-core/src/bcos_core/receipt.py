@@ -184,11 +184,9 @@ def by_origin(terms: Mapping[str, float], model: nn.Module) -> dict[str, float]:
 
 
 def number(value: float, *, largest: float | None = None) -> str:
-    """A logit with two decimals, more if it is below 1, and a minus sign that is as wide as a plus.
+    """A logit with two decimals, more if it (or `largest`, shown beside it with as many) is below 1.
 
-    Args:
-        value: in units of the logit.
-        largest: the largest of the numbers that are shown with the same decimals; None for `value` itself.
+    A minus sign is as wide as a plus.
     """
     size = abs(value) if largest is None else largest
     decimals = 2 if size >= 1 or size == 0 else min(6, 2 - math.floor(math.log10(size)))

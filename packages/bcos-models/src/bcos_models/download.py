@@ -70,11 +70,7 @@ def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None, progr
 
 
 def hub_file(repository: str, name: str) -> Path:
-    """Download a file of ``owner/repository[@revision]``, or find it in the hub's cache.
-
-    Raises:
-        BcosError: no such repository, revision or file, or no network.
-    """
+    """Download a file of ``owner/repository[@revision]``, or find it in the hub's cache."""
     from huggingface_hub import hf_hub_download
 
     repo_id, _, revision = repository.partition("@")

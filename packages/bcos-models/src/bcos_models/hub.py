@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
+from bcos_core.text import parse_json, read_text
 from bcos_models.download import hub_file
 from bcos_models.model_config import ModelConfig, check_name, check_outputs, read_input, section, usual_probabilities
 from bcos_models.reconstruction import rebuild

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
-from bcos_core.documents import parse_json
 from bcos_core.errors import BcosError, shortened, shown
+from bcos_core.text import parse_json
 from bcos_models.spec import InputSpec
 
 Probabilities = Literal["sigmoid", "softmax"]

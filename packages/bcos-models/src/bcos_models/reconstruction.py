@@ -39,9 +39,6 @@ def rebuild(
 
     Returns:
         The network in eval mode.
-
-    Raises:
-        BcosError: no such architecture, options that it does not take, or weights of another network.
     """
     with _naming(config, source):
         config.check()

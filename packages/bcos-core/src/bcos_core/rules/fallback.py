@@ -18,12 +18,9 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.complex128: 1e-9, 
 
 
 def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], model: nn.Module) -> Any:
-    """Call a function that has no rule, if it is linear in all that depends on the input.
+    """Call a function that has no rule, if it is linear in all that depends on the input; else refuse it by name.
 
     That is tried out: ``f(x) + f(r) = f(x + r)`` for an r of mixed signs.
-
-    Raises:
-        BcosError: it is not linear; names the function and the module that called it.
     """
     result = func(*args, **kwargs)
     if not any(depends(t) for t in tensors(result)):

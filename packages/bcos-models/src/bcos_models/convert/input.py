@@ -22,12 +22,7 @@ def input_of(network: nn.Module) -> InputSpec:
 
 
 def timm_input(cfg: Mapping[str, Any], built_for: tuple[int, int] | None = None) -> InputSpec:
-    """Read timm's description of a network.
-
-    Args:
-        cfg: its ``pretrained_cfg``.
-        built_for: height and width, if it was built for others than those of its weights.
-    """
+    """Read timm's ``pretrained_cfg`` of a network, and the height and width that it was built for if others."""
     from timm.data import resolve_data_config  # type: ignore[attr-defined] # reason: timm exports implicitly
 
     data = resolve_data_config({}, pretrained_cfg=dict(cfg))  # type: ignore[no-untyped-call] # reason: untyped in timm

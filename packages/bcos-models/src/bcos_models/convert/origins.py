@@ -84,7 +84,7 @@ def converted(
     network: Mapping[str, Any] | None = None,
     **options: Unpack[BcosifyOptions],
 ) -> BcosifiedNetwork:
-    """Build a network, load its weights, and convert it; options as those of :func:`bcosify`.
+    """Build a network, load its weights, and convert it.
 
     Args:
         origin: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
@@ -92,9 +92,7 @@ def converted(
         pretrained: start from the library's own weights.
         weights: start from a file of the original network's weights, or load those of a converted one.
         network: options of the original network, such as ``{"drop_path_rate": 0.1}``.
-
-    Raises:
-        BcosError: what the original network's library, or :func:`bcosify`, refuses.
+        options: of :func:`bcosify`.
     """
     made = _origin(origin)
     made = replace(made, input=_built_for(made.input, network or {}))
@@ -118,17 +116,7 @@ def converted(
 
 
 def unconverted(origin: str, num_classes: int, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
-    """Build a network before its conversion.
-
-    Args:
-        origin: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
-        num_classes: K.
-        pretrained: with the library's own weights.
-        options: of the library's builder.
-
-    Raises:
-        BcosError: the library has no such network, or refuses the options.
-    """
+    """Build a network before its conversion; `options` are those of the library's builder."""
     if reserved := {"num_classes", "pretrained"} & set(options):
         raise BcosError(
             f"network={shown(options)} sets {', '.join(sorted(reserved))}; give that to create_model itself"
@@ -150,14 +138,10 @@ def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, I
     """Build a network as its library has it, to be explained unconverted.
 
     Args:
-        name: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
         weights: a file or URL of its weights; None for those of the library.
 
     Returns:
         The network, its input, and the number of its classes.
-
-    Raises:
-        BcosError: no such network, or weights that do not fit or have no classifier.
     """
     made = _origin(name)
     classes = made.num_classes
@@ -183,14 +167,10 @@ def _built_for(input_spec: InputSpec, options: Mapping[str, Any]) -> InputSpec:
 
 
 def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_classifier: bool, source: str) -> bool:
-    """Load the weights of an original network.
+    """Load the weights of an original network; returns whether its classifier was left as it is.
 
     Args:
-        state: its state dict, or that of the same network for other classes.
-        replace_classifier: leave the classifier as it is where it is of other classes.
-
-    Returns:
-        Whether the classifier was left as it is.
+        replace_classifier: leave it if the weights are of the same network for other classes.
     """
     own = network.state_dict()
     fitting = dict(convert_state(own, state, ""))

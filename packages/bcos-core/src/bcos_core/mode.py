@@ -11,7 +11,7 @@ from bcos_core.mode_state import enter
 from bcos_core.norms.batch import uses_batch_statistics
 from bcos_core.process_setting import ProcessSetting
 from bcos_core.rules.dispatch import RuleDispatch
-from bcos_core.rules.plugins import load_rules
+from bcos_core.rules.table import load_rules
 
 eager_mode = ProcessSetting(lambda undo: undo.enter_context(torch.compiler.set_stance("force_eager"))).on
 """Inside the block nothing that :func:`torch.compile` wrapped runs compiled: rules apply to single operations."""

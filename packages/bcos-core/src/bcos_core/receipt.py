@@ -107,7 +107,8 @@ class Receipt:
         """Names and numbers, in the order in which they are added up; terms of the bias are indented."""
         largest = max(abs(self.score), abs(self.contributions), abs(self.bias))
         terms = [(f"  {name}", number(value)) for name, value in self.terms.items() if value]
-        more = [(f"  {len(terms) - _TERMS} others", number(self._rest()))] if len(terms) > _TERMS + 1 else []
+        rest = sum([value for value in self.terms.values() if value][_TERMS:])
+        more = [(f"  {len(terms) - _TERMS} others", number(rest))] if len(terms) > _TERMS + 1 else []
         probe = [] if self.probe is None else [("missed at another point, share", exponent(self.probe))]
         return [
             ("logit of the network", number(self.score, largest=largest)),
@@ -118,9 +119,6 @@ class Receipt:
             (f"residual (up to {exponent(self.allowed)} is rounding)", exponent(self.residual)),
             *probe,
         ]
-
-    def _rest(self) -> float:
-        return sum([value for value in self.terms.values() if value][_TERMS:])
 
     def to_dict(self) -> dict[str, object]:
         """Everything, for JSON."""

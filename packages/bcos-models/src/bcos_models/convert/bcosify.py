@@ -15,10 +15,10 @@ from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
 from bcos_models.conversion import ConversionOptions, ConversionReport, Input, Step
-from bcos_models.convert.input import input_of
 from bcos_models.convert.network import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
 from bcos_models.convert.observation import Observation, observe
 from bcos_models.convert.walk import Walk
+from bcos_models.timm_models import input_of
 
 _TOLERANCE = 1e-3
 """Largest error of a conversion with everything kept, as a share of the logits' size."""

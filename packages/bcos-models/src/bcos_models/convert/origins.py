@@ -15,10 +15,10 @@ from bcos_models.checks import is_size
 from bcos_models.classifier import LogitBias
 from bcos_models.conversion import Input
 from bcos_models.convert.bcosify import bcosify
-from bcos_models.convert.input import timm_input
 from bcos_models.convert.network import BcosifiedNetwork
 from bcos_models.registry import create_model, get_spec
 from bcos_models.spec import CIFAR10, InputSpec, ModelSpec
+from bcos_models.timm_models import timm_input
 from bcos_models.weights import convert_state, find_weights, load_state, read_state, unwrapped
 
 BUILDER = f"{__name__}:converted"

@@ -16,7 +16,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, Protocol, TypeVar, Unpack, get_args, get_origin, get_type_hints
 
 from bcos_core.errors import BcosError, first_line, shown
-from bcos_core.plugin_guard import PluginExitError, error_summary, plugin_guard
+from bcos_core.plugin_guard import OURS, PluginExitError, error_summary, plugin_guard
 
 
 class Named(Protocol):
@@ -70,21 +70,15 @@ class Plugins:
             self.mark_broken(name, error_summary(reason))
 
 
-_OURS = frozenset({"bcos-core", "bcos-models", "bcos-explain", "bcos-cli"})
-
-
 def is_ours(plugin: str) -> bool:
     """Whether a plugin, by its name in :class:`Plugins`, is one of this project's own."""
-    return plugin.partition(":")[0] in _OURS
-
-
-_OUR_MODULES = frozenset(name.replace("-", "_") for name in _OURS)
+    return plugin.partition(":")[0].replace("-", "_") in OURS
 
 
 def load_plugins(manager: Manager, group: str) -> Plugins:
     """Import and register every entry point of `group`, our own first, then the others by name."""
     plugins = Plugins()
-    found = sorted(entry_points(group=group), key=lambda e: (_distribution(e) not in _OURS, _distribution(e), e.name))
+    found = sorted(entry_points(group=group), key=lambda e: (not is_ours(_distribution(e)), _distribution(e), e.name))
     for number, entry in enumerate(found):
         name = f"{_distribution(entry)}:{entry.name}"
         if any(info.name == name for info in plugins.infos):
@@ -179,7 +173,7 @@ def resolve(reference: str) -> Callable[..., Any]:
     try:
         if module.startswith("."):
             raise ImportError("a relative name")
-        if module not in sys.modules and module.partition(".")[0] not in _OUR_MODULES:
+        if module not in sys.modules and module.partition(".")[0] not in OURS:
             with plugin_guard(f"the builder {reference!r}"):
                 import_module(module)
         function: Any = getattr(import_module(module), name)
@@ -216,8 +210,7 @@ def takes(builder: Callable[..., Any], option: str) -> bool:
 def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]) -> None:
     """Refuse options that a builder does not take, naming one of them and one that is close.
 
-    Args:
-        what: what is built, for the message: ``"the model 'resnet18'"``.
+    `what` is built, for the message: ``"the model 'resnet18'"``.
     """
     known = options_of(builder)
     unknown = [] if known is None else [option for option in options if option not in known]

@@ -21,9 +21,6 @@ class Logits:
     ``bias="auto"`` is ``ln(p / (1-p))``, so that an untrained network gives every class the probability
     `prior` p; with p = 1/K, used where `prior` is None, that is ``-ln(K-1)`` (Böhle et al., TPAMI 2024,
     section 3.4). A network for several labels an image takes their mean frequency as `prior`.
-
-    Raises:
-        BcosError: a value that is not a number, a prior outside (0, 1), or one beside a bias that is not ``"auto"``.
     """
 
     bias: LogitBias = "auto"

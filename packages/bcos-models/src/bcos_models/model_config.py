@@ -162,12 +162,7 @@ def _check_plain(value: object, key: str, depth: int, left: list[int]) -> None:
 
 
 def check_opens_nothing(options: Mapping[str, Any], key: str = "options") -> None:
-    """Refuse options with which a builder would read a file or fetch an address, naming the first of them.
-
-    Args:
-        options: of a network, as a file of somebody else's has them.
-        key: what messages call them.
-    """
+    """Refuse options with which a builder would read a file or fetch an address, naming the first of them."""
     for name, value in options.items():
         if _OPENS.fullmatch(name):
             raise BcosError(f"{key}.{shortened(name, 60)} would open a file or an address")

@@ -30,15 +30,12 @@ _ELEMENTS = (4, 10_000_000)
 def rebuild(
     config: ModelConfig, state: Mapping[str, Tensor], *, source: str, classifies: bool = False, trust: bool = False
 ) -> nn.Module:
-    """Build the network that a file describes, and load the weights beside it.
+    """Build the network that a file describes, in eval mode, and load the weights beside it.
 
     Args:
         config: what the file says; with 0 classes the network has no classifier.
         classifies: refuse a network that does not give a number for each class.
         trust: take options with which a builder reads files or fetches addresses.
-
-    Returns:
-        The network in eval mode.
     """
     with _naming(config, source):
         config.check()

@@ -1,5 +1,6 @@
 """Dense layers and blocks, and the network that they make."""
 
+from collections import OrderedDict
 from functools import partial
 from typing import Unpack
 
@@ -56,11 +57,8 @@ class DenseBlock(nn.Module):
 
 def transition(in_channels: int, layers: Layers) -> nn.Sequential:
     """Half the channels and half the resolution: norm, 1×1 convolution, pooling."""
-    made = nn.Sequential()
-    made.add_module("norm", layers.norm(in_channels))
-    made.add_module("conv", layers.conv(in_channels, in_channels // 2, 1))
-    made.add_module("pool", layers.pool(2, 2))
-    return made
+    conv = layers.conv(in_channels, in_channels // 2, 1)
+    return nn.Sequential(OrderedDict(norm=layers.norm(in_channels), conv=conv, pool=layers.pool(2, 2)))
 
 
 class DenseNet(ImageClassifier):

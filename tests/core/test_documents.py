@@ -3,8 +3,8 @@ import os
 import pytest
 
 from bcos_core import BcosError
-from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import first_line, shortened, shown
+from bcos_core.text import parse_json, read_text
 
 
 def test_json_is_read():

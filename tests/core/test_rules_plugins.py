@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bcos_core import BcosError, explain
-from bcos_core.rules import plugins, table
+from bcos_core.rules import table
 
 RULES = {torch.lgamma: lambda function, x: function(x.detach())}
 BROKEN = {torch.lgamma: 3}
@@ -31,11 +31,11 @@ def entry_points(monkeypatch):
                     raise self._loaded
                 return self._loaded
 
-        monkeypatch.setattr(plugins, "entry_points", lambda group: [Entry(n, v) for n, v in loaded.items()])
-        plugins.load_rules.cache_clear()
+        monkeypatch.setattr(table, "entry_points", lambda group: [Entry(n, v) for n, v in loaded.items()])
+        table.load_rules.cache_clear()
 
     yield install
-    plugins.load_rules.cache_clear()
+    table.load_rules.cache_clear()
     table.RULES.clear()
     table.RULES.update(before)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from bcos_core import BcosConv2d, BcosError, explain
 from bcos_models import create_model
-from bcos_models.antialias import BlurredConv2d, blur_pool
+from bcos_models.layers import BlurredConv2d, blur_pool
 
 FAMILIES = ["cifar10_resnet20", "resnet18", "densenet121", "vgg11_bnu", "convnext_atto", "vitc_ti_patch1_14"]
 

@@ -29,7 +29,7 @@ def files():
 
 
 def get(files, folder, name=NAME):
-    return fetch(f"{files.url}/{name}", folder=folder, progress=False)
+    return fetch(f"{files.url}/{name}", folder=folder)
 
 
 def names(folder):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bcos_core import BcosError
-from bcos_models.finite import check_finite, not_finite
+from bcos_models.weights import check_finite, not_finite
 
 
 class Layers(nn.Module):

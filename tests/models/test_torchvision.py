@@ -4,7 +4,7 @@ import pytest
 import torch
 import torchvision
 
-from bcos_models.resnet.builders import plain_resnet
+from bcos_models.resnet.network import plain_resnet
 
 NETS = {
     "resnet18": {"block": "basic", "depths": (2, 2, 2, 2)},

@@ -75,9 +75,7 @@ class AdditiveTerms:
     def shares(self, scores: Tensor, gradients: tuple[Tensor | None, ...]) -> dict[str, Tensor] | None:
         """``Σ ∂f/∂c·c`` for each sample, (N,), by name; None if samples are not the first dimension of each.
 
-        Args:
-            scores: (N,), the explained outputs.
-            gradients: of ``scores.sum()`` by each of the leaves.
+        `gradients` are those of ``scores.sum()``, (N,), by each of the leaves.
         """
         used = [leaf for leaf, gradient in zip(self.leaves, gradients, strict=True) if gradient is not None]
         if any(leaf.ndim == 0 or leaf.shape[0] % len(scores) for leaf in used):
@@ -156,8 +154,7 @@ def name_of(value: object) -> str | None:
 
 def is_frozen(value: object) -> bool:
     """Whether `value` depends on the input without carrying its gradient."""
-    name = name_of(value)
-    return name is not None and name.endswith(FROZEN)
+    return (name_of(value) or "").endswith(FROZEN)
 
 
 def name_as(value: Any, name: str) -> Any:

@@ -65,8 +65,7 @@ def replacement(path: str | Path) -> Iterator[Path]:
 def remove_asides(folder: Path, is_ours: Callable[[str], bool]) -> None:
     """Remove what processes that were killed in :func:`replacement` left in a folder that no other process writes to.
 
-    Args:
-        is_ours: whether a file of this name would be one that the caller writes there.
+    `is_ours` says of a name whether the caller writes such a file there.
     """
     for path in folder.glob(".*.tmp"):
         match = _ASIDE.fullmatch(path.name)

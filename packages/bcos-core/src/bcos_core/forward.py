@@ -43,12 +43,9 @@ class Pass:
 
 
 def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
-    """Run the model on `x` in explanation mode, measuring constants.
+    """Run the model on `x` in explanation mode, measuring constants; outputs that are not finite are refused.
 
     A tape records the dynamic factors, or gives out those that it has recorded.
-
-    Raises:
-        BcosError: outputs that are not finite, or of another shape.
     """
     leaf = x.detach().clone().requires_grad_()
     terms = AdditiveTerms(task.model)
@@ -82,11 +79,7 @@ def check_input(x: Tensor) -> None:
 
 
 def outputs_of(task: Task, x: Tensor) -> Tensor:
-    """Output of the model for x, or of the layer that is explained.
-
-    Raises:
-        BcosError: outputs of another shape.
-    """
+    """Output of the model for x, or of the layer that is explained; refused if of another shape than (N, K, ...)."""
     output = task.model(x) if task.module is None else _layer_output(task.model, task.module, x)
     if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[0] != x.shape[0]:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

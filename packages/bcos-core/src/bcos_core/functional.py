@@ -167,16 +167,7 @@ def patch_norms(
 ) -> Tensor:
     """``sqrt(Σ x² + 1e-6)`` over the zero-padded patch under the kernel, for each group of channels.
 
-    Args:
-        x: (N, C, *spatial)
-        kernel_size: one value a spatial dimension; so are the following.
-        stride: step between patches.
-        padding: zeros (before, after).
-        dilation: step inside a patch.
-        groups: of channels.
-
-    Returns:
-        (N, groups, *spatial_out)
+    Shapes: (N, C, *spatial) → (N, groups, *spatial_out).
     """
     n_dims = len(kernel_size)
     squares = widened(x).square()
@@ -217,11 +208,7 @@ def check_options(b: float, max_out: int, normalize_weight: bool, *, rows: int |
 def resolve_padding(
     padding: Padding, kernel_size: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """Padding (before, after) for each spatial dimension; ``"same"`` splits as PyTorch does.
-
-    Raises:
-        BcosError: an unknown word, ``"same"`` with a stride, a negative or a wrong number of values.
-    """
+    """Padding (before, after) for each spatial dimension; ``"same"``, which needs stride 1, splits as PyTorch does."""
     if isinstance(padding, str):
         if padding == "valid":
             return [(0, 0)] * len(kernel_size)

@@ -30,8 +30,7 @@ def scale_by_cosine(linear: Tensor, norm: Tensor) -> Tensor:
 def divide_by_batch_std(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """``x / sqrt(var + eps) · weight`` with the biased variance of each channel of the batch.
 
-    Returns:
-        The result, and the inverse standard deviations (C,), detached.
+    Beside it, the inverse standard deviations (C,), detached.
     """
     y, _, invstd = _DivideByBatchStd.apply(x, weight, eps)
     return y, invstd

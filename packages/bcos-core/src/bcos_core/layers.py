@@ -1,20 +1,16 @@
-"""Layers of a network: found by name, and run with what they give."""
+"""Layers of a network: found by name, run with what they give, and copied."""
 
+import copy
 from typing import Any
 
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
-from bcos_core.module_copy import shared_copy
 from bcos_core.plugins import suggestion
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> nn.Module:
-    """Submodule of the model that `layer` names or is.
-
-    Raises:
-        BcosError: there is none; the message suggests one.
-    """
+    """Submodule of the model that `layer` names or is; if there is none, the message suggests one."""
     modules: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if name}
     if isinstance(layer, str):
         if layer not in modules:
@@ -32,11 +28,7 @@ def layer_name(model: nn.Module, layer: nn.Module) -> str:
 
 
 def layer_outputs(model: nn.Module, layer: nn.Module, x: Tensor) -> tuple[list[Any], Any]:
-    """Run the model: what `layer` gives each time it runs, in the graph, and what the model gives.
-
-    Raises:
-        BcosError: the layer does not run.
-    """
+    """Run the model: what `layer`, which must run, gives each time, in the graph, and what the model gives."""
     found: list[Any] = []
 
     def capture(_module: nn.Module, _args: object, output: object) -> object:
@@ -49,3 +41,12 @@ def layer_outputs(model: nn.Module, layer: nn.Module, x: Tensor) -> tuple[list[A
     if not found:
         raise BcosError(f"the layer {type(layer).__name__} did not run in the model's forward pass")
     return found, result
+
+
+def shared_copy(model: nn.Module) -> nn.Module:
+    """Copy of the modules, with the same parameters and buffers: hooks put on it reach no other thread.
+
+    A thread that iterates over the hooks of a module while another adds one to it fails.
+    """
+    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
+    return copy.deepcopy(model, shared)

@@ -11,11 +11,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 def dense_targets(logits: Tensor, target: Tensor) -> Tensor:
-    """Targets as probabilities of the shape of `logits` (N, K), from class indices (N,) or as they are.
-
-    Raises:
-        BcosError: any other shape, or an index outside [0, K).
-    """
+    """Targets as probabilities of the shape of `logits` (N, K), from class indices (N,) in [0, K) or as they are."""
     if target.shape == logits.shape:
         return target.to(logits.dtype)
     if target.shape != logits.shape[:1] or target.is_floating_point():

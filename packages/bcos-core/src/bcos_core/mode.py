@@ -11,7 +11,7 @@ from bcos_core.mode_state import enter
 from bcos_core.norms.batch import uses_batch_statistics
 from bcos_core.process_setting import ProcessSetting
 from bcos_core.rules.dispatch import RuleDispatch
-from bcos_core.rules.plugins import load_rules
+from bcos_core.rules.table import load_rules
 
 eager_mode = ProcessSetting(lambda undo: undo.enter_context(torch.compiler.set_stance("force_eager"))).on
 """Inside the block nothing that :func:`torch.compile` wrapped runs compiled: rules apply to single operations."""
@@ -44,11 +44,7 @@ def explanation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def check_deterministic(model: nn.Module) -> None:
-    """Refuse a model whose output for one image depends on the batch or on chance.
-
-    Raises:
-        BcosError: naming the first such module.
-    """
+    """Refuse a model whose output for one image depends on the batch or on chance, naming the first such module."""
     for name, module in model.named_modules():
         random = module.training and _drop_probability(module) > 0
         if random or uses_batch_statistics(module):

@@ -15,8 +15,8 @@ from bcos_core.text import printable
 PATIENCE = 5.0
 """Seconds after which a plugin that is still being loaded is named."""
 
-
-_OURS = ("bcos_core", "bcos_models", "bcos_explain", "bcos_cli")
+OURS = frozenset({"bcos_core", "bcos_models", "bcos_explain", "bcos_cli"})
+"""This project's packages."""
 
 
 class PluginExitError(BcosError):
@@ -27,7 +27,7 @@ def error_summary(reason: BaseException) -> str:
     """Type and first line of an error that code of a plugin raised."""
     said = reason.__cause__ if isinstance(reason, PluginExitError) and reason.__cause__ else reason
     package = (said.name or "").partition(".")[0] if isinstance(said, ImportError) else ""
-    moved = f"; modules have moved: CHANGELOG.md of {package.replace('_', '-')} says where" if package in _OURS else ""
+    moved = f"; modules have moved: CHANGELOG.md of {package.replace('_', '-')} says where" if package in OURS else ""
     return f"{type(said).__name__}: {printable(first_line(said))}{moved}"
 
 

@@ -13,10 +13,10 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, Unpack, get_args, get_origin, get_type_hints
 
 from bcos_core.errors import BcosError, first_line, shown
-from bcos_core.plugin_guard import PluginExitError, error_summary, plugin_guard
+from bcos_core.plugin_guard import OURS, PluginExitError, error_summary, plugin_guard
 
 
 class Named(Protocol):
@@ -70,21 +70,15 @@ class Plugins:
             self.mark_broken(name, error_summary(reason))
 
 
-_OURS = frozenset({"bcos-core", "bcos-models", "bcos-explain", "bcos-cli"})
-
-
 def is_ours(plugin: str) -> bool:
     """Whether a plugin, by its name in :class:`Plugins`, is one of this project's own."""
-    return plugin.partition(":")[0] in _OURS
-
-
-_OUR_MODULES = frozenset(name.replace("-", "_") for name in _OURS)
+    return plugin.partition(":")[0].replace("-", "_") in OURS
 
 
 def load_plugins(manager: Manager, group: str) -> Plugins:
     """Import and register every entry point of `group`, our own first, then the others by name."""
     plugins = Plugins()
-    found = sorted(entry_points(group=group), key=lambda e: (_distribution(e) not in _OURS, _distribution(e), e.name))
+    found = sorted(entry_points(group=group), key=lambda e: (not is_ours(_distribution(e)), _distribution(e), e.name))
     for number, entry in enumerate(found):
         name = f"{_distribution(entry)}:{entry.name}"
         if any(info.name == name for info in plugins.infos):
@@ -152,11 +146,7 @@ class Registry(Generic[SpecT]):
         return sorted(self._specs)
 
     def __getitem__(self, name: str) -> SpecT:
-        """Look a description up.
-
-        Raises:
-            BcosError: no such name; the message suggests one that is close.
-        """
+        """Look a description up; where there is none, the message suggests a name that is close."""
         if name not in self._specs:
             raise BcosError(f"there is no {self.kind} {shown(name)}; {suggestion(name, self.names())}")
         return self._specs[name]
@@ -183,7 +173,7 @@ def resolve(reference: str) -> Callable[..., Any]:
     try:
         if module.startswith("."):
             raise ImportError("a relative name")
-        if module not in sys.modules and module.partition(".")[0] not in _OUR_MODULES:
+        if module not in sys.modules and module.partition(".")[0] not in OURS:
             with plugin_guard(f"the builder {reference!r}"):
                 import_module(module)
         function: Any = getattr(import_module(module), name)
@@ -198,23 +188,32 @@ def resolve(reference: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return] # reason: named by a string
 
 
+def options_of(builder: Callable[..., Any]) -> list[str] | None:
+    """Names of a builder's arguments, those of ``**options: Unpack[ATypedDict]`` too; None if it takes any."""
+    names: list[str] = []
+    for parameter in inspect.signature(builder).parameters.values():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            names.append(parameter.name)
+        elif get_origin(parameter.annotation) is Unpack:
+            names += get_type_hints(get_args(parameter.annotation)[0])
+        else:
+            return None
+    return names
+
+
 def takes(builder: Callable[..., Any], option: str) -> bool:
     """Whether a builder has an argument of that name."""
-    parameters = inspect.signature(builder).parameters
-    return option in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    names = options_of(builder)
+    return names is None or option in names
 
 
 def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]) -> None:
-    """Refuse options that a builder does not take.
+    """Refuse options that a builder does not take, naming one of them and one that is close.
 
-    Args:
-        what: what is built, for the message: ``"the model 'resnet18'"``.
-
-    Raises:
-        BcosError: naming the option, and one that is close.
+    `what` is built, for the message: ``"the model 'resnet18'"``.
     """
-    for option in options:
-        if not takes(builder, option):
-            known = list(inspect.signature(builder).parameters)
-            hint = suggestion(option, known) if known else "it has none"
-            raise BcosError(f"{what} has no option {option!r}; {hint}")
+    known = options_of(builder)
+    unknown = [] if known is None else [option for option in options if option not in known]
+    if unknown:
+        hint = suggestion(unknown[0], known) if known else "it has none"
+        raise BcosError(f"{what} has no option {unknown[0]!r}; {hint}")

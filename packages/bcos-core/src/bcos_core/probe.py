@@ -21,10 +21,8 @@ _VALUES = 1000.0
 def check_again(task: Task, x: Tensor, first: Pass) -> None:
     """Run the network again, for the same input and for others, where explanation mode could not follow every value.
 
-    Constants that change with the input are renamed: they depend on it, and are only held constant.
-
-    Raises:
-        BcosError: the outputs for the same input differ.
+    Outputs that differ for the same input are refused. Constants that change with the input are renamed: they depend
+    on it, and are only held constant.
     """
     again = forward(task, x)
     size = first.largest.amax() + again.largest.amax()
@@ -59,11 +57,7 @@ def elsewhere(x: Tensor, distance: float) -> Tensor:
 
 
 def probe_map(task: Task, first: Pass, explanation: Explanation) -> Tensor:
-    """Share by which the frozen network misses the map at another point, (N,) or (N, T).
-
-    Raises:
-        BcosError: outside of explanation mode the model gives other outputs.
-    """
+    """Share by which the frozen network misses the map at another point, (N,) or (N, T)."""
     _check_outputs(task, first)
     # With its dynamic factors held the network is affine. If the map is right, it predicts the score of any other
     # input; if a step was missed, its factor is not on the tape, changes with the input, and the prediction fails.

@@ -107,7 +107,8 @@ class Receipt:
         """Names and numbers, in the order in which they are added up; terms of the bias are indented."""
         largest = max(abs(self.score), abs(self.contributions), abs(self.bias))
         terms = [(f"  {name}", number(value)) for name, value in self.terms.items() if value]
-        more = [(f"  {len(terms) - _TERMS} others", number(self._rest()))] if len(terms) > _TERMS + 1 else []
+        rest = sum([value for value in self.terms.values() if value][_TERMS:])
+        more = [(f"  {len(terms) - _TERMS} others", number(rest))] if len(terms) > _TERMS + 1 else []
         probe = [] if self.probe is None else [("missed at another point, share", exponent(self.probe))]
         return [
             ("logit of the network", number(self.score, largest=largest)),
@@ -118,9 +119,6 @@ class Receipt:
             (f"residual (up to {exponent(self.allowed)} is rounding)", exponent(self.residual)),
             *probe,
         ]
-
-    def _rest(self) -> float:
-        return sum([value for value in self.terms.values() if value][_TERMS:])
 
     def to_dict(self) -> dict[str, object]:
         """Everything, for JSON."""
@@ -155,36 +153,25 @@ def receipts(explanation: Explanation, *, model: nn.Module | None = None) -> lis
         rows: list[list[float]] = values.reshape(n, -1).tolist()
         return rows
 
-    score, contributions, absolute, bias, residual, allowed = map(
-        numbers,
-        (parts.score, parts.contributions, parts.absolute, parts.bias, parts.residual, explanation.allowed_residual),
-    )
-    probe = None if explanation.probe is None else numbers(explanation.probe)
+    sums = {name: numbers(getattr(parts, name)) for name in ("score", "contributions", "absolute", "bias", "residual")}
+    sums["allowed"] = numbers(explanation.allowed_residual)
+    if explanation.probe is not None:
+        sums["probe"] = numbers(explanation.probe)
     named = {name: numbers(term) for name, term in explanation.bias_terms.items()}
 
     def receipt(i: int, t: int) -> Receipt:
         terms = {name: values[i][t] for name, values in named.items()}
         return Receipt(
-            score=score[i][t],
-            contributions=contributions[i][t],
-            absolute=absolute[i][t],
-            bias=bias[i][t],
             terms=terms if model is None else by_origin(terms, model),
-            residual=residual[i][t],
-            allowed=allowed[i][t],
             held=sum(value for name, value in terms.items() if name.endswith(FROZEN)),
-            probe=None if probe is None else probe[i][t],
+            **{name: values[i][t] for name, values in sums.items()},
         )
 
-    return [[receipt(i, t) for t in range(len(score[i]))] for i in range(n)]
+    return [[receipt(i, t) for t in range(len(row))] for i, row in enumerate(sums["score"])]
 
 
 def by_origin(terms: Mapping[str, float], model: nn.Module) -> dict[str, float]:
-    """Sum the terms of a bias by where they come from; largest first.
-
-    Raises:
-        BcosError: `model` is not a module.
-    """
+    """Sum the terms of a bias by where they come from; largest first."""
     if not isinstance(model, nn.Module):
         raise BcosError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     sums: dict[str, float] = {}
@@ -195,11 +182,9 @@ def by_origin(terms: Mapping[str, float], model: nn.Module) -> dict[str, float]:
 
 
 def number(value: float, *, largest: float | None = None) -> str:
-    """A logit with two decimals, more if it is below 1, and a minus sign that is as wide as a plus.
+    """A logit with two decimals, more if it (or `largest`, shown beside it with as many) is below 1.
 
-    Args:
-        value: in units of the logit.
-        largest: the largest of the numbers that are shown with the same decimals; None for `value` itself.
+    A minus sign is as wide as a plus.
     """
     size = abs(value) if largest is None else largest
     decimals = 2 if size >= 1 or size == 0 else min(6, 2 - math.floor(math.log10(size)))

@@ -32,11 +32,7 @@ class Tape:
         self._position = 0
 
     def hold(self, value: Any) -> Any:
-        """Record `value`, or give out what was recorded in its place.
-
-        Raises:
-            BcosError: something else was recorded there: the network took another path through its code.
-        """
+        """Record `value`, or give out what was recorded in its place; refuse a network that takes another path."""
         # Factors have no names: the n-th of the second pass is the n-th of the first. Type and shape are compared,
         # since a model that branches on its input would otherwise be given a factor of another layer unnoticed.
         if self._position is None:

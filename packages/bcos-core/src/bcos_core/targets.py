@@ -19,16 +19,10 @@ _CHANNELS_FIRST = (BcosConv, nn.modules.conv._ConvNd, nn.modules.batchnorm._Batc
 def select(
     outputs: Tensor, target: Target, relative: bool, module: nn.Module | None, n: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Choose what is explained.
+    """Choose what is explained: logits (N, K), the scores (N, T), and the indices (N,) or (N, T) they belong to.
 
     Args:
         module: the layer whose outputs are explained; None for the model.
-
-    Returns:
-        Logits (N, K), the scores to explain (N, T), and the indices (N,) or (N, T) they belong to.
-
-    Raises:
-        BcosError: a target that does not fit the outputs.
     """
     if callable(target) and not isinstance(target, Tensor):
         scores = target(outputs)
@@ -57,11 +51,7 @@ def _one_score_per_unit(outputs: Tensor, channels_first: bool) -> Tensor:
 
 
 def class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None) -> Tensor:
-    """Classes that a target means, (N,) or (N, T), for logits (N, K).
-
-    Raises:
-        BcosError: not integers, another shape, or out of range.
-    """
+    """Classes in [0, K) that a target means, (N,) or (N, T), for logits (N, K)."""
     n, k = logits.shape
     if target is None:
         return logits.detach().argmax(1)

@@ -6,17 +6,31 @@ from typing import TYPE_CHECKING
 import wrapt
 
 if TYPE_CHECKING:
-    from bcos_models.conversion import Conversion, ConversionOptions, ConversionReport
-    from bcos_models.convert.annealing import recalibrate_norms, scale_biases, set_exponent
-    from bcos_models.convert.bcosify import bcosify
-    from bcos_models.hookspecs import hookimpl
-    from bcos_models.hub import from_pretrained, push_to_hub, save_pretrained
-    from bcos_models.model_config import ModelConfig
-    from bcos_models.registry import create_model, get_spec, is_model, list_models, model_specs
-    from bcos_models.spec import Checkpoint, InputSpec, ModelSpec
-    from bcos_models.trained_model import TrainedModel, load_trained
-    from bcos_models.transforms import InferenceTransform
-    from bcos_models.weights import load_weights, save_weights
+    from bcos_models.conversion import Conversion as Conversion
+    from bcos_models.conversion import ConversionOptions as ConversionOptions
+    from bcos_models.conversion import ConversionReport as ConversionReport
+    from bcos_models.convert.annealing import recalibrate_norms as recalibrate_norms
+    from bcos_models.convert.annealing import scale_biases as scale_biases
+    from bcos_models.convert.annealing import set_exponent as set_exponent
+    from bcos_models.convert.bcosify import bcosify as bcosify
+    from bcos_models.hookspecs import hookimpl as hookimpl
+    from bcos_models.hub import from_pretrained as from_pretrained
+    from bcos_models.hub import push_to_hub as push_to_hub
+    from bcos_models.hub import save_pretrained as save_pretrained
+    from bcos_models.model_config import ModelConfig as ModelConfig
+    from bcos_models.registry import create_model as create_model
+    from bcos_models.registry import get_spec as get_spec
+    from bcos_models.registry import is_model as is_model
+    from bcos_models.registry import list_models as list_models
+    from bcos_models.registry import model_specs as model_specs
+    from bcos_models.spec import Checkpoint as Checkpoint
+    from bcos_models.spec import InputSpec as InputSpec
+    from bcos_models.spec import ModelSpec as ModelSpec
+    from bcos_models.trained_model import TrainedModel as TrainedModel
+    from bcos_models.trained_model import load_trained as load_trained
+    from bcos_models.transforms import InferenceTransform as InferenceTransform
+    from bcos_models.weights import load_weights as load_weights
+    from bcos_models.weights import save_weights as save_weights
 
 __version__ = "0.1.0"
 
@@ -39,33 +53,7 @@ _HOMES = {
 }
 """Module of each public name; it is imported when the name is used."""
 
-__all__ = [
-    "Checkpoint",
-    "Conversion",
-    "ConversionOptions",
-    "ConversionReport",
-    "InferenceTransform",
-    "InputSpec",
-    "ModelConfig",
-    "ModelSpec",
-    "TrainedModel",
-    "bcosify",
-    "create_model",
-    "from_pretrained",
-    "get_spec",
-    "hookimpl",
-    "is_model",
-    "list_models",
-    "load_trained",
-    "load_weights",
-    "model_specs",
-    "push_to_hub",
-    "recalibrate_norms",
-    "save_pretrained",
-    "save_weights",
-    "scale_biases",
-    "set_exponent",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> object:

@@ -16,22 +16,14 @@ def is_size(value: object) -> bool:
 
 
 def depth_rates(last: float, blocks: int) -> list[float]:
-    """Return the stochastic depth of each block, growing linearly from 0 at the first to `last`.
-
-    Raises:
-        BcosError: a rate outside [0, 1).
-    """
+    """Return the stochastic depth of each block, growing linearly from 0 at the first to `last`, in [0, 1)."""
     if not is_number(last) or not 0 <= last < 1:
         raise BcosError(f"drop_path must be in [0, 1), got {last!r}")
     return [last * i / max(blocks - 1, 1) for i in range(blocks)]
 
 
 def check_sizes(**sizes: int) -> None:
-    """Refuse sizes that are not positive integers.
-
-    Raises:
-        BcosError: naming all of them.
-    """
+    """Refuse sizes that are not positive integers, naming all of them."""
     if not all(is_size(size) for size in sizes.values()):
         names, values = list(sizes), [repr(v) for v in sizes.values()]
         listed = [", ".join(part[:-1]) + " and " + part[-1] if len(part) > 1 else part[0] for part in (names, values)]
@@ -39,10 +31,6 @@ def check_sizes(**sizes: int) -> None:
 
 
 def check_depths(depths: tuple[int, ...]) -> None:
-    """Refuse an empty network or stage.
-
-    Raises:
-        BcosError: `depths` is empty or holds a number below 1.
-    """
+    """Refuse an empty network or stage."""
     if not depths or min(depths) < 1:
         raise BcosError(f"depths must name at least one block for every stage, got {depths}")

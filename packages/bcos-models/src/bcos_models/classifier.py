@@ -21,9 +21,6 @@ class Logits:
     ``bias="auto"`` is ``ln(p / (1-p))``, so that an untrained network gives every class the probability
     `prior` p; with p = 1/K, used where `prior` is None, that is ``-ln(K-1)`` (Böhle et al., TPAMI 2024,
     section 3.4). A network for several labels an image takes their mean frequency as `prior`.
-
-    Raises:
-        BcosError: a value that is not a number, a prior outside (0, 1), or one beside a bias that is not ``"auto"``.
     """
 
     bias: LogitBias = "auto"
@@ -48,9 +45,6 @@ class Logits:
             p = 1 / num_classes if self.prior is None else self.prior
             bias = math.log(p / (1 - p)) if p < 1 else None
         return LogitLayer(self.temperature, bias)
-
-
-NO_LOGIT_LAYER = Logits(bias=None)
 
 
 @dataclass(frozen=True)
@@ -261,11 +255,7 @@ class ImageClassifier(nn.Module):
 
 
 def remove_classifier(model: nn.Module, name: str) -> None:
-    """Let the model called `name` return averaged features.
-
-    Raises:
-        BcosError: it is not of a family of ours, and has no classifier that is known.
-    """
+    """Let the model called `name`, which must be of a family of ours, return averaged features."""
     if not isinstance(model, ImageClassifier):
         raise BcosError(f"the model {name!r} has no classifier that could be left out")
     model.reset_classifier(0)

@@ -1,6 +1,6 @@
 """Options of a conversion, what its rules return, and the report of it. Imports no torch."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -111,6 +111,4 @@ class ConversionReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON can hold it."""
-        from dataclasses import asdict
-
         return asdict(self)

@@ -31,7 +31,7 @@ def cache_folder() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints"
 
 
-def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None, progress: bool = True) -> Path:
+def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None) -> Path:
     """Download a file unless it is there already, and verify it.
 
     A transfer that breaks goes on where it stopped, in this call or in a later one. A file whose SHA-256 does
@@ -42,7 +42,6 @@ def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None, progr
         sha256: first hexadecimal digits of the file's SHA-256; empty for those that its name ends in, as in
             ``resnet_18-68b4160fff.pth``. Where neither says any, the file is not verified.
         folder: where to keep the file; None for :func:`cache_folder`.
-        progress: show a bar, where the standard error stream is a terminal.
 
     Returns:
         The file.
@@ -61,7 +60,7 @@ def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None, progr
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{target}.lock"):
                 if not target.is_file():
-                    _download(url, target, sha256, progress)
+                    _download(url, target, sha256)
                     return target
         _verify(target, sha256, url, target)
     except (OSError, NotImplementedError) as reason:  # the latter where a file system has no locks
@@ -70,11 +69,7 @@ def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None, progr
 
 
 def hub_file(repository: str, name: str) -> Path:
-    """Download a file of ``owner/repository[@revision]``, or find it in the hub's cache.
-
-    Raises:
-        BcosError: no such repository, revision or file, or no network.
-    """
+    """Download a file of ``owner/repository[@revision]``, or find it in the hub's cache."""
     from huggingface_hub import hf_hub_download
 
     repo_id, _, revision = repository.partition("@")
@@ -99,13 +94,13 @@ def _file_name(url: str) -> str:
     return name
 
 
-def _download(url: str, target: Path, sha256: str, progress: bool) -> None:
+def _download(url: str, target: Path, sha256: str) -> None:
     """Write to a file beside `target`, which is renamed once it is whole."""
     partial = target.with_name(f"{target.name}.part")
     if not sha256:  # nothing would tell whether two parts belong together
         partial.unlink(missing_ok=True)
     if not (partial.is_file() and sha256 and _digest(partial).startswith(sha256)):
-        _transfer(url, partial, target, progress)
+        _transfer(url, partial, target)
         _verify(partial, sha256, url, target)
     partial.replace(target)
 
@@ -125,13 +120,13 @@ def _verify(file: Path, sha256: str, url: str, target: Path) -> None:
     )
 
 
-def _transfer(url: str, partial: Path, target: Path, progress: bool) -> None:
+def _transfer(url: str, partial: Path, target: Path) -> None:
     """Write to `partial`, going on after what it holds."""
     reason: object = None
     for _ in range(ATTEMPTS):
         before = _size(partial)
         try:
-            if _receive(url, partial, before, progress):
+            if _receive(url, partial, before):
                 return
             reason = f"the transfer broke after {_size(partial)} bytes"
         except urllib.error.HTTPError as error:
@@ -155,7 +150,7 @@ def _size(file: Path) -> int:
     return file.stat().st_size if file.is_file() else 0
 
 
-def _receive(url: str, partial: Path, before: int, progress: bool) -> bool:
+def _receive(url: str, partial: Path, before: int) -> bool:
     """Receive what one connection gives; return whether the file is complete now."""
     headers = {"User-Agent": "bcos-models"} | ({"Range": f"bytes={before}-"} if before else {})
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as response:
@@ -163,8 +158,8 @@ def _receive(url: str, partial: Path, before: int, progress: bool) -> bool:
             before = 0  # the server sends the whole file
         length = response.headers.get("Content-Length")
         total = None if length is None else before + int(length)
-        hidden = None if progress else True  # None: where there is no terminal
-        bar = tqdm(total=total, initial=before, unit="B", unit_scale=True, desc=partial.stem, disable=hidden)
+        # disable=None: where the standard error stream is no terminal
+        bar = tqdm(total=total, initial=before, unit="B", unit_scale=True, desc=partial.stem, disable=None)
         with bar, partial.open("ab" if before else "wb") as file:
             while chunk := response.read(CHUNK):
                 file.write(chunk)

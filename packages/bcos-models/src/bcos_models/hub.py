@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
+from bcos_core.text import parse_json, read_text
 from bcos_models.download import hub_file
 from bcos_models.model_config import ModelConfig, check_name, check_outputs, read_input, section, usual_probabilities
 from bcos_models.reconstruction import rebuild
@@ -92,11 +92,8 @@ def _read_config(path: Path, source: str) -> ModelConfig:
     try:
         values = section(parse_json(read_text(path)), "it")
         ours = section(values.get(_KEY), _KEY)
-        name, options, spec = (
-            ours.get("name", ""),
-            section(ours.get("options"), "options"),
-            read_input(ours.get("input")),
-        )
+        name, options = ours.get("name", ""), section(ours.get("options"), "options")
+        spec = read_input(ours.get("input"))
         check_name(name)
         probabilities = ours.get("probabilities", usual_probabilities(name, spec))  # earlier files do not say
         number = check_outputs(values.get("num_classes"))

@@ -20,11 +20,7 @@ _ABOUT_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp
 
 
 def as_seen(image: Image.Image, channels: int) -> Image.Image:
-    """Return an image as a person sees it: upright as EXIF says, on white where it is transparent, 8 bits deep.
-
-    Raises:
-        BcosError: the channels are neither those of greyscale nor of RGB.
-    """
+    """Return an image as a person sees it: upright as EXIF says, on white where it is transparent, 8 bits deep."""
     if channels not in (1, 3):
         raise BcosError(f"images have 1 (greyscale) or 3 (RGB) channels, the model wants {channels}")
     turn = orientation(image)

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
-from bcos_core.documents import parse_json
 from bcos_core.errors import BcosError, shortened, shown
+from bcos_core.text import parse_json
 from bcos_models.spec import InputSpec
 
 Probabilities = Literal["sigmoid", "softmax"]
@@ -53,11 +53,7 @@ class ModelConfig:
     """What makes probabilities of the logits."""
 
     def check(self) -> None:
-        """Refuse what cannot be read again.
-
-        Raises:
-            BcosError: a value that no network has.
-        """
+        """Refuse values that no network has, which could not be read again."""
         check_name(self.name)
         check_options(self.options)
         if self.classes is not None:
@@ -81,11 +77,7 @@ class ModelConfig:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read what :meth:`to_json` gave.
-
-        Raises:
-            BcosError: anything else.
-        """
+        """Read what :meth:`to_json` gave, and refuse anything else."""
         values = section(parse_json(text), "the description")
         keys = ("model", "options", "input", "classes", "probabilities")
         if missing := [key for key in keys if key not in values]:
@@ -109,22 +101,14 @@ def usual_probabilities(name: str, spec: InputSpec) -> Probabilities:
 
 
 def section(value: object, what: str) -> dict[str, Any]:
-    """Return a value that must be a mapping.
-
-    Raises:
-        BcosError: it is not.
-    """
+    """Return a value that must be a mapping."""
     if not isinstance(value, dict):
         raise BcosError(f"{what} must be a mapping, got {shown(value)}")
     return value
 
 
 def read_input(value: object) -> InputSpec:
-    """Read the ``asdict`` of an :class:`InputSpec`.
-
-    Raises:
-        BcosError: other keys, or values that no input has.
-    """
+    """Read the ``asdict`` of an :class:`InputSpec`; refuse other keys, and values that no input has."""
     values = section(value, "input")
     try:
         return InputSpec.from_dict(values)
@@ -133,21 +117,13 @@ def read_input(value: object) -> InputSpec:
 
 
 def check_name(name: object) -> None:
-    """Refuse what is not the name of an architecture.
-
-    Raises:
-        BcosError: with the value.
-    """
+    """Refuse what is not the name of an architecture."""
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
         raise BcosError(f"the model must be a name of at most {MAX_NAME:,} characters, got {shown(name)}")
 
 
 def check_classes(classes: object) -> None:
-    """Refuse what is not a list of names of a network's outputs.
-
-    Raises:
-        BcosError: no list, no names or too many, a name that is not text, or the same name twice.
-    """
+    """Refuse what is not a list of distinct names of a network's outputs, and too many of them."""
     if not isinstance(classes, list | tuple) or not 0 < len(classes) <= MAX_CLASSES:
         raise BcosError(f"classes must be a list of 1 to {MAX_CLASSES:,} names, got {shown(classes)}")
     wrong = next((c for c in classes if not isinstance(c, str) or not 0 < len(c) <= MAX_NAME), None)
@@ -159,11 +135,7 @@ def check_classes(classes: object) -> None:
 
 
 def check_options(options: object) -> None:
-    """Refuse options other than numbers, words, and lists and mappings of them, and more of them than any network has.
-
-    Raises:
-        BcosError: naming the first that is not.
-    """
+    """Refuse options other than numbers, words, lists and mappings of them, and more of them than any network has."""
     values = section(options, "options")
     if reserved := ARGUMENTS & values.keys():
         raise BcosError(f"{', '.join(sorted(reserved))} cannot stand among the options of a network; remove it")
@@ -190,15 +162,7 @@ def _check_plain(value: object, key: str, depth: int, left: list[int]) -> None:
 
 
 def check_opens_nothing(options: Mapping[str, Any], key: str = "options") -> None:
-    """Refuse options with which a builder would read a file or fetch an address.
-
-    Args:
-        options: of a network, as a file of somebody else's has them.
-        key: what messages call them.
-
-    Raises:
-        BcosError: naming the first of them.
-    """
+    """Refuse options with which a builder would read a file or fetch an address, naming the first of them."""
     for name, value in options.items():
         if _OPENS.fullmatch(name):
             raise BcosError(f"{key}.{shortened(name, 60)} would open a file or an address")
@@ -216,11 +180,7 @@ def _check_word(value: object, key: str) -> None:
 
 
 def check_outputs(number: object) -> int:
-    """Return a number of outputs, as a file has it; 0 for a network without a classifier.
-
-    Raises:
-        BcosError: it is not such a number.
-    """
+    """Return a number of outputs, as a file has it; 0 for a network without a classifier."""
     if type(number) is not int or not 0 <= number <= MAX_CLASSES:
         raise BcosError(f"the number of classes must be 0 to {MAX_CLASSES:,}, got {shown(number)}")
     return number

@@ -4,7 +4,8 @@ The description is not trusted. So the network is built on torch's meta device f
 and compared with the weights; and it is given up as soon as it has many more parts than they fill.
 """
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -29,18 +30,12 @@ _ELEMENTS = (4, 10_000_000)
 def rebuild(
     config: ModelConfig, state: Mapping[str, Tensor], *, source: str, classifies: bool = False, trust: bool = False
 ) -> nn.Module:
-    """Build the network that a file describes, and load the weights beside it.
+    """Build the network that a file describes, in eval mode, and load the weights beside it.
 
     Args:
         config: what the file says; with 0 classes the network has no classifier.
         classifies: refuse a network that does not give a number for each class.
         trust: take options with which a builder reads files or fetches addresses.
-
-    Returns:
-        The network in eval mode.
-
-    Raises:
-        BcosError: no such architecture, options that it does not take, or weights of another network.
     """
     with _naming(config, source):
         config.check()
@@ -130,19 +125,14 @@ def _check_outputs(model: nn.Module, config: ModelConfig) -> None:
 @contextmanager
 def _bounded(state: Mapping[str, Tensor]) -> Iterator[None]:
     """Stop the construction of a network once it has many more parts than the weights fill."""
-    counts = {"parameters": 0, "modules": 0}
 
-    def parameter(_module: nn.Module, _name: str, _parameter: object) -> None:
-        counts["parameters"] += 1
-        _refuse_beyond(counts["parameters"], len(state), _PARAMETERS, "parameters")
-
-    def submodule(_module: nn.Module, _name: str, _submodule: object) -> None:
-        counts["modules"] += 1
-        _refuse_beyond(counts["modules"], len(state), _MODULES, "modules")
+    def counter(bound: tuple[int, int], what: str) -> Callable[..., None]:
+        counts = itertools.count(1)
+        return lambda *_: _refuse_beyond(next(counts), len(state), bound, what)
 
     handles = [
-        registration.register_module_parameter_registration_hook(parameter),
-        registration.register_module_module_registration_hook(submodule),
+        registration.register_module_parameter_registration_hook(counter(_PARAMETERS, "parameters")),
+        registration.register_module_module_registration_hook(counter(_MODULES, "modules")),
     ]
     try:
         yield

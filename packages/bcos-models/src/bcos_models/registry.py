@@ -127,11 +127,7 @@ def describe(model: "nn.Module", config: ModelConfig) -> None:
 
 
 def published_weights(spec: ModelSpec) -> Checkpoint:
-    """Return the checkpoint of a model.
-
-    Raises:
-        BcosError: the model has no published weights.
-    """
+    """Return the checkpoint of a model, which must have published weights."""
     if spec.checkpoint is None:
         raise BcosError(
             f"there are no published weights of {spec.name!r}; "

@@ -58,12 +58,7 @@ class InputSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what ``dataclasses.asdict`` gave, also if it went through JSON.
-
-        Raises:
-            TypeError: other keys.
-            BcosError: values that no input has.
-        """
+        """Read what ``dataclasses.asdict`` gave, also if it went through JSON; other keys are a TypeError."""
         read: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
         return cls(**read)
 

@@ -1,8 +1,11 @@
-"""Our models in timm's registry: ``timm.create_model("bcos_resnet50")`` after ``import bcos_models``.
+"""Our models in timm's registry, and timm's descriptions of the images that a network takes.
 
-timm is imported in functions only: its import calls :func:`register`.
+``timm.create_model("bcos_resnet50")`` works after ``import bcos_models``. timm is imported in functions only: its
+import calls :func:`register`.
 """
 
+import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,8 +15,9 @@ from torch import Tensor, nn
 from bcos_core.errors import BcosError
 from bcos_models.classifier import ImageClassifier, remove_classifier
 from bcos_models.download import fetch
+from bcos_models.model_config import ModelConfig
 from bcos_models.registry import create_model, get_spec, model_specs, published_weights
-from bcos_models.spec import InputSpec
+from bcos_models.spec import IMAGENET_STANDARDIZED, InputSpec, Interpolation
 from bcos_models.weights import convert_state, load_weights
 
 PREFIX = "bcos_"
@@ -56,6 +60,35 @@ def pretrained_cfg(input_spec: InputSpec) -> dict[str, Any]:
         "mean": input_spec.mean if plain else (0.0,) * 3,
         "std": input_spec.std if plain else (1.0,) * 3,
     }
+
+
+def input_of(network: nn.Module) -> InputSpec:
+    """Return size, mean and standard deviation of a network of timm or of ours; ImageNet's for others."""
+    made: Any = getattr(network, "bcos_config", None)
+    if isinstance(made, ModelConfig):
+        return made.input
+    cfg: Any = getattr(network, "pretrained_cfg", None)
+    if not isinstance(cfg, Mapping):
+        return IMAGENET_STANDARDIZED
+    return timm_input(cfg, getattr(getattr(network, "patch_embed", None), "img_size", None))
+
+
+def timm_input(cfg: Mapping[str, Any], built_for: tuple[int, int] | None = None) -> InputSpec:
+    """Read timm's ``pretrained_cfg`` of a network, and the height and width that it was built for if others."""
+    from timm.data import resolve_data_config  # type: ignore[attr-defined] # reason: timm exports implicitly
+
+    data = resolve_data_config({}, pretrained_cfg=dict(cfg))  # type: ignore[no-untyped-call] # reason: untyped in timm
+    size = int(built_for[-1] if built_for else data["input_size"][-1])
+    interpolation: Interpolation = "bicubic" if data["interpolation"] == "bicubic" else "bilinear"
+    return InputSpec(
+        size=size,
+        channels=int(data["input_size"][0]),
+        encoding="standardize",
+        mean=tuple(data["mean"]),
+        std=tuple(data["std"]),
+        resize=math.floor(size / data["crop_pct"]),
+        interpolation=interpolation,
+    )
 
 
 _SOURCES = ("file", "url", "state_dict", "hf_hub_id", "source")

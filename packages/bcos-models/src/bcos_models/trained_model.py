@@ -16,14 +16,13 @@ from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
 from bcos_models import imagenet
 from bcos_models.convert.origins import original
-from bcos_models.finite import check_finite
 from bcos_models.hub import CONFIG_NAME, from_pretrained
 from bcos_models.model_config import ModelConfig, Probabilities, usual_probabilities
 from bcos_models.reconstruction import rebuild
 from bcos_models.registry import create_model, get_spec, is_model
 from bcos_models.spec import InputSpec
 from bcos_models.transforms import input_encoder
-from bcos_models.weights import WEIGHTS_NAME, read_state, save_weights
+from bcos_models.weights import WEIGHTS_NAME, check_finite, read_state, save_weights
 
 _HEADER_KEY = "bcos"
 
@@ -75,11 +74,7 @@ class TrainedModel:
         return self.config.probabilities
 
     def check_classes(self, classes: list[str], data: str) -> None:
-        """Refuse shards of other classes than the network knows.
-
-        Raises:
-            BcosError: another number of them, or the same names in another order.
-        """
+        """Refuse shards of another number of classes than the network knows, or of the same in another order."""
         own = self.classes
         if len(classes) != len(own):
             raise BcosError(

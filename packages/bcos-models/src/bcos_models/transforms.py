@@ -104,11 +104,7 @@ def input_encoder(spec: InputSpec) -> nn.Module:
 
 
 class AsChannels(nn.Module):
-    """Turn PIL images grey or RGB, whichever the network takes, as a person sees them; tensors pass as they are.
-
-    Raises:
-        BcosError: a tensor of other channels, or a PIL image for a network that takes neither grey nor RGB.
-    """
+    """Turn PIL images grey or RGB, whichever the network takes, as a person sees them; tensors must have as many."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

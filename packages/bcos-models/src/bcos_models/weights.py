@@ -1,7 +1,7 @@
-"""Weights in and out of files. Nothing untrusted is ever unpickled."""
+"""Weights in and out of files, and whether they are finite. Nothing untrusted is ever unpickled."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,7 @@ def load_data(path: Path) -> Any:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the state dict in a file; of a training checkpoint, the one inside.
-
-    Raises:
-        BcosError: it cannot be read, or holds something else.
-    """
+    """Read the state dict in a file; of a training checkpoint, the one inside. Anything else is refused."""
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
@@ -135,20 +131,14 @@ def load_state(
     source: str,
     replace_classifier: bool = False,
 ) -> bool:
-    """Load a state dict, converted by a plugin if one knows its format; as :func:`load_weights`.
-
-    Raises:
-        BcosError: keys or shapes that do not fit, naming the first of them.
-    """
+    """Load a state dict, converted by a plugin if one knows its format; as :func:`load_weights`."""
     state = convert_state(model.state_dict(), state, name)
-    if not replace_classifier or not isinstance(model, ImageClassifier):
+    classes = _classes(model, state) if replace_classifier and isinstance(model, ImageClassifier) else None
+    if not isinstance(model, ImageClassifier) or classes in (None, model.num_classes):
         _load(model, state, name, source)
         return False
-    own_classes, found = model.num_classes, _classes(model, state)
-    if found == own_classes:
-        _load(model, state, name, source)
-        return False
-    model.reset_classifier(found)
+    own_classes = model.num_classes
+    model.reset_classifier(classes)
     _load(model, state, name, source)
     model.reset_classifier(own_classes)
     return True
@@ -173,11 +163,7 @@ def _load(model: nn.Module, state: Mapping[str, Tensor], name: str, source: str)
 
 
 def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str, source: str) -> None:
-    """Refuse weights in which a tensor is missing, unknown, of another shape or of complex numbers.
-
-    Raises:
-        BcosError: naming the first of them.
-    """
+    """Refuse weights in which a tensor is missing, unknown, of another shape or of complex numbers; name the first."""
     missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     wrong = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
     if missing or unexpected or wrong:
@@ -223,3 +209,48 @@ def unwrapped(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping
         if inner and not any(key.startswith(prefix) for key in own):
             return unwrapped(own, inner)
     return state
+
+
+def not_finite(network: nn.Module) -> list[str]:
+    """List the parameters and saved buffers with values that are infinite or not a number, and how many each has.
+
+    Of tensors that are spread over processes, this process's part counts. Waits for the device once if all are finite.
+    """
+    from torch.distributed.tensor import DTensor  # slow to import
+
+    saved = [(f"parameter {name}", parameter) for name, parameter in network.named_parameters()]
+    for prefix, module in network.named_modules():
+        path = f"{prefix}." if prefix else ""
+        kept = (entry for entry in module._buffers.items() if entry[0] not in module._non_persistent_buffers_set)
+        saved += [(f"buffer {path}{name}", buffer) for name, buffer in kept if buffer is not None]
+    own = [(name, t.to_local() if isinstance(t, DTensor) else t.detach()) for name, t in saved]
+    own = [(name, t) for name, t in own if t.is_floating_point() or t.is_complex()]
+    if not own:
+        return []
+    device = own[0][1].device
+    finite = torch.stack([torch.isfinite(t).all().to(device) for _, t in own]).tolist()
+    return [f"{name} holds {_counted(t)}" for (name, t), is_finite in zip(own, finite, strict=True) if not is_finite]
+
+
+def _counted(values: Tensor) -> str:
+    counts = {"NaN": int(values.isnan().sum()), "infinite": int(values.isinf().sum())}
+    return " and ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+
+
+def some_of(found: list[str]) -> str:
+    """Name the first of what :func:`not_finite` has found, and how many more there are."""
+    return "; ".join([*found[:1], *([f"{len(found) - 1} more tensors"] if len(found) > 1 else [])])
+
+
+def check_finite(network: nn.Module, *, agree: Callable[[int], int] | None = None) -> None:
+    """Refuse a network whose weights are not all finite, naming a parameter or buffer: its outputs mean nothing.
+
+    Args:
+        agree: sums a number over all processes, where each may hold another part of the network.
+    """
+    found = not_finite(network)
+    if found or (agree is not None and agree(len(found))):
+        raise BcosError(
+            f"the weights of the network are not finite: {some_of(found) or 'those of another process'}; give other "
+            "weights, or train it again"
+        )

@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from bcos_cli.config.trust import trusts_runs
-from bcos_core.documents import read_text
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.plugins import suggestion
+from bcos_core.text import read_text
 
 CONFIG_NAME = "config.yaml"
 """The recipe in a run's folder, which is complete."""

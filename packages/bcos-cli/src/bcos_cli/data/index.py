@@ -12,11 +12,10 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints, Valida
 from bcos_cli.data.address import CONTROL, file_name_problem, shard_address
 from bcos_cli.data.remote import open_url
 from bcos_core.address import is_address
-from bcos_core.documents import parse_json
 from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.files import write_atomically
 from bcos_core.plugins import suggestion
-from bcos_core.text import printable
+from bcos_core.text import parse_json, printable
 
 INDEX_NAME = "index.json"
 FORMAT_VERSION = 1

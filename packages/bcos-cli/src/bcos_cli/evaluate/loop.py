@@ -12,7 +12,7 @@ from bcos_cli.data.loader import Batches
 from bcos_cli.processes.group import largest, total
 from bcos_core.errors import BcosError
 from bcos_models import TrainedModel
-from bcos_models.finite import check_finite
+from bcos_models.weights import check_finite
 
 Update = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """Called with a batch: 8-bit images (N, C, H, W) on the CPU, labels, positions in the split, outputs (N, K)."""

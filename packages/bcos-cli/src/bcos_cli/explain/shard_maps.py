@@ -26,9 +26,9 @@ from bcos_cli.data.stream import Labelling, ShardStream
 from bcos_cli.explain.batch import explain_images
 from bcos_cli.explain.writer import npy_bytes
 from bcos_cli.processes.group import process_state
-from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, shown
 from bcos_core.files import remove_asides, replacement, write_atomically
+from bcos_core.text import parse_json, read_text
 from bcos_explain import ExplainedImage, get_explainer
 from bcos_explain.explainers import remark_lines
 from bcos_models import TrainedModel

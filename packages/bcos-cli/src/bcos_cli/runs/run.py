@@ -7,8 +7,8 @@ from typing import Any, Literal
 from bcos_cli.config.recipe_layers import read_yaml
 from bcos_cli.train.best_epoch import accuracy_of, measure_of, role_of
 from bcos_cli.train.run_folder import RunFolder
-from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, shown
+from bcos_core.text import parse_json, read_text
 
 State = Literal["finished", "running", "interrupted"]
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bcos_cli.processes.group import any_process
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
-from bcos_models.finite import not_finite, some_of
+from bcos_models.weights import not_finite, some_of
 
 
 def check_weights(network: nn.Module, epoch: int, step: int, device: torch.device) -> None:

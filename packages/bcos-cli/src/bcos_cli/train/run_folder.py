@@ -13,9 +13,9 @@ from filelock import FileLock, Timeout
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.comparison import differences
-from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import path_in_errors, remove_asides, write_atomically
+from bcos_core.text import parse_json, read_text
 
 WEIGHTS_NAME = "model.safetensors"
 LOCK = ".lock"

@@ -40,7 +40,7 @@ from bcos_cli.train.train_step import seed_batch
 from bcos_cli.train.validation_split import Splits, with_validation
 from bcos_core.errors import BcosError
 from bcos_models import TrainedModel, load_trained
-from bcos_models.finite import check_finite
+from bcos_models.weights import check_finite
 
 LOOK_STEPS = 50
 """Batches between looks at the loss on an accelerator; each look waits for it."""

@@ -22,12 +22,13 @@ from bcos_core.norms.group import (
     GroupNormUncentered2d,
     InstanceNorm2d,
     InstanceNormUncentered2d,
+    LayerNorm,
     LayerNorm2d,
+    LayerNormUncentered,
     LayerNormUncentered2d,
     PositionNorm2d,
     PositionNormUncentered2d,
 )
-from bcos_core.norms.tokens import LayerNorm, LayerNormUncentered
 
 __all__ = [
     "Affine",

@@ -9,11 +9,7 @@ from bcos_core.precision import widened
 
 
 class Norm(nn.Module):
-    """Holds ``weight`` and ``bias`` of `num_parameters` elements, each of them optional.
-
-    Raises:
-        BcosError: a bias without a weight, or no features.
-    """
+    """Holds ``weight`` and ``bias`` of `num_parameters` elements, each optional, but no bias without a weight."""
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None

@@ -18,19 +18,7 @@ their variance (never their mean), and every constant that an operation adds is 
 =====================  =====================================================================================
 """
 
-from bcos_core.rules import activations, additions, attention, linear, normalisation, products, recurrent
-from bcos_core.rules.dispatch import RuleDispatch
+from bcos_core.rules import activations, additions, attention, linear, normalisation, products, recurrent  # noqa: F401 - reason: each registers its rules
 from bcos_core.rules.table import AS_IT_IS, register_rules
 
-__all__ = [
-    "AS_IT_IS",
-    "RuleDispatch",
-    "activations",
-    "additions",
-    "attention",
-    "linear",
-    "normalisation",
-    "products",
-    "recurrent",
-    "register_rules",
-]
+__all__ = ["AS_IT_IS", "register_rules"]

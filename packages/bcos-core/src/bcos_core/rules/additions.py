@@ -198,11 +198,7 @@ def log_softmax(
 
 
 def measured_beside(beside: Tensor, constant: Any, *, broadcast: bool = True) -> Any:
-    """Stand-in for `constant`, beside a tensor that depends on the input, through which it is measured.
-
-    Args:
-        broadcast: the operation broadcasts it with `beside`.
-    """
+    """Stand-in for `constant`, through which it is measured, beside (and broadcast with) what depends on the input."""
     terms = current_terms()
     is_zero = not isinstance(constant, Tensor) and constant == 0
     return constant if terms is None or is_zero else terms.leaf(constant, beside, broadcast=broadcast)

@@ -1,6 +1,8 @@
 """Attention: queries and keys, and with them the attention matrix, are frozen."""
 
+import inspect
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -34,63 +36,38 @@ def scaled_dot_product_attention(
     return func(as_factor(query), as_factor(key), value, mask, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
 
 
-@composition("multi_head_attention_forward")
-def multi_head_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    embed_dim_to_check: int,
-    num_heads: int,
-    in_proj_weight: Tensor | None,
-    in_proj_bias: Tensor | None,
-    bias_k: Tensor | None,
-    bias_v: Tensor | None,
-    add_zero_attn: bool,
-    dropout_p: float,
-    out_proj_weight: Tensor,
-    out_proj_bias: Tensor | None,
-    training: bool = True,
-    key_padding_mask: Tensor | None = None,
-    need_weights: bool = True,
-    attn_mask: Tensor | None = None,
-    use_separate_proj_weight: bool = False,
-    q_proj_weight: Tensor | None = None,
-    k_proj_weight: Tensor | None = None,
-    v_proj_weight: Tensor | None = None,
-    static_k: Tensor | None = None,
-    static_v: Tensor | None = None,
-    average_attn_weights: bool = True,
-    is_causal: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """:class:`torch.nn.MultiheadAttention`, sequence first, as projections and a softmax.
+_MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)
 
-    Raises:
-        BcosError: with ``bias_k``, ``bias_v``, ``add_zero_attn`` or static keys and values, or with dropout.
-    """
-    del embed_dim_to_check, is_causal  # a causal call has its mask
-    if any(t is not None for t in (bias_k, bias_v, static_k, static_v)) or add_zero_attn:
+
+@composition("multi_head_attention_forward")
+def multi_head_attention(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """:class:`torch.nn.MultiheadAttention`, sequence first, as projections and a softmax; rarer forms are refused."""
+    call = _MULTI_HEAD.bind(*args, **kwargs)
+    call.apply_defaults()
+    given = SimpleNamespace(**call.arguments)  # `is_causal` is not read: a causal call has its mask
+    if any(t is not None for t in (given.bias_k, given.bias_v, given.static_k, given.static_v)) or given.add_zero_attn:
         raise BcosError("cannot explain attention with bias_k, bias_v, add_zero_attn or static keys; build it without")
-    _refuse_dropout(dropout_p if training else 0.0)
-    batched = query.ndim == 3
-    q, k, v = (t if batched else t.unsqueeze(1) for t in (query, key, value))
-    weights = (q_proj_weight, k_proj_weight, v_proj_weight)
-    if not use_separate_proj_weight:
-        assert in_proj_weight is not None
-        weights = tuple(in_proj_weight.chunk(3))  # type: ignore[assignment] # reason: three chunks
-    biases = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
-    q, k, v = (F.linear(t, w, b) for t, w, b in zip((q, k, v), weights, biases, strict=True))  # type: ignore[arg-type] # reason: separate weights are given together
-    q, k, v = (t.unflatten(-1, (num_heads, -1)).permute(1, 2, 0, 3) for t in (q, k, v))  # (N, heads, tokens, d)
+    _refuse_dropout(given.dropout_p if given.training else 0.0)
+    batched = given.query.ndim == 3
+    inputs = [t if batched else t.unsqueeze(1) for t in (given.query, given.key, given.value)]
+    if given.use_separate_proj_weight:
+        weights = (given.q_proj_weight, given.k_proj_weight, given.v_proj_weight)
+    else:
+        weights = given.in_proj_weight.chunk(3)
+    biases = (None,) * 3 if given.in_proj_bias is None else given.in_proj_bias.chunk(3)
+    projected = [F.linear(t, w, b) for t, w, b in zip(inputs, weights, biases, strict=True)]
+    q, k, v = (t.unflatten(-1, (given.num_heads, -1)).permute(1, 2, 0, 3) for t in projected)  # (N, heads, tokens, d)
     scores = q.detach() @ k.detach().transpose(-2, -1) / math.sqrt(q.shape[-1])
-    if attn_mask is not None:
-        mask = attn_mask.unflatten(0, (-1, num_heads)) if attn_mask.ndim == 3 else attn_mask
-        scores = _masked(scores, mask)
-    if key_padding_mask is not None:
-        padding = key_padding_mask if batched else key_padding_mask[None]
-        scores = _masked(scores, padding[:, None, None])
+    if (mask := given.attn_mask) is not None:
+        scores = _masked(scores, mask.unflatten(0, (-1, given.num_heads)) if mask.ndim == 3 else mask)
+    if (padding := given.key_padding_mask) is not None:
+        scores = _masked(scores, (padding if batched else padding[None])[:, None, None])
     attention = scores.softmax(-1)
     mixed = (attention @ v).permute(2, 0, 1, 3).flatten(2)  # (tokens, N, heads · d)
-    out = F.linear(mixed, out_proj_weight, out_proj_bias)
-    shown = (attention.mean(1) if average_attn_weights else attention) if need_weights else None
+    out = F.linear(mixed, given.out_proj_weight, given.out_proj_bias)
+    shown = None
+    if given.need_weights:
+        shown = attention.mean(1) if given.average_attn_weights else attention
     if batched:
         return out, shown
     return out.squeeze(1), None if shown is None else shown.squeeze(0)

@@ -59,8 +59,7 @@ class RuleDispatch(TorchFunctionMode):
             return result
         # Parameters enter detached: what requires a gradient from here on depends on the input. So constants are told
         # from factors without following shapes or names, and autograd records no derivative by any parameter.
-        args = map_tensors(terms.without_gradient, list(args))
-        kwargs = map_tensors(terms.without_gradient, kwargs)
+        args, kwargs = map_tensors(terms.without_gradient, (list(args), kwargs))
         if func in _DERIVATIVES:
             raise BcosError(
                 f"cannot explain: {caller(self.model)} takes derivatives in its forward pass, which explanation "

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from types import FrameType
+from traceback import walk_stack
 from typing import Any
 
 import torch
@@ -18,12 +18,9 @@ _TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.complex128: 1e-9, 
 
 
 def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], model: nn.Module) -> Any:
-    """Call a function that has no rule, if it is linear in all that depends on the input.
+    """Call a function that has no rule, if it is linear in all that depends on the input; else refuse it by name.
 
     That is tried out: ``f(x) + f(r) = f(x + r)`` for an r of mixed signs.
-
-    Raises:
-        BcosError: it is not linear; names the function and the module that called it.
     """
     result = func(*args, **kwargs)
     if not any(depends(t) for t in tensors(result)):
@@ -92,24 +89,17 @@ def caller(model: nn.Module) -> str:
 def calling_module(model: nn.Module) -> tuple[str, nn.Module] | None:
     """Module of the model that the running code belongs to, with its name: the innermost frame that has one."""
     names = {id(module): name for name, module in model.named_modules()}
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
+    for frame, _ in walk_stack(sys._getframe()):
         module = frame.f_locals.get("self")
         if isinstance(module, nn.Module):
             return names.get(id(module), ""), module
-        frame = frame.f_back
     return None
 
 
 def is_in_custom_function() -> bool:
     """Whether the running code belongs to an ``autograd.Function``, in which nothing carries a gradient."""
     codes = {getattr(cls.forward, "__code__", None) for cls in _subclasses(torch.autograd.Function)}
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code in codes:
-            return True
-        frame = frame.f_back
-    return False
+    return any(frame.f_code in codes for frame, _ in walk_stack(sys._getframe()))
 
 
 def _subclasses(cls: type[Any]) -> Iterator[type[Any]]:

@@ -40,11 +40,7 @@ LINEAR.update((*functions("grad"), torch.Tensor.backward, torch.autograd.grad, t
 
 @rule("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
 def dropout(_func: Function, input: Tensor, p: float = 0.5, training: bool = True, *_: bool, **named: bool) -> Tensor:
-    """Nothing is dropped.
-
-    Raises:
-        BcosError: something would be, in train mode.
-    """
+    """Nothing is dropped; in train mode, where something would be, it is refused."""
     if named.get("train", training) and p > 0:
         raise BcosError(f"cannot explain: the model drops activations at random (p={p:g}); call model.eval() first")
     return input

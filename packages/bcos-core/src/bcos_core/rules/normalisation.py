@@ -10,6 +10,7 @@ from torch import Tensor
 from bcos_core.additive_terms import named_like, shift
 from bcos_core.dependence import depends
 from bcos_core.norms.base import divide_by_std, variance
+from bcos_core.precision import widened
 from bcos_core.rules.additions import reshaped
 from bcos_core.rules.products import product
 from bcos_core.rules.table import Function, composition, rule
@@ -91,9 +92,8 @@ def rms_norm(
 ) -> Tensor:
     """``weight · x / sqrt(mean(x²) + eps)`` over the last dimensions."""
     dims = tuple(range(-len(normalized_shape), 0))
-    wide = input.detach().float() if input.dtype in (torch.float16, torch.bfloat16) else input.detach()
     eps = torch.finfo(input.dtype).eps if eps is None else eps
-    y = (input * (wide.square().mean(dims, keepdim=True) + eps).rsqrt()).to(input.dtype)
+    y = (input * (widened(input.detach()).square().mean(dims, keepdim=True) + eps).rsqrt()).to(input.dtype)
     return y if weight is None else y * weight
 
 

@@ -16,21 +16,8 @@ from bcos_core.tape import as_factor, current_tape
 
 
 @rule(
-    *(
-        "mul",
-        "multiply",
-        "__mul__",
-        "__rmul__",
-        "matmul",
-        "__matmul__",
-        "__rmatmul__",
-        "mm",
-        "bmm",
-        "mv",
-        "dot",
-        "vdot",
-    ),
-    *("inner", "outer", "ger", "kron", "einsum", "tensordot", "chain_matmul", "multi_dot", "cross", "vecdot"),
+    *("mul", "multiply", "__mul__", "__rmul__", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "dot"),
+    *("vdot", "inner", "outer", "ger", "kron", "einsum", "tensordot", "chain_matmul", "multi_dot", "cross", "vecdot"),
 )
 def product(func: Function, *args: Any, **kwargs: Any) -> Tensor:
     """A product of n factors that depend on the input: each is given one nth of it, the others being frozen.

@@ -2,7 +2,9 @@
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import entry_points
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor
 from bcos_core.additive_terms import current_terms, named_like
 from bcos_core.dependence import depends, map_tensors, mark_dependent, tensors
 from bcos_core.errors import BcosError
+from bcos_core.plugin_guard import error_summary, plugin_guard
 
 Function = Callable[..., Any]
 Rule = Callable[..., Any]
@@ -103,6 +106,27 @@ def register_rules(rules: Mapping[Function, Rule]) -> None:
             raise BcosError(f"a rule maps a function to a function, got {function!r}: {replacement!r}")
     RULES.update(rules)
     THIRD_PARTY.update(rules)
+
+
+@functools.cache
+def load_rules() -> None:
+    """Register the rules of every installed package, once; called when a network is first explained.
+
+    A package names a mapping, as :func:`register_rules` takes it, in its ``pyproject.toml``; one whose rules cannot be
+    loaded is named in a warning, and the others keep working.
+
+    .. code-block:: toml
+
+        [project.entry-points.bcos_core]
+        mine = "my_package.rules:RULES"
+    """
+    for entry in sorted(entry_points(group="bcos_core"), key=lambda e: e.name):
+        what = f"the rules {entry.name!r} ({entry.value})"
+        try:
+            with plugin_guard(what):
+                register_rules(entry.load())
+        except Exception as reason:  # a third-party module may raise anything
+            warnings.warn(f"{what} are not used: {error_summary(reason)}", stacklevel=2)
 
 
 def AS_IT_IS(function: Function, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - reason: a constant of the API

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_core.layers import find_layer, layer_name, layer_outputs
-from bcos_core.module_copy import shared_copy
+from bcos_core.layers import find_layer, layer_name, layer_outputs, shared_copy
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
 from bcos_explain.explainers.feature_map import as_feature_map, last_feature_layer
 from bcos_explain.explainers.gradient import target_gradients

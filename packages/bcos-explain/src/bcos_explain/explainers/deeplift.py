@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_core.errors import first_line
-from bcos_core.module_copy import shared_copy
+from bcos_core.layers import shared_copy
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
 from bcos_explain.explainers.gradient import target_gradients
 from bcos_explain.explainers.remarks import remark_on_gap

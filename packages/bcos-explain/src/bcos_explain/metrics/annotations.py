@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from bcos_core.documents import parse_json, read_text
 from bcos_core.errors import BcosError, first_line, shortened, shown
+from bcos_core.text import parse_json, read_text
 
 MOST_BYTES = 2**31
 """Size of a file of annotations: those of COCO's training images have half a gigabyte."""

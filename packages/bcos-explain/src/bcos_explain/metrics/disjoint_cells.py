@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
-from bcos_core.layers import layer_outputs
-from bcos_core.module_copy import shared_copy
+from bcos_core.layers import layer_outputs, shared_copy
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer
 from bcos_explain.explainers.feature_map import as_feature_map, last_feature_layer

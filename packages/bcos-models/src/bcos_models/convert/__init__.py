@@ -7,7 +7,6 @@ Options and report of a conversion are in :mod:`bcos_models.conversion`.
 :mod:`.layers`        B-cos layers that take over weights of special convolutions
 :mod:`.attention`     PyTorch's multi-head attention, likewise
 :mod:`.rules`         which layer becomes what
-:mod:`.input`         the images that a network was trained with
 :mod:`.walk`          the rules, applied to all modules
 :mod:`.network`       the converted network: encoding, classifier before the pooling
 :mod:`.bcosify`       all of it together

@@ -14,9 +14,6 @@ from bcos_models.convert.layers import bcos_linear
 class BcosMultiheadAttention(nn.Module):
     """:class:`torch.nn.MultiheadAttention` with linear queries, keys and values, and a B-cos output projection.
 
-    Args:
-        batch_first: (N, tokens, features), not (tokens, N, features).
-
     Shapes: those of PyTorch's module, one sequence without a batch too.
     """
 

@@ -15,10 +15,10 @@ from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
 from bcos_models.conversion import ConversionOptions, ConversionReport, Input, Step
-from bcos_models.convert.input import input_of
 from bcos_models.convert.network import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
 from bcos_models.convert.observation import Observation, observe
 from bcos_models.convert.walk import Walk
+from bcos_models.timm_models import input_of
 
 _TOLERANCE = 1e-3
 """Largest error of a conversion with everything kept, as a share of the logits' size."""
@@ -167,15 +167,8 @@ class _Converter:
 
     def difference(self, original: nn.Module, image: Tensor, inputs: Tensor) -> str | None:
         """Convert with everything kept and say how the logits differ; None if they do not."""
-        options = replace(
-            self.options,
-            b=1.0,
-            unit_norm=False,
-            keep_bias=True,
-            keep_norms=True,
-            keep_activations=True,
-            keep_pooling=True,
-        )
+        kept = ConversionOptions(b=1.0, keep_bias=True, keep_norms=True, keep_activations=True, keep_pooling=True)
+        options = replace(kept, input=self.options.input, skip=self.options.skip)
         exact = replace(self, options=options, logit_bias=None).convert(original)
         with torch.no_grad():
             logits = exact.eval()(encoded(image, options.input, inputs))
@@ -255,11 +248,7 @@ def encoded(image: Tensor, input: Input, inputs: Tensor) -> Tensor:
 
 
 def check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
-    """Refuse a mean and standard deviation that no images have.
-
-    Raises:
-        BcosError: of different lengths, empty, or a deviation that is not positive.
-    """
+    """Refuse a mean and standard deviation of different lengths, empty ones, and a deviation that is not positive."""
     if not mean or len(mean) != len(std) or not all(s > 0 for s in std):
         raise BcosError(
             f"mean and std must name one number for each channel, std positive; got {list(mean)} and {list(std)}"

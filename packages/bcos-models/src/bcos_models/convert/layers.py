@@ -38,20 +38,10 @@ def bcos_linear(old: nn.Linear, options: ConversionOptions) -> nn.Module:
 
 def conv_arguments(old: nn.modules.conv._ConvNd, options: ConversionOptions) -> dict[str, Any]:
     """Arguments of a B-cos convolution of the same geometry."""
-    return {
-        "in_channels": old.in_channels,
-        "out_channels": old.out_channels,
-        "kernel_size": old.kernel_size,
-        "stride": old.stride,
-        "padding": old.padding,
-        "dilation": old.dilation,
-        "groups": old.groups,
-        "b": options.b,
-        "padding_mode": old.padding_mode,
-        "normalize_weight": options.unit_norm,
-        "bias": options.keep_bias and old.bias is not None,
-        "device": "meta",
-    }
+    names = "in_channels out_channels kernel_size stride padding dilation groups padding_mode".split()
+    geometry = {name: getattr(old, name) for name in names}
+    bias = options.keep_bias and old.bias is not None
+    return {**geometry, "b": options.b, "normalize_weight": options.unit_norm, "bias": bias, "device": "meta"}
 
 
 def bcos_conv(old: nn.modules.conv._ConvNd, options: ConversionOptions) -> nn.Module:
@@ -144,10 +134,10 @@ def uncentered(old: Any, options: ConversionOptions) -> nn.Module:
 
 def average_pool(old: Any) -> nn.Module | None:
     """Average pooling of the same geometry; None where there is none."""
+    dimensions = _dimensions(old)
     if isinstance(old, nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d | nn.AdaptiveMaxPool3d):
-        kind = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[_dimensions(old)]
-        pool: nn.Module = kind(old.output_size)
-        return pool
+        kinds: Any = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+        return kinds[dimensions - 1](old.output_size)  # type: ignore[no-any-return] # reason: a layer
     dilation: Sequence[int] = old.dilation if isinstance(old.dilation, tuple) else (old.dilation,)
     if any(d != 1 for d in dilation) or old.return_indices:
         return None
@@ -156,9 +146,8 @@ def average_pool(old: Any) -> nn.Module | None:
 
         same: nn.Module = AvgPool2dSame(old.kernel_size, old.stride, count_include_pad=False)
         return same
-    kinds: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
-    plain: nn.Module = kinds[_dimensions(old)](old.kernel_size, old.stride, old.padding, old.ceil_mode)
-    return plain
+    kinds = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+    return kinds[dimensions - 1](old.kernel_size, old.stride, old.padding, old.ceil_mode)  # type: ignore[no-any-return] # reason: a layer
 
 
 def _dimensions(layer: nn.Module) -> int:

@@ -51,11 +51,7 @@ def widen(conv: Any) -> None:
 
 
 class Positions(nn.Module):
-    """Stand-in for a pooling: feature maps pass, with channels in dimension 1.
-
-    Args:
-        channels_last: they come as (N, H, W, C).
-    """
+    """Stand-in for a pooling: feature maps, (N, H, W, C) if `channels_last`, pass with channels in dimension 1."""
 
     def __init__(self, channels_last: bool) -> None:
         super().__init__()

@@ -46,11 +46,7 @@ class Observation:
 
 
 def observe(network: nn.Module, image: Tensor) -> Observation:
-    """Run a network in eval mode, once as it is and once in explanation mode.
-
-    Raises:
-        BcosError: no classifier, or a network that cannot be explained.
-    """
+    """Run a classifier in eval mode, once as it is and once in explanation mode."""
     found = _run(network, image)
     found.gates = _gates(network, image)
     return found

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from torch import Tensor, nn
 
@@ -15,10 +15,10 @@ from bcos_models.checks import is_size
 from bcos_models.classifier import LogitBias
 from bcos_models.conversion import Input
 from bcos_models.convert.bcosify import bcosify
-from bcos_models.convert.input import timm_input
 from bcos_models.convert.network import BcosifiedNetwork
 from bcos_models.registry import create_model, get_spec
 from bcos_models.spec import CIFAR10, InputSpec, ModelSpec
+from bcos_models.timm_models import timm_input
 from bcos_models.weights import convert_state, find_weights, load_state, read_state, unwrapped
 
 BUILDER = f"{__name__}:converted"
@@ -42,12 +42,22 @@ class Origin:
     """Name of the one that fine-tunes the converted network."""
 
 
-def find_spec(name: str) -> ModelSpec | None:
-    """Describe the converted network of that name; None if the prefix is not ours.
+class BcosifyOptions(TypedDict, total=False):
+    """Options of :func:`bcosify` for a network that is converted by name."""
 
-    Raises:
-        BcosError: the library has no network of that name.
-    """
+    b: float
+    unit_norm: bool
+    keep_bias: bool
+    keep_norms: bool
+    keep_activations: bool
+    keep_pooling: bool
+    input: Input
+    skip: Sequence[str]
+    logit_bias: LogitBias
+
+
+def find_spec(name: str) -> ModelSpec | None:
+    """Describe the converted network of that name; None if the prefix is not ours."""
     library, _, inner = name.partition("/")
     if library not in _ORIGINS:
         return None
@@ -71,18 +81,10 @@ def converted(
     num_classes: int,
     pretrained: bool = False,
     weights: str | Path | None = None,
-    b: float = 2.0,
-    unit_norm: bool = False,
-    keep_bias: bool = False,
-    keep_norms: bool = False,
-    keep_activations: bool = True,
-    keep_pooling: bool = False,
-    input: Input = "6ch",
-    skip: Sequence[str] = (),
-    logit_bias: LogitBias = "auto",
     network: Mapping[str, Any] | None = None,
+    **options: Unpack[BcosifyOptions],
 ) -> BcosifiedNetwork:
-    """Build a network, load its weights, and convert it; options as those of :func:`bcosify`.
+    """Build a network, load its weights, and convert it.
 
     Args:
         origin: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
@@ -90,9 +92,7 @@ def converted(
         pretrained: start from the library's own weights.
         weights: start from a file of the original network's weights, or load those of a converted one.
         network: options of the original network, such as ``{"drop_path_rate": 0.1}``.
-
-    Raises:
-        BcosError: what the original network's library, or :func:`bcosify`, refuses.
+        options: of :func:`bcosify`.
     """
     made = _origin(origin)
     made = replace(made, input=_built_for(made.input, network or {}))
@@ -106,22 +106,9 @@ def converted(
         replaced = load_original(original, state, num_classes != made.num_classes, str(weights))
     if replaced:
         warnings.warn(f"{origin!r} has a new, untrained classifier of {num_classes} classes", stacklevel=3)
-    result = bcosify(
-        original,
-        b=b,
-        unit_norm=unit_norm,
-        keep_bias=keep_bias,
-        keep_norms=keep_norms,
-        keep_activations=keep_activations,
-        keep_pooling=keep_pooling,
-        input=input,
-        skip=skip,
-        logit_bias=logit_bias,
-        mean=made.input.mean,
-        std=made.input.std,
-        image_size=made.input.size,
-    )
-    input_spec = replace(made.input, encoding="add_inverse") if input == "6ch" else made.input
+    spec = made.input
+    result = bcosify(original, mean=spec.mean, std=spec.std, image_size=spec.size, **options)
+    input_spec = replace(spec, encoding="add_inverse") if result.conversion.options.input == "6ch" else spec
     setattr(result, "input_spec", input_spec)  # noqa: B010 - reason: modules are typed without it
     if state is not None and is_converted:
         load_state(result, state, name=origin, source=str(weights))
@@ -129,17 +116,7 @@ def converted(
 
 
 def unconverted(origin: str, num_classes: int, pretrained: bool, options: Mapping[str, Any]) -> nn.Module:
-    """Build a network before its conversion.
-
-    Args:
-        origin: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
-        num_classes: K.
-        pretrained: with the library's own weights.
-        options: of the library's builder.
-
-    Raises:
-        BcosError: the library has no such network, or refuses the options.
-    """
+    """Build a network before its conversion; `options` are those of the library's builder."""
     if reserved := {"num_classes", "pretrained"} & set(options):
         raise BcosError(
             f"network={shown(options)} sets {', '.join(sorted(reserved))}; give that to create_model itself"
@@ -161,14 +138,10 @@ def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, I
     """Build a network as its library has it, to be explained unconverted.
 
     Args:
-        name: ``timm/NAME``, ``torchvision/NAME`` or ``bcosified/NAME``.
         weights: a file or URL of its weights; None for those of the library.
 
     Returns:
         The network, its input, and the number of its classes.
-
-    Raises:
-        BcosError: no such network, or weights that do not fit or have no classifier.
     """
     made = _origin(name)
     classes = made.num_classes
@@ -194,14 +167,10 @@ def _built_for(input_spec: InputSpec, options: Mapping[str, Any]) -> InputSpec:
 
 
 def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_classifier: bool, source: str) -> bool:
-    """Load the weights of an original network.
+    """Load the weights of an original network; returns whether its classifier was left as it is.
 
     Args:
-        state: its state dict, or that of the same network for other classes.
-        replace_classifier: leave the classifier as it is where it is of other classes.
-
-    Returns:
-        Whether the classifier was left as it is.
+        replace_classifier: leave it if the weights are of the same network for other classes.
     """
     own = network.state_dict()
     fitting = dict(convert_state(own, state, ""))

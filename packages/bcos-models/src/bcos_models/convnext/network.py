@@ -1,16 +1,16 @@
 """The ConvNeXt block, and the network of such blocks."""
 
 from functools import partial
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
-from bcos_core.norms import Affine
 from bcos_core.norms.factory import NORM_EPS
 from bcos_models.checks import check_depths, check_sizes, depth_rates
-from bcos_models.classifier import ImageClassifier, LogitBias, Logits, Stage
-from bcos_models.layers import Antialias, Layers, bcos_layers, stochastic_depth
+from bcos_models.classifier import ImageClassifier, Stage
+from bcos_models.layers import BcosOptions, Layers, bcos_layers, stochastic_depth
 
 POSITION_EPS = 1e-6
 EXPANSION = 4
@@ -51,14 +51,10 @@ class ConvNeXt(ImageClassifier):
         in_chans: channels of the encoded input.
         layer_scale: initial scale of the residual branches.
         drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
-        b, max_out, norm, norm_affine, antialias: as for :func:`bcos_layers`.
+        norm, options: as for :func:`bcos_layers`.
         norm_eps: None is 1e-6 for position norm, as in the paper, and 1e-5 for the others.
-        logit_bias, logit_temperature, prior: as for :class:`Logits`.
 
     Shapes: (N, in_chans, H, W) → (N, K).
-
-    Raises:
-        BcosError: values that cannot make a network.
 
     Source: Liu et al., 2022; Böhle et al., TPAMI 2024.
     """
@@ -70,24 +66,16 @@ class ConvNeXt(ImageClassifier):
         widths: tuple[int, ...],
         num_classes: int,
         in_chans: int = 6,
-        b: float = 2.0,
-        max_out: int = 1,
         norm: str = "position",
-        norm_affine: Affine = "linear",
         norm_eps: float | None = None,
         layer_scale: float = 1e-6,
         drop_path: float = 0.0,
-        antialias: Antialias = "none",
-        logit_bias: LogitBias = "auto",
-        logit_temperature: float | None = None,
-        prior: float | None = None,
+        **options: Unpack[BcosOptions],
     ) -> None:
         check_depths(depths)
         if norm_eps is None:
             norm_eps = POSITION_EPS if norm == "position" else NORM_EPS
-        layers = bcos_layers(
-            b=b, max_out=max_out, norm=norm, norm_affine=norm_affine, norm_eps=norm_eps, antialias=antialias
-        )
+        layers = bcos_layers(norm, norm_eps=norm_eps, **options)
         if len(widths) != len(depths):
             raise BcosError(f"widths and depths must be as many, got {widths} and {depths}")
         check_sizes(num_classes=num_classes, in_chans=in_chans, width=min(widths))
@@ -108,9 +96,9 @@ class ConvNeXt(ImageClassifier):
             stages=stages,
             pre_logits=("classifier.0",),
             classifier="classifier.1",
-            make_classifier=partial(layers.conv, channels, kernel_size=1),
+            make_classifier=partial(layers.classifier, channels, kernel_size=1),
             num_classes=num_classes,
-            logits=Logits(logit_bias, logit_temperature, prior),
+            logits=layers.logits,
         )
         self.features = features
         self.classifier = nn.Sequential(layers.norm(channels), self._make_classifier(num_classes))

@@ -47,10 +47,5 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
             num_classes=10,
             recipe="cifar10_resnet20",
             params=params,
-            options={
-                "depths": depths,
-                "growth_rate": growth_rate,
-                "width": 2 * growth_rate,
-                "small_inputs": True,
-            },
+            options={"depths": depths, "growth_rate": growth_rate, "width": 2 * growth_rate, "small_inputs": True},
         )

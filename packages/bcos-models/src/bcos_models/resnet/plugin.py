@@ -4,10 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from bcos_models.checkpoints import checkpoint
 from bcos_models.hookspecs import hookimpl
-from bcos_models.spec import CIFAR10, CIFAR10_STANDARDIZED, IMAGENET, IMAGENET_LONG, ModelSpec
-
-_BCOS = "bcos_models.resnet.builders:bcos_resnet"
-_PLAIN = "bcos_models.resnet.builders:plain_resnet"
+from bcos_models.spec import CIFAR10, CIFAR10_STANDARDIZED, IMAGENET, IMAGENET_LONG, InputSpec, ModelSpec
 
 # name: (block, depths, groups, base width, parameters)
 _ARCHITECTURES: dict[str, tuple[str, tuple[int, ...], int, int, int]] = {
@@ -55,68 +52,44 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
     yield from _cifar10_resnexts()
 
 
+def _spec(name: str, what: str, images: InputSpec, params: int, recipe: str, **options: object) -> ModelSpec:
+    return ModelSpec(
+        name,
+        f"bcos_models.resnet.network:{'plain' if name.startswith('standard_') else 'bcos'}_resnet",
+        family="resnet",
+        summary=what,
+        input=images,
+        num_classes=10 if images.size == CIFAR10.size else 1000,
+        params=params,
+        options=options,
+        checkpoint=checkpoint(name),
+        recipe=recipe,
+    )
+
+
 def _imagenet() -> Iterator[ModelSpec]:
     for name, (block, depths, groups, base_width, params) in _ARCHITECTURES.items():
-        long = name.endswith("_long")  # weights of the long training recipe, and its stochastic depth
-        yield ModelSpec(
-            name,
-            _BCOS,
-            family="resnet",
-            summary="B-cos ResNet for ImageNet" + (", long training recipe" if long else ""),
-            input=IMAGENET_LONG if long else IMAGENET,
-            params=params,
-            options={
-                "block": block,
-                "depths": depths,
-                "groups": groups,
-                "base_width": base_width,
-                **({"drop_path": 0.1} if long else {}),
-            },
-            checkpoint=checkpoint(name),
-            recipe=_OWN_RECIPES.get(name, "imagenet_bcos_final_long" if long else "imagenet_bcos_final"),
-        )
+        options = {"block": block, "depths": depths, "groups": groups, "base_width": base_width}
+        if name.endswith("_long"):  # weights of the long training recipe, and its stochastic depth
+            what, recipe = "B-cos ResNet for ImageNet, long training recipe", "imagenet_bcos_final_long"
+            yield _spec(name, what, IMAGENET_LONG, params, recipe, **options, drop_path=0.1)
+        else:
+            recipe = _OWN_RECIPES.get(name, "imagenet_bcos_final")
+            yield _spec(name, "B-cos ResNet for ImageNet", IMAGENET, params, recipe, **options)
 
 
 def _cifar10_resnets() -> Iterator[ModelSpec]:
     for depth, (params, plain_params) in _CIFAR_RESNETS.items():
         blocks = (depth - 2) // 6  # three stages of blocks with two convolutions each
         options = {"block": "basic", "depths": (blocks,) * 3, "width": 16, "small_inputs": True}
-        for prefix, builder, what, size, number in (
-            ("", _BCOS, "B-cos ResNet for 32×32 images", CIFAR10, params),
-            ("standard_", _PLAIN, "plain ResNet for 32×32 images, a baseline", CIFAR10_STANDARDIZED, plain_params),
-        ):
-            name = f"{prefix}cifar10_resnet{depth}"
-            yield ModelSpec(
-                name,
-                builder,
-                family="resnet",
-                summary=what,
-                input=size,
-                num_classes=10,
-                params=number,
-                options=options,
-                recipe=f"{prefix}cifar10_resnet20",
-            )
+        name, what, recipe = f"cifar10_resnet{depth}", "ResNet for 32×32 images", "cifar10_resnet20"
+        yield _spec(name, f"B-cos {what}", CIFAR10, params, recipe, **options)
+        what, recipe = f"plain {what}, a baseline", f"standard_{recipe}"
+        yield _spec(f"standard_{name}", what, CIFAR10_STANDARDIZED, plain_params, recipe, **options)
 
 
 def _cifar10_resnexts() -> Iterator[ModelSpec]:
     for variant, (blocks, width, groups, base_width, params) in _CIFAR_RESNEXTS.items():
-        name = f"cifar10_resnext{variant}"
-        yield ModelSpec(
-            name,
-            _BCOS,
-            family="resnet",
-            summary="B-cos ResNeXt for 32×32 images",
-            input=CIFAR10,
-            num_classes=10,
-            recipe="cifar10_resnet20",
-            params=params,
-            options={
-                "block": "bottleneck",
-                "depths": (blocks,) * 3,
-                "width": width,
-                "groups": groups,
-                "base_width": base_width,
-                "small_inputs": True,
-            },
-        )
+        options = {"depths": (blocks,) * 3, "width": width, "groups": groups, "base_width": base_width}
+        name, what = f"cifar10_resnext{variant}", "B-cos ResNeXt for 32×32 images"
+        yield _spec(name, what, CIFAR10, params, "cifar10_resnet20", block="bottleneck", small_inputs=True, **options)

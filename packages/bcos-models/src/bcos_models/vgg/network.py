@@ -1,13 +1,13 @@
 """Stages of 3×3 convolutions, and a head of three more."""
 
 from functools import partial
+from typing import Unpack
 
 from torch import Tensor, nn
 
-from bcos_core.norms import Affine
 from bcos_models.checks import check_depths, check_sizes
-from bcos_models.classifier import ImageClassifier, LogitBias, Logits, Stage
-from bcos_models.layers import Antialias, bcos_layers
+from bcos_models.classifier import ImageClassifier, Stage
+from bcos_models.layers import BcosOptions, bcos_layers
 
 MAX_GROWTH = 8
 """Channels of a stage, at most, in units of the first stage's."""
@@ -23,13 +23,9 @@ class VGG(ImageClassifier):
         width: channels of the first stage; they double up to 8 times that.
         head_width: channels of the head.
         pool: whether to pool; if not, each stage's last convolution has the stride.
-        b, max_out, norm, norm_affine, antialias: as for :func:`bcos_layers`.
-        logit_bias, logit_temperature, prior: as for :class:`Logits`.
+        norm, options: as for :func:`bcos_layers`.
 
     Shapes: (N, in_chans, H, W) → (N, K).
-
-    Raises:
-        BcosError: values that cannot make a network.
 
     Source: Simonyan and Zisserman, 2015; the head over all positions: Böhle et al., TPAMI 2024.
     """
@@ -40,20 +36,14 @@ class VGG(ImageClassifier):
         depths: tuple[int, ...],
         num_classes: int,
         in_chans: int = 6,
-        b: float = 2.0,
-        max_out: int = 1,
         norm: str = "none",
-        norm_affine: Affine = "linear",
         width: int = 64,
         head_width: int = 4096,
         pool: bool = True,
-        antialias: Antialias = "none",
-        logit_bias: LogitBias = "auto",
-        logit_temperature: float | None = None,
-        prior: float | None = None,
+        **options: Unpack[BcosOptions],
     ) -> None:
         check_depths(depths)
-        layers = bcos_layers(b=b, max_out=max_out, norm=norm, norm_affine=norm_affine, antialias=antialias)
+        layers = bcos_layers(norm, **options)
         check_sizes(num_classes=num_classes, in_chans=in_chans, width=width, head_width=head_width)
         modules: list[nn.Module] = []
         stages, start, channels = [], 0, in_chans
@@ -72,9 +62,9 @@ class VGG(ImageClassifier):
             stages=stages,
             pre_logits=(*_names(start, len(modules)), "classifier.0", "classifier.1"),
             classifier="classifier.2",
-            make_classifier=partial(layers.conv, head_width, kernel_size=1),
+            make_classifier=partial(layers.classifier, head_width, kernel_size=1),
             num_classes=num_classes,
-            logits=Logits(logit_bias, logit_temperature, prior),
+            logits=layers.logits,
             head_hidden_size=head_width,
         )
         self.features = nn.Sequential(*modules)

@@ -23,9 +23,6 @@ class PatchEmbedding(nn.Module):
             is halved. Empty for none.
 
     Shapes: (N, in_chans, H, W) → (N, tokens, dim).
-
-    Raises:
-        BcosError: an image that does not divide into patches.
     """
 
     def __init__(self, in_chans: int, dim: int, patch: int, stem: tuple[int, ...], layers: TokenLayers) -> None:

@@ -1,16 +1,17 @@
-"""Encoder blocks and the transformer they make."""
+"""Encoder blocks, the transformer they make, and the builders that the descriptions name."""
 
 import math
 from functools import partial
+from typing import Unpack
 
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
 from bcos_models.checks import check_sizes, depth_rates
-from bcos_models.classifier import ImageClassifier, Logits, Stage
-from bcos_models.layers import stochastic_depth
+from bcos_models.classifier import ImageClassifier, Stage
+from bcos_models.layers import BcosOptions, stochastic_depth
 from bcos_models.vit.embedding import PatchEmbedding
-from bcos_models.vit.layers import TokenLayers
+from bcos_models.vit.layers import TokenLayers, TokenNorm, bcos_token_layers, plain_token_layers
 
 MLP_RATIO = 4
 """Features inside the multi-layer perceptron, in units of a token's."""
@@ -64,38 +65,33 @@ class VisionTransformer(ImageClassifier):
     """Patch embedding, encoder blocks, the mean over tokens, norm, classifier, logit layer.
 
     Args:
+        layers: which layers.
         dim: features of a token, a multiple of 4 and of `heads`.
         depth: number of blocks.
         heads: of each attention.
-        layers: which layers.
         num_classes: K.
         in_chans: channels of the encoded input.
         patch: side of a patch, in pixels, or in positions of what the stem gives.
         stem: channels of the convolutional stem; empty for none.
         drop_path: stochastic depth of the last block, growing linearly from 0 at the first.
-        logits: bias and temperature of the logits.
 
     Shapes: (N, in_chans, H, W) → (N, K), with H and W multiples of the patch's side in pixels.
-
-    Raises:
-        BcosError: values that cannot make a network.
 
     Source: Beyer et al., 2022 (SimpleViT); Xiao et al., 2021 (convolutional stem); Böhle et al., TPAMI 2024.
     """
 
     def __init__(
         self,
+        layers: TokenLayers,
         *,
         dim: int,
         depth: int,
         heads: int,
-        layers: TokenLayers,
         num_classes: int,
         in_chans: int,
-        patch: int,
-        stem: tuple[int, ...],
-        drop_path: float,
-        logits: Logits,
+        patch: int = 16,
+        stem: tuple[int, ...] = (),
+        drop_path: float = 0.0,
     ) -> None:
         check_sizes(num_classes=num_classes, in_chans=in_chans, dim=dim, depth=depth, patch=patch)
         if dim % 4 or dim < 8:
@@ -109,7 +105,7 @@ class VisionTransformer(ImageClassifier):
             classifier="head",
             make_classifier=partial(layers.linear, dim),
             num_classes=num_classes,
-            logits=logits,
+            logits=layers.stem.logits,
         )
         self.embed = PatchEmbedding(in_chans, dim, patch, stem, layers)
         rates = depth_rates(drop_path, depth)
@@ -126,3 +122,34 @@ class VisionTransformer(ImageClassifier):
         rows, columns = (math.ceil(side / self.reduction) for side in image.shape[-2:])
         grid: Tensor = features.transpose(1, 2).unflatten(2, (rows, columns))
         return grid
+
+
+def bcos_vit(
+    *,
+    dim: int,
+    depth: int,
+    heads: int,
+    num_classes: int,
+    in_chans: int = 6,
+    norm: TokenNorm = "layer",
+    patch: int = 16,
+    stem: tuple[int, ...] = (),
+    drop_path: float = 0.0,
+    **options: Unpack[BcosOptions],
+) -> VisionTransformer:
+    """B-cos ViT; arguments as for :class:`VisionTransformer` and :func:`bcos_token_layers`."""
+    return VisionTransformer(
+        bcos_token_layers(norm, **options),
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        num_classes=num_classes,
+        in_chans=in_chans,
+        patch=patch,
+        stem=stem,
+        drop_path=drop_path,
+    )
+
+
+plain_vit = partial(VisionTransformer, plain_token_layers(), in_chans=3)
+"""Build the baseline: the same architecture with plain linear layers, GELU and biases."""

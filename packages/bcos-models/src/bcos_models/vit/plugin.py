@@ -42,7 +42,7 @@ def bcos_models_specs() -> Iterable[ModelSpec]:
                 slow = "_large" if size == "l" or (size == "b" and options is patches) else ""  # a longer warm-up
                 yield ModelSpec(
                     name,
-                    f"bcos_models.vit.builders:{builder}",
+                    f"bcos_models.vit.network:{builder}",
                     family="vit",
                     summary=summary,
                     input=input_spec,

@@ -1,9 +1,9 @@
-"""Trains recipes for CIFAR-10 with all images on the card: the recipe's network, loss, augmentation, optimizer and schedule.
+"""Trains recipes for CIFAR-10 with all images on the card: their network, loss, augmentation, optimizer and schedule.
 
 ``python benchmarks/cifar_on_card.py cifar10.tgz --out FOLDER NETWORK ...``; a NETWORK is ``plain``, ``bcos-B`` for an
-exponent B, or ``maxout-B``. Each writes ``NAME.safetensors``, which ``bcos eval`` and ``bcos explain`` read, and a line of
-``scores.jsonl``: accuracy of every epoch, GridPG 3×3. The steps are a CUDA graph where there is a GPU, so that a step costs
-what its kernels cost; `bcos train` does the same from shards, and waits for each kernel to be launched.
+exponent B, or ``maxout-B``. Each writes ``NAME.safetensors``, which ``bcos eval`` and ``bcos explain`` read, and a line
+of ``scores.jsonl``: accuracy as it trains, GridPG 3×3. Steps are a CUDA graph where there is a GPU, so that a step
+costs what its kernels cost; ``bcos train`` does the same from shards, and waits for each kernel to be launched.
 """
 
 import argparse
@@ -94,7 +94,7 @@ class Training:
         self.model = self.trained.model.to(device).train()
         self.called: Any = torch.compile(self.model, dynamic=False) if compile else self.model
         options = recipe.optimizer
-        assert options.name == "adam" and recipe.schedule.name == "cosine" and not options.weight_decay
+        assert (options.name, recipe.schedule.name, options.weight_decay) == ("adam", "cosine", 0), "not written here"
         self.lr = torch.tensor(options.lr, device=device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=self.lr, capturable=device == "cuda")
         self.loss = make_loss(recipe.train.loss, LossOptions()).to(device)
@@ -103,6 +103,7 @@ class Training:
         self.y = torch.zeros(batch, dtype=torch.long, device=device)
         self.total = torch.zeros((), device=device)
         self.run: Callable[[], object] | None = None
+        self.epochs = recipe.train.epochs
 
     def step(self) -> None:
         loss = self.loss(self.called(self.x), self.y)
@@ -124,15 +125,37 @@ class Training:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             self.step()
-        with torch.no_grad():
-            for key, value in self.model.state_dict().items():
-                value.copy_(before[key])
-            for state in self.optimizer.state.values():
-                for value in state.values():
-                    value.zero_()
-        self.total.zero_()
+        self.restore(before)
         self.kept = graph
         return graph.replay
+
+    def seconds_of_epoch(self, images: Tensor, labels: Tensor) -> float:
+        """Prepare the step; return how long an epoch of steps takes, without moving a weight."""
+        self.x.copy_(self.trained.encode(images[: len(self.x)]))
+        self.y.copy_(labels[: len(self.y)])
+        self.run = self.captured() if self.graph else self.plain_step
+        if not self.graph:
+            return 0.0
+        before = {k: v.clone() for k, v in self.model.state_dict().items()}
+        self.lr.fill_(0)
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(200):
+            self.run()
+        torch.cuda.synchronize()
+        taken = (time.perf_counter() - start) / 200
+        self.restore(before)
+        return taken * (len(images) // len(self.y))
+
+    @torch.no_grad()
+    def restore(self, weights: dict[str, Tensor]) -> None:
+        """Set weights as they were, and the optimizer to its start."""
+        for key, value in self.model.state_dict().items():
+            value.copy_(weights[key])
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+        self.total.zero_()
 
     def plain_step(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -140,13 +163,10 @@ class Training:
 
     def epoch(self, number: int, images: Tensor, labels: Tensor) -> float:
         """Train for one epoch; return its mean loss."""
-        if self.run is None:
-            self.x.copy_(self.trained.encode(images[: len(self.x)]))
-            self.y.copy_(labels[: len(self.y)])
-            self.run = self.captured() if self.graph else self.plain_step
+        assert self.run is not None
         self.model.train()
         self.total.zero_()
-        batch, epochs, flip = len(self.y), self.recipe.train.epochs, self.recipe.data.augment.horizontal_flip
+        batch, epochs, flip = len(self.y), self.epochs, self.recipe.data.augment.horizontal_flip
         order = torch.randperm(len(images), device=self.device)
         steps = len(images) // batch
         pixels = augmented(images, flip)
@@ -196,6 +216,7 @@ def main() -> None:
     parser.add_argument("--grids", type=int, default=500)
     parser.add_argument("--limit", type=int, help="images of each class and split, for trying it")
     parser.add_argument("--seconds", type=float, default=1e9, help="start no further network, or epoch, after these")
+    parser.add_argument("--fit", type=float, help="as many epochs as fit into these seconds, if the recipe has more")
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
@@ -211,22 +232,33 @@ def main() -> None:
             recipe = recipe_of(network, options.epochs, options.batch, options.lr)
             start, cuda = time.perf_counter(), options.device == "cuda"
             training = Training(network, recipe, options.device, compile=not options.eager, graph=cuda)
+            an_epoch = training.seconds_of_epoch(images, labels)
+            prepared = time.perf_counter() - start
+            if options.fit and an_epoch:
+                training.epochs = max(1, min(recipe.train.epochs, int(options.fit / (1.15 * an_epoch))))
+            print(
+                f"{network}: {prepared:.0f} s to compile, {an_epoch:.2f} s an epoch, {training.epochs} epochs",
+                flush=True,
+            )
             losses, accuracies, seconds = [], [], []
-            for number in range(recipe.train.epochs):
+            for number in range(training.epochs):
                 losses.append(training.epoch(number, images, labels))
                 seconds.append(time.perf_counter() - start)
                 if number % 5 == 4 or number == recipe.train.epochs - 1:
                     accuracies.append((number + 1, training.accuracy(test, targets)[0]))
-                    print(f"{network} epoch {number + 1} loss {losses[-1]:.4f} test {accuracies[-1][1]:.2%}", flush=True)
+                    print(
+                        f"{network} epoch {number + 1} loss {losses[-1]:.4f} test {accuracies[-1][1]:.2%}", flush=True
+                    )
                 if time.perf_counter() - begun > options.seconds or not math.isfinite(losses[-1]):
                     break
             accuracy, confidences = training.accuracy(test, targets)
             explainers = ["input_x_gradient", "gradcam"] if network == "plain" else ["bcos", "gradcam"]
             training.trained.save(options.out / f"{network}.safetensors")
             described: dict[str, Any] = {
-                "network": network, "epochs": len(losses), "planned": recipe.train.epochs, "accuracy": accuracy,
+                "network": network, "epochs": len(losses), "planned": training.epochs, "accuracy": accuracy,
                 "batch": recipe.train.batch_size, "lr": recipe.optimizer.lr, "seconds": seconds[-1],
-                "first epoch": seconds[0], "losses": losses, "test": accuracies, "seed": recipe.train.seed,
+                "compiling": prepared, "s an epoch": an_epoch, "losses": losses, "test": accuracies,
+                "seed": recipe.train.seed,
                 "card": torch.cuda.get_device_name() if cuda else "CPU", "torch": torch.__version__,
             }  # fmt: skip
             described["gridpg 3x3"] = training.pointing(test, targets, confidences, explainers, options.grids)

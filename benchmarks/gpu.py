@@ -1,7 +1,7 @@
 """What B-cos networks cost on a GPU, beside the plain network (eager and compiled) and the reference, in one run.
 
-``python benchmarks/gpu.py --out FOLDER`` writes ``gpu.json`` and prints a table. Networks are compiled side by side, one
-process for each, and timed one after the other, twice around. ``--quick`` is the same for a small network on a CPU.
+``python benchmarks/gpu.py --out FOLDER`` writes ``gpu.json`` and prints a table. Networks are compiled side by side,
+one process for each, and timed one after the other, twice around. ``--quick``: a small network, on a CPU.
 """
 
 import argparse
@@ -12,8 +12,11 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from queue import Empty
 from statistics import median
+from threading import BrokenBarrierError
 from typing import Any
 
 import torch
@@ -35,9 +38,9 @@ class Bench:
 
     def __init__(self, name: str, side: str, options: argparse.Namespace) -> None:
         self.name, self.side, self.options = name, side, options
-        made = {"plain": PLAIN[name], "ours": lambda: create_model(name), "reference": lambda: reference(name)}[side]()
+        make = {"plain": PLAIN[name], "ours": partial(create_model, name), "reference": partial(reference, name)}[side]
         self.size, classes = get_spec(name).input.size, get_spec(name).num_classes
-        self.model = made.to(options.device).to(memory_format=torch.channels_last)
+        self.model = make().to(options.device).to(memory_format=torch.channels_last)
         self.channels = 3 if side == "plain" else 6
         self.target = torch.zeros(options.batch, classes, device=options.device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, fused=options.device == "cuda")
@@ -64,7 +67,7 @@ class Bench:
             explain(self.model, x)
         elif self.side == "reference":
             for image in x.clone():
-                self.model.explain(image[None].requires_grad_())  # type: ignore[operator]
+                self.model.explain(image[None].requires_grad_())
         else:
             x = x.clone().requires_grad_()
             self.model(x).max(1).values.sum().backward()
@@ -117,9 +120,9 @@ class Bench:
             kinds["compiled"] = self.compiled
         runs: dict[str, Callable[[], object]] = {}
         for kind, model in kinds.items():
-            runs[f"training step, {kind}"] = lambda model=model: self.step(model, x)
-            runs[f"inference, {kind}"] = lambda model=model: self.infer(model, x)
-        runs["explaining"] = lambda: self.explain(few)
+            runs[f"training step, {kind}"] = partial(self.step, model, x)
+            runs[f"inference, {kind}"] = partial(self.infer, model, x)
+        runs["explaining"] = partial(self.explain, few)
         for what, run in runs.items():
             self.model.train(what.startswith("training"))
             self.free()
@@ -152,11 +155,25 @@ class Bench:
             rows = images[grids].unflatten(1, (3, 3)).permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
             for grid, classes in zip(rows, labels[grids], strict=True):
                 x = encode(grid[None].to(self.options.device)).requires_grad_()
-                with self.model.explanation_mode():  # type: ignore[operator]
+                with self.model.explanation_mode():
                     for k in classes.tolist():
                         (gradient,) = torch.autograd.grad(self.model(x)[0, k], x)
                         nn.functional.avg_pool2d((gradient * x).sum(1), 15, 1, 7).cpu()
         return {"s a grid": (time.perf_counter() - start) / count}
+
+    def exactness(self) -> dict[str, Any]:
+        """By type: residual of ``Σ contributions + constants = logit``, and what the probe found, as shares."""
+        found: dict[str, Any] = {}
+        for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+            name = str(dtype).removeprefix("torch.")
+            try:
+                model = create_model(self.name).to(self.options.device, dtype).eval()
+                e = explain(model, self.images(2).to(dtype), probe=True)
+                assert e.probe is not None
+                found[name] = {"residual": float(e.balance.missing.max()), "probe": float(e.probe.max())}
+            except Exception as error:
+                found[name] = f"{type(error).__name__}: {error}"[:400]
+        return {"exactness": found}
 
 
 def get_encoder() -> Callable[[Tensor], Tensor]:
@@ -175,11 +192,15 @@ def worker(name: str, side: str, options: argparse.Namespace, barrier: Any, lock
     except Exception:
         measured["error"] = traceback.format_exc()[-1500:]
     for _ in range(ROUNDS):
-        barrier.wait(timeout=400)
+        with suppress(BrokenBarrierError):  # one took too long, or died: the others go on
+            barrier.wait(timeout=130)
         with lock:
             if bench is not None and "error" not in measured:
                 try:
                     measured["rounds"].append(bench.measure())
+                    if side == "ours" and "exactness" not in measured:
+                        measured |= bench.exactness()
+                        bench.free()
                     if side != "plain" and name == options.grid_network and "s a grid" not in measured:
                         measured |= bench.grids()
                         bench.free()
@@ -245,7 +266,10 @@ def main() -> None:
     processes = [context.Process(target=worker, args=(*job, options, barrier, lock, queue)) for job in jobs]
     for process in processes:
         process.start()
-    results = [queue.get(timeout=500) for _ in jobs]
+    results = []
+    with suppress(Empty):
+        for _ in jobs:
+            results.append(queue.get(timeout=300))
     for process in processes:
         process.join(timeout=20)
     card = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or "CPU"
@@ -259,12 +283,16 @@ def main() -> None:
         "results": results,
     }
     (options.out / "gpu.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
-    print(f"{card}, torch {torch.__version__}, batch {options.batch}, bf16 autocast, channels_last; {spread(results)}\n")
+    print(
+        f"{card}, torch {torch.__version__}, batch {options.batch}, bf16 autocast, channels_last; {spread(results)}\n"
+    )
     print(table(results, options))
     for result in results:
         for key, value in result.items():
             if key in ("compile s", "s a grid"):
                 print(f"{result['network']} {result['side']}: {key} {value:.3f}")
+            elif key == "exactness":
+                print(f"{result['network']}: exactness {json.dumps(value)}")
             elif key == "error":
                 print(f"{result['network']} {result['side']}:\n{value}")
         for found in result["rounds"][:1]:

@@ -1,10 +1,12 @@
 import threading
+from operator import attrgetter
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bcos_core import BcosConv2d, BcosError, BcosLinear, explanation_mode, freeze, is_explaining, norms
+from bcos_core import BcosConv2d, BcosError, BcosLinear, explain, explanation_mode, freeze, is_explaining, norms
 
 PREFIX = "cannot explain: module "
 SUFFIX = "; call model.eval() first (and keep running statistics in its norms)"
@@ -206,3 +208,61 @@ def test_freeze_explains_a_layer_of_ones_own(gradient):
     x = torch.randn(2, 3)
     cotangent = torch.linspace(-1, 2, 6).reshape(2, 3)
     torch.testing.assert_close(gradient(Gate(), x, explaining=True), x.exp() * cotangent)
+
+
+OPERATIONS = ("cuda.matmul", "cudnn.conv", "cudnn.rnn", "mkldnn.matmul", "mkldnn.conv", "mkldnn.rnn")
+
+
+def float32_of_operations() -> dict[str, str]:
+    """How each operation of a library computes float32, as a user may have set it."""
+    if not hasattr(torch.backends.cudnn, "conv"):
+        allowed = torch.backends.cudnn.allow_tf32
+        return {"conv": "tf32" if allowed else "ieee", "matmul": torch.get_float32_matmul_precision()}
+    return {name: attrgetter(name)(torch.backends).fp32_precision for name in OPERATIONS}
+
+
+class AsksForPrecision(torch.autograd.Function):
+    """The identity, which notes how float32 is computed in both passes."""
+
+    noted: ClassVar[list[dict[str, str]]] = []
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        AsksForPrecision.noted.append(float32_of_operations())
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        AsksForPrecision.noted.append(float32_of_operations())
+        return gradients[0]
+
+
+class Asking(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = AsksForPrecision.apply(x)
+        return y.flatten(1)
+
+
+@pytest.mark.parametrize("matmul", ["highest", "high", "medium"])
+def test_explanations_are_computed_in_float32_that_is_not_rounded_to_tf32(matmul: str) -> None:
+    usual = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(matmul)
+    AsksForPrecision.noted.clear()
+    try:
+        before = float32_of_operations()
+        assert "tf32" in before.values()  # PyTorch's default for convolutions
+        explain(Asking(), torch.rand(2, 1, 2, 2))
+        assert float32_of_operations() == before
+        assert torch.get_float32_matmul_precision() == matmul
+    finally:
+        torch.set_float32_matmul_precision(usual)
+    assert len(AsksForPrecision.noted) >= 2
+    for noted in AsksForPrecision.noted:
+        assert set(noted.values()) <= {"ieee", "highest"}
+
+
+def test_explanation_mode_alone_computes_in_full_float32_too() -> None:
+    before = float32_of_operations()
+    with explanation_mode(nn.Identity()), explanation_mode(nn.Identity()):
+        assert set(float32_of_operations().values()) <= {"ieee", "highest"}
+    assert float32_of_operations() == before

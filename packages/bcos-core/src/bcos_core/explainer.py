@@ -14,6 +14,7 @@ from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, check_input, forward
 from bcos_core.layers import find_layer
+from bcos_core.precision import full_float32
 from bcos_core.probe import PROBE, check_again, probe_map, refusal
 from bcos_core.targets import Target
 
@@ -74,7 +75,7 @@ def explain(
     if not isinstance(model, nn.Module):
         raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
     task = Task(model, None if layer is None else find_layer(model, layer), target, relative)
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), full_float32():
         try:
             with disable_saved_tensors_hooks("activations are recomputed by checkpointing"):
                 return _explained(task, x, probe)

@@ -9,6 +9,7 @@ from torch import nn
 from bcos_core.errors import BcosError
 from bcos_core.mode_state import enter
 from bcos_core.norms.batch import uses_batch_statistics
+from bcos_core.precision import full_float32
 from bcos_core.process_setting import ProcessSetting
 from bcos_core.rules.dispatch import RuleDispatch
 from bcos_core.rules.table import load_rules
@@ -23,7 +24,7 @@ def explanation_mode(model: nn.Module) -> Iterator[None]:
 
     Inside the block ``∂ model(x)_k / ∂x = W_k(x)`` with ``model(x) = W(x)·x + b(x)``: the cosine factors of
     B-cos layers, the variances of norms and the softmax of attention are constants (Böhle et al., TPAMI 2024,
-    section 3.2). Values do not change, only gradients.
+    section 3.2). Values do not change, only gradients; on a GPU they are computed without TF32.
 
     The mode belongs to the running thread, not to the model: nothing is stored on modules, so it can be
     nested, other threads may train the same model meanwhile, modules may be swapped at any time, and
@@ -39,6 +40,7 @@ def explanation_mode(model: nn.Module) -> Iterator[None]:
     with enter() as is_outermost, ExitStack() as stack:
         if is_outermost:
             stack.enter_context(eager_mode())
+            stack.enter_context(full_float32())
             stack.enter_context(RuleDispatch(model))
         yield
 

@@ -1,9 +1,38 @@
-"""Widening of half precisions."""
+"""Precision of what is computed: half precisions widened, and float32 that is float32."""
+
+from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from bcos_core.process_setting import ProcessSetting
 
 
 def widened(x: Tensor) -> Tensor:
     """`x` in float32 if it is of a half precision, so that sums and shifts keep their digits; else as it is."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _full_float32(undo: ExitStack) -> None:
+    backends = torch.backends
+    if not hasattr(backends.cudnn, "conv"):  # torch < 2.9
+        undo.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        undo.enter_context(backends.cudnn.flags(enabled=backends.cudnn.enabled, allow_tf32=False))
+        torch.set_float32_matmul_precision("highest")
+        return
+    of_operation: Any
+    for of_operation in (
+        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
+        *(backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn),  # type: ignore[attr-defined]
+    ):
+        undo.callback(setattr, of_operation, "fp32_precision", of_operation.fp32_precision)
+        of_operation.fp32_precision = "ieee"
+
+
+full_float32 = ProcessSetting(_full_float32).on
+"""Inside the block float32 is not rounded to TF32 or bfloat16 before products, as GPUs do in convolutions by default.
+
+Those keep 10 and 7 of 23 bits, and forward and backward pass do not round alike: contributions would miss the output by
+up to 1e-4 of their size.
+"""

@@ -30,7 +30,6 @@ from bcos_explain.metrics import grid_pointing_game
 from bcos_models import create_model, get_spec
 
 SIDES = ("plain", "ours", "reference")
-ROUNDS = 2
 
 
 class Bench:
@@ -95,14 +94,14 @@ class Bench:
         if self.options.device == "cuda":
             torch.cuda.empty_cache()
 
-    def time(self, run: Callable[[], object], seconds: float = 1.5) -> list[float]:
-        """Seconds of single runs, as many as fit into `seconds`, and at least three."""
+    def time(self, run: Callable[[], object]) -> list[float]:
+        """Seconds of single runs, as many as fit into ``--seconds``, and at least three."""
         cuda = self.options.device == "cuda"
-        for _ in range(3):
-            run()
+        run()
+        run()
         taken: list[float] = []
         begun = time.perf_counter()
-        while len(taken) < 3 or (time.perf_counter() - begun < seconds and len(taken) < 200):
+        while len(taken) < 3 or (time.perf_counter() - begun < self.options.seconds and len(taken) < 200):
             if cuda:
                 torch.cuda.synchronize()
             start = time.perf_counter()
@@ -191,9 +190,11 @@ def worker(name: str, side: str, options: argparse.Namespace, barrier: Any, lock
             measured |= bench.compile()
     except Exception:
         measured["error"] = traceback.format_exc()[-1500:]
-    for _ in range(ROUNDS):
+    for _ in range(options.rounds):
         with suppress(BrokenBarrierError):  # one took too long, or died: the others go on
-            barrier.wait(timeout=130)
+            barrier.wait(timeout=options.patience)
+        while options.after and not options.after.exists():
+            time.sleep(0.5)
         with lock:
             if bench is not None and "error" not in measured:
                 try:
@@ -250,6 +251,10 @@ def main() -> None:
     parser.add_argument("--explained", type=int, default=32)
     parser.add_argument("--grids", type=int, default=50)
     parser.add_argument("--grid-network", default="resnet50")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each kind of run")
+    parser.add_argument("--patience", type=float, default=130, help="seconds to wait for others that compile")
+    parser.add_argument("--after", type=Path, help="time nothing before this file is there")
     parser.add_argument("--backend", default="inductor")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true", help="one small network on a CPU, not for figures")
@@ -266,12 +271,7 @@ def main() -> None:
     processes = [context.Process(target=worker, args=(*job, options, barrier, lock, queue)) for job in jobs]
     for process in processes:
         process.start()
-    results = []
-    with suppress(Empty):
-        for _ in jobs:
-            results.append(queue.get(timeout=300))
-    for process in processes:
-        process.join(timeout=20)
+    results: list[dict[str, Any]] = []
     card = torch.cuda.get_device_name() if options.device == "cuda" else platform.processor() or "CPU"
     document = {
         "card": card,
@@ -282,7 +282,12 @@ def main() -> None:
         "explained": options.explained,
         "results": results,
     }
-    (options.out / "gpu.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    with suppress(Empty):
+        for _ in jobs:
+            results.append(queue.get(timeout=300))
+            (options.out / "gpu.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    for process in processes:
+        process.join(timeout=20)
     print(
         f"{card}, torch {torch.__version__}, batch {options.batch}, bf16 autocast, channels_last; {spread(results)}\n"
     )

@@ -60,6 +60,15 @@ class SkippedImage(BaseModel, extra="forbid", frozen=True):
     reason: str
 
 
+class LeftOut(BaseModel, extra="forbid", frozen=True):
+    """Files that were not packed, for one reason."""
+
+    reason: str
+    files: Count
+    first: Annotated[list[str], Field(max_length=100)] = []
+    """The first of them; a folder of which nothing was packed ends with a slash."""
+
+
 class ShardIndex(BaseModel, extra="forbid"):
     """Classes and shards of a data set."""
 
@@ -73,6 +82,9 @@ class ShardIndex(BaseModel, extra="forbid"):
     """Whether an image has any number of labels instead of one."""
     shards: Annotated[list[ShardRecord], Field(fail_fast=True)]
     skipped: Annotated[list[SkippedImage], Field(fail_fast=True)] = []
+    """Images that cannot be read."""
+    left_out: Annotated[list[LeftOut], Field(fail_fast=True)] = []
+    """All other files of the source that are in no shard."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "ShardIndex":

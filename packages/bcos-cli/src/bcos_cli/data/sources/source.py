@@ -20,8 +20,8 @@ class ImageItem:
     split: str
     label: int | tuple[int, ...]
     """Index of its class; a tuple, in all images of a source, if they have any number of classes."""
-    version: str = ""
-    """What changes with its content, such as the size in bytes, so that a changed source is noticed."""
+    bytes: int = 0
+    """Size of the encoded image, by which shards are bounded; 0 if it is not known."""
 
     @property
     def extension(self) -> str:
@@ -42,6 +42,31 @@ class ImageSource(Protocol):
 
     def read(self, item: ImageItem) -> tuple[bytes, str]:
         """Encoded bytes of an image, and their file name extension without the dot."""
+
+
+def warnings_of(source: ImageSource) -> list[str]:
+    """Say what may be meant otherwise: a single class, classes without images, and names that are nearly the same."""
+    found = []
+    classes = source.classes
+    if len(classes) == 1:
+        found.append(
+            f"there is one class, {classes[0]!r}, so there is nothing to learn; if its folders are the classes, pack "
+            "the folder that holds them"
+        )
+    labels = {label for i in source.items for label in (i.label if isinstance(i.label, tuple) else (i.label,))}
+    if empty := [name for label, name in enumerate(classes) if label not in labels]:
+        found.append(f"{len(empty)} of {len(classes)} classes have no images: {_some(empty)}")
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault("".join(name.casefold().split()), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            found.append(f"the classes {' and '.join(map(repr, names))} differ by case or blanks alone; are they one?")
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def split_off_test(items: list[ImageItem], share: float) -> list[ImageItem]:

@@ -109,8 +109,8 @@ def test_size_of_a_shard_must_be_positive(tree, folder_source, tmp_path):
 
 def test_names_that_are_not_utf_8_are_packed(make_tree, folder_source, tmp_path):
     root = make_tree({"a/0.png": None, "a/2.png": b"x"})
-    for name, new in ((b"0.png", b"\xe9.png"), (b"2.png", b"\xe8.png")):
-        os.rename(os.fsencode(root / "a") + b"/" + name, os.fsencode(root / "a") + b"/" + new)
+    for name, new in (("0.png", b"\xe9.png"), ("2.png", b"\xe8.png")):
+        (root / "a" / name).rename(root / "a" / os.fsdecode(new))
     index = pack(folder_source(root), "t", tmp_path / "s", workers=1, on_error="skip")
     assert [image.path for image in index.skipped] == ["a/\ufffd.png"]
     assert load_index(str(tmp_path / "s")) == index
@@ -125,9 +125,7 @@ def test_reasons_have_no_addresses_of_memory(tmp_path):
 
     source = Odd(["a"], [ImageItem("a/0.png", "train", 0)], {})
     index = pack(source, "t", tmp_path / "s", workers=1, on_error="skip")
-    assert [image.reason for image in index.skipped] == [
-        "OSError: cannot identify image file <_io.BytesIO object>"
-    ]
+    assert [image.reason for image in index.skipped] == ["OSError: cannot identify image file <_io.BytesIO object>"]
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -40,10 +40,12 @@ def test_images_that_changed_in_their_place_are_not_taken_for_those_that_were_pa
                 archive.write(path, path.relative_to(tree))
         return open_source(str(tmp_path / "t.zip"))
 
+    path = tree / "train/cat/1.png"
+    content = path.read_bytes() + b"0"  # what follows a PNG is not read
+    path.write_bytes(content)
     pack(source(), "t", tmp_path / "s", samples_per_shard=4, workers=1)
-    before, path = files(tmp_path / "s"), tree / "train/cat/1.png"
-    status, content = path.stat(), path.read_bytes()
-    path.write_bytes((tree / "train/cat/2.png").read_bytes())
+    before, status = files(tmp_path / "s"), path.stat()
+    path.write_bytes(content[:-1] + b"1")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_size == status.st_size
     with pytest.raises(BcosError, match=r"images have changed since they were packed into .* \(train-00000\d.tar\)"):
@@ -57,7 +59,9 @@ def test_interrupted_packing_writes_shards_of_changed_images_anew(interrupted, t
     remove_unnoted(interrupted)
     with tarfile.open(sorted(interrupted.glob("*.tar"))[0]) as tar:
         changed = tree / tar.getnames()[0]
-    other = next(path for path in tree.rglob("*.png") if path != changed and len(path.read_bytes()) == changed.stat().st_size)
+    other = next(
+        path for path in tree.rglob("*.png") if path != changed and len(path.read_bytes()) == changed.stat().st_size
+    )
     changed.write_bytes(other.read_bytes())
     for name in ("s", "fresh"):
         pack(folder_source(tree), "t", tmp_path / name, samples_per_shard=2, workers=1)

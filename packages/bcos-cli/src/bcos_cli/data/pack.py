@@ -64,6 +64,7 @@ def pack(
     seed: int = 0,
     on_error: OnError = "fail",
     workers: int | None = None,
+    wait: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ShardIndex:
     """Write the shards of `source` and their index into `destination`.
@@ -81,6 +82,7 @@ def pack(
         on_error: what to do about images that cannot be decoded: ``"fail"`` and list them all, or ``"skip"`` them and
             list them in the index.
         workers: processes; None for one a core.
+        wait: for another process that packs into the folder, instead of an error.
         on_progress: called with (images done, images in all).
 
     Raises:
@@ -93,7 +95,7 @@ def pack(
         raise BcosError(f"the size of a shard must be above 0 megabytes, got {megabytes_per_shard:g}")
     check_names(source.classes, {item.split for item in source.items})
     plan = plan_shards(source.items, samples_per_shard, seed, int(megabytes_per_shard * 1e6))
-    with _alone(destination):
+    with _alone(destination, wait):
         earlier = earlier_packing(destination, _fingerprint(source, samples_per_shard, megabytes_per_shard, seed))
         if isinstance(earlier, Progress):
             return _pack(_Writer(source, destination, on_error), destination, name, plan, earlier, workers, on_progress)
@@ -104,7 +106,7 @@ def pack(
 
 
 @contextmanager
-def _alone(destination: Path) -> Iterator[None]:
+def _alone(destination: Path, wait: bool) -> Iterator[None]:
     """Make the folder, and keep other processes from packing into it."""
     if destination.exists() and not destination.is_dir():
         raise BcosError(f"{str(destination)!r} is a file; give a folder for the shards")
@@ -114,7 +116,7 @@ def _alone(destination: Path) -> Iterator[None]:
         return
     lock = FileLock(destination / LOCK_NAME)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout as reason:
         raise BcosError(
             f"another process is packing into {str(destination)!r}; wait for it, or give another folder"
@@ -314,10 +316,10 @@ class _Writer:
             return earlier
         if self.destination is None:
             return self._tar(shard, None)
-        with suppress(_Refused), replacement(self.destination / shard.name) as aside, aside.open("wb") as file:
+        with suppress(_RefusedError), replacement(self.destination / shard.name) as aside, aside.open("wb") as file:
             finished = self._tar(shard, file)
             if not finished.record.samples or (finished.skipped and self.on_error == "fail"):
-                raise _Refused
+                raise _RefusedError
         return finished
 
     def _is_current(self, shard: PlannedShard, earlier: FinishedShard) -> bool:
@@ -365,7 +367,7 @@ class _Writer:
         return FinishedShard(record=record, skipped=skipped)
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A shard is not to be written after all."""
 
 

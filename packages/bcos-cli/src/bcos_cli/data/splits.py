@@ -14,7 +14,7 @@ SPELLINGS = {
     VALIDATION: (VALIDATION, "valid", "validation", "dev"),
     TEST: (TEST, "testing", "eval", "evaluation"),
 }
-"""Spellings of the names of splits, in upper or lower case; the words of :data:`_BESIDE` and numbers may stand beside."""
+"""Spellings of the names of splits, in upper or lower case; beside them may stand numbers and :data:`_BESIDE`."""
 _BESIDE = ("data", "dataset", "images", "img", "imgs", "seg", "set", "split")
 _WORDS = re.compile(r"[a-z]+")
 

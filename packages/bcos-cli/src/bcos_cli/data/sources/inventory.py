@@ -9,11 +9,11 @@ from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
 from bcos_cli.data.index import INDEX_NAME, LeftOut
 from bcos_core.errors import BcosError
 
-_SUFFIXES = {
+_SUFFIXES = (
     *IMAGE_SUFFIXES,
     *(".apng", ".arw", ".cr2", ".cr3", ".dib", ".dng", ".exr", ".heic", ".heif", ".ico", ".j2k", ".jfi", ".jfif"),
     *(".jif", ".jp2", ".jpe", ".jpx", ".jxl", ".nef", ".orf", ".pbm", ".pnm", ".psd", ".raf", ".rw2", ".svg", ".tga"),
-}
+)
 """Suffixes of images; one that cannot be decoded after all is an unreadable image, and not passed over."""
 _OUTPUTS = (
     {"config.yaml", "metrics.jsonl"},
@@ -65,7 +65,7 @@ class Inventory:
 
 def is_image(path: str) -> bool:
     """Whether a file has the name of an image."""
-    return PurePosixPath(path).suffix.lower() in _SUFFIXES
+    return path.lower().endswith(_SUFFIXES)
 
 
 def utf8(name: str) -> str:

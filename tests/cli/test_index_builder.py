@@ -8,7 +8,7 @@ import pytest
 from http_server import serving
 
 from bcos_cli.data.index import load_index
-from bcos_cli.data.index_builder import expand
+from bcos_cli.data.index_builder import expand, read_classes
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.sources import encode_png
 from bcos_cli.data.verify import verify
@@ -189,6 +189,8 @@ def test_shards_that_cannot_have_an_index_are_one_line(shards, message, made, bc
 def test_names_of_classes_are_read_strictly(made, bcos, line):
     (made / "latin").write_bytes("h\xe9".encode("latin1"))
     (made / "twice").write_text("crane\ncat\ncrane\n")
+    (made / "windows").write_bytes("\ufeffLo\u0308we\r\ncat\r\n".encode())
+    assert read_classes(made / "windows") == ["L\u00f6we", "cat"]
     for name, message in (
         ("latin", "cannot read the names of classes in 'latin': 'utf-8' codec"),
         ("gone", "cannot read the names of classes in 'gone': [Errno 2]"),

@@ -135,7 +135,7 @@ def test_command_accounts_for_every_file(make_tree, tmp_path, bcos):
     status, out, err = bcos("shards", "pack", root, root / "new", "--workers", 1, "--on-error", "skip")
     assert status == 0, err
     for text in (
-        "1 unreadable images were left out, which index.json lists: train/b/1.jfif",
+        "left out 1: images that cannot be read (index.json has the reasons): train/b/1.jfif",
         "left out 1: a folder that this program wrote: shards/",
         "left out 1: an image in no class folder: 3.png",
         "left out 1: no image, by its name (.txt): train/a/notes.txt",

@@ -73,6 +73,7 @@ def test_images_skipped_once_are_packed_when_they_can_be_read(make_tree, folder_
     options = {"samples_per_shard": 1, "workers": 1, "on_error": "skip"}
     index = pack(folder_source(root), "t", tmp_path / "s", **options)
     assert (len(index.skipped), len(index.shards)) == (2, 1)
+    assert {image.reason.partition(":")[0] for image in index.skipped} == {"cannot be read"}
     assert pack(folder_source(root), "t", tmp_path / "s", **options) == index
 
 

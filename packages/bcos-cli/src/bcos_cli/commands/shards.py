@@ -177,16 +177,17 @@ def _show(data: str, index: "ShardIndex", most: int = 20) -> None:
         rows.append((split, f"{index.samples(split):,}", len(shards_of_it), f"{megabytes:,.1f}"))
     console.table(f"{data}{os.sep}index.json", ["split", "images", "shards", "MB"], rows)
     names = ", ".join(index.classes[:12]) + (", ..." if len(index.classes) > 12 else "")
-    console.out.print(f"{len(index.classes)} classes: {names}")
+    say(f"{len(index.classes)} {'class' if len(index.classes) == 1 else 'classes'}: {names}")
     if all(shard.class_counts is not None for shard in index.shards):
         counts = [index.class_counts(split) for split in index.splits()]
         of_classes = list(zip(index.classes, *counts, strict=True))[:most]
         console.table("images of each class", ["class", *index.splits()], of_classes)
         if len(index.classes) > most:
-            console.out.print(f"... and {len(index.classes) - most:,} more classes: bcos shards info {data}")
+            say(f"... and {len(index.classes) - most:,} more classes: bcos shards info {data}")
     if index.skipped:
-        first = ", ".join(image.path for image in index.skipped[:3])
-        console.out.print(f"{len(index.skipped)} unreadable images were left out, which index.json lists: {first}")
+        first = ", ".join(image.path for image in index.skipped[:5])
+        more = ", ..." if len(index.skipped) > 5 else ""
+        say(f"left out {len(index.skipped):,}: images that cannot be read (index.json has the reasons): {first}{more}")
     for left_out in index.left_out:
         more = ", ..." if left_out.files > len(left_out.first) else ""
-        console.out.print(f"left out {left_out.files:,}: {left_out.reason}: {', '.join(left_out.first)}{more}")
+        say(f"left out {left_out.files:,}: {left_out.reason}: {', '.join(left_out.first)}{more}")

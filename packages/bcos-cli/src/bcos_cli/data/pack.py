@@ -157,7 +157,7 @@ def _pack(
     _refuse_unreadable(unreadable, len(source.items))
     ordered = [finished[planned.name] for planned in plan]
     index = ShardIndex(
-        source=name,
+        source=utf8(name),
         fingerprint=progress.fingerprint,
         classes=source.classes,
         multi_label=any(isinstance(item.label, tuple) for item in source.items),

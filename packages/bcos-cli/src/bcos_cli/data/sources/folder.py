@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bcos_cli.data.image_decoder import check_bytes
+from bcos_cli.data.image_decoder import check_bytes, unreadable
 from bcos_cli.data.index import LeftOut
 from bcos_cli.data.sources.source import ImageItem
 
@@ -20,5 +20,6 @@ class FolderSource:
     def read(self, item: ImageItem) -> tuple[bytes, str]:
         """Read the file as it is."""
         path = self.root / item.path
-        check_bytes(path.stat().st_size)
-        return path.read_bytes(), item.extension
+        with unreadable():
+            check_bytes(path.stat().st_size)
+            return path.read_bytes(), item.extension

@@ -110,17 +110,17 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...], output: str | None,
     if not entries and prefix:
         found.empty.append(prefix.rstrip("/"))
     for entry in entries:
-        path, here = prefix + entry.name, folder / entry.name
-        if here.is_dir():
+        path, here, is_link = prefix + entry.name, folder / entry.name, entry.is_symlink()
+        if here.is_dir() if is_link else entry.is_dir():  # an entry knows without asking, but not where links lead
             if is_hidden(PurePosixPath(path)):
                 found.leave_out(f"{path}/", "hidden")
             else:
                 _walk(here, f"{path}/", (*above, real), output, found)
         elif is_hidden(PurePosixPath(path)):
             found.leave_out(path, "hidden")
-        elif here.is_file():
+        elif here.is_file() if is_link else entry.is_file():
             found.files[path] = here.stat().st_size
-        elif not entry.is_symlink():
+        elif not is_link:
             found.leave_out(path, "no regular file")
         elif is_image(path):
             found.files[path] = 0

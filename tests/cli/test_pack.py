@@ -149,6 +149,18 @@ def test_command_accounts_for_every_file(make_tree, tmp_path, bcos):
     assert bcos("shards", "pack", root, root / "new", "--workers", 1, "--on-error", "skip")[1] == out
 
 
+def test_image_that_loaders_would_refuse_for_its_size_is_unreadable(tree, folder_source, tmp_path, monkeypatch):
+    monkeypatch.setattr("bcos_cli.data.pack.MAX_SAMPLE_BYTES", 2000)
+    with pytest.raises(BcosError, match=r"20 of 20 images cannot be read.*\n.*: too large: shards hold files of up to"):
+        pack(folder_source(tree), "t", tmp_path / "s", workers=1)
+
+
+def test_shards_may_lie_in_the_folder_of_their_images(tree, tmp_path):
+    index = pack(open_source(str(tree), output=tree), "t", tree, workers=1)
+    assert index.samples("train") == 10
+    assert pack(open_source(str(tree), output=tree), "t", tree, workers=1) == index
+
+
 @UNCLOSED
 def test_webdataset_itself_reads_the_shards(tree, folder_source, tmp_path):
     index = pack(folder_source(tree), "tree", tmp_path / "s", workers=1)

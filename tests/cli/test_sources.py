@@ -156,6 +156,13 @@ def test_classes_that_look_alike_are_empty_or_alone_are_told(make_tree):
         "the classes 'Cat' and 'cat' differ by case or blanks alone; are they one?",
         "the classes 'Dog ' and 'dog' differ by case or blanks alone; are they one?",
     ]
+    parts = open_source(str(make_tree([f"part{k}/{name}/0.png" for k in (1, 2) for name in ("cat", "dog")], "parts")))
+    assert warnings_of(parts) == [
+        "all classes ('part1', 'part2') hold folders of the same names ('cat', 'dog'); if those are the classes, "
+        "rename the folders above them to train, val or test"
+    ]
+    inside = make_tree([f"{name}/{split}/0.png" for split in ("train", "test") for name in ("cat", "dog")], "inside")
+    assert warnings_of(open_source(str(inside))) == []
     alone = open_source(str(make_tree({"photos/0.png": None, "annotations/0.xml": b""}, "alone")))
     assert warnings_of(alone)[0].startswith("there is one class, 'photos', so there is nothing to learn")
 

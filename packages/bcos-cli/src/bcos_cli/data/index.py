@@ -21,6 +21,8 @@ INDEX_NAME = "index.json"
 FORMAT_VERSION = 1
 MAX_INDEX_BYTES = 1 << 28
 MAX_CLASSES = 1_000_000
+MAX_SAMPLE_BYTES = 1 << 28
+"""Bytes of a sample that is read from a shard."""
 
 
 def _printable(text: str) -> str:

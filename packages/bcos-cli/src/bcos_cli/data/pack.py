@@ -21,7 +21,15 @@ from typing import IO, Any, Literal, cast
 from filelock import FileLock, Timeout
 
 from bcos_cli.data.image_decoder import decode
-from bcos_cli.data.index import INDEX_NAME, ShardIndex, ShardRecord, SkippedImage, check_names, write_index
+from bcos_cli.data.index import (
+    INDEX_NAME,
+    MAX_SAMPLE_BYTES,
+    ShardIndex,
+    ShardRecord,
+    SkippedImage,
+    check_names,
+    write_index,
+)
 from bcos_cli.data.pack_progress import PROGRESS_NAME, FinishedShard, Progress, earlier_packing
 from bcos_cli.data.sources.inventory import utf8
 from bcos_cli.data.sources.source import ImageItem, ImageSource
@@ -344,6 +352,8 @@ class _Writer:
             for key, item in shard.items:
                 try:
                     data, extension = self.source.read(item)
+                    if len(data) + _SAMPLE_BYTES > MAX_SAMPLE_BYTES:
+                        raise BcosError(f"too large: shards hold files of up to {MAX_SAMPLE_BYTES / 1e6:.0f} MB")
                     if doubted(item):
                         decode(data, channels=3)  # all that reading for training will do
                 except Exception as reason:  # archives raise many types

@@ -8,13 +8,13 @@ from typing import IO, Any
 
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
+from bcos_cli.data.index import MAX_SAMPLE_BYTES
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.shards import ShardSlice
 from bcos_cli.data.sources.inventory import is_image
 from bcos_core.errors import BcosError, first_line
 
-LARGEST = 1 << 28
-"""Bytes of a sample: a header may claim a terabyte, and a compressed file may even hold it."""
+LARGEST = MAX_SAMPLE_BYTES  # a header may claim a terabyte, and a compressed file may even hold it
 _LARGEST_EXTENSION = 1 << 20
 """Bytes of a long name, or of another extension of a header."""
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, b"X", tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)

@@ -94,7 +94,7 @@ def inventory_of(root: Path, output: Path | None = None) -> Inventory:
 
 def _walk(folder: Path, prefix: str, above: tuple[str, ...], output: str | None, found: Inventory) -> None:
     real = os.path.realpath(folder)
-    if real == output:
+    if prefix and real == output:
         return
     if real in above:
         found.leave_out(prefix, "a link to a folder above it")

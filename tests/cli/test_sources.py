@@ -2,6 +2,7 @@ import os
 import pickle
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from bcos_cli.data.sources import encode_png, open_source
 from bcos_cli.data.sources.inventory import Inventory
 from bcos_cli.data.sources.layout import parse_tree
 from bcos_cli.data.sources.source import split_off_test, warnings_of
+from bcos_cli.data.sources.table import LabelTable
 from bcos_cli.data.sources.torchvision import torchvision_source
 from bcos_core import BcosError
 
@@ -280,6 +282,19 @@ def test_what_is_no_source_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("hi")
     with pytest.raises(BcosError, match=r"'a.txt' is a file, but no zip; give a folder of class folders"):
         open_source("a.txt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root": Path("x")}, "--root goes with torchvision:NAME, got 'digits'; leave it out"),
+        ({"split": "all"}, "--split goes with a folder or zip of images, got 'digits'; leave it out"),
+        ({"labels": LabelTable(Path("x"))}, "--labels goes with a folder or zip of images, got 'digits'"),
+    ],
+)
+def test_option_that_does_not_go_with_a_source_is_refused(options, message):
+    with pytest.raises(BcosError, match=message):
+        open_source("digits", **options)
 
 
 def test_registered_data_set_is_found_by_name():

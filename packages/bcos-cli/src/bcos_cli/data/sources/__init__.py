@@ -48,6 +48,8 @@ def open_source(
     """
     path = Path(source)
     is_torchvision = source.startswith("torchvision:")
+    if root is not None and not is_torchvision:
+        raise BcosError(f"--root goes with torchvision:NAME, got {source!r}; leave it out")
     if not is_torchvision and path.exists():
         inventory = inventory_of(path, output) if path.is_dir() else zip_inventory(path)
         if labels is None:

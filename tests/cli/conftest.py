@@ -15,8 +15,7 @@ from stripes import SIDE, striped
 from bcos_cli.config import validate_recipe
 from bcos_cli.config.trust import trust_runs
 from bcos_cli.data.pack import pack
-from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
-from bcos_cli.data.sources.folder import FolderSource, parse_tree
+from bcos_cli.data.sources import ArraySource, ImageItem, encode_png, open_source
 from bcos_cli.processes.group import process_state
 
 
@@ -115,11 +114,7 @@ def tree(make_tree):
 
 @pytest.fixture
 def folder_source():
-    def make(root):
-        files = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-        return FolderSource(root, *parse_tree(dict.fromkeys(files, ""), "train", str(root)))
-
-    return make
+    return lambda root: open_source(str(root))
 
 
 @pytest.fixture

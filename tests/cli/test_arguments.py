@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bcos_cli.config import dump_recipe
+from bcos_cli.data import data_set
 from bcos_cli.train.arguments import resolve_arguments, with_accelerate
 from bcos_core import BcosError
 
@@ -87,3 +88,34 @@ def test_settings_of_accelerate_that_would_not_count_are_refused(given, message,
 def test_other_number_of_classes_than_expected_is_refused(shards):
     with pytest.raises(BcosError, match=r"--classes 5 was given, the shards at .* have 3; give other shards"):
         resolve(start="resnet18", data=shards, classes=5)
+
+
+def test_registered_data_set_is_packed_when_it_is_asked_for(tmp_path, monkeypatch, capsys):
+    packed = []
+    monkeypatch.setattr(data_set, "pack", lambda source, *given, **_: packed.append((len(source.items), *given)))
+    assert data_set.shards_of("digits") == str(Path("shards/digits"))
+    assert packed == [(1797, "digits", Path("shards/digits"))]
+    assert "the data set 'digits' is packed in 'shards/digits'" in capsys.readouterr().err
+    for other in ("s3://b/digits", "digitz"):
+        assert data_set.shards_of(other) == other
+    (tmp_path / "digits").mkdir()
+    assert data_set.shards_of("digits") == "digits"
+    assert len(packed) == 1
+
+
+def test_one_of_several_processes_packs_and_the_others_take_what_is_there(tmp_path, monkeypatch):
+    packed = []
+    monkeypatch.setattr(data_set, "pack", lambda *_, wait: packed.append(wait))
+    monkeypatch.setenv("RANK", "1")
+    data_set.shards_of("digits")
+    (tmp_path / "shards/digits").mkdir(parents=True)
+    (tmp_path / "shards/digits/index.json").touch()
+    data_set.shards_of("digits")
+    assert packed == [True]
+
+
+def test_command_trains_on_a_registered_data_set(bcos):
+    small = ["-o", "train.epochs=1", "-o", "data.workers=0", "-o", "evaluation.gridpg_grids=1"]
+    status, _, err = bcos("train", "digits", "--data", "digits", "--out", "run", *small)
+    assert status == 0, err
+    assert "path: shards/digits" in Path("run/config.yaml").read_text()

@@ -8,12 +8,14 @@ import pytest
 from http_server import serving
 
 from bcos_cli.data.index import load_index
-from bcos_cli.data.index_builder import expand
+from bcos_cli.data.index_builder import expand, read_classes
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.sources import encode_png
 from bcos_cli.data.verify import verify
 from bcos_core import BcosError
 from bcos_models import InputSpec
+
+PNG = encode_png([[10] * 8] * 8)
 
 
 def write(path, labels, first=0):
@@ -61,6 +63,38 @@ def test_index_is_written_above_its_shards(made, bcos, line):
     (made / "here" / "b.tar").symlink_to(made / "there" / "b.tar")  # what lies there, wherever its bytes are
     assert bcos("shards", "index", "here", "--split", "test=here/b.tar")[0] == 0
     assert verify("here", load_index("here")) == []
+
+
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz", "tgz"])
+def test_image_is_found_among_notes_in_compressed_shards_too(suffix, made, bcos):
+    with tarfile.open(made / f"x.{suffix}", "w" if suffix == "tar" else "w:gz") as tar:
+        for name, data in (("a.json", b"{}"), ("a.txt", b"a cat"), ("a.png", PNG), ("a.cls", b"0")):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    status, _, err = bcos("shards", "index", ".", "--split", f"train=x.{suffix}")
+    assert status == 0, err
+    assert verify(".", load_index(".")) == []
+    batches = make_batches(".", load_index("."), "train", InputSpec(size=8, resize=None), batch_size=1)
+    assert [labels.tolist() for _, labels, _ in batches.epoch(0)] == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"png": PNG, "mask.png": PNG, "cls": b"0"}, "the sample 'a': it may have one image, has png and mask.png"),
+        ({"png": PNG, "cls": b"cat"}, "must hold class indices, got b'cat'; names of classes go to --classes"),
+        ({"png": PNG, "json": b'{"label": 1}'}, "it needs an image and a .cls file, has ["),
+        ({"json": b"{}", "cls": b"0"}, "it needs an image and a .cls file, has ["),
+    ],
+)
+def test_samples_that_are_not_read_are_refused_by_name(members, message, made, bcos, line):
+    with tarfile.open(made / "x.tar", "w") as tar:
+        for suffix, data in members.items():
+            info = tarfile.TarInfo(f"a.{suffix}")
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    assert message in line(bcos("shards", "index", ".", "--split", "train=x.tar"))
 
 
 def test_several_labels_are_noticed_and_names_are_numbers_by_default(made, bcos):
@@ -155,6 +189,8 @@ def test_shards_that_cannot_have_an_index_are_one_line(shards, message, made, bc
 def test_names_of_classes_are_read_strictly(made, bcos, line):
     (made / "latin").write_bytes("h\xe9".encode("latin1"))
     (made / "twice").write_text("crane\ncat\ncrane\n")
+    (made / "windows").write_bytes("\ufeffLo\u0308we\r\ncat\r\n".encode())
+    assert read_classes(made / "windows") == ["L\u00f6we", "cat"]
     for name, message in (
         ("latin", "cannot read the names of classes in 'latin': 'utf-8' codec"),
         ("gone", "cannot read the names of classes in 'gone': [Errno 2]"),

@@ -3,6 +3,7 @@ import io
 import json
 import os
 import tarfile
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image
 
 from bcos_cli.data.index import load_index
 from bcos_cli.data.pack import pack, plan_shards
-from bcos_cli.data.sources import ImageItem, open_source
+from bcos_cli.data.sources import ArraySource, ImageItem, encode_png, open_source
 from bcos_cli.data.verify import verify
 from bcos_core import BcosError
 
@@ -74,6 +75,90 @@ def test_seed_changes_the_order_only(tree, folder_source, tmp_path):
     a, b = samples(tmp_path / "0"), samples(tmp_path / "1")
     assert a.keys() == b.keys() == {"test-000000.tar", "train-000000.tar"}
     assert all(a[name] != b[name] and sorted(a[name]) == sorted(b[name]) for name in a)
+
+
+def test_shards_are_bounded_in_bytes_and_a_large_image_has_one_of_its_own(tmp_path):
+    items = [ImageItem(f"a/{k}.png", "train", 0, size) for k, size in enumerate([4000] * 6 + [50_000])]
+    plan = plan_shards(items, 4, 0, bytes_per_shard=20_000)
+    sizes = [[item.bytes for _, item in shard.items] for shard in plan]
+    assert sorted(map(sorted, sizes)).count([50_000]) == 1
+    assert all(len(part) <= 4 and (sum(part) + 2560 * len(part) <= 20_000 or len(part) == 1) for part in sizes)
+    assert sorted(item.path for shard in plan for _, item in shard.items) == sorted(item.path for item in items)
+
+
+def test_a_shard_is_never_whole_in_memory(tmp_path):
+    one = bytearray(encode_png(np.zeros((8, 8))))
+    one += bytes(2_000_000 - len(one))  # what follows a PNG is not read
+    items = [ImageItem(f"a/{k}.png", "train", 0, len(one)) for k in range(40)]
+    source = ArraySource(["a"], items, dict.fromkeys((item.path for item in items), bytes(one)))
+    tracemalloc.start()
+    try:
+        index = pack(source, "t", tmp_path / "s", workers=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert index.shards[0].bytes > 80_000_000
+    assert peak < 16_000_000
+
+
+def test_size_of_a_shard_must_be_positive(tree, folder_source, tmp_path):
+    for size in (0, -1, float("nan")):
+        with pytest.raises(BcosError, match="the size of a shard must be above 0 megabytes, got "):
+            pack(folder_source(tree), "t", tmp_path / "s", megabytes_per_shard=size)
+
+
+def test_names_that_are_not_utf_8_are_packed(make_tree, folder_source, tmp_path):
+    root = make_tree({"a/0.png": None, "a/2.png": b"x"})
+    for name, new in (("0.png", b"\xe9.png"), ("2.png", b"\xe8.png")):
+        (root / "a" / name).rename(root / "a" / os.fsdecode(new))
+    index = pack(folder_source(root), "t", tmp_path / "s", workers=1, on_error="skip")
+    assert [image.path for image in index.skipped] == ["a/\ufffd.png"]
+    assert load_index(str(tmp_path / "s")) == index
+    assert verify(tmp_path / "s", index) == []
+    assert pack(folder_source(root), "t", tmp_path / "s", workers=1, on_error="skip") == index
+
+
+def test_reasons_have_no_addresses_of_memory(tmp_path):
+    class Odd(ArraySource):
+        def read(self, item):
+            raise OSError(f"cannot identify image file {io.BytesIO()!r}")
+
+    source = Odd(["a"], [ImageItem("a/0.png", "train", 0)], {})
+    index = pack(source, "t", tmp_path / "s", workers=1, on_error="skip")
+    assert [image.reason for image in index.skipped] == ["OSError: cannot identify image file <_io.BytesIO object>"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_command_accounts_for_every_file(make_tree, tmp_path, bcos):
+    files = {"train/a/0.png": None, "train/b/1.jfif": Image.new("RGB", (4, 4)).tobytes(), "test/a/2.jpe": None}
+    root = make_tree(files | {"train/a/notes.txt": b"", "shards/index.json": b"", "shards/x.tar": b"", "3.png": None})
+    status, out, err = bcos("shards", "pack", root, root / "new", "--workers", 1, "--on-error", "skip")
+    assert status == 0, err
+    for text in (
+        "left out 1: images that cannot be read (index.json has the reasons): train/b/1.jfif",
+        "left out 1: a folder that this program wrote: shards/",
+        "left out 1: an image in no class folder: 3.png",
+        "left out 1: no image, by its name (.txt): train/a/notes.txt",
+    ):
+        assert text in out
+    index = load_index(str(root / "new"))
+    assert {left_out.reason: left_out.first for left_out in index.left_out}["an image in no class folder"] == ["3.png"]
+    shown = [line.replace("│", " ").split() for line in bcos("shards", "info", root / "new")[1].splitlines()]
+    assert ["a", "1", "1"] in shown
+    assert ["b", "0", "0"] in shown
+    assert bcos("shards", "pack", root, root / "new", "--workers", 1, "--on-error", "skip")[1] == out
+
+
+def test_image_that_loaders_would_refuse_for_its_size_is_unreadable(tree, folder_source, tmp_path, monkeypatch):
+    monkeypatch.setattr("bcos_cli.data.pack.MAX_SAMPLE_BYTES", 2000)
+    with pytest.raises(BcosError, match=r"20 of 20 images cannot be read.*\n.*: too large: shards hold files of up to"):
+        pack(folder_source(tree), "t", tmp_path / "s", workers=1)
+
+
+def test_shards_may_lie_in_the_folder_of_their_images(tree, tmp_path):
+    index = pack(open_source(str(tree), output=tree), "t", tree, workers=1)
+    assert index.samples("train") == 10
+    assert pack(open_source(str(tree), output=tree), "t", tree, workers=1) == index
 
 
 @UNCLOSED

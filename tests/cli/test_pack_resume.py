@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -26,6 +28,53 @@ def test_packing_again_changes_nothing_and_other_options_are_refused(tree, folde
         with pytest.raises(BcosError, match="already holds other shards or files; give an empty folder"):
             pack(source, "t", tmp_path / "s", workers=1, **options)
     assert files(tmp_path / "s") == before
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_images_that_changed_in_their_place_are_not_taken_for_those_that_were_packed(kind, tree, tmp_path, files):
+    def source():
+        if kind == "folder":
+            return open_source(str(tree))
+        with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
+            for path in sorted(tree.rglob("*.png")):
+                archive.write(path, path.relative_to(tree))
+        return open_source(str(tmp_path / "t.zip"))
+
+    path = tree / "train/cat/1.png"
+    content = path.read_bytes() + b"0"  # what follows a PNG is not read
+    path.write_bytes(content)
+    pack(source(), "t", tmp_path / "s", samples_per_shard=4, workers=1)
+    before, status = files(tmp_path / "s"), path.stat()
+    path.write_bytes(content[:-1] + b"1")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+    with pytest.raises(BcosError, match=r"images have changed since they were packed into .* \(train-00000\d.tar\)"):
+        pack(source(), "t", tmp_path / "s", samples_per_shard=4, workers=1)
+    assert files(tmp_path / "s") == before
+    path.write_bytes(content)
+    assert pack(source(), "t", tmp_path / "s", samples_per_shard=4, workers=1).shards
+
+
+def test_interrupted_packing_writes_shards_of_changed_images_anew(interrupted, tree, folder_source, tmp_path, files):
+    remove_unnoted(interrupted)
+    with tarfile.open(sorted(interrupted.glob("*.tar"))[0]) as tar:
+        changed = tree / tar.getnames()[0]
+    other = next(
+        path for path in tree.rglob("*.png") if path != changed and len(path.read_bytes()) == changed.stat().st_size
+    )
+    changed.write_bytes(other.read_bytes())
+    for name in ("s", "fresh"):
+        pack(folder_source(tree), "t", tmp_path / name, samples_per_shard=2, workers=1)
+    assert files(interrupted) == files(tmp_path / "fresh")
+
+
+def test_images_skipped_once_are_packed_when_they_can_be_read(make_tree, folder_source, tmp_path):
+    root = make_tree({"a/0.png": None, "a/1.png": b"x", "b/2.png": b"y"})
+    options = {"samples_per_shard": 1, "workers": 1, "on_error": "skip"}
+    index = pack(folder_source(root), "t", tmp_path / "s", **options)
+    assert (len(index.skipped), len(index.shards)) == (2, 1)
+    assert {image.reason.partition(":")[0] for image in index.skipped} == {"cannot be read"}
+    assert pack(folder_source(root), "t", tmp_path / "s", **options) == index
 
 
 def test_folder_of_somebody_elses_tars_and_files_are_refused(tree, folder_source, tmp_path):
@@ -170,6 +219,24 @@ def test_split_that_would_name_a_file_elsewhere_is_refused(split, tree, folder_s
     with pytest.raises(BcosError, match="the images cannot be packed: the split "):
         pack(source, "t", tmp_path / "s", workers=1)
     assert not (tmp_path / "s").exists()
+
+
+UNGUARDED = """
+import sys
+from pathlib import Path
+from bcos_cli.data.pack import pack
+from bcos_cli.data.sources import open_source
+
+print(pack(open_source(sys.argv[1]), "t", Path(sys.argv[2]), samples_per_shard=2, workers=2).samples("train"))
+"""
+
+
+@pytest.mark.slow
+def test_script_may_pack_in_several_processes_without_a_guard(tree, tmp_path):
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    command = [sys.executable, str(tmp_path / "script.py"), str(tree), str(tmp_path / "s")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "10\n", "")
 
 
 SLOW_PACK = """

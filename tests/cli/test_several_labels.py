@@ -110,13 +110,56 @@ def test_one_label_each_in_a_table_is_plain_classification(photos, bcos, tmp_pat
         ("image,labels\n", "has no rows"),
         ("image,labels\n00.png,\n", "has no labels"),
         ("image,labels\n0.png,a\n", "the image '0.png' of the table 't.csv' is not there; did you mean '"),
-        ("image,labels\n00.png,a\n00.png,b\n", "has the image '00.png' twice; give its labels in one row"),
+        ("image,labels\n00.png,a\n./00.png,b\n", "has the image './00.png' twice; give its labels in one row"),
+        ("image,labels\n00.png,a\n01.png,\n", "1 of 2 images of the table 't.csv' have no label, such as '01.png'"),
+        ("image,labels\n00.png,a\n,b\n", "line 3 of the table 't.csv' has no image; remove or fill it"),
+        ("image,labels\nx,a\n", "the image 'x' of the table 't.csv' may be x.jpg or x.png; write its suffix"),
     ],
 )
 def test_table_that_does_not_fit_is_refused_in_one_line(table, message, photos, bcos, line, tmp_path):
     (tmp_path / "t.csv").write_text(table)
+    for suffix in ("jpg", "png", "json"):
+        (photos / f"x.{suffix}").touch()
     assert message in line(bcos("shards", "pack", photos, "out", "--labels", "t.csv"))
     assert not (tmp_path / "out").exists()
+
+
+KAGGLE = {
+    "no suffix": ("id,label\n00,dark\n01,corner\n", ["--image-column", "id", "--label-column", "label"]),
+    "one-hot": (
+        "image,dark,corner,split\n00,1.0,0.0,train\n01,0,1,train\n",
+        ["--label-column", "dark", "--label-column", "corner"],
+    ),
+    "all other columns": ("image,dark,corner\n00,1,0\n01,False,True\n", ["--label-column", "*"]),
+    "dots and backslashes": ("image,labels\n./00.png,dark\n.\\01.png,corner\n", []),
+    "from the root": ("image,labels\n{folder}/00.png,dark\n{folder}/01.png,corner\n", []),
+}
+
+
+@pytest.mark.parametrize("kind", KAGGLE)
+def test_tables_of_other_programs_are_read(kind, photos, bcos, tmp_path):
+    content, options = KAGGLE[kind]
+    (tmp_path / "t.csv").write_text(content.format(folder=photos))
+    status, out, err = bcos("shards", "pack", photos, "one", "--labels", "t.csv", *options)
+    assert status == 0, err
+    index = load_index(str(tmp_path / "one"))
+    assert (index.classes, index.multi_label) == (["corner", "dark"], False)
+    assert index.class_counts("train") == [1, 1]
+    assert "left out 62: not in the table: 02.png, " in out
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("id,label\n00,a\n", [], "has no column 'image', has id, label; its first line must be"),
+        ("image,label\n00,a\n", ["--label-column", "lable"], "has no column 'lable', has image, label"),
+        ("image,a,b\n00,1,0.3\n", ["--label-column", "*"], "line 2 of the table 't.csv' has '0.3' in a class's column"),
+    ],
+)
+def test_columns_that_are_not_there_or_hold_something_else_are_refused(content, options, message, photos, bcos, line):
+    (photos.parent / "t.csv").write_text(content)
+    assert message in line(bcos("shards", "pack", photos, "one", "--labels", "t.csv", *options))
+    assert "go with a table; give it with --labels" in line(bcos("shards", "pack", photos, "x", "--image-column", "id"))
 
 
 @pytest.fixture

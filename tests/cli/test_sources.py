@@ -1,14 +1,18 @@
+import os
 import pickle
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bcos_cli.data.sources import encode_png, open_source
-from bcos_cli.data.sources.folder import parse_tree
-from bcos_cli.data.sources.source import split_off_test
+from bcos_cli.data.sources.inventory import Inventory
+from bcos_cli.data.sources.layout import parse_tree
+from bcos_cli.data.sources.source import split_off_test, warnings_of
+from bcos_cli.data.sources.table import LabelTable
 from bcos_cli.data.sources.torchvision import torchvision_source
 from bcos_core import BcosError
 
@@ -47,8 +51,8 @@ def test_zip_and_folder_survive_pickling(kind, make_tree, tmp_path):
     assert again.read(again.items[0]) == first
 
 
-def tree(files, split, source):
-    return parse_tree(dict.fromkeys(files, ""), split, source)
+def tree(files, split=None):
+    return parse_tree(Inventory(dict.fromkeys(files, 0)), split, "s")
 
 
 SPLITS = ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"]
@@ -56,37 +60,189 @@ SPLITS = ["train/cat/1.png", "train/dog/1.png", "test/cat/1.png"]
 
 @pytest.mark.parametrize("above", ["", "data/", "some/nested/folder/", "data/cifar.v2/"])
 def test_splits_are_found_below_folders_that_all_share(above):
-    classes, items = tree([above + f for f in SPLITS], "x", "s")
+    classes, items = tree([above + f for f in SPLITS])
     assert classes == ["cat", "dog"]
     assert [(i.path, i.split, i.label) for i in items] == [
+        (f"{above}test/cat/1.png", "test", 0),
         (f"{above}train/cat/1.png", "train", 0),
         (f"{above}train/dog/1.png", "train", 1),
-        (f"{above}test/cat/1.png", "test", 0),
     ]
 
 
 def test_class_that_one_split_lacks_keeps_its_label():
-    classes, items = tree(["train/a/1.png", "train/c/1.png", "val/b/1.png", "val/c/1.png"], "x", "s")
+    classes, items = tree(["train/a/1.png", "train/c/1.png", "val/b/1.png", "val/c/1.png"])
     assert classes == ["a", "b", "c"]
     assert [i.label for i in items] == [0, 2, 1, 2]
 
 
 def test_one_split_is_a_split_and_not_a_class():
-    classes, items = tree(["train/a/1.png", "train/b/1.png"], "x", "s")
+    classes, items = tree(["train/a/1.png", "train/b/1.png"])
     assert classes == ["a", "b"]
     assert {i.split for i in items} == {"train"}
 
 
-def test_folder_named_like_a_split_beside_others_is_a_class():
-    classes, items = tree(["train/1.png", "plane/1.png"], "x", "s")
+def test_folder_named_like_a_split_beside_others_is_a_class_where_the_user_says_so():
+    with pytest.raises(BcosError, match=r"'s' holds train, which may be a split or a class, beside plane; .* --split"):
+        tree(["train/1.png", "plane/1.png"])
+    classes, items = tree(["train/1.png", "plane/1.png"], "all")
     assert classes == ["plane", "train"]
-    assert {i.split for i in items} == {"x"}
+    assert {i.split for i in items} == {"all"}
+    with pytest.raises(BcosError, match=r"'s' has splits of its own \(test, train\); leave out --split"):
+        tree(SPLITS, "all")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Train", "Test"),
+        ("training_set", "test_set"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("trainset", "eval"),
+        ("train2017", "Testing Images"),
+        ("a/b/train", "a/b/TEST"),
+    ],
+)
+def test_usual_names_of_splits_are_splits(train, test):
+    classes, items = tree([f"{train}/cats/0.png", f"{train}/dogs/0.png", f"{test}/cats/1.png"])
+    assert classes == ["cats", "dogs"]
+    assert {(i.path, i.split, i.label) for i in items} == {
+        (f"{train}/cats/0.png", "train", 0),
+        (f"{train}/dogs/0.png", "train", 1),
+        (f"{test}/cats/1.png", "test", 0),
+    }
+
+
+def test_splits_in_classes_are_splits():
+    classes, items = tree(["cat/train/0.png", "cat/val/1.png", "dog/train/0.png"])
+    assert classes == ["cat", "dog"]
+    assert [(i.split, i.label) for i in items] == [("train", 0), ("val", 0), ("train", 1)]
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train/a/0.png", "val/1.png"], "the images of the split 'val' of 's' lie in no class folder, as val/CLASS"),
+        (["train/a/0.png", "Training/a/1.png"], "the splits Training, train, of which two mean the same; rename"),
+        (["train/a/0.png", "valid/a/1.png", "dev/a/1.png"], "the splits dev, train, valid, of which two mean"),
+        (["train/0.png", "test/1.png"], "holds no images in class folders"),
+        (["a\udcff/0.png"], r"the class 'a\\udcff' has a name that is not UTF-8; rename its folder"),
+    ],
+)
+def test_folders_that_may_mean_several_things_are_refused_by_name(files, message):
+    with pytest.raises(BcosError, match=message):
+        tree(files)
+
+
+def test_images_beside_the_folder_of_all_are_left_out_and_counted():
+    inventory = Inventory(dict.fromkeys(["logo.png", "data/x.png", *("data/" + f for f in SPLITS), "data/a.txt"], 0))
+    assert parse_tree(inventory, None, "s")[0] == ["cat", "dog"]
+    assert [left_out.model_dump() for left_out in inventory.left_out] == [
+        {"reason": "an image in no class folder", "files": 2, "first": ["data/x.png", "logo.png"]},
+        {"reason": "no image, by its name (.txt)", "files": 1, "first": ["data/a.txt"]},
+    ]
+
+
+def test_composed_and_decomposed_names_are_one_class():
+    classes, items = tree(["train/Lo\u0308we/0.png", "test/L\u00f6we/1.png"])
+    assert classes == ["L\u00f6we"]
+    assert [i.label for i in items] == [0, 0]
+
+
+def test_classes_that_look_alike_are_empty_or_alone_are_told(make_tree):
+    root = make_tree(["cat/0.png", "Cat/0.png", "dog/0.png", "Dog /0.png"])
+    (root / "empty").mkdir()
+    source = open_source(str(root))
+    assert source.classes == ["Cat", "Dog ", "cat", "dog", "empty"]
+    assert warnings_of(source) == [
+        "1 of 5 classes have no images: 'empty'",
+        "the classes 'Cat' and 'cat' differ by case or blanks alone; are they one?",
+        "the classes 'Dog ' and 'dog' differ by case or blanks alone; are they one?",
+    ]
+    parts = open_source(str(make_tree([f"part{k}/{name}/0.png" for k in (1, 2) for name in ("cat", "dog")], "parts")))
+    assert warnings_of(parts) == [
+        "all classes ('part1', 'part2') hold folders of the same names ('cat', 'dog'); if those are the classes, "
+        "rename the folders above them to train, val or test"
+    ]
+    inside = make_tree([f"{name}/{split}/0.png" for split in ("train", "test") for name in ("cat", "dog")], "inside")
+    assert warnings_of(open_source(str(inside))) == []
+    alone = open_source(str(make_tree({"photos/0.png": None, "annotations/0.xml": b""}, "alone")))
+    assert warnings_of(alone)[0].startswith("there is one class, 'photos', so there is nothing to learn")
+
+
+def test_every_file_is_packed_or_left_out_with_its_reason(make_tree):
+    other = {"a/0.png": None, "a/1.JFIF": b"", "a/2.heic": b"", "b/3.jp2": b"", "b/notes": b"", "0.png": None}
+    programs = {
+        "runs/x/config.yaml": b"",
+        "runs/x/metrics.jsonl": b"",
+        "runs/x/explanations/0.png": None,
+        "explained/explanations.json": b"",
+        "explained/0.png": None,
+        "shards/index.json": b"",
+        "shards/a.tar": b"",
+        "next/.packing.json": b"",
+        "out/0.png": None,
+        ".git/x.png": None,
+        "a/.x.png": None,
+    }
+    root = make_tree(other | programs)
+    (root / "a" / "gone.png").symlink_to("nowhere")
+    (root / "c").symlink_to("nowhere")
+    (root / "a" / "self").symlink_to("self")
+    (root / "a" / "up").symlink_to(root)
+    os.mkfifo(root / "a" / "pipe.png")
+    source = open_source(str(root), output=root / "out")
+    assert [i.path for i in source.items] == ["a/0.png", "a/1.JFIF", "a/2.heic", "a/gone.png", "b/3.jp2"]
+    assert {left_out.reason: left_out.first for left_out in source.left_out} == {
+        "a folder that this program wrote": ["explained/", "next/", "runs/x/", "shards/"],
+        "a link that leads nowhere": ["a/self", "c"],
+        "a link to a folder above it": ["a/up/"],
+        "an image in no class folder": ["0.png"],
+        "hidden": [".git/", "a/.x.png"],
+        "no image, by its name (no suffix)": ["b/notes"],
+        "no regular file": ["a/pipe.png"],
+    }
+
+
+def test_link_to_a_folder_beside_it_takes_nothing_away(make_tree):
+    root = make_tree(["train/a/0.png"])
+    (root / "test").symlink_to(root / "train")
+    assert [i.path for i in open_source(str(root)).items] == ["test/a/0.png", "train/a/0.png"]
+
+
+def test_folder_that_cannot_be_read_is_refused(make_tree, monkeypatch):
+    root = make_tree(["a/0.png", "b/0.png"])
+    real = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(BcosError, match=r"cannot read the folder '.*b': Permission denied"):
+        open_source(str(root))
+
+
+def test_zip_with_backslashes_folders_alone_and_members_twice(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for name in ("train\\a\\0.png", "./train/b/1.png", "__MACOSX/train/._0.png"):
+            archive.writestr(name, name)
+        archive.writestr("train\\c\\", "")
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("./train/b/1.png", "later")
+    source = open_source(str(tmp_path / "x.zip"))
+    assert described(source) == (["a", "b", "c"], [("train/a/0.png", "train", 0), ("train/b/1.png", "train", 1)])
+    assert [source.read(item)[0] for item in source.items] == [b"train\\a\\0.png", b"later"]
+    assert [(left_out.reason, left_out.first) for left_out in source.left_out] == [
+        ("hidden", ["__MACOSX/train/._0.png"]),
+        ("replaced by a later file of the same name", ["train/b/1.png"]),
+    ]
 
 
 def test_split_beside_something_else_is_refused():
     message = r"'s' holds splits \(train\) and beside them plane; move those away"
     with pytest.raises(BcosError, match=message):
-        tree(["train/cat/1.png", "plane/1.png"], "x", "s")
+        tree(["train/cat/1.png", "plane/1.png"])
 
 
 def test_images_behind_links_are_found_and_loops_end(tmp_path):
@@ -99,7 +255,7 @@ def test_images_behind_links_are_found_and_loops_end(tmp_path):
 
 
 def test_share_held_out_for_testing_is_always_the_same():
-    items = tree([f"cat/{i}.png" for i in range(400)], "train", "s")[1]
+    items = tree([f"cat/{i}.png" for i in range(400)])[1]
     once, again = split_off_test(items, 0.25), split_off_test(items[::-1], 0.25)
     assert {i.path for i in once if i.split == "test"} == {i.path for i in again if i.split == "test"}
     assert 70 < sum(i.split == "test" for i in once) < 130
@@ -110,28 +266,14 @@ def test_share_held_out_for_testing_is_always_the_same():
 
 
 def test_single_class_is_a_class():
-    assert tree(["cat/1.png", "cat/2.png"], "x", "s")[0] == ["cat"]
-    assert tree(["data/cat/1.png", "data/cat/2.png"], "x", "s")[0] == ["cat"]
-
-
-def test_hidden_files_and_files_that_are_no_images_are_left_out():
-    files = [
-        "a/1.png",
-        "b/1.png",
-        "a/.1.png",
-        ".git/b/1.png",
-        "__MACOSX/a/1.png",
-        "a/notes.txt",
-        "a/x.npy",
-        "1.png",
-    ]
-    assert [i.path for i in tree(files, "x", "s")[1]] == ["a/1.png", "b/1.png"]
+    assert tree(["cat/1.png", "cat/2.png"])[0] == ["cat"]
+    assert tree(["data/cat/1.png", "data/cat/2.png"])[0] == ["cat"]
 
 
 @pytest.mark.parametrize("files", [[], ["1.png"], ["train/1.png", "test/1.png"][:0], ["a/readme.md"]])
 def test_tree_without_images_in_classes_is_refused(files):
     with pytest.raises(BcosError, match=r"'s' holds no images in class folders; lay them out as CLASS/image.jpg or"):
-        tree(files, "x", "s")
+        tree(files)
 
 
 def test_what_is_no_source_is_named(tmp_path):
@@ -140,6 +282,19 @@ def test_what_is_no_source_is_named(tmp_path):
     (tmp_path / "a.txt").write_text("hi")
     with pytest.raises(BcosError, match=r"'a.txt' is a file, but no zip; give a folder of class folders"):
         open_source("a.txt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"root": Path("x")}, "--root goes with torchvision:NAME, got 'digits'; leave it out"),
+        ({"split": "all"}, "--split goes with a folder or zip of images, got 'digits'; leave it out"),
+        ({"labels": LabelTable(Path("x"))}, "--labels goes with a folder or zip of images, got 'digits'"),
+    ],
+)
+def test_option_that_does_not_go_with_a_source_is_refused(options, message):
+    with pytest.raises(BcosError, match=message):
+        open_source("digits", **options)
 
 
 def test_registered_data_set_is_found_by_name():

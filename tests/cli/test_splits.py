@@ -37,7 +37,10 @@ BEST = {"train": {"restore_best": True}}
         (["train", "valid"], "val", "valid"),
         (["train", "Val", "val"], "val", "val"),
         (["train", "dev"], "Dev", "dev"),
-        (["train", "dev"], "val", None),
+        (["train", "dev"], "val", "dev"),
+        (["training_set", "test_set"], "train", "training_set"),
+        (["train", "extra"], "Extra", "extra"),
+        (["train", "train station"], "test", None),
     ],
 )
 def test_split_is_found_by_its_usual_spellings(splits, name, found):

@@ -215,7 +215,9 @@ def test_addresses_are_known(text):
     assert is_address(text)
 
 
-@pytest.mark.parametrize("text", ["shards", "/data/a:b", "./pipe:x", "C:\\shards", "timm/resnet18", "resnet50"])
+@pytest.mark.parametrize(
+    "text", ["shards", "exp:1/shards", "/data/a:b", "./pipe:x", "C:\\shards", "timm/resnet18", "resnet50"]
+)
 def test_local_paths_and_names_are_no_addresses(text):
     assert not is_address(text)
 

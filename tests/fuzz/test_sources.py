@@ -8,7 +8,7 @@ from mutations import damaged, json_files
 from PIL import Image
 
 from bcos_cli.data.sources import open_source
-from bcos_cli.data.sources.table import read_table
+from bcos_cli.data.sources.table import LabelTable
 from bcos_cli.evaluate.photos import read_annotations
 from bcos_core.errors import BcosError
 
@@ -62,7 +62,8 @@ def test_annotations_are_read_or_refused_in_one_line(fuzz, folder):
 def test_a_table_of_labels_is_read_or_refused_in_one_line(fuzz, folder):
     def read(content):
         (folder / "labels.csv").write_bytes(content)
-        read_table(folder / "labels.csv")
+        LabelTable(folder / "labels.csv").rows()
+        LabelTable(folder / "labels.csv", labels=["l*", "*t"]).rows()
 
     fuzz(
         read,

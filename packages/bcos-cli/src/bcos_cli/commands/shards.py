@@ -26,13 +26,17 @@ def pack(
         ),
     ],
     destination: Annotated[Path, typer.Argument(help="Folder for the shards and index.json.")],
-    samples_per_shard: Annotated[int, typer.Option(help="Images in a shard.")] = 1000,
+    samples_per_shard: Annotated[int, typer.Option(help="Images in a shard at most.")] = 1000,
+    megabytes_per_shard: Annotated[float, typer.Option(help="Size of a shard at most, in MB.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the order of images.")] = 0,
     on_error: Annotated[
         str,
         typer.Option(help="fail: list unreadable images and stop; skip: leave them out and list them in the index."),
     ] = "fail",
-    split: Annotated[str, typer.Option(help="Name of the split, if the source has none.")] = "train",
+    split: Annotated[
+        str | None,
+        typer.Option(help="Name of the split of all images, whatever folders are called; train if there are none."),
+    ] = None,
     test_share: Annotated[
         float | None, typer.Option(help="Share of images for the split test, if the source has no splits.")
     ] = None,
@@ -43,6 +47,16 @@ def pack(
             "are separated by ;."
         ),
     ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Column of the table with the images, with or without suffix; image by default.")
+    ] = None,
+    label_column: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of the table with the class names; labels by default. Repeated, or a pattern such as '*': "
+            "columns of classes, which hold 0 or 1."
+        ),
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
     workers: Annotated[int | None, typer.Option(help="Number of processes; one per core by default.")] = None,
 ) -> None:
@@ -50,20 +64,27 @@ def pack(
     from bcos_cli import console
     from bcos_cli.data.pack import pack as pack_source
     from bcos_cli.data.sources import open_source
-    from bcos_cli.data.sources.source import split_off_test
+    from bcos_cli.data.sources.source import split_off_test, warnings_of
+    from bcos_cli.data.sources.table import IMAGE, LABELS, LabelTable
     from bcos_core.errors import BcosError
 
+    if (image_column or label_column) and labels is None:
+        raise BcosError("--image-column and --label-column go with a table; give it with --labels")
     if on_error not in ("fail", "skip"):
         raise BcosError(f"--on-error must be fail or skip, got {on_error!r}")
-    images = open_source(source, root=root, split=split, labels=labels)
+    table = None if labels is None else LabelTable(labels, image_column or IMAGE, label_column or [LABELS])
+    images = open_source(source, root=root, split=split, labels=table, output=destination)
     if test_share is not None:
         images.items[:] = split_off_test(images.items, test_share)
+    for warning in warnings_of(images):
+        tell(warning)
     with console.counted("packing", len(images.items)) as counter:
         index = pack_source(
             images,
             source,
             destination,
             samples_per_shard=samples_per_shard,
+            megabytes_per_shard=megabytes_per_shard,
             seed=seed,
             on_error="fail" if on_error == "fail" else "skip",
             workers=workers,
@@ -77,14 +98,14 @@ def info(
     data: Annotated[str, typer.Argument(help="Folder or URL of shards.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the index as JSON.")] = False,
 ) -> None:
-    """Show classes, splits and sizes."""
+    """Show splits, classes with their images, sizes, and what was left out."""
     from bcos_cli.data.index import load_index
 
     index = load_index(data)
     if as_json:
         say_json(index.model_dump(mode="json"))
     else:
-        _show(data, index)
+        _show(data, index, most=len(index.classes))
 
 
 @shards.command(name="index")
@@ -145,7 +166,8 @@ def verify(
     say(f"{len(index.shards)} shards agree with the index")
 
 
-def _show(data: str, index: "ShardIndex") -> None:
+def _show(data: str, index: "ShardIndex", most: int = 20) -> None:
+    """Print splits, `most` classes, and all that is in no shard."""
     from bcos_cli import console
 
     rows = []
@@ -155,6 +177,17 @@ def _show(data: str, index: "ShardIndex") -> None:
         rows.append((split, f"{index.samples(split):,}", len(shards_of_it), f"{megabytes:,.1f}"))
     console.table(f"{data}{os.sep}index.json", ["split", "images", "shards", "MB"], rows)
     names = ", ".join(index.classes[:12]) + (", ..." if len(index.classes) > 12 else "")
-    console.out.print(f"{len(index.classes)} classes: {names}")
+    say(f"{len(index.classes)} {'class' if len(index.classes) == 1 else 'classes'}: {names}")
+    if all(shard.class_counts is not None for shard in index.shards):
+        counts = [index.class_counts(split) for split in index.splits()]
+        of_classes = list(zip(index.classes, *counts, strict=True))[:most]
+        console.table("images of each class", ["class", *index.splits()], of_classes)
+        if len(index.classes) > most:
+            say(f"... and {len(index.classes) - most:,} more classes: bcos shards info {data}")
     if index.skipped:
-        console.out.print(f"{len(index.skipped)} unreadable images were left out; index.json lists them")
+        first = ", ".join(image.path for image in index.skipped[:5])
+        more = ", ..." if len(index.skipped) > 5 else ""
+        say(f"left out {len(index.skipped):,}: images that cannot be read (index.json has the reasons): {first}{more}")
+    for left_out in index.left_out:
+        more = ", ..." if left_out.files > len(left_out.first) else ""
+        say(f"left out {left_out.files:,}: {left_out.reason}: {', '.join(left_out.first)}{more}")

@@ -16,6 +16,12 @@ RecipeName = Annotated[
     ),
 ]
 DataPath = Annotated[str | None, typer.Option("--data", help="Folder or URL of shards.")]
+TrainData = Annotated[
+    str | None,
+    typer.Option(
+        "--data", help="Folder or URL of shards; or a registered data set, such as digits: it is packed in shards/NAME."
+    ),
+]
 Overrides = Annotated[
     list[str] | None, typer.Option("-o", "--override", help="key=value, such as train.epochs=5; repeatable.")
 ]
@@ -34,7 +40,7 @@ bcos_cli_commands = hookimpl(lambda app: app.command()(train))
 
 def train(
     recipe: RecipeName = None,
-    data: DataPath = None,
+    data: TrainData = None,
     overrides: Overrides = None,
     start: Start = None,
     head_only: HeadOnly = False,
@@ -52,8 +58,10 @@ def train(
     Ended by SIGTERM or SIGUSR1, it writes a checkpoint and exits with status 75.
     """
     trust_runs(trust_run)
+    from bcos_cli.data.data_set import shards_of
     from bcos_cli.train.arguments import resolve_arguments
 
+    data = None if data is None else shards_of(data)
     run = resolve_arguments(
         recipe, data, overrides, start, head_only, classes, out, resume=resume, auto_resume=auto_resume
     )

@@ -21,6 +21,8 @@ INDEX_NAME = "index.json"
 FORMAT_VERSION = 1
 MAX_INDEX_BYTES = 1 << 28
 MAX_CLASSES = 1_000_000
+MAX_SAMPLE_BYTES = 1 << 28
+"""Bytes of a sample that is read from a shard."""
 
 
 def _printable(text: str) -> str:
@@ -60,6 +62,15 @@ class SkippedImage(BaseModel, extra="forbid", frozen=True):
     reason: str
 
 
+class LeftOut(BaseModel, extra="forbid", frozen=True):
+    """Files that were not packed, for one reason."""
+
+    reason: str
+    files: Count
+    first: Annotated[list[str], Field(max_length=100)] = []
+    """The first of them; a folder of which nothing was packed ends with a slash."""
+
+
 class ShardIndex(BaseModel, extra="forbid"):
     """Classes and shards of a data set."""
 
@@ -73,6 +84,9 @@ class ShardIndex(BaseModel, extra="forbid"):
     """Whether an image has any number of labels instead of one."""
     shards: Annotated[list[ShardRecord], Field(fail_fast=True)]
     skipped: Annotated[list[SkippedImage], Field(fail_fast=True)] = []
+    """Images that cannot be read."""
+    left_out: Annotated[list[LeftOut], Field(fail_fast=True)] = []
+    """All other files of the source that are in no shard."""
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "ShardIndex":

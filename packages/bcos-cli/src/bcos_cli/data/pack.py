@@ -2,34 +2,49 @@
 
 import hashlib
 import io
+import itertools
 import multiprocessing
 import os
 import random
 import re
+import sys
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import IO, Any, Literal, cast
 
 from filelock import FileLock, Timeout
 
 from bcos_cli.data.image_decoder import decode
-from bcos_cli.data.index import INDEX_NAME, ShardIndex, ShardRecord, SkippedImage, check_names, write_index
+from bcos_cli.data.index import (
+    INDEX_NAME,
+    MAX_SAMPLE_BYTES,
+    ShardIndex,
+    ShardRecord,
+    SkippedImage,
+    check_names,
+    write_index,
+)
 from bcos_cli.data.pack_progress import PROGRESS_NAME, FinishedShard, Progress, earlier_packing
+from bcos_cli.data.sources.inventory import utf8
 from bcos_cli.data.sources.source import ImageItem, ImageSource
 from bcos_cli.processes.signals import unheard_by_children
 from bcos_core.errors import BcosError, first_line
-from bcos_core.files import write_atomically
+from bcos_core.files import replacement
 
 OnError = Literal["fail", "skip"]
 LOCK_NAME = ".packing.lock"
 _HIDDEN = re.compile(r"(?<![^/])__+")
 """Underscores with which WebDataset marks members that it leaves out."""
+_SAMPLE_BYTES = 5 * tarfile.BLOCKSIZE
+"""Bytes of a sample in a tar beside those of its image: two headers, the label, and what fills the last block."""
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+"""Address of an object in memory, in messages of decoders."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,11 @@ class PlannedShard:
     items: list[tuple[str, ImageItem]]
     """(key, image)"""
 
+    def as_finished(self, record: ShardRecord | None, skipped: Mapping[str, SkippedImage]) -> FinishedShard | None:
+        """Return what an index says of the shard; None if it says nothing."""
+        own = [skipped[path] for _, item in self.items if (path := utf8(item.path)) in skipped]
+        return None if record is None else FinishedShard(record=record, skipped=own)
+
 
 def pack(
     source: ImageSource,
@@ -48,47 +68,53 @@ def pack(
     destination: Path,
     *,
     samples_per_shard: int = 1000,
+    megabytes_per_shard: float = 1000,
     seed: int = 0,
     on_error: OnError = "fail",
     workers: int | None = None,
+    wait: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ShardIndex:
     """Write the shards of `source` and their index into `destination`.
 
     The images of a split are shuffled and cut into shards. A shard is written aside and renamed when it is whole; the
-    index comes last. Packing the same source again continues where it was interrupted and gives the same bytes.
+    index comes last. Packing the same source again continues where it was interrupted and gives the same bytes; shards
+    of images that have changed since are written anew. No more than one image is held in memory by each process.
 
     Args:
         name: how the index calls the source.
         destination: folder, made if it is missing.
-        samples_per_shard: images in a shard; the last of a split may have fewer.
+        samples_per_shard: images in a shard at most.
+        megabytes_per_shard: their size at most, in 10^6 bytes; a larger image has a shard of its own.
         seed: of the order.
         on_error: what to do about images that cannot be decoded: ``"fail"`` and list them all, or ``"skip"`` them and
             list them in the index.
         workers: processes; None for one a core.
+        wait: for another process that packs into the folder, instead of an error.
         on_progress: called with (images done, images in all).
 
     Raises:
-        BcosError: the folder holds other shards, or there are unreadable images with ``on_error="fail"``.
+        BcosError: the folder holds other shards, or those of images that have changed since, or there are unreadable
+            images with ``on_error="fail"``.
     """
     if samples_per_shard < 1:
         raise BcosError(f"samples per shard must be at least 1, got {samples_per_shard}")
+    if not megabytes_per_shard > 0:
+        raise BcosError(f"the size of a shard must be above 0 megabytes, got {megabytes_per_shard:g}")
     check_names(source.classes, {item.split for item in source.items})
-    total = len(source.items)
-    with _alone(destination):
-        earlier = earlier_packing(destination, _fingerprint(source, samples_per_shard, seed))
+    plan = plan_shards(source.items, samples_per_shard, seed, int(megabytes_per_shard * 1e6))
+    with _alone(destination, wait):
+        earlier = earlier_packing(destination, _fingerprint(source, samples_per_shard, megabytes_per_shard, seed))
         if isinstance(earlier, Progress):
-            plan = plan_shards(source.items, samples_per_shard, seed)
-            return _pack(_Writer(source, destination, on_error), name, plan, earlier, workers, on_progress)
+            return _pack(_Writer(source, destination, on_error), destination, name, plan, earlier, workers, on_progress)
         if on_error == "fail":
-            _refuse_unreadable(earlier.skipped, total)
-        if on_progress:
-            on_progress(total, total)
+            _refuse_unreadable(earlier.skipped, len(source.items))
+        _refuse_changed(_Writer(source, None, on_error), destination, plan, earlier, workers, on_progress)
         return earlier
 
 
 @contextmanager
-def _alone(destination: Path) -> Iterator[None]:
+def _alone(destination: Path, wait: bool) -> Iterator[None]:
     """Make the folder, and keep other processes from packing into it."""
     if destination.exists() and not destination.is_dir():
         raise BcosError(f"{str(destination)!r} is a file; give a folder for the shards")
@@ -98,7 +124,7 @@ def _alone(destination: Path) -> Iterator[None]:
         return
     lock = FileLock(destination / LOCK_NAME)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout as reason:
         raise BcosError(
             f"another process is packing into {str(destination)!r}; wait for it, or give another folder"
@@ -112,24 +138,26 @@ def _alone(destination: Path) -> Iterator[None]:
 
 def _pack(
     writer: "_Writer",
+    folder: Path,
     name: str,
     plan: list[PlannedShard],
     progress: Progress,
     workers: int | None,
     on_progress: Callable[[int, int], None] | None,
 ) -> ShardIndex:
-    """Write the shards that are missing, then the index."""
-    source, folder, may_skip = writer.source, writer.destination, writer.on_error == "skip"
+    """Write the shards that are missing, or whose images have changed since they were written; then the index."""
+    source, may_skip = writer.source, writer.on_error == "skip"
     progress.write(folder)
     finished = {shard.record.name: shard for shard in progress.finished}
-    unreadable = [] if may_skip else [image for shard in finished.values() for image in shard.skipped]
-    images_done = sum(shard.record.samples + len(shard.skipped) for shard in finished.values())
-    for shard in _write_all(writer, [planned for planned in plan if planned.name not in finished], workers):
+    unreadable: list[SkippedImage] = []
+    images_done = 0
+    for shard in _write_all(writer, [(planned, finished.get(planned.name)) for planned in plan], workers):
         images_done += shard.record.samples + len(shard.skipped)
         if on_progress:
             on_progress(images_done, len(source.items))
         if shard.skipped and not may_skip:
             unreadable += shard.skipped
+        if finished.get(shard.record.name) == shard or (shard.skipped and not may_skip):
             continue
         finished[shard.record.name] = shard
         progress.finished = list(finished.values())
@@ -137,16 +165,44 @@ def _pack(
     _refuse_unreadable(unreadable, len(source.items))
     ordered = [finished[planned.name] for planned in plan]
     index = ShardIndex(
-        source=name,
+        source=utf8(name),
         fingerprint=progress.fingerprint,
         classes=source.classes,
         multi_label=any(isinstance(item.label, tuple) for item in source.items),
         shards=[shard.record for shard in ordered if shard.record.samples],
         skipped=[image for shard in ordered for image in shard.skipped],
+        left_out=getattr(source, "left_out", []),
     )
     write_index(folder / INDEX_NAME, index)
     (folder / PROGRESS_NAME).unlink(missing_ok=True)
     return index
+
+
+def _refuse_changed(
+    writer: "_Writer",
+    folder: Path,
+    plan: list[PlannedShard],
+    index: ShardIndex,
+    workers: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Refuse finished shards if they are not what the images of today would give, whatever their sizes and dates."""
+    skipped = {image.path: image for image in index.skipped}
+    records = {record.name: record for record in index.shards}
+    jobs = [(planned, planned.as_finished(records.get(planned.name), skipped)) for planned in plan]
+    earlier = {planned.name: finished for planned, finished in jobs}
+    changed, images_done = [], 0
+    for shard in _write_all(writer, jobs, workers):
+        images_done += shard.record.samples + len(shard.skipped)
+        if on_progress:
+            on_progress(images_done, len(writer.source.items))
+        if shard != earlier[shard.record.name] and (shard.record.samples or shard.record.name in records):
+            changed.append(shard.record.name)
+    if changed:
+        raise BcosError(
+            f"images have changed since they were packed into {str(folder)!r} ({', '.join(sorted(changed)[:3])}); give "
+            "an empty folder, or remove that one first"
+        )
 
 
 def _refuse_unreadable(images: list[SkippedImage], total: int) -> None:
@@ -157,15 +213,24 @@ def _refuse_unreadable(images: list[SkippedImage], total: int) -> None:
         )
 
 
-def plan_shards(items: list[ImageItem], samples_per_shard: int, seed: int) -> list[PlannedShard]:
-    """Shuffle each split and cut it into shards."""
+def plan_shards(
+    items: list[ImageItem], samples_per_shard: int, seed: int, bytes_per_shard: int = 10**9
+) -> list[PlannedShard]:
+    """Shuffle each split and cut it into shards of at most so many images and bytes, but of one image at least."""
     shards: list[PlannedShard] = []
     for split in dict.fromkeys(item.split for item in items):
         chosen = _with_keys([item for item in items if item.split == split])
         random.Random(f"{seed}/{split}").shuffle(chosen)
-        for number, start in enumerate(range(0, len(chosen), samples_per_shard)):
-            part = chosen[start : start + samples_per_shard]
-            shards.append(PlannedShard(f"{split}-{number:06d}.tar", split, part))
+        parts: list[list[tuple[str, ImageItem]]] = []
+        size = 0
+        for key, item in chosen:
+            needed = item.bytes + _SAMPLE_BYTES
+            if not parts or len(parts[-1]) == samples_per_shard or size + needed > bytes_per_shard:
+                parts.append([])
+                size = 0
+            parts[-1].append((key, item))
+            size += needed
+        shards += [PlannedShard(f"{split}-{number:06d}.tar", split, part) for number, part in enumerate(parts)]
     return shards
 
 
@@ -174,7 +239,7 @@ def _with_keys(items: list[ImageItem]) -> list[tuple[str, ImageItem]]:
     taken: set[str] = set()
     keyed = []
     for item in items:
-        path = PurePosixPath(item.path)
+        path = PurePosixPath(utf8(item.path))
         stem = key = _HIDDEN.sub("_", str(path.parent / path.stem.replace(".", "_")))
         n = 2
         while key in taken:
@@ -185,77 +250,152 @@ def _with_keys(items: list[ImageItem]) -> list[tuple[str, ImageItem]]:
     return keyed
 
 
-def _fingerprint(source: ImageSource, samples_per_shard: int, seed: int) -> str:
-    digest = hashlib.sha256(f"1 {samples_per_shard} {seed} {source.classes}\n".encode())
+def _fingerprint(source: ImageSource, samples_per_shard: int, megabytes_per_shard: float, seed: int) -> str:
+    digest = hashlib.sha256(f"2 {samples_per_shard} {megabytes_per_shard:g} {seed} {source.classes}\n".encode())
     for item in source.items:
-        digest.update(f"{item.split}\t{item.label}\t{item.path}\t{item.version}\n".encode())
+        line = f"{item.split}\t{item.label}\t{item.path}\t{item.bytes}\n"
+        digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()
 
 
-def _write_all(writer: "_Writer", plan: list[PlannedShard], workers: int | None) -> Iterator[FinishedShard]:
+Job = tuple[PlannedShard, FinishedShard | None]
+"""A shard, and what is known of it if it was written earlier."""
+
+
+def _write_all(writer: "_Writer", jobs: list[Job], workers: int | None) -> Iterator[FinishedShard]:
     """Write shards in parallel, yielding each as it is finished."""
-    workers = min(workers or os.cpu_count() or 1, len(plan))
+    workers = min(workers or os.cpu_count() or 1, len(jobs))
     if workers <= 1:
-        yield from map(writer.write, plan)
+        yield from itertools.starmap(writer.write, jobs)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_set_writer, initargs=(writer,)) as pool:
 
-        def submit(shard: PlannedShard) -> Future[FinishedShard]:
-            with unheard_by_children():
-                return pool.submit(_write_in_process, shard)
+        def submit(job: Job) -> Future[FinishedShard]:
+            with unheard_by_children(), _without_script(writer):
+                return pool.submit(_write_in_process, *job)
 
-        waiting = iter(plan)
+        waiting = iter(jobs)
         try:
-            running = set(map(submit, islice(waiting, 2 * workers)))
+            running = set(map(submit, itertools.islice(waiting, 2 * workers)))
             while running:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
-                running |= set(map(submit, islice(waiting, len(finished))))
+                running |= set(map(submit, itertools.islice(waiting, len(finished))))
                 for future in finished:
                     yield future.result()
-        except BaseException:
+        except BaseException as reason:
             pool.shutdown(wait=False, cancel_futures=True)  # shards that are begun are finished, no more
+            if isinstance(reason, BrokenProcessPool):
+                raise BcosError(
+                    "a process that packs has ended, killed or out of memory; pack again, with fewer workers. A script "
+                    'that defines its own source must call pack below: if __name__ == "__main__"'
+                ) from reason
             raise
+
+
+@contextmanager
+def _without_script(writer: "_Writer") -> Iterator[None]:
+    """Keep processes that start here from running the program's script again, unless it defines the source."""
+    script = sys.modules["__main__"]
+    file, spec = getattr(script, "__file__", None), script.__spec__
+    if file is None or type(writer.source).__module__ == "__main__":
+        yield
+        return
+    script.__file__, script.__spec__ = None, None  # by which multiprocessing finds it
+    try:
+        yield
+    finally:
+        script.__file__, script.__spec__ = file, spec
 
 
 @dataclass(frozen=True)
 class _Writer:
     source: ImageSource
-    destination: Path
+    destination: Path | None
+    """None to write nothing, and only to say what would be written."""
     on_error: OnError
 
-    def write(self, shard: PlannedShard) -> FinishedShard:
-        """Write one tar file, aside and then renamed; not at all if an image is unreadable and that is fatal."""
-        buffer = io.BytesIO()
+    def write(self, shard: PlannedShard, earlier: FinishedShard | None = None) -> FinishedShard:
+        """Write one tar file, aside and then renamed, unless it is what was written earlier.
+
+        It is not written either if no image is readable, or if one is not and that is fatal.
+        """
+        if earlier is not None and self._is_current(shard, earlier):
+            return earlier
+        if self.destination is None:
+            return self._tar(shard, None)
+        with suppress(_RefusedError), replacement(self.destination / shard.name) as aside, aside.open("wb") as file:
+            finished = self._tar(shard, file)
+            if not finished.record.samples or (finished.skipped and self.on_error == "fail"):
+                raise _RefusedError
+        return finished
+
+    def _is_current(self, shard: PlannedShard, earlier: FinishedShard) -> bool:
+        """Whether the images are those of a shard that was written: it reads them, and decodes only unreadable ones."""
+        unreadable = {image.path for image in earlier.skipped}
+        now = self._tar(shard, None, lambda item: utf8(item.path) in unreadable)
+        return now.record == earlier.record and {image.path for image in now.skipped} == unreadable
+
+    def _tar(
+        self, shard: PlannedShard, file: IO[bytes] | None, doubted: Callable[[ImageItem], bool] = lambda _: True
+    ) -> FinishedShard:
+        """Write the tar of a shard to a file, or nowhere.
+
+        Args:
+            doubted: says whether it has to be shown that an image can be decoded.
+        """
+        stream = _SummedStream(file)
         skipped: list[SkippedImage] = []
         counts: Counter[int] = Counter()
         samples = 0
-        with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        with tarfile.open(fileobj=cast(Any, stream), mode="w", format=tarfile.PAX_FORMAT) as tar:
             for key, item in shard.items:
                 try:
                     data, extension = self.source.read(item)
-                    decode(data, channels=3)  # all that reading for training will do
+                    if len(data) + _SAMPLE_BYTES > MAX_SAMPLE_BYTES:
+                        raise BcosError(f"too large: shards hold files of up to {MAX_SAMPLE_BYTES / 1e6:.0f} MB")
+                    if doubted(item):
+                        decode(data, channels=3)  # all that reading for training will do
                 except Exception as reason:  # archives raise many types
                     kind = "" if isinstance(reason, BcosError) else f"{type(reason).__name__}: "
-                    skipped.append(SkippedImage(path=item.path, reason=f"{kind}{first_line(reason)}"))
+                    text = _ADDRESS.sub("", f"{kind}{first_line(reason)}")
+                    skipped.append(SkippedImage(path=utf8(item.path), reason=utf8(text)))
                     continue
                 labels = item.label if isinstance(item.label, tuple) else (item.label,)
                 _add(tar, f"{key}.{extension}", data)
                 _add(tar, f"{key}.cls", " ".join(map(str, labels)).encode())
                 samples += 1
                 counts.update(labels)
-        content = buffer.getvalue()
         record = ShardRecord(
             name=shard.name,
             split=shard.split,
             samples=samples,
-            bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
+            bytes=stream.bytes,
+            sha256=stream.sum.hexdigest(),
             class_counts=dict(sorted(counts.items())),
         )
-        if samples and not (skipped and self.on_error == "fail"):
-            write_atomically(self.destination / shard.name, content)
         return FinishedShard(record=record, skipped=skipped)
+
+
+class _RefusedError(Exception):
+    """A shard is not to be written after all."""
+
+
+class _SummedStream:
+    """Counts and sums what is written, and passes it on to a file, if there is one."""
+
+    def __init__(self, file: IO[bytes] | None) -> None:
+        self._file = file
+        self.bytes = 0
+        self.sum = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.bytes += len(data)
+        self.sum.update(data)
+        return len(data) if self._file is None else self._file.write(data)
+
+    def tell(self) -> int:
+        return self.bytes
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -271,5 +411,5 @@ def _set_writer(writer: _Writer) -> None:
     _WRITER[:] = [writer]
 
 
-def _write_in_process(shard: PlannedShard) -> FinishedShard:
-    return _WRITER[0].write(shard)
+def _write_in_process(shard: PlannedShard, earlier: FinishedShard | None) -> FinishedShard:
+    return _WRITER[0].write(shard, earlier)

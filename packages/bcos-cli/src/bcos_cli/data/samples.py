@@ -8,12 +8,13 @@ from typing import IO, Any
 
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
+from bcos_cli.data.index import MAX_SAMPLE_BYTES
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.shards import ShardSlice
+from bcos_cli.data.sources.inventory import is_image
 from bcos_core.errors import BcosError, first_line
 
-LARGEST = 1 << 28
-"""Bytes of a sample: a header may claim a terabyte, and a compressed file may even hold it."""
+LARGEST = MAX_SAMPLE_BYTES  # a header may claim a terabyte, and a compressed file may even hold it
 _LARGEST_EXTENSION = 1 << 20
 """Bytes of a long name, or of another extension of a header."""
 _EXTENSIONS = (tarfile.XHDTYPE, tarfile.XGLTYPE, b"X", tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
@@ -107,12 +108,18 @@ def read_samples(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def image_and_label(sample: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Return a sample's encoded image, which is neither label nor note, and its label; refuse one that lacks either."""
+    """Return a sample's encoded image and its label; refuse one that lacks either, or has several images.
+
+    The image is what has the suffix of one, or else the only file beside the label and notes in JSON or text.
+    """
     members = {name: data for name, data in sample.items() if name not in NOTES and not name.startswith("__")}
-    images = [data for name, data in members.items() if name != "cls"]
+    files = [name for name in members if name not in ("cls", "json", "txt")]
+    images = [name for name in files if is_image(f".{name}")] or files
     if not images or "cls" not in members:
-        raise BcosError(f"it needs an image and a .cls file, has {list(members)}")
-    return images[0], members["cls"]
+        raise BcosError(f"it needs an image and a .cls file, has {list(members)}; write the number of its class there")
+    if len(images) > 1:
+        raise BcosError(f"it may have one image, has {' and '.join(images[:5])}")
+    return members[images[0]], members["cls"]
 
 
 def parse_labels(text: bytes, num_classes: int, multi_label: bool) -> list[int]:
@@ -128,7 +135,7 @@ def parse_labels(text: bytes, num_classes: int, multi_label: bool) -> list[int]:
     are_indices = all(part.isdigit() and len(part) <= _MOST_DIGITS for part in parts)
     if not are_indices or (not multi_label and len(parts) != 1):
         needed = "class indices" if multi_label else "one class index"
-        raise BcosError(f"a .cls file must hold {needed}, got {text[:20]!r}")
+        raise BcosError(f"a .cls file must hold {needed}, got {text[:20]!r}; names of classes go to --classes")
     labels = list(dict.fromkeys(map(int, parts)))
     if wrong := [label for label in labels if label >= num_classes]:
         raise BcosError(f"a .cls file has the class index {wrong[0]}, there are {num_classes} classes")

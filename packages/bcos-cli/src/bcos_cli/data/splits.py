@@ -1,14 +1,34 @@
 """Which split is meant by a name, and which is scored. Imports no torch."""
 
+import re
 from dataclasses import dataclass
+from functools import cache
 
 from bcos_cli.data.index import ShardIndex
 from bcos_core.errors import BcosError
 
 TEST = "test"
 VALIDATION = "val"
-SPELLINGS = {"train": ("train", "training"), VALIDATION: (VALIDATION, "valid", "validation"), TEST: (TEST, "testing")}
-"""Spellings of the names of splits, in upper or lower case."""
+SPELLINGS = {
+    "train": ("train", "training"),
+    VALIDATION: (VALIDATION, "valid", "validation", "dev"),
+    TEST: (TEST, "testing", "eval", "evaluation"),
+}
+"""Spellings of the names of splits, in upper or lower case; beside them may stand numbers and :data:`_BESIDE`."""
+_BESIDE = ("data", "dataset", "images", "img", "imgs", "seg", "set", "split")
+_WORDS = re.compile(r"[a-z]+")
+
+
+@cache
+def usual_split(name: str) -> str | None:
+    """Return the split that a usual spelling of its name means, such as ``train`` for ``seg_train`` or ``TrainingSet``.
+
+    >>> usual_split("Validation"), usual_split("test_set"), usual_split("train station")
+    ('val', 'test', None)
+    """
+    words = [word for word in _WORDS.findall(name.lower()) if word not in _BESIDE]
+    word = words[0].removesuffix("set") if len(words) == 1 else ""
+    return next((split for split, spellings in SPELLINGS.items() if word in spellings), None)
 
 
 def find_split(index: ShardIndex, name: str, *, but: tuple[str | None, ...] = ()) -> str | None:
@@ -16,8 +36,8 @@ def find_split(index: ShardIndex, name: str, *, but: tuple[str | None, ...] = ()
     splits = [split for split in index.splits() if split not in but]
     if name in splits:
         return name
-    usual = next((names for names in SPELLINGS.values() if name.lower() in names), (name.lower(),))
-    found = [split for split in splits if split.lower() in usual]
+    meant = usual_split(name) or name.lower()
+    found = [split for split in splits if (usual_split(split) or split.lower()) == meant]
     if len(found) > 1:
         raise BcosError(
             f"the shards have the splits {' and '.join(map(repr, found))}, each of which may be {name!r}; name the one "

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from bcos_cli.data.sources.folder import FolderSource, files_below, parse_tree
+from bcos_cli.data.sources.folder import FolderSource
+from bcos_cli.data.sources.inventory import inventory_of
+from bcos_cli.data.sources.layout import parse_tree
 from bcos_cli.data.sources.source import ArraySource, ImageItem, ImageSource, encode_png
-from bcos_cli.data.sources.table import read_table, table_items
+from bcos_cli.data.sources.table import LabelTable, table_items
 from bcos_cli.data.sources.torchvision import torchvision_source
-from bcos_cli.data.sources.zip import ZipSource, zip_members
+from bcos_cli.data.sources.zip import ZipSource, zip_inventory
 from bcos_cli.plugins import datasets
 from bcos_core.errors import BcosError
 from bcos_core.plugin_guard import plugin_guard
@@ -25,37 +27,48 @@ __all__ = [
 
 
 def open_source(
-    source: str, *, root: Path | None = None, split: str = "train", labels: Path | None = None
+    source: str,
+    *,
+    root: Path | None = None,
+    split: str | None = None,
+    labels: LabelTable | None = None,
+    output: Path | None = None,
 ) -> ImageSource:
     """Open a source of labelled images.
 
     Args:
         source: a folder, a zip file, ``torchvision:NAME``, or the name of a registered data set.
         root: folder of a torchvision data set, to which it is downloaded if it is missing.
-        split: name of the split, if the source has none.
+        split: name of the split of all images, where folders are classes, whatever their names; None to find splits.
         labels: table of the images of a folder or zip and their classes; None if folders are classes.
+        output: folder for the shards, whose files are no images of the source.
 
     Raises:
-        BcosError: there is no such source, or it has no images in classes.
+        BcosError: there is no such source, it has no images in classes, or an option does not go with it.
     """
     path = Path(source)
-    if source.startswith("torchvision:") and labels is None:
-        return torchvision_source(source.removeprefix("torchvision:"), root or Path("data"))
-    if path.is_dir() or path.is_file():
-        files = files_below(path) if path.is_dir() else zip_members(path)
+    is_torchvision = source.startswith("torchvision:")
+    if root is not None and not is_torchvision:
+        raise BcosError(f"--root goes with torchvision:NAME, got {source!r}; leave it out")
+    if not is_torchvision and path.exists():
+        inventory = inventory_of(path, output) if path.is_dir() else zip_inventory(path)
         if labels is None:
-            classes, items = parse_tree(files, split, source)
+            classes, items = parse_tree(inventory, split, source)
         else:
-            classes, items = table_items(read_table(labels), files, split, labels)
-        return (FolderSource if path.is_dir() else ZipSource)(path, classes, items)
+            classes, items = table_items(labels, inventory, split, path)
+        return (FolderSource if path.is_dir() else ZipSource)(path, classes, items, inventory.left_out)
     if labels is not None:
         raise BcosError(f"--labels goes with a folder or zip of images, got {source!r}")
-    if source in datasets().names():
-        builder = resolve(datasets()[source].builder)
-        with plugin_guard(f"the data set {source!r}", loading=False):
-            built: ImageSource = builder()
-        return built
-    raise BcosError(
-        f"there is no data source {source!r}; give a folder or zip of class folders, torchvision:NAME, "
-        f"or one of: {', '.join(datasets().names())}"
-    )
+    if not is_torchvision and source not in datasets().names():
+        raise BcosError(
+            f"there is no data source {source!r}; give a folder or zip of class folders, torchvision:NAME, "
+            f"or one of: {', '.join(datasets().names())}"
+        )
+    if split is not None:
+        raise BcosError(f"--split goes with a folder or zip of images, got {source!r}; leave it out")
+    if is_torchvision:
+        return torchvision_source(source.removeprefix("torchvision:"), root or Path("data"))
+    builder = resolve(datasets()[source].builder)
+    with plugin_guard(f"the data set {source!r}", loading=False):
+        built: ImageSource = builder()
+    return built

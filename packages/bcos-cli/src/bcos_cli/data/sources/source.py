@@ -8,6 +8,7 @@ from typing import Protocol
 
 from PIL import Image
 
+from bcos_cli.data.splits import usual_split
 from bcos_core.errors import BcosError
 
 
@@ -20,8 +21,8 @@ class ImageItem:
     split: str
     label: int | tuple[int, ...]
     """Index of its class; a tuple, in all images of a source, if they have any number of classes."""
-    version: str = ""
-    """What changes with its content, such as the size in bytes, so that a changed source is noticed."""
+    bytes: int = 0
+    """Size of the encoded image, by which shards are bounded; 0 if it is not known."""
 
     @property
     def extension(self) -> str:
@@ -42,6 +43,47 @@ class ImageSource(Protocol):
 
     def read(self, item: ImageItem) -> tuple[bytes, str]:
         """Encoded bytes of an image, and their file name extension without the dot."""
+
+
+def warnings_of(source: ImageSource) -> list[str]:
+    """Say what may be meant otherwise: a single class, classes without images, and names that are nearly the same."""
+    found = []
+    classes = source.classes
+    if len(classes) == 1:
+        found.append(
+            f"there is one class, {classes[0]!r}, so there is nothing to learn; if its folders are the classes, pack "
+            "the folder that holds them"
+        )
+    folders = _folders(source)
+    same = folders[min(folders)] if len(folders) > 1 else set()
+    if len(same) > 1 and all(same == names for names in folders.values()) and not any(map(usual_split, same)):
+        found.append(
+            f"all classes ({_some(classes)}) hold folders of the same names ({_some(sorted(same))}); if those are the "
+            "classes, rename the folders above them to train, val or test"
+        )
+    if empty := [name for label, name in enumerate(classes) if label not in folders]:
+        found.append(f"{len(empty)} of {len(classes)} classes have no images: {_some(empty)}")
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault("".join(name.casefold().split()), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            found.append(f"the classes {' and '.join(map(repr, names))} differ by case or blanks alone; are they one?")
+    return found
+
+
+def _folders(source: ImageSource) -> dict[int, set[str]]:
+    """Return for each class that has images the names of the last folders of their paths, below that of the class."""
+    found: dict[int, set[str]] = {}
+    for item in source.items:
+        for label in item.label if isinstance(item.label, tuple) else (item.label,):
+            *above, folder, _ = ("", *item.path.split("/"))
+            found.setdefault(label, set()).add(folder if source.classes[label] in above else "")
+    return found
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def split_off_test(items: list[ImageItem], share: float) -> list[ImageItem]:

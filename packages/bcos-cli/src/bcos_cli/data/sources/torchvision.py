@@ -41,8 +41,8 @@ def torchvision_source(name: str, root: Path) -> ArraySource:
             if not isinstance(label, int):
                 raise BcosError(f"torchvision's {name} has no class labels; choose a classification data set")
             path = f"{split}/{label}/{i:07d}.png"
-            items.append(ImageItem(path, split, label))
             pngs[path] = encode_png(image)
+            items.append(ImageItem(path, split, label, len(pngs[path])))
     largest = max((item.label for item in items if isinstance(item.label, int)), default=0)
     return ArraySource(classes or [str(label) for label in range(largest + 1)], items, pngs)
 

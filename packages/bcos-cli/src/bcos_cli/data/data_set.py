@@ -1,0 +1,29 @@
+"""Shards of registered data sets, packed when a command asks for them by name. Imports no torch."""
+
+import os
+from pathlib import Path
+
+from bcos_cli.data.index import INDEX_NAME
+from bcos_cli.data.pack import pack
+from bcos_cli.data.sources import open_source
+from bcos_cli.messages import tell
+from bcos_cli.plugins import datasets
+from bcos_core.address import is_address
+
+SHARDS = Path("shards")
+"""Folder for the shards of registered data sets, each in one of its name."""
+
+
+def shards_of(data: str) -> str:
+    """Return where the shards of `data` are, as the user typed it; those of a registered data set are packed first.
+
+    What is there under the name of a data set comes before it. Of several processes one packs, and others wait.
+    """
+    if is_address(data) or Path(data).exists() or data not in datasets().names():
+        return data
+    folder, rank = SHARDS / data, os.environ.get("RANK", "0")
+    if rank == "0" or not (folder / INDEX_NAME).exists():
+        pack(open_source(data), data, folder, wait=True)
+    if rank == "0":
+        tell(f"the data set {data!r} is packed in {str(folder)!r}")
+    return str(folder)

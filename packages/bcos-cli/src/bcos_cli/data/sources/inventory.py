@@ -1,0 +1,134 @@
+"""All files of a source: those that may be packed, and those that are left out, with the reason. Imports no torch."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
+from bcos_cli.data.index import INDEX_NAME, LeftOut
+from bcos_core.errors import BcosError
+
+_SUFFIXES = (
+    *IMAGE_SUFFIXES,
+    *(".apng", ".arw", ".cr2", ".cr3", ".dib", ".dng", ".exr", ".heic", ".heif", ".ico", ".j2k", ".jfi", ".jfif"),
+    *(".jif", ".jp2", ".jpe", ".jpx", ".jxl", ".nef", ".orf", ".pbm", ".pnm", ".psd", ".raf", ".rw2", ".svg", ".tga"),
+)
+"""Suffixes of images; one that cannot be decoded after all is an unreadable image, and not passed over."""
+_OUTPUTS = (
+    {"config.yaml", "metrics.jsonl"},
+    {"config.yaml", "checkpoints"},
+    {"explanations.json"},
+    {"maps.json"},
+    {"neurons.html", "neurons.json"},
+    {".packing.json"},
+    {".bcos-demo"},
+)
+"""Names by which a folder is known that this program wrote: runs, explanations, maps, neurons, shards, the demo."""
+_FIRST = 5
+"""Names that are given of files that are left out."""
+
+
+@dataclass
+class Inventory:
+    """Files of a source by their paths, with slashes."""
+
+    files: dict[str, int] = field(default_factory=dict)
+    """Size in bytes of each file that may be packed; 0 for an image's link that leads nowhere, which is unreadable."""
+    empty: list[str] = field(default_factory=list)
+    """Folders in which nothing is."""
+    reasons: dict[str, list[str]] = field(default_factory=dict)
+    """Paths of what is left out, by the reason."""
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """Take a file out of those that may be packed."""
+        self.files.pop(path, None)
+        self.reasons.setdefault(reason, []).append(path)
+
+    def images(self) -> Iterator[str]:
+        """Yield the files that have names of images; leave out the others."""
+        for path in list(self.files):
+            if is_image(path):
+                yield path
+            else:
+                suffix = PurePosixPath(path).suffix.lower()
+                self.leave_out(path, f"no image, by its name ({utf8(suffix) or 'no suffix'})")
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """What is left out, by the reason: numbers and first names."""
+        return [
+            LeftOut(reason=reason, files=len(paths), first=[utf8(path) for path in sorted(paths)[:_FIRST]])
+            for reason, paths in sorted(self.reasons.items())
+        ]
+
+
+def is_image(path: str) -> bool:
+    """Whether a file has the name of an image."""
+    return path.lower().endswith(_SUFFIXES)
+
+
+def utf8(name: str) -> str:
+    """Return a file's name as text; bytes that are not UTF-8 become a replacement character."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def is_hidden(path: PurePosixPath) -> bool:
+    """Whether a file or a folder above it is hidden, or what macOS puts into archives."""
+    return any(part.startswith((".", "__MACOSX")) for part in path.parts)
+
+
+def inventory_of(root: Path, output: Path | None = None) -> Inventory:
+    """List the files below a folder, in linked folders too, sorted.
+
+    Args:
+        output: folder that is to be written, which is not looked into.
+
+    Raises:
+        BcosError: a folder cannot be read.
+    """
+    found = Inventory()
+    _walk(root, "", (), None if output is None else os.path.realpath(output), found)
+    return found
+
+
+def _walk(folder: Path, prefix: str, above: tuple[str, ...], output: str | None, found: Inventory) -> None:
+    real = os.path.realpath(folder)
+    if prefix and real == output:
+        return
+    if real in above:
+        found.leave_out(prefix, "a link to a folder above it")
+        return
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as reason:
+        raise BcosError(f"cannot read the folder {utf8(str(folder))!r}: {reason.strerror}") from reason
+    names = [entry.name for entry in entries]
+    if prefix and _is_output(names):
+        found.leave_out(prefix, "a folder that this program wrote")
+        return
+    if not entries and prefix:
+        found.empty.append(prefix.rstrip("/"))
+    for entry in entries:
+        path, here, is_link = prefix + entry.name, folder / entry.name, entry.is_symlink()
+        if here.is_dir() if is_link else entry.is_dir():  # an entry knows without asking, but not where links lead
+            if is_hidden(PurePosixPath(path)):
+                found.leave_out(f"{path}/", "hidden")
+            else:
+                _walk(here, f"{path}/", (*above, real), output, found)
+        elif is_hidden(PurePosixPath(path)):
+            found.leave_out(path, "hidden")
+        elif here.is_file() if is_link else entry.is_file():
+            found.files[path] = here.stat().st_size
+        elif not is_link:
+            found.leave_out(path, "no regular file")
+        elif is_image(path):
+            found.files[path] = 0
+        else:
+            found.leave_out(path, "a link that leads nowhere")
+
+
+def _is_output(names: Iterable[str]) -> bool:
+    there = set(names)
+    is_shards = INDEX_NAME in there and any(name.endswith(".tar") for name in there)
+    return is_shards or any(marks <= there for marks in _OUTPUTS)

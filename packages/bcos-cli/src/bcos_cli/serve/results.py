@@ -12,11 +12,11 @@ from bcos_cli.explain.sheets import Scale, color_bar, likelihood, map_picture, m
 from bcos_cli.explain.targets import class_text
 from bcos_cli.explain.writer import npy_bytes
 from bcos_cli.serve.networks import Prediction
-from bcos_core.receipt import Receipt, number
+from bcos_core.receipt import Receipt
 from bcos_explain import ExplainedImage, explainer_specs, input_image
 from bcos_explain.explainers import remark_lines
 from bcos_explain.render import ColorBar, data_uri
-from bcos_explain.render.contributions import tick_text, ticks
+from bcos_explain.render.contributions import bar_picture
 
 Layout = Literal["side by side", "overlay"]
 LAYOUTS: tuple[Layout, ...] = ("side by side", "overlay")
@@ -90,7 +90,6 @@ def _figures(image: ExplainedImage, layout: Layout, file: str) -> Iterator[str]:
         yield _figure("weight", "W(x)", "what the network looks for", weight)
     exact = explanation.exact
     title, subtitle = map_title(explanation)
-    total = "" if exact else _soft(f"sum {number(explanation.contributions)}, logit {number(explanation.logit)}")
     lines = remark_lines(explanation.remarks)
     array = base64.b64encode(npy_bytes(explanation.map.astype("<f4"))).decode("ascii")  # for the page's script
     yield _figure(
@@ -100,7 +99,6 @@ def _figures(image: ExplainedImage, layout: Layout, file: str) -> Iterator[str]:
         map_picture(image, explanation, scale, overlay=overlay),
         data=f' data-unit="{"logit" if exact else ""}" data-npy="{array}" data-file="{escape(file)}"',
         after=_bar(color_bar(explanation, scale))
-        + total
         + "".join(f'<span class="bcos-soft bcos-remark">{escape(line)}</span>' for line in lines)
         + '<button type="button" class="bcos-save">save array (.npy)</button>',
     )
@@ -124,13 +122,10 @@ def _placeholder(method: str) -> str:
 
 
 def _bar(bar: ColorBar) -> str:
-    """The colours of a map from -limit to limit, with numbers; the ends are pointed where values lie beyond."""
-    marks = "".join(
-        f'<span style="left:{50 * (1 + value / bar.limit):.2f}%">{tick_text(value)}</span>'
-        for value in ticks(bar.limit)
-    )
-    pointed = ' class="bcos-pointed"' if bar.clipped else ""
-    return f'<div class="bcos-bar"><i{pointed}></i><div>{marks}</div></div>{_soft(bar.label)}'
+    """The colours of a map, with numbers; the ends are pointed where values lie beyond."""
+    marks = "".join(f'<span style="left:{100 * place:.2f}%">{label}</span>' for place, label in bar.marks())
+    colours = data_uri(bar_picture(256, 9, bar), "png")
+    return f'<div class="bcos-bar"><img alt="" src="{colours}"><div>{marks}</div></div>{_soft(bar.label)}'
 
 
 def _receipt(receipt: Receipt) -> str:

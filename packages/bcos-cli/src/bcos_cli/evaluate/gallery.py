@@ -54,15 +54,15 @@ class Choice:
             left = [p for p in _positions(right if len(right) else of_class) if p not in reasons]
             start = max(0, len(left) - config.gallery_per_class) // 2
             reasons |= dict.fromkeys(left[start : start + config.gallery_per_class], TYPICAL)
-        errors = f"{len(wrong):,} wrong predictions" if len(wrong) != 1 else "1 wrong prediction"
-        if len(wrong) > config.gallery_errors:
-            errors = f"{config.gallery_errors} of {errors}, those with the highest confidence"
+        most = config.gallery_errors
+        errors = f"The {most} most confident of {len(wrong):,} wrong predictions are"
+        if len(wrong) <= most:
+            errors = f"All {len(wrong)} wrong predictions are" if len(wrong) else "No prediction is wrong; explained"
         of_classes = f"the first {config.gallery_classes} of {count:,}" if count > config.gallery_classes else "all"
         text = (
-            f"Here are {'all ' if 1 < len(wrong) <= config.gallery_errors else ''}{errors}, the "
-            f"{list(reasons.values()).count(UNCERTAIN)} images that the network is least certain of besides, and up to "
-            f"{config.gallery_per_class} typical ones of {of_classes} classes: predicted rightly, with a confidence "
-            "next to the median of their class."
+            f"{errors} here, with the {list(reasons.values()).count(UNCERTAIN)} images that the network is least "
+            f"certain of besides, and up to {config.gallery_per_class} typical ones of {of_classes} classes: predicted "
+            "rightly, with a confidence next to the median of their class."
         )
         return cls(reasons, text)
 

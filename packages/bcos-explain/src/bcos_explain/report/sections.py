@@ -99,8 +99,9 @@ def _gridpg(data: ReportData) -> MetricScores:
 
 
 def gallery_section(gallery: Sequence[GalleryItem]) -> dict[str, Any]:
-    """Return items by class, with their pictures and the values to filter by."""
-    reasons, classes = (list(dict.fromkeys(values)) for values in zip(*((i.reason, i.true_class) for i in gallery)))
+    """Return items by reason and class, with their pictures and the values to filter by."""
+    reasons = list(dict.fromkeys(item.reason for item in gallery))
+    classes = list(dict.fromkeys(item.true_class for item in gallery))
     items = sorted(gallery, key=lambda item: (reasons.index(item.reason), classes.index(item.true_class)))
     limit = shared_limit(items)
     return {

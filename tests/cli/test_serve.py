@@ -21,7 +21,7 @@ from bcos_cli.serve.results import problem, results
 from bcos_cli.serve.uploads import Limits, read_upload
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
-from bcos_explain import get_explainer
+from bcos_explain import ClassTarget, get_explainer
 from bcos_models import load_trained
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)> & {{value}} ${value}'
@@ -149,9 +149,13 @@ def test_each_method_has_its_map(run, explainer, picture):
 def test_a_method_that_cannot_is_one_line_and_the_others_are_shown(explainer, picture):
     prediction = explainer.predict(picture(), "run")
     with pytest.raises(UnexplainedError, match="needs a transformer") as caught:
-        explainer.explain(prediction, 0, "attention_rollout")
-    answers = {"attention_rollout": str(caught.value), "bcos": explainer.explain(prediction, 0, "bcos"), "lime": None}
-    html = results(prediction, 0, "noise.png", answers)
+        explainer.explain(prediction, ClassTarget(0), "attention_rollout")
+    answers = {
+        "attention_rollout": str(caught.value),
+        "bcos": explainer.explain(prediction, ClassTarget(0), "bcos"),
+        "lime": None,
+    }
+    html = results(prediction, ClassTarget(0), "noise.png", answers)
     page = Figures(html)
     assert len(page.of("map")) == 1
     assert re.search(r'<p class="bcos-problem" role="alert">attention_rollout: [^<\n]*transformer[^<\n]*</p>', html)
@@ -167,19 +171,21 @@ def test_a_method_with_a_bug_is_one_line(explainer, picture, monkeypatch):
 
     monkeypatch.setattr("bcos_explain.batch.get_explainer", broken)
     with pytest.raises(UnexplainedError, match=r"^it failed: RuntimeError: first$"):
-        explainer.explain(explainer.predict(picture(), "run"), 0, "gradient")
+        explainer.explain(explainer.predict(picture(), "run"), ClassTarget(0), "gradient")
 
 
 def test_a_class_or_network_that_is_not_there_is_refused(explainer, picture):
     with pytest.raises(UnexplainedError, match="there is no class 3; this network has 3"):
-        explainer.explain(explainer.predict(picture(), "run"), 3, "bcos")
+        explainer.explain(explainer.predict(picture(), "run"), ClassTarget(3), "bcos")
     with pytest.raises(BcosError, match="there is no network 'other' here; choose one of run"):
         explainer.predict(picture(), "other")
 
 
 def test_hostile_names_stay_text(explainer, picture):
     prediction = explainer.predict(picture(), "run")
-    html = results(prediction, 2, EVIL, {"bcos": explainer.explain(prediction, 2, "bcos"), EVIL: EVIL}) + problem(EVIL)
+    html = results(
+        prediction, ClassTarget(2), EVIL, {"bcos": explainer.explain(prediction, ClassTarget(2), "bcos"), EVIL: EVIL}
+    ) + problem(EVIL)
     page = Figures(html)
     assert {tag for tag, _ in page.elements} & {"script"} == set()
     assert all(a["src"].startswith("data:image/png") for tag, a in page.elements if tag == "img")
@@ -192,7 +198,9 @@ def test_answers_are_remembered_until_the_image_changes(explainer, picture):
     path = picture()
     prediction = explainer.predict(path, "run")
     assert explainer.predict(path, "run") is prediction
-    assert explainer.explain(prediction, 0, "bcos") is explainer.explain(prediction, 0, "bcos")
+    assert explainer.explain(prediction, ClassTarget(0), "bcos") is explainer.explain(
+        prediction, ClassTarget(0), "bcos"
+    )
     assert explainer.predict(picture(seed=1), "run") is not prediction
 
 
@@ -202,7 +210,10 @@ def test_requests_at_the_same_time_do_not_disturb_each_other(explainer, picture)
 
     def ask(path):
         prediction = explainer.predict(path, "run")
-        found[path] = {m: explainer.explain(prediction, 1, m).explanations[0].map for m in ("bcos", "input_x_gradient")}
+        found[path] = {
+            m: explainer.explain(prediction, ClassTarget(1), m).explanations[0].map
+            for m in ("bcos", "input_x_gradient")
+        }
 
     threads = [Thread(target=ask, args=(path,)) for path in paths]
     for thread in threads:
@@ -214,7 +225,7 @@ def test_requests_at_the_same_time_do_not_disturb_each_other(explainer, picture)
         prediction = alone.predict(path, "run")
         for method, map in found[path].items():
             np.testing.assert_allclose(
-                map, alone.explain(prediction, 1, method).explanations[0].map, rtol=1e-4, atol=1e-7
+                map, alone.explain(prediction, ClassTarget(1), method).explanations[0].map, rtol=1e-4, atol=1e-7
             )
 
 
@@ -369,7 +380,9 @@ def test_the_function_of_the_page_answers_step_by_step(explainer, picture):
     pytest.importorskip("gradio", reason="gradio is not installed")
     from bcos_cli.serve.page import PREDICTED, explain_upload
 
-    steps = list(explain_upload(explainer, str(picture()), "run", PREDICTED, ["gradcam", "bcos"], "side by side"))
+    steps = list(
+        explain_upload(explainer, str(picture()), "run", PREDICTED, PREDICTED, ["gradcam", "bcos"], "side by side")
+    )
     assert len(steps) == 3  # predictions, bcos, gradcam
     prediction = explainer.predict(picture(), "run")
     assert [k for _, k in steps[0][0].choices] == list(prediction.order)
@@ -377,12 +390,12 @@ def test_the_function_of_the_page_answers_step_by_step(explainer, picture):
     middle, last = Figures(steps[1][1]), Figures(steps[2][1])
     assert (len(middle.of("map")), "working …" in middle.text) == (1, True)
     assert (len(last.of("map")), "working …" in last.text) == (2, False)
-    ((_, html),) = explain_upload(explainer, None, "run", PREDICTED, ["bcos"], "overlay")
+    ((_, html),) = explain_upload(explainer, None, "run", PREDICTED, PREDICTED, ["bcos"], "overlay")
     assert "Drop an image" in html
     Path("junk.png").write_bytes(b"junk")
-    ((_, html),) = explain_upload(explainer, "junk.png", "run", PREDICTED, ["bcos"], "overlay")
+    ((_, html),) = explain_upload(explainer, "junk.png", "run", PREDICTED, PREDICTED, ["bcos"], "overlay")
     assert html.startswith('<p class="bcos-problem" role="alert">junk.png: cannot be read: this is no image')
-    _, (_, html) = explain_upload(explainer, str(picture()), "run", 0, [], "overlay")
+    _, (_, html) = explain_upload(explainer, str(picture()), "run", 0, PREDICTED, [], "overlay")
     assert "no method is chosen; tick one" in html
 
 
@@ -390,7 +403,7 @@ def test_a_request_stops_when_the_same_visitor_asks_again(explainer, picture):
     pytest.importorskip("gradio", reason="gradio is not installed")
     from bcos_cli.serve.page import PREDICTED, Visitor, respond
 
-    asked = (str(picture()), "run", PREDICTED, ["bcos", "gradcam", "gradient"], "side by side")
+    asked = (str(picture()), "run", PREDICTED, PREDICTED, ["bcos", "gradcam", "gradient"], "side by side")
     visitor, other = Visitor(), Visitor()
     first = respond(explainer, visitor, *asked)
     next(first)

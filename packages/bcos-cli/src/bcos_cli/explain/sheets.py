@@ -157,7 +157,8 @@ def overview(
         columns = [list(_column(image, target, scale, style)) for target in targets]
         rows = [[None, *tiles] for tiles in zip(*columns, strict=True)]
         rows[0][0] = first
-        footer = remarks_below(explanations)
+        note = sum_note(image.probabilities.tolist())
+        footer = [*([f"probabilities: {note}"] if note else []), *remarks_below(explanations)]
     else:
         rows = [[first, *(tile for e in explanations for tile in explanation_tiles(image, e, scale, style))]]
         footer = [*_receipt_lines(explanations), *remarks_below(explanations)]
@@ -175,6 +176,12 @@ def percent(share: float) -> str:
     if 0.9995 <= share < 1:
         return "> 99.9 %"
     return "< 0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")
+
+
+def sum_note(probabilities: Iterable[float]) -> str | None:
+    """Return a line about probabilities of all classes that do not add up to 1, as of a sigmoid for each class."""
+    total = sum(probabilities)
+    return None if abs(total - 1) < 0.005 else f"each class is judged on its own: all together have {percent(total)}"
 
 
 def _column(image: ExplainedImage, target: ClassTarget, scale: Scale, style: Style) -> Iterator[Tile]:

@@ -251,3 +251,16 @@ def test_what_makes_no_sheet_is_refused(picture):
         laid_on(picture[..., 0], "white")
     with pytest.raises(BcosError, match="pictures can be png, svg, webp, got 'gif'"):
         picture_bytes(picture, "gif")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.6), (0.41, 0.63), (-2.0, 5.0), (0.0, 9686.88), (1.0, 1.0001)])
+def test_scale_of_a_map_without_a_sign_starts_at_its_smallest_value(low, high):
+    marks = ColorBar(high, "not exact", low=low).marks()
+    assert len(marks) >= 2
+    for place, text in marks:
+        assert 0 <= place <= 1
+        assert float(text.replace("−", "-")) == pytest.approx(low + place * (high - low), rel=1e-3, abs=1e-9)
+    bar = bar_picture(101, 9, ColorBar(high, "", clipped=True, low=low))
+    expected = contribution_rgb(np.array([[low, (low + high) / 2, high]]), limit=high, low=low)[0]
+    np.testing.assert_allclose(bar[4, [0, 50, 100], :3] / 255, expected, atol=0.02)
+    assert (bar[0, 0, 3], bar[0, -1, 3]) == (255, 0)  # no value lies below

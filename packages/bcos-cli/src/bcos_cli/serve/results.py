@@ -134,7 +134,8 @@ def _figure(
         f'<div class="bcos-picture{small}" tabindex="0" role="group" aria-label="{escape(title)}, arrow keys move the '
         f'pixel"><img alt="{escape(title)}" draggable="false" src="{source}">'
         f'<i hidden></i></div><output aria-live="polite">{_HINT}</output>{after}'
-        f'<button type="button" class="bcos-save" data-png="{escape(file)}.png" title="as PNG">save picture</button></figure>'
+        f'<button type="button" class="bcos-save" title="as PNG" data-png="{escape(file)}.png">save picture</button>'
+        "</figure>"
     )
 
 

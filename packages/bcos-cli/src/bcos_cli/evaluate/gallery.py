@@ -88,8 +88,9 @@ def gallery(
     if not choice.reasons:
         return
     index, split = load_index(evaluation.data), evaluation.split
-    found = images_at(evaluation.data, index, split, trained.input, set(choice.reasons), Reading.of(recipe.data))
-    chosen = [(*found[position], position) for position in choice.reasons if position in found]
+    reading = Reading.of(recipe.data)
+    images_and_labels = images_at(evaluation.data, index, split, trained.input, set(choice.reasons), reading)
+    chosen = [(*images_and_labels[p], p) for p in choice.reasons if p in images_and_labels]
     methods = list(dict.fromkeys(["bcos", *config.explainers]))
 
     def leave_out(name: str, reason: BcosError) -> None:

@@ -1,6 +1,9 @@
 """What a notebook shows of an explanation: input, W, contributions and the receipt. Loads nothing."""
 
 from html import escape
+from typing import Any
+
+from numpy.typing import NDArray
 
 from bcos_core import Explanation
 from bcos_core.receipt import Receipt, receipts
@@ -32,7 +35,7 @@ def explanation_html(explanation: Explanation) -> str | None:
         limit = symmetric_limit(maps[i, :TARGETS_SHOWN])
         for t in range(min(targets.shape[1], TARGETS_SHOWN)):
             w = explanation_image(x, weights[i, t], smooth=smoothing(min(x.shape[1:])))
-            pictures = [laid_on(on_ground(w), "white"), contribution_rgb(maps[i, t], limit=limit)]
+            pictures: list[NDArray[Any]] = [laid_on(on_ground(w), "white"), contribution_rgb(maps[i, t], limit=limit)]
             if t == 0:
                 pictures.insert(0, input_image(x))
             cells = "".join(_IMAGE.format(data_uri(picture, "png")) for picture in pictures)

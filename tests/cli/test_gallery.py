@@ -225,6 +225,6 @@ def test_report_says_when_and_by_what_it_was_made_and_what_its_words_mean(traine
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d \S+", made["date"])
     for name in ("bcos-cli", "torch", "timm"):
         assert f"{name} {version(name)}" in made["versions"]
-    assert {"logit", "W(x)", "confidence", "top-1", "completeness", "gradcam"} <= set(data.terms)
+    assert {"logit", "W(x)", "confidence", "top-1", "relative residual (completeness)", "gradcam"} <= set(data.terms)
     assert "need not add up to 100 %" in data.terms["confidence"]
     assert data.gallery_note == Choice.of(evaluation, chosen.evaluation).text

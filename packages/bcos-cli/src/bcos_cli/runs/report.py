@@ -24,6 +24,12 @@ from bcos_models import TrainedModel
 
 SCANNED_FOR_NEURONS = 2000
 """Images at the start of the split in which the report looks for the most activating ones."""
+_TERMS = {
+    **{name: metric.label for name, metric in CLASSIFICATION.items()},
+    "gridpg": "GridPG",
+    "completeness": "relative residual (completeness)",
+}
+"""Names of metrics in a report, where they differ."""
 
 
 def report_data(
@@ -161,7 +167,7 @@ def _terms(recipe: Recipe, trained: TrainedModel, evaluation: Evaluation) -> dic
         "contribution": "what a pixel adds to the logit, W(x)·x: red for the class, blue against it",
         "bias": "the part b(x) of the logit that does not come from the image",
         "receipt": "logit = contributions + bias; it adds up where what is left over, the residual, is rounding",
-        **{CLASSIFICATION[m].label if m in CLASSIFICATION else m: describe(m).summary for m in measured},
+        **{_TERMS.get(m, m): describe(m).summary for m in measured},
         **{spec.name: f"explainer: {spec.summary}" for spec in explainer_specs() if spec.name in used},
     }
 

@@ -101,8 +101,9 @@ def served(run, folder, *options):
 
 
 @pytest.fixture(scope="module")
-def url(run, tmp_path_factory):
-    with served(run, tmp_path_factory.mktemp("tmp"), "--max-megabytes", "0.05", "--max-megapixels", "0.1") as (_, url):
+def url(run, seven, tmp_path_factory):
+    options = ("--max-megabytes", "0.05", "--max-megapixels", "0.1", "--example", str(seven))
+    with served(run, tmp_path_factory.mktemp("tmp"), *options) as (_, url):
         yield url
 
 
@@ -157,7 +158,7 @@ def explained(page, text):
 
 def point(page, x, y, kind="map"):
     """Move the mouse to a pixel; return the text below that picture."""
-    box = figure(page, kind).locator("img").bounding_box()
+    box = figure(page, kind).locator(".bcos-picture img").bounding_box()
     page.mouse.move(box["x"] + (x + 0.5) / SIDE * box["width"], box["y"] + (y + 0.5) / SIDE * box["height"])
     return figure(page, kind).locator("output").inner_text()
 
@@ -182,7 +183,7 @@ def test_a_dropped_image_is_predicted_and_explained(visit, run, seven):
     assert page.locator("#bcos-top label").first.inner_text().startswith("digit 7 · ")
     assert page.locator("#bcos-top input").first.is_checked()
     assert page.locator("figure[data-kind]").count() == 3
-    shown = "[...document.querySelectorAll('figure img')].map((i) => [i.naturalWidth, i.naturalHeight])"
+    shown = "[...document.querySelectorAll('.bcos-picture img')].map((i) => [i.naturalWidth, i.naturalHeight])"
     assert page.evaluate(shown) == [[SIDE, SIDE]] * 3
     assert "8×8 pixels, 8×8 for the network" in figure(page, "input").inner_text()
     assert "✓ adds up" in page.locator(".bcos-receipt summary").inner_text()
@@ -247,7 +248,7 @@ def test_methods_and_layout_are_chosen(visit, seven):
     problem.wait_for()
     assert problem.inner_text().startswith("attention_rollout: ")
     assert "Traceback" not in page.content()
-    before = figure(page).locator("img").get_attribute("src")
+    before = figure(page).locator(".bcos-picture img").get_attribute("src")
     page.locator("#bcos-layout").get_by_label("overlay").check()
     page.wait_for_function("(src) => document.querySelector('[data-kind=map] img')?.src !== src", arg=before)
 
@@ -257,11 +258,46 @@ def test_the_array_that_is_saved_is_the_map(visit, run, seven, tmp_path):
     drop(page, seven)
     explained(page, "digit 7")
     with page.expect_download() as download:
-        figure(page).locator("button").click()
+        figure(page).get_by_text("save array").click()
     assert download.value.suggested_filename == "seven.7.bcos.npy"
     download.value.save_as(tmp_path / "saved.npy")
     saved = np.load(tmp_path / "saved.npy", allow_pickle=False)
     np.testing.assert_allclose(saved, expected(run, seven).map[0].numpy(), rtol=1e-3, atol=1e-6)
+
+
+def test_the_picture_that_is_saved_is_the_one_that_is_shown(visit, seven, tmp_path):
+    page = visit()
+    drop(page, seven)
+    explained(page, "digit 7")
+    with page.expect_download() as download:
+        figure(page, "input").get_by_text("save picture").click()
+    assert download.value.suggested_filename == "seven.input.png"
+    download.value.save_as(tmp_path / "saved.png")
+    with Image.open(tmp_path / "saved.png") as saved, Image.open(seven) as original:
+        assert saved.size == (512, 512)
+        np.testing.assert_array_equal(np.asarray(saved.convert("L"))[32::64, 32::64], np.asarray(original))
+
+
+def test_an_example_is_explained_like_a_file_that_was_dropped(visit, seven, tmp_path):
+    page = visit()
+    page.locator(".bcos-example").click()
+    explained(page, "predicted and explained: digit 7")
+    Image.new("L", (8, 8)).save(tmp_path / "black.png")
+    drop(page, tmp_path / "black.png")
+    page.locator("figcaption", has_text="black.png").wait_for()
+    page.locator(".bcos-example").click()  # instead of the other
+    page.locator("figcaption", has_text="seven.png").wait_for()
+
+
+def test_one_class_is_compared_with_another(visit, run, seven):
+    page = visit()
+    drop(page, seven)
+    explained(page, "digit 7")
+    page.get_by_label("and not").fill("digit 1")
+    page.get_by_role("option").filter(has_text="digit 1").click()
+    explained(page, "digit 7, not digit 1")
+    map = (expected(run, seven, 7).map - expected(run, seven, 1).map)[0].numpy()
+    assert read(point(page, 3, 2), 3, 2) == pytest.approx(map[2, 3], rel=2e-3, abs=1e-6)
 
 
 def test_what_is_no_image_is_refused_in_one_line_and_the_page_goes_on(visit, seven, tmp_path):
@@ -293,6 +329,9 @@ def test_narrow_pages_do_not_scroll_sideways(width, visit, seven):
     drop(page, seven)
     explained(page, "digit 7")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    answer, choices = (page.locator(place).bounding_box() for place in (".bcos-headline", "#bcos-methods"))
+    assert answer["y"] < 500
+    assert choices["y"] > answer["y"] + 300  # the answer first
 
 
 def test_the_page_is_dark_in_the_dark(visit):

@@ -1,5 +1,7 @@
 """What ``bcos explain`` draws and writes for still images."""
 
+import base64
+import io
 import json
 import re
 from xml.dom import minidom
@@ -226,19 +228,41 @@ def test_pictures_have_the_size_asked_for(side, expected, run, pictures, tmp_pat
             assert image.size == (expected, expected)
 
 
-def test_contact_sheet_has_a_row_an_image_and_pages(run, make_tree, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("width", "images", "bars"), [(1400, [4, 1], [4, 2]), (700, [2, 2, 1], [2, 2, 2])])
+def test_contact_sheet_is_a_grid_in_pages(width, images, bars, run, make_tree, tmp_path, monkeypatch):
     monkeypatch.setattr("bcos_cli.explain.contact_sheet.ROWS", 2)
+    monkeypatch.setattr("bcos_cli.explain.contact_sheet.WIDTH", width)
     root = make_tree([f"image-{i}.png" for i in range(5)], name="many")
     options = PictureOptions(layouts=("separate",), contact_sheet=True, format="svg", scale="shared")
     written = explain_files(run, [root], tmp_path / "out", top_k=2, pictures=options)
-    assert written.contact_sheets == [f"contact-sheet.{i}.svg" for i in (1, 2, 3)]
-    rows = []
-    for name in written.contact_sheets:
-        text = (tmp_path / "out" / name).read_text()
-        rows.append(len(re.findall(r">image-\d\.png<", text)))
-        assert text.count("logit per pixel") == 2  # below the last row alone
-        assert "all pictures share one scale" in text
-    assert rows == [2, 2, 1]
+    pages = [(tmp_path / "out" / name).read_text() for name in written.contact_sheets]
+    assert written.contact_sheets == [f"contact-sheet.{i + 1}.svg" for i in range(len(images))]
+    assert [len(re.findall(r">image-\d\.png<", page)) for page in pages] == images
+    assert [page.count("logit per pixel") for page in pages] == bars  # below the last row alone
+    for page in pages:
+        assert int(re.search(r'width="(\d+)"', page)[1]) <= width + 12
+        assert "all pictures share one scale" in page
+
+
+@pytest.mark.parametrize(("background", "ground"), [(None, 0.5), ("white", 1.0), ("black", 0.0)])
+def test_greyscale_w_lies_on_grey_unless_a_background_is_asked_for(background, ground, run, pictures, tmp_path):
+    options = PictureOptions(layouts=("side-by-side",), background=background, format="svg")
+    explain_files(run, [pictures / "0.png"], tmp_path / "out", pictures=options)
+    tiles = re.findall(r'href="data:image/png;base64,([^"]+)"', (tmp_path / "out" / "0.svg").read_text())
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(tiles[1])))) / 255
+    e = exact(run, [pictures / "0.png"])
+    expected = on_background(explanation_image(e.input[0], e.weight[0], smooth=smoothing(8)), ground)
+    np.testing.assert_allclose(shown, expected, atol=0.02)
+
+
+def test_maps_without_a_sign_say_where_their_colours_start(run, pictures, tmp_path):
+    written = explain_files(run, [pictures / "0.png"], tmp_path / "out", methods=["bcos", "gradcam", "rise"])
+    for explained in written.explanations:
+        map = np.load(tmp_path / "out" / explained.map)
+        signed = explained.method == "bcos"
+        assert explained.scale["low"] == (None if signed else pytest.approx(float(map.min())))
+        rgb = contribution_rgb(map, limit=explained.scale["limit"], low=explained.scale["low"])
+        np.testing.assert_allclose(separate(tmp_path / "out", explained, "contributions"), rgb, atol=0.01)
 
 
 def test_same_name_in_two_folders_is_two_sets_of_files(run, make_tree, tmp_path):
@@ -253,6 +277,17 @@ def test_what_was_done_to_an_image_is_written_down(run, make_tree, tmp_path):
     root = make_tree({"x.png": clear, "y.png": None}, name="clear")
     written = explain_files(run, [root], tmp_path / "out")
     assert [e.notes for e in written.explanations] == [["transparent parts laid on white, as in training"], []]
+
+
+def test_what_a_crop_leaves_out_stands_under_the_picture_and_in_the_record(run, make_tree, tmp_path):
+    root = make_tree({"x.png": Image.new("L", (16, 8)), "y.gif": None}, name="wide")
+    Image.new("L", (12, 8)).save(root / "y.gif", save_all=True, append_images=[Image.new("L", (12, 8), 9)])
+    options = PictureOptions(layouts=("side-by-side",), format="svg")
+    written = explain_files(run, [root], tmp_path / "out", pictures=options)
+    still, clip = written.explanations
+    assert still.notes == ["squeezed to a square"]
+    assert clip.notes[0] == "squeezed to a square"
+    assert "image: squeezed to a square" in (tmp_path / "out" / still.pictures["overview"]).read_text()
 
 
 def test_command_takes_every_option(run, pictures, tmp_path, bcos):

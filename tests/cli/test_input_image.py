@@ -116,6 +116,7 @@ def test_transparency_and_orientation_are_noted(tmp_path):
     assert loaded.notes == (
         "turned upright, as its EXIF orientation says",
         "transparent parts laid on white, as in training",
+        "squeezed to a square",
     )
 
 
@@ -142,7 +143,7 @@ def test_image_of_one_pixel_and_long_strips_are_seen(tmp_path):
     strip = read_image(tmp_path / "strip.png", spec)
     assert strip.pixels.shape == (3, 8, 8)
     assert strip.size == (100_000, 1)
-    assert strip.notes == ("a long strip: only its middle is seen",)
+    assert strip.notes == ("only its middle 1×1 is seen, 0.001 % of it",)
 
 
 def test_middle_of_a_strip_is_what_the_crop_would_have_shown(tmp_path, monkeypatch):
@@ -181,3 +182,26 @@ def test_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path, monkeypatch):
 def test_image_of_16_bits_is_not_cut_off(tmp_path):
     Image.fromarray(QUADRANTS.astype(np.uint16) * 257).save(tmp_path / "x.png")
     np.testing.assert_allclose(read_image(tmp_path / "x.png", SPEC).pixels[0].numpy().astype(int), QUADRANTS, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("size", "resize", "note"),
+    [
+        ((640, 480), 256, "only its middle 420×420 is seen, 57 % of it"),
+        ((256, 256), 256, "only its middle 224×224 is seen, 77 % of it"),
+        ((3000, 1000), 224, "only its middle 1,000×1,000 is seen, 33 % of it"),
+        ((224, 224), 224, None),
+        ((300, 200), None, "squeezed to a square"),
+        ((300, 300), None, None),
+    ],
+)
+def test_what_a_crop_leaves_out_is_noted(size, resize, note, tmp_path):
+    Image.new("L", size).save(tmp_path / "x.png")
+    assert read_image(tmp_path / "x.png", InputSpec(size=224, resize=resize)).notes == ((note,) if note else ())
+
+
+@pytest.mark.parametrize("name", ["x.gif", "x.webp", "x.png", "x.tiff"])
+def test_first_frame_or_page_is_noted(name, tmp_path):
+    first, *others = [Image.new("L", (4, 4), value) for value in (10, 200)]
+    first.save(tmp_path / name, save_all=True, append_images=others)
+    assert read_image(tmp_path / name, SPEC).notes == ("the first of several frames or pages",)

@@ -96,6 +96,8 @@ def test_channels_are_explained_in_images_of_ones_own(bcos, trained, tmp_path, l
     assert [image["label"] for image in row["images"]] == [f"{i}.png" for i in order]
     assert [image["activation"] for image in row["images"]] == pytest.approx(strengths[order].tolist(), rel=1e-5)
     assert "which channel? name one with --channel" in line(bcos(*arguments))
+    Image.new("L", (16, 8)).save(tmp_path / "1.png")
+    assert "1.png: squeezed to a square" in bcos(*arguments, "--channel", 2)[2]
     (tmp_path / "0.png").write_bytes(b"broken")
     assert "0.png" in line(bcos(*arguments, "--channel", 2))
 

@@ -6,22 +6,27 @@ import re
 import socket
 from html.parser import HTMLParser
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from bcos_cli.config import dump_recipe
 from bcos_cli.data.image_decoder import UnreadableImageError
+from bcos_cli.data.index import load_index
 from bcos_cli.data.input_image import read_image
+from bcos_cli.data.loader import images_at
+from bcos_cli.explain.sheets import sum_note
 from bcos_cli.serve.address import Address
-from bcos_cli.serve.networks import Network, PageExplainer, UnexplainedError, load_networks, methods_offered
-from bcos_cli.serve.results import problem, results
+from bcos_cli.serve.examples import named_examples, run_examples
+from bcos_cli.serve.networks import Network, PageExplainer, Queue, UnexplainedError, load_networks, methods_offered
+from bcos_cli.serve.results import examples_html, problem, results
 from bcos_cli.serve.uploads import Limits, read_upload
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
-from bcos_explain import get_explainer
+from bcos_explain import ClassTarget, get_explainer
 from bcos_models import load_trained
 
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(2)> & {{value}} ${value}'
@@ -108,7 +113,7 @@ def test_the_map_on_the_page_is_that_of_the_exact_explanation(target, run, expla
 def test_the_input_on_the_page_is_what_the_network_sees(run, explainer, picture):
     page = shown(explainer, picture())
     sources = [a["src"] for tag, a in page.elements if tag == "img"]
-    assert len(sources) == 3  # input, W, contributions
+    assert len(sources) == 4  # input, W, contributions, their scale
     seen = read_image(picture(), load_trained(run).input).pixels.permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(pixels_of(sources[0]), seen)
     assert pixels_of(sources[1]).shape == (16, 16, 4)
@@ -144,14 +149,19 @@ def test_each_method_has_its_map(run, explainer, picture):
         expected = attribution.sum(0) if attribution.ndim == 3 else attribution
         np.testing.assert_allclose(array_of(figure), expected.numpy(), rtol=1e-3, atol=1e-6)
     assert page.text.count("not exact, per pixel") == 2
+    assert "sum " not in page.text  # only what adds up to the logit stands beside it
 
 
 def test_a_method_that_cannot_is_one_line_and_the_others_are_shown(explainer, picture):
     prediction = explainer.predict(picture(), "run")
     with pytest.raises(UnexplainedError, match="needs a transformer") as caught:
-        explainer.explain(prediction, 0, "attention_rollout")
-    answers = {"attention_rollout": str(caught.value), "bcos": explainer.explain(prediction, 0, "bcos"), "lime": None}
-    html = results(prediction, 0, "noise.png", answers)
+        explainer.explain(prediction, ClassTarget(0), "attention_rollout")
+    answers = {
+        "attention_rollout": str(caught.value),
+        "bcos": explainer.explain(prediction, ClassTarget(0), "bcos"),
+        "lime": None,
+    }
+    html = results(prediction, ClassTarget(0), "noise.png", answers)
     page = Figures(html)
     assert len(page.of("map")) == 1
     assert re.search(r'<p class="bcos-problem" role="alert">attention_rollout: [^<\n]*transformer[^<\n]*</p>', html)
@@ -167,19 +177,21 @@ def test_a_method_with_a_bug_is_one_line(explainer, picture, monkeypatch):
 
     monkeypatch.setattr("bcos_explain.batch.get_explainer", broken)
     with pytest.raises(UnexplainedError, match=r"^it failed: RuntimeError: first$"):
-        explainer.explain(explainer.predict(picture(), "run"), 0, "gradient")
+        explainer.explain(explainer.predict(picture(), "run"), ClassTarget(0), "gradient")
 
 
 def test_a_class_or_network_that_is_not_there_is_refused(explainer, picture):
     with pytest.raises(UnexplainedError, match="there is no class 3; this network has 3"):
-        explainer.explain(explainer.predict(picture(), "run"), 3, "bcos")
+        explainer.explain(explainer.predict(picture(), "run"), ClassTarget(3), "bcos")
     with pytest.raises(BcosError, match="there is no network 'other' here; choose one of run"):
         explainer.predict(picture(), "other")
 
 
 def test_hostile_names_stay_text(explainer, picture):
     prediction = explainer.predict(picture(), "run")
-    html = results(prediction, 2, EVIL, {"bcos": explainer.explain(prediction, 2, "bcos"), EVIL: EVIL}) + problem(EVIL)
+    html = results(
+        prediction, ClassTarget(2), EVIL, {"bcos": explainer.explain(prediction, ClassTarget(2), "bcos"), EVIL: EVIL}
+    ) + problem(EVIL)
     page = Figures(html)
     assert {tag for tag, _ in page.elements} & {"script"} == set()
     assert all(a["src"].startswith("data:image/png") for tag, a in page.elements if tag == "img")
@@ -192,7 +204,9 @@ def test_answers_are_remembered_until_the_image_changes(explainer, picture):
     path = picture()
     prediction = explainer.predict(path, "run")
     assert explainer.predict(path, "run") is prediction
-    assert explainer.explain(prediction, 0, "bcos") is explainer.explain(prediction, 0, "bcos")
+    assert explainer.explain(prediction, ClassTarget(0), "bcos") is explainer.explain(
+        prediction, ClassTarget(0), "bcos"
+    )
     assert explainer.predict(picture(seed=1), "run") is not prediction
 
 
@@ -202,7 +216,10 @@ def test_requests_at_the_same_time_do_not_disturb_each_other(explainer, picture)
 
     def ask(path):
         prediction = explainer.predict(path, "run")
-        found[path] = {m: explainer.explain(prediction, 1, m).explanations[0].map for m in ("bcos", "input_x_gradient")}
+        found[path] = {
+            m: explainer.explain(prediction, ClassTarget(1), m).explanations[0].map
+            for m in ("bcos", "input_x_gradient")
+        }
 
     threads = [Thread(target=ask, args=(path,)) for path in paths]
     for thread in threads:
@@ -214,7 +231,7 @@ def test_requests_at_the_same_time_do_not_disturb_each_other(explainer, picture)
         prediction = alone.predict(path, "run")
         for method, map in found[path].items():
             np.testing.assert_allclose(
-                map, alone.explain(prediction, 1, method).explanations[0].map, rtol=1e-4, atol=1e-7
+                map, alone.explain(prediction, ClassTarget(1), method).explanations[0].map, rtol=1e-4, atol=1e-7
             )
 
 
@@ -369,7 +386,9 @@ def test_the_function_of_the_page_answers_step_by_step(explainer, picture):
     pytest.importorskip("gradio", reason="gradio is not installed")
     from bcos_cli.serve.page import PREDICTED, explain_upload
 
-    steps = list(explain_upload(explainer, str(picture()), "run", PREDICTED, ["gradcam", "bcos"], "side by side"))
+    steps = list(
+        explain_upload(explainer, str(picture()), "run", PREDICTED, PREDICTED, ["gradcam", "bcos"], "side by side")
+    )
     assert len(steps) == 3  # predictions, bcos, gradcam
     prediction = explainer.predict(picture(), "run")
     assert [k for _, k in steps[0][0].choices] == list(prediction.order)
@@ -377,12 +396,12 @@ def test_the_function_of_the_page_answers_step_by_step(explainer, picture):
     middle, last = Figures(steps[1][1]), Figures(steps[2][1])
     assert (len(middle.of("map")), "working …" in middle.text) == (1, True)
     assert (len(last.of("map")), "working …" in last.text) == (2, False)
-    ((_, html),) = explain_upload(explainer, None, "run", PREDICTED, ["bcos"], "overlay")
+    ((_, html),) = explain_upload(explainer, None, "run", PREDICTED, PREDICTED, ["bcos"], "overlay")
     assert "Drop an image" in html
     Path("junk.png").write_bytes(b"junk")
-    ((_, html),) = explain_upload(explainer, "junk.png", "run", PREDICTED, ["bcos"], "overlay")
+    ((_, html),) = explain_upload(explainer, "junk.png", "run", PREDICTED, PREDICTED, ["bcos"], "overlay")
     assert html.startswith('<p class="bcos-problem" role="alert">junk.png: cannot be read: this is no image')
-    _, (_, html) = explain_upload(explainer, str(picture()), "run", 0, [], "overlay")
+    _, (_, html) = explain_upload(explainer, str(picture()), "run", 0, PREDICTED, [], "overlay")
     assert "no method is chosen; tick one" in html
 
 
@@ -390,7 +409,7 @@ def test_a_request_stops_when_the_same_visitor_asks_again(explainer, picture):
     pytest.importorskip("gradio", reason="gradio is not installed")
     from bcos_cli.serve.page import PREDICTED, Visitor, respond
 
-    asked = (str(picture()), "run", PREDICTED, ["bcos", "gradcam", "gradient"], "side by side")
+    asked = (str(picture()), "run", PREDICTED, PREDICTED, ["bcos", "gradcam", "gradient"], "side by side")
     visitor, other = Visitor(), Visitor()
     first = respond(explainer, visitor, *asked)
     next(first)
@@ -423,3 +442,115 @@ def test_a_missing_gradio_is_one_line_that_says_what_to_install(run, bcos, line,
 def test_mistakes_are_one_line_before_anything_is_served(arguments, message, run, bcos, line):
     pytest.importorskip("gradio", reason="gradio is not installed")
     assert message in line(bcos("serve", *arguments))
+
+
+def test_a_slow_method_keeps_nobody_waiting_who_asks_for_another(explainer, picture, monkeypatch):
+    started, finish = Event(), Event()
+
+    def slow(model, x, target=None):
+        started.set()
+        assert finish.wait(60)
+        return torch.ones(1, 16, 16)
+
+    monkeypatch.setattr(
+        "bcos_explain.batch.get_explainer", lambda name: slow if name == "rise" else get_explainer(name)
+    )
+    prediction = explainer.predict(picture(), "run")
+    rise = prediction.network.queue("rise")
+    first, second = (
+        Thread(target=explainer.explain, args=(prediction, ClassTarget(k), "rise"), daemon=True) for k in (0, 1)
+    )
+    first.start()
+    assert started.wait(60)
+    assert rise.outlook == "waiting for 1 earlier request for this method …"
+    other = explainer.predict(picture("other.png", seed=1), "run")
+    assert explainer.explain(other, ClassTarget(0), "bcos").explanations[0].exact  # while the first still works
+    second.start()
+    html = results(other, ClassTarget(0), "other.png", {"rise": None})
+    assert re.search(r"waiting for [12] earlier requests? for this method", html)
+    finish.set()
+    first.join(60)
+    second.join(60)
+    assert rise.requests == []
+
+
+def test_the_wait_is_told_once_it_is_known():
+    queue = Queue(seconds=20.6)
+    assert queue.outlook == "working …, about 21 s"
+    with queue.turn():
+        assert queue.outlook == "waiting for 1 earlier request for this method …, about 41 s"
+    assert queue.outlook == "working …"  # the latest took no time
+    with pytest.raises(ZeroDivisionError), queue.turn():
+        _ = 1 / 0
+    assert queue.requests == []
+
+
+def test_one_class_is_compared_with_another(run, explainer, picture):
+    prediction = explainer.predict(picture(), "run")
+    target = prediction.target(0, 1)
+    page = Figures(results(prediction, target, "noise.png", {"bcos": explainer.explain(prediction, target, "bcos")}))
+    a, b = (exactly(run, picture(), k) for k in (0, 1))
+    (figure,) = page.of("map")
+    np.testing.assert_allclose(array_of(figure), (a.map - b.map)[0].numpy(), rtol=1e-3, atol=1e-6)
+    assert figure["data-file"] == "noise.0-not-1.bcos.npy"
+    assert "rows, not columns" in page.text
+    assert "difference of logits" in page.text
+    with pytest.raises(UnexplainedError, match="cannot be compared with itself; choose another one, or none"):
+        explainer.explain(prediction, prediction.target(1, 1), "bcos")
+
+
+def test_every_picture_can_be_saved(explainer, picture):
+    page = shown(explainer, picture())
+    names = [a["data-png"] for tag, a in page.elements if tag == "button" and "data-png" in a]
+    predicted = explainer.predict(picture(), "run").order[0]
+    assert names == ["noise.input.png", f"noise.{predicted}.bcos.W.png", f"noise.{predicted}.bcos.png"]
+
+
+def test_what_a_crop_leaves_out_is_on_the_page(explainer, picture):
+    assert "squeezed to a square" in shown(explainer, picture()).text
+
+
+def test_probabilities_that_do_not_add_up_are_explained(explainer, picture):
+    pytest.importorskip("gradio", reason="gradio is not installed")
+    from bcos_cli.serve.page import PREDICTED, explain_upload
+
+    prediction = explainer.predict(picture(), "run")
+    (top, _), *_ = explain_upload(explainer, str(picture()), "run", PREDICTED, PREDICTED, ["bcos"], "overlay")
+    total = f"{100 * sum(prediction.probabilities):.1f} %"
+    assert top.info == f"each class is judged on its own: all together have {total}"
+    assert sum_note([0.25, 0.75]) is None
+
+
+def test_examples_are_the_images_that_a_user_names(picture, tmp_path):
+    picture("a.png")
+    picture("b.jpg", seed=1)
+    examples = named_examples([str(tmp_path / "*.*g")])
+    assert [(e.name, e.content) for e in examples] == [(n, (tmp_path / n).read_bytes()) for n in ("a.png", "b.jpg")]
+    buttons = [a for tag, a in Figures(examples_html(examples)).elements if tag == "button"]
+    assert [a["data-file"] for a in buttons] == ["a.png", "b.jpg"]
+    picture("c.tif")
+    with pytest.raises(BcosError, match=r"the example '.*c\.tif': cannot be read"):
+        named_examples([str(tmp_path / "c.tif")])
+    picture("d.png", size=(700, 700))
+    with pytest.raises(BcosError, match=r"d\.png' has more than 1 MB, which every page would load; make it smaller"):
+        named_examples([str(tmp_path / "d.png")])
+
+
+def test_examples_of_a_run_are_its_test_images(recipe, shards, tmp_path, capsys):
+    chosen = recipe()
+    trained = build(chosen, load_index(shards).classes)
+    folder = tmp_path / "trained"
+    trained.save(folder / "model.safetensors")
+    (folder / "config.yaml").write_text(dump_recipe(chosen), encoding="utf-8")
+    examples = run_examples(str(folder), trained)
+    index = load_index(shards)
+    found = images_at(shards, index, "test", trained.input, range(7))
+    assert [e.name for e in examples] == [f"test-{position}.png" for position in range(7)]
+    for example, (image, (label,)) in zip(examples, found.values(), strict=True):
+        assert example.title == index.classes[label]
+        np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(example.content)))[..., 0], image[0].numpy())
+    gone = chosen.model_copy(update={"data": chosen.data.model_copy(update={"path": str(tmp_path / "gone")})})
+    (folder / "config.yaml").write_text(dump_recipe(gone), encoding="utf-8")
+    assert run_examples(str(folder), trained) == []
+    assert "no example images: " in capsys.readouterr().err
+    assert run_examples("resnet18", trained) == []

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from types import ModuleType
 
+import numpy as np
 import pluggy
 import pytest
 
@@ -9,6 +10,7 @@ import bcos_explain
 from bcos_core import BcosError
 from bcos_core.plugins import Registry, load_plugins
 from bcos_explain import ExplainerSpec, hookimpl, hookspecs
+from bcos_explain.registry import is_signed
 
 
 def test_listing_imports_no_torch():
@@ -110,3 +112,12 @@ def test_broken_plugins_are_named_and_do_not_stop_the_rest(monkeypatch):
     assert "cannot list" in errors["b"]
     assert "'bcos' is already registered" in errors["c"]
     assert registry["bcos"].builder.startswith("bcos_explain.")
+
+
+def test_only_maps_of_both_signs_are_red_and_blue():
+    positive, mixed = np.array([[0.0, 2.0]]), np.array([[-1.0, 2.0]])
+    for name in ("gradcam", "layercam", "rise", "attention_rollout"):
+        assert not is_signed(name, positive)
+        assert is_signed(name, mixed)  # a contrast
+    for name in ("bcos", "gradient", "of nobody"):
+        assert is_signed(name, positive)

@@ -221,6 +221,8 @@ def test_plot_leaves_pyplot_alone_and_has_units(tmp_path):
 def test_impossible_maps_are_refused(options, message):
     with pytest.raises(BcosError, match=message):
         contribution_rgb(np.eye(3), **options)
+    with pytest.raises(BcosError, match="must end above their start, 2, got 1"):
+        contribution_rgb(np.eye(3), limit=1.0, low=2.0)
     with pytest.raises(BcosError, match=r"a contribution map must have shape \(H, W\)"):
         contribution_rgb(torch.rand(1, 3, 3))
 
@@ -294,3 +296,12 @@ def test_a_failed_png_leaves_the_old_one(tmp_path, monkeypatch):
 def test_what_is_no_picture_is_refused(tmp_path, array, scale, message):
     with pytest.raises(BcosError, match=message):
         save_png(array, tmp_path / "x.png", scale)
+
+
+def test_maps_without_a_sign_go_from_pale_to_dark():
+    m = np.array([[0.1, 0.25, 0.4, 0.7]])
+    rgb = contribution_rgb(m, limit=0.4, low=0.1)
+    ramp = plt.get_cmap("YlOrBr")
+    for value, expected in zip(rgb[0], (0.0, 0.5, 1.0, 1.0), strict=True):
+        np.testing.assert_allclose(value, ramp(expected)[:3], atol=0.02)
+    assert (np.diff(rgb[0, :3].sum(1)) < 0).all()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bcos_core import BcosError
-from bcos_explain.render import contribution_overlay, explanation_overlay, greyed
+from bcos_explain.render import contribution_overlay, contribution_rgb, explanation_overlay, greyed, laid_on, on_ground
 
 
 @pytest.fixture
@@ -43,3 +43,33 @@ def test_shapes_that_differ_are_refused(rgb):
         explanation_overlay(rgb, rgb)
     with pytest.raises(BcosError, match=r"greyed needs \(H, W, 3\)"):
         greyed(rgb[..., 0])
+
+
+def test_maps_without_a_sign_are_painted_in_their_own_colours(rgb):
+    m = 3 + np.random.default_rng(1).random((4, 5))
+    picture = contribution_overlay(rgb, m, limit=3.8, low=3.2)
+    colours = contribution_rgb(m, limit=3.8, low=3.2)
+    for i, j in np.ndindex(4, 5):
+        alpha = min(max((m[i, j] - 3.2) / 0.6, 0), 1)
+        np.testing.assert_allclose(picture[i, j], alpha * colours[i, j] + (1 - alpha) * literal_grey(rgb[i, j]))
+
+
+@pytest.fixture
+def white_and_black():
+    """W of a greyscale network: opaque white and black, and nothing."""
+    rgba = np.zeros((2, 3, 4))
+    rgba[:, 0], rgba[:, 1] = 1, (0, 0, 0, 1)
+    return rgba
+
+
+def test_white_and_black_of_a_greyscale_network_both_show(white_and_black):
+    np.testing.assert_array_equal(on_ground(white_and_black)[0], [[1, 1, 1], [0, 0, 0], [0.5, 0.5, 0.5]])
+    assert laid_on(on_ground(white_and_black), "white")[0, :, 0].tolist() == [255, 0, 128]
+    for value in (0.0, 1.0):  # an image that is all black, or all white
+        over = explanation_overlay(np.full((2, 3, 3), value), white_and_black)
+        assert over[0, :, 0].tolist() == pytest.approx([1, 0, 0.275 + 0.45 * value])
+
+
+def test_pictures_with_colours_stay_transparent(rgb):
+    rgba = np.random.default_rng(1).random((4, 5, 4))
+    assert on_ground(rgba) is rgba

@@ -22,7 +22,7 @@ from bcos_explain.render import (
     save_sheet,
     sheet_bytes,
 )
-from bcos_explain.render.contributions import bar_picture, tick_text, ticks
+from bcos_explain.render.contributions import bar_picture, ticks
 from bcos_explain.render.files import draw
 from bcos_explain.render.text import drawable, printable, shortened, width_of
 
@@ -123,7 +123,8 @@ def test_ticks_lie_inside_and_are_symmetric(limit, wanted):
     assert 0 in values
     assert 3 <= len(values) <= 4 * wanted + 1
     assert max(values) <= limit * (1 + 1e-6)
-    assert [float(tick_text(v).replace("−", "-")) for v in values] == pytest.approx(values, rel=1e-3)
+    shown = [(2 * place - 1, float(text.replace("−", "-"))) for place, text in ColorBar(limit, "logit").marks(wanted)]
+    assert shown == [(pytest.approx(v / limit, rel=1e-3, abs=1e-9), pytest.approx(v, rel=1e-3)) for v in values]
 
 
 @pytest.mark.parametrize("limit", [0.0, -1.0, float("nan"), float("inf")])
@@ -154,7 +155,7 @@ def test_numbers_stand_where_their_values_are_and_apart(side, limit, picture):
 
 
 def test_colours_of_the_scale_are_those_of_the_map():
-    bar = bar_picture(101, 5, clipped=False)
+    bar = bar_picture(101, 5, ColorBar(2.0, "logit"))
     for i, value in [(0, -2.0), (25, -1.0), (50, 0.0), (100, 2.0)]:
         expected = contribution_rgb(np.array([[value]]), limit=2.0)[0, 0]
         np.testing.assert_allclose(bar[2, i, :3] / 255, expected, atol=0.02)
@@ -162,7 +163,7 @@ def test_colours_of_the_scale_are_those_of_the_map():
 
 
 def test_ends_are_pointed_where_values_are_clipped():
-    alpha = bar_picture(40, 9, clipped=True)[..., 3]
+    alpha = bar_picture(40, 9, ColorBar(2.0, "logit", clipped=True))[..., 3]
     assert (alpha[4] == 255).all()
     assert alpha[0, 0] == alpha[0, -1] == alpha[-1, 0] == 0
     assert (alpha[:, 10:30] == 255).all()
@@ -250,3 +251,16 @@ def test_what_makes_no_sheet_is_refused(picture):
         laid_on(picture[..., 0], "white")
     with pytest.raises(BcosError, match="pictures can be png, svg, webp, got 'gif'"):
         picture_bytes(picture, "gif")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.6), (0.41, 0.63), (-2.0, 5.0), (0.0, 9686.88), (1.0, 1.0001)])
+def test_scale_of_a_map_without_a_sign_starts_at_its_smallest_value(low, high):
+    marks = ColorBar(high, "not exact", low=low).marks()
+    assert len(marks) >= 2
+    for place, text in marks:
+        assert 0 <= place <= 1
+        assert float(text.replace("−", "-")) == pytest.approx(low + place * (high - low), rel=1e-3, abs=1e-9)
+    bar = bar_picture(101, 9, ColorBar(high, "", clipped=True, low=low))
+    expected = contribution_rgb(np.array([[low, (low + high) / 2, high]]), limit=high, low=low)[0]
+    np.testing.assert_allclose(bar[4, [0, 50, 100], :3] / 255, expected, atol=0.02)
+    assert (bar[0, 0, 3], bar[0, -1, 3]) == (255, 0)  # no value lies below

@@ -182,7 +182,7 @@ def test_pictures_wait_until_they_are_seen_and_keep_their_place(page):
 
 def test_each_baseline_has_a_scale_of_its_own():
     rng = np.random.default_rng(1)
-    maps = {"gradcam": 100 * rng.random((8, 10)), "my_own": -rng.random((8, 10))}
+    maps = {"gradient": 100 * rng.random((8, 10)), "my_own": -rng.random((8, 10))}
     page = page_of(gallery=[item(rng, baselines=maps), item(rng)])
     for name, values in maps.items():
         (image,) = page.all("img", **{"data-label": name})
@@ -190,7 +190,43 @@ def test_each_baseline_has_a_scale_of_its_own():
         assert image["data-note"] == f"own scale ±{limit:.3g}"
         np.testing.assert_allclose(pixels(image), contribution_rgb(values, limit=limit), atol=0.51 / 255)
         assert f"own scale ±{limit:.3g}" in page.text
-    assert "The maps of gradcam, my_own" in page.text
+    assert "The maps of gradient, my_own" in page.text
+
+
+@pytest.mark.parametrize("name", ["gradcam", "rise"])
+def test_baselines_without_a_sign_start_at_their_smallest_value(name):
+    rng = np.random.default_rng(1)
+    values = 0.4 + 0.2 * rng.random((8, 10))
+    for map in (values, np.full((8, 10), 0.4)):
+        (image,) = page_of(gallery=[item(rng, baselines={name: map})]).all("img", **{"data-label": name})
+        low, high = map.min(), symmetric_limit(map) + (map.min() == map.max())
+        assert image["data-note"] == f"own scale {low:.3g} to {high:.3g}"
+        np.testing.assert_allclose(pixels(image), contribution_rgb(map, limit=high, low=low), atol=0.51 / 255)
+
+
+def test_images_are_shown_by_the_reason_for_which_they_were_chosen():
+    rng = np.random.default_rng(1)
+    kinds = [("owl", "wrong"), ("cat", "wrong"), ("cat", "typical"), ("owl", "typical"), ("cat", "typical")]
+    page = page_of(gallery=[item(rng, truth, reason=why) for truth, why in kinds], gallery_note=f"All 2 {EVIL}")
+    shown = [(a["data-class"], a["data-reason"]) for a in page.all("figure")]
+    assert shown == [("owl", "wrong"), ("cat", "wrong"), ("owl", "typical"), ("cat", "typical"), ("cat", "typical")]
+    assert f"All 2 {EVIL}" in page.text
+    assert "typical (3)" in page.text
+
+
+def test_terms_are_explained():
+    page = page_of(terms={f"logit {EVIL}": f"what it is {EVIL}"})
+    assert [a["href"] for a in page.all("a")] == ["#terms"]
+    assert f"logit {EVIL}" in page.text
+    assert f"what it is {EVIL}" in page.text
+
+
+def test_grey_pictures_of_w_lie_on_grey():
+    grey = np.repeat(np.array([1.0, 0.0, 0.0])[None, :, None], 4, axis=2) * np.ones((3, 1, 1))
+    grey[:, 1, 3] = 1  # white, black, nothing
+    shown = item(np.random.default_rng(0), size=(3, 3), explanation=grey)
+    (image,) = page_of(gallery=[shown]).all("img", **{"data-label": "W as colour"})
+    np.testing.assert_allclose(pixels(image)[0, :, 0], [1, 0, 0.5], atol=0.01)
 
 
 def test_wrong_predictions_are_marked(page):

@@ -15,7 +15,7 @@ from bcos_explain.explainers import Explainer, Remark, attribute, collect_remark
 from bcos_explain.explainers.contract import LinearMapExplainer, class_indices, without_rounding
 from bcos_explain.explainers.memory import in_batches
 from bcos_explain.explainers.remarks import pass_on, remarks_about
-from bcos_explain.registry import explainer_specs, get_explainer
+from bcos_explain.registry import explainer_specs, get_explainer, is_signed
 from bcos_explain.render.picture import input_image
 from bcos_explain.render.weight_image import WeightPicture
 
@@ -40,6 +40,8 @@ class ClassExplanation:
     method: str
     exact: bool
     """Whether the map and a known bias sum to the logit, as the method's description says."""
+    signed: bool = True
+    """Whether the map is drawn in the colours of both signs: :func:`bcos_explain.registry.is_signed`."""
     logit: float
     """Logit of the target, less that of the class it is compared with."""
     probability: float
@@ -263,6 +265,7 @@ class _Batch:
         if target.against is not None:
             logit -= float(logits[target.against])
         receipt = weight = picture = None
+        map = result.maps[i, t].numpy()
         terms: Mapping[str, float] = {}
         if result.explanation is not None and result.receipts is not None:
             terms = result.receipts[i][t].terms
@@ -274,10 +277,11 @@ class _Batch:
             target=target,
             method=method,
             exact=self.exact[method],
+            signed=is_signed(method, map),
             logit=logit,
             probability=float(probabilities[target.index]),
             contributions=float(result.maps[i, t].double().sum()),
-            map=result.maps[i, t].numpy(),
+            map=map,
             weight=weight,
             picture=picture,
             receipt=receipt,

@@ -11,7 +11,9 @@ from bcos_explain.spec import ExplainerSpec, MetricSpec, Unit
 def bcos_explain_explainers() -> Iterable[ExplainerSpec]:
     """Return the exact B-cos contributions, and the methods they are compared with."""
     for name, (explainer, summary, source) in _EXPLAINERS.items():
-        yield ExplainerSpec(name, f"bcos_explain.explainers:{explainer}", summary, source, exact=name == "bcos")
+        yield ExplainerSpec(
+            name, f"bcos_explain.explainers:{explainer}", summary, source, name == "bcos", name not in _UNSIGNED
+        )
 
 
 _TPAMI = "Böhle et al., TPAMI 2024"
@@ -64,6 +66,7 @@ _EXPLAINERS = {
     ),
 }
 """Class, what it gives, and the paper, by name."""
+_UNSIGNED = ("attention_rollout", "gradcam", "layercam", "rise")
 
 
 @hookimpl

@@ -10,6 +10,8 @@ from bcos_explain import plugins
 from bcos_explain.spec import ExplainerSpec, MetricSpec
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from bcos_explain.explainers.contract import Explainer
 
 
@@ -21,6 +23,14 @@ def list_explainers(pattern: str = "*") -> list[str]:
 def explainer_specs() -> list[ExplainerSpec]:
     """Descriptions of all explainers, sorted by name."""
     return sorted(plugins.explainers(), key=lambda spec: spec.name)
+
+
+def is_signed(name: str, map: "NDArray[Any]") -> bool:
+    """Whether a map is drawn in the colours of both signs: if its method has a sign, or the map a negative value.
+
+    A difference of two Grad-CAM maps has one, too.
+    """
+    return not any(spec.name == name and not spec.signed for spec in plugins.explainers()) or bool((map < 0).any())
 
 
 def get_explainer(name: str, **options: Any) -> "Explainer":

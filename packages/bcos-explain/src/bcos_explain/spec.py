@@ -20,6 +20,8 @@ class ExplainerSpec:
     """The paper that describes the method."""
     exact: bool = False
     """Whether the attributions, with a bias that is known, sum to the explained logit for every network."""
+    signed: bool = True
+    """Whether a negative attribution speaks against the class; maps of other methods are drawn from pale to dark."""
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def explain(
         typer.Option(help="side-by-side, overlay or separate; repeatable. side-by-side and separate by default."),
     ] = None,
     contact_sheet: Annotated[
-        bool, typer.Option("--contact-sheet", help="Also one sheet for all images, not overlaid.")
+        bool, typer.Option("--contact-sheet", help="Also sheets of all images as a grid, not overlaid.")
     ] = False,
     format: Annotated[Literal["png", "svg", "webp"], typer.Option(help="Format of the pictures.")] = "png",
     scale: Annotated[

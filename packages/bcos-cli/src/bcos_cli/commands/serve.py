@@ -23,6 +23,12 @@ def serve(
     method: Annotated[
         list[str] | None, typer.Option(help="Explainer that is ticked at the start; repeatable. bcos by default.")
     ] = None,
+    example: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Image, folder or pattern to try the page with; repeatable. Test images of a run by default."
+        ),
+    ] = None,
     max_megabytes: Annotated[float, typer.Option(help="Largest file that may be uploaded.", min=0.001)] = 20,
     max_megapixels: Annotated[float, typer.Option(help="Largest image that is decoded.", min=0.001)] = 64,
     max_total_megabytes: Annotated[
@@ -47,5 +53,6 @@ def serve(
         address=Address(host, port),
         limits=Limits(megabytes=max_megabytes, megapixels=max_megapixels, total_megabytes=max_total_megabytes),
         methods=method or ["bcos"],
+        examples=example or [],
         open_browser=open,
     )

@@ -106,8 +106,13 @@ class Evaluation(Section):
     gridpg_smooth: Positive = 1
     """Side of the mean filter over contribution maps, odd; 15 is usual for ImageNet."""
     gallery_per_class: Count = 3
+    """Typical images of each class in the report; 0 leaves all explained images out."""
     gallery_classes: Positive = 20
-    """At most this many classes are shown, the first ones."""
+    """At most this many classes have typical images, the first ones."""
+    gallery_errors: Count = 24
+    """At most this many wrong predictions are explained, the most confident ones."""
+    gallery_uncertain: Count = 8
+    """Images that the network is least certain of."""
     neurons: Count = 6
     """Channels whose most activating images the report shows, the strongest of a layer; 0 leaves them out."""
     neurons_layer: str | None = None

@@ -1,5 +1,6 @@
 """The way of an image, from a file or memory, to what a network sees of it."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torchvision.transforms import v2
 from bcos_cli.data.image_decoder import opened, unreadable
 from bcos_models import InputSpec
 from bcos_models.images import as_seen, orientation
-from bcos_models.transforms import is_strip, resize_and_crop
+from bcos_models.transforms import resize_and_crop
 
 _DRAFT_FROM = 2**25
 """Pixels from which a JPEG is decoded at a fraction of its size, never below four times what the network sees."""
@@ -55,13 +56,15 @@ def prepare(image: Image.Image, spec: InputSpec) -> InputImage:
 
 def _notes(image: Image.Image, size: tuple[int, int], spec: InputSpec) -> tuple[str, ...]:
     is_transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-    may_have_pages = image.format in ("TIFF", "AVIF")  # of others, counting the pages reads all of a file
+    side = round(min(size) * min(1, spec.size / (spec.resize or spec.size)))
+    is_cropped, is_squeezed = spec.resize is not None and side * side < math.prod(size), len(set(size)) > 1
     notes = {
         "turned upright, as its EXIF orientation says": orientation(image) is not None,
         "transparent parts laid on white, as in training": is_transparent,
         "converted from CMYK to RGB": image.mode == "CMYK",
         "converted from 16 bits to 8": image.mode.startswith("I"),
-        "the first of several pages": may_have_pages and getattr(image, "is_animated", False),
-        "a long strip: only its middle is seen": spec.resize is not None and is_strip(*size),
+        "the first of several frames or pages": getattr(image, "is_animated", False),
+        f"only its middle {side:,}×{side:,} is seen, {100 * side * side / math.prod(size):.2g} % of it": is_cropped,
+        "squeezed to a square": spec.resize is None and is_squeezed,
     }
     return tuple(note for note, applies in notes.items() if applies)

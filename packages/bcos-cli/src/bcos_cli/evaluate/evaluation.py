@@ -11,7 +11,7 @@ from bcos_cli.evaluate.metrics import CLASSIFICATION
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.result import Evaluation, Explanations, means
 from bcos_cli.evaluate.resumable import partial_results
-from bcos_cli.evaluate.samplers import SplitImages, needs_confidence
+from bcos_cli.evaluate.samplers import Predictions, Sampler, SplitImages, needs_confidence
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_explain import MetricSpec, metric_specs
@@ -48,12 +48,13 @@ def evaluate_shards(
     trained.model.to(process_state().device).eval()
     images = SplitImages(specs, index, options)
     classified = [name for name in options.all_metrics if name in CLASSIFICATION]
+    predictions = Predictions()
     if images.confident is None and images.sampled is not None and not classified:
         scores = None  # no metric needs all images: read the sample only
         read = images_at(data, index, options.split, trained.input, images.sampled.positions, options.reading)
         images.sampled.merge({key: (image, labels[0] if labels else 0) for key, (image, labels) in read.items()})
     else:
-        scores = _classify(trained, data, index, options, images)
+        scores = _classify(trained, data, index, options, [*images.samplers, predictions])
     shards = [[r.name, r.samples, r.sha256] for r in index.of(options.split)]
     kept = partial_results(partial, trained.fingerprint(), options.fingerprint(), shards)
     explanations, failed = ExplanationMetrics(trained, images.inputs, options, kept).measure_all(specs)
@@ -72,6 +73,7 @@ def evaluate_shards(
         grid_size=options.grid_size,
         skipped=skipped | failed,
         notes=[*_unread(scores, images), *_fewer_grids(specs, explanations, options)],
+        predictions=None if scores is None else predictions.state(),
     )
 
 
@@ -88,7 +90,7 @@ def _specs(options: EvaluationOptions, index: ShardIndex) -> tuple[list[MetricSp
 
 
 def _classify(
-    trained: TrainedModel, data: str, index: ShardIndex, options: EvaluationOptions, images: SplitImages
+    trained: TrainedModel, data: str, index: ShardIndex, options: EvaluationOptions, samplers: Sequence[Sampler]
 ) -> Scores:
     """Pass the whole split through the network."""
     state = process_state()
@@ -109,7 +111,7 @@ def _classify(
         batches,
         options.loss,
         device=state.device,
-        samplers=images.samplers,
+        samplers=samplers,
         show_progress=state.is_main_process,
     )
 

@@ -1,6 +1,7 @@
 """The explained images of a report."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor
 
 from bcos_cli.config import Recipe
+from bcos_cli.config.train import Evaluation as EvaluationConfig
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import Reading, labels_of, make_batches
+from bcos_cli.data.loader import Reading, images_at
 from bcos_cli.evaluate.result import Evaluation
 from bcos_cli.explain.batch import explain_images
 from bcos_core.errors import BcosError
@@ -20,19 +22,75 @@ from bcos_models import TrainedModel
 
 BATCH = 32
 """Images explained at a time: other explainers need more memory than an evaluation."""
+WRONG, UNCERTAIN, TYPICAL = "wrong prediction", "least certain", "typical of its class"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The images of a split that a report explains."""
+
+    reasons: dict[int, str]
+    """Why an image is among them, by its position."""
+    text: str
+    """The same for all of them, in a sentence."""
+
+    @classmethod
+    def of(cls, evaluation: Evaluation, config: EvaluationConfig) -> "Choice":
+        """Choose wrong predictions, the least certain ones, and some that are typical of their class.
+
+        Typical are those right ones whose confidence is next to the median of their class.
+        """
+        if config.gallery_per_class == 0 or evaluation.predictions is None:
+            return cls({}, "")
+        by_confidence = evaluation.predictions[evaluation.predictions[:, 3].argsort(stable=True)]
+        wrong = by_confidence[by_confidence[:, 1] != by_confidence[:, 2]].flip(0)
+        reasons = dict.fromkeys(_positions(wrong[: config.gallery_errors]), WRONG)
+        others = [p for p in _positions(by_confidence) if p not in reasons]
+        reasons |= dict.fromkeys(others[: config.gallery_uncertain], UNCERTAIN)
+        count = len(evaluation.classes)
+        for label in range(min(config.gallery_classes, count)):
+            of_class = by_confidence[by_confidence[:, 1] == label]
+            right = of_class[of_class[:, 2] == label]
+            left = [p for p in _positions(right if len(right) else of_class) if p not in reasons]
+            start = max(0, len(left) - config.gallery_per_class) // 2
+            reasons |= dict.fromkeys(left[start : start + config.gallery_per_class], TYPICAL)
+        most = config.gallery_errors
+        errors = f"The {most} most confident of {len(wrong):,} wrong predictions are"
+        if len(wrong) <= most:
+            errors = f"All {len(wrong)} wrong predictions are" if len(wrong) else "No prediction is wrong; explained"
+        of_classes = f"the first {config.gallery_classes} of {count:,}" if count > config.gallery_classes else "all"
+        text = (
+            f"{errors} here, with the {list(reasons.values()).count(UNCERTAIN)} images that the network is least "
+            f"certain of besides, and up to {config.gallery_per_class} typical ones of {of_classes} classes: predicted "
+            "rightly, with a confidence next to the median of their class."
+        )
+        return cls(reasons, text)
+
+
+def _positions(rows: Tensor) -> list[int]:
+    return [int(position) for position in rows[:, 0].tolist()]
 
 
 def gallery(
-    trained: TrainedModel, evaluation: Evaluation, recipe: Recipe, *, note: Callable[[str], None] = lambda _: None
+    choice: Choice,
+    trained: TrainedModel,
+    evaluation: Evaluation,
+    recipe: Recipe,
+    *,
+    note: Callable[[str], None] = lambda _: None,
 ) -> Iterator[GalleryItem]:
-    """Explain the first images of each class in the split, whether they are classified correctly or not.
+    """Explain the chosen images, by the reason for which they were chosen, and then by class.
 
-    The recipe says how many images, and which explainers besides ``bcos``. `note` is called with a line about each
-    explainer that cannot explain this network, and with the remarks of the others on their maps.
+    The recipe says which explainers are shown besides ``bcos``. `note` is called with a line about each explainer that
+    cannot explain this network, and with the remarks of the others on their maps.
     """
     config = recipe.evaluation
+    if not choice.reasons:
+        return
+    index, split = load_index(evaluation.data), evaluation.split
     reading = Reading.of(recipe.data)
-    chosen = _first_of_each_class(evaluation, trained, reading, config.gallery_per_class, config.gallery_classes)
+    images_and_labels = images_at(evaluation.data, index, split, trained.input, set(choice.reasons), reading)
+    chosen = [(*images_and_labels[p], p) for p in choice.reasons if p in images_and_labels]
     methods = list(dict.fromkeys(["bcos", *config.explainers]))
 
     def leave_out(name: str, reason: BcosError) -> None:
@@ -51,13 +109,14 @@ def gallery(
         for image, (_, labels, position) in zip(explained, part, strict=True):
             for explanation in image.explanations[1:]:
                 remarks.setdefault(explanation.method, []).extend(explanation.remarks)
-            yield _item(image, labels, f"{evaluation.split} #{position}", evaluation.classes)
+            name = f"{evaluation.split} #{position}"
+            yield _item(image, labels, name, evaluation.classes, choice.reasons[position])
     for name, found in remarks.items():
         for line in remark_lines(found):
             note(f"explanations by {name}: {line}")
 
 
-def _item(image: ExplainedImage, labels: list[int], name: str, classes: Sequence[str]) -> GalleryItem:
+def _item(image: ExplainedImage, labels: list[int], name: str, classes: Sequence[str], reason: str) -> GalleryItem:
     own, *others = image.explanations
     assert own.picture is not None
     assert own.receipt is not None
@@ -72,25 +131,5 @@ def _item(image: ExplainedImage, labels: list[int], name: str, classes: Sequence
         receipt=own.receipt,
         baselines={e.method: e.map for e in others},
         name=name + (f": {', '.join(names)}" if len(names) > 1 else ""),
+        reason=reason,
     )
-
-
-def _first_of_each_class(
-    evaluation: Evaluation, trained: TrainedModel, reading: Reading, per_class: int, classes: int
-) -> list[tuple[Tensor, list[int], int]]:
-    """Return (8-bit image, labels, position in the split) of the first images of the first classes, by class."""
-    if per_class == 0:
-        return []
-    index = load_index(evaluation.data)
-    batches = make_batches(evaluation.data, index, evaluation.split, trained.input, batch_size=64, reading=reading)
-    count = min(classes, len(evaluation.classes))
-    found: dict[int, list[tuple[Tensor, list[int], int]]] = {label: [] for label in range(count)}
-    for images, labels, positions in batches.epoch(0):
-        for image, label, position in zip(images, labels, positions.tolist(), strict=True):
-            several = labels_of(label)
-            first = next((k for k in several if k in found and len(found[k]) < per_class), None)
-            if first is not None:
-                found[first].append((image, several, position))
-        if all(len(images) == per_class for images in found.values()):
-            break
-    return [entry for entries in found.values() for entry in entries]

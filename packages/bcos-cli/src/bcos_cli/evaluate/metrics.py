@@ -39,7 +39,7 @@ CLASSIFICATION = {
         ClassificationMetric(
             "calibration_error",
             "calibration error",
-            "expected calibration error of the predicted class, 15 bins",
+            "mean distance of confidence from accuracy: expected calibration error of the predicted class, 15 bins",
             higher_is_better=False,
         ),
     )

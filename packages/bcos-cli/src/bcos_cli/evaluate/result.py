@@ -5,6 +5,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from torch import Tensor
+
 from bcos_cli import console
 from bcos_cli.config.output_path import check_writable
 from bcos_cli.evaluate.classification import Scores
@@ -60,6 +62,8 @@ class Evaluation:
     """Metrics that could not be measured, and why."""
     notes: list[str] = field(default_factory=list)
     """What else a reader of the scores should know."""
+    predictions: Tensor | None = field(default=None, repr=False)
+    """(M, 4): position in the split, label, predicted class and its probability; where all images were looked at."""
 
     @property
     def scores(self) -> Scores:
@@ -74,7 +78,7 @@ class Evaluation:
 
     def to_json(self) -> str:
         """Return every value as JSON."""
-        values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification")}
+        values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification", "predictions")}
         values["metrics"] = {name: None if math.isnan(mean) else mean for name, mean in self.metrics.items()}
         values["scores"] = None if self.classification is None else asdict(self.classification)
         values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}

@@ -41,6 +41,8 @@ class Survey:
     """How long each frame is shown, in milliseconds."""
     is_cut: bool
     """Whether the clip has more frames than are explained."""
+    notes: tuple[str, ...]
+    """What was done to its frames beside resizing."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class ClipExplainer:
                 for image in self.request.explain(images, targets):
                     store.add(replace(image, explanations=tuple(replace(e, weight=None) for e in image.explanations)))
             scale = Scale.of(store)
-            pictures = self._animate(file, store, scale, survey.times)
+            pictures = self._animate(file, store, scale, survey)
             maps = self._save_maps(file, store)
         return self._records(file, store, scale, survey, pictures, maps)
 
@@ -93,14 +95,15 @@ class ClipExplainer:
             for image in explain_images(self.request.trained, images, methods=())
         ]
         most = self.options.max_frames
-        return Survey(torch.stack(logits).mean(0).float(), times[:most], len(times) > most)
+        notes = prepare(next(frames(path)).image, self.request.trained.input).notes
+        return Survey(torch.stack(logits).mean(0).float(), times[:most], len(times) > most, notes)
 
-    def _animate(self, file: ImageFile, store: ImageStore, scale: Scale, times: Sequence[float]) -> dict[str, str]:
+    def _animate(self, file: ImageFile, store: ImageStore, scale: Scale, survey: Survey) -> dict[str, str]:
         """Write an animation for each layout; return the file names by kind."""
         names = self.writer.sheet_names(file, self.options.format)
         # A receipt takes as many lines as it needs, but all frames of an animation are of one size: the largest.
         sizes = dict.fromkeys(names, (0, 0))
-        for sheets in self._sheets(file, store, scale, times, names):
+        for sheets in self._sheets(file, store, scale, survey, names):
             for kind, sheet in sheets.items():
                 width, height = sizes[kind]
                 sizes[kind] = (max(width, sheet.width), max(height, sheet.height))
@@ -109,25 +112,26 @@ class ClipExplainer:
                 kind: stack.enter_context(animation(self.writer.out / name, self.options.format))
                 for kind, name in names.items()
             }
-            for sheets, milliseconds in zip(self._sheets(file, store, scale, times, names), times, strict=True):
+            all_sheets = self._sheets(file, store, scale, survey, names)
+            for sheets, milliseconds in zip(all_sheets, survey.times, strict=True):
                 for kind, sheet in sheets.items():
                     sheet.width, sheet.height = sizes[kind]
                     writers[kind].add(draw(sheet), milliseconds)
         return names
 
     def _sheets(
-        self, file: ImageFile, store: ImageStore, scale: Scale, times: Sequence[float], kinds: Iterable[str]
+        self, file: ImageFile, store: ImageStore, scale: Scale, survey: Survey, kinds: Iterable[str]
     ) -> Iterator[dict[str, Sheet]]:
         """Lay out the sheets of every frame, by kind; remarks over all frames stand below each of them."""
         common = [_worst_remarks(r) for r in zip(*(image.explanations for image in store.without_arrays), strict=True)]
         start = 0.0
-        for image, milliseconds in zip(store, times, strict=True):
+        for image, milliseconds in zip(store, survey.times, strict=True):
             explanations = [replace(e, remarks=r) for e, r in zip(image.explanations, common, strict=True)]
             image = replace(image, explanations=tuple(explanations))
-            at = f"at {start / 1000:.2f} s of {sum(times) / 1000:.2f} s"
+            at = f"at {start / 1000:.2f} s of {sum(survey.times) / 1000:.2f} s"
             styles = {kind: self.writer.style(image, overlay=kind == "overlay") for kind in kinds}
             yield {
-                kind: overview(image, scale, style, heading=file.path.name, original=at)
+                kind: overview(image, scale, style, heading=file.path.name, original=at, notes=survey.notes)
                 for kind, style in styles.items()
             }
             start += milliseconds
@@ -158,6 +162,7 @@ class ClipExplainer:
         own = [mean.probability for mean in means if mean.target == ClassTarget(predicted)]
         confidence = own[0] if own else float(self.request.trained.confidences(survey.logits[None])[0, predicted])
         notes = [f"only the first {len(survey.times)} frames of the clip: --max-frames"] if survey.is_cut else []
+        notes += survey.notes
         notes.append("numbers are means over frames; predicted is the class of the largest mean logit")
         return [
             ExplanationRecord.of(

@@ -101,9 +101,12 @@ def _read(file: Path, trained: TrainedModel) -> Tensor:
     if not file.is_file():
         raise BcosError(f"there is no image {str(file)!r}")
     try:
-        return read_image(file, trained.input).pixels
+        loaded = read_image(file, trained.input)
     except UnreadableImageError as reason:
         raise BcosError(f"{file}: {reason}") from reason
+    for note in loaded.notes:
+        console.err.print(f"{file}: {note}", soft_wrap=True)
+    return loaded.pixels
 
 
 def _rows(

@@ -1,5 +1,6 @@
 """Sheets of the pictures of one explained image, with titles, scales and receipts."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from bcos_explain.render import (
     contribution_rgb,
     explanation_overlay,
     grid,
+    on_ground,
     percentile_of_many,
 )
 
@@ -39,6 +41,8 @@ class Scale:
     """Contribution at the ends of the colours, by method."""
     alphas: dict[str, float]
     """Norm of W at which its picture is opaque, by method; none where nothing contributes."""
+    lows: dict[str, float]
+    """Smallest value, at which colours start, by method without a sign: RISE's has a large constant part."""
 
     @classmethod
     def of(cls, images: Iterable[ExplainedImage]) -> "Scale":
@@ -49,11 +53,22 @@ class Scale:
             method: _percentile(images, method, lambda e: None if e.picture is None else e.picture.strength)
             for method in methods
         }
-        return cls(limits, {method: alpha for method, alpha in alphas.items() if alpha})
+        lows: dict[str, float] = {}
+        for explanation in (e for image in images for e in image.explanations if not e.signed):
+            lows[explanation.method] = min(lows.get(explanation.method, math.inf), float(explanation.map.min()))
+        for method, low in lows.items():
+            limits[method] = limits[method] if limits[method] > low else low + 1
+        return cls(limits, {method: alpha for method, alpha in alphas.items() if alpha}, lows)
+
+    def low(self, explanation: ClassExplanation) -> float | None:
+        """Return the value at which the colours of a map without a sign start; None for a signed one."""
+        return None if explanation.signed else self.lows[explanation.method]
 
     def to_dict(self, explanation: ClassExplanation) -> dict[str, float | None]:
         """Return the scale of the pictures of an explanation, for JSON."""
-        return {"limit": self.limits[explanation.method], "alpha": self.alphas.get(explanation.method)}
+        return {"limit": self.limits[explanation.method], "low": self.low(explanation)} | {
+            "alpha": self.alphas.get(explanation.method)
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +81,8 @@ class Style:
     colorbar: bool = True
     overlay: bool = False
     """Paint over the input in grey."""
+    ground: bool = True
+    """Lay W without colours on mid-grey instead of the background."""
 
 
 def side_of(pixels: int, given: int | None) -> int:
@@ -74,23 +91,33 @@ def side_of(pixels: int, given: int | None) -> int:
 
 
 def weight_picture(
-    image: ExplainedImage, explanation: ClassExplanation, scale: Scale, *, overlay: bool = False
+    image: ExplainedImage,
+    explanation: ClassExplanation,
+    scale: Scale,
+    *,
+    overlay: bool = False,
+    ground: bool = True,
 ) -> Picture | None:
-    """Return W in colours, RGBA (H, W, 4), or over the image in grey, (H, W, 3); None for methods without W."""
+    """Return W in colours, RGBA (H, W, 4), or over the image in grey, (H, W, 3); None for methods without W.
+
+    W without colours lies on mid-grey, (H, W, 3), unless `ground` is False.
+    """
     if explanation.picture is None:
         return None
     rgba = explanation.picture.rgba(scale.alphas.get(explanation.method))
-    return explanation_overlay(image.image / 255, rgba) if overlay else rgba
+    if overlay:
+        return explanation_overlay(image.image / 255, rgba)
+    return on_ground(rgba) if ground else rgba
 
 
 def map_picture(
     image: ExplainedImage, explanation: ClassExplanation, scale: Scale, *, overlay: bool = False
 ) -> Picture:
-    """Return a map in red and blue, RGB (H, W, 3), alone or over the image in grey."""
-    limit = scale.limits[explanation.method]
+    """Return a map in the colours of its scale, RGB (H, W, 3), alone or over the image in grey."""
+    limit, low = scale.limits[explanation.method], scale.low(explanation)
     if overlay:
-        return contribution_overlay(image.image / 255, explanation.map, limit=limit)
-    return contribution_rgb(explanation.map, limit=limit)
+        return contribution_overlay(image.image / 255, explanation.map, limit=limit, low=low)
+    return contribution_rgb(explanation.map, limit=limit, low=low)
 
 
 def map_title(explanation: ClassExplanation) -> tuple[str, str]:
@@ -104,14 +131,22 @@ def color_bar(explanation: ClassExplanation, scale: Scale) -> ColorBar:
     """Return the scale of a map, in units of the logit if the method is exact."""
     limit = scale.limits[explanation.method]
     label = "logit per pixel" if explanation.exact else "not exact, per pixel"
-    return ColorBar(limit, label, bool((np.abs(explanation.map) > limit).any()))
+    return ColorBar(limit, label, bool((np.abs(explanation.map) > limit).any()), scale.low(explanation))
 
 
-def overview(image: ExplainedImage, scale: Scale, style: Style, *, heading: str, original: str = "") -> Sheet:
+def overview(
+    image: ExplainedImage,
+    scale: Scale,
+    style: Style,
+    *,
+    heading: str,
+    original: str = "",
+    notes: Sequence[str] = (),
+) -> Sheet:
     """Return a sheet of input, W and contributions with titles, scales and receipts.
 
     One target makes a row, several make a column each. The heading names the image, `original` stands below the title
-    of the input.
+    of the input, `notes` on what was done to it below everything.
     """
     explanations = image.explanations
     targets = list(dict.fromkeys(e.target for e in explanations))
@@ -122,7 +157,8 @@ def overview(image: ExplainedImage, scale: Scale, style: Style, *, heading: str,
         columns = [list(_column(image, target, scale, style)) for target in targets]
         rows = [[None, *tiles] for tiles in zip(*columns, strict=True)]
         rows[0][0] = first
-        footer = remarks_below(explanations)
+        note = sum_note(image.probabilities.tolist())
+        footer = [*([f"probabilities: {note}"] if note else []), *remarks_below(explanations)]
     else:
         rows = [[first, *(tile for e in explanations for tile in explanation_tiles(image, e, scale, style))]]
         footer = [*_receipt_lines(explanations), *remarks_below(explanations)]
@@ -131,6 +167,7 @@ def overview(image: ExplainedImage, scale: Scale, style: Style, *, heading: str,
         else:
             predicted = f"{predicted} · logit {number(explanations[0].logit)}"
     heading = f"{heading} · predicted: {predicted}"
+    footer += [f"image: {'; '.join(notes)}"] if notes else []
     return grid(rows, side=style.side, heading=heading, footer=footer, background=style.background)
 
 
@@ -139,6 +176,12 @@ def percent(share: float) -> str:
     if 0.9995 <= share < 1:
         return "> 99.9 %"
     return "< 0.1 %" if 0 < share < 0.0005 else f"{share:.1%}".replace("%", " %")
+
+
+def sum_note(probabilities: Iterable[float]) -> str | None:
+    """Return a line about probabilities of all classes that do not add up to 1, as of a sigmoid for each class."""
+    total = sum(probabilities)
+    return None if abs(total - 1) < 0.005 else f"each class is judged on its own: all together have {percent(total)}"
 
 
 def _column(image: ExplainedImage, target: ClassTarget, scale: Scale, style: Style) -> Iterator[Tile]:
@@ -170,7 +213,7 @@ def explanation_tiles(
     image: ExplainedImage, explanation: ClassExplanation, scale: Scale, style: Style, *, notes: Sequence[str] = ()
 ) -> Iterator[Tile]:
     """Yield W where there is one, and the map with `notes`."""
-    weight = weight_picture(image, explanation, scale, overlay=style.overlay)
+    weight = weight_picture(image, explanation, scale, overlay=style.overlay, ground=style.ground)
     if weight is not None:
         yield Tile(weight, "W(x)", "what the network looks for")
     bar = color_bar(explanation, scale) if style.colorbar else None

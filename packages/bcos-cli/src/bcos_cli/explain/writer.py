@@ -114,6 +114,7 @@ class Writer:
             background=self.options.page,
             colorbar=self.options.colorbar,
             overlay=overlay,
+            ground=self.options.background is None,
         )
 
     def write(
@@ -125,7 +126,7 @@ class Writer:
         for kind, name in names.items():
             style = self.style(image, overlay=kind == "overlay")
             original = f"{size[0]}×{size[1]}, {pixels}×{pixels} for the network"
-            sheet = overview(image, scale, style, heading=file.path.name, original=original)
+            sheet = overview(image, scale, style, heading=file.path.name, original=original, notes=notes)
             save_sheet(sheet, self.out / name)
         return [self._write_explanation(file, image, e, scale, names, notes) for e in image.explanations]
 
@@ -187,7 +188,7 @@ class Writer:
             return
         for suffix in ("", "-overlay") if "overlay" in self.options.layouts else ("",):
             yield f"contributions{suffix}", map_picture(image, explanation, scale, overlay=bool(suffix))
-            weight = weight_picture(image, explanation, scale, overlay=bool(suffix))
+            weight = weight_picture(image, explanation, scale, overlay=bool(suffix), ground=False)
             if weight is not None:
                 yield f"explanation{suffix}", weight
 

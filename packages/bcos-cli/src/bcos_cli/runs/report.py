@@ -1,23 +1,35 @@
 """The report of a run: what ``report.html`` shows."""
 
+import shlex
 from dataclasses import replace
+from datetime import datetime
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 from bcos_cli.config import Recipe
 from bcos_cli.data.loader import Reading
-from bcos_cli.evaluate.gallery import gallery
+from bcos_cli.evaluate.gallery import Choice, gallery
 from bcos_cli.evaluate.metrics import CLASSIFICATION, describe, format_value
 from bcos_cli.evaluate.result import Evaluation
 from bcos_cli.explain.neurons import NeuronOptions, neuron_rows
-from bcos_cli.train.best_epoch import role_of
+from bcos_cli.processes import given_arguments
+from bcos_cli.train.best_epoch import accuracy_of, measure_of, role_of
 from bcos_cli.train.validation_split import chooses
 from bcos_core.errors import BcosError
+from bcos_explain import explainer_specs
 from bcos_explain.report import Confusion, MetricScores, NeuronRow, ReportData, Table
 from bcos_models import TrainedModel
 
 SCANNED_FOR_NEURONS = 2000
 """Images at the start of the split in which the report looks for the most activating ones."""
+_TERMS = {
+    **{name: metric.label for name, metric in CLASSIFICATION.items()},
+    "gridpg": "GridPG",
+    "completeness": "relative residual (completeness)",
+}
+"""Names of metrics in a report, where they differ."""
 
 
 def report_data(
@@ -33,17 +45,20 @@ def report_data(
             rows=[(name, result.mean, result.std, result.count) for name, result in own],
         )
     ]
+    choice = Choice.of(evaluation, recipe.evaluation)
     return ReportData(
         title=f"{trained.name} on {Path(evaluation.data).name}",
         headline=_headline(evaluation),
         summary=_summary(recipe, trained, evaluation, epochs),
         curves=epochs,
         confusion=Confusion(evaluation.scores.confusion, evaluation.classes) if evaluation.scores.confusion else None,
-        gallery=list(gallery(trained, evaluation, recipe, note=notes.append)),
+        gallery=list(gallery(choice, trained, evaluation, recipe, note=notes.append)),
+        gallery_note=choice.text,
         neurons=_neurons(recipe, trained, evaluation, notes),
         gridpg=evaluation.gridpg,
         metrics=_metric_scores(evaluation),
         tables=tables if own else [],
+        terms=_terms(recipe, trained, evaluation),
         notes=notes,
     )
 
@@ -52,7 +67,8 @@ def _headline(evaluation: Evaluation) -> dict[str, str]:
     """Return accuracy, and how well and how exactly decisions are explained."""
     scores = evaluation.scores
     accuracy = "top-1 accuracy" if scores.mean_average_precision is None else "mean average precision"
-    headline = {accuracy: _percent(scores.accuracy, 1), "calibration error": _percent(scores.calibration_error, 1)}
+    accuracy += f" on {evaluation.split}"
+    headline = {accuracy: _percent(scores.accuracy, 2), "calibration error": _percent(scores.calibration_error, 1)}
     if evaluation.gridpg:
         shown = "bcos" if "bcos" in evaluation.gridpg else next(iter(evaluation.gridpg))
         result = evaluation.gridpg[shown]
@@ -98,6 +114,7 @@ def _summary(
             **{CLASSIFICATION[m].label: format_value(m, value) for m, value in values.items() if value is not None},
             **{f"GridPG {name}": format_value("gridpg", result.mean) for name, result in evaluation.gridpg.items()},
         },
+        "Made": _origin(),
     }
 
 
@@ -105,14 +122,54 @@ def _selection(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, str]:
     """Return what the epochs were scored on, and what that chose."""
     if not epochs:
         return {}
-    last = epochs[-1]
+    last, most = epochs[-1], max(epochs, key=accuracy_of)
     scored = str(last.get("scored", recipe.data.test_split))  # older versions did not record it
-    best = next((line["epoch"] for line in reversed(epochs) if line.get("best")), None)
-    if best is None or not chooses(recipe):
-        choice = "" if role_of(last) == "val" else ", chooses nothing"
-        return {"epochs scored on": f"{scored}{choice}", "chosen": "the last epoch"}
-    chosen = f"epoch {best}, the best" if recipe.train.restore_best else "when to stop; the last epoch"
-    return {"epochs scored on": scored, "chosen": f"{chosen}, on {scored}"}
+    chosen = next((line["epoch"] for line in reversed(epochs) if line.get("best")), None)
+    is_best = chosen is not None and chooses(recipe) and recipe.train.restore_best
+    averaged = " (averaged weights)" if any(key.startswith("ema_") for key in last) else ""
+    name = "accuracy" if measure_of(last) == "top1" else "mean average precision"
+    return {
+        "weights scored here": f"epoch {chosen}, the best on {scored}"
+        if is_best
+        else f"epoch {last['epoch']}, the last",
+        "epochs scored on": scored + ("" if role_of(last) == "val" else ", which chooses nothing"),
+        "last epoch": f"{name} {_percent(accuracy_of(last), 2)}{averaged}",
+        "best epoch": f"{name} {_percent(accuracy_of(most), 2)}, epoch {most['epoch']}",
+    }
+
+
+def _origin() -> dict[str, str]:
+    """Return when and by what the report was made."""
+    packages = ("bcos-cli", "bcos-core", "bcos-models", "bcos-explain", "torch", "timm")
+    command = given_arguments.get(None)
+    return {
+        "date": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "command": shlex.join(["bcos", *command]) if command is not None else "none: a program that calls bcos_cli",
+        "versions": ", ".join([*(f"{name} {version(name)}" for name in packages), f"Python {python_version()}"]),
+    }
+
+
+def _terms(recipe: Recipe, trained: TrainedModel, evaluation: Evaluation) -> dict[str, str]:
+    """Return the meaning of the words of a report, for readers who know neither B-cos networks nor the metrics."""
+    alone = (
+        ""
+        if trained.probabilities == "softmax"
+        else ("; each class is judged on its own, so that those of all classes need not add up to 100 %")
+    )
+    shown = [name for name in CLASSIFICATION if getattr(evaluation.scores, name) is not None]
+    measured = [*shown, *(name for name in evaluation.explanations if name not in shown)]
+    used = dict.fromkeys(["bcos", *recipe.evaluation.explainers, *evaluation.gridpg])
+    return {
+        "logit": "what the network computes for a class, before it becomes a probability",
+        "confidence": f"probability of the predicted class{alone}",
+        "W(x)": "the network is a linear map W(x)·x + b(x) of the image x, and depends on it; the picture of W shows "
+        "the colours that the network looks for",
+        "contribution": "what a pixel adds to the logit, W(x)·x: red for the class, blue against it",
+        "bias": "the part b(x) of the logit that does not come from the image",
+        "receipt": "logit = contributions + bias; it adds up where what is left over, the residual, is rounding",
+        **{_TERMS.get(m, m): describe(m).summary for m in measured},
+        **{spec.name: f"explainer: {spec.summary}" for spec in explainer_specs() if spec.name in used},
+    }
 
 
 def _neurons(recipe: Recipe, trained: TrainedModel, evaluation: Evaluation, notes: list[str]) -> list[NeuronRow]:

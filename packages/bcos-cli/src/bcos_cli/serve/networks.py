@@ -1,7 +1,9 @@
 """The networks behind the page, and what they predict and explain for uploaded files."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +17,7 @@ from bcos_cli.explain.batch import explain_images
 from bcos_cli.processes.group import default_device
 from bcos_cli.serve.uploads import Limits, read_upload
 from bcos_core.errors import BcosError, first_line
-from bcos_explain import ExplainedImage, explainer_specs
+from bcos_explain import ClassTarget, ExplainedImage, explainer_specs
 from bcos_models import TrainedModel, load_trained
 
 TOP = 5
@@ -24,14 +26,51 @@ _KEPT = 64
 """Explanations that are remembered, about 1 MB each for images of 224 pixels."""
 
 
+@dataclass
+class Queue:
+    """Requests for one method of one network, which are answered one after the other."""
+
+    requests: list[object] = field(default_factory=list)
+    """Those that are answered or wait."""
+    seconds: float = 0.0
+    """Duration of the latest answer."""
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until the earlier requests are answered, then keep the later ones waiting."""
+        request = object()
+        self.requests.append(request)
+        try:
+            with self._lock:
+                start = time.monotonic()
+                yield
+                self.seconds = time.monotonic() - start
+        finally:
+            self.requests.remove(request)
+
+    @property
+    def outlook(self) -> str:
+        """What a new request has to wait for, and about how long if that is known."""
+        before = len(self.requests)
+        wait = f", about {(before + 1) * self.seconds:.0f} s" if self.seconds >= 1 else ""
+        if before == 0:
+            return f"working …{wait}"
+        return f"waiting for {before} earlier request{'s' if before > 1 else ''} for this method …{wait}"
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A network in memory, used by one request at a time."""
+    """A network in memory. A slow method keeps only those waiting who ask for it, too."""
 
     name: str
     """Its name on the page, which no other network there has."""
     trained: TrainedModel
-    lock: Lock = field(default_factory=Lock, repr=False)
+    queues: dict[str, Queue] = field(default_factory=dict, repr=False)
+
+    def queue(self, method: str) -> Queue:
+        """Return the queue of a method; predictions have one of their own, that of ``""``."""
+        return self.queues.setdefault(method, Queue())
 
 
 def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> dict[str, Network]:
@@ -67,9 +106,9 @@ class Prediction:
     order: tuple[int, ...]
     """Classes, most likely first."""
 
-    def target(self, chosen: int | None) -> int:
-        """The chosen class, or the predicted one."""
-        return self.order[0] if chosen is None else chosen
+    def target(self, chosen: int | None, against: int | None = None) -> ClassTarget:
+        """The chosen class, or the predicted one; with `against`, why it and not that one."""
+        return ClassTarget(self.order[0] if chosen is None else chosen, against)
 
     @property
     def top(self) -> list[tuple[int, float]]:
@@ -100,20 +139,24 @@ class PageExplainer:
             raise BcosError(f"there is no network {network!r} here; choose one of {', '.join(self.networks)}")
         return self._predicted(_digest(path, self.limits), path, network)
 
-    def explain(self, prediction: Prediction, target: int, method: str) -> ExplainedImage:
+    def explain(self, prediction: Prediction, target: ClassTarget, method: str) -> ExplainedImage:
         """Explain one class by one method; the image holds that one explanation.
 
         Raises:
-            UnexplainedError: a class that is not there, or a method that does not know this network or failed.
+            UnexplainedError: a class that is not there or compared with itself, or a method that does not know this
+                network or failed.
         """
-        if not 0 <= target < len(prediction.order):
-            raise UnexplainedError(f"there is no class {target}; this network has {len(prediction.order)}")
+        for index in (target.index, target.against or 0):
+            if not 0 <= index < len(prediction.order):
+                raise UnexplainedError(f"there is no class {index}; this network has {len(prediction.order)}")
+        if target.index == target.against:
+            raise UnexplainedError("a class cannot be compared with itself; choose another one, or none")
         return self._explained(prediction, target, method)
 
     def _predict(self, digest: str, path: Path, network: str) -> Prediction:  # noqa: ARG002 - reason: the cache's key
         chosen = self.networks[network]
         image = read_upload(path, chosen.trained.input, self.limits)
-        with chosen.lock:
+        with chosen.queue("").turn():
             (explained,) = explain_images(chosen.trained, image.pixels[None], methods=())
         if not bool(torch.isfinite(explained.logits).all()):
             raise BcosError(f"{network} gives logits that are not finite for this image")
@@ -127,11 +170,11 @@ def methods_offered() -> list[str]:
     return [spec.name for spec in specs]
 
 
-def _explain(prediction: Prediction, target: int, method: str) -> ExplainedImage:
+def _explain(prediction: Prediction, target: ClassTarget, method: str) -> ExplainedImage:
     trained, pixels = prediction.network.trained, prediction.image.pixels[None]
     try:
-        with prediction.network.lock:
-            return explain_images(trained, pixels, target, (method,), probe=True, keep_weight=False, colours=True)[0]
+        with prediction.network.queue(method).turn():
+            return explain_images(trained, pixels, [target], (method,), probe=True, keep_weight=False, colours=True)[0]
     except BcosError as reason:
         raise UnexplainedError(first_line(reason)) from reason
     except Exception as reason:  # a stranger's explainer may raise anything

@@ -1,6 +1,7 @@
 (() => {
   "use strict";
   const arrays = new WeakMap();
+  const SAVED = 512; // pixels of a saved picture, about
 
   // The bytes of a figure's array, a NumPy file.
   const fileOf = (figure) => Uint8Array.from(atob(figure.dataset.npy), (c) => c.charCodeAt(0));
@@ -82,13 +83,44 @@
     point(results, x, inside(Number(results.dataset.y ?? height / 2) + dy, height));
   });
 
-  document.addEventListener("click", (event) => {
-    const figure = event.target.closest?.(".bcos-save")?.closest("figure");
-    if (!figure) return;
+  const save = (blob, name) => {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([fileOf(figure)], { type: "application/octet-stream" }));
-    link.download = figure.dataset.file;
+    link.href = URL.createObjectURL(blob);
+    link.download = name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+  };
+
+  // A picture as it is shown: small ones enlarged, each pixel a square.
+  const savePicture = async (image, name) => {
+    const scale = Math.max(1, Math.round(SAVED / image.naturalWidth));
+    const canvas = new OffscreenCanvas(image.naturalWidth * scale, image.naturalHeight * scale);
+    const context = canvas.getContext("2d");
+    context.imageSmoothingEnabled = false;
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    save(await canvas.convertToBlob(), name);
+  };
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.(".bcos-save");
+    const figure = button?.closest("figure");
+    if (!figure) return;
+    if (button.dataset.png) savePicture(figure.querySelector("img"), button.dataset.png);
+    else save(new Blob([fileOf(figure)], { type: "application/octet-stream" }), figure.dataset.file);
+  });
+
+  // An example is uploaded like any file, instead of one that is there.
+  document.addEventListener("click", async (event) => {
+    const example = event.target.closest?.(".bcos-example");
+    if (!example) return;
+    document.querySelector("#bcos-file button[aria-label=Clear]")?.click();
+    let input = null;
+    for (let tries = 0; tries < 100 && !(input = document.querySelector("#bcos-file input[type=file]")); tries++)
+      await new Promise((done) => setTimeout(done, 20));
+    const bytes = Uint8Array.from(atob(example.querySelector("img").src.split(",")[1]), (c) => c.charCodeAt(0));
+    const files = new DataTransfer();
+    files.items.add(new File([bytes], example.dataset.file));
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 })();

@@ -8,48 +8,54 @@ from typing import Any
 
 import gradio as gr
 
-from bcos_cli.explain.sheets import percent
+from bcos_cli.explain.sheets import percent, sum_note
 from bcos_cli.explain.targets import class_text
+from bcos_cli.serve.examples import Example
 from bcos_cli.serve.networks import PageExplainer, Prediction, UnexplainedError, methods_offered
-from bcos_cli.serve.results import LAYOUTS, Layout, problem, results
+from bcos_cli.serve.results import LAYOUTS, Layout, examples_html, problem, results
 from bcos_cli.serve.uploads import SUFFIXES
 from bcos_core.errors import BcosError
 from bcos_explain import ExplainedImage, explainer_specs
 
 PREDICTED = -1
-"""Choice of a class that stands for the predicted one."""
+"""Choice of a class that stands for the predicted one; of one to compare it with, for none."""
 _EMPTY = '<p class="bcos-empty">Drop an image, and see what networks take it for, and why.</p>'
 _HOUR = 3600
 _TEMPORARY = (_HOUR, 24 * _HOUR)
 """Interval and age, in seconds, at which old uploads are deleted; all are deleted when the page ends."""
-_PARALLEL = 4
-"""Requests at a time; each network serves one."""
+_PARALLEL = 40
+"""Requests at a time, most of which wait in the queue of a method: as many as Gradio has threads."""
 
 
-def build_page(explainer: PageExplainer, methods: Sequence[str]) -> gr.Blocks:
-    """Build the page, not yet served; `methods` are ticked at the start."""
+def build_page(explainer: PageExplainer, methods: Sequence[str], examples: Sequence[Example] = ()) -> gr.Blocks:
+    """Build the page, not yet served; `methods` are ticked at the start, `examples` offered below the image."""
     names = list(explainer.networks)
     exact = {spec.name for spec in explainer_specs() if spec.exact}
     offered = [(f"{name} (exact)" if name in exact else name, name) for name in methods_offered()]
     page = gr.Blocks(title="bcos serve", analytics_enabled=False, delete_cache=_TEMPORARY, fill_width=True)
     with page:
         gr.Markdown("# What the network sees\nEvery logit is a linear map of the image, exactly: W(x)·x + b(x).")
-        with gr.Row():
-            with gr.Column(scale=1, min_width=300):
+        with gr.Row(elem_id="bcos-page"):  # in this order on a phone, too: the answer above the choices
+            with gr.Column():
                 limits = explainer.limits
                 label = f"image, up to {limits.megabytes:g} MB"
                 file = gr.File(label=label, file_types=list(SUFFIXES), height=170, elem_id="bcos-file")
+                gr.HTML(examples_html(examples), visible=bool(examples))
+            with gr.Column():
+                shown = gr.HTML(_EMPTY, elem_id="bcos-shown")
+            with gr.Column():
                 network = gr.Dropdown(names, value=names[0], label="network", visible=len(names) > 1)
                 top = gr.Radio([], label="most likely: choose one to explain it", visible=False, elem_id="bcos-top")
                 target = gr.Dropdown(
                     _classes(explainer, names[0]), value=PREDICTED, label="explained class", elem_id="bcos-class"
                 )
+                against = gr.Dropdown(
+                    _others(explainer, names[0]), value=PREDICTED, label="and not", elem_id="bcos-against"
+                )
                 chosen = gr.CheckboxGroup(offered, value=list(methods), label="methods", elem_id="bcos-methods")
                 layout = gr.Radio(list(LAYOUTS), value=LAYOUTS[0], label="layout", elem_id="bcos-layout")
                 visitor = gr.State(Visitor())
-            with gr.Column(scale=3, min_width=320):
-                shown = gr.HTML(_EMPTY, elem_id="bcos-shown")
-        _connect(explainer, (visitor, file, network, target, chosen, layout), (top, shown))
+        _connect(explainer, (visitor, file, network, target, against, chosen, layout), (top, shown))
     return page
 
 
@@ -62,11 +68,11 @@ class Visitor:
 
 def _connect(
     explainer: PageExplainer,
-    inputs: tuple[gr.State, gr.File, gr.Dropdown, gr.Dropdown, gr.CheckboxGroup, gr.Radio],
+    inputs: tuple[gr.State, gr.File, gr.Dropdown, gr.Dropdown, gr.Dropdown, gr.CheckboxGroup, gr.Radio],
     outputs: tuple[gr.Radio, gr.HTML],
 ) -> None:
     """Connect the inputs of the page with what they change."""
-    _, file, network, target, chosen, layout = inputs
+    _, file, network, target, against, chosen, layout = inputs
     top, shown = outputs
     common = {"trigger_mode": "multiple", "api_visibility": "private"}
     explaining: dict[str, Any] = {
@@ -78,14 +84,17 @@ def _connect(
         "show_progress_on": shown,
         **common,
     }
-    quick: dict[str, Any] = {"outputs": target, "queue": False, "show_progress": "hidden", **common}
+    quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", **common}
+    classes = [target, against]
 
-    gr.on([target.input, chosen.input, layout.input], **explaining)
-    file.change(lambda: PREDICTED, None, **quick).then(**explaining)
-    top.input(lambda k: k, top, **quick).then(**explaining)
-    network.input(lambda name: gr.Dropdown(_classes(explainer, name), value=PREDICTED), network, **quick).then(
-        **explaining
-    )
+    def of_network(name: str) -> tuple[gr.Dropdown, gr.Dropdown]:
+        choices = _classes(explainer, name), _others(explainer, name)
+        return gr.Dropdown(choices[0], value=PREDICTED), gr.Dropdown(choices[1], value=PREDICTED)
+
+    gr.on([target.input, against.input, chosen.input, layout.input], **explaining)
+    file.change(lambda: (PREDICTED, PREDICTED), None, classes, **quick).then(**explaining)
+    top.input(lambda k: k, top, target, **quick).then(**explaining)
+    network.input(of_network, network, classes, **quick).then(**explaining)
 
 
 def respond(explainer: PageExplainer, visitor: Visitor, *values: Any) -> Iterator[tuple[Any, Any]]:
@@ -102,7 +111,13 @@ def respond(explainer: PageExplainer, visitor: Visitor, *values: Any) -> Iterato
 
 
 def explain_upload(
-    explainer: PageExplainer, path: str | None, network: str, target: int, methods: Sequence[str], layout: Layout
+    explainer: PageExplainer,
+    path: str | None,
+    network: str,
+    target: int,
+    against: int,
+    methods: Sequence[str],
+    layout: Layout,
 ) -> Iterator[tuple[Any, Any]]:
     """Yield updates of the page: the most likely classes to choose from, then the explanations, method by method."""
     if path is None:
@@ -114,10 +129,13 @@ def explain_upload(
     except BcosError as reason:
         yield gr.Radio(visible=False), problem(f"{name}: {reason}")
         return
-    target_class = prediction.target(None if target == PREDICTED else target)
-    yield _most_likely(prediction, target_class), gr.skip()
+    target_class = prediction.target(*(None if k == PREDICTED else k for k in (target, against)))
+    yield _most_likely(prediction, target_class.index), gr.skip()
     explained: dict[str, ExplainedImage | str | None] = dict.fromkeys(m for m in methods_offered() if m in methods)
     for method in explained:
+        queue = prediction.network.queue(method)
+        if queue.requests or queue.seconds >= 1:  # say what this one waits for
+            yield gr.skip(), results(prediction, target_class, name, explained, layout=layout)
         try:
             explained[method] = explainer.explain(prediction, target_class, method)
         except UnexplainedError as reason:
@@ -131,9 +149,14 @@ def explain_upload(
 def _most_likely(prediction: Prediction, explained: int) -> gr.Radio:
     classes = prediction.network.trained.classes
     choices = [(f"{class_text(k, classes)} · {percent(share)}", k) for k, share in prediction.top]
-    return gr.Radio(choices, value=explained if explained in dict(prediction.top) else None, visible=True)
+    value = explained if explained in dict(prediction.top) else None
+    return gr.Radio(choices, value=value, info=sum_note(prediction.probabilities), visible=True)
 
 
 def _classes(explainer: PageExplainer, network: str) -> list[tuple[str, int]]:
     classes = explainer.networks[network].trained.classes
     return [("as predicted", PREDICTED), *((class_text(k, classes), k) for k in range(len(classes)))]
+
+
+def _others(explainer: PageExplainer, network: str) -> list[tuple[str, int]]:
+    return [("no other class", PREDICTED), *_classes(explainer, network)[1:]]

@@ -1,7 +1,7 @@
 """Explanations as HTML, with all pictures, and arrays for the page's script, inside; all text is escaped."""
 
 import base64
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Literal
@@ -9,20 +9,32 @@ from typing import Any, Literal
 from numpy.typing import NDArray
 
 from bcos_cli.explain.sheets import Scale, color_bar, likelihood, map_picture, map_title, percent, weight_picture
-from bcos_cli.explain.targets import class_text
+from bcos_cli.explain.targets import class_text, target_text
 from bcos_cli.explain.writer import npy_bytes
+from bcos_cli.serve.examples import Example
 from bcos_cli.serve.networks import Prediction
-from bcos_core.receipt import Receipt, number
-from bcos_explain import ExplainedImage, explainer_specs, input_image
+from bcos_core.receipt import Receipt
+from bcos_explain import ClassTarget, ExplainedImage, explainer_specs, input_image
 from bcos_explain.explainers import remark_lines
 from bcos_explain.render import ColorBar, data_uri
-from bcos_explain.render.contributions import tick_text, ticks
+from bcos_explain.render.contributions import bar_picture
 
 Layout = Literal["side by side", "overlay"]
 LAYOUTS: tuple[Layout, ...] = ("side by side", "overlay")
 _SMALL = 128
 """Side in pixels below which pictures are enlarged, each pixel a square."""
 _HINT = "point at a pixel"
+
+
+def examples_html(examples: Sequence[Example]) -> str:
+    """Return the images that the page offers, for its script, which uploads the one that is chosen."""
+    pictures = "".join(
+        f'<button type="button" class="bcos-example" title="{escape(e.title)}" data-file="{escape(e.name)}">'
+        f'<img alt="example: {escape(e.title)}" src="data:;base64,{base64.b64encode(e.content).decode("ascii")}">'
+        "</button>"
+        for e in examples
+    )
+    return f'<p class="bcos-soft">or try one of these</p><div class="bcos-examples">{pictures}</div>'
 
 
 def problem(message: str) -> str:
@@ -32,7 +44,7 @@ def problem(message: str) -> str:
 
 def results(
     prediction: Prediction,
-    target: int,
+    target: ClassTarget,
     name: str,
     explained: Mapping[str, ExplainedImage | str | None],
     *,
@@ -41,7 +53,7 @@ def results(
     """Return HTML of input, W, maps, the contributions of pixels under the cursor, and receipts.
 
     Args:
-        target: the explained class.
+        target: the explained class, alone or compared with another.
         name: name of the file.
         explained: explained images by method; a string is the reason for a missing one, None for one still to come.
     """
@@ -50,8 +62,13 @@ def results(
     receipts = [image.explanations[0].receipt for image in done.values()]
     figures = [_input(prediction, name)]
     for method, image in done.items():
-        figures += _figures(image, layout, f"{Path(name).stem}.{target}.{method}.npy")
-    figures += [_placeholder(method) for method, image in explained.items() if image is None]
+        against = "" if target.against is None else f"-not-{target.against}"
+        figures += _figures(image, layout, f"{Path(name).stem}.{target.index}{against}.{method}")
+    figures += [
+        _placeholder(method, prediction.network.queue(method).outlook)
+        for method, image in explained.items()
+        if image is None
+    ]
     return "".join(
         [
             '<section class="bcos-results">',
@@ -64,14 +81,14 @@ def results(
     )
 
 
-def _headline(prediction: Prediction, target: int, done: Mapping[str, ExplainedImage]) -> str:
+def _headline(prediction: Prediction, target: ClassTarget, done: Mapping[str, ExplainedImage]) -> str:
     classes = prediction.network.trained.classes
     predicted, share = prediction.top[0]
     text = f"predicted <strong>{escape(class_text(predicted, classes))}</strong> {percent(share)}"
     explanation = next((image.explanations[0] for image in done.values()), None)
-    likely = percent(prediction.probabilities[target]) if explanation is None else likelihood(explanation)
-    explained = f"explained: <strong>{escape(class_text(target, classes))}</strong> · {likely}"
-    text = f"predicted and {explained}" if target == predicted else f"{text} · {explained}"
+    likely = percent(prediction.probabilities[target.index]) if explanation is None else likelihood(explanation)
+    explained = f"explained: <strong>{escape(target_text(target, classes))}</strong> · {likely}"
+    text = f"predicted and {explained}" if target == ClassTarget(predicted) else f"{text} · {explained}"
     return f'<p class="bcos-headline" role="status">{text}</p>'
 
 
@@ -79,7 +96,7 @@ def _input(prediction: Prediction, name: str) -> str:
     rgb = input_image(prediction.image.pixels)
     width, height = prediction.image.size
     notes = [f"{width:,}×{height:,} pixels, {rgb.shape[1]}×{rgb.shape[0]} for the network", *prediction.image.notes]
-    return _figure("input", "input", name, rgb, after=_soft(" · ".join(notes)))
+    return _figure("input", "input", name, rgb, file=f"{Path(name).stem}.input", after=_soft(" · ".join(notes)))
 
 
 def _figures(image: ExplainedImage, layout: Layout, file: str) -> Iterator[str]:
@@ -87,10 +104,9 @@ def _figures(image: ExplainedImage, layout: Layout, file: str) -> Iterator[str]:
     (explanation,), scale, overlay = image.explanations, Scale.of([image]), layout == "overlay"
     weight = weight_picture(image, explanation, scale, overlay=overlay)
     if weight is not None:
-        yield _figure("weight", "W(x)", "what the network looks for", weight)
+        yield _figure("weight", "W(x)", "what the network looks for", weight, file=f"{file}.W")
     exact = explanation.exact
     title, subtitle = map_title(explanation)
-    total = "" if exact else _soft(f"sum {number(explanation.contributions)}, logit {number(explanation.logit)}")
     lines = remark_lines(explanation.remarks)
     array = base64.b64encode(npy_bytes(explanation.map.astype("<f4"))).decode("ascii")  # for the page's script
     yield _figure(
@@ -98,15 +114,17 @@ def _figures(image: ExplainedImage, layout: Layout, file: str) -> Iterator[str]:
         title,
         subtitle or next((spec.summary for spec in explainer_specs() if spec.name == explanation.method), ""),
         map_picture(image, explanation, scale, overlay=overlay),
-        data=f' data-unit="{"logit" if exact else ""}" data-npy="{array}" data-file="{escape(file)}"',
+        data=f' data-unit="{"logit" if exact else ""}" data-npy="{array}" data-file="{escape(file)}.npy"',
         after=_bar(color_bar(explanation, scale))
-        + total
         + "".join(f'<span class="bcos-soft bcos-remark">{escape(line)}</span>' for line in lines)
-        + '<button type="button" class="bcos-save">save array (.npy)</button>',
+        + '<button type="button" class="bcos-save" title="map as a NumPy file (.npy)">save array</button>',
+        file=file,
     )
 
 
-def _figure(kind: str, title: str, subtitle: str, picture: NDArray[Any], *, data: str = "", after: str = "") -> str:
+def _figure(
+    kind: str, title: str, subtitle: str, picture: NDArray[Any], *, file: str, data: str = "", after: str = ""
+) -> str:
     height, width = picture.shape[:2]
     small = " bcos-small" if max(height, width) < _SMALL else ""
     source = data_uri(picture, "png")
@@ -115,22 +133,21 @@ def _figure(kind: str, title: str, subtitle: str, picture: NDArray[Any], *, data
         f'<figcaption title="{escape(subtitle)}"><b>{escape(title)}</b> {_soft(subtitle)}</figcaption>'
         f'<div class="bcos-picture{small}" tabindex="0" role="group" aria-label="{escape(title)}, arrow keys move the '
         f'pixel"><img alt="{escape(title)}" draggable="false" src="{source}">'
-        f'<i hidden></i></div><output aria-live="polite">{_HINT}</output>{after}</figure>'
+        f'<i hidden></i></div><output aria-live="polite">{_HINT}</output>{after}'
+        f'<button type="button" class="bcos-save" title="as PNG" data-png="{escape(file)}.png">save picture</button>'
+        "</figure>"
     )
 
 
-def _placeholder(method: str) -> str:
-    return f'<figure class="bcos-figure"><figcaption><b>{escape(method)}</b></figcaption>{_soft("working …")}</figure>'
+def _placeholder(method: str, outlook: str) -> str:
+    return f'<figure class="bcos-figure"><figcaption><b>{escape(method)}</b></figcaption>{_soft(outlook)}</figure>'
 
 
 def _bar(bar: ColorBar) -> str:
-    """The colours of a map from -limit to limit, with numbers; the ends are pointed where values lie beyond."""
-    marks = "".join(
-        f'<span style="left:{50 * (1 + value / bar.limit):.2f}%">{tick_text(value)}</span>'
-        for value in ticks(bar.limit)
-    )
-    pointed = ' class="bcos-pointed"' if bar.clipped else ""
-    return f'<div class="bcos-bar"><i{pointed}></i><div>{marks}</div></div>{_soft(bar.label)}'
+    """The colours of a map, with numbers; the ends are pointed where values lie beyond."""
+    marks = "".join(f'<span style="left:{100 * place:.2f}%">{label}</span>' for place, label in bar.marks())
+    colours = data_uri(bar_picture(256, 9, bar), "png")
+    return f'<div class="bcos-bar"><img alt="" src="{colours}"><div>{marks}</div></div>{_soft(bar.label)}'
 
 
 def _receipt(receipt: Receipt) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from bcos_cli import console
 from bcos_cli.serve.address import Address
+from bcos_cli.serve.examples import named_examples, run_examples
 from bcos_cli.serve.networks import PageExplainer, load_networks
 from bcos_cli.serve.uploads import Limits
 from bcos_core.errors import BcosError
@@ -29,6 +30,7 @@ def serve(
     address: Address | None = None,
     limits: Limits | None = None,
     methods: Sequence[str] = ("bcos",),
+    examples: Sequence[str] = (),
     open_browser: bool = False,
 ) -> None:
     """Serve the page until the process is interrupted or told to end.
@@ -36,6 +38,7 @@ def serve(
     Args:
         address: where to listen; reachable from this machine alone by default.
         methods: explainers that are ticked at the start.
+        examples: images to try the page with, as for ``bcos explain``; without any, test images of the first run.
 
     Raises:
         BcosError: no Gradio, an unknown network or explainer, or an address that cannot be listened at.
@@ -45,7 +48,9 @@ def serve(
     for method in methods:
         get_explainer(method)
     address = (address or Address()).free()
+    offered = named_examples(examples)
     explainer = PageExplainer(load_networks(runs_or_models, weights), limits or Limits())
+    offered = offered or run_examples(runs_or_models[0], next(iter(explainer.networks.values())).trained)
     if address.warning is not None:
         console.err.print(f"bcos: warning: {address.warning}", soft_wrap=True)
     stopped = Event()
@@ -56,7 +61,7 @@ def serve(
             os.environ.update(_QUIET, GRADIO_TEMP_DIR=folder)
             from bcos_cli.serve.page import build_page  # Gradio, which reads the environment
 
-            page = build_page(explainer, methods)
+            page = build_page(explainer, methods, offered)
             try:
                 page.launch(**launch_options(address, explainer.limits, Path(folder)), inbrowser=open_browser)
                 console.out.print(f"serving {address.url}\nCtrl-C stops it", soft_wrap=True)

@@ -12,7 +12,7 @@ from bcos_cli.train.forward_pass import as_written
 from bcos_cli.train.run_folder import RunFolder
 from bcos_core.errors import BcosError, first_line
 from bcos_explain import ExplainedImage, explain_batch
-from bcos_explain.render import contribution_rgb, on_background, save_png
+from bcos_explain.render import contribution_rgb, laid_on, on_ground, save_png
 from bcos_models import TrainedModel
 
 _GAP = 2
@@ -67,8 +67,8 @@ def _column(image: ExplainedImage) -> NDArray[np.float64]:
     """Image, W and contributions below each other, each with white pixels above and at its left."""
     (explanation,) = image.explanations
     assert explanation.picture is not None
-    weight = on_background(explanation.picture.rgba(explanation.picture.own_scale))
-    pictures = (image.image / 255, weight, contribution_rgb(explanation.map))
+    weight = laid_on(on_ground(explanation.picture.rgba(explanation.picture.own_scale)), "white")
+    pictures = (image.image / 255, weight / 255, contribution_rgb(explanation.map))
     return np.concatenate([np.pad(p, ((_GAP, 0), (_GAP, 0), (0, 0)), constant_values=1.0) for p in pictures])
 
 

@@ -1,4 +1,4 @@
-"""The signed picture of a contribution map, and the scale beside it: its colours, and numbers at round values."""
+"""The picture of a map, signed or not, and the scale beside it: its colours, and numbers at round values."""
 
 import math
 from dataclasses import dataclass
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 COLOUR_MAP = "bwr"
 """Matplotlib's name of the colour map of contributions: red for the class, blue against it, white for zero."""
+UNSIGNED_COLOUR_MAP = "YlOrBr"
+"""That of maps without a sign, such as Grad-CAM's: from pale to dark."""
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 """Distances between numbers of a scale, times a power of ten."""
 
@@ -34,26 +36,33 @@ def contribution_rgb(
     map: Array,
     *,
     limit: float | None = None,
+    low: float | None = None,
     percentile: float = PERCENTILE,
-    cmap: str = COLOUR_MAP,
+    cmap: str | None = None,
 ) -> Picture:
-    """Colour a contribution map: red for the class, blue against it, white for zero.
+    """Colour a contribution map: red for the class, blue against it, white for zero; or a map without a sign.
 
     Args:
         map: (H, W), signed, as a tensor or an array.
         limit: contribution at the ends of the colours; those beyond are clipped. None for the map's own
             percentile.
+        low: of a map without a sign, the value at the start of its colours, which go from pale to dark. None for a
+            signed map.
         percentile: percentile of the absolute contributions.
-        cmap: name of a matplotlib colour map.
+        cmap: name of a matplotlib colour map; None for :data:`COLOUR_MAP`, or :data:`UNSIGNED_COLOUR_MAP`.
 
     Returns:
         (H, W, 3), RGB in [0, 1].
 
     Raises:
-        BcosError: another shape, non-finite values, a limit that is not positive, or an unknown colour map.
+        BcosError: another shape, non-finite values, a limit that is not positive or not above `low`, or an unknown
+            colour map.
     """
     values, limit = _with_limit(map, limit, percentile)
-    rgba = _colour_map(cmap)((values / limit + 1) / 2)
+    start = -limit if low is None else low
+    if not start < limit:
+        raise BcosError(f"the colours of a map must end above their start, {low:g}, got {limit:g}")
+    rgba = _colour_map(cmap or (COLOUR_MAP if low is None else UNSIGNED_COLOUR_MAP))((values - start) / (limit - start))
     return np.ascontiguousarray(rgba[..., :3], dtype=np.float64)
 
 
@@ -113,13 +122,24 @@ def _colour_map(name: str):  # type: ignore[no-untyped-def] # reason: matplotlib
 
 @dataclass(frozen=True)
 class ColorBar:
-    """A scale from ``-limit`` to ``limit``."""
+    """A scale from ``-limit`` to ``limit``, or from `low` to ``limit``."""
 
     limit: float
     label: str
     """Units."""
     clipped: bool = False
     """Whether values lie beyond; then the ends are pointed."""
+    low: float | None = None
+    """Start of the scale of a map without a sign; None for a signed one."""
+
+    def marks(self, count: int = 2) -> list[tuple[float, str]]:
+        """Return places from 0 to 1 and text of round values; of a signed map, about `count` on each side of 0."""
+        low, limit = self.low, self.limit
+        if low is None:
+            placed = [((v / limit + 1) / 2, v) for v in ticks(limit, count)]
+        else:
+            placed = [((v - low) / (limit - low), v) for v in _round_values(low, limit, 2 * count)]
+        return [(place, f"{value:.4g}".replace("-", "−")) for place, value in placed]
 
 
 def ticks(limit: float, count: int = 2) -> list[float]:
@@ -140,19 +160,21 @@ def ticks(limit: float, count: int = 2) -> list[float]:
     return [float(f"{k * step:.12g}") for k in range(-last, last + 1)]
 
 
-def tick_text(value: float) -> str:
-    """Return a tick as text, with a minus sign as wide as a plus."""
-    return f"{value:.4g}".replace("-", "−")
+def _round_values(low: float, high: float, count: int) -> list[float]:
+    from matplotlib.ticker import MaxNLocator
+
+    return [float(v) for v in MaxNLocator(nbins=count).tick_values(low, high) if low <= v <= high] or [low, high]
 
 
-def bar_picture(width: int, height: int, *, clipped: bool) -> NDArray[np.uint8]:
-    """Return the colours (H, W, 4) from left to right; ends are pointed where values are clipped."""
-    rgb = contribution_rgb(np.linspace(-1, 1, width)[None], limit=1.0)
+def bar_picture(width: int, height: int, bar: ColorBar) -> NDArray[np.uint8]:
+    """Return the colours (H, W, 4) from left to right; ends beyond which values lie are pointed."""
+    start, low = (-1, None) if bar.low is None else (0, 0.0)
+    rgb = contribution_rgb(np.linspace(start, 1, width)[None], limit=1.0, low=low)
     picture = np.concatenate([np.broadcast_to(rgb, (height, width, 3)), np.ones((height, width, 1))], axis=-1)
-    if clipped:
+    if bar.clipped:
         rows = np.abs(np.arange(height) - (height - 1) / 2)  # distance from the middle
         columns = np.arange(width)
-        from_end = np.minimum(columns, width - 1 - columns)
+        from_end = width - 1 - columns if bar.low is not None else np.minimum(columns, width - 1 - columns)
         picture[..., 3] = from_end[None] >= rows[:, None] - 0.5
     pixels: NDArray[np.uint8] = np.rint(picture * 255).astype(np.uint8)
     return pixels

@@ -11,7 +11,7 @@ from PIL import ImageColor
 
 from bcos_core import BcosError
 from bcos_explain.render.arrays import to_bytes, to_floats
-from bcos_explain.render.contributions import ColorBar, bar_picture, tick_text, ticks
+from bcos_explain.render.contributions import ColorBar, bar_picture
 from bcos_explain.render.picture import on_background
 from bcos_explain.render.sheet import Anchor, Background, Label, Line, Panel, Sheet, checkerboard, look_of
 from bcos_explain.render.text import shortened, width_of, wrapped
@@ -118,9 +118,9 @@ def _lay_row(sheet: Sheet, row: Sequence[Tile | None], top: int, side: int, text
 
 
 def _lay_bar(sheet: Sheet, x: int, y: int, width: int, bar: ColorBar, text: int) -> int:
-    sheet.panels.append(Panel(x, y, width, _BAR, bar_picture(width, _BAR, clipped=bar.clipped)))
+    sheet.panels.append(Panel(x, y, width, _BAR, bar_picture(width, _BAR, bar)))
     y += _BAR
-    for place, label in _labels_that_fit(bar.limit, width, text):
+    for place, label in _labels_that_fit(bar, width, text):
         half = width_of(label, text) / 2
         anchor: Anchor = "left" if place < half else "right" if place + half > width else "middle"
         edge = {"left": 0, "middle": place, "right": width}[anchor]
@@ -129,10 +129,10 @@ def _lay_bar(sheet: Sheet, x: int, y: int, width: int, bar: ColorBar, text: int)
     return _write(sheet, x + width // 2, y + _TICK + text + 1, bar.label, text, width, faint=True, anchor="middle")
 
 
-def _labels_that_fit(limit: float, width: int, text: int) -> list[tuple[int, str]]:
+def _labels_that_fit(bar: ColorBar, width: int, text: int) -> list[tuple[int, str]]:
     """Return places and labels of round values that fit beside each other: many, few, or the outermost two."""
     for count in (2, 1):
-        labels = [(round((v / limit + 1) / 2 * (width - 1)), tick_text(v)) for v in ticks(limit, count)]
+        labels = [(round(place * (width - 1)), label) for place, label in bar.marks(count)]
         spans = []
         for place, label in labels:
             size = width_of(label, text)

@@ -1,12 +1,16 @@
 """What a notebook shows of an explanation: input, W, contributions and the receipt. Loads nothing."""
 
 from html import escape
+from typing import Any
+
+from numpy.typing import NDArray
 
 from bcos_core import Explanation
 from bcos_core.receipt import Receipt, receipts
 from bcos_explain.render.contributions import contribution_rgb, symmetric_limit
 from bcos_explain.render.files import data_uri
-from bcos_explain.render.picture import input_image, on_background
+from bcos_explain.render.grid import laid_on
+from bcos_explain.render.picture import input_image, on_ground
 from bcos_explain.render.weight_image import explanation_image, smoothing
 
 IMAGES_SHOWN = 4
@@ -31,7 +35,7 @@ def explanation_html(explanation: Explanation) -> str | None:
         limit = symmetric_limit(maps[i, :TARGETS_SHOWN])
         for t in range(min(targets.shape[1], TARGETS_SHOWN)):
             w = explanation_image(x, weights[i, t], smooth=smoothing(min(x.shape[1:])))
-            pictures = [on_background(w), contribution_rgb(maps[i, t], limit=limit)]
+            pictures: list[NDArray[Any]] = [laid_on(on_ground(w), "white"), contribution_rgb(maps[i, t], limit=limit)]
             if t == 0:
                 pictures.insert(0, input_image(x))
             cells = "".join(_IMAGE.format(data_uri(picture, "png")) for picture in pictures)

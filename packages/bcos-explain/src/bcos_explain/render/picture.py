@@ -15,6 +15,8 @@ LUMINANCE = (0.299, 0.587, 0.114)
 """Weights of red, green and blue (ITU-R BT.601)."""
 PALE = 0.55
 """How far the grey of the input is moved towards white."""
+GROUND = 0.5
+"""Grey behind pictures of W without colours: on white, what looks for white cannot be seen."""
 
 
 def input_image(x: Array, *, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Picture:
@@ -72,6 +74,15 @@ def on_background(rgba: NDArray[Any], background: float | Sequence[float] | Pict
     return blended
 
 
+def on_ground(rgba: Picture) -> Picture:
+    """Lay a picture of W without colours (H, W, 4) on mid-grey, (H, W, 3); return one with colours as it is."""
+    return rgba if _has_colours(rgba) else on_background(rgba, GROUND)
+
+
+def _has_colours(rgba: Picture) -> bool:
+    return bool((rgba[..., :1] != rgba[..., 1:3]).any())
+
+
 def greyed(rgb: Picture, pale: float = PALE) -> Picture:
     """Return the luminance of the input (H, W, 3) in [0, 1], moved towards white, (H, W, 3) of equal channels.
 
@@ -84,16 +95,16 @@ def greyed(rgb: Picture, pale: float = PALE) -> Picture:
     return np.repeat((grey * (1 - pale) + pale)[..., None], 3, axis=2)
 
 
-def contribution_overlay(rgb: Picture, map: Array, *, limit: float | None = None) -> Picture:
+def contribution_overlay(rgb: Picture, map: Array, *, limit: float | None = None, low: float | None = None) -> Picture:
     """Draw contributions over the greyed input: full colour at the limit, the input where nothing contributes.
 
     ``α · end + (1 - α) · grey`` with ``α = min(1, |map| / limit)`` and the colour of the scale's end on that
-    side.
+    side. For a map without a sign ``α = (map - low) / (limit - low)``, clipped to [0, 1], and its own colour.
 
     Args:
         rgb: (H, W, 3) in [0, 1].
         map: (H, W), signed.
-        limit: as for :func:`bcos_explain.contribution_rgb`.
+        limit: as for :func:`bcos_explain.contribution_rgb`; so is `low`.
 
     Returns:
         (H, W, 3)
@@ -105,17 +116,20 @@ def contribution_overlay(rgb: Picture, map: Array, *, limit: float | None = None
     if rgb.shape != (*values.shape, 3):
         raise BcosError(f"the input must be (H, W, 3) like the map {values.shape}, got {rgb.shape}")
     limit = symmetric_limit(values) if limit is None else limit
-    ends = contribution_rgb(np.where(values < 0, -limit, limit), limit=limit)
-    alpha = (np.abs(values) / limit).clip(0, 1)[..., None]
-    return on_background(np.concatenate([ends, alpha], axis=-1), greyed(rgb))
+    if low is None:
+        colours, alpha = contribution_rgb(np.where(values < 0, -limit, limit), limit=limit), np.abs(values) / limit
+    else:
+        colours, alpha = contribution_rgb(values, limit=limit, low=low), (values - low) / (limit - low)
+    return on_background(np.concatenate([colours, alpha.clip(0, 1)[..., None]], axis=-1), greyed(rgb))
 
 
 def explanation_overlay(rgb: Picture, rgba: Picture) -> Picture:
-    """Draw the picture of W, (H, W, 4), over the greyed input, (H, W, 3).
+    """Draw the picture of W, (H, W, 4), over the greyed input, (H, W, 3); around mid-grey if W has no colours.
 
     Raises:
         BcosError: shapes that do not fit.
     """
     if rgba.shape != (*rgb.shape[:2], 4):
         raise BcosError(f"the picture of W must be (H, W, 4) like the input {rgb.shape}, got {rgba.shape}")
-    return on_background(rgba, greyed(rgb))
+    # pale grey, or, where W is white and black, grey in between: 0.275 to 0.725
+    return on_background(rgba, greyed(rgb) - (0 if _has_colours(rgba) else PALE / 2))

@@ -53,6 +53,8 @@ class GalleryItem(_Pictures):
     """Maps (H, W) of other explainers, signed or not, each shown on a scale of its own."""
     name: str = ""
     """Name of the image, such as its file."""
+    reason: str = ""
+    """Why it is shown."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -183,7 +185,9 @@ class ReportData:
     """
     confusion: Confusion | None = None
     gallery: Sequence[GalleryItem] = ()
-    """Shown by class, classes in the order in which they first appear."""
+    """Shown by reason, then by class, each in the order in which they first appear."""
+    gallery_note: str = ""
+    """How the images were chosen."""
     neurons: Sequence[NeuronRow] = ()
     """Channels with the images that activate them most."""
     gridpg: Mapping[str, MetricResult] = field(default_factory=dict)
@@ -191,5 +195,7 @@ class ReportData:
     metrics: Sequence[MetricScores] = ()
     """Other metrics, shown as the grid pointing game is."""
     tables: Sequence[Table] = ()
+    terms: Mapping[str, str] = field(default_factory=dict)
+    """Explanations of words that the report uses."""
     notes: Sequence[str] = ()
     """Paragraphs at the end."""

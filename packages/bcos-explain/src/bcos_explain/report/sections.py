@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bcos_explain.render import contribution_rgb, data_uri, symmetric_limit
+from bcos_explain.registry import is_signed
+from bcos_explain.render import contribution_rgb, data_uri, on_ground, symmetric_limit
 from bcos_explain.report.boxes import boxes
 from bcos_explain.report.data import Confusion, GalleryItem, MetricScores, NeuronItem, NeuronRow, ReportData, Table
 from bcos_explain.report.tables import shown_table
@@ -98,9 +99,10 @@ def _gridpg(data: ReportData) -> MetricScores:
 
 
 def gallery_section(gallery: Sequence[GalleryItem]) -> dict[str, Any]:
-    """Return items by class, with their pictures and the values to filter by."""
-    order = {name: k for k, name in reversed(list(enumerate(item.true_class for item in gallery)))}  # first appearance
-    items = sorted(gallery, key=lambda item: order[item.true_class])
+    """Return items by reason and class, with their pictures and the values to filter by."""
+    reasons = list(dict.fromkeys(item.reason for item in gallery))
+    classes = list(dict.fromkeys(item.true_class for item in gallery))
+    items = sorted(gallery, key=lambda item: (reasons.index(item.reason), classes.index(item.true_class)))
     limit = shared_limit(items)
     return {
         "limit": limit,
@@ -110,6 +112,7 @@ def gallery_section(gallery: Sequence[GalleryItem]) -> dict[str, Any]:
         "baselines": list(dict.fromkeys(name for item in items for name in item.baselines)),
         "true_classes": list(Counter(item.true_class for item in items).items()),
         "predicted_classes": list(Counter(item.predicted_class for item in items).items()),
+        "reasons": list(Counter(item.reason for item in items if item.reason).items()),
         "right": sum(item.correct for item in items),
     }
 
@@ -150,9 +153,10 @@ def gallery_views(item: GalleryItem, limit: float) -> list[View]:
     note = f"scale ±{limit:.3g}, the same for all images"
     views = _three_views(item, f"Input, predicted as {name}", f"the network looked for in {name}", name, note, limit)
     for explainer, map in item.baselines.items():
-        own = symmetric_limit(np.asarray(map))
-        note = f"own scale ±{own:.3g}"
-        views.append(_view(explainer, f"{explainer} for {name}", note, contribution_rgb(map, limit=own)))
+        own, low = symmetric_limit(np.asarray(map)), None if is_signed(explainer, map) else float(np.min(map))
+        own = own if low is None or own > low else low + 1
+        note = f"own scale ±{own:.3g}" if low is None else f"own scale {low:.3g} to {own:.3g}"
+        views.append(_view(explainer, f"{explainer} for {name}", note, contribution_rgb(map, limit=own, low=low)))
     return views
 
 
@@ -168,7 +172,7 @@ def _three_views(
 ) -> list[View]:
     return [
         _view("original", input, "", item.input),
-        _view("W as colour", f"Colours that {colours}", "", item.explanation),
+        _view("W as colour", f"Colours that {colours}", "", on_ground(item.explanation)),
         _view("contributions", f"Contributions to {name}", note, contribution_rgb(item.map, limit=limit)),
     ]
 

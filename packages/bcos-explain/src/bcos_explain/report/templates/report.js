@@ -45,12 +45,12 @@
   const form = document.querySelector(".filters");
   const gallery = document.querySelector(".gallery");
   const shots = gallery ? all(".shot", gallery) : [];
-  const KEYS = ["class", "predicted", "right", "confidence", "sort", "text"];
+  const KEYS = ["reason", "class", "predicted", "right", "confidence", "sort", "text"];
 
   function fits(shot) {
     const { elements } = form;
     return (
-      ["class", "predicted", "right"].every((key) => !elements[key].value || shot.dataset[key] === elements[key].value) &&
+      ["reason", "class", "predicted", "right"].every((key) => !elements[key].value || shot.dataset[key] === elements[key].value) &&
       Number(shot.dataset.confidence) * 100 >= Number(elements.confidence.value) &&
       elements.text.value.toLowerCase().split(/\s+/).every((word) => shot.dataset.text.toLowerCase().includes(word))
     );

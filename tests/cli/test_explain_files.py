@@ -162,7 +162,14 @@ def test_network_that_is_sure_of_nothing_is_scored_all_the_same(run_folder, tmp_
 def test_shards_of_other_classes_are_refused(run_folder, make_tree, bcos, line):
     assert bcos("shards", "pack", make_tree(["a/1.png", "b/1.png"]), "s", "--split", "test", "--workers", 1)[0] == 0
     text = line(bcos("eval", run_folder, "--data", "s", "--workers", 0, "--metric", "top1"))
-    assert "the network knows 3 classes, the shards at 's' have 2; give the shards it was trained on" in text
+    assert "the shards at 's' have 2 classes, of which the network does not know 'a', 'b'" in text
+
+
+def test_refused_explanation_leaves_no_folder(run_folder, make_tree, bcos, line, tmp_path):
+    images = make_tree(["1.png"], "images")
+    text = line(bcos("explain", run_folder, images, "--out", "seen", "--method", "attention_rollout"))
+    assert "attention rollout needs a transformer" in text
+    assert not (tmp_path / "seen").exists()
 
 
 def test_data_set_with_fewer_classes_than_cells_gets_its_report(recipe, tmp_path, bcos):

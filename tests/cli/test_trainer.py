@@ -214,12 +214,23 @@ def test_loss_that_is_not_finite_ends_the_run_in_one_line(run, recipe, monkeypat
         ({"model": {"options": {"bb": 1}}}, "no option 'bb'"),
         ({"model": {"options": {"num_classes": 5}}}, "num_classes"),
         ({"model": {"options": {"b": "two"}}}, "b"),
+        ({"train": {"class_weights": [1.0], "loss": "cross_entropy"}}, "class_weights has 1 weights, the data have 3"),
+        ({"model": {"freeze": ["nothing"]}}, "fits no parameter"),
     ],
     ids=str,
 )
-def test_recipe_that_does_not_fit_is_refused(sections, message, run, recipe):
+def test_recipe_that_does_not_fit_is_refused_and_leaves_no_trace(sections, message, run, recipe, tmp_path):
     with pytest.raises(BcosError, match=message):
         run(recipe(**sections))
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_that_failed_before_its_first_checkpoint_goes_on_with_a_corrected_recipe(run, recipe, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(losses, "make_loss", lambda *_: NeverFinite())
+        with pytest.raises(BcosError, match="the loss is not finite"):
+            run(recipe(train={"epochs": 1}, optimizer={"lr": 7.0}))
+    run(recipe(train={"epochs": 1}), resume=True)
 
 
 @pytest.mark.parametrize(

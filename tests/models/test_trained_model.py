@@ -14,6 +14,7 @@ from bcos_models import (
     create_model,
     load_trained,
     save_pretrained,
+    imagenet,
     save_weights,
 )
 from bcos_models.registry import describe
@@ -161,3 +162,12 @@ def test_description_that_could_not_be_read_again_is_refused(trained):
         TrainedModel(trained.model, replace(CONFIG, classes=["a", "b"]))
     with pytest.raises(BcosError, match="probabilities must be 'sigmoid' or 'softmax', got 'x'"):
         TrainedModel(trained.model, replace(CONFIG, probabilities="x"))
+
+
+def test_classes_of_imagenet_are_known_by_their_wordnet_numbers():
+    config = ModelConfig("resnet18", 1000, {}, InputSpec(), imagenet.class_names())
+    network = TrainedModel(torch.nn.Identity(), config)
+    assert network.align_classes(["n01484850", "n01440764"], "s") == (2, 0)
+    assert network.align_classes([str(k) for k in range(1000)], "s") == tuple(range(1000))
+    with pytest.raises(BcosError, match=r"does not know 'n99999999'; it knows 'tench', .* and 995 more"):
+        network.align_classes(["n01484850", "n99999999"], "s")

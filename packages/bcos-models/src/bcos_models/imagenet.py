@@ -4,6 +4,13 @@ CLASSES = 1000
 """How many there are."""
 
 
+def wordnet_numbers() -> list[str]:
+    """Return the names of the 1,000 classes in ImageNet's own folders, such as ``n01440764``."""
+    from timm.data.imagenet_info import ImageNetInfo
+
+    return [*ImageNetInfo().label_names()]
+
+
 def class_names() -> list[str]:
     """Return short, distinct names of the 1,000 classes."""
     from timm.data.imagenet_info import ImageNetInfo

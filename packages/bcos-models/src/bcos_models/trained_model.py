@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from bcos_core.errors import BcosError, first_line
+from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.files import write_atomically
 from bcos_models import imagenet
 from bcos_models.convert.origins import original
@@ -73,20 +73,29 @@ class TrainedModel:
         """What makes probabilities of the logits."""
         return self.config.probabilities
 
-    def check_classes(self, classes: list[str], data: str) -> None:
-        """Refuse shards of another number of classes than the network knows, or of the same in another order."""
+    def align_classes(self, classes: Sequence[str], data: str) -> tuple[int, ...]:
+        """Return the output of the network for each of these classes, of the shards at `data`.
+
+        Classes are the same if their names are; ImageNet's are known by their WordNet numbers too. Where one side has
+        numbers instead of names, and both as many, the numbers are the same.
+
+        Raises:
+            BcosError: a class that the network does not know.
+        """
         own = self.classes
-        if len(classes) != len(own):
+        outputs = {name: k for k, name in enumerate(own)}
+        if not outputs.keys() >= set(classes) and own == imagenet.class_names():
+            outputs |= {name: k for k, name in enumerate(imagenet.wordnet_numbers())}
+        numbers = [str(k) for k in range(len(own))]
+        if not outputs.keys() >= set(classes) and len(classes) == len(own) and numbers in (own, list(classes)):
+            return tuple(range(len(own)))
+        if lacking := [name for name in classes if name not in outputs]:
             raise BcosError(
-                f"the network knows {len(own)} classes, the shards at {data!r} have {len(classes)}; "
-                "give the shards it was trained on"
+                f"the shards at {data!r} have {len(classes):,} classes, of which the network does not know "
+                f"{_first_names(lacking)}; it knows {_first_names(own)}: give shards of these classes, or, if they are the "
+                "same under other names, name the network's outputs with --classes"
             )
-        if classes != own and set(classes) == set(own):
-            first = next(k for k, (a, b) in enumerate(zip(classes, own, strict=True)) if a != b)
-            raise BcosError(
-                f"the shards at {data!r} number the network's classes in another order (class {first} is "
-                f"{classes[first]!r} there, {own[first]!r} here); pack them again in its order"
-            )
+        return tuple(outputs[name] for name in classes)
 
     def encode(self, images: Tensor) -> Tensor:
         """Turn 8-bit images, or floats in [0, 1], (N, C, H, W), into the network's input."""
@@ -123,6 +132,11 @@ class TrainedModel:
     def metadata(self) -> dict[str, str]:
         """Return the description for the header of a weights file."""
         return {_HEADER_KEY: self.config.to_json()}
+
+
+def _first_names(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(shown(name, 60) for name in names[:most]) + more
 
 
 def load_trained(run_or_model: str, weights: str | None = None, *, trust: bool = False) -> TrainedModel:

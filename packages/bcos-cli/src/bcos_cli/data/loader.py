@@ -149,7 +149,7 @@ def make_batches(
     stream = ShardStream(
         order,
         BytesTransform(spec.channels, steps, is_random, reading.decoder),
-        Labelling(len(index.classes), index.multi_label),
+        Labelling.of(index),
         open_shard=reading.opener(),
         skip=reading.skip,
     )

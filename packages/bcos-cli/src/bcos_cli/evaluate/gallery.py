@@ -81,10 +81,10 @@ def _first_of_each_class(
     """Return (8-bit image, labels, position in the split) of the first images of the first classes, by class."""
     if per_class == 0:
         return []
-    index = load_index(evaluation.data)
+    index = load_index(evaluation.data).aligned(trained, evaluation.data)
     batches = make_batches(evaluation.data, index, evaluation.split, trained.input, batch_size=64, reading=reading)
-    count = min(classes, len(evaluation.classes))
-    found: dict[int, list[tuple[Tensor, list[int], int]]] = {label: [] for label in range(count)}
+    first_classes = sorted(index.numbers)[:classes]
+    found: dict[int, list[tuple[Tensor, list[int], int]]] = {label: [] for label in first_classes}
     for images, labels, positions in batches.epoch(0):
         for image, label, position in zip(images, labels, positions.tolist(), strict=True):
             several = labels_of(label)

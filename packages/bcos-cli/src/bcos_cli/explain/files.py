@@ -67,9 +67,10 @@ def explain_files(
     trained = load_trained(run_or_model, weights, trust=trusts_runs())
     choice = target_choice(targets, top_k, contrasts, trained.classes)
     trained.model.to(default_device())
-    out.mkdir(parents=True, exist_ok=True)
     request = Request(trained, choice, methods, batch_size, keep_weight=pictures.raw_weight)
     writer = Writer(out, trained.classes, pictures)
+    if pictures.scale == "shared":
+        out.mkdir(parents=True, exist_ok=True)
     waiting = TemporaryDirectory(dir=out, prefix=".waiting-") if pictures.scale == "shared" else nullcontext()
     with waiting as folder:
         store = None if folder is None else ImageStore(Path(folder))

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.comparison import differences
+from bcos_cli.config.output_path import check_writable
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import path_in_errors, remove_asides, write_atomically
 from bcos_core.text import parse_json, read_text
@@ -59,7 +60,9 @@ class RunFolder:
 
     @contextmanager
     def opened(self, recipe: Recipe, *, resume: bool) -> Iterator[None]:
-        """Start or resume a run here, and keep other processes out; a refusal changes nothing.
+        """Start a run here, or open one that :meth:`resume` will resume, and keep other processes out.
+
+        A refusal changes nothing.
 
         Raises:
             BcosError: no run to resume, or one with another recipe; no free folder to start one; or one in use.
@@ -68,9 +71,19 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with self.locked():
             remove_asides(self.path, {path.name for path in self._files()}.__contains__)
-            self.preempted.unlink(missing_ok=True)
-            self.resume(recipe) if resume else self.start(recipe)
+            self._check_recipe(recipe) if resume else self.start(recipe)
             yield
+
+    def check(self, recipe: Recipe, *, resume: bool) -> None:
+        """Refuse what :meth:`opened` would, and write nothing."""
+        if resume:
+            self._check_run()
+            self._check_recipe(recipe)
+        else:
+            self._check_free()
+            check_writable(self.path)
+        if self.is_in_use():
+            raise self._in_use()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -78,12 +91,15 @@ class RunFolder:
         try:
             held = FileLock(self.path / LOCK).acquire(timeout=1)  # is_in_use of another process holds it for a moment
         except Timeout as reason:
-            raise BcosError(
-                f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
-                "shares the folder); wait for it, or choose another folder with --out"
-            ) from reason
+            raise self._in_use() from reason
         with held:
             yield
+
+    def _in_use(self) -> BcosError:
+        return BcosError(
+            f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
+            "shares the folder); wait for it, or choose another folder with --out"
+        )
 
     def is_free(self) -> bool:
         """Whether there is nothing here but hidden files, which a killed start may have left."""
@@ -125,14 +141,20 @@ class RunFolder:
             BcosError: no run here, or one with another recipe.
         """
         self._check_run()
+        if self._check_recipe(recipe) != recipe:
+            write_atomically(self.config, dump_recipe(recipe))
+        self.preempted.unlink(missing_ok=True)
+
+    def _check_recipe(self, recipe: Recipe) -> Recipe:
+        """Return the run's recipe; refuse to go on with another one, unless nothing has been learned yet."""
         before = load_recipe(str(self.config), needs=())  # compared, not used
-        if changed := changed_keys(before, recipe):
+        has_learned = self.weights.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+        if has_learned and (changed := changed_keys(before, recipe)):
             raise BcosError(
                 f"the run in {str(self.path)!r} has another recipe ({', '.join(changed[:4])}); "
                 "resume it with the same one, or choose another folder with --out"
             )
-        if before != recipe:
-            write_atomically(self.config, dump_recipe(recipe))
+        return before
 
     def _check_free(self) -> None:
         if not self.is_free():

@@ -92,11 +92,13 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
     before = load_recipe(str(folder.config)) if resume and folder.config.exists() else None
     recipe = with_validation(recipe, index, before)
     with ExitStack() as stack:
+        if accelerator.is_main_process:
+            folder.check(recipe, resume=resume)
+        trainer = Trainer(recipe, index, folder, accelerator)  # what it refuses leaves no trace in the folder
         with accelerator.main_process_first():
             if accelerator.is_main_process:
                 stack.enter_context(folder.opened(recipe, resume=resume))
         folder.wait_until_visible()
-        trainer = Trainer(recipe, index, folder, accelerator)
         stack.enter_context(trainer.stopper.listening())
         stack.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
         scores = trainer.run(resume)
@@ -141,6 +143,8 @@ class Trainer:
                 console.err.print(text, soft_wrap=True)
         if resume:
             self.resume()
+            if self.accelerator.is_main_process:
+                self.folder.resume(recipe)
         start_trackers(self.accelerator, recipe)
         comparable = self.learner.annealer.is_over
         while self.progress.epoch < epochs and not should_stop(self.history.lines, recipe.early_stopping, comparable):

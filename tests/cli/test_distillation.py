@@ -93,7 +93,9 @@ def test_size_of_an_embedding(saved):
 
 def test_classes_of_a_teacher_are_aligned_by_name(saved, recipe):
     student = build(recipe(), ["rows", "columns", "corner"])
-    teacher = Teacher(Distillation(teacher=saved(classes=("corner", "x", "rows", "columns"))), student, torch.device("cpu"))
+    teacher = Teacher(
+        Distillation(teacher=saved(classes=("corner", "x", "rows", "columns"))), student, torch.device("cpu")
+    )
     pixels = torch.rand(2, 1, SIDE, SIDE)
     expected = teacher.trained.model(teacher.trained.encode(pixels))
     torch.testing.assert_close(teacher.outputs(pixels), expected[:, [2, 3, 0]])

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
@@ -163,6 +164,40 @@ def test_shards_of_other_classes_are_refused(run_folder, make_tree, bcos, line):
     assert bcos("shards", "pack", make_tree(["a/1.png", "b/1.png"]), "s", "--split", "test", "--workers", 1)[0] == 0
     text = line(bcos("eval", run_folder, "--data", "s", "--workers", 0, "--metric", "top1"))
     assert "the shards at 's' have 2 classes, of which the network does not know 'a', 'b'" in text
+
+
+@pytest.fixture
+def five(tmp_path):
+    """Options that name a network of another library with five classes."""
+    torch.save({"model": timm.create_model("test_resnet", num_classes=5).state_dict()}, tmp_path / "five.pth")
+    (tmp_path / "names.txt").write_text("löwe\nb\nc\nd\ne\n", encoding="utf-8")
+    return ["timm/test_resnet", "--weights", "five.pth", "--classes", "names.txt"]
+
+
+def test_network_of_another_library_is_used_with_weights_and_names_of_classes(five, make_tree, bcos, tmp_path):
+    tree = make_tree([f"test/{name}/{i}.png" for name in ("e", "löwe") for i in range(2)])
+    assert bcos("shards", "pack", tree, "s", "--workers", 1)[0] == 0
+    for command in (
+        ("eval", *five, "--data", "s", "--metric", "top1", "--workers", 0, "--json", "e.json"),
+        ("explain", *five, tree, "--target", "löwe", "--method", "gradcam", "--out", "seen"),
+        ("maps", *five, "--data", "s", "--target", "löwe", "--method", "gradcam", "--workers", 0, "--out", "maps"),
+        ("neurons", *five, "--data", "s", "--workers", 0, "--strongest", 1, "--out", "neurons"),
+        ("export", *five, "--out", "net.pt2"),
+    ):
+        status, _, err = bcos(*command)
+        assert status == 0, err
+    found = evaluation(tmp_path / "e.json")
+    assert found["classes"] == ["löwe", "b", "c", "d", "e"]
+    assert [sum(row) for row in found["scores"]["confusion"]] == [2, 0, 0, 0, 2]
+    assert evaluation(tmp_path / "maps" / "maps.json")["classes"] == found["classes"]
+
+
+def test_names_that_do_not_fit_are_one_line(five, tree, bcos, line, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\n", encoding="utf-8")
+    assert "there are 2 names of classes for 5 outputs" in line(bcos("explain", *five, tree, "--out", "seen"))
+    assert "cannot read the names of classes in 'no.txt'" in line(
+        bcos("explain", *five[:4], "no.txt", tree, "--out", "seen")
+    )
 
 
 def test_refused_explanation_leaves_no_folder(run_folder, make_tree, bcos, line, tmp_path):

@@ -17,12 +17,21 @@ from bcos_core.files import write_atomically
 from bcos_models import imagenet
 from bcos_models.convert.origins import original
 from bcos_models.hub import CONFIG_NAME, from_pretrained
-from bcos_models.model_config import ModelConfig, Probabilities, usual_probabilities
+from bcos_models.model_config import ModelConfig, Probabilities, check_outputs, usual_probabilities
 from bcos_models.reconstruction import rebuild
 from bcos_models.registry import create_model, get_spec, is_model
 from bcos_models.spec import InputSpec
 from bcos_models.transforms import input_encoder
-from bcos_models.weights import WEIGHTS_NAME, check_finite, read_state, save_weights
+from bcos_models.weights import (
+    WEIGHTS_NAME,
+    check_finite,
+    classes_in,
+    convert_state,
+    find_weights,
+    load_state,
+    read_state,
+    save_weights,
+)
 
 _HEADER_KEY = "bcos"
 
@@ -92,8 +101,8 @@ class TrainedModel:
         if lacking := [name for name in classes if name not in outputs]:
             raise BcosError(
                 f"the shards at {data!r} have {len(classes):,} classes, of which the network does not know "
-                f"{_first_names(lacking)}; it knows {_first_names(own)}: give shards of these classes, or, if they are the "
-                "same under other names, name the network's outputs with --classes"
+                f"{_first_names(lacking)}; it knows {_first_names(own)}: give shards of these classes, or, if they are "
+                "the same under other names, name the network's outputs with --classes"
             )
         return tuple(outputs[name] for name in classes)
 
@@ -139,19 +148,27 @@ def _first_names(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(shown(name, 60) for name in names[:most]) + more
 
 
-def load_trained(run_or_model: str, weights: str | None = None, *, trust: bool = False) -> TrainedModel:
+def load_trained(
+    run_or_model: str, weights: str | None = None, *, classes: Sequence[str] | None = None, trust: bool = False
+) -> TrainedModel:
     """Load what a user names.
 
     Args:
         run_or_model: a run's folder, a run's weights file, a folder or ``hf://`` repository that
             :func:`bcos_models.save_pretrained` or ``push_to_hub`` filled, or a model's name; ``timm/NAME`` and
             ``torchvision/NAME`` are those networks as they are, not converted.
-        weights: of a model that is named; None for the published ones.
+        weights: of a model that is named, for any number of classes; None for the published ones.
+        classes: names of the outputs, in place of those that are known.
         trust: take options, from a file, that name files or addresses, which are then read or fetched.
 
     Raises:
         BcosError: nothing of that name, or no weights.
     """
+    trained = _load(run_or_model, weights, trust)
+    return trained if classes is None else TrainedModel(trained.model, replace(trained.config, classes=list(classes)))
+
+
+def _load(run_or_model: str, weights: str | None, trust: bool) -> TrainedModel:
     path = Path(run_or_model)
     if weights is not None and not is_model(run_or_model):
         raise BcosError(f"--weights goes with the name of a model, got {run_or_model!r}; bcos models lists them")
@@ -188,8 +205,15 @@ def _load_named(name: str, weights: str | None) -> TrainedModel:
             f"the model {name!r} has no published weights; name a file with --weights, or give a run's folder"
         )
     else:
-        model = create_model(name, weights=weights, pretrained=weights is None).eval()
+        model = create_model(name, pretrained=weights is None)
         input_spec, num_classes, has_names = spec.input, spec.num_classes, weights is None
+        if weights is not None:
+            state = read_state(find_weights(weights))
+            found = classes_in(model, convert_state(model.state_dict(), state, name))
+            num_classes = check_outputs(found or num_classes)
+            model = model if num_classes == spec.num_classes else create_model(name, num_classes=num_classes)
+            load_state(model, state, name=name, source=weights)
+    model.eval()
     classes = imagenet.class_names() if has_names else None
     probabilities = usual_probabilities(name, input_spec)
     return TrainedModel(model, ModelConfig(name, num_classes, {}, input_spec, classes, probabilities))

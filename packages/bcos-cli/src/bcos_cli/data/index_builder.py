@@ -47,15 +47,6 @@ def expand(patterns: list[str]) -> list[str]:
     return found
 
 
-def read_classes(path: Path) -> list[str]:
-    """Read the names of classes, one in each line of a file; refuse one that cannot be read, or is not text."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as reason:
-        raise BcosError(f"cannot read the names of classes in {str(path)!r}: {reason}") from reason
-    return [line.strip() for line in lines if line.strip()]
-
-
 def index_shards(
     splits: Mapping[str, list[str]], classes: list[str] | None, destination: Path, on_shard: OnShard | None = None
 ) -> tuple[ShardIndex, str]:

@@ -11,8 +11,8 @@ import webdataset
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.image_decoder import UnreadableImageError
+from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.samples import VERIFY, Open, Problem, image_and_label, parse_labels, read_slice

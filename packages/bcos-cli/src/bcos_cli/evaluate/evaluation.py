@@ -72,7 +72,11 @@ def evaluate_shards(
         samples={spec.name: list(keys) for spec in specs if (keys := images.keys(spec))},
         grid_size=options.grid_size,
         skipped=skipped | failed,
-        notes=[*_matching(trained, given, index), *_unread(scores, images), *_fewer_grids(specs, explanations, options)],
+        notes=[
+            *_matching(trained, given, index),
+            *_unread(scores, images),
+            *_fewer_grids(specs, explanations, options),
+        ],
     )
 
 

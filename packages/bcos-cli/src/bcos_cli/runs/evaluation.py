@@ -5,8 +5,8 @@ from typing import Any
 
 from bcos_cli import console
 from bcos_cli.config import Recipe
+from bcos_cli.config.network import load_network
 from bcos_cli.config.run_recipe import data_of, recipe_of
-from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import Reading
 from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
@@ -22,7 +22,7 @@ from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.trainer import TrainingResult
 from bcos_cli.train.validation_split import chooses
 from bcos_explain.report import write_report
-from bcos_models import TrainedModel, load_trained
+from bcos_models import TrainedModel
 
 
 def finish_run(result: TrainingResult, out: Path) -> Evaluation | None:
@@ -53,6 +53,7 @@ def evaluate_run(
     *,
     data: str | None = None,
     weights: str | None = None,
+    classes: Path | None = None,
     files: ScoreFiles | None = None,
 ) -> Evaluation:
     """Score what a user names; for a run's folder on its own test split, rewrite its evaluation and report.
@@ -66,7 +67,7 @@ def evaluate_run(
     """
     files = files or ScoreFiles()
     files.check()
-    trained = load_trained(run_or_model, weights, trust=trusts_runs())
+    trained = load_network(run_or_model, weights, classes)
     folder = RunFolder(Path(run_or_model))
     recipe = recipe_of(run_or_model, data=data)
     location = data_of(run_or_model, data)

@@ -26,6 +26,7 @@ def serve(
     runs_or_models: Sequence[str],
     *,
     weights: str | None = None,
+    classes: Path | None = None,
     address: Address | None = None,
     limits: Limits | None = None,
     methods: Sequence[str] = ("bcos",),
@@ -45,7 +46,7 @@ def serve(
     for method in methods:
         get_explainer(method)
     address = (address or Address()).free()
-    explainer = PageExplainer(load_networks(runs_or_models, weights), limits or Limits())
+    explainer = PageExplainer(load_networks(runs_or_models, weights, classes), limits or Limits())
     if address.warning is not None:
         console.err.print(f"bcos: warning: {address.warning}", soft_wrap=True)
     stopped = Event()

@@ -14,8 +14,8 @@ from bcos_core.plugins import suggestion
 from bcos_models import imagenet
 from bcos_models.checks import is_size
 from bcos_models.classifier import LogitBias
-from bcos_models.conversion import Input
-from bcos_models.convert.bcosify import bcosify
+from bcos_models.conversion import Decisions, Input
+from bcos_models.convert.bcosify import bcosify, repeat_conversion
 from bcos_models.convert.network import BcosifiedNetwork
 from bcos_models.download import quick_hub
 from bcos_models.model_config import check_outputs
@@ -85,6 +85,7 @@ def converted(
     pretrained: bool = False,
     weights: str | Path | None = None,
     network: Mapping[str, Any] | None = None,
+    decisions: Mapping[str, Any] | None = None,
     **options: Unpack[BcosifyOptions],
 ) -> BcosifiedNetwork:
     """Build a network, load its weights, and convert it.
@@ -95,6 +96,7 @@ def converted(
         pretrained: start from the library's own weights.
         weights: start from a file of the original network's weights, or load those of a converted one.
         network: options of the original network, such as ``{"drop_path_rate": 0.1}``.
+        decisions: of an earlier conversion, which is repeated instead of running the network; None to run it.
         options: of :func:`bcosify`.
     """
     made = _origin(origin)
@@ -110,7 +112,11 @@ def converted(
     if replaced:
         warnings.warn(f"{origin!r} has a new, untrained classifier of {num_classes} classes", stacklevel=3)
     spec = made.input
-    result = bcosify(original, mean=spec.mean, std=spec.std, image_size=spec.size, **options)
+    if decisions is None:
+        result = bcosify(original, mean=spec.mean, std=spec.std, image_size=spec.size, **options)
+    else:
+        decided = Decisions.from_dict(decisions)
+        result = repeat_conversion(original, decided, num_classes, mean=spec.mean, std=spec.std, **options)
     input_spec = replace(spec, encoding="add_inverse") if result.conversion.options.input == "6ch" else spec
     setattr(result, "input_spec", input_spec)  # noqa: B010 - reason: modules are typed without it
     if state is not None and of_converted:

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import timm
 import torch
 from PIL import Image
 
-from bcos_cli.config import dump_recipe
+from bcos_cli.config import dump_recipe, load_recipe
 from bcos_cli.data.input_image import read_image
 from bcos_cli.explain.files import explain_files
 from bcos_cli.train.model import build
@@ -198,6 +200,41 @@ def test_names_that_do_not_fit_are_one_line(five, tree, bcos, line, tmp_path):
     assert "cannot read the names of classes in 'no.txt'" in line(
         bcos("explain", *five[:4], "no.txt", tree, "--out", "seen")
     )
+
+
+def test_run_is_used_from_any_folder_and_moves_with_its_data(recipe, shards, bcos, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    shutil.copytree(shards, project / "shards")
+    monkeypatch.chdir(project)
+    other = recipe(train={"epochs": 1}, evaluation={"gridpg_grids": 1, "gallery_per_class": 0, "explainers": ["bcos"]})
+    Path("r.yaml").write_text(dump_recipe(other), encoding="utf-8")
+    for arguments in (["--out", "runs/a"], ["--out", "runs/b", "-o", "model={start: runs/a}"]):
+        status, _, err = bcos("train", "r.yaml", "--data", "shards", *arguments)
+        assert status == 0, err
+    assert bcos("eval", "runs/a", "--data", "shards", "--workers", 0)[0] == 0
+    stored = load_recipe("runs/b/config.yaml")
+    assert (stored.data.path, stored.model.start) == (str(project / "shards"), str(project / "runs" / "a"))
+    monkeypatch.chdir(tmp_path)
+    for where in ("project", "moved"):
+        if where == "moved":
+            project.rename(tmp_path / "moved")
+            (tmp_path / "moved" / "runs").rename(tmp_path / "moved" / "trained")
+        run = next((tmp_path / where).glob("*/a"))
+        status, _, err = bcos("eval", run, "--metric", "top1", "--workers", 0, "--json", "e.json")
+        assert status == 0, err
+        assert Path(evaluation(tmp_path / "e.json")["data"]) == tmp_path / where / "shards"
+    status, _, err = bcos("train", "--resume", "--out", run)
+    assert status == 0, err
+
+
+def test_run_in_a_folder_that_cannot_be_written_is_scored_and_left_alone(run_folder, bcos, monkeypatch, tmp_path):
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    monkeypatch.setattr("bcos_cli.config.output_path.os.access", lambda *_: False)
+    status, out, err = bcos("eval", run_folder, "--workers", 0)
+    assert status == 0, err
+    assert "top1" in out
+    assert "evaluation.json and report.html of the run are unchanged: its folder cannot be written" in err
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
 
 
 def test_refused_explanation_leaves_no_folder(run_folder, make_tree, bcos, line, tmp_path):

@@ -9,6 +9,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from bcos_cli.config import load_recipe
+from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.train import accelerator, fsdp, losses, trainer
 from bcos_cli.train.history import History
 from bcos_cli.train.model import build
@@ -59,7 +60,8 @@ def test_training_learns_and_fills_its_folder(run, recipe, tmp_path):
     assert checkpoints == {"step-00000021", "step-00000024"}  # test images choose no best epoch
     assert {p.name for p in (tmp_path / "run" / "explanations").iterdir()} == {f"epoch-000{i}.png" for i in range(1, 9)}
     assert list((tmp_path / "run" / "tensorboard").rglob("events*"))
-    assert load_recipe(str(tmp_path / "run" / "config.yaml")) == with_validation(wanted, result.index) == result.recipe
+    whole = with_absolute_paths(with_validation(wanted, result.index), tmp_path / "run")
+    assert load_recipe(str(tmp_path / "run" / "config.yaml")) == whole == result.recipe
     assert load_trained(str(tmp_path / "run")).classes == ["rows", "columns", "corner"]
 
 

@@ -1,5 +1,6 @@
 """The folder of a run. Imports no torch."""
 
+import fcntl
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.comparison import differences
+from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.config.output_path import check_writable
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import path_in_errors, remove_asides, write_atomically
@@ -24,6 +26,7 @@ VISIBLE_WITHIN = 60.0
 """Seconds after which a file that another machine has written must be visible here."""
 FREE_TO_CHANGE = (
     "data.path",
+    "data.path_from_run",
     "data.cache",
     "data.cache_gb",
     "train.keep_checkpoints",
@@ -118,16 +121,14 @@ class RunFolder:
 
     def is_in_use(self) -> bool:
         """Whether a process is training into this folder."""
-        path = self.path / LOCK
-        if not path.exists():
-            return False
         try:
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
+            with (self.path / LOCK).open("rb") as lock:  # to look needs no right to write, which FileLock asks for
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
-        except PermissionError:  # another user's, of which only that user can tell
+        except OSError:  # there is none, or one of another user, of which only that user can tell
             return False
+        return False
 
     def start(self, recipe: Recipe) -> None:
         """Make the folder for a new run; refuse one with something in it."""
@@ -149,7 +150,7 @@ class RunFolder:
         """Return the run's recipe; refuse to go on with another one, unless nothing has been learned yet."""
         before = load_recipe(str(self.config), needs=())  # compared, not used
         has_learned = self.weights.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
-        if has_learned and (changed := changed_keys(before, recipe)):
+        if has_learned and (changed := changed_keys(with_absolute_paths(before, self.path), recipe)):
             raise BcosError(
                 f"the run in {str(self.path)!r} has another recipe ({', '.join(changed[:4])}); "
                 "resume it with the same one, or choose another folder with --out"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bcos_cli import console
 from bcos_cli.config import Recipe, load_recipe
+from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import Batches, Reading, images_at
@@ -82,8 +83,9 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
             that is not finite.
         Preempted: a signal asked for an early end; ``--resume`` continues the run.
     """
+    index = load_index(recipe.data.location)
+    recipe = with_absolute_paths(recipe, out)
     data = recipe.data.location
-    index = load_index(data)
     if len(index.classes) < 2:
         raise BcosError(f"the shards have the class {index.classes[0]!r} alone; a classifier needs at least two")
     accelerator = make_accelerator(recipe.train, out)

@@ -194,7 +194,7 @@ class RunFolder:
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Append the line of an epoch."""
-        with path_in_errors(self.metrics), self.metrics.open("a") as file:
+        with path_in_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
             file.flush()
             os.fsync(file.fileno())

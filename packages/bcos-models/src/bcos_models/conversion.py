@@ -96,7 +96,8 @@ class Decisions:
                 fits = isinstance(value, bool)
             if not fits:
                 raise BcosError(f"the decisions of a conversion have {name}={shown(value)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)
 
 
 @dataclass(frozen=True)

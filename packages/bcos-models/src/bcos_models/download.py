@@ -101,9 +101,9 @@ def _unreachable(url: str) -> str | None:
     except urllib.error.HTTPError as answer:
         answer.close()
     except (OSError, http.client.HTTPException) as reason:
-        cause = reason.reason if isinstance(reason, urllib.error.URLError) else reason
+        cause: object = getattr(reason, "reason", reason)
         # other libraries may trust other certificates
-        return None if isinstance(cause, ssl.SSLError) else first_line(cause)
+        return None if isinstance(cause, ssl.SSLError) else str(cause)
     return None
 
 

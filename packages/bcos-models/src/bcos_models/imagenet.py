@@ -8,7 +8,8 @@ def wordnet_numbers() -> list[str]:
     """Return the names of the 1,000 classes in ImageNet's own folders, such as ``n01440764``."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    return [*ImageNetInfo().label_names()]
+    info = ImageNetInfo()
+    return [info.index_to_label_name(k) for k in range(CLASSES)]
 
 
 def class_names() -> list[str]:

@@ -7,6 +7,7 @@ and compared with the weights; and it is given up as soon as it has many more pa
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +72,7 @@ def _naming(config: ModelConfig, source: str) -> Iterator[None]:
 
 
 def _built(config: ModelConfig) -> nn.Module:
-    repeated = {} if config.decisions is None else {"decisions": config.decisions}
+    repeated: dict[str, Any] = {} if config.decisions is None else {"decisions": config.decisions}
     model = create_model(config.name, num_classes=config.num_classes or None, **config.options, **repeated)
     if config.num_classes == 0:
         remove_classifier(model, config.name)

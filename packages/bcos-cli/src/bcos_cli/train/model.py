@@ -68,7 +68,7 @@ def _from_trained(recipe: Recipe, started: TrainedModel, classes: list[str]) -> 
     options = dict(started.options)
     if started.classes != classes and options.get("logit_bias", "auto") is None:
         del options["logit_bias"]  # it is that of an embedding; a classifier has its own
-    repeated = {} if started.config.decisions is None else {"decisions": started.config.decisions}
+    repeated: dict[str, Any] = {} if started.config.decisions is None else {"decisions": started.config.decisions}
     network = create_model(started.name, num_classes=len(classes), **options, **repeated)
     own, state = network.state_dict(), started.model.state_dict()
     if started.classes != classes:

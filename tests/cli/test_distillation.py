@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from stripes import SIDE
 
 from bcos_cli.config import Distillation, dump_recipe, validate_recipe
 from bcos_cli.train.distillation import Objective, Teacher, embedding_size
@@ -88,6 +89,16 @@ def test_objective_mixes_labels_and_teacher(weight):
 
 def test_size_of_an_embedding(saved):
     assert embedding_size(saved(classes=tuple("abcdefg"))) == 7
+
+
+def test_classes_of_a_teacher_are_aligned_by_name(saved, recipe):
+    student = build(recipe(), ["rows", "columns", "corner"])
+    teacher = Teacher(
+        Distillation(teacher=saved(classes=("corner", "x", "rows", "columns"))), student, torch.device("cpu")
+    )
+    pixels = torch.rand(2, 1, SIDE, SIDE)
+    expected = teacher.trained.model(teacher.trained.encode(pixels))
+    torch.testing.assert_close(teacher.outputs(pixels), expected[:, [2, 3, 0]])
 
 
 def test_teacher_that_knows_or_sees_other_things_is_refused(saved, recipe):

@@ -10,10 +10,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from stripes import SIDE
 
 import bcos_cli.evaluate.explanations
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
+from bcos_cli.data.pack import pack
+from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.requirements import Condition
@@ -25,6 +28,7 @@ from bcos_core import BcosError
 from bcos_explain import get_explainer, metrics
 from bcos_explain.metrics import ConfidentImages, grid_pointing_game
 from bcos_explain.spec import MetricSpec
+from bcos_models import InputSpec
 
 CLASSES = ["rows", "columns", "corner"]
 OPTIONS = EvaluationOptions(
@@ -279,10 +283,58 @@ def test_fewer_grids_than_asked_for_are_noted(trained, shards, monkeypatch):
     assert evaluate_shards(trained, shards, replace(OPTIONS, grids=7)).notes == []
 
 
-def test_classes_in_another_order_are_refused(trained, shards):
-    trained.config = replace(trained.config, classes=["columns", "rows", "corner"])
-    with pytest.raises(BcosError, match=r"in another order \(class 0 is 'rows' there, 'columns' here\)"):
+def renumbered(shards, tmp_path, keep):
+    """The shards of some classes alone, which their index and labels number as they stand in `keep`."""
+    items, pngs = [], {}
+    for image, label, position in every_sample(shards):
+        if CLASSES[label] in keep:
+            path = f"{position}.png"
+            items.append(ImageItem(path, "train", keep.index(CLASSES[label])))
+            pngs[path] = encode_png(image.permute(1, 2, 0).numpy()[..., 0])
+    folder = tmp_path / "-".join(keep)
+    pack(ArraySource(list(keep), items, pngs), "some", folder, workers=1)
+    return str(folder)
+
+
+def every_sample(shards):
+    spec = InputSpec(size=SIDE, channels=1, resize=None)
+    for images, labels, positions in make_batches(shards, load_index(shards), "train", spec, batch_size=5).epoch(0):
+        yield from zip(images, labels.tolist(), positions.tolist(), strict=True)
+
+
+def test_classes_in_another_order_are_aligned_by_name(trained, shards, tmp_path):
+    permuted = renumbered(shards, tmp_path, ["corner", "rows", "columns"])
+    own, other = (evaluate_shards(trained, data, replace(OPTIONS, grids=0)) for data in (shards, permuted))
+    assert own.metrics["top1"] > 0.9
+    assert other.metrics["top1"] == own.metrics["top1"]
+    assert other.scores.confusion == own.scores.confusion
+    assert other.classes == CLASSES
+    assert other.notes == []
+
+
+def test_shards_that_lack_a_class_are_scored_on_the_others(trained, shards, tmp_path):
+    some = renumbered(shards, tmp_path, ["corner", "columns"])
+    found = evaluate_shards(trained, some, replace(OPTIONS, grids=0))
+    whole = evaluate_shards(trained, shards, replace(OPTIONS, grids=0)).scores.confusion
+    assert found.scores.confusion == [[0, 0, 0], whole[1], whole[2]]
+    assert found.metrics["top1"] > 0.9
+    assert found.notes == ["the shards have 2 of the 3 classes that the network knows"]
+
+
+def test_shards_of_a_class_that_the_network_lacks_are_refused_by_its_name(trained, shards, monkeypatch):
+    monkeypatch.setattr("bcos_cli.evaluate.evaluation.classify", None)
+    trained.config = replace(trained.config, classes=["columns", "dots", "corner"])
+    said = r"have 3 classes, of which the network does not know 'rows'; it knows 'columns', 'dots', 'corner'"
+    with pytest.raises(BcosError, match=said):
         evaluate_shards(trained, shards, OPTIONS)
+
+
+def test_network_without_names_takes_those_of_the_shards_and_says_so(trained, shards):
+    trained.config = replace(trained.config, classes=["0", "1", "2"])
+    found = evaluate_shards(trained, shards, replace(OPTIONS, grids=0))
+    assert found.metrics["top1"] > 0.9
+    assert found.classes == CLASSES
+    assert found.notes == ["classes are matched by number: the network, or the shards, do not name them"]
 
 
 def test_networks_of_the_same_weights_are_told_apart(trained, recipe):

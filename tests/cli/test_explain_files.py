@@ -2,13 +2,16 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
-from bcos_cli.config import dump_recipe
+from bcos_cli.config import dump_recipe, load_recipe
 from bcos_cli.data.input_image import read_image
 from bcos_cli.explain.files import explain_files
 from bcos_cli.train.model import build
@@ -162,7 +165,83 @@ def test_network_that_is_sure_of_nothing_is_scored_all_the_same(run_folder, tmp_
 def test_shards_of_other_classes_are_refused(run_folder, make_tree, bcos, line):
     assert bcos("shards", "pack", make_tree(["a/1.png", "b/1.png"]), "s", "--split", "test", "--workers", 1)[0] == 0
     text = line(bcos("eval", run_folder, "--data", "s", "--workers", 0, "--metric", "top1"))
-    assert "the network knows 3 classes, the shards at 's' have 2; give the shards it was trained on" in text
+    assert "the shards at 's' have 2 classes, of which the network does not know 'a', 'b'" in text
+
+
+@pytest.fixture
+def five(tmp_path):
+    """Options that name a network of another library with five classes."""
+    torch.save({"model": timm.create_model("test_resnet", num_classes=5).state_dict()}, tmp_path / "five.pth")
+    (tmp_path / "names.txt").write_text("löwe\nb\nc\nd\ne\n", encoding="utf-8")
+    return ["timm/test_resnet", "--weights", "five.pth", "--classes", "names.txt"]
+
+
+def test_network_of_another_library_is_used_with_weights_and_names_of_classes(five, make_tree, bcos, tmp_path):
+    tree = make_tree([f"test/{name}/{i}.png" for name in ("e", "löwe") for i in range(2)])
+    assert bcos("shards", "pack", tree, "s", "--workers", 1)[0] == 0
+    for command in (
+        ("eval", *five, "--data", "s", "--metric", "top1", "--workers", 0, "--json", "e.json"),
+        ("explain", *five, tree, "--target", "löwe", "--method", "gradcam", "--out", "seen"),
+        ("maps", *five, "--data", "s", "--target", "löwe", "--method", "gradcam", "--workers", 0, "--out", "maps"),
+        ("neurons", *five, "--data", "s", "--workers", 0, "--strongest", 1, "--out", "neurons"),
+        ("export", *five, "--out", "net.pt2"),
+    ):
+        status, _, err = bcos(*command)
+        assert status == 0, err
+    found = evaluation(tmp_path / "e.json")
+    assert found["classes"] == ["löwe", "b", "c", "d", "e"]
+    assert [sum(row) for row in found["scores"]["confusion"]] == [2, 0, 0, 0, 2]
+    assert evaluation(tmp_path / "maps" / "maps.json")["classes"] == found["classes"]
+
+
+def test_names_that_do_not_fit_are_one_line(five, tree, bcos, line, tmp_path):
+    (tmp_path / "names.txt").write_text("a\nb\n", encoding="utf-8")
+    assert "there are 2 names of classes for 5 outputs" in line(bcos("explain", *five, tree, "--out", "seen"))
+    assert "cannot read the names of classes in 'no.txt'" in line(
+        bcos("explain", *five[:4], "no.txt", tree, "--out", "seen")
+    )
+
+
+def test_run_is_used_from_any_folder_and_moves_with_its_data(recipe, shards, bcos, tmp_path, monkeypatch):
+    project = tmp_path / "project"
+    shutil.copytree(shards, project / "shards")
+    monkeypatch.chdir(project)
+    other = recipe(train={"epochs": 1}, evaluation={"gridpg_grids": 1, "gallery_per_class": 0, "explainers": ["bcos"]})
+    Path("r.yaml").write_text(dump_recipe(other), encoding="utf-8")
+    for arguments in (["--out", "runs/a"], ["--out", "runs/b", "-o", "model={start: runs/a}"]):
+        status, _, err = bcos("train", "r.yaml", "--data", "shards", *arguments)
+        assert status == 0, err
+    assert bcos("eval", "runs/a", "--data", "shards", "--workers", 0)[0] == 0
+    stored = load_recipe("runs/b/config.yaml")
+    assert (stored.data.path, stored.model.start) == (str(project / "shards"), str(project / "runs" / "a"))
+    monkeypatch.chdir(tmp_path)
+    for where in ("project", "moved"):
+        if where == "moved":
+            project.rename(tmp_path / "moved")
+            (tmp_path / "moved" / "runs").rename(tmp_path / "moved" / "trained")
+        run = next((tmp_path / where).glob("*/a"))
+        status, _, err = bcos("eval", run, "--metric", "top1", "--workers", 0, "--json", "e.json")
+        assert status == 0, err
+        assert Path(evaluation(tmp_path / "e.json")["data"]) == tmp_path / where / "shards"
+    status, _, err = bcos("train", "--resume", "--out", run)
+    assert status == 0, err
+
+
+def test_run_in_a_folder_that_cannot_be_written_is_scored_and_left_alone(run_folder, bcos, monkeypatch, tmp_path):
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    monkeypatch.setattr("bcos_cli.config.output_path.os.access", lambda *_: False)
+    status, out, err = bcos("eval", run_folder, "--workers", 0)
+    assert status == 0, err
+    assert "top1" in out
+    assert "evaluation.json and report.html of the run are unchanged: its folder cannot be written" in err
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
+def test_refused_explanation_leaves_no_folder(run_folder, make_tree, bcos, line, tmp_path):
+    images = make_tree(["1.png"], "images")
+    text = line(bcos("explain", run_folder, images, "--out", "seen", "--method", "attention_rollout"))
+    assert "attention rollout needs a transformer" in text
+    assert not (tmp_path / "seen").exists()
 
 
 def test_data_set_with_fewer_classes_than_cells_gets_its_report(recipe, tmp_path, bcos):

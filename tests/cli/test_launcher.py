@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import psutil
@@ -40,6 +41,56 @@ def test_signal_that_comes_before_there_are_processes_ends_the_launch(monkeypatc
     children.append(SimpleNamespace(send_signal=told.append))
     _pass_on(signal.SIGTERM, None)
     assert told == [signal.SIGTERM]
+
+
+ENDS = """
+import multiprocessing, os, subprocess, sys, time
+from bcos_cli.processes.parent import LAUNCHER, end_with_launcher, end_with_starter
+
+def work(ready):
+    end_with_starter()
+    print(os.getpid(), flush=True)
+    ready.set()
+    time.sleep(60)
+
+if sys.argv[1:] == ["child"]:
+    end_with_launcher()
+    assert LAUNCHER not in os.environ
+    ready = multiprocessing.Event()
+    multiprocessing.Process(target=work, args=(ready,), daemon=True).start()
+    ready.wait()
+    print(os.getpid(), flush=True)
+else:
+    os.environ[LAUNCHER] = str(os.getpid())
+    subprocess.Popen([sys.executable, __file__, "child"])
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell")
+def test_processes_end_when_their_launcher_is_killed(tmp_path):
+    (tmp_path / "launch.py").write_text(ENDS, encoding="utf-8")
+    with subprocess.Popen([sys.executable, tmp_path / "launch.py"], stdout=subprocess.PIPE, text=True) as launcher:
+        started = [psutil.Process(int(launcher.stdout.readline())) for _ in range(2)]
+        launcher.kill()
+        assert psutil.wait_procs(started, timeout=20)[1] == []
+
+
+@pytest.mark.slow
+def test_training_ends_when_its_launcher_is_killed(recipe, tmp_path):
+    wanted = recipe(train={"epochs": 1000}, data={"workers": 1})
+    (tmp_path / "r.yaml").write_text(dump_recipe(wanted), encoding="utf-8")
+    command = [sys.executable, "-m", "bcos_cli", "train", "r.yaml", "--out", "run", "--num-processes", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as launcher:
+        until = time.monotonic() + 120
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        started = psutil.Process(launcher.pid).children(recursive=True)
+        assert len(started) >= 4
+        launcher.kill()
+        assert psutil.wait_procs(started, timeout=60)[1] == []
 
 
 def run(*arguments):

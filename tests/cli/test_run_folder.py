@@ -56,8 +56,15 @@ def test_empty_folder_is_taken(run, recipe):
     assert run.config.exists()
 
 
+def test_recipe_can_be_corrected_until_something_is_learned(run, recipe):
+    run.start(recipe())
+    run.resume(recipe(train={"epochs": 5}))
+    assert load_recipe(str(run.config)).train.epochs == 5
+
+
 def test_resuming_with_another_recipe_names_keys_and_both_values(run, recipe):
     run.start(recipe())
+    (run.checkpoints / "step-00000001").mkdir(parents=True)
     other = recipe(train={"epochs": 5, "seed": 3}, model={"options": {"depths": [1], "width": 16}})
     with pytest.raises(BcosError, match="has another recipe") as error:
         run.resume(other)

@@ -210,3 +210,13 @@ def test_no_runs_is_said(tmp_path, bcos):
 def test_nothing_of_it_imports_torch(three):
     code = "import sys; from bcos_cli.main import run; run(['runs', 'list']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_listing_writes_nothing(three, bcos, monkeypatch):
+    folder = RunFolder(three / "a")
+    with folder.locked():
+        monkeypatch.setattr("bcos_cli.train.run_folder.FileLock", None)  # opens its file for writing
+        before = {path: path.stat().st_mtime_ns for path in three.rglob("*")}
+        rows = {row["name"]: row["state"] for row in json.loads(bcos("runs", "list", "--json")[1])}
+        assert {path: path.stat().st_mtime_ns for path in three.rglob("*")} == before
+    assert rows == {"a": "running", "b/slow": "finished", "new": "interrupted"}

@@ -336,6 +336,8 @@ def test_networks_are_named_as_short_as_they_can_be_told_apart(run, tmp_path):
 def test_weights_go_with_one_model(run):
     with pytest.raises(BcosError, match="--weights goes with one model, got 2"):
         load_networks(["run", "resnet18"], weights="a.safetensors")
+    with pytest.raises(BcosError, match="--classes goes with one model, got 2"):
+        load_networks(["run", "resnet18"], classes=Path("names.txt"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])

@@ -78,6 +78,13 @@ def test_tiny_maps_survive_half_precision(trained, shards, tmp_path):
         assert np.abs(sample["bcos.npy"]).max() == 1
 
 
+def test_call_that_failed_at_once_can_be_corrected(trained, shards, tmp_path):
+    with pytest.raises(BcosError, match="attention rollout needs"):
+        explain_shards(trained, shards, tmp_path / "maps", MapOptions(methods=("attention_rollout",)), split="test")
+    explain_shards(trained, shards, tmp_path / "maps", MapOptions(), split="test", workers=0)
+    assert len(members(tmp_path / "maps")) == 7
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -9,6 +9,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from bcos_cli.config import load_recipe
+from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.train import accelerator, fsdp, losses, trainer
 from bcos_cli.train.history import History
 from bcos_cli.train.model import build
@@ -59,7 +60,8 @@ def test_training_learns_and_fills_its_folder(run, recipe, tmp_path):
     assert checkpoints == {"step-00000021", "step-00000024"}  # test images choose no best epoch
     assert {p.name for p in (tmp_path / "run" / "explanations").iterdir()} == {f"epoch-000{i}.png" for i in range(1, 9)}
     assert list((tmp_path / "run" / "tensorboard").rglob("events*"))
-    assert load_recipe(str(tmp_path / "run" / "config.yaml")) == with_validation(wanted, result.index) == result.recipe
+    whole = with_absolute_paths(with_validation(wanted, result.index), tmp_path / "run")
+    assert load_recipe(str(tmp_path / "run" / "config.yaml")) == whole == result.recipe
     assert load_trained(str(tmp_path / "run")).classes == ["rows", "columns", "corner"]
 
 
@@ -214,12 +216,23 @@ def test_loss_that_is_not_finite_ends_the_run_in_one_line(run, recipe, monkeypat
         ({"model": {"options": {"bb": 1}}}, "no option 'bb'"),
         ({"model": {"options": {"num_classes": 5}}}, "num_classes"),
         ({"model": {"options": {"b": "two"}}}, "b"),
+        ({"train": {"class_weights": [1.0], "loss": "cross_entropy"}}, "class_weights has 1 weights, the data have 3"),
+        ({"model": {"freeze": ["nothing"]}}, "fits no parameter"),
     ],
     ids=str,
 )
-def test_recipe_that_does_not_fit_is_refused(sections, message, run, recipe):
+def test_recipe_that_does_not_fit_is_refused_and_leaves_no_trace(sections, message, run, recipe, tmp_path):
     with pytest.raises(BcosError, match=message):
         run(recipe(**sections))
+    assert not (tmp_path / "run").exists()
+
+
+def test_run_that_failed_before_its_first_checkpoint_goes_on_with_a_corrected_recipe(run, recipe, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(losses, "make_loss", lambda *_: NeverFinite())
+        with pytest.raises(BcosError, match="the loss is not finite"):
+            run(recipe(train={"epochs": 1}, optimizer={"lr": 7.0}))
+    run(recipe(train={"epochs": 1}), resume=True)
 
 
 @pytest.mark.parametrize(

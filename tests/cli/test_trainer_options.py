@@ -299,5 +299,8 @@ def test_other_data_than_the_run_was_started_with_are_refused(run, recipe, shard
     run(recipe(data={"path": str(tmp_path / "moved")}), resume=True)
     index = load_index(str(tmp_path / "moved"))
     (tmp_path / "moved" / INDEX_NAME).write_text(index.model_copy(update={"fingerprint": "other"}).model_dump_json())
+    run(recipe(), resume=True)
+    before = (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
     with pytest.raises(BcosError, match=r"the shards at .* are not those the run was started with"):
         run(recipe(data={"path": str(tmp_path / "moved")}), resume=True)
+    assert (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8") == before

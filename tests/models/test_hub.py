@@ -3,6 +3,7 @@
 import base64
 import importlib.util
 import json
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlparse
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from bcos_core import BcosError
-from bcos_models import create_model, from_pretrained, push_to_hub, save_pretrained
+from bcos_models import create_model, from_pretrained, load_trained, push_to_hub, save_pretrained
 
 _spec = importlib.util.spec_from_file_location("models_test_server", Path(__file__).with_name("server.py"))
 server = importlib.util.module_from_spec(_spec)
@@ -299,3 +300,16 @@ def test_hub_that_does_not_answer_is_one_line(net, monkeypatch, tmp_path):
         from_pretrained("me/net")
     with pytest.raises(BcosError, match=r"cannot upload to 'me/net': .*; check its name, your token and the network"):
         push_to_hub(net, "me/net", token="hf_x")
+
+
+@pytest.mark.parametrize("load", [from_pretrained, lambda _: load_trained("timm/resnet18")], ids=["hub", "timm"])
+def test_hub_that_cannot_be_reached_is_told_at_once(load, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    begin = time.monotonic()
+    with pytest.raises(BcosError, match=r"http://127\.0\.0\.1:9 cannot be reached \(.*refused\), and its cache lacks"):
+        load("me/net")
+    assert time.monotonic() - begin < 10
+    assert not constants.HF_HUB_OFFLINE

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 
 from bcos_core import BcosError
@@ -12,6 +13,7 @@ from bcos_models import (
     ModelConfig,
     TrainedModel,
     create_model,
+    imagenet,
     load_trained,
     save_pretrained,
     save_weights,
@@ -161,3 +163,31 @@ def test_description_that_could_not_be_read_again_is_refused(trained):
         TrainedModel(trained.model, replace(CONFIG, classes=["a", "b"]))
     with pytest.raises(BcosError, match="probabilities must be 'sigmoid' or 'softmax', got 'x'"):
         TrainedModel(trained.model, replace(CONFIG, probabilities="x"))
+
+
+def test_classes_of_imagenet_are_known_by_their_wordnet_numbers():
+    config = ModelConfig("resnet18", 1000, {}, InputSpec(), imagenet.class_names())
+    network = TrainedModel(torch.nn.Identity(), config)
+    assert network.align_classes(["n01484850", "n01440764"], "s") == (2, 0)
+    assert network.align_classes([str(k) for k in range(1000)], "s") == tuple(range(1000))
+    with pytest.raises(BcosError, match=r"does not know 'n99999999'; it knows 'tench', .* and 995 more"):
+        network.align_classes(["n01484850", "n99999999"], "s")
+
+
+@pytest.mark.parametrize("name", ["timm/test_resnet", "cifar10_resnet20"])
+def test_weights_of_other_classes_are_loaded_by_the_name_of_their_architecture(name, tmp_path):
+    plain = timm.create_model("test_resnet", num_classes=5) if "/" in name else create_model(name, num_classes=5)
+    torch.save({"model": plain.state_dict()}, tmp_path / "five.pth")
+    loaded = load_trained(name, str(tmp_path / "five.pth"), classes=["a", "b", "c", "d", "e"])
+    assert loaded.classes == ["a", "b", "c", "d", "e"]
+    assert all(torch.equal(loaded.model.state_dict()[key], value) for key, value in plain.state_dict().items())
+    assert load_trained(name, str(tmp_path / "five.pth")).classes == ["0", "1", "2", "3", "4"]
+    with pytest.raises(BcosError, match="there are 2 names of classes for 5 outputs"):
+        load_trained(name, str(tmp_path / "five.pth"), classes=["a", "b"])
+
+
+def test_weights_without_a_classifier_are_refused(tmp_path):
+    state = timm.create_model("test_resnet").state_dict()
+    torch.save({key: value for key, value in state.items() if not key.startswith("fc.")}, tmp_path / "body.pth")
+    with pytest.raises(BcosError, match=r"fc\.bias is missing"):
+        load_trained("timm/test_resnet", str(tmp_path / "body.pth"))

@@ -1,3 +1,4 @@
+import argparse
 import math
 from pathlib import Path
 
@@ -110,12 +111,34 @@ def test_truncated_file_is_refused_and_the_model_left_alone(kept, model, tmp_pat
 
 @pytest.mark.parametrize(
     "wrap",
-    [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"model_state_dict": s}],
-    ids=["bare", "in a dict", "in another"],
+    [
+        lambda s: s,
+        lambda s: {"state_dict": s, "epoch": 3},
+        lambda s: {"model_state_dict": s},
+        lambda s: {"model": s, "args": argparse.Namespace(lr=0.1)},
+        lambda s: {"net": {f"module.{key}": value for key, value in s.items()}},
+        lambda s: {"model_ema": {"state_dict": {f"module.{key}": value for key, value in s.items()}}},
+        lambda s: {"state_dict": {f"net.{key}": value for key, value in s.items()}},
+    ],
 )
 def test_state_dict_of_torch_save_is_read(wrap, model, tmp_path):
     torch.save(wrap(model.state_dict()), tmp_path / "m.pth")
     assert same(create_model("cifar10_resnet20", weights=tmp_path / "m.pth", **SMALL), model)
+
+
+def test_checkpoint_with_a_moving_average_says_which_weights_are_read(model, tmp_path):
+    average = {key: torch.zeros_like(value) for key, value in model.state_dict().items()}
+    torch.save({"model": model.state_dict(), "model_ema": average}, tmp_path / "m.pth")
+    with pytest.warns(UserWarning, match=r"m.pth' holds model and model_ema; model is what is read"):
+        assert same(create_model("cifar10_resnet20", weights=tmp_path / "m.pth", **SMALL), model)
+
+
+def test_checkpoint_that_holds_itself_is_refused(model, tmp_path):
+    endless = {"epoch": 3}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "m.pth")
+    with pytest.raises(BcosError, match="holds no state dict"):
+        load_weights(model, tmp_path / "m.pth")
 
 
 class Evil:

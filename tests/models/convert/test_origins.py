@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import timm
 import torch
@@ -161,3 +163,51 @@ def test_transformer_of_torchvision_is_built_for_the_images_of_its_weights():
 def test_mistakes_are_answered_in_words(name, options, message):
     with pytest.raises(BcosError, match=message.replace("(", r"\(").replace("?", r"\?")):
         create_model(name, **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["timm/test_resnet", "timm/test_vit", "timm/test_efficientnet", "torchvision/resnet18"]
+)
+def test_saved_network_is_loaded_without_running_it_again(name, tmp_path, monkeypatch):
+    network = create_model(name, num_classes=7).eval()
+    spec = network.bcos_config.input
+    x = torch.rand(2, spec.encoded_channels, spec.size, spec.size)
+    expected = network(x)
+    save_pretrained(network, tmp_path / "net")
+    monkeypatch.setattr("bcos_models.convert.bcosify.observe", None)
+    again = from_pretrained(tmp_path / "net")
+    assert torch.equal(again(x), expected)
+    assert again.decisions == network.decisions
+    assert [s.name for s in again.conversion.steps] == [s.name for s in network.conversion.steps]
+    assert again.conversion.notes == network.conversion.notes
+
+
+def test_network_that_an_older_version_saved_is_loaded(tmp_path, images):
+    network = create_model(f"timm/{NAME}", num_classes=7).eval()
+    save_pretrained(network, tmp_path / "net")
+    config = json.loads((tmp_path / "net" / "config.json").read_text(encoding="utf-8"))
+    del config["bcos_models"]["decisions"]
+    (tmp_path / "net" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    x = AddInverse()(images)
+    assert torch.equal(from_pretrained(tmp_path / "net")(x), network(x))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"image_layers": ["conv1", "conv1"]}, "decisions of a conversion have image_layers="),
+        ({"image_layers": ["no.such.layer"]}, "no.such.layer|has no attribute"),
+        ({"pool": 3}, "decisions of a conversion have pool=3"),
+        ({"more": 1}, "decisions of a conversion have other keys"),
+        ({"moved": False}, "do not fit|is missing|is unknown"),
+    ],
+    ids=str,
+)
+def test_decisions_that_do_not_fit_are_refused(change, said, tmp_path):
+    network = create_model(f"timm/{NAME}", num_classes=7).eval()
+    save_pretrained(network, tmp_path / "net")
+    config = json.loads((tmp_path / "net" / "config.json").read_text(encoding="utf-8"))
+    config["bcos_models"]["decisions"] |= change
+    (tmp_path / "net" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(BcosError, match=said):
+        from_pretrained(tmp_path / "net")

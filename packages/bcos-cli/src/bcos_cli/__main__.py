@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable
 
+from bcos_cli.processes.parent import end_with_launcher
 from bcos_cli.processes.signals import Interrupts
 
 
@@ -13,6 +14,7 @@ def main() -> None:
     interrupts = Interrupts()
     sys.unraisablehook = _unraisable_hook(interrupts)
     interrupts.listen()
+    end_with_launcher()
     try:
         from bcos_cli.main import main as program
         from bcos_core.text import printable

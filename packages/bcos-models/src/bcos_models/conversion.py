@@ -1,10 +1,11 @@
 """Options of a conversion, what its rules return, and the report of it. Imports no torch."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +54,50 @@ class ConversionOptions:
         parts = name.split(".")
         around = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
         return any(fnmatchcase(outer, pattern) for outer in around for pattern in self.skip)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """What running a network has told its conversion, with which that is repeated without running it."""
+
+    image_layers: tuple[str, ...] = ()
+    """Convolutions whose input is the image."""
+    classifier: str | None = None
+    """Linear layer or 1×1 convolution whose output is the logits."""
+    pool: str | None = None
+    """Global average pooling whose output is the classifier's input."""
+    channels_last: bool = False
+    """Whether that pooling sees (N, H, W, C)."""
+    widened: bool = False
+    """Whether the image layers take the inverse channels."""
+    moved: bool = False
+    """Whether the classifier stands before the pooling."""
+    gates: tuple[str, ...] = ()
+    """Layers that compute frozen factors only: no contribution passes through them."""
+    idle: tuple[str, ...] = ()
+    """Layers that do not run by themselves."""
+    functions: Mapping[str, int] = field(default_factory=dict)
+    """Activations and max pooling that forward methods call as functions, and how often."""
+
+    @classmethod
+    def from_dict(cls, values: object) -> Self:
+        """Read the ``asdict`` of decisions; refuse anything else."""
+        if not isinstance(values, dict) or values.keys() != {f.name for f in fields(cls)}:
+            raise BcosError(f"the decisions of a conversion have other keys: {shown(values)}")
+        for name, value in values.items():
+            if name in ("image_layers", "gates", "idle"):
+                fits = isinstance(value, list | tuple) and all(isinstance(v, str) for v in value)
+                fits = fits and len(set(value)) == len(value)
+            elif name in ("classifier", "pool"):
+                fits = value is None or isinstance(value, str)
+            elif name == "functions":
+                fits = isinstance(value, dict) and all(type(v) is int for v in value.values())
+            else:
+                fits = isinstance(value, bool)
+            if not fits:
+                raise BcosError(f"the decisions of a conversion have {name}={shown(value)}")
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**given)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,11 @@ import hashlib
 import http
 import http.client
 import re
+import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,6 +20,8 @@ from bcos_core.errors import BcosError, first_line
 CHUNK = 1 << 20
 TIMEOUT = 30.0
 """Seconds to wait for an answer."""
+PROBE_TIMEOUT = 5.0
+"""Seconds to wait for any sign of the hub."""
 ATTEMPTS = 5
 """Connections for one file, each going on where the last one broke."""
 
@@ -68,13 +73,48 @@ def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None) -> Pa
     return target
 
 
+@contextmanager
+def quick_hub() -> Iterator[None]:
+    """Inside the block, an unreachable Hugging Face hub is an error at once, unless its cache has what is needed.
+
+    The hub's library, which timm downloads with, tries each file for half a minute.
+    """
+    from huggingface_hub import constants
+
+    problem = None if constants.HF_HUB_OFFLINE else _unreachable(constants.ENDPOINT)
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or problem is not None
+    try:
+        yield
+    except Exception as reason:
+        if problem is None:
+            raise
+        raise BcosError(f"{constants.ENDPOINT} cannot be reached ({problem}), and its cache lacks the file") from reason
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _unreachable(url: str) -> str | None:
+    """Return why nobody answers at an address; None if somebody does, with an error perhaps."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=PROBE_TIMEOUT).close()
+    except urllib.error.HTTPError as answer:
+        answer.close()
+    except (OSError, http.client.HTTPException) as reason:
+        cause: object = getattr(reason, "reason", reason)
+        # other libraries may trust other certificates
+        return None if isinstance(cause, ssl.SSLError) else str(cause)
+    return None
+
+
 def hub_file(repository: str, name: str) -> Path:
     """Download a file of ``owner/repository[@revision]``, or find it in the hub's cache."""
     from huggingface_hub import hf_hub_download
 
     repo_id, _, revision = repository.partition("@")
     try:
-        return Path(hf_hub_download(repo_id, name, revision=revision or None, library_name="bcos-models"))
+        with quick_hub():
+            return Path(hf_hub_download(repo_id, name, revision=revision or None, library_name="bcos-models"))
     except Exception as reason:  # the library raises many types, of its HTTP client too
         raise BcosError(
             f"cannot get {name} of {repository!r} from the Hugging Face hub: {first_line(reason)}; "

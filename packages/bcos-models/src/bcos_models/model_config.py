@@ -26,7 +26,7 @@ MAX_VALUES = 10_000
 """Numbers, words, lists and mappings in the options of one network."""
 MAX_DEPTH = 10
 """Levels of lists and mappings in them."""
-ARGUMENTS = frozenset({"name", "num_classes", "origin", "pretrained", "weights"})
+ARGUMENTS = frozenset({"name", "num_classes", "origin", "pretrained", "weights", "decisions"})
 """Arguments of :func:`bcos_models.create_model` and of its builders that are not options of a network."""
 _OPENS = re.compile(r"pretrained.*|.*weights|(?!drop_path$).*_path|cache_dir|file|url|hf_hub_id|source")
 """Options of other libraries' builders that read files or fetch addresses."""
@@ -51,11 +51,15 @@ class ModelConfig:
     """Names of the outputs, in their order; None if they are not known."""
     probabilities: Probabilities = "sigmoid"
     """What makes probabilities of the logits."""
+    decisions: Mapping[str, Any] | None = None
+    """Those of the conversion of a converted network, with which it is repeated; None if they are not known."""
 
     def check(self) -> None:
         """Refuse values that no network has, which could not be read again."""
         check_name(self.name)
         check_options(self.options)
+        if self.decisions is not None:
+            _check_plain(section(self.decisions, "decisions"), "decisions", MAX_DEPTH, [MAX_VALUES])
         if self.classes is not None:
             check_classes(self.classes)
             if len(self.classes) != self.num_classes:
@@ -72,6 +76,7 @@ class ModelConfig:
             "input": asdict(self.input),
             "classes": list(self.classes or ()),
             "probabilities": self.probabilities,
+            **({} if self.decisions is None else {"decisions": dict(self.decisions)}),
         }
         return json.dumps(values)
 
@@ -82,11 +87,14 @@ class ModelConfig:
         keys = ("model", "options", "input", "classes", "probabilities")
         if missing := [key for key in keys if key not in values]:
             raise BcosError(f"it does not say its {missing[0]}")
-        if unknown := sorted(values.keys() - set(keys)):
+        if unknown := sorted(values.keys() - {*keys, "decisions"}):
             raise BcosError(f"it says its {shown(unknown[0])}, which is not known here")
         name, options, spec, classes, probabilities = (values[key] for key in keys)
         check_classes(classes)
-        config = cls(name, len(classes), section(options, "options"), read_input(spec), classes, probabilities)
+        decisions = values.get("decisions")  # earlier files have none
+        config = cls(
+            name, len(classes), section(options, "options"), read_input(spec), classes, probabilities, decisions
+        )
         config.check()
         return config
 

@@ -7,6 +7,7 @@ and compared with the weights; and it is given up as soon as it has many more pa
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,20 +72,25 @@ def _naming(config: ModelConfig, source: str) -> Iterator[None]:
 
 
 def _built(config: ModelConfig) -> nn.Module:
-    model = create_model(config.name, num_classes=config.num_classes or None, **config.options)
+    repeated: dict[str, Any] = {} if config.decisions is None else {"decisions": config.decisions}
+    model = create_model(config.name, num_classes=config.num_classes or None, **config.options, **repeated)
     if config.num_classes == 0:
         remove_classifier(model, config.name)
     return model
 
 
 def _on_meta(config: ModelConfig, state: Mapping[str, Tensor]) -> nn.Module | None:
-    """Build the network without memory for its tensors; None if it is converted, or if its builder needs the memory."""
+    """Build the network without memory for its tensors.
+
+    None if its conversion has to run it, or if its builder needs the memory.
+    """
     spec = get_spec(config.name)
     try:
         with torch.device("meta"):
             if spec.builder == BUILDER:
                 _check_unconverted(config, spec.num_classes, state)
-                return None
+                if config.decisions is None:
+                    return None
             model = _built(config)
     except Exception as reason:
         if _needs_memory(reason) or (isinstance(reason, BcosError) and _needs_memory(reason.__cause__)):

@@ -1,6 +1,7 @@
 """Models by name: which there are, and how one is built."""
 
 import warnings
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from bcos_core.plugin_guard import plugin_guard
 from bcos_core.plugins import check_options, resolve, takes
 from bcos_models import plugins
 from bcos_models.checks import is_size
+from bcos_models.conversion import Decisions
 from bcos_models.model_config import ModelConfig, usual_probabilities
 from bcos_models.spec import Checkpoint, InputSpec, ModelSpec
 
@@ -106,7 +108,19 @@ def create_model(
     if in_chans := arguments.get("in_chans"):
         input_spec = input_spec.with_channels(int(in_chans))
     probabilities = usual_probabilities(name, input_spec)
-    describe(model, ModelConfig(name, classes, dict(options), input_spec, probabilities=probabilities))
+    decisions = getattr(model, "decisions", None)
+    kept = {key: value for key, value in options.items() if key != "decisions"}
+    describe(
+        model,
+        ModelConfig(
+            name,
+            classes,
+            kept,
+            input_spec,
+            probabilities=probabilities,
+            decisions=asdict(decisions) if isinstance(decisions, Decisions) else None,
+        ),
+    )
     if source is not None:
         replaced = load_weights(model, source, name=name, replace_classifier=num_classes is not None)
         if replaced and not pretrained:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,26 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from bcos_core.errors import BcosError, first_line
+from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.files import write_atomically
 from bcos_models import imagenet
 from bcos_models.convert.origins import original
 from bcos_models.hub import CONFIG_NAME, from_pretrained
-from bcos_models.model_config import ModelConfig, Probabilities, usual_probabilities
+from bcos_models.model_config import ModelConfig, Probabilities, check_outputs, usual_probabilities
 from bcos_models.reconstruction import rebuild
 from bcos_models.registry import create_model, get_spec, is_model
 from bcos_models.spec import InputSpec
 from bcos_models.transforms import input_encoder
-from bcos_models.weights import WEIGHTS_NAME, check_finite, read_state, save_weights
+from bcos_models.weights import (
+    WEIGHTS_NAME,
+    check_finite,
+    classes_in,
+    convert_state,
+    find_weights,
+    load_state,
+    read_state,
+    save_weights,
+)
 
 _HEADER_KEY = "bcos"
 
@@ -73,20 +82,29 @@ class TrainedModel:
         """What makes probabilities of the logits."""
         return self.config.probabilities
 
-    def check_classes(self, classes: list[str], data: str) -> None:
-        """Refuse shards of another number of classes than the network knows, or of the same in another order."""
+    def align_classes(self, classes: Sequence[str], data: str) -> tuple[int, ...]:
+        """Return the output of the network for each of these classes, of the shards at `data`.
+
+        Classes are the same if their names are; ImageNet's are known by their WordNet numbers too. Where one side has
+        numbers instead of names, and both as many, the numbers are the same.
+
+        Raises:
+            BcosError: a class that the network does not know.
+        """
         own = self.classes
-        if len(classes) != len(own):
+        outputs = {name: k for k, name in enumerate(own)}
+        if not outputs.keys() >= set(classes) and own == imagenet.class_names():
+            outputs |= {name: k for k, name in enumerate(imagenet.wordnet_numbers())}
+        numbers = [str(k) for k in range(len(own))]
+        if not outputs.keys() >= set(classes) and len(classes) == len(own) and numbers in (own, list(classes)):
+            return tuple(range(len(own)))
+        if lacking := [name for name in classes if name not in outputs]:
             raise BcosError(
-                f"the network knows {len(own)} classes, the shards at {data!r} have {len(classes)}; "
-                "give the shards it was trained on"
+                f"the shards at {data!r} have {len(classes):,} classes, of which the network does not know "
+                f"{_first_names(lacking)}; it knows {_first_names(own)}: give shards of these classes, or, if they are "
+                "the same under other names, name the network's outputs with --classes"
             )
-        if classes != own and set(classes) == set(own):
-            first = next(k for k, (a, b) in enumerate(zip(classes, own, strict=True)) if a != b)
-            raise BcosError(
-                f"the shards at {data!r} number the network's classes in another order (class {first} is "
-                f"{classes[first]!r} there, {own[first]!r} here); pack them again in its order"
-            )
+        return tuple(outputs[name] for name in classes)
 
     def encode(self, images: Tensor) -> Tensor:
         """Turn 8-bit images, or floats in [0, 1], (N, C, H, W), into the network's input."""
@@ -125,19 +143,32 @@ class TrainedModel:
         return {_HEADER_KEY: self.config.to_json()}
 
 
-def load_trained(run_or_model: str, weights: str | None = None, *, trust: bool = False) -> TrainedModel:
+def _first_names(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(shown(name, 60) for name in names[:most]) + more
+
+
+def load_trained(
+    run_or_model: str, weights: str | None = None, *, classes: Sequence[str] | None = None, trust: bool = False
+) -> TrainedModel:
     """Load what a user names.
 
     Args:
         run_or_model: a run's folder, a run's weights file, a folder or ``hf://`` repository that
             :func:`bcos_models.save_pretrained` or ``push_to_hub`` filled, or a model's name; ``timm/NAME`` and
             ``torchvision/NAME`` are those networks as they are, not converted.
-        weights: of a model that is named; None for the published ones.
+        weights: of a model that is named, for any number of classes; None for the published ones.
+        classes: names of the outputs, in place of those that are known.
         trust: take options, from a file, that name files or addresses, which are then read or fetched.
 
     Raises:
         BcosError: nothing of that name, or no weights.
     """
+    trained = _load(run_or_model, weights, trust)
+    return trained if classes is None else TrainedModel(trained.model, replace(trained.config, classes=list(classes)))
+
+
+def _load(run_or_model: str, weights: str | None, trust: bool) -> TrainedModel:
     path = Path(run_or_model)
     if weights is not None and not is_model(run_or_model):
         raise BcosError(f"--weights goes with the name of a model, got {run_or_model!r}; bcos models lists them")
@@ -174,8 +205,15 @@ def _load_named(name: str, weights: str | None) -> TrainedModel:
             f"the model {name!r} has no published weights; name a file with --weights, or give a run's folder"
         )
     else:
-        model = create_model(name, weights=weights, pretrained=weights is None).eval()
+        model = create_model(name, pretrained=weights is None)
         input_spec, num_classes, has_names = spec.input, spec.num_classes, weights is None
+        if weights is not None:
+            state = read_state(find_weights(weights))
+            found = classes_in(model, convert_state(model.state_dict(), state, name))
+            num_classes = check_outputs(found or num_classes)
+            model = model if num_classes == spec.num_classes else create_model(name, num_classes=num_classes)
+            load_state(model, state, name=name, source=weights)
+    model.eval()
     classes = imagenet.class_names() if has_names else None
     probabilities = usual_probabilities(name, input_spec)
     return TrainedModel(model, ModelConfig(name, num_classes, {}, input_spec, classes, probabilities))

@@ -1,5 +1,6 @@
 """Weights in and out of files, and whether they are finite. Nothing untrusted is ever unpickled."""
 
+import argparse
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,9 +20,11 @@ from bcos_models.spec import Checkpoint
 
 WEIGHTS_NAME = "model.safetensors"
 _HUB = "hf://"
-_INSIDE = ("state_dict", "model_state_dict")
-"""Where training checkpoints keep the state dict of the model."""
-_PREFIXES = ("_orig_mod.", "module.", "model.")
+_INSIDE = ("state_dict", "model_state_dict", "model", "net", "module", "state_dict_ema", "model_ema", "ema")
+"""Where training checkpoints keep the state dict of the model; moving averages last."""
+_LEVELS = 3
+"""How deep it may lie; a file's dictionaries may hold themselves."""
+_PREFIXES = ("_orig_mod.", "module.", "model.", "net.")
 
 
 def save_weights(model: nn.Module, path: str | Path, *, metadata: Mapping[str, str] | None = None) -> Path:
@@ -96,7 +99,8 @@ def load_data(path: Path) -> Any:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # the arguments that many scripts store beside
+            return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -116,8 +120,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"{str(path)!r} is not a file of weights alone ({first_line(reason)}); "
             "give a .safetensors file, or a .pth file of a state dict"
         ) from reason
-    if isinstance(state, dict):
-        state = next((state[key] for key in _INSIDE if isinstance(state.get(key), dict)), state)
+    for _ in range(_LEVELS):
+        found = [key for key in _INSIDE if isinstance(state.get(key), dict)] if isinstance(state, dict) else []
+        state = state[found[0]] if found else state
+        if len(found) > 1:
+            warnings.warn(f"{str(path)!r} holds {' and '.join(found)}; {found[0]} is what is read", stacklevel=2)
     if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise BcosError(f"{str(path)!r} holds no state dict; save model.state_dict(), or use save_weights")
     return state
@@ -133,7 +140,7 @@ def load_state(
 ) -> bool:
     """Load a state dict, converted by a plugin if one knows its format; as :func:`load_weights`."""
     state = convert_state(model.state_dict(), state, name)
-    classes = _classes(model, state) if replace_classifier and isinstance(model, ImageClassifier) else None
+    classes = classes_in(model, state) if replace_classifier else None
     if not isinstance(model, ImageClassifier) or classes in (None, model.num_classes):
         _load(model, state, name, source)
         return False
@@ -144,8 +151,13 @@ def load_state(
     return True
 
 
-def _classes(model: ImageClassifier, state: Mapping[str, Tensor]) -> int:
-    """Count the classes of a state dict by the rows of its classifier; without one, those of the model."""
+def classes_in(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
+    """Count the classes of a state dict by the rows of its classifier; without one, those of the model.
+
+    None for a model that does not say what its classifier is.
+    """
+    if not isinstance(model, ImageClassifier):
+        return None
     key = f"{model.classifier_name}.weight"
     own = model.state_dict()[key]
     if key not in state or state[key].ndim == 0:

@@ -98,8 +98,11 @@ def _convert(
 
 
 def _check_folder(out: Path | None) -> None:
+    from bcos_cli.config.output_path import check_writable
+
     if out is None:
         raise BcosError("there is nowhere to write the converted network; give a folder with --out, or --dry-run")
+    check_writable(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise BcosError(f"{str(out)!r} is not empty; choose another folder with --out")
 

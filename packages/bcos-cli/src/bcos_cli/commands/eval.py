@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from bcos_cli.config.network import ClassFile, RunOrModel, Weights
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import tell
@@ -15,7 +16,7 @@ bcos_cli_commands = hookimpl(lambda app: app.command("eval")(evaluate))
 
 
 def evaluate(
-    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
+    run_or_model: RunOrModel,
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
     metric: Annotated[
         list[str] | None,
@@ -35,7 +36,8 @@ def evaluate(
         typer.Option(help="METRIC>=VALUE, such as gridpg/bcos>=0.8; exit status 1 if it does not hold; repeatable."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to score on; test by default, val without one.")] = None,
-    weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
+    weights: Weights = None,
+    classes: ClassFile = None,
     boxes: Annotated[
         Path | None,
         typer.Option(
@@ -112,9 +114,9 @@ def evaluate(
     if on_error is not None:
         given["reading"] = replace(reading_of(run_or_model, data), skip=on_error == "skip")
     if boxes is not None and photos is not None:
-        evaluation = evaluate_photos(run_or_model, boxes, photos, given, weights=weights, files=files)
+        evaluation = evaluate_photos(run_or_model, boxes, photos, given, weights=weights, classes=classes, files=files)
     else:
-        evaluation = evaluate_run(run_or_model, given, data=data, weights=weights, files=files)
+        evaluation = evaluate_run(run_or_model, given, data=data, weights=weights, classes=classes, files=files)
     state = process_state()
     reasons = failures(evaluation, given.get("require", ()), metric or []) if state.is_main_process else []
     state.wait_for_everyone()  # the launcher ends all processes when one has ended

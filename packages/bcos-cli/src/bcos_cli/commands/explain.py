@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bcos_cli.config.network import ClassFile, RunOrModel, Weights
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import tell
@@ -20,7 +21,7 @@ bcos_cli_commands = hookimpl(lambda app: app.command()(explain))
 
 
 def explain(
-    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
+    run_or_model: RunOrModel,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -39,7 +40,8 @@ def explain(
     method: Annotated[
         list[str] | None, typer.Option(help="An explainer that bcos explainers lists; repeatable. bcos by default.")
     ] = None,
-    weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
+    weights: Weights = None,
+    classes: ClassFile = None,
     batch_size: Annotated[int, typer.Option(help="Images explained at a time.", min=1)] = 16,
     layout: Annotated[
         list[str] | None,
@@ -84,6 +86,7 @@ def explain(
         contrasts=contrast or [],
         methods=method or ["bcos"],
         weights=weights,
+        classes=classes,
         batch_size=batch_size,
         pictures=PictureOptions(
             layouts=tuple(layout or PictureOptions.layouts),  # type: ignore[arg-type] # reason: they are checked there

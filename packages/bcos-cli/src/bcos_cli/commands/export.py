@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
+from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network
+from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say
 from bcos_core.errors import BcosError
@@ -19,9 +20,10 @@ bcos_cli_commands = hookimpl(lambda app: app.command()(export))
 
 
 def export(
-    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
+    run_or_model: RunOrModel,
     out: Annotated[Path, typer.Option(help="File to write, ending in .onnx or .pt2.")],
-    weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
+    weights: Weights = None,
+    classes: ClassFile = None,
     batch: Annotated[
         int | None, typer.Option(help="Images that the graph takes at a time. By default any number.", min=1)
     ] = None,
@@ -37,13 +39,12 @@ def export(
     from bcos_cli.config.output_path import check_writable
     from bcos_explain.export import save_explainer
     from bcos_explain.export.exporter import SUFFIXES
-    from bcos_models import load_trained
     from bcos_models.transforms import input_encoder
 
     if out.suffix not in SUFFIXES:  # before anything is loaded
         raise BcosError(f"--out takes a file ending in {' or '.join(SUFFIXES)}, got {str(out)!r}")
     check_writable(out)
-    trained = load_trained(run_or_model, weights, trust=trusts_runs())
+    trained = load_network(run_or_model, weights, classes)
     spec = trained.input
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((batch or EXAMPLES, spec.channels, spec.size, spec.size), generator=generator)

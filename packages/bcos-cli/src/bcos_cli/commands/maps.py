@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
+from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network
+from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_core.errors import BcosError
 
@@ -13,7 +14,7 @@ bcos_cli_commands = hookimpl(lambda app: app.command()(maps))
 
 
 def maps(
-    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
+    run_or_model: RunOrModel,
     out: Annotated[Path, typer.Option(help="Folder for shards of maps and maps.json.")],
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
     split: Annotated[str | None, typer.Option(help="Split to explain; test by default, val without one.")] = None,
@@ -25,7 +26,8 @@ def maps(
         typer.Option(help="Class name or number, repeatable; or predicted (the default), or label: each image's own."),
     ] = None,
     raw_weight: Annotated[bool, typer.Option("--raw-weight", help="Also write W.")] = False,
-    weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
+    weights: Weights = None,
+    classes: ClassFile = None,
     batch_size: Annotated[int, typer.Option(help="Images explained at a time; halved if memory runs out.", min=1)] = 16,
     workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
     trust_run: TrustRun = False,
@@ -50,10 +52,9 @@ def maps(
     from bcos_cli.explain.shard_maps import LABEL, PREDICTED, MapOptions, explain_shards
     from bcos_cli.explain.targets import class_index
     from bcos_cli.processes.group import leave, process_state
-    from bcos_models import load_trained
 
     check_writable(out)
-    trained = load_trained(run_or_model, weights, trust=trusts_runs())
+    trained = load_network(run_or_model, weights, classes)
     given = target or [PREDICTED]
     choices = [name for name in given if name in (PREDICTED, LABEL) and name not in trained.classes]
     if choices and len(given) > 1:

@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
+from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network
+from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 
 bcos_cli_commands = hookimpl(lambda app: app.command()(neurons))
 
 
 def neurons(
-    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
+    run_or_model: RunOrModel,
     out: Annotated[Path, typer.Option(help="Folder for neurons.html and neurons.json.")],
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
     layer: Annotated[
@@ -31,7 +32,8 @@ def neurons(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split to search; test by default, val without one.")] = None,
     scanned: Annotated[int | None, typer.Option(help="Search only the first N images of the split.", min=1)] = None,
-    weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
+    weights: Weights = None,
+    classes: ClassFile = None,
     workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
     trust_run: TrustRun = False,
 ) -> None:
@@ -44,10 +46,9 @@ def neurons(
     from bcos_cli.data.loader import reading_of
     from bcos_cli.data.splits import scored_split
     from bcos_cli.explain.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
-    from bcos_models import load_trained
 
     check_folder(out, RECORDS, inputs=image or [])
-    trained = load_trained(run_or_model, weights, trust=trusts_runs())
+    trained = load_network(run_or_model, weights, classes)
     options = NeuronOptions(layer, tuple(channel or ()), strongest, images, scanned)
     if image:
         searched = {"files": ", ".join(map(str, image))}

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.config.network import ClassFile, Weights
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 
@@ -15,7 +16,8 @@ def serve(
         list[str],
         typer.Argument(help="Folders of runs, weights files of runs, or models by name; all are offered on the page."),
     ],
-    weights: Annotated[str | None, typer.Option(help="A .safetensors file, for one model by name.")] = None,
+    weights: Weights = None,
+    classes: ClassFile = None,
     host: Annotated[
         str, typer.Option(help="Address to listen at; by default only this machine can reach it.")
     ] = "127.0.0.1",
@@ -50,6 +52,7 @@ def serve(
     serve(
         run_or_model,
         weights=weights,
+        classes=classes,
         address=Address(host, port),
         limits=Limits(megabytes=max_megabytes, megapixels=max_megapixels, total_megabytes=max_total_megabytes),
         methods=method or ["bcos"],

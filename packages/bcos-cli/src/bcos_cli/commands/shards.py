@@ -121,8 +121,9 @@ def index_command(
 ) -> None:
     """Write the index of shards made by another program, or count the classes of an existing index."""
     from bcos_cli import console
+    from bcos_cli.config.network import read_classes
     from bcos_cli.data.index import load_index
-    from bcos_cli.data.index_builder import count_classes, expand, index_shards, read_classes
+    from bcos_cli.data.index_builder import count_classes, expand, index_shards
     from bcos_core.address import is_address
     from bcos_core.errors import BcosError
 

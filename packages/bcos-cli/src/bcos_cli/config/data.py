@@ -49,6 +49,8 @@ class Data(Section):
 
     path: str | None = None
     """Folder or URL of shards; ``--data`` sets it."""
+    path_from_run: str | None = None
+    """Way from a run's folder to ``path``, which ``bcos train`` adds: there the data are if both have been moved."""
     train_split: str = "train"
     val_split: str | None = None
     """Split that chooses (best epoch, early stopping); null for ``val``, ``valid`` or ``validation``, if any."""

@@ -3,11 +3,13 @@
 import difflib
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from bcos_cli.config.locations import with_data_found
 from bcos_cli.config.recipe import Recipe
 from bcos_cli.config.recipe_layers import load_yaml, merged, read_layers
 from bcos_cli.config.section import section_of
@@ -40,6 +42,8 @@ def load_recipe(
         _section(values, "data", f"--data {data}")["path"] = data
         typed.append("data.path")
     recipe = validate_recipe(values, source=name)
+    if layers[0].of_run and "data.path" not in typed:
+        recipe = with_data_found(recipe, Path(layers[0].path).parent)
     if layers[0].of_run:
         above = [key for key in CHECKS if any(_has(layer.values, key) for layer in layers[1:])]
         check_trusted(recipe, layers[0].path, needs=needs, typed=[*typed, *above])

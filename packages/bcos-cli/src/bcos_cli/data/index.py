@@ -4,10 +4,10 @@ import posixpath
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, StringConstraints, ValidationError, model_validator
 
 from bcos_cli.data.address import CONTROL, file_name_problem, shard_address
 from bcos_cli.data.remote import open_url
@@ -16,6 +16,9 @@ from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.files import write_atomically
 from bcos_core.plugins import suggestion
 from bcos_core.text import parse_json, printable
+
+if TYPE_CHECKING:
+    from bcos_models import TrainedModel
 
 INDEX_NAME = "index.json"
 FORMAT_VERSION = 1
@@ -87,6 +90,7 @@ class ShardIndex(BaseModel, extra="forbid"):
     """Images that cannot be read."""
     left_out: Annotated[list[LeftOut], Field(fail_fast=True)] = []
     """All other files of the source that are in no shard."""
+    _numbers: tuple[int, ...] | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "ShardIndex":
@@ -109,6 +113,32 @@ class ShardIndex(BaseModel, extra="forbid"):
         if max(counts.values(), default=0) > shard.samples or not (self.multi_label or total == shard.samples):
             return f"counts {total:,} images in its classes and has {shard.samples:,} samples"
         return None
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """Number in `classes` that each label of the shards stands for."""
+        return tuple(range(len(self.classes))) if self._numbers is None else self._numbers
+
+    def aligned(self, trained: "TrainedModel", data: str) -> "ShardIndex":
+        """Return an index of the same shards, at `data`, with the classes of a network in its order.
+
+        A network that does not name its classes takes the names of the shards.
+
+        Raises:
+            BcosError: shards of a class that the network does not know.
+        """
+        numbers = trained.align_classes(self.classes, data)
+        if numbers == tuple(range(len(trained.classes))) and all(name.isdecimal() for name in trained.classes):
+            return self
+        counted = [
+            shard.model_copy(update={"class_counts": {numbers[k]: n for k, n in shard.class_counts.items()}})
+            if shard.class_counts is not None
+            else shard
+            for shard in self.shards
+        ]
+        index = self.model_copy(update={"classes": trained.classes, "shards": counted})
+        index._numbers = numbers
+        return index
 
     def splits(self) -> list[str]:
         """Names of the splits, in order of appearance."""

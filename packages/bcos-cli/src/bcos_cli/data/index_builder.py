@@ -23,7 +23,6 @@ from bcos_cli.data.index import (
     shard_urls,
     write_index,
 )
-from bcos_cli.data.sources.layout import class_name
 from bcos_cli.data.verify import ShardScan, scan_shard
 from bcos_core.address import is_address, scheme_of
 from bcos_core.errors import BcosError, shown
@@ -46,15 +45,6 @@ def expand(patterns: list[str]) -> list[str]:
         else:
             raise BcosError(f"no shard fits {name!r}; give paths or URLs of .tar files")
     return found
-
-
-def read_classes(path: Path) -> list[str]:
-    """Read the names of classes, one in each line of a file; refuse one that cannot be read, or is not text."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as reason:
-        raise BcosError(f"cannot read the names of classes in {str(path)!r}: {reason}") from reason
-    return [class_name(line.strip()) for line in lines if line.strip()]
 
 
 def index_shards(

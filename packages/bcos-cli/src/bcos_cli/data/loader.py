@@ -21,6 +21,7 @@ from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.samples import Open
 from bcos_cli.data.shards import HoldOut, Part, Shards
 from bcos_cli.data.stream import Labelling, Sample, ShardStream
+from bcos_cli.processes.parent import end_with_starter
 from bcos_cli.processes.signals import SIGNALS
 from bcos_cli.processes.torch_errors import dead_loader
 from bcos_core.errors import BcosError
@@ -104,6 +105,7 @@ def _leave_signals_to_the_main_process(_worker: int) -> None:
     """Ignore what schedulers and terminals send to all processes: the main one needs its loaders to end in order."""
     for number in (*SIGNALS, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    end_with_starter()
 
 
 def make_batches(
@@ -149,7 +151,7 @@ def make_batches(
     stream = ShardStream(
         order,
         BytesTransform(spec.channels, steps, is_random, reading.decoder),
-        Labelling(len(index.classes), index.multi_label),
+        Labelling.of(index),
         open_shard=reading.opener(),
         skip=reading.skip,
     )

@@ -33,6 +33,7 @@ from bcos_cli.data.index import (
 from bcos_cli.data.pack_progress import PROGRESS_NAME, FinishedShard, Progress, earlier_packing
 from bcos_cli.data.sources.inventory import utf8
 from bcos_cli.data.sources.source import ImageItem, ImageSource
+from bcos_cli.processes.parent import end_with_starter
 from bcos_cli.processes.signals import unheard_by_children
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import replacement
@@ -408,6 +409,7 @@ _WRITER: list[_Writer] = []  # of this process: it holds the source, which is se
 
 
 def _set_writer(writer: _Writer) -> None:
+    end_with_starter()
     _WRITER[:] = [writer]
 
 

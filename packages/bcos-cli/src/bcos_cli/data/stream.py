@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from bcos_cli.data.image_decoder import UnreadableImageError
+from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.samples import VERIFY, Open, Problem, image_and_label, parse_labels, read_slice
@@ -35,10 +36,18 @@ class Labelling:
 
     num_classes: int
     multi_label: bool = False
+    numbers: tuple[int, ...] | None = None
+    """Class that each label stands for; None for those of the same numbers."""
+
+    @classmethod
+    def of(cls, index: ShardIndex) -> "Labelling":
+        """Return what the labels of these shards mean."""
+        return cls(len(index.classes), index.multi_label, index.numbers)
 
     def read(self, text: bytes) -> int | Tensor:
         """Return the label of a sample from its ``.cls`` file."""
-        labels = parse_labels(text, self.num_classes, self.multi_label)
+        numbers = self.numbers or range(self.num_classes)
+        labels = [numbers[k] for k in parse_labels(text, len(numbers), self.multi_label)]
         if not self.multi_label:
             return labels[0]
         several = torch.zeros(self.num_classes)

@@ -41,8 +41,8 @@ def evaluate_shards(
     Raises:
         BcosError: shards of other classes, or an unknown explainer.
     """
-    index = load_index(data) if index is None else index
-    trained.check_classes(index.classes, data)
+    given = load_index(data) if index is None else index
+    index = given.aligned(trained, data)
     options.check()
     specs, skipped = _specs(options, index)
     trained.model.to(process_state().device).eval()
@@ -55,7 +55,8 @@ def evaluate_shards(
         images.sampled.merge({key: (image, labels[0] if labels else 0) for key, (image, labels) in read.items()})
     else:
         scores = _classify(trained, data, index, options, [*images.samplers, predictions])
-    shards = [[r.name, r.samples, r.sha256] for r in index.of(options.split)]
+    shards: list[object] = [[r.name, r.samples, r.sha256] for r in index.of(options.split)]
+    shards.append(list(index.numbers))
     kept = partial_results(partial, trained.fingerprint(), options.fingerprint(), shards)
     explanations, failed = ExplanationMetrics(trained, images.inputs, options, kept).measure_all(specs)
     if classified and index.multi_label:
@@ -72,7 +73,11 @@ def evaluate_shards(
         samples={spec.name: list(keys) for spec in specs if (keys := images.keys(spec))},
         grid_size=options.grid_size,
         skipped=skipped | failed,
-        notes=[*_unread(scores, images), *_fewer_grids(specs, explanations, options)],
+        notes=[
+            *_matching(trained, given, index),
+            *_unread(scores, images),
+            *_fewer_grids(specs, explanations, options),
+        ],
         predictions=None if scores is None else predictions.state(),
     )
 
@@ -114,6 +119,17 @@ def _classify(
         samplers=samplers,
         show_progress=state.is_main_process,
     )
+
+
+def _matching(trained: TrainedModel, given: ShardIndex, index: ShardIndex) -> list[str]:
+    """Say where the shards lack classes that the network knows, and where one of the two does not name them."""
+    own, there = len(index.classes), len(index.numbers)
+    notes = [f"the shards have {there:,} of the {own:,} classes that the network knows"] if there < own else []
+    if given.classes != trained.classes and any(
+        all(name.isdecimal() for name in names) for names in (given.classes, trained.classes)
+    ):
+        notes.append("classes are matched by number: the network, or the shards, do not name them")
+    return notes
 
 
 def _unread(scores: Scores | None, images: SplitImages) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcos_cli.config.trust import trusts_runs
+from bcos_cli.config.network import load_network
 from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.input_image import inference_transform
 from bcos_cli.evaluate.explanations import ExplanationMetrics
@@ -21,7 +21,7 @@ from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_explain import MetricSpec, metric_specs
 from bcos_explain.metrics.annotations import Annotation, Placement, boxes_in_input, masks_in_input, read_coco, read_voc
-from bcos_models import TrainedModel, load_trained
+from bcos_models import TrainedModel
 
 COLLECTION_SUFFIXES = (".xml", ".json")
 
@@ -33,6 +33,7 @@ def evaluate_photos(
     given: dict[str, Any],
     *,
     weights: str | None = None,
+    classes: Path | None = None,
     files: ScoreFiles,
 ) -> Evaluation:
     """Score explanations of photographs whose objects have boxes or masks, for the classes of these objects.
@@ -46,7 +47,7 @@ def evaluate_photos(
         BcosError: malformed annotations, no image to score, or a metric that works on something else.
     """
     files.check()
-    trained = load_trained(run_or_model, weights, trust=trusts_runs())
+    trained = load_network(run_or_model, weights, classes)
     options = EvaluationOptions(**{"metrics": ("epg",), **given})
     options.check()
     specs = [spec for spec in metric_specs() if spec.name in options.all_metrics]

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from bcos_cli import console
+from bcos_cli.config.network import load_network
 from bcos_cli.config.output_path import check_folder
-from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.input_image import InputImage, read_image
 from bcos_cli.explain.batch import Request
@@ -25,7 +25,6 @@ from bcos_cli.explain.targets import target_choice
 from bcos_cli.explain.writer import ExplainedFiles, Writer
 from bcos_cli.processes.group import default_device
 from bcos_explain import ExplainedImage, get_explainer
-from bcos_models import load_trained
 
 RECORDS = "explanations.json"
 """File with all numbers, which is written last."""
@@ -41,6 +40,7 @@ def explain_files(
     contrasts: Sequence[str] = (),
     methods: Sequence[str] = ("bcos",),
     weights: str | None = None,
+    classes: Path | None = None,
     batch_size: int = 16,
     pictures: PictureOptions | None = None,
     clips: ClipOptions | None = None,
@@ -54,6 +54,7 @@ def explain_files(
         contrasts: ``"A:B"``, why A and not B, or ``"B"``, why the predicted class and not B (if B is
             predicted: and not the second most likely). A and B are explained too.
         weights: a file of weights, for a model by name.
+        classes: a file with the names of the network's outputs.
 
     Raises:
         BcosError: an unknown model, class, explainer or path. A damaged file is not an error; it is
@@ -64,12 +65,13 @@ def explain_files(
     check_folder(out, RECORDS, inputs=[file.path for file in files])
     for name in methods:
         get_explainer(name)
-    trained = load_trained(run_or_model, weights, trust=trusts_runs())
+    trained = load_network(run_or_model, weights, classes)
     choice = target_choice(targets, top_k, contrasts, trained.classes)
     trained.model.to(default_device())
-    out.mkdir(parents=True, exist_ok=True)
     request = Request(trained, choice, methods, batch_size, keep_weight=pictures.raw_weight)
     writer = Writer(out, trained.classes, pictures)
+    if pictures.scale == "shared":
+        out.mkdir(parents=True, exist_ok=True)
     waiting = TemporaryDirectory(dir=out, prefix=".waiting-") if pictures.scale == "shared" else nullcontext()
     with waiting as folder:
         store = None if folder is None else ImageStore(Path(folder))

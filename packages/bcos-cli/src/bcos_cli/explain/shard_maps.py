@@ -92,9 +92,10 @@ def explain_shards(
     from accelerate.utils import broadcast_object_list
 
     state = process_state()
-    index = load_index(data)
-    trained.check_classes(index.classes, data)
+    index = load_index(data).aligned(trained, data)
     records = index.of(split)
+    if options.choice == LABEL and index.multi_label:
+        raise BcosError("--target label needs images of one class, these have several labels; use predicted")
     for method in options.methods:
         get_explainer(method)
     about = {"model": name or trained.name, "data": data, "split": split}
@@ -112,7 +113,7 @@ def explain_shards(
     left = [k for k, record in enumerate(records) if record.name not in finished]
     own = left[state.process_index :: state.num_processes]
     urls = shard_urls(data, records)
-    labelling = Labelling(len(index.classes), index.multi_label)
+    labelling = Labelling.of(index)
     with console.counted("explaining", sum(records[k].samples for k in own), state.is_main_process) as counter:
         for k in own:
             shards = Shards([urls[k]], [records[k].samples])
@@ -171,8 +172,6 @@ def _aside(out: Path, record: ShardRecord) -> Iterator[webdataset.TarWriter]:
 
 def _write_batch(trained: TrainedModel, batch: _Batch, options: MapOptions, writer: webdataset.TarWriter) -> None:
     images, labels, keys = batch
-    if options.choice == LABEL and labels.ndim == 2:
-        raise BcosError("--target label needs images of one class, these have several labels; use predicted")
     targets: Tensor | None = labels if options.choice == LABEL else None
     if options.targets:
         targets = torch.tensor(options.targets).expand(len(images), -1)
@@ -229,6 +228,7 @@ def _description(
     trained: TrainedModel, index: ShardIndex, records: Sequence[ShardRecord], options: MapOptions, about: dict[str, str]
 ) -> dict[str, Any]:
     shards = [[r.name, r.samples, r.sha256] for r in records]
+    shards += [list(index.numbers)] if list(index.numbers) != [*range(len(index.classes))] else []
     digest = hashlib.sha256(json.dumps([trained.fingerprint(), shards]).encode())
     return {
         "format_version": FORMAT_VERSION,
@@ -244,14 +244,15 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
     (out / _FINISHED).parent.mkdir(parents=True, exist_ok=True)
     note = out / _FINISHED / "description"
     existing = note if note.exists() else out / INDEX_NAME
-    if existing.exists():
+    has_maps = (out / INDEX_NAME).exists() or any((out / _FINISHED).rglob("*.json"))
+    if existing.exists() and has_maps:
         before = {k: v for k, v in _read_note(existing).items() if k != "shards"}
         here = json.loads(json.dumps(described))
         if differing := [k for k in here if k not in ("model", "data") and before.get(k) != here[k]]:
             raise BcosError(
                 f"{str(out)!r} holds other maps ({', '.join(differing)} differ); choose another folder with --out"
             )
-    elif any(out.iterdir()):
+    elif any(path.name != _FINISHED for path in out.iterdir()):
         raise BcosError(f"{str(out)!r} is not empty; choose another folder with --out")
     write_atomically(note, json.dumps(described))
 

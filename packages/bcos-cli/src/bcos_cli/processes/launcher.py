@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from bcos_cli.processes import given_arguments
+from bcos_cli.processes.parent import LAUNCHER
 from bcos_cli.processes.signals import EXIT_STATUS, SIGNALS
 from bcos_core.errors import BcosError
 
@@ -41,6 +42,7 @@ def launch(num_processes: int) -> None:
     interrupts = signal.getsignal(signal.SIGINT)
     # -P: as in this process, modules in the current folder are not imported
     command = ("-P", "-m", "bcos_cli", *without(given_arguments.get(), "--num-processes"))
+    os.environ[LAUNCHER] = str(os.getpid())
     try:
         elastic_launch(_config(num_processes), sys.executable)(*command)
     except ChildFailedError as failed:
@@ -58,6 +60,7 @@ def launch(num_processes: int) -> None:
         status = EXIT_STATUS if ended.sigval in SIGNALS else 128 + ended.sigval
         raise typer.Exit(status) from ended
     finally:
+        del os.environ[LAUNCHER]
         signal.signal(signal.SIGINT, interrupts)  # torch has replaced it
 
 

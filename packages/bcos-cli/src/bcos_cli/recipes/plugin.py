@@ -11,5 +11,5 @@ from bcos_cli.spec import RecipeSpec
 def bcos_cli_recipes() -> Iterable[RecipeSpec]:
     """Return every YAML file of ours; its first comment line is the summary."""
     for path in sorted(Path(__file__).parent.glob("*.yaml")):
-        first = path.read_text().partition("\n")[0]
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
         yield RecipeSpec(path.stem, path, first.removeprefix("#").strip())

@@ -5,8 +5,10 @@ from typing import Any
 
 from bcos_cli import console
 from bcos_cli.config import Recipe
+from bcos_cli.config.locations import absolute
+from bcos_cli.config.network import load_network
+from bcos_cli.config.output_path import check_writable
 from bcos_cli.config.run_recipe import data_of, recipe_of
-from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import Reading
 from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
@@ -21,8 +23,9 @@ from bcos_cli.train.losses import LossOptions, loss_of_scores, make_loss
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.trainer import TrainingResult
 from bcos_cli.train.validation_split import chooses
+from bcos_core.errors import BcosError
 from bcos_explain.report import write_report
-from bcos_models import TrainedModel, load_trained
+from bcos_models import TrainedModel
 
 
 def finish_run(result: TrainingResult, out: Path) -> Evaluation | None:
@@ -53,6 +56,7 @@ def evaluate_run(
     *,
     data: str | None = None,
     weights: str | None = None,
+    classes: Path | None = None,
     files: ScoreFiles | None = None,
 ) -> Evaluation:
     """Score what a user names; for a run's folder on its own test split, rewrite its evaluation and report.
@@ -66,7 +70,7 @@ def evaluate_run(
     """
     files = files or ScoreFiles()
     files.check()
-    trained = load_trained(run_or_model, weights, trust=trusts_runs())
+    trained = load_network(run_or_model, weights, classes)
     folder = RunFolder(Path(run_or_model))
     recipe = recipe_of(run_or_model, data=data)
     location = data_of(run_or_model, data)
@@ -79,22 +83,32 @@ def evaluate_run(
         options = EvaluationOptions(**{"loss": loss, "metrics": DEFAULT, **given})
     else:
         options = recipe_options(recipe, **given)
-    partial = files.partial or (None if recipe is None else folder.path / PARTIAL)
+    read_only = _read_only(folder.path)
+    partial = files.partial or (None if recipe is None or read_only else folder.path / PARTIAL)
     evaluation = evaluate_shards(trained, location, options, index=index, name=run_or_model, partial=partial)
-    own = recipe if recipe is not None and location == recipe.data.path else None
+    scored = None if recipe is None or recipe.data.path is None else absolute(recipe.data.path)
+    own = recipe if absolute(location) == scored else None
     evaluation.notes += _split_notes(split, own, index)
     if not process_state().is_main_process:
         return evaluation
     files.write(evaluation)
-    if own is not None and _covers_report(options, own, _own_split(own, index).name):
+    covers = own is not None and _covers_report(options, own, _own_split(own, index).name)
+    if own is not None and covers and not read_only:
         _write_run(folder, own, trained, evaluation)
         return evaluation
     print_evaluation(evaluation)
     if recipe is not None:
-        console.err.print(
-            "evaluation.json and report.html of the run are unchanged: its recipe asks for more, or for other, scores"
-        )
+        reason = "its folder cannot be written" if covers else "its recipe asks for more, or for other, scores"
+        console.err.print(f"evaluation.json and report.html of the run are unchanged: {reason}", soft_wrap=True)
     return evaluation
+
+
+def _read_only(folder: Path) -> bool:
+    try:
+        check_writable(folder)
+    except BcosError:
+        return True
+    return False
 
 
 def recipe_options(recipe: Recipe, **given: Any) -> EvaluationOptions:

@@ -11,14 +11,14 @@ from threading import Lock
 
 import torch
 
-from bcos_cli.config.trust import trusts_runs
+from bcos_cli.config.network import load_network
 from bcos_cli.data.input_image import InputImage
 from bcos_cli.explain.batch import explain_images
 from bcos_cli.processes.group import default_device
 from bcos_cli.serve.uploads import Limits, read_upload
 from bcos_core.errors import BcosError, first_line
 from bcos_explain import ClassTarget, ExplainedImage, explainer_specs
-from bcos_models import TrainedModel, load_trained
+from bcos_models import TrainedModel
 
 TOP = 5
 """Most likely classes that are shown."""
@@ -73,22 +73,25 @@ class Network:
         return self.queues.setdefault(method, Queue())
 
 
-def load_networks(runs_or_models: Sequence[str], weights: str | None = None) -> dict[str, Network]:
+def load_networks(
+    runs_or_models: Sequence[str], weights: str | None = None, classes: Path | None = None
+) -> dict[str, Network]:
     """Load the networks that a user names, each once, by their names on the page.
 
     Raises:
-        BcosError: as :func:`bcos_models.load_trained`, or weights for several models.
+        BcosError: as :func:`bcos_cli.config.network.load_network`, or weights or names for several models.
     """
     given = list(dict.fromkeys(runs_or_models))
-    if weights is not None and len(given) > 1:
-        raise BcosError(
-            f"--weights goes with one model, got {len(given)}; give folders or weights files of runs instead"
-        )
+    for option, value in (("--weights", weights), ("--classes", classes)):
+        if value is not None and len(given) > 1:
+            raise BcosError(
+                f"{option} goes with one model, got {len(given)}; give folders or weights files of runs instead"
+            )
     # the last part of a path; names of models and repositories as they are
     names = [Path(name).resolve().name if Path(name).exists() else name for name in given]
     networks = {}
     for source, short in zip(given, names, strict=True):
-        trained = load_trained(source, weights, trust=trusts_runs())
+        trained = load_network(source, weights, classes)
         trained.model.to(default_device()).eval()
         name = short if names.count(short) == 1 else source
         networks[name] = Network(name, trained)

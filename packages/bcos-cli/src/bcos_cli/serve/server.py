@@ -27,6 +27,7 @@ def serve(
     runs_or_models: Sequence[str],
     *,
     weights: str | None = None,
+    classes: Path | None = None,
     address: Address | None = None,
     limits: Limits | None = None,
     methods: Sequence[str] = ("bcos",),
@@ -49,7 +50,7 @@ def serve(
         get_explainer(method)
     address = (address or Address()).free()
     offered = named_examples(examples)
-    explainer = PageExplainer(load_networks(runs_or_models, weights), limits or Limits())
+    explainer = PageExplainer(load_networks(runs_or_models, weights, classes), limits or Limits())
     offered = offered or run_examples(runs_or_models[0], next(iter(explainer.networks.values())).trained)
     if address.warning is not None:
         console.err.print(f"bcos: warning: {address.warning}", soft_wrap=True)

@@ -39,8 +39,8 @@ class Teacher:
                 f"the teacher {options.teacher!r} takes images of {self.trained.input.channels} channels, "
                 f"the network of {student.input.channels}; choose another teacher"
             )
-        if options.kind == "logits":
-            self.trained.check_classes(student.classes, "data.path")
+        self.columns = self.trained.align_classes(student.classes, "data.path") if options.kind == "logits" else None
+        """The teacher's output for each of the student's classes."""
         self.trained.model.to(device).eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -50,7 +50,7 @@ class Teacher:
         if pixels.shape[-1] != size:
             pixels = F.interpolate(pixels, (size, size), mode="bilinear", antialias=True).clamp(0, 1)
         outputs: Tensor = self.trained.model(self.trained.encode(pixels)).float()
-        return outputs
+        return outputs if self.columns is None else outputs[:, self.columns]
 
     def loss(self, outputs: Tensor, taught: Tensor) -> Tensor:
         """Mean loss of the student's outputs (N, K) beside those of the teacher."""

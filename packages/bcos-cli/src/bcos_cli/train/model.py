@@ -68,7 +68,8 @@ def _from_trained(recipe: Recipe, started: TrainedModel, classes: list[str]) -> 
     options = dict(started.options)
     if started.classes != classes and options.get("logit_bias", "auto") is None:
         del options["logit_bias"]  # it is that of an embedding; a classifier has its own
-    network = create_model(started.name, num_classes=len(classes), **options)
+    repeated: dict[str, Any] = {} if started.config.decisions is None else {"decisions": started.config.decisions}
+    network = create_model(started.name, num_classes=len(classes), **options, **repeated)
     own, state = network.state_dict(), started.model.state_dict()
     if started.classes != classes:
         head = classifier_of(network, "a network for other classes")[0]
@@ -92,7 +93,9 @@ def _input_spec(data: config.Data, spec: InputSpec) -> InputSpec:
 def _trained_model(
     recipe: Recipe, network: nn.Module, name: str, options: dict[str, Any], spec: InputSpec, classes: list[str]
 ) -> TrainedModel:
-    model_config = ModelConfig(name, len(classes), options, spec, classes, probabilities_of(recipe.train.loss))
+    made: ModelConfig = network.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
+    probabilities = probabilities_of(recipe.train.loss)
+    model_config = ModelConfig(name, len(classes), options, spec, classes, probabilities, made.decisions)
     describe(network, model_config)
     return TrainedModel(network, model_config)
 

@@ -1,5 +1,6 @@
 """The folder of a run. Imports no torch."""
 
+import fcntl
 import json
 import os
 import socket
@@ -13,6 +14,8 @@ from filelock import FileLock, Timeout
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.comparison import differences
+from bcos_cli.config.locations import with_absolute_paths
+from bcos_cli.config.output_path import check_writable
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import path_in_errors, remove_asides, write_atomically
 from bcos_core.text import parse_json, read_text
@@ -23,6 +26,7 @@ VISIBLE_WITHIN = 60.0
 """Seconds after which a file that another machine has written must be visible here."""
 FREE_TO_CHANGE = (
     "data.path",
+    "data.path_from_run",
     "data.cache",
     "data.cache_gb",
     "train.keep_checkpoints",
@@ -59,7 +63,9 @@ class RunFolder:
 
     @contextmanager
     def opened(self, recipe: Recipe, *, resume: bool) -> Iterator[None]:
-        """Start or resume a run here, and keep other processes out; a refusal changes nothing.
+        """Start a run here, or open one that :meth:`resume` will resume, and keep other processes out.
+
+        A refusal changes nothing.
 
         Raises:
             BcosError: no run to resume, or one with another recipe; no free folder to start one; or one in use.
@@ -68,9 +74,19 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with self.locked():
             remove_asides(self.path, {path.name for path in self._files()}.__contains__)
-            self.preempted.unlink(missing_ok=True)
-            self.resume(recipe) if resume else self.start(recipe)
+            self._check_recipe(recipe) if resume else self.start(recipe)
             yield
+
+    def check(self, recipe: Recipe, *, resume: bool) -> None:
+        """Refuse what :meth:`opened` would, and write nothing."""
+        if resume:
+            self._check_run()
+            self._check_recipe(recipe)
+        else:
+            self._check_free()
+            check_writable(self.path)
+        if self.is_in_use():
+            raise self._in_use()
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -78,12 +94,15 @@ class RunFolder:
         try:
             held = FileLock(self.path / LOCK).acquire(timeout=1)  # is_in_use of another process holds it for a moment
         except Timeout as reason:
-            raise BcosError(
-                f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
-                "shares the folder); wait for it, or choose another folder with --out"
-            ) from reason
+            raise self._in_use() from reason
         with held:
             yield
+
+    def _in_use(self) -> BcosError:
+        return BcosError(
+            f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
+            "shares the folder); wait for it, or choose another folder with --out"
+        )
 
     def is_free(self) -> bool:
         """Whether there is nothing here but hidden files, which a killed start may have left."""
@@ -102,16 +121,14 @@ class RunFolder:
 
     def is_in_use(self) -> bool:
         """Whether a process is training into this folder."""
-        path = self.path / LOCK
-        if not path.exists():
-            return False
         try:
-            with FileLock(path, timeout=0):
-                return False
-        except Timeout:
+            with (self.path / LOCK).open("rb") as lock:  # to look needs no right to write, which FileLock asks for
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
             return True
-        except PermissionError:  # another user's, of which only that user can tell
+        except OSError:  # there is none, or one of another user, of which only that user can tell
             return False
+        return False
 
     def start(self, recipe: Recipe) -> None:
         """Make the folder for a new run; refuse one with something in it."""
@@ -125,14 +142,20 @@ class RunFolder:
             BcosError: no run here, or one with another recipe.
         """
         self._check_run()
+        if self._check_recipe(recipe) != recipe:
+            write_atomically(self.config, dump_recipe(recipe))
+        self.preempted.unlink(missing_ok=True)
+
+    def _check_recipe(self, recipe: Recipe) -> Recipe:
+        """Return the run's recipe; refuse to go on with another one, unless nothing has been learned yet."""
         before = load_recipe(str(self.config), needs=())  # compared, not used
-        if changed := changed_keys(before, recipe):
+        has_learned = self.weights.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
+        if has_learned and (changed := changed_keys(with_absolute_paths(before, self.path), recipe)):
             raise BcosError(
                 f"the run in {str(self.path)!r} has another recipe ({', '.join(changed[:4])}); "
                 "resume it with the same one, or choose another folder with --out"
             )
-        if before != recipe:
-            write_atomically(self.config, dump_recipe(recipe))
+        return before
 
     def _check_free(self) -> None:
         if not self.is_free():
@@ -171,7 +194,7 @@ class RunFolder:
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Append the line of an epoch."""
-        with path_in_errors(self.metrics), self.metrics.open("a") as file:
+        with path_in_errors(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bcos_cli import console
 from bcos_cli.config import Recipe, load_recipe
+from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import Batches, Reading, images_at
@@ -82,8 +83,9 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
             that is not finite.
         Preempted: a signal asked for an early end; ``--resume`` continues the run.
     """
+    index = load_index(recipe.data.location)
+    recipe = with_absolute_paths(recipe, out)
     data = recipe.data.location
-    index = load_index(data)
     if len(index.classes) < 2:
         raise BcosError(f"the shards have the class {index.classes[0]!r} alone; a classifier needs at least two")
     accelerator = make_accelerator(recipe.train, out)
@@ -92,11 +94,13 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
     before = load_recipe(str(folder.config)) if resume and folder.config.exists() else None
     recipe = with_validation(recipe, index, before)
     with ExitStack() as stack:
+        if accelerator.is_main_process:
+            folder.check(recipe, resume=resume)
+        trainer = Trainer(recipe, index, folder, accelerator)  # what it refuses leaves no trace in the folder
         with accelerator.main_process_first():
             if accelerator.is_main_process:
                 stack.enter_context(folder.opened(recipe, resume=resume))
         folder.wait_until_visible()
-        trainer = Trainer(recipe, index, folder, accelerator)
         stack.enter_context(trainer.stopper.listening())
         stack.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
         scores = trainer.run(resume)
@@ -141,6 +145,8 @@ class Trainer:
                 console.err.print(text, soft_wrap=True)
         if resume:
             self.resume()
+            if self.accelerator.is_main_process:
+                self.folder.resume(recipe)
         start_trackers(self.accelerator, recipe)
         comparable = self.learner.annealer.is_over
         while self.progress.epoch < epochs and not should_stop(self.history.lines, recipe.early_stopping, comparable):

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -14,10 +14,10 @@ from bcos_core import AddInverse, LogitLayer, explain
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
-from bcos_models.conversion import ConversionOptions, ConversionReport, Input, Step
+from bcos_models.conversion import ConversionOptions, ConversionReport, Decisions, Input, Step
 from bcos_models.convert.network import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
-from bcos_models.convert.observation import Observation, observe
-from bcos_models.convert.walk import Walk
+from bcos_models.convert.observation import observe
+from bcos_models.convert.walk import GATE, IDLE, Walk
 from bcos_models.timm_models import input_of
 
 _TOLERANCE = 1e-3
@@ -99,7 +99,9 @@ def bcosify(
             f"cannot convert a network that does not run on images of {tuple(inputs.shape[1:])} in float64: "
             f"{first_line(reason)}; give its image_size, and mean and std for each of its channels"
         ) from reason
-    network = _converted(original, exact, _Converter(options, observed, mean, std, logit_bias), image, inputs)
+    classes = observed.logits.shape[1]
+    converter = _Converter(options, observed.decisions, classes, mean, std, logit_bias, observed.called)
+    network = _converted(original, exact, converter, image, inputs, observed.logits)
     del exact
     network.conversion.constants = _constants(network.eval(), image, options.input, inputs)
     for name, module in network.network.named_modules():
@@ -108,28 +110,47 @@ def bcosify(
     return network
 
 
+def repeat_conversion(
+    model: nn.Module,
+    decisions: Decisions,
+    num_classes: int,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    logit_bias: LogitBias = "auto",
+    **options: Any,
+) -> BcosifiedNetwork:
+    """Convert a network as :func:`bcosify` has converted another of the same architecture, without running it.
+
+    The arguments are those of :func:`bcosify`; the classifier has `num_classes` outputs, and the result shares the
+    weights of `model`, which is not to be used any more.
+    """
+    options["skip"] = tuple(options.get("skip", ()))
+    return _Converter(ConversionOptions(**options), decisions, num_classes, mean, std, logit_bias).convert(model)
+
+
 def _converted(
-    original: nn.Module, exact: nn.Module, converter: "_Converter", image: Tensor, inputs: Tensor
+    original: nn.Module, exact: nn.Module, converter: "_Converter", image: Tensor, inputs: Tensor, logits: Tensor
 ) -> BcosifiedNetwork:
     """Convert as thoroughly as possible, provided that with everything kept the network computes the same.
 
     The first layer cannot be widened where something else sees the image too, nor the classifier moved where
     something else uses the pooling, or reshapes what it gives.
     """
-    options, observed = converter.options, converter.observed
-    widened = [True, False] if options.input == "6ch" and observed.image_layers else [False]
-    ends = (observed.classifier, observed.pool)
+    options, decisions = converter.options, converter.decisions
+    widened = [True, False] if options.input == "6ch" and decisions.image_layers else [False]
+    ends = (decisions.classifier, decisions.pool)
     movable = None not in ends and not any(options.skips(str(name)) for name in ends)
     problem = None
     for moved in [True, False] if movable else [False]:
         for widen_first in widened:
-            candidate = replace(converter, widened=widen_first, moved=moved)
+            candidate = replace(converter, decisions=replace(decisions, widened=widen_first, moved=moved))
             try:
-                problem = candidate.difference(exact, image, inputs)
+                problem = candidate.difference(exact, image, inputs, logits)
             except (RuntimeError, BcosError) as reason:  # of shapes
                 problem = first_line(reason)
             if problem is None:
-                return candidate.convert(original)
+                return candidate.convert(copy.deepcopy(original))
     raise BcosError(f"the conversion does not reproduce the network with B = 1 and everything kept: {problem}")
 
 
@@ -156,52 +177,50 @@ class _Converter:
     """Converts one network, any number of times."""
 
     options: ConversionOptions
-    observed: Observation
+    decisions: Decisions
+    classes: int
     mean: Sequence[float]
     std: Sequence[float]
     logit_bias: LogitBias
-    widened: bool = False
-    """Whether the first layer takes the inverse channels."""
-    moved: bool = False
-    """Whether the classifier stands before the pooling."""
+    called: Collection[str] | None = None
+    """Modules that ran; None where the decisions say which did not."""
 
-    def difference(self, original: nn.Module, image: Tensor, inputs: Tensor) -> str | None:
+    def difference(self, original: nn.Module, image: Tensor, inputs: Tensor, logits: Tensor) -> str | None:
         """Convert with everything kept and say how the logits differ; None if they do not."""
         kept = ConversionOptions(b=1.0, keep_bias=True, keep_norms=True, keep_activations=True, keep_pooling=True)
         options = replace(kept, input=self.options.input, skip=self.options.skip)
-        exact = replace(self, options=options, logit_bias=None).convert(original)
+        exact = replace(self, options=options, logit_bias=None).convert(copy.deepcopy(original))
         with torch.no_grad():
-            logits = exact.eval()(encoded(image, options.input, inputs))
-        size = self.observed.logits.abs().max().clamp_min(1e-12)
-        error = float((logits - self.observed.logits).abs().max() / size)
+            ours = exact.eval()(encoded(image, options.input, inputs))
+        error = float((ours - logits).abs().max() / logits.abs().max().clamp_min(1e-12))
         return None if error <= _TOLERANCE else f"the logits differ by {error:.1e} of their size"
 
-    def convert(self, original: nn.Module) -> BcosifiedNetwork:
-        """Convert a copy of the network."""
-        options = self.options
-        network = copy.deepcopy(original)
+    def convert(self, network: nn.Module) -> BcosifiedNetwork:
+        """Convert the network in place."""
+        options, decisions, classes = self.options, self.decisions, self.classes
         report = ConversionReport(options)
-        moved = self.observed.classifier if self.moved else None
+        moved = decisions.classifier if decisions.moved else None
         if moved is not None:
             self._move_classifier(network, report)
-        Walk(options, self.observed, moved, report).convert_children(network)
+        Walk(options, decisions, self.called, moved, report).convert_children(network)
+        stays = {reason: tuple(s.name for s in report.steps if s.reason == reason) for reason in (GATE, IDLE)}
         encoder = self._encoder(network, report)
-        classes = self.observed.logits.shape[1]
         kept = options.keep_bias and self.logit_bias == "auto"
         layer = LogitLayer() if kept else Logits(self.logit_bias).layer(classes)
         if layer.logit_bias is not None:
             report.notes.append(f"logits get the bias {layer.logit_bias:.4g}")
         self._note_what_stays(report, moved)
-        return BcosifiedNetwork(encoder, network, layer, classes, report, classifier=self.observed.classifier)
+        decisions = replace(decisions, gates=stays[GATE], idle=stays[IDLE])
+        return BcosifiedNetwork(encoder, network, layer, classes, report, decisions)
 
     def _move_classifier(self, network: nn.Module, report: ConversionReport) -> None:
-        name, pool = self.observed.classifier, self.observed.pool
+        name, pool = self.decisions.classifier, self.decisions.pool
         assert name is not None
         assert pool is not None
         old: Any = network.get_submodule(name)
         new = position_classifier(old, self.options)
         before = network.get_submodule(pool)
-        network.set_submodule(pool, Positions(self.observed.channels_last))
+        network.set_submodule(pool, Positions(self.decisions.channels_last))
         network.set_submodule(name, new)
         dropped = () if self.options.keep_bias or old.bias is None else ("bias",)
         what = "1×1 B-cos convolution before the pooling"
@@ -212,31 +231,31 @@ class _Converter:
         if self.options.input == "3ch":
             report.notes.append("input: what the network saw before")
             return nn.Identity()
-        if not self.widened:
+        if not self.decisions.widened:
             report.notes.append(
                 "input: 6 channels, put together to what the network saw, because its first layer is not "
                 "a convolution of the image alone"
             )
             return Standardize(self.mean, self.std, difference=True)
-        for name in self.observed.image_layers:
+        for name in self.decisions.image_layers:
             widen(network.get_submodule(name))
-        report.notes.append(f"input: 6 channels, which {', '.join(self.observed.image_layers)} takes as [w, -w]/2")
+        report.notes.append(f"input: 6 channels, which {', '.join(self.decisions.image_layers)} takes as [w, -w]/2")
         return Standardize(self.mean, self.std)
 
     def _note_what_stays(self, report: ConversionReport, moved: str | None) -> None:
-        if moved is None and self.observed.classifier is None:
+        if moved is None and self.decisions.classifier is None:
             report.notes.append("classifier: stays where it is; no linear layer gives the logits by itself")
-        elif moved is None and self.observed.pool is None:
+        elif moved is None and self.decisions.pool is None:
             report.notes.append(
-                f"classifier: {self.observed.classifier} stays where it is; "
+                f"classifier: {self.decisions.classifier} stays where it is; "
                 "no global average pooling of feature maps comes right before it"
             )
         elif moved is None:
             report.notes.append(
-                f"classifier: {self.observed.classifier} stays behind the pooling: one of them is to be "
+                f"classifier: {self.decisions.classifier} stays behind the pooling: one of them is to be "
                 "skipped, or something else uses the pooling or its output"
             )
-        functions = self.observed.functions
+        functions = self.decisions.functions
         for name in sorted(functions):
             if not (self.options.keep_pooling if "pool" in name else self.options.keep_activations):
                 report.notes.append(f"{name} is called as a function ({functions[name]} times) and stays")

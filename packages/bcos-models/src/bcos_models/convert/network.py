@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bcos_core import BcosConv2d, LogitLayer, is_explaining
 from bcos_core.additive_terms import name_as
-from bcos_models.conversion import ConversionOptions, ConversionReport
+from bcos_models.conversion import ConversionOptions, ConversionReport, Decisions
 from bcos_models.convert.rules import mark_bias
 
 
@@ -106,9 +106,6 @@ def position_classifier(old: Any, options: ConversionOptions) -> PositionClassif
 class BcosifiedNetwork(nn.Module):
     """Encoding, the converted network, logit layer.
 
-    Args:
-        classifier: name, inside of the network, of the layer that gives the logits; None if no single one does.
-
     Shapes: (N, channels, H, W) → (N, K).
     """
 
@@ -119,11 +116,10 @@ class BcosifiedNetwork(nn.Module):
         logit_layer: LogitLayer,
         num_classes: int,
         conversion: ConversionReport,
-        *,
-        classifier: str | None = None,
+        decisions: Decisions,
     ) -> None:
         super().__init__()
-        self._classifier = classifier
+        self.decisions = decisions
         self.encoder = encoder
         self.network = network
         self.logit_layer = logit_layer
@@ -132,8 +128,8 @@ class BcosifiedNetwork(nn.Module):
 
     def get_classifier(self) -> nn.Module | None:
         """Return the layer that gives the logits, or what the network itself calls its classifier; None without."""
-        if self._classifier is not None:
-            return self.network.get_submodule(self._classifier)
+        if self.decisions.classifier is not None:
+            return self.network.get_submodule(self.decisions.classifier)
         own = getattr(self.network, "get_classifier", None)
         found = own() if callable(own) else None
         return found if isinstance(found, nn.Module) else None

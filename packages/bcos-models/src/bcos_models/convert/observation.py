@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from bcos_core import explanation_mode
 from bcos_core.errors import BcosError
+from bcos_models.conversion import Decisions
 from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation
 
 _FUNCTIONS: dict[Callable[..., Any], str] = {
@@ -24,47 +25,37 @@ _FUNCTIONS: dict[Callable[..., Any], str] = {
 """Operations that a conversion cannot replace where a forward method calls them as functions."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Observation:
     """What a network does with one batch."""
 
     logits: Tensor
-    called: set[str] = field(default_factory=set)
+    called: frozenset[str]
     """Modules that ran."""
-    gates: set[str] = field(default_factory=set)
-    """Modules that compute frozen factors only: no contribution passes through them."""
-    image_layers: list[str] = field(default_factory=list)
-    """Convolutions whose input is the image."""
-    classifier: str | None = None
-    """Linear layer or 1×1 convolution whose output is the logits."""
-    pool: str | None = None
-    """Global average pooling whose output is the classifier's input."""
-    channels_last: bool = False
-    """Whether that pooling sees (N, H, W, C)."""
-    functions: Counter[str] = field(default_factory=Counter)
-    """Activations and max pooling that forward methods call as functions, and how often."""
+    decisions: Decisions
+    """What follows for a conversion."""
 
 
 def observe(network: nn.Module, image: Tensor) -> Observation:
     """Run a classifier in eval mode, once as it is and once in explanation mode."""
     found = _run(network, image)
-    found.gates = _gates(network, image)
-    return found
+    return replace(found, decisions=replace(found.decisions, gates=tuple(sorted(_gates(network, image)))))
 
 
 def _run(network: nn.Module, image: Tensor) -> Observation:
     names = {module: name for name, module in network.named_modules()}
     ends: list[tuple[str, Tensor, Tensor]] = []  # classifier candidates: name, input, output
     pooled: list[tuple[str, Tensor, bool]] = []
-    found = Observation(torch.empty(0))
+    called: set[str] = set()
+    image_layers: list[str] = []
 
     def record(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
-        found.called.add(names[module])
+        called.add(names[module])
         x = given[0] if given and isinstance(given[0], Tensor) else None
         if x is None or not isinstance(output, Tensor):
             return
         if isinstance(module, nn.modules.conv._ConvNd) and x.shape == image.shape and torch.equal(x, image):
-            found.image_layers.append(names[module])
+            image_layers.append(names[module])
         if isinstance(module, WEIGHTED) and output.flatten(1).ndim == 2 and output.flatten(1).shape[1] < 100_000:
             ends.append((names[module], x, output))
         elif x.ndim == 4 and output.numel() < x.numel():
@@ -77,15 +68,15 @@ def _run(network: nn.Module, image: Tensor) -> Observation:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(image):
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BcosError(f"bcosify needs a classifier, whose output has shape (N, K); this network's is {got}")
-    found.logits, found.functions = logits, counter.found
+    found = Decisions(image_layers=tuple(image_layers), functions=dict(counter.found))
     for name, x, output in reversed(ends):
         if output.numel() == logits.numel() and torch.equal(output.flatten(1), logits):
-            found.classifier = name
+            found = replace(found, classifier=name)
             for pool, y, channels_last in pooled:  # the outermost ends last
                 if y.numel() == x.numel() and torch.equal(y.flatten(1), x.flatten(1)):
-                    found.pool, found.channels_last = pool, channels_last
+                    found = replace(found, pool=pool, channels_last=channels_last)
             break
-    return found
+    return Observation(logits, frozenset(called), found)
 
 
 def _is_mean(x: Tensor, output: Tensor, dims: tuple[int, int]) -> bool:

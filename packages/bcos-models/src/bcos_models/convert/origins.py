@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
@@ -13,9 +14,11 @@ from bcos_core.plugins import suggestion
 from bcos_models import imagenet
 from bcos_models.checks import is_size
 from bcos_models.classifier import LogitBias
-from bcos_models.conversion import Input
-from bcos_models.convert.bcosify import bcosify
+from bcos_models.conversion import Decisions, Input
+from bcos_models.convert.bcosify import bcosify, repeat_conversion
 from bcos_models.convert.network import BcosifiedNetwork
+from bcos_models.download import quick_hub
+from bcos_models.model_config import check_outputs
 from bcos_models.registry import create_model, get_spec
 from bcos_models.spec import CIFAR10, InputSpec, ModelSpec
 from bcos_models.timm_models import timm_input
@@ -82,6 +85,7 @@ def converted(
     pretrained: bool = False,
     weights: str | Path | None = None,
     network: Mapping[str, Any] | None = None,
+    decisions: Mapping[str, Any] | None = None,
     **options: Unpack[BcosifyOptions],
 ) -> BcosifiedNetwork:
     """Build a network, load its weights, and convert it.
@@ -92,25 +96,30 @@ def converted(
         pretrained: start from the library's own weights.
         weights: start from a file of the original network's weights, or load those of a converted one.
         network: options of the original network, such as ``{"drop_path_rate": 0.1}``.
+        decisions: of an earlier conversion, which is repeated instead of running the network; None to run it.
         options: of :func:`bcosify`.
     """
     made = _origin(origin)
     made = replace(made, input=_built_for(made.input, network or {}))
     state = None if weights is None else read_state(find_weights(weights))
-    is_converted = state is not None and all(key.startswith(_PREFIX) for key in unwrapped({}, state))
+    of_converted = state is not None and is_converted(state)
     if pretrained and made.num_classes < 1 and num_classes == UNKNOWN_CLASSES:
         raise BcosError(f"the weights of {origin!r} have no classifier; give num_classes for a new one, to be trained")
     original = unconverted(origin, num_classes, pretrained, network or {})
     replaced = pretrained and num_classes != made.num_classes
-    if state is not None and not is_converted:
+    if state is not None and not of_converted:
         replaced = load_original(original, state, num_classes != made.num_classes, str(weights))
     if replaced:
         warnings.warn(f"{origin!r} has a new, untrained classifier of {num_classes} classes", stacklevel=3)
     spec = made.input
-    result = bcosify(original, mean=spec.mean, std=spec.std, image_size=spec.size, **options)
+    if decisions is None:
+        result = bcosify(original, mean=spec.mean, std=spec.std, image_size=spec.size, **options)
+    else:
+        decided = Decisions.from_dict(decisions)
+        result = repeat_conversion(original, decided, num_classes, mean=spec.mean, std=spec.std, **options)
     input_spec = replace(spec, encoding="add_inverse") if result.conversion.options.input == "6ch" else spec
     setattr(result, "input_spec", input_spec)  # noqa: B010 - reason: modules are typed without it
-    if state is not None and is_converted:
+    if state is not None and of_converted:
         load_state(result, state, name=origin, source=str(weights))
     return result
 
@@ -125,8 +134,8 @@ def unconverted(origin: str, num_classes: int, pretrained: bool, options: Mappin
         return _origin(origin).build(num_classes, pretrained, **options)
     except Exception as reason:  # libraries raise many types for options that make no network
         library, _, inner = origin.partition("/")
-        with_weights = " with its weights" if pretrained else ""
-        raise BcosError(f"{library} cannot build {inner!r}{with_weights}: {first_line(reason)}") from reason
+        with_weights, remedy = (" with its weights", "; give a file of them with --weights") if pretrained else ("", "")
+        raise BcosError(f"{library} cannot build {inner!r}{with_weights}: {first_line(reason)}{remedy}") from reason
 
 
 def _origin(name: str) -> Origin:
@@ -138,19 +147,32 @@ def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, I
     """Build a network as its library has it, to be explained unconverted.
 
     Args:
-        weights: a file or URL of its weights; None for those of the library.
+        weights: a file or URL of its weights, for any number of classes; None for those of the library.
 
     Returns:
         The network, its input, and the number of its classes.
     """
     made = _origin(name)
     classes = made.num_classes
-    if classes < 1:
-        raise BcosError(f"the weights of {name!r} have no classifier, so there is no logit to explain")
-    network = unconverted(name, classes, weights is None, {})
-    if weights is not None:
-        load_original(network, read_state(find_weights(weights)), False, str(weights))
+    if weights is None:
+        if classes < 1:
+            raise BcosError(f"the weights of {name!r} have no classifier, so there is no logit to explain")
+        return unconverted(name, classes, True, {}).eval(), made.input, classes
+    state = read_state(find_weights(weights))
+    if is_converted(state):
+        raise BcosError(f"the weights in {str(weights)!r} are of a converted network; give that file, or its folder")
+    network = unconverted(name, classes or UNKNOWN_CLASSES, False, {})
+    fitting = convert_state(network.state_dict(), state, "")
+    if other := _of_other_classes(network.state_dict(), fitting):
+        classes = check_outputs(next(iter(fitting[other[0]].shape), classes))
+        network = unconverted(name, classes, False, {})
+    load_original(network, state, False, str(weights))
     return network.eval(), made.input, classes
+
+
+def is_converted(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is that of a converted network."""
+    return all(key.startswith(_PREFIX) for key in unwrapped({}, state))
 
 
 def _built_for(input_spec: InputSpec, options: Mapping[str, Any]) -> InputSpec:
@@ -201,7 +223,8 @@ def _timm(name: str) -> Origin:
     input_spec = timm_input(cfg.to_dict())
 
     def build(num_classes: int, pretrained: bool, **options: Any) -> nn.Module:
-        network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
+        with quick_hub() if pretrained else nullcontext():
+            network: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **options)
         return network
 
     return Origin(build, input_spec, classes)

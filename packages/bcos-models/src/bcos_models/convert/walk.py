@@ -1,6 +1,7 @@
 """The walk through the modules of a network that applies the rules to each."""
 
 import re
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +9,13 @@ from torch import Tensor, nn
 from bcos_core.errors import BcosError
 from bcos_core.plugin_guard import plugin_guard
 from bcos_models import plugins
-from bcos_models.conversion import Conversion, ConversionOptions, ConversionReport, Step
-from bcos_models.convert.observation import Observation
+from bcos_models.conversion import Conversion, ConversionOptions, ConversionReport, Decisions, Step
 from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, without_bias
 
 _QUERY_KEY_VALUE = re.compile(r"(to_|w)?(q|k|v|qk|kv|qkvs?|query|key|value|queries|keys|values)(_?(proj|conv|lin))?")
 _INNERMOST = 3
 """How many of a name's last parts are compared: the three of ``attn.qkv.conv``."""
+IDLE = "does not run by itself: a function of a module around it uses its weights"
 GATE = "computes a frozen factor (gate, attention weight): no contribution passes through it"
 
 
@@ -22,14 +23,21 @@ class Walk:
     """Converts the modules of one network, in place.
 
     Args:
+        called: modules that ran; None where `decisions` say which did not.
         moved: name of the classifier, if it has been replaced already.
     """
 
     def __init__(
-        self, options: ConversionOptions, observed: Observation, moved: str | None, report: ConversionReport
+        self,
+        options: ConversionOptions,
+        decisions: Decisions,
+        called: Collection[str] | None,
+        moved: str | None,
+        report: ConversionReport,
     ) -> None:
         self.options = options
-        self.observed = observed
+        self.gates, self.idle = set(decisions.gates), set(decisions.idle)
+        self.called = called
         self.moved = moved
         self.report = report
         self._done: dict[int, nn.Module] = {}
@@ -50,9 +58,9 @@ class Walk:
         if self.options.skips(name):
             return self._stays(layer, name, "skipped, as asked")
         known = isinstance(layer, (*WEIGHTED, *NORMS, *MAX_POOLS)) or is_activation(layer)
-        if known and name not in self.observed.called:
-            return self._stays(layer, name, "does not run by itself: a function of a module around it uses its weights")
-        if known and name in self.observed.gates:
+        if known and (name in self.idle if self.called is None else name not in self.called):
+            return self._stays(layer, name, IDLE)
+        if known and name in self.gates:
             return self._stays(layer, name, GATE)
         before = dict(layer.named_parameters()) | dict(layer.named_buffers())
         if isinstance(layer, WEIGHTED) and is_query_key_value(name):
@@ -109,7 +117,9 @@ def _check_copied(name: str, before: dict[str, Tensor], conversion: Conversion) 
         if key in conversion.dropped:
             continue
         candidates = [after[key]] if key in after else list(after.values())  # a rule may give it another name
-        if not any(torch.equal(new.detach(), tensor.detach()) for new in candidates):
+        if not any(new is tensor for new in candidates) and not any(
+            torch.equal(new.detach(), tensor.detach()) for new in candidates
+        ):
             made = type(conversion.module).__name__
             kind = "is not in" if key not in after else "is another in"
             raise BcosError(

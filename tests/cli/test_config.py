@@ -113,7 +113,8 @@ def test_words_in_files_mean_what_they_mean_in_overrides(tmp_path):
         ("optimizer.lr=0", "optimizer.lr=0: input should be greater than 0"),
         ("optimizer.lr=-1e-3", "optimizer.lr=-0.001: input should be greater than 0"),
         ("optimizer.name=adan", "optimizer.name='adan': input should be 'adam', 'adamw', 'sgd' or 'lamb'"),
-        ("data.image_channels=2", "data.image_channels=2: input should be 1 or 3"),
+        ("data.image_channels=0", "data.image_channels=0: input should be greater than or equal to 1"),
+        ("data.range=5:5", "data.range='5:5': black and white must be finite and differ"),
         (
             "data.augment.horizontal_flip=1.5",
             "data.augment.horizontal_flip=1.5: input should be less than or equal to 1",
@@ -183,6 +184,8 @@ def test_missing_section_is_named(missing, key):
         ("train.compile=no", ("train", "compile"), "no"),
         ("data.path=2020-01-01", ("data", "path"), "2020-01-01"),
         ("train.seed=010", ("train", "seed"), 10),
+        ("data.range=0:4095", ("data", "range"), (0, 4095)),
+        ("data.range=[-1000, 400.5]", ("data", "range"), (-1000, 400.5)),
         ("data.path=0777:30", ("data", "path"), "0777:30"),
     ],
 )

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from bcos_cli.config import Augment
 from bcos_cli.data import image_decoder
 from bcos_cli.data.augmentation import training_transform
-from bcos_cli.data.image_decoder import FORMATS, UnreadableImageError, decode, opened, quick_decode
+from bcos_cli.data.image_decoder import FORMATS, Pixels, UnreadableImageError, decode, opened, quick_decode
 from bcos_cli.data.input_image import inference_transform
 from bcos_models import InputSpec
 
@@ -65,21 +65,21 @@ def oriented(image):
 )
 def test_quick_decoder_gives_what_pillow_gives_up_to_rounding(make, channels, picture):
     data = make(picture)
-    quick, usual = pixels(quick_decode(data, channels)), pixels(decode(data, channels))
+    quick, usual = pixels(quick_decode(data, Pixels(channels))), pixels(decode(data, Pixels(channels)))
     assert quick.shape == usual.shape
     assert np.abs(quick - usual).mean() < 1.5
     assert np.abs(quick - usual).max() < 12
 
 
 def test_orientation_is_applied(picture):
-    assert pixels(quick_decode(oriented(picture), 3)).shape == (60, 40, 3)
+    assert pixels(quick_decode(oriented(picture), Pixels(3))).shape == (60, 40, 3)
 
 
 @pytest.mark.parametrize("decoder", [decode, quick_decode])
 @pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"junk", lambda d: b"", lambda d: d[:40]])
 def test_damaged_images_are_errors_not_grey_areas(decoder, damage, picture):
     with pytest.raises(UnreadableImageError):
-        decoder(damage(encoded(picture, quality=95)), 3)
+        decoder(damage(encoded(picture, quality=95)), Pixels(3))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -90,11 +90,11 @@ def test_transforms_take_both(channels, picture):
     for steps in (inference_transform(spec), training_transform(spec, augment, None)):
         for decoder in (decode, quick_decode):
             torch.manual_seed(0)
-            made = steps(decoder(data, channels))
+            made = steps(decoder(data, Pixels(channels)))
             assert made.shape == (channels, 16, 16)
             assert made.dtype == torch.uint8
     plain = inference_transform(spec)
-    difference = plain(decode(data, channels)).int() - plain(quick_decode(data, channels)).int()
+    difference = plain(decode(data, Pixels(channels))).int() - plain(quick_decode(data, Pixels(channels))).int()
     assert difference.abs().float().mean() < 2
 
 
@@ -123,7 +123,7 @@ def jpeg_header(data, width, height):
 def test_every_format_of_the_list_is_read(name, picture):
     if name == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow was built without AVIF")
-    assert pixels(decode(encoded(picture, name), 3)).shape == (40, 60, 3)
+    assert pixels(decode(encoded(picture, name), Pixels(3))).shape == (40, 60, 3)
 
 
 @DECODERS
@@ -133,7 +133,7 @@ def test_no_other_decoder_ever_runs_whatever_pillow_knows(name, decoder, picture
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
     data = ENDLESS if name == "EPS" else encoded(picture, name)
     with pytest.raises(UnreadableImageError, match=r"this is no image, or of another format; JPEG, PNG, .* are read"):
-        decoder(data, 3)
+        decoder(data, Pixels(3))
 
 
 @DECODERS
@@ -154,7 +154,7 @@ def test_whatever_a_decoder_raises_is_an_unreadable_image(raised, decoder, pictu
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
     with pytest.raises(UnreadableImageError, match=r"^cannot be read: (?!$)"):
-        decoder(encoded(picture, "PNG"), 3)
+        decoder(encoded(picture, "PNG"), Pixels(3))
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
@@ -162,7 +162,7 @@ def test_whatever_a_decoder_raises_is_an_unreadable_image(raised, decoder, pictu
 def test_cases_are_unreadable_images(name):
     for decoder in (decode, quick_decode):
         with pytest.raises(UnreadableImageError, match=r"^cannot be read: "):
-            decoder((CASES / name).read_bytes(), 3)
+            decoder((CASES / name).read_bytes(), Pixels(3))
 
 
 @DECODERS
@@ -173,7 +173,7 @@ def test_size_is_bounded_before_anything_is_decoded(decoder, picture, monkeypatc
         with pytest.raises(
             UnreadableImageError, match=r"too large: \d+×\d+ pixels, at most 268 megapixels are decoded"
         ):
-            decoder(data, 3)
+            decoder(data, Pixels(3))
 
 
 def test_file_is_bounded_before_it_is_read(tmp_path, monkeypatch):
@@ -187,14 +187,14 @@ def test_pillows_own_limit_is_neither_asked_nor_changed(picture, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # would be an error, and a warning below twice of it
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert decode(encoded(picture, "PNG"), 3).size == (60, 40)
+        assert decode(encoded(picture, "PNG"), Pixels(3)).size == (60, 40)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
 def test_image_without_pixels_is_unreadable():
     for size in ((0, 5), (5, 0), (0, 0)):
         with pytest.raises(UnreadableImageError, match="cannot be read"):
-            decode(png_header(*size), 3)
+            decode(png_header(*size), Pixels(3))
 
 
 @pytest.mark.parametrize("turned", [False, True])

@@ -122,7 +122,7 @@ def test_hidden_files_and_files_that_are_no_images_are_left_out():
         ".git/b/1.png",
         "__MACOSX/a/1.png",
         "a/notes.txt",
-        "a/x.npy",
+        "a/x.npz",
         "1.png",
     ]
     assert [i.path for i in tree(files, "x", "s")[1]] == ["a/1.png", "b/1.png"]

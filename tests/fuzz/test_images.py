@@ -9,7 +9,7 @@ from mutations import damaged
 from PIL import Image, features
 
 from bcos_cli.data import image_decoder
-from bcos_cli.data.image_decoder import FORMATS, decode, quick_decode
+from bcos_cli.data.image_decoder import FORMATS, Pixels, decode, quick_decode
 from bcos_cli.data.input_image import read_image
 from bcos_models import InputSpec
 
@@ -67,7 +67,7 @@ def test_an_image_is_decoded_or_refused_in_one_line(fuzz, folder, format):
             path.write_bytes(content)
             assert read_image(path, SPECS[way]).pixels.dtype == torch.uint8
         else:
-            (decode if way % 2 else quick_decode)(content, 1 if way < 5 else 3)
+            (decode if way % 2 else quick_decode)(content, Pixels(1 if way < 5 else 3))
 
     for content in valid:
         read((content, 0))

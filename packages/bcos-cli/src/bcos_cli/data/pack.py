@@ -18,7 +18,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from bcos_cli.data.image_decoder import decode
+from bcos_cli.data.image_decoder import USUAL, Pixels, decode
 from bcos_cli.data.index import INDEX_NAME, ShardIndex, ShardRecord, SkippedImage, check_names, write_index
 from bcos_cli.data.pack_progress import PROGRESS_NAME, FinishedShard, Progress, earlier_packing
 from bcos_cli.data.sources.source import ImageItem, ImageSource
@@ -50,6 +50,7 @@ def pack(
     samples_per_shard: int = 1000,
     seed: int = 0,
     on_error: OnError = "fail",
+    pixels: Pixels = USUAL,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ShardIndex:
@@ -65,6 +66,7 @@ def pack(
         seed: of the order.
         on_error: what to do about images that cannot be decoded: ``"fail"`` and list them all, or ``"skip"`` them and
             list them in the index.
+        pixels: how the images are read, which the index says to all that read them.
         workers: processes; None for one a core.
         on_progress: called with (images done, images in all).
 
@@ -76,10 +78,10 @@ def pack(
     check_names(source.classes, {item.split for item in source.items})
     total = len(source.items)
     with _alone(destination):
-        earlier = earlier_packing(destination, _fingerprint(source, samples_per_shard, seed))
+        earlier = earlier_packing(destination, _fingerprint(source, samples_per_shard, seed, pixels))
         if isinstance(earlier, Progress):
             plan = plan_shards(source.items, samples_per_shard, seed)
-            return _pack(_Writer(source, destination, on_error), name, plan, earlier, workers, on_progress)
+            return _pack(_Writer(source, destination, on_error, pixels), name, plan, earlier, workers, on_progress)
         if on_error == "fail":
             _refuse_unreadable(earlier.skipped, total)
         if on_progress:
@@ -141,6 +143,9 @@ def _pack(
         fingerprint=progress.fingerprint,
         classes=source.classes,
         multi_label=any(isinstance(item.label, tuple) for item in source.items),
+        channels=None if writer.pixels.channels in (1, 3) else writer.pixels.channels,
+        range=writer.pixels.range,
+        truncated=writer.pixels.truncated,
         shards=[shard.record for shard in ordered if shard.record.samples],
         skipped=[image for shard in ordered for image in shard.skipped],
     )
@@ -185,8 +190,9 @@ def _with_keys(items: list[ImageItem]) -> list[tuple[str, ImageItem]]:
     return keyed
 
 
-def _fingerprint(source: ImageSource, samples_per_shard: int, seed: int) -> str:
-    digest = hashlib.sha256(f"1 {samples_per_shard} {seed} {source.classes}\n".encode())
+def _fingerprint(source: ImageSource, samples_per_shard: int, seed: int, pixels: Pixels) -> str:
+    read = "" if pixels == USUAL else f" {pixels}"
+    digest = hashlib.sha256(f"1 {samples_per_shard} {seed}{read} {source.classes}\n".encode())
     for item in source.items:
         digest.update(f"{item.split}\t{item.label}\t{item.path}\t{item.version}\n".encode())
     return digest.hexdigest()
@@ -223,6 +229,7 @@ class _Writer:
     source: ImageSource
     destination: Path
     on_error: OnError
+    pixels: Pixels
 
     def write(self, shard: PlannedShard) -> FinishedShard:
         """Write one tar file, aside and then renamed; not at all if an image is unreadable and that is fatal."""
@@ -234,7 +241,7 @@ class _Writer:
             for key, item in shard.items:
                 try:
                     data, extension = self.source.read(item)
-                    decode(data, channels=3)  # all that reading for training will do
+                    decode(data, self.pixels)  # all that reading for training will do
                 except Exception as reason:  # archives raise many types
                     kind = "" if isinstance(reason, BcosError) else f"{type(reason).__name__}: "
                     skipped.append(SkippedImage(path=item.path, reason=f"{kind}{first_line(reason)}"))

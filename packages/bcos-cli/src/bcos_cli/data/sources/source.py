@@ -73,10 +73,16 @@ class ArraySource:
 
 
 def encode_png(image: object) -> bytes:
-    """Encode a PIL image, or an array (H, W) or (H, W, 3) of 8-bit values, as PNG."""
+    """Encode a PIL image, or an array (H, W) or (H, W, 3) of whole values from 0 to 255, as PNG; refuse others."""
     import numpy as np
 
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, dtype=np.uint8))
+    if not isinstance(image, Image.Image):
+        values = np.asarray(image)
+        if not (values.min() >= 0 and values.max() <= 255 and (values == values.astype(np.uint8)).all()):
+            raise BcosError(
+                f"an image has whole values from 0 to 255, got {values.dtype} from {values.min():g} to {values.max():g}"
+            )
+        image = Image.fromarray(values.astype(np.uint8))
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()

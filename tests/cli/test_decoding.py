@@ -36,6 +36,12 @@ def encoded(image, form="JPEG", **options):
     return buffer.getvalue()
 
 
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
 def pixels(image):
     array = image.permute(1, 2, 0).numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
     return array.reshape(*array.shape[:2], -1).astype(int)
@@ -123,7 +129,10 @@ def jpeg_header(data, width, height):
 def test_every_format_of_the_list_is_read(name, picture):
     if name == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow was built without AVIF")
-    assert pixels(decode(encoded(picture, name), Pixels(3))).shape == (40, 60, 3)
+    data = npy(np.asarray(picture)) if name == "NPY" else encoded(picture, name)
+    for decoder in (decode, quick_decode):
+        assert pixels(decoder(data, Pixels(3))).shape == (40, 60, 3)
+        assert pixels(decoder(data, Pixels(1))).shape == (40, 60, 1)
 
 
 @DECODERS
@@ -210,3 +219,74 @@ def test_long_strip_is_cut_before_its_shorter_side_is_resized(as_tensor, turned,
     assert made.shape == (3, 224, 224)
     assert made.flatten(1).float().mean(1).tolist() == [9, 90, 200]
     assert sizes == [[1, 16] if turned else [16, 1]]
+
+
+def text_chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@DECODERS
+@pytest.mark.parametrize("place", [33, -12], ids=["before the pixels", "behind them"])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        text_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21))),
+        text_chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(b"x" * 2**21)),
+        80 * text_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**6))),
+    ],
+    ids=["one", "international", "many"],
+)
+def test_texts_of_a_png_do_not_matter(chunks, place, decoder, picture):
+    data = encoded(picture, "PNG")
+    place = place % len(data)
+    np.testing.assert_array_equal(pixels(decoder(data[:place] + chunks + data[place:], Pixels())), pixels(picture))
+
+
+def test_text_of_a_png_that_turns_it_is_read(picture):
+    xmp = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="6"/>'.ljust(5000)
+    data = encoded(picture, "PNG")
+    assert decode(data[:33] + text_chunk(b"iTXt", xmp) + data[33:], Pixels()).size == (40, 60)
+
+
+@DECODERS
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_that_was_cut_off_is_read_where_that_is_allowed(progressive, decoder, monkeypatch):
+    image = Image.effect_noise((64, 64), 90).convert("RGB")
+    data = encoded(image, quality=90, progressive=progressive)
+    half = data[: len(data) // 2]
+    with pytest.raises(UnreadableImageError, match=r"cut off: .*; --allow-truncated, or data.truncated=allow"):
+        decoder(half, Pixels())
+    read, whole = (pixels(decoder(d, Pixels(truncated=True))) for d in (half, data))
+    assert read.shape == whole.shape == (64, 64, 3)
+    if not progressive:
+        np.testing.assert_array_equal(read[:8], whole[:8])
+        assert read[-8:].max() == 0
+    with pytest.raises(UnreadableImageError):
+        decoder(data[:40], Pixels(truncated=True))
+    with pytest.raises(UnreadableImageError):  # and no other format
+        decoder(encoded(image, "PNG")[:2000], Pixels(truncated=True))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        npy(np.zeros((4, 4), np.uint8))[:-1],
+        npy(np.zeros((4, 4), np.uint8)).replace(b"(4, 4)", b"(4,1e9)"),
+        npy(np.zeros((4, 4), np.uint8)).replace(b"(4, 4)", b"(4, 9)"),
+        npy(np.array([[None, {}]], dtype=object)),
+        npy(np.zeros((4, 4), "U3")),
+        npy(np.zeros(4, np.uint8)),
+        npy(np.zeros((0, 4), np.uint8)),
+        b"\x93NUMPY",
+        b"\x93NUMPY\x09\x09junk",
+    ],
+)
+def test_damaged_or_other_array_is_unreadable(damaged):
+    with pytest.raises(UnreadableImageError):
+        decode(damaged, Pixels())
+
+
+def test_array_is_bounded_in_size(monkeypatch):
+    monkeypatch.setattr(image_decoder, "LARGEST", 15)
+    with pytest.raises(UnreadableImageError, match="too large: 4×4 pixels"):
+        decode(npy(np.zeros((4, 4, 5), np.uint8)), Pixels(5))

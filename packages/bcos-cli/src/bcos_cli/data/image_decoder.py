@@ -107,15 +107,15 @@ def as_channels(image: Image.Image, pixels: Pixels) -> Image.Image | NDArray[np.
                 f"a TIFF of {stored} bands, which Pillow does not read; write it as an array (H, W, {stored}) "
                 "with numpy.save"
             )
-    if pixels.truncated and image.format in ("JPEG", "MPO"):
-        _load_what_is_there(image)
+    if image.format in ("JPEG", "MPO"):
+        _load(image, pixels.truncated)
     if channels in (1, 3):
         return as_seen(image, channels, pixels.range)
     if image.format == "TIFF" and bands == 1 and getattr(image, "n_frames", 1) == channels:
         pages = []
         for page in range(channels):
             image.seek(page)
-            check_size(*image.size)
+            check_size(image.width, image.height * channels)
             pages.append(np.asarray(as_seen(image, 1, pixels.range)))
         return np.stack(pages, -1)
     if bands != channels:
@@ -156,13 +156,17 @@ def _other_channels(found: int, channels: int) -> BcosError:
     return BcosError(f"it has {found} channels, {channels} are needed{remedy}")
 
 
-def _load_what_is_there(image: Image.Image) -> None:
-    """Decode an image as far as it goes. Pillow's own switch for this is one for all threads."""
+def _load(image: Image.Image, truncated: bool) -> None:
+    """Decode an image; if it was cut off, as far as it goes, or not. Pillow's own switch is one for all threads."""
     try:
         image.load()
     except OSError as reason:
         if "truncated" not in str(reason):
             raise
+        if not truncated:
+            raise BcosError(
+                f"cut off: {reason}; --allow-truncated, or data.truncated=allow, reads what there is"
+            ) from reason
         image.tile = []  # type: ignore[attr-defined] # reason: of files; nothing more is to be decoded
 
 

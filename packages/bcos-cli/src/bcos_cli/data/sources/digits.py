@@ -17,5 +17,5 @@ def digits_source() -> ArraySource:
         split = "test" if i % TEST_EVERY == TEST_EVERY - 1 else "train"
         path = f"{split}/{label}/{i:04d}.png"
         items.append(ImageItem(path, split, int(label)))
-        pngs[path] = encode_png((image * (255 / 16)).round())
+        pngs[path] = encode_png((image * (255 / 16)).round().astype("uint8"))
     return ArraySource([str(digit) for digit in range(10)], items, pngs)

@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Protocol
 
+import numpy as np
 from PIL import Image
 
 from bcos_core.errors import BcosError
+from bcos_models.images import eight_bits, usual_range
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,17 @@ class ArraySource:
 
 
 def encode_png(image: object) -> bytes:
-    """Encode a PIL image, or an array (H, W) or (H, W, 3) of whole values from 0 to 255, as PNG; refuse others."""
-    import numpy as np
+    """Encode a PIL image, or an array (H, W) or (H, W, 3) of integers from 0 to 255 or floats from 0 to 1, as PNG.
 
+    Raises:
+        BcosError: other values.
+    """
     if not isinstance(image, Image.Image):
         values = np.asarray(image)
-        if not (values.min() >= 0 and values.max() <= 255 and (values == values.astype(np.uint8)).all()):
-            raise BcosError(
-                f"an image has whole values from 0 to 255, got {values.dtype} from {values.min():g} to {values.max():g}"
-            )
-        image = Image.fromarray(values.astype(np.uint8))
+        is_byte = values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 255
+        image = Image.fromarray(
+            values.astype(np.uint8) if is_byte else eight_bits(values, usual=usual_range(values.dtype))
+        )
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()

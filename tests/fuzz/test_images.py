@@ -42,10 +42,15 @@ def encoded(format):
     exif[0x010F] = "maker"
     files = []
     for mode, options in KINDS[format]:
-        image = Image.radial_gradient("L").resize((12, 9)).convert(mode if mode != "I;16" else "I").convert(mode)
+        image = Image.radial_gradient("L").resize((12, 9))
+        if mode in ("I;16", "F"):
+            image = image.convert("I" if mode == "I;16" else "F").point(
+                lambda v, full=mode == "I;16": v * (257 if full else 1 / 255)
+            )
+        image = image.convert(mode)
         stream = io.BytesIO()
         if format == "NPY":
-            np.save(stream, np.asarray(image) / np.float32(255) if mode == "F" else np.asarray(image))
+            np.save(stream, np.asarray(image))
             files.append(stream.getvalue())
             continue
         extra = {"exif": exif} if format in ("JPEG", "PNG", "WebP", "AVIF") else {}

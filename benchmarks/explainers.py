@@ -12,7 +12,8 @@ from pathlib import Path
 
 import torch
 
-from bcos_cli.data.image_decoder import Pixels, decode
+from bcos_cli.data.image_decoder import decode
+from bcos_cli.data.pixels import Pixels
 from bcos_cli.data.input_image import inference_transform
 from bcos_core import BcosError
 from bcos_explain import get_explainer, list_explainers

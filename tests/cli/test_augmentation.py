@@ -10,8 +10,9 @@ from PIL import Image
 
 from bcos_cli.config import Augment
 from bcos_cli.data.augmentation import BytesTransform, training_transform
-from bcos_cli.data.image_decoder import Pixels, decode
+from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.input_image import inference_transform
+from bcos_cli.data.pixels import Pixels
 from bcos_core import BcosError
 from bcos_models import InputSpec
 from bcos_models.transforms import input_encoder

@@ -16,8 +16,9 @@ from torchvision.transforms import v2
 from bcos_cli.config import Augment
 from bcos_cli.data import image_decoder
 from bcos_cli.data.augmentation import training_transform
-from bcos_cli.data.image_decoder import FORMATS, Pixels, UnreadableImageError, decode, opened, quick_decode
+from bcos_cli.data.image_decoder import FORMATS, UnreadableImageError, decode, opened, quick_decode
 from bcos_cli.data.input_image import inference_transform
+from bcos_cli.data.pixels import Pixels
 from bcos_models import InputSpec
 
 ROTATED = 6

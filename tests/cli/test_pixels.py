@@ -11,11 +11,12 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from bcos_cli.data.augmentation import BytesTransform
-from bcos_cli.data.image_decoder import Pixels, UnreadableImageError, decode, quick_decode
+from bcos_cli.data.image_decoder import UnreadableImageError, decode, quick_decode
 from bcos_cli.data.index import load_index
 from bcos_cli.data.input_image import inference_transform, read_image
 from bcos_cli.data.loader import images_at
 from bcos_cli.data.pack import pack
+from bcos_cli.data.pixels import Pixels
 from bcos_cli.data.verify import verify
 from bcos_cli.doctor.checkup import examine
 from bcos_cli.evaluate.photos import load_annotated
@@ -312,6 +313,8 @@ def test_cut_off_jpeg_is_explained_where_that_is_allowed(recipe, tmp_path, bcos)
     status, _, err = bcos("explain", "run", "x.jpg", "--out", "refused")
     assert (status, "--allow-truncated" in err) == (1, True)
     assert bcos("explain", "run", "x.jpg", "--out", "out", "--allow-truncated")[0] == 0
+    (explained,) = json.loads((tmp_path / "out" / "explanations.json").read_text())["explanations"]
+    assert explained["notes"] == ["cut off: black where it ends"]
     (tmp_path / "y.tif").write_bytes(twelve_bits(BANDS))
     assert bcos("explain", "run", "y.tif", "--out", "dark")[0] == 1
     assert bcos("explain", "run", "y.tif", "--out", "bright", "--range", "0:4095")[0] == 0

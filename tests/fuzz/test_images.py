@@ -10,8 +10,9 @@ from mutations import damaged
 from PIL import Image, features
 
 from bcos_cli.data import image_decoder
-from bcos_cli.data.image_decoder import FORMATS, Pixels, decode, quick_decode
+from bcos_cli.data.image_decoder import FORMATS, decode, quick_decode
 from bcos_cli.data.input_image import read_image
+from bcos_cli.data.pixels import Pixels
 from bcos_models import InputSpec
 
 KINDS = {

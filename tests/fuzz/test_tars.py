@@ -12,7 +12,7 @@ from mutations import HOSTILE, damaged
 from PIL import Image
 
 from bcos_cli.data.augmentation import BytesTransform
-from bcos_cli.data.image_decoder import Pixels
+from bcos_cli.data.pixels import Pixels
 from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream

@@ -61,8 +61,8 @@ def pack(
     """Pack labelled images into shards. After an interruption, the same command continues where it stopped."""
     from bcos_cli import console
     from bcos_cli.config.section import parse_range
-    from bcos_cli.data.image_decoder import Pixels
     from bcos_cli.data.pack import pack as pack_source
+    from bcos_cli.data.pixels import Pixels
     from bcos_cli.data.sources import open_source
     from bcos_cli.data.sources.source import split_off_test
     from bcos_core.errors import BcosError

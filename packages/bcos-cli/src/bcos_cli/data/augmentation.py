@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from bcos_cli.config import Augment
-from bcos_cli.data.image_decoder import Pixels, decode, quick_decode
+from bcos_cli.data.image_decoder import decode, quick_decode
 from bcos_cli.data.input_image import transformable
+from bcos_cli.data.pixels import Pixels
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 

@@ -9,7 +9,6 @@ import struct
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -17,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bcos_cli.data.pixels import Pixels
 from bcos_core.errors import BcosError, first_line
-from bcos_models.images import Range, as_seen, eight_bits, orientation, usual_range
+from bcos_models.images import as_seen, eight_bits, orientation, usual_range
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -43,6 +43,8 @@ LARGEST = 2**28
 the way to a network: turning upright, laying on white, converting."""
 MOST_BYTES = 2**31
 """Bytes of the largest file that is read."""
+CUT_OFF = "cut off"
+"""Key of the ``info`` of images that are read as far as they go."""
 _ORIENTATIONS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 """Texts of a PNG that say how it must be turned."""
 _JPEG = b"\xff\xd8\xff"
@@ -53,21 +55,6 @@ _SAMPLES_PER_PIXEL, _PLANAR, _BITS_PER_SAMPLE = 277, 284, 258
 
 class UnreadableImageError(BcosError):
     """An image that cannot be shown to a network; the message says why."""
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """How pixels are read where files do not say it themselves: the same for all images of a data set."""
-
-    channels: int = 3
-    """1 for greyscale, 3 for RGB, to which images are converted; of any other number an image must have as many."""
-    range: Range | None = None
-    """The values that are black and white in images of more than 8 bits; None for those of the format."""
-    truncated: bool = False
-    """Read JPEGs that were cut off, with black in place of what is missing; otherwise they are unreadable."""
-
-
-USUAL = Pixels()
 
 
 @contextmanager
@@ -168,6 +155,7 @@ def _load(image: Image.Image, truncated: bool) -> None:
                 f"cut off: {reason}; --allow-truncated, or data.truncated=allow, reads what there is"
             ) from reason
         image.tile = []  # type: ignore[attr-defined] # reason: of files; nothing more is to be decoded
+        image.info[CUT_OFF] = True
 
 
 def quick_decode(data: bytes, pixels: Pixels) -> "Image.Image | NDArray[np.uint8] | Tensor":

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, Field, StringConstraints, Valida
 
 from bcos_cli.config.section import Range
 from bcos_cli.data.address import CONTROL, file_name_problem, shard_address
-from bcos_cli.data.image_decoder import Pixels
+from bcos_cli.data.pixels import Pixels
 from bcos_cli.data.remote import open_url
 from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line, shown

@@ -10,7 +10,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from bcos_cli.data.image_decoder import Pixels, array_as_seen, as_channels, opened, read_array, unreadable
+from bcos_cli.data.image_decoder import CUT_OFF, array_as_seen, as_channels, opened, read_array, unreadable
+from bcos_cli.data.pixels import Pixels
 from bcos_models import InputSpec
 from bcos_models.images import Range, orientation
 from bcos_models.transforms import is_strip, resize_and_crop
@@ -75,6 +76,7 @@ def _notes(image: Image.Image, size: tuple[int, int], spec: InputSpec) -> tuple[
     notes = {
         "turned upright, as its EXIF orientation says": orientation(image) is not None,
         "transparent parts laid on white, as in training": is_transparent,
+        "cut off: black where it ends": CUT_OFF in image.info,
         "converted from CMYK to RGB": image.mode == "CMYK",
         f"more than 8 bits, of which {_said(spec.range)}, made 8": image.mode.startswith(("I", "F")),
         "the first of several pages": may_have_pages

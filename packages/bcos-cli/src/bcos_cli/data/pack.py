@@ -18,9 +18,10 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from bcos_cli.data.image_decoder import USUAL, Pixels, decode
+from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.index import INDEX_NAME, ShardIndex, ShardRecord, SkippedImage, check_names, write_index
 from bcos_cli.data.pack_progress import PROGRESS_NAME, FinishedShard, Progress, earlier_packing
+from bcos_cli.data.pixels import USUAL, Pixels
 from bcos_cli.data.sources.source import ImageItem, ImageSource
 from bcos_cli.processes.signals import unheard_by_children
 from bcos_core.errors import BcosError, first_line

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from bcos_cli.data.image_decoder import USUAL, Pixels, decode
+from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.index import MAX_CLASSES, ShardIndex, ShardRecord, shard_urls
+from bcos_cli.data.pixels import USUAL, Pixels
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import image_and_label, parse_labels, read_samples
 from bcos_core.address import is_address

@@ -6,7 +6,8 @@ from typing import Any
 
 from PIL import Image
 
-from bcos_cli.data.image_decoder import USUAL, UnreadableImageError, decode
+from bcos_cli.data.image_decoder import UnreadableImageError, decode
+from bcos_cli.data.pixels import USUAL
 from bcos_cli.data.sources.source import ArraySource, ImageItem, encode_png
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion

@@ -14,6 +14,7 @@ import torch
 
 from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.input_image import inference_transform
+from bcos_cli.data.pixels import Pixels
 from bcos_core import BcosError
 from bcos_explain import get_explainer, list_explainers
 from bcos_explain.explainers import attribute, collect_remarks, remark_lines
@@ -24,7 +25,7 @@ from bcos_models import TrainedModel, load_trained
 def labelled(trained: TrainedModel, folder: Path) -> tuple[torch.Tensor, torch.Tensor]:
     transform = inference_transform(trained.input)
     found = [(p, m) for p in sorted(folder.iterdir()) if (m := re.search(r"(\d+)\.(jpe?g|png)$", p.name))]
-    images = [transform(decode(path.read_bytes(), trained.input.channels)) for path, _ in found]
+    images = [transform(decode(path.read_bytes(), Pixels(trained.input.channels))) for path, _ in found]
     return torch.stack(images), torch.tensor([int(match[1]) for _, match in found])
 
 

@@ -12,6 +12,7 @@ from bcos_cli.config import Augment
 from bcos_cli.data.augmentation import BytesTransform, training_transform
 from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.input_image import inference_transform
+from bcos_cli.data.pixels import Pixels
 from bcos_core import BcosError
 from bcos_models import InputSpec
 from bcos_models.transforms import input_encoder
@@ -44,7 +45,7 @@ def test_every_kind_of_image_becomes_what_the_model_wants(mode, channels):
     image = Image.fromarray(GREY.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(COLOUR)
     data = png(image, None if mode == "I;16" else mode)
     spec = InputSpec(size=8, channels=channels, resize=None)
-    x = BytesTransform(channels, inference_transform(spec), is_random=False)(data, random.Random(0))
+    x = BytesTransform(Pixels(channels), inference_transform(spec), is_random=False)(data, random.Random(0))
     assert (x.shape, x.dtype) == ((channels, 8, 8), torch.uint8)
     assert x.float().std() > 0
 
@@ -52,7 +53,7 @@ def test_every_kind_of_image_becomes_what_the_model_wants(mode, channels):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_16_bits_are_scaled_to_8_and_not_cut_off(channels):
     data = png(GREY.astype(np.uint16) * 257)
-    pixels = np.asarray(decode(data, channels)).reshape(8, 8, channels)
+    pixels = np.asarray(decode(data, Pixels(channels))).reshape(8, 8, channels)
     np.testing.assert_allclose(pixels[..., 0].astype(int), GREY.astype(int), atol=1)
 
 
@@ -60,7 +61,7 @@ def test_16_bits_are_scaled_to_8_and_not_cut_off(channels):
 def test_image_of_the_right_size_is_unchanged(channels):
     array = GREY if channels == 1 else COLOUR
     spec = InputSpec(size=8, channels=channels, resize=None)
-    x = BytesTransform(channels, inference_transform(spec), is_random=False)(png(array), random.Random(0))
+    x = BytesTransform(Pixels(channels), inference_transform(spec), is_random=False)(png(array), random.Random(0))
     np.testing.assert_array_equal(x.numpy(), array.reshape(8, 8, channels).transpose(2, 0, 1))
 
 
@@ -74,14 +75,14 @@ def test_resize_then_centre_crop():
 
 
 def test_other_numbers_of_channels_are_refused():
-    with pytest.raises(BcosError, match=r"images have 1 \(greyscale\) or 3 \(RGB\) channels, the model wants 2"):
-        decode(png(GREY), 2)
+    with pytest.raises(BcosError, match="it has 1 channels, 2 are needed"):
+        decode(png(GREY), Pixels(2))
 
 
 @pytest.fixture
 def augmented():
     steps = training_transform(InputSpec(size=8, resize=None), ALL)
-    return lambda seed: BytesTransform(3, steps, is_random=True)(png(COLOUR), random.Random(seed))
+    return lambda seed: BytesTransform(Pixels(3), steps, is_random=True)(png(COLOUR), random.Random(seed))
 
 
 def test_augmentation_depends_on_its_generator_alone(augmented):
@@ -116,7 +117,7 @@ def test_augmentation_leaves_the_global_generators_alone(augmented):
 )
 def test_steps_that_are_left_out_do_nothing_and_the_others_something(augment, same):
     steps = training_transform(InputSpec(size=8, resize=None), augment)
-    transform = BytesTransform(3, steps, is_random=True)
+    transform = BytesTransform(Pixels(3), steps, is_random=True)
     results = [torch.equal(transform(png(COLOUR), random.Random(i)), transform_plain()) for i in range(4)]
     assert all(results) if same else not all(results)
 
@@ -128,7 +129,7 @@ def transform_plain():
 def test_flip_is_a_mirror():
     steps = training_transform(InputSpec(size=8, resize=None), Augment(horizontal_flip=1))
     assert torch.equal(
-        BytesTransform(3, steps, is_random=True)(png(COLOUR), random.Random(0)), transform_plain().flip(2)
+        BytesTransform(Pixels(3), steps, is_random=True)(png(COLOUR), random.Random(0)), transform_plain().flip(2)
     )
 
 

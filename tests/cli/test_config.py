@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe, validate_recipe
+from bcos_cli.config.recipe_layers import dump_yaml, load_yaml
 from bcos_cli.plugins import recipes
 from bcos_core import BcosError
 
@@ -53,6 +54,47 @@ def test_round_trip_keeps_values_that_are_not_the_defaults(minimal, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "no",
+        "yes",
+        "On",
+        "off",
+        "y",
+        "010",
+        "0o17",
+        "0x1f",
+        "1:30",
+        "1e3",
+        "08",
+        "1_0",
+        "2020-01-01",
+        "~",
+        "",
+        "<<",
+        "=",
+    ],
+)
+def test_word_that_looks_like_a_value_is_dumped_so_that_every_reader_takes_it_for_a_word(text):
+    dumped = dump_yaml({"key": text})
+    assert load_yaml(dumped) == yaml.safe_load(dumped) == {"key": text}
+
+
+def test_words_in_files_mean_what_they_mean_in_overrides(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text(
+        "model: {name: 1e3x}\ntrain:\n  epochs: 3\n  precision: no\n  compile: no\n  seed: 010\noptimizer: {lr: 1e-3}"
+    )
+    recipe = load_recipe(str(path))
+    assert (recipe.train.precision, recipe.train.compile, recipe.train.seed, recipe.optimizer.lr) == (
+        "no",
+        "no",
+        10,
+        1e-3,
+    )
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("train.epoch=3", r"unknown key 'train.epoch'; did you mean 'epochs'\?"),
@@ -71,7 +113,8 @@ def test_round_trip_keeps_values_that_are_not_the_defaults(minimal, tmp_path):
         ("optimizer.lr=0", "optimizer.lr=0: input should be greater than 0"),
         ("optimizer.lr=-1e-3", "optimizer.lr=-0.001: input should be greater than 0"),
         ("optimizer.name=adan", "optimizer.name='adan': input should be 'adam', 'adamw', 'sgd' or 'lamb'"),
-        ("data.image_channels=2", "data.image_channels=2: input should be 1 or 3"),
+        ("data.image_channels=0", "data.image_channels=0: input should be greater than or equal to 1"),
+        ("data.range=5:5", "data.range='5:5': black and white must be finite and differ"),
         (
             "data.augment.horizontal_flip=1.5",
             "data.augment.horizontal_flip=1.5: input should be less than or equal to 1",
@@ -93,7 +136,11 @@ def test_round_trip_keeps_values_that_are_not_the_defaults(minimal, tmp_path):
         ("train.epochs=1000000000000", "train.epochs=1000000000000: input should be less than or equal to"),
         ("model.options.b=.inf", "model.options: options.b must be finite"),
         ("model.options.depths=[1000000000]", "model.options: options.depths must be finite, and at most 100,000"),
-        ("model.options.b=2020-01-01", "model.options: options.b must be a number, a word, a list or a mapping"),
+        ("model.options.network.qkv_bias=no", r"model\.options\.network\.qkv_bias=no is a word, .* write true"),
+        (
+            "model.options.b=!!timestamp 2020-01-01",
+            "model.options: options.b must be a number, a word, a list or a mapping",
+        ),
         ("model.options.weights=x.pth", "model.options: weights cannot stand among the options"),
     ],
 )
@@ -133,6 +180,13 @@ def test_missing_section_is_named(missing, key):
         ("data.path=a=b", ("data", "path"), "a=b"),
         (" train.seed =7", ("train", "seed"), 7),
         ("data.path=infinity", ("data", "path"), "infinity"),
+        ("train.precision=no", ("train", "precision"), "no"),
+        ("train.compile=no", ("train", "compile"), "no"),
+        ("data.path=2020-01-01", ("data", "path"), "2020-01-01"),
+        ("train.seed=010", ("train", "seed"), 10),
+        ("data.range=0:4095", ("data", "range"), (0, 4095)),
+        ("data.range=[-1000, 400.5]", ("data", "range"), (-1000, 400.5)),
+        ("data.path=0777:30", ("data", "path"), "0777:30"),
     ],
 )
 def test_override_is_read_as_yaml(override, path, value, minimal):
@@ -213,7 +267,7 @@ def test_recipe_that_is_its_own_base_is_refused(tmp_path):
         (b"a: &x\n  b: *x\n", "aliases are not read"),
         (b"a: " + b"[" * 5000 + b"]" * 5000, "more than 30 levels"),
         (b"a: " + b"{b: " * 5000 + b"}" * 5000, "more than 30 levels"),
-        (b"x: 2020-99-99\n", "is not YAML"),
+        (b"x: !!timestamp 2020-99-99\n", "is not YAML"),
         (b"x: " + b"9" * 5000, "is not YAML"),
         (b"? [1, 2]\n: 3\n", "is not YAML"),
         (b"x: !!python/object/apply:os.system [ls]\n", "is not YAML"),

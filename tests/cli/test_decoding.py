@@ -18,6 +18,7 @@ from bcos_cli.data import image_decoder
 from bcos_cli.data.augmentation import training_transform
 from bcos_cli.data.image_decoder import FORMATS, UnreadableImageError, decode, opened, quick_decode
 from bcos_cli.data.input_image import inference_transform
+from bcos_cli.data.pixels import Pixels
 from bcos_models import InputSpec
 
 ROTATED = 6
@@ -33,6 +34,12 @@ def picture():
 def encoded(image, form="JPEG", **options):
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def npy(array):
+    buffer = io.BytesIO()
+    np.save(buffer, array)
     return buffer.getvalue()
 
 
@@ -65,21 +72,21 @@ def oriented(image):
 )
 def test_quick_decoder_gives_what_pillow_gives_up_to_rounding(make, channels, picture):
     data = make(picture)
-    quick, usual = pixels(quick_decode(data, channels)), pixels(decode(data, channels))
+    quick, usual = pixels(quick_decode(data, Pixels(channels))), pixels(decode(data, Pixels(channels)))
     assert quick.shape == usual.shape
     assert np.abs(quick - usual).mean() < 1.5
     assert np.abs(quick - usual).max() < 12
 
 
 def test_orientation_is_applied(picture):
-    assert pixels(quick_decode(oriented(picture), 3)).shape == (60, 40, 3)
+    assert pixels(quick_decode(oriented(picture), Pixels(3))).shape == (60, 40, 3)
 
 
 @pytest.mark.parametrize("decoder", [decode, quick_decode])
 @pytest.mark.parametrize("damage", [lambda d: d[: len(d) // 2], lambda d: b"junk", lambda d: b"", lambda d: d[:40]])
 def test_damaged_images_are_errors_not_grey_areas(decoder, damage, picture):
     with pytest.raises(UnreadableImageError):
-        decoder(damage(encoded(picture, quality=95)), 3)
+        decoder(damage(encoded(picture, quality=95)), Pixels(3))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -90,11 +97,11 @@ def test_transforms_take_both(channels, picture):
     for steps in (inference_transform(spec), training_transform(spec, augment, None)):
         for decoder in (decode, quick_decode):
             torch.manual_seed(0)
-            made = steps(decoder(data, channels))
+            made = steps(decoder(data, Pixels(channels)))
             assert made.shape == (channels, 16, 16)
             assert made.dtype == torch.uint8
     plain = inference_transform(spec)
-    difference = plain(decode(data, channels)).int() - plain(quick_decode(data, channels)).int()
+    difference = plain(decode(data, Pixels(channels))).int() - plain(quick_decode(data, Pixels(channels))).int()
     assert difference.abs().float().mean() < 2
 
 
@@ -123,7 +130,10 @@ def jpeg_header(data, width, height):
 def test_every_format_of_the_list_is_read(name, picture):
     if name == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow was built without AVIF")
-    assert pixels(decode(encoded(picture, name), 3)).shape == (40, 60, 3)
+    data = npy(np.asarray(picture)) if name == "NPY" else encoded(picture, name)
+    for decoder in (decode, quick_decode):
+        assert pixels(decoder(data, Pixels(3))).shape == (40, 60, 3)
+        assert pixels(decoder(data, Pixels(1))).shape == (40, 60, 1)
 
 
 @DECODERS
@@ -133,7 +143,7 @@ def test_no_other_decoder_ever_runs_whatever_pillow_knows(name, decoder, picture
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
     data = ENDLESS if name == "EPS" else encoded(picture, name)
     with pytest.raises(UnreadableImageError, match=r"this is no image, or of another format; JPEG, PNG, .* are read"):
-        decoder(data, 3)
+        decoder(data, Pixels(3))
 
 
 @DECODERS
@@ -154,7 +164,7 @@ def test_whatever_a_decoder_raises_is_an_unreadable_image(raised, decoder, pictu
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
     with pytest.raises(UnreadableImageError, match=r"^cannot be read: (?!$)"):
-        decoder(encoded(picture, "PNG"), 3)
+        decoder(encoded(picture, "PNG"), Pixels(3))
 
 
 @pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
@@ -162,7 +172,7 @@ def test_whatever_a_decoder_raises_is_an_unreadable_image(raised, decoder, pictu
 def test_cases_are_unreadable_images(name):
     for decoder in (decode, quick_decode):
         with pytest.raises(UnreadableImageError, match=r"^cannot be read: "):
-            decoder((CASES / name).read_bytes(), 3)
+            decoder((CASES / name).read_bytes(), Pixels(3))
 
 
 @DECODERS
@@ -173,7 +183,7 @@ def test_size_is_bounded_before_anything_is_decoded(decoder, picture, monkeypatc
         with pytest.raises(
             UnreadableImageError, match=r"too large: \d+×\d+ pixels, at most 268 megapixels are decoded"
         ):
-            decoder(data, 3)
+            decoder(data, Pixels(3))
 
 
 def test_file_is_bounded_before_it_is_read(tmp_path, monkeypatch):
@@ -187,14 +197,14 @@ def test_pillows_own_limit_is_neither_asked_nor_changed(picture, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # would be an error, and a warning below twice of it
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert decode(encoded(picture, "PNG"), 3).size == (60, 40)
+        assert decode(encoded(picture, "PNG"), Pixels(3)).size == (60, 40)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
 def test_image_without_pixels_is_unreadable():
     for size in ((0, 5), (5, 0), (0, 0)):
         with pytest.raises(UnreadableImageError, match="cannot be read"):
-            decode(png_header(*size), 3)
+            decode(png_header(*size), Pixels(3))
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -210,3 +220,74 @@ def test_long_strip_is_cut_before_its_shorter_side_is_resized(as_tensor, turned,
     assert made.shape == (3, 224, 224)
     assert made.flatten(1).float().mean(1).tolist() == [9, 90, 200]
     assert sizes == [[1, 16] if turned else [16, 1]]
+
+
+def text_chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@DECODERS
+@pytest.mark.parametrize("place", [33, -12], ids=["before the pixels", "behind them"])
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        text_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**21))),
+        text_chunk(b"iTXt", b"workflow\0\1\0\0\0" + zlib.compress(b"x" * 2**21)),
+        80 * text_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**6))),
+    ],
+    ids=["one", "international", "many"],
+)
+def test_texts_of_a_png_do_not_matter(chunks, place, decoder, picture):
+    data = encoded(picture, "PNG")
+    place = place % len(data)
+    np.testing.assert_array_equal(pixels(decoder(data[:place] + chunks + data[place:], Pixels())), pixels(picture))
+
+
+def test_text_of_a_png_that_turns_it_is_read(picture):
+    xmp = b"XML:com.adobe.xmp\0\0\0\0\0" + b'<x tiff:Orientation="6"/>'.ljust(5000)
+    data = encoded(picture, "PNG")
+    assert decode(data[:33] + text_chunk(b"iTXt", xmp) + data[33:], Pixels()).size == (40, 60)
+
+
+@DECODERS
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpeg_that_was_cut_off_is_read_where_that_is_allowed(progressive, decoder, monkeypatch):
+    image = Image.effect_noise((64, 64), 90).convert("RGB")
+    data = encoded(image, quality=90, progressive=progressive)
+    half = data[: len(data) // 2]
+    with pytest.raises(UnreadableImageError, match=r"cut off: .*; --allow-truncated, or data.truncated=allow"):
+        decoder(half, Pixels())
+    read, whole = (pixels(decoder(d, Pixels(truncated=True))) for d in (half, data))
+    assert read.shape == whole.shape == (64, 64, 3)
+    if not progressive:
+        np.testing.assert_array_equal(read[:8], whole[:8])
+        assert read[-8:].max() == 0
+    with pytest.raises(UnreadableImageError):
+        decoder(data[:40], Pixels(truncated=True))
+    with pytest.raises(UnreadableImageError):  # and no other format
+        decoder(encoded(image, "PNG")[:2000], Pixels(truncated=True))
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        npy(np.zeros((4, 4), np.uint8))[:-1],
+        npy(np.zeros((4, 4), np.uint8)).replace(b"(4, 4)", b"(4,1e9)"),
+        npy(np.zeros((4, 4), np.uint8)).replace(b"(4, 4)", b"(4, 9)"),
+        npy(np.array([[None, {}]], dtype=object)),
+        npy(np.zeros((4, 4), "U3")),
+        npy(np.zeros(4, np.uint8)),
+        npy(np.zeros((0, 4), np.uint8)),
+        b"\x93NUMPY",
+        b"\x93NUMPY\x09\x09junk",
+    ],
+)
+def test_damaged_or_other_array_is_unreadable(damaged):
+    with pytest.raises(UnreadableImageError):
+        decode(damaged, Pixels())
+
+
+def test_array_is_bounded_in_size(monkeypatch):
+    monkeypatch.setattr(image_decoder, "LARGEST", 15)
+    with pytest.raises(UnreadableImageError, match="too large: 4×4 pixels"):
+        decode(npy(np.zeros((4, 4, 5), np.uint8)), Pixels(5))

@@ -60,7 +60,7 @@ def copied(shards, tmp_path):
 def test_run_without_problems_has_none_and_nothing_is_written(recipe, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     findings = list(examine(recipe(), Path("run")))
-    assert {f.check for f in findings} == {"plugins", "data", "batches", "network", "machine"}
+    assert {f.check for f in findings} == {"plugins", "data", "pixels", "batches", "network", "machine"}
     assert [f for f in findings if f.status == "problem"] == []
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -172,8 +172,8 @@ def test_large_jpeg_is_decoded_small_and_looks_the_same(tmp_path, monkeypatch):
     whole = read_image(tmp_path / "x.jpg", spec).pixels
     monkeypatch.setattr(input_image, "_DRAFT_FROM", 1000)
     sizes = []
-    decode = input_image.as_seen
-    monkeypatch.setattr(input_image, "as_seen", lambda image, c: sizes.append(image.size) or decode(image, c))
+    decode = input_image.as_channels
+    monkeypatch.setattr(input_image, "as_channels", lambda image, c: sizes.append(image.size) or decode(image, c))
     loaded = read_image(tmp_path / "x.jpg", spec)
     assert sizes == [(225, 175)]
     np.testing.assert_allclose(loaded.pixels.float(), whole.float(), atol=3)

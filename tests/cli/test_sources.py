@@ -1,3 +1,4 @@
+import io
 import os
 import pickle
 import struct
@@ -308,13 +309,27 @@ def test_registered_data_set_is_found_by_name():
 
 @pytest.mark.parametrize("shape", [(5, 4), (5, 4, 3)])
 def test_arrays_come_back_from_png(shape):
-    import io
-
-    from PIL import Image
-
     array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     with Image.open(io.BytesIO(encode_png(array))) as image:
         np.testing.assert_array_equal(np.asarray(image), array)
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.array([[0, 255], [7, 1]]), [[0, 255], [7, 1]]),
+        (np.array([[0.0, 1.0], [0.5, 0.25]]), [[0, 255], [128, 64]]),
+        (np.array([[True, False]]), [[255, 0]]),
+    ],
+)
+def test_values_of_arrays_are_those_of_their_type(array, expected):
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(encode_png(array)))), expected)
+
+
+@pytest.mark.parametrize("array", [np.array([[0, 256]]), np.array([[-1, 0]]), np.array([[0.0, 239.0]])])
+def test_values_that_no_png_holds_are_refused_not_wrapped(array):
+    with pytest.raises(BcosError, match="its values go from"):
+        encode_png(array)
 
 
 def write_mnist(root, images, labels, prefix):

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from PIL import Image, features
 from bcos_cli.data import image_decoder
 from bcos_cli.data.image_decoder import FORMATS, decode, quick_decode
 from bcos_cli.data.input_image import read_image
+from bcos_cli.data.pixels import Pixels
 from bcos_models import InputSpec
 
 KINDS = {
@@ -29,6 +31,7 @@ KINDS = {
     ],
     "PPM": [("RGB", {}), ("L", {}), ("1", {})],
     "AVIF": [("RGB", {}), ("RGBA", {})],
+    "NPY": [("RGB", {}), ("L", {}), ("F", {})],
 }
 SPECS = [InputSpec(size=8, resize=10), InputSpec(size=8), InputSpec(size=8, channels=1)]
 
@@ -40,8 +43,17 @@ def encoded(format):
     exif[0x010F] = "maker"
     files = []
     for mode, options in KINDS[format]:
-        image = Image.radial_gradient("L").resize((12, 9)).convert(mode if mode != "I;16" else "I").convert(mode)
+        image = Image.radial_gradient("L").resize((12, 9))
+        if mode in ("I;16", "F"):
+            image = image.convert("I" if mode == "I;16" else "F").point(
+                lambda v, full=mode == "I;16": v * (257 if full else 1 / 255)
+            )
+        image = image.convert(mode)
         stream = io.BytesIO()
+        if format == "NPY":
+            np.save(stream, np.asarray(image))
+            files.append(stream.getvalue())
+            continue
         extra = {"exif": exif} if format in ("JPEG", "PNG", "WebP", "AVIF") else {}
         image.save(stream, format, **options, **extra)
         files.append(stream.getvalue())
@@ -67,7 +79,7 @@ def test_an_image_is_decoded_or_refused_in_one_line(fuzz, folder, format):
             path.write_bytes(content)
             assert read_image(path, SPECS[way]).pixels.dtype == torch.uint8
         else:
-            (decode if way % 2 else quick_decode)(content, 1 if way < 5 else 3)
+            (decode if way % 2 else quick_decode)(content, Pixels(1 if way < 5 else 3, truncated=way > 3))
 
     for content in valid:
         read((content, 0))

@@ -12,6 +12,7 @@ from mutations import HOSTILE, damaged
 from PIL import Image
 
 from bcos_cli.data.augmentation import BytesTransform
+from bcos_cli.data.pixels import Pixels
 from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream
@@ -75,12 +76,12 @@ _built = st.builds(tar, _members, st.sampled_from([tarfile.PAX_FORMAT, tarfile.G
 
 def _streams(path):
     shards = Shards([str(path)], [3])
-    whole = BytesTransform(3, torch.nn.Identity(), is_random=False)
+    whole = BytesTransform(Pixels(3), torch.nn.Identity(), is_random=False)
     for decoder in ("pillow", "torchvision"):
         for several in (False, True):
             for drawing in (None, Drawing(shuffle=4)):
                 for skip in (False, True):
-                    transform = BytesTransform(whole.channels, _Pixels(), False, decoder)
+                    transform = BytesTransform(whole.pixels, _Pixels(), False, decoder)
                     order = SampleOrder(shards, batch_size=2, drawing=drawing)
                     yield ShardStream(order, transform, Labelling(3, several), skip=skip)
 

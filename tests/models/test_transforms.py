@@ -1,5 +1,7 @@
 """Images of every kind become what a network sees."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -63,3 +65,19 @@ def test_tensors_of_other_channels_are_refused(shape):
 def test_encoding_none_leaves_values_alone():
     values = torch.rand(3, 8, 8)
     torch.testing.assert_close(InferenceTransform(InputSpec(size=8, resize=None, encoding="none"))(values), values)
+
+
+@pytest.mark.parametrize(
+    "values", [torch.full((3, 9, 9), 200.0), torch.full((3, 9, 9), 200), torch.full((3, 9, 9), -2.0)]
+)
+def test_tensors_of_other_values_are_refused(values):
+    with pytest.raises(BcosError, match=r"8-bit integers, or of floats in \[0, 1\], got torch\."):
+        InferenceTransform(RGB)(values)
+
+
+def test_image_of_more_than_8_bits_is_seen_in_the_range_of_the_network():
+    deep = Image.fromarray(np.full((8, 8), 2048, np.uint16))
+    with pytest.raises(BcosError, match="nearly black"):
+        InferenceTransform(GREY)(deep)
+    x = InferenceTransform(replace(GREY, range=(0, 4096)))(deep)
+    torch.testing.assert_close(x[0], torch.full((8, 8), 128 / 255))

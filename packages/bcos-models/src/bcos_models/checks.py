@@ -1,5 +1,7 @@
 """Checks of the arguments that networks are built with. Imports no torch."""
 
+import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 from bcos_core.errors import BcosError
@@ -13,6 +15,13 @@ def is_number(value: object) -> bool:
 def is_size(value: object) -> bool:
     """Whether a value is a positive integer, of Python or NumPy."""
     return isinstance(value, Integral) and int(value) >= 1
+
+
+def is_range(value: object) -> bool:
+    """Whether a value is two finite numbers that differ: black and white."""
+    if not (isinstance(value, Sequence) and len(value) == 2 and all(map(is_number, value))):
+        return False
+    return all(map(math.isfinite, value)) and bool(value[0] != value[1])
 
 
 def depth_rates(last: float, blocks: int) -> list[float]:

@@ -6,7 +6,7 @@ bcos_models``).
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -186,7 +186,7 @@ def _hub_config(model: nn.Module, config: ModelConfig) -> Mapping[str, Any]:
             "version": version("bcos-models"),
             "name": config.name,
             "options": dict(config.options),
-            "input": asdict(config.input),
+            "input": config.input.to_dict(),
             "probabilities": config.probabilities,
             **({} if config.decisions is None else {"decisions": dict(config.decisions)}),
         },

@@ -8,7 +8,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 from bcos_core.errors import BcosError, shortened, shown
@@ -73,7 +73,7 @@ class ModelConfig:
         values = {
             "model": self.name,
             "options": dict(self.options),
-            "input": asdict(self.input),
+            "input": self.input.to_dict(),
             "classes": list(self.classes or ()),
             "probabilities": self.probabilities,
             **({} if self.decisions is None else {"decisions": dict(self.decisions)}),
@@ -116,7 +116,7 @@ def section(value: object, what: str) -> dict[str, Any]:
 
 
 def read_input(value: object) -> InputSpec:
-    """Read the ``asdict`` of an :class:`InputSpec`; refuse other keys, and values that no input has."""
+    """Read the ``to_dict`` of an :class:`InputSpec`; refuse other keys, and values that no input has."""
     values = section(value, "input")
     try:
         return InputSpec.from_dict(values)

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self, get_args
 
 from bcos_core.errors import BcosError, shown
-from bcos_models.checks import is_number, is_size
+from bcos_models.checks import is_number, is_range, is_size
 
 MAX_SIDE = 4096
 """Pixels along a side of a network's input."""
@@ -36,6 +36,8 @@ class InputSpec:
     resize: int | None = 256
     """Shorter side, in pixels, before the centre crop of `size`; None resizes to `size` directly."""
     interpolation: Interpolation = "bilinear"
+    range: tuple[float, float] | None = None
+    """The values that are black and white in images of more than 8 bits; None for those of their formats."""
 
     def __post_init__(self) -> None:
         if self.interpolation not in get_args(Interpolation):
@@ -47,6 +49,8 @@ class InputSpec:
             if not (is_size(value) and int(value) <= most) and not (name == "resize" and value is None):
                 raise BcosError(f"{name} of an input must be 1 to {most:,}, got {shown(value)}")
         self._check_statistics()
+        if self.range is not None and not is_range(self.range):
+            raise BcosError(f"range of an input must be two finite numbers, black and white, got {shown(self.range)}")
 
     def _check_statistics(self) -> None:
         least_values = self.channels if self.encoding == "standardize" else 0
@@ -56,9 +60,13 @@ class InputSpec:
             if not plain or len(values) < least_values:
                 raise BcosError(f"{name} of an input must have a finite number for each channel, got {shown(values)}")
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields; `range` only if there is one, which earlier versions do not know."""
+        return {name: value for name, value in asdict(self).items() if name != "range" or value is not None}
+
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what ``dataclasses.asdict`` gave, also if it went through JSON; other keys are a TypeError."""
+        """Read what :meth:`to_dict` gave, also if it went through JSON; other keys are a TypeError."""
         read: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
         return cls(**read)
 

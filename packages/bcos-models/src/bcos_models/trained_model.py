@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class TrainedModel:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the weights and of all else that makes the network what it is."""
-        described = [self.name, self.options, asdict(self.input), self.probabilities, self.classes]
+        described = [self.name, self.options, self.input.to_dict(), self.probabilities, self.classes]
         digest = hashlib.sha256(json.dumps(described, default=str).encode())
         for name, tensor in self.model.state_dict().items():
             data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)

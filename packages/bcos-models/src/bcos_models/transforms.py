@@ -10,11 +10,13 @@ from torchvision.transforms import v2
 
 from bcos_core import AddInverse
 from bcos_core.errors import BcosError
-from bcos_models.images import as_seen
+from bcos_models.images import Range, as_seen
 from bcos_models.spec import InputSpec
 
 LONGEST = 16
 """Longer side, in shorter ones, of an image of which all is resized."""
+OVERSHOOT = 0.1
+"""How far floats may leave [0, 1], as bicubic resizing makes them."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class InferenceTransform:
     def _steps(self) -> nn.Module:
         composed: nn.Module = v2.Compose(
             [
-                AsChannels(self.input.channels),
+                AsChannels(self.input.channels, self.input.range),
                 resize_and_crop(self.input),
                 v2.PILToTensor(),
                 v2.ToDtype(torch.float32, scale=True),
@@ -104,16 +106,29 @@ def input_encoder(spec: InputSpec) -> nn.Module:
 
 
 class AsChannels(nn.Module):
-    """Turn PIL images grey or RGB, whichever the network takes, as a person sees them; tensors must have as many."""
+    """Turn PIL images grey or RGB, whichever the network takes, as a person sees them; tensors must have as many.
 
-    def __init__(self, channels: int) -> None:
+    Args:
+        channels: that the network takes.
+        range: black and white of images of more than 8 bits; see :func:`bcos_models.images.as_seen`.
+    """
+
+    def __init__(self, channels: int, range: Range | None = None) -> None:
         super().__init__()
         self.channels = channels
+        self.range = range
 
     def forward(self, image: Image.Image | Tensor) -> Image.Image | Tensor:
         """Convert one image."""
         if not isinstance(image, Tensor):
-            return as_seen(image, self.channels)
+            return as_seen(image, self.channels, self.range)
         if image.ndim < 3 or image.shape[-3] != self.channels:
             raise BcosError(f"images must have shape ({self.channels}, H, W), got {tuple(image.shape)}")
+        if image.dtype != torch.uint8:
+            least, most = float(image.min()), float(image.max())
+            if not (image.is_floating_point() and least >= -OVERSHOOT and most <= 1 + OVERSHOOT):
+                raise BcosError(
+                    "images must be tensors of 8-bit integers, or of floats in [0, 1], got "
+                    f"{image.dtype} from {least:g} to {most:g}"
+                )
         return image

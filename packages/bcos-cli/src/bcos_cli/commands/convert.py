@@ -89,7 +89,8 @@ def _convert(
     )
     config: ModelConfig = made.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
     if run is not None:
-        describe(made, replace(config, input=replace(config.input, size=run.input.size, resize=run.input.resize)))
+        own = replace(config.input, size=run.input.size, resize=run.input.resize, range=run.input.range)
+        describe(made, replace(config, input=own))
     if run is None and num_classes is None and config.num_classes == imagenet.CLASSES:
         names = imagenet.class_names()
     if out is not None and not dry_run:

@@ -66,6 +66,11 @@ def explain(
     animation: Annotated[Literal["gif", "webp"], typer.Option(help="Format of explained clips.")] = "gif",
     max_frames: Annotated[int, typer.Option(help="Largest number of frames to explain in a clip.", min=1)] = 300,
     every: Annotated[int, typer.Option(help="Explain every N-th frame of a clip.", min=1)] = 1,
+    range: Annotated[
+        str | None,
+        typer.Option(help="BLACK:WHITE of images of more than 8 bits; by default as the network was trained."),
+    ] = None,
+    allow_truncated: Annotated[bool, typer.Option(help="Read JPEGs that were cut off, black where they end.")] = False,
     trust_run: TrustRun = False,
 ) -> None:
     """Explain what a network sees in images.
@@ -74,6 +79,7 @@ def explain(
     """
     trust_runs(trust_run)
     from bcos_cli import console
+    from bcos_cli.config.section import parse_range
     from bcos_cli.explain.files import explain_files
     from bcos_cli.explain.options import ClipOptions, PictureOptions
 
@@ -88,6 +94,8 @@ def explain(
         weights=weights,
         classes=classes,
         batch_size=batch_size,
+        range=parse_range(range),
+        truncated=allow_truncated,
         pictures=PictureOptions(
             layouts=tuple(layout or PictureOptions.layouts),  # type: ignore[arg-type] # reason: they are checked there
             contact_sheet=contact_sheet,

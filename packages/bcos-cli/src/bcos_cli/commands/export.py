@@ -1,7 +1,6 @@
 """``bcos export``."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +54,7 @@ def export(
         encode=input_encoder(spec),
         dynamic_batch=batch is None,
         class_names=trained.classes,
-        metadata={"model": trained.name, "input": json.dumps(asdict(spec)), "probabilities": trained.probabilities},
+        metadata={"model": trained.name, "input": json.dumps(spec.to_dict()), "probabilities": trained.probabilities},
     )
     what = "PyTorch program" if saved.opset is None else f"ONNX opset {saved.opset}"
     say(

@@ -57,12 +57,26 @@ def pack(
             "columns of classes, which hold 0 or 1."
         ),
     ] = None,
+    range: Annotated[
+        str | None,
+        typer.Option(
+            help="BLACK:WHITE, such as 0:4095, of images of more than 8 bits; by default 0:65535 for 16 bits, 0:1 for "
+            "floats."
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(help="Channels of every image, for a network of as many; by default grey or RGB.", min=1),
+    ] = None,
+    allow_truncated: Annotated[bool, typer.Option(help="Take JPEGs that were cut off, black where they end.")] = False,
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
     workers: Annotated[int | None, typer.Option(help="Number of processes; one per core by default.")] = None,
 ) -> None:
     """Pack labelled images into shards. After an interruption, the same command continues where it stopped."""
     from bcos_cli import console
+    from bcos_cli.config.section import parse_range
     from bcos_cli.data.pack import pack as pack_source
+    from bcos_cli.data.pixels import Pixels
     from bcos_cli.data.sources import open_source
     from bcos_cli.data.sources.source import split_off_test, warnings_of
     from bcos_cli.data.sources.table import IMAGE, LABELS, LabelTable
@@ -87,6 +101,7 @@ def pack(
             megabytes_per_shard=megabytes_per_shard,
             seed=seed,
             on_error="fail" if on_error == "fail" else "skip",
+            pixels=Pixels(channels or 3, parse_range(range), allow_truncated),
             workers=workers,
             on_progress=counter.set,
         )

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from bcos_cli.config.load import override, validate_recipe
 from bcos_cli.config.recipe import Recipe
-from bcos_cli.config.recipe_layers import merged, read_layers
+from bcos_cli.config.recipe_layers import dump_yaml, merged, read_layers
 from bcos_cli.config.section import section_of
 
 _ANY_NETWORK = "NETWORK"
@@ -60,8 +59,7 @@ def _entry(key: str, value: Any, section: type[BaseModel] | None, indent: str) -
 
 
 def _dump(value: Any, flow: bool) -> str:
-    text: str = yaml.safe_dump(value, sort_keys=False, default_flow_style=flow, width=_WIDTH)
-    return text.rstrip()
+    return dump_yaml(value, default_flow_style=flow, width=_WIDTH).rstrip()
 
 
 def _comment(text: str, indent: str) -> list[str]:

@@ -4,8 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bcos_cli.config.section import Count, Positive, Probability, Rate, Section
+from bcos_cli.config.section import Count, Positive, Probability, Range, Rate, Section
 from bcos_core.errors import BcosError
+from bcos_models.spec import MAX_CHANNELS
 
 
 class RandAugment(Section):
@@ -65,8 +66,12 @@ class Data(Section):
     """Side in pixels of training images, and of those that are evaluated; null for the model's own."""
     train_image_size: Positive | None = None
     """Side in pixels of training images alone, where it differs."""
-    image_channels: Literal[1, 3] | None = None
-    """1 for greyscale, 3 for RGB; null for the model's own."""
+    image_channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)] | None = None
+    """1 for greyscale, 3 for RGB, any other for images that have as many; null for that of the shards or the model."""
+    range: Range | None = None
+    """Values that are black and white in images of more than 8 bits; null for those of the shards or the formats."""
+    truncated: Literal["refuse", "allow"] = "refuse"
+    """What to do with JPEGs that were cut off: refuse them as damaged, or read them, black where they end."""
     augment: Augment = Augment()
     repeats: Positive = 1
     """Augmented versions of an image in a batch; an epoch then sees so many times fewer images.

@@ -1,7 +1,6 @@
 """How a recipe is read: file, bases, overrides, and mistakes in one line."""
 
 import difflib
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,10 @@ from pydantic import BaseModel, ValidationError
 
 from bcos_cli.config.locations import with_data_found
 from bcos_cli.config.recipe import Recipe
-from bcos_cli.config.recipe_layers import load_yaml, merged, read_layers
+from bcos_cli.config.recipe_layers import dump_yaml, load_yaml, merged, read_layers
 from bcos_cli.config.section import section_of
 from bcos_cli.config.trust import CHECKS, check_trusted
 from bcos_core.errors import BcosError, shortened, shown
-
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def load_recipe(
@@ -62,8 +59,7 @@ def validate_recipe(values: dict[str, Any], source: str) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Return the recipe as YAML, with every value."""
-    text: str = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False)
-    return text
+    return dump_yaml(recipe.model_dump(mode="json"))
 
 
 def _has(values: dict[str, Any], key: str) -> bool:
@@ -84,8 +80,6 @@ def override(values: dict[str, Any], given: str) -> str:
         raise BcosError(f"an override is written key=value, such as train.epochs=5, got {shown(given)}")
     try:
         value = load_yaml(text)
-        if isinstance(value, str) and _EXPONENT.fullmatch(value):  # YAML 1.1 reads 1e-3 as text
-            value = float(value)
     except yaml.YAMLError:
         value = text
     *sections, last = key.strip().split(".")

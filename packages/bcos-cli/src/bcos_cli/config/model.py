@@ -37,6 +37,10 @@ class Model(Section):
             raise ValueError("model.name is missing; give it a value, or model.start")
         if "num_classes" in self.options:
             raise ValueError("model.options.num_classes is given by the data; leave it out")
+        if word := _truth_as_a_word(self.options):
+            raise ValueError(
+                f"model.options.{word} is a word, which a network would take for true; write true or false"
+            )
         try:
             check_options(self.options)
         except BcosError as reason:
@@ -55,6 +59,16 @@ class Model(Section):
                 "model.name and model.options"
             )
         return self
+
+
+def _truth_as_a_word(options: dict[str, Any]) -> str | None:
+    """Return the first of `options`, as ``key=value``, that YAML 1.1 took for true or false: the others have types."""
+    for key, value in options.items():
+        if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
+            return f"{key}={value}"
+        if isinstance(value, dict) and (inner := _truth_as_a_word(value)):
+            return f"{key}.{inner}"
+    return None
 
 
 class Annealing(Section):

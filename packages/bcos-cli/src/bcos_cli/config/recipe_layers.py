@@ -1,5 +1,6 @@
 """Recipes as they are written: bounded YAML, one file above another, a model by its name. Imports no torch."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,13 +128,24 @@ def load_yaml(text: str) -> Any:
     """Read YAML that expands to no more than is written, and has no key twice; ``yaml.YAMLError`` for anything else."""
     try:
         return yaml.load(text, _Loader)
-    except (ValueError, OverflowError) as reason:  # an impossible date, an integer of thousands of digits
+    except (ValueError, OverflowError) as reason:  # an integer of thousands of digits
         raise yaml.YAMLError(str(reason)) from reason
 
 
-class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases, whose few lines can stand for gigabytes, or for themselves."""
+def dump_yaml(values: Any, **options: Any) -> str:
+    """Return YAML that :func:`load_yaml`, and a program that reads YAML 1.1, take for the same values."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, **options)
+    return text
 
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader without aliases, whose few lines can stand for gigabytes, or for themselves.
+
+    Words have the meaning of YAML 1.2's core schema. In YAML 1.1, PyYAML's, ``no`` is false, 010 is 8, 1:30 is 90,
+    2020-01-01 a date and 1e-3 a word.
+    """
+
+    yaml_implicit_resolvers: dict[Any, Any] = {}
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -157,6 +169,29 @@ class _Loader(yaml.SafeLoader):
             lines[key.value] = key.start_mark.line + 1
         found: dict[Any, Any] = super().construct_mapping(node, deep)
         return found
+
+    def construct_integer(self, node: yaml.ScalarNode) -> int:
+        """Read an integer of the core schema, in which only 0x and 0o are prefixes."""
+        return int(node.value, 0 if node.value[:2] in ("0x", "0o") else 10)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which quotes words that have another meaning in the core schema too."""
+
+
+_CORE = {  # YAML 1.2.2, section 10.3.2, with the characters that may come first
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+}
+for _name, (_words, _first) in _CORE.items():
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"(?:{_words})$"), list(_first))
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
 
 
 def _error(problem: str, where: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:

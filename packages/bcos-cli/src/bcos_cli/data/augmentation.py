@@ -10,12 +10,20 @@ from torchvision.transforms import v2
 
 from bcos_cli.config import Augment
 from bcos_cli.data.image_decoder import decode, quick_decode
+from bcos_cli.data.input_image import transformable
+from bcos_cli.data.pixels import Pixels
+from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
 
 def training_transform(spec: InputSpec, augment: Augment, size: int | None = None) -> v2.Compose:
     """Return the recipe's augmentations, in the order of :class:`bcos_cli.config.Augment`, to images of side `size`."""
     size = size or spec.size
+    if spec.channels not in (1, 3) and (augment.rand_augment is not None or augment.trivial_augment):
+        raise BcosError(
+            "data.augment.rand_augment and trivial_augment change colours, and images of "
+            f"{spec.channels} channels have none; leave them out"
+        )
     steps: list[nn.Module] = [v2.PILToTensor()]
     if augment.random_resized_crop is not None:
         steps.append(v2.RandomResizedCrop(size, scale=augment.random_resized_crop, antialias=True))
@@ -41,14 +49,14 @@ def training_transform(spec: InputSpec, augment: Augment, size: int | None = Non
 class BytesTransform:
     """Decode, then transform with a generator seeded for this sample alone; the process's own ones stay as they are."""
 
-    channels: int
+    pixels: Pixels
     steps: nn.Module
     is_random: bool
     decoder: Literal["pillow", "torchvision"] = "pillow"
 
     def __call__(self, data: bytes, rng: random.Random) -> Tensor:
         """Turn encoded bytes into 8-bit (C, H, W)."""
-        image = (quick_decode if self.decoder == "torchvision" else decode)(data, self.channels)
+        image = transformable((quick_decode if self.decoder == "torchvision" else decode)(data, self.pixels))
         with torch.random.fork_rng(devices=[], enabled=self.is_random):
             if self.is_random:
                 torch.default_generator.manual_seed(rng.getrandbits(63))  # torch.manual_seed would reach GPUs too

@@ -9,13 +9,16 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, StringConstraints, ValidationError, model_validator
 
+from bcos_cli.config.section import Range
 from bcos_cli.data.address import CONTROL, file_name_problem, shard_address
+from bcos_cli.data.pixels import Pixels
 from bcos_cli.data.remote import open_url
 from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.files import write_atomically
 from bcos_core.plugins import suggestion
 from bcos_core.text import parse_json, printable
+from bcos_models.spec import MAX_CHANNELS, InputSpec
 
 if TYPE_CHECKING:
     from bcos_models import TrainedModel
@@ -85,6 +88,12 @@ class ShardIndex(BaseModel, extra="forbid"):
     classes: Annotated[list[Name], Field(min_length=1, max_length=MAX_CLASSES, fail_fast=True)]
     multi_label: Annotated[bool, Field(strict=True)] = False
     """Whether an image has any number of labels instead of one."""
+    channels: Annotated[int, Field(strict=True, ge=1, le=MAX_CHANNELS)] | None = None
+    """Channels of every image; None for images of any kind, which become greyscale or RGB."""
+    range: Range | None = None
+    """Values that are black and white in images of more than 8 bits; None for those of the formats."""
+    truncated: Annotated[bool, Field(strict=True)] = False
+    """Whether JPEGs that were cut off are among them, and are read."""
     shards: Annotated[list[ShardRecord], Field(fail_fast=True)]
     skipped: Annotated[list[SkippedImage], Field(fail_fast=True)] = []
     """Images that cannot be read."""
@@ -139,6 +148,14 @@ class ShardIndex(BaseModel, extra="forbid"):
         index = self.model_copy(update={"classes": trained.classes, "shards": counted})
         index._numbers = numbers
         return index
+
+    def pixels(self, spec: InputSpec | None = None, truncated: bool = False) -> Pixels:
+        """Say how its images are read, for a network that takes `spec`; refuse one of another number of channels."""
+        channels = self.channels or 3 if spec is None else spec.channels
+        if self.channels not in (None, channels):
+            raise BcosError(f"the images of the shards have {self.channels} channels, the network takes {channels}")
+        own = None if spec is None else spec.range
+        return Pixels(channels, self.range or own, self.truncated or truncated)
 
     def splits(self) -> list[str]:
         """Names of the splits, in order of appearance."""

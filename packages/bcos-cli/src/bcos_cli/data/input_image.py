@@ -4,13 +4,17 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from bcos_cli.data.image_decoder import opened, unreadable
+from bcos_cli.data.image_decoder import CUT_OFF, array_as_seen, as_channels, opened, read_array, unreadable
+from bcos_cli.data.pixels import Pixels
 from bcos_models import InputSpec
-from bcos_models.images import as_seen, orientation
+from bcos_models.images import Range, orientation
 from bcos_models.transforms import resize_and_crop
 
 _DRAFT_FROM = 2**25
@@ -34,21 +38,34 @@ def inference_transform(spec: InputSpec) -> v2.Compose:
     return v2.Compose([resize_and_crop(spec), v2.PILToTensor()])
 
 
-def read_image(path: Path, spec: InputSpec) -> InputImage:
-    """Decode, resize and crop a file as the network was evaluated, or raise :class:`UnreadableImageError`."""
-    with opened(path) as image:
-        return prepare(image, spec)
+def transformable(image: Image.Image | NDArray[np.uint8] | Tensor) -> Image.Image | Tensor:
+    """Turn what decoders give into what transforms take: an array (H, W, C) into a tensor (C, H, W)."""
+    return torch.tensor(image.transpose(2, 0, 1)) if isinstance(image, np.ndarray) else image
 
 
-def prepare(image: Image.Image, spec: InputSpec) -> InputImage:
+def read_image(path: Path, spec: InputSpec, *, truncated: bool = False) -> InputImage:
+    """Decode, resize and crop a file as the network was evaluated, or raise :class:`UnreadableImageError`.
+
+    Args:
+        truncated: read a JPEG that was cut off.
+    """
+    with unreadable():
+        if (array := read_array(path)) is not None:
+            image = transformable(array_as_seen(array, Pixels(spec.channels, spec.range)))
+            return InputImage(inference_transform(spec)(image), (array.shape[1], array.shape[0]))
+    with opened(path) as opened_image:
+        return prepare(opened_image, spec, truncated=truncated)
+
+
+def prepare(image: Image.Image, spec: InputSpec, *, truncated: bool = False) -> InputImage:
     """Resize and crop an image, decoded or not, as the network was evaluated, or raise an UnreadableImageError."""
     with unreadable():
         size = image.size
         if image.format == "JPEG" and image.width * image.height > _DRAFT_FROM:
             shrink = min(size) / (4 * (spec.resize or spec.size))
             image.draft(None, (round(image.width / shrink), round(image.height / shrink)))
-        upright = as_seen(image, spec.channels)
-        if upright.size != image.size:
+        upright = transformable(as_channels(image, Pixels(spec.channels, spec.range, truncated)))
+        if v2.functional.get_size(upright) != [image.height, image.width]:
             size = size[::-1]
         notes = _notes(image, size, spec)
     return InputImage(inference_transform(spec)(upright), size, notes)
@@ -61,10 +78,15 @@ def _notes(image: Image.Image, size: tuple[int, int], spec: InputSpec) -> tuple[
     notes = {
         "turned upright, as its EXIF orientation says": orientation(image) is not None,
         "transparent parts laid on white, as in training": is_transparent,
+        "cut off: black where it ends": CUT_OFF in image.info,
         "converted from CMYK to RGB": image.mode == "CMYK",
-        "converted from 16 bits to 8": image.mode.startswith("I"),
-        "the first of several frames or pages": getattr(image, "is_animated", False),
+        f"more than 8 bits, of which {_said(spec.range)}, made 8": image.mode.startswith(("I", "F")),
+        "the first of several frames or pages": spec.channels in (1, 3) and getattr(image, "is_animated", False),
         f"only its middle {side:,}×{side:,} is seen, {100 * side * side / math.prod(size):.2g} % of it": is_cropped,
         "squeezed to a square": spec.resize is None and is_squeezed,
     }
     return tuple(note for note, applies in notes.items() if applies)
+
+
+def _said(range: Range | None) -> str:
+    return "the ends are black and white" if range is None else f"{range[0]:g} is black and {range[1]:g} white"

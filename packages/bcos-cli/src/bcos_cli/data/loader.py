@@ -42,11 +42,13 @@ class Reading:
     cache: str | None = None
     """Folder for copies of remote shards."""
     cache_gb: float = 100.0
+    truncated: bool = False
+    """Read JPEGs that were cut off."""
 
     @classmethod
     def of(cls, data: Data) -> "Reading":
         """Take it from the section ``data`` of a recipe."""
-        return cls(data.on_error == "skip", data.decoder, data.cache, data.cache_gb)
+        return cls(data.on_error == "skip", data.decoder, data.cache, data.cache_gb, data.truncated == "allow")
 
     def opener(self) -> Open:
         """Return what opens a path or URL; refuse a folder for copies that cannot be made."""
@@ -150,7 +152,7 @@ def make_batches(
     )
     stream = ShardStream(
         order,
-        BytesTransform(spec.channels, steps, is_random, reading.decoder),
+        BytesTransform(index.pixels(spec, reading.truncated), steps, is_random, reading.decoder),
         Labelling.of(index),
         open_shard=reading.opener(),
         skip=reading.skip,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, cast
 
@@ -31,6 +31,7 @@ from bcos_cli.data.index import (
     write_index,
 )
 from bcos_cli.data.pack_progress import PROGRESS_NAME, FinishedShard, Progress, earlier_packing
+from bcos_cli.data.pixels import USUAL, Pixels
 from bcos_cli.data.sources.inventory import utf8
 from bcos_cli.data.sources.source import ImageItem, ImageSource
 from bcos_cli.processes.parent import end_with_starter
@@ -72,6 +73,7 @@ def pack(
     megabytes_per_shard: float = 1000,
     seed: int = 0,
     on_error: OnError = "fail",
+    pixels: Pixels = USUAL,
     workers: int | None = None,
     wait: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
@@ -90,6 +92,7 @@ def pack(
         seed: of the order.
         on_error: what to do about images that cannot be decoded: ``"fail"`` and list them all, or ``"skip"`` them and
             list them in the index.
+        pixels: how the images are read, which the index says to all that read them.
         workers: processes; None for one a core.
         wait: for another process that packs into the folder, instead of an error.
         on_progress: called with (images done, images in all).
@@ -104,13 +107,15 @@ def pack(
         raise BcosError(f"the size of a shard must be above 0 megabytes, got {megabytes_per_shard:g}")
     check_names(source.classes, {item.split for item in source.items})
     plan = plan_shards(source.items, samples_per_shard, seed, int(megabytes_per_shard * 1e6))
+    writer = _Writer(source, destination, on_error, pixels)
     with _alone(destination, wait):
-        earlier = earlier_packing(destination, _fingerprint(source, samples_per_shard, megabytes_per_shard, seed))
+        fingerprint = _fingerprint(source, samples_per_shard, megabytes_per_shard, seed, pixels)
+        earlier = earlier_packing(destination, fingerprint)
         if isinstance(earlier, Progress):
-            return _pack(_Writer(source, destination, on_error), destination, name, plan, earlier, workers, on_progress)
+            return _pack(writer, destination, name, plan, earlier, workers, on_progress)
         if on_error == "fail":
             _refuse_unreadable(earlier.skipped, len(source.items))
-        _refuse_changed(_Writer(source, None, on_error), destination, plan, earlier, workers, on_progress)
+        _refuse_changed(replace(writer, destination=None), destination, plan, earlier, workers, on_progress)
         return earlier
 
 
@@ -170,6 +175,9 @@ def _pack(
         fingerprint=progress.fingerprint,
         classes=source.classes,
         multi_label=any(isinstance(item.label, tuple) for item in source.items),
+        channels=None if writer.pixels.channels in (1, 3) else writer.pixels.channels,
+        range=writer.pixels.range,
+        truncated=writer.pixels.truncated,
         shards=[shard.record for shard in ordered if shard.record.samples],
         skipped=[image for shard in ordered for image in shard.skipped],
         left_out=getattr(source, "left_out", []),
@@ -251,8 +259,12 @@ def _with_keys(items: list[ImageItem]) -> list[tuple[str, ImageItem]]:
     return keyed
 
 
-def _fingerprint(source: ImageSource, samples_per_shard: int, megabytes_per_shard: float, seed: int) -> str:
-    digest = hashlib.sha256(f"2 {samples_per_shard} {megabytes_per_shard:g} {seed} {source.classes}\n".encode())
+def _fingerprint(
+    source: ImageSource, samples_per_shard: int, megabytes_per_shard: float, seed: int, pixels: Pixels
+) -> str:
+    read = "" if pixels == USUAL else f" {pixels}"
+    settings = f"2 {samples_per_shard} {megabytes_per_shard:g} {seed}{read} {source.classes}\n"
+    digest = hashlib.sha256(settings.encode())
     for item in source.items:
         line = f"{item.split}\t{item.label}\t{item.path}\t{item.bytes}\n"
         digest.update(line.encode(errors="surrogateescape"))
@@ -315,6 +327,7 @@ class _Writer:
     destination: Path | None
     """None to write nothing, and only to say what would be written."""
     on_error: OnError
+    pixels: Pixels
 
     def write(self, shard: PlannedShard, earlier: FinishedShard | None = None) -> FinishedShard:
         """Write one tar file, aside and then renamed, unless it is what was written earlier.
@@ -356,7 +369,7 @@ class _Writer:
                     if len(data) + _SAMPLE_BYTES > MAX_SAMPLE_BYTES:
                         raise BcosError(f"too large: shards hold files of up to {MAX_SAMPLE_BYTES / 1e6:.0f} MB")
                     if doubted(item):
-                        decode(data, channels=3)  # all that reading for training will do
+                        decode(data, self.pixels)  # all that reading for training will do
                 except Exception as reason:  # archives raise many types
                     kind = "" if isinstance(reason, BcosError) else f"{type(reason).__name__}: "
                     text = _ADDRESS.sub("", f"{kind}{first_line(reason)}")

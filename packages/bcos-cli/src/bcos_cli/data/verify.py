@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from bcos_cli.data.image_decoder import decode
 from bcos_cli.data.index import MAX_CLASSES, ShardIndex, ShardRecord, shard_urls
+from bcos_cli.data.pixels import USUAL, Pixels
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import image_and_label, parse_labels, read_samples
 from bcos_core.address import is_address
@@ -49,7 +50,7 @@ def _problem(url: str, shard: ShardRecord, index: ShardIndex, images: bool) -> s
     if not is_address(url) and (problem := size_problem(Path(url), shard)) is not None:  # before anything is read
         return problem
     try:
-        scan = scan_shard(url, len(index.classes), images=images)
+        scan = scan_shard(url, len(index.classes), index.pixels() if images else None)
     except BcosError as reason:
         return str(reason)
     if scan.bytes != shard.bytes:
@@ -104,12 +105,16 @@ class _CountedStream:
         return data
 
 
-def scan_shard(url: str, num_classes: int | None = None, *, images: bool = True) -> ShardScan:
-    """Read a shard, whose class indices are below `num_classes`, if given; refuse one that cannot be read."""
+def scan_shard(url: str, num_classes: int | None = None, pixels: Pixels | None = USUAL) -> ShardScan:
+    """Read a shard, whose class indices are below `num_classes`, if given; refuse one that cannot be read.
+
+    Args:
+        pixels: how its images are decoded; None for not at all.
+    """
     try:
         with open_url(url) as stream:
             counted = _CountedStream(stream)
-            found = _content(url, counted, num_classes or MAX_CLASSES, images)
+            found = _content(url, counted, num_classes or MAX_CLASSES, pixels)
             while counted.read(1 << 20):  # what follows the last sample
                 pass
     except OSError as reason:
@@ -118,7 +123,7 @@ def scan_shard(url: str, num_classes: int | None = None, *, images: bool = True)
     return found
 
 
-def _content(url: str, counted: Any, num_classes: int, images: bool) -> ShardScan:
+def _content(url: str, counted: Any, num_classes: int, pixels: Pixels | None) -> ShardScan:
     found = ShardScan()
     try:
         for sample in read_samples(url, counted):
@@ -128,8 +133,8 @@ def _content(url: str, counted: Any, num_classes: int, images: bool) -> ShardSca
             try:
                 image, text = image_and_label(sample)
                 numbers = parse_labels(text, num_classes, multi_label=True)
-                if images:
-                    decode(image, channels=3)
+                if pixels is not None:
+                    decode(image, pixels)
             except BcosError as problem:
                 found.problem = found.problem or f"the sample {sample['__key__']!r}: {problem}"
                 continue

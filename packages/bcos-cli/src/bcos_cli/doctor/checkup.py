@@ -6,10 +6,11 @@ from pathlib import Path
 
 from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.data.index import load_index
-from bcos_cli.doctor.data import check_batches, check_data
+from bcos_cli.doctor.data import check_batches, check_data, check_pixels
 from bcos_cli.doctor.finding import Finding, PlannedRun, problem
 from bcos_cli.doctor.machine import check_machine, check_plugins
 from bcos_cli.doctor.network import NetworkCheck
+from bcos_cli.train.model import with_pixels
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.validation_split import with_validation
 from bcos_core.errors import BcosError, first_line
@@ -24,10 +25,11 @@ def examine(recipe: Recipe, out: Path, *, processes: int = 1, hashes: bool = Fal
     uncached = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": None})})
     index, config = load_index(recipe.data.location), RunFolder(out).config
     before = load_recipe(str(config)) if config.exists() else None
-    run = PlannedRun(with_validation(uncached, index, before), index, out, processes, hashes)
+    run = PlannedRun(with_validation(with_pixels(uncached, index), index, before), index, out, processes, hashes)
     network = NetworkCheck(run)
     yield from _findings("plugins", check_plugins())
     yield from _findings("data", check_data(run))
+    yield from _findings("pixels", check_pixels(run))
     yield from _findings("batches", check_batches(run))
     yield from _findings("network", network.check())
     yield from _findings("machine", check_machine(run, network.checkpoint_bytes))

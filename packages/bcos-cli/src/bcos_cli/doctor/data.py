@@ -5,6 +5,7 @@ from pathlib import Path
 
 from bcos_cli import console
 from bcos_cli.data.index import ShardIndex, shard_urls
+from bcos_cli.data.loader import Reading, images_at
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import read_samples
 from bcos_cli.data.verify import size_problem, verify
@@ -12,11 +13,19 @@ from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem, som
 from bcos_cli.train.batch_size import BatchPlan, check_mixing, plan_batches
 from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line
+from bcos_models import InputSpec
 
 UNBALANCED = 10
 """Ratio of the largest class to the smallest from which balancing is suggested."""
 LEFT_OUT = 0.01
 """Share of the images that an epoch may leave out before it is noted."""
+SEEN = 64
+"""Training images that are looked at."""
+FLAT = 2
+"""Standard deviation of the 8-bit values of every channel below which an image is nearly one colour."""
+MANY_FLAT = 0.1
+"""Share of such images from which it is noted."""
+_SIDE = 64
 _VERIFY = "see bcos shards verify"
 
 
@@ -141,3 +150,15 @@ def _loaders(run: PlannedRun, plan: BatchPlan, steps: int) -> Findings:
         )
     else:
         yield ok(f"{shards:,} training shards for {readers} reading processes")
+
+
+def check_pixels(run: PlannedRun) -> Findings:
+    """Look at the first training images: in which range their values lie, and whether something can be seen in them."""
+    data, index, split = run.recipe.data, run.index, run.splits.train
+    spec = InputSpec(size=_SIDE, resize=None, channels=index.channels or 3, range=data.range)
+    positions = range(min(index.of(split)[0].samples, SEEN))
+    images = images_at(run.data, index, split, spec, positions, Reading.of(data))
+    flat = sum(float(image.float().flatten(1).std(1).max()) < FLAT for image, _ in images.values())
+    ends = "as the formats have it" if data.range is None else "{:g} and {:g}".format(*data.range)
+    text = f"black and white of more than 8 bits: {ends}; {flat} of {len(images)} training images are nearly one colour"
+    yield note(f"{text}: look at them, and at data.range") if flat > MANY_FLAT * len(images) else ok(text)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from bcos_cli.config.network import load_network
-from bcos_cli.data.image_decoder import decode
-from bcos_cli.data.input_image import inference_transform
+from bcos_cli.data.input_image import read_image
 from bcos_cli.evaluate.explanations import ExplanationMetrics
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.result import Evaluation, ScoreFiles, means, print_evaluation
@@ -171,12 +170,11 @@ def _load(path: Path, photos: Path, annotation: Annotation, trained: TrainedMode
     path = photos / path
     if not path.is_file():
         raise BcosError(f"there is no {str(path)!r}")
-    image = decode(path, trained.input.channels)
-    if (image.height, image.width) != annotation.size:
-        height, width = annotation.size
-        raise BcosError(f"it has {image.height}×{image.width} pixels, its annotation is for {height}×{width}")
-    tensor: Tensor = inference_transform(trained.input)(image)
-    return tensor
+    image = read_image(path, trained.input)
+    (width, height), (rows, columns) = image.size, annotation.size
+    if (height, width) != (rows, columns):
+        raise BcosError(f"it has {height}×{width} pixels, its annotation is for {rows}×{columns}")
+    return image.pixels
 
 
 def _objects_of_one_class(annotation: Annotation, classes: Sequence[str]) -> tuple[int, Annotation]:

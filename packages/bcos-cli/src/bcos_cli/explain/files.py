@@ -25,6 +25,7 @@ from bcos_cli.explain.targets import target_choice
 from bcos_cli.explain.writer import ExplainedFiles, Writer
 from bcos_cli.processes.group import default_device
 from bcos_explain import ExplainedImage, get_explainer
+from bcos_models.images import Range
 
 RECORDS = "explanations.json"
 """File with all numbers, which is written last."""
@@ -42,6 +43,8 @@ def explain_files(
     weights: str | None = None,
     classes: Path | None = None,
     batch_size: int = 16,
+    range: Range | None = None,
+    truncated: bool = False,
     pictures: PictureOptions | None = None,
     clips: ClipOptions | None = None,
 ) -> ExplainedFiles:
@@ -55,6 +58,8 @@ def explain_files(
             predicted: and not the second most likely). A and B are explained too.
         weights: a file of weights, for a model by name.
         classes: a file with the names of the network's outputs.
+        range: the values that are black and white in images of more than 8 bits; None for those of the network.
+        truncated: read JPEGs that were cut off.
 
     Raises:
         BcosError: an unknown model, class, explainer or path. A damaged file is not an error; it is
@@ -66,6 +71,8 @@ def explain_files(
     for name in methods:
         get_explainer(name)
     trained = load_network(run_or_model, weights, classes)
+    if range is not None:
+        trained.config = replace(trained.config, input=replace(trained.input, range=range))
     choice = target_choice(targets, top_k, contrasts, trained.classes)
     trained.model.to(default_device())
     request = Request(trained, choice, methods, batch_size, keep_weight=pictures.raw_weight)
@@ -75,7 +82,7 @@ def explain_files(
     waiting = TemporaryDirectory(dir=out, prefix=".waiting-") if pictures.scale == "shared" else nullcontext()
     with waiting as folder:
         store = None if folder is None else ImageStore(Path(folder))
-        session = _Session(request, writer, ClipExplainer(request, writer, clips), store)
+        session = _Session(request, writer, ClipExplainer(request, writer, clips), store, truncated)
         session.written.failures += empty
         session.run(files)
     session.written.save(out / RECORDS, model=run_or_model, scale=pictures.scale)
@@ -91,6 +98,8 @@ class _Session:
     clips: ClipExplainer
     store: ImageStore | None
     """Store of images that wait for a common scale; None if each has its own."""
+    truncated: bool
+    """Whether JPEGs that were cut off are read."""
     written: ExplainedFiles = field(default_factory=ExplainedFiles)
     waiting: list[tuple[ImageFile, InputImage]] = field(default_factory=list)
     """Files of the images in the store."""
@@ -131,7 +140,7 @@ class _Session:
     def _read(self, group: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, InputImage]]:
         for file in group:
             try:
-                yield file, read_image(file.path, self.request.trained.input)
+                yield file, read_image(file.path, self.request.trained.input, truncated=self.truncated)
             except UnreadableImageError as reason:
                 self.written.failures.append(Failure(str(file.path), str(reason)))
 

@@ -4,10 +4,11 @@ import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
 from bcos_cli.data.index import INDEX_NAME
+from bcos_cli.data.sources.inventory import inventory_of
 from bcos_core.errors import BcosError
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
@@ -34,7 +35,8 @@ class Failure:
 def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Failure]]:
     """Return the files, and those with the name of an image or video in the folders, in order; and folders without any.
 
-    Folders are searched recursively, without hidden files; patterns may have ``*``, ``?``, ``[...]`` and ``**``.
+    Folders are searched recursively, linked ones too, without hidden files and folders that ``bcos`` wrote; patterns may have ``*``, ``?``, ``[...]``
+    and ``**``.
 
     Raises:
         BcosError: a path that is not there, a pattern that nothing matches, or no image at all.
@@ -50,8 +52,7 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Fail
             raise BcosError(
                 f"{str(path)!r} is a folder of shards; explain them with: bcos maps RUN --data {path} --out DIR"
             )
-        visible = (p for p in path.rglob("*") if not any(part[0] == "." for part in p.relative_to(path).parts))
-        below = sorted(p for p in visible if p.suffix.lower() in suffixes and p.is_file())
+        below = sorted(path / name for name in inventory_of(path).files if PurePath(name).suffix.lower() in suffixes)
         found += below
         if not below:
             empty.append(Failure(str(path), f"no images in this folder; they end in {', '.join(suffixes)}"))

@@ -114,11 +114,12 @@ def explain_shards(
     own = left[state.process_index :: state.num_processes]
     urls = shard_urls(data, records)
     labelling = Labelling.of(index)
+    transform = BytesTransform(index.pixels(trained.input), inference_transform(trained.input), is_random=False)
     with console.counted("explaining", sum(records[k].samples for k in own), state.is_main_process) as counter:
         for k in own:
             shards = Shards([urls[k]], [records[k].samples])
             with _aside(out, records[k]) as writer:
-                for batch in _batches(shards, trained, labelling, batch_size, workers):
+                for batch in _batches(shards, transform, labelling, batch_size, workers):
                     _write_batch(trained, batch, options, writer)
                     counter.advance(len(batch[0]), images=len(batch[0]))
     state.wait_for_everyone()
@@ -151,9 +152,8 @@ _Batch = tuple[Tensor, Tensor, Sequence[str]]
 
 
 def _batches(
-    shards: Shards, trained: TrainedModel, labelling: Labelling, batch_size: int, workers: int
+    shards: Shards, transform: BytesTransform, labelling: Labelling, batch_size: int, workers: int
 ) -> Iterator[_Batch]:
-    transform = BytesTransform(trained.input.channels, inference_transform(trained.input), is_random=False)
     stream = _KeyedStream(SampleOrder(shards, batch_size=batch_size), transform, labelling)
     yield from Batches(stream, DataLoader(stream, batch_size=batch_size, num_workers=workers)).epoch(0)  # type: ignore[misc] # reason: keys instead of positions
 

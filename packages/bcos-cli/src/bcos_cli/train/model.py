@@ -11,6 +11,7 @@ from torch import nn
 from bcos_cli import config
 from bcos_cli.config import Recipe
 from bcos_cli.config.trust import trusts_runs
+from bcos_cli.data.index import ShardIndex
 from bcos_cli.train.annealer import initial_options
 from bcos_cli.train.forward_pass import checkpoint_activations, compile_network
 from bcos_cli.train.losses import probabilities_of
@@ -86,8 +87,23 @@ def _input_spec(data: config.Data, spec: InputSpec) -> InputSpec:
     if data.image_size is not None:
         changes |= {"size": data.image_size, "resize": None}
     if data.image_channels is not None:
+        if data.image_channels > len(spec.mean):
+            spec = spec.with_channels(data.image_channels * spec.encoded_channels // spec.channels)
         changes["channels"] = data.image_channels
+    if data.range is not None:
+        changes["range"] = data.range
     return replace(spec, **changes)
+
+
+def with_pixels(recipe: Recipe, index: ShardIndex) -> Recipe:
+    """Return the recipe with ``data.range`` and ``data.image_channels`` of the shards; refuse one of others."""
+    found = {"range": index.range, "image_channels": index.channels}
+    found = {key: value for key, value in found.items() if value is not None}
+    for key, value in found.items():
+        given = getattr(recipe.data, key)
+        if given not in (None, value):
+            raise BcosError(f"data.{key}={given} is not that of the shards, {value}; leave it out, or pack them again")
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=found)})
 
 
 def _trained_model(

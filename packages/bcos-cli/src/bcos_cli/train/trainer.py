@@ -33,7 +33,7 @@ from bcos_cli.train.history import History, epoch_line
 from bcos_cli.train.learner import Learner
 from bcos_cli.train.loaders import Loaders
 from bcos_cli.train.losses import LossOptions, make_loss, training_loss
-from bcos_cli.train.model import build, train_mode
+from bcos_cli.train.model import build, train_mode, with_pixels
 from bcos_cli.train.nonfinite_loss import RunningLoss, check_skipped, check_weights, keep_batch, loss_error
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.sample_explanations import SampleExplanations
@@ -92,7 +92,7 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
     resume = broadcast_object_list([resume])[0]  # another process may have looked later, when there was a run
     folder = RunFolder(out)
     before = load_recipe(str(folder.config)) if resume and folder.config.exists() else None
-    recipe = with_validation(recipe, index, before)
+    recipe = with_validation(with_pixels(recipe, index), index, before)
     with ExitStack() as stack:
         if accelerator.is_main_process:
             folder.check(recipe, resume=resume)

@@ -16,6 +16,6 @@ def digits_source() -> ArraySource:
     for i, (image, label) in enumerate(zip(data.images, data.target, strict=True)):
         split = "test" if i % TEST_EVERY == TEST_EVERY - 1 else "train"
         path = f"{split}/{label}/{i:04d}.png"
-        pngs[path] = encode_png((image * (255 / 16)).round())
+        pngs[path] = encode_png((image * (255 / 16)).round().astype("uint8"))
         items.append(ImageItem(path, split, int(label), len(pngs[path])))
     return ArraySource([str(digit) for digit in range(10)], items, pngs)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Protocol
 
+import numpy as np
 from PIL import Image
 
 from bcos_cli.data.splits import usual_split
 from bcos_core.errors import BcosError
+from bcos_models.images import eight_bits, usual_range
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,17 @@ class ArraySource:
 
 
 def encode_png(image: object) -> bytes:
-    """Encode a PIL image, or an array (H, W) or (H, W, 3) of 8-bit values, as PNG."""
-    import numpy as np
+    """Encode a PIL image, or an array (H, W) or (H, W, 3) of integers from 0 to 255 or floats from 0 to 1, as PNG.
 
-    picture = image if isinstance(image, Image.Image) else Image.fromarray(np.asarray(image, dtype=np.uint8))
+    Raises:
+        BcosError: other values.
+    """
+    if not isinstance(image, Image.Image):
+        values = np.asarray(image)
+        is_byte = values.dtype.kind in "iu" and values.min() >= 0 and values.max() <= 255
+        image = Image.fromarray(
+            values.astype(np.uint8) if is_byte else eight_bits(values, usual=usual_range(values.dtype))
+        )
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()

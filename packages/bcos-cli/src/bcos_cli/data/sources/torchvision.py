@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from bcos_cli.data.image_decoder import UnreadableImageError, decode
+from bcos_cli.data.pixels import USUAL
 from bcos_cli.data.sources.source import ArraySource, ImageItem, encode_png
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
@@ -64,6 +65,8 @@ def _open(builder: Any, name: str, root: Path, split: str) -> Any:
 def _load(path: str | Path) -> Image.Image:
     """Open a file as all other images are opened."""
     try:
-        return decode(Path(path), 3)
+        image = decode(Path(path), USUAL)
+        assert isinstance(image, Image.Image)
+        return image
     except UnreadableImageError as reason:
         raise BcosError(f"{path}: {reason}") from reason

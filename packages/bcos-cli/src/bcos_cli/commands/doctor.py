@@ -52,7 +52,7 @@ def doctor(
     if as_json:
         say_json([asdict(finding) for finding in found])
     else:
-        console.table("doctor", ["check", "", "found"], [(f.check, f.status, f.text) for f in found])
+        console.table("doctor", ["check", "status", "found"], [(f.check, f.status, f.text) for f in found], prose=["found"])
         notes = sum(finding.status == "note" for finding in found)
         console.out.print(f"{_counted(len(problems), 'problem')}, {_counted(notes, 'note')}")
     if problems:

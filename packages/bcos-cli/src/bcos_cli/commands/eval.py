@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.evaluate.metrics import DEFAULT
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import tell
 from bcos_core.errors import BcosError
@@ -20,7 +21,7 @@ def evaluate(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="A metric that bcos metrics lists; repeatable. By default accuracy, calibration, gridpg, completeness."
+            help=f"A metric that bcos metrics lists; repeatable. By default {', '.join(DEFAULT)}."
         ),
     ] = None,
     explainer: Annotated[

@@ -121,6 +121,6 @@ def _row(explained: "ExplanationRecord") -> tuple[str, ...]:
         percent(explained.confidence).replace(" ", ""),
         f"{explained.target}{against}",
         explained.method,
-        f"{explained.logit:.3f}",
-        "" if receipt is None else "yes" if receipt["passed"] else f"{receipt['residual']:.1e} missing",
+        f"{explained.logit:z.3f}",
+        "" if receipt is None else "yes" if receipt["passed"] else f"no, {receipt['residual']:.1e}",
     )

@@ -62,8 +62,8 @@ def neurons(
         rows = neuron_rows(trained, location, chosen.name, options, workers=workers, reading=reading)
     write_neurons(rows, out, options=options, model=run_or_model, searched=searched)
     table = [
-        (row.channel, f"{row.items[0].score:.3f}", f"{row.items[-1].score:.3f}", ", ".join(i.label for i in row.items))
+        (row.channel, f"{row.items[0].score:z.3f}", f"{row.items[-1].score:z.3f}", ", ".join(i.label for i in row.items))
         for row in rows
     ]
-    console.table(f"neurons of {rows[0].layer}", ["channel", "strongest", "weakest shown", "images"], table)
+    console.table(f"neurons of {rows[0].layer}", ["channel", "strongest", "weakest shown", "images"], table, prose=["images"])
     console.out.print(f"report {out / 'neurons.html'}")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bcos_cli.config import Recipe
+from bcos_cli.console import rate
 from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem, some
 from bcos_cli.train.accelerator import make_accelerator
 from bcos_cli.train.batch_size import plan_batches
@@ -87,7 +88,7 @@ class NetworkCheck:
         hours = total * seconds / self.run.processes / 3600
         yield ok(
             f"loss {losses[-1]:.4f} after {len(losses)} steps of {len(self._images[-1])} images on "
-            f"{trainer.accelerator.device.type}; at {1 / seconds:,.0f} images/s a process, the training takes about "
+            f"{trainer.accelerator.device.type}; at {rate(1 / seconds)} images/s a process, the training takes about "
             f"{hours:,.1f} hours, loading and evaluation aside"
         )
 

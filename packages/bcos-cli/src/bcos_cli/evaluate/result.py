@@ -133,12 +133,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
             chance = "" if result.chance is None else format_value(metric, result.chance)
             count, better = f"{result.count:,}", result.higher_is_better
         rows.append((name, format_value(metric, value), interval, chance, count, _DIRECTIONS[better]))
-    rows += [(name, f"not measured: {reason}", "", "", "", "") for name, reason in evaluation.skipped.items()]
-    rows += [("note", note, "", "", "", "") for note in evaluation.notes]
     images = f"{evaluation.scores.samples:,} images of " if evaluation.classification else ""
     title = f"{evaluation.model} on {images}{evaluation.data} ({evaluation.split})"
     used = [i for i in range(len(COLUMNS)) if i < 2 or any(row[i] for row in rows)]
     console.table(title, [COLUMNS[i] for i in used], [[row[i] for i in used] for row in rows])
+    lines = [f"{name} was not measured: {reason}" for name, reason in evaluation.skipped.items()]
+    for line in [*lines, *evaluation.notes]:
+        console.out.print(line)
     for name, result in results.items():
         for line in remark_lines(result.remarks):
             console.out.print(f"{name}: {line}")

@@ -126,7 +126,9 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], 
     if not _fits(made, out.width) and len(cells) > 1:
         constant = [column for column in others if len(set(column.cells)) == 1]
         others = [column for column in others if column not in constant]
-        if named := [f"{column.heading}: {column.cells[0]}".removeprefix(": ") for column in constant if column.cells[0]]:
+        if named := [
+            f"{column.heading}: {column.cells[0]}".removeprefix(": ") for column in constant if column.cells[0]
+        ]:
             out.print(" · ".join(named))
     for block in _blocks(first, others, out.width):
         out.print(_rendered(block))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bcos_cli.commands.listing import AsJson
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say, say_json, tell
 
@@ -45,6 +46,7 @@ def pack(
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
     workers: Annotated[int | None, typer.Option(help="Number of processes; one per core by default.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Pack labelled images into shards. After an interruption, the same command continues where it stopped."""
     from bcos_cli import console
@@ -69,22 +71,18 @@ def pack(
             workers=workers,
             on_progress=counter.set,
         )
-    _show(str(destination), index)
+    _show(str(destination), index, as_json)
 
 
 @shards.command()
 def info(
     data: Annotated[str, typer.Argument(help="Folder or URL of shards.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the index as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show classes, splits and sizes."""
     from bcos_cli.data.index import load_index
 
-    index = load_index(data)
-    if as_json:
-        say_json(index.model_dump(mode="json"))
-    else:
-        _show(data, index)
+    _show(data, load_index(data), as_json)
 
 
 @shards.command(name="index")
@@ -97,6 +95,7 @@ def index_command(
         typer.Option(help="SPLIT=SHARDS, such as 'train=data/train-{000000..000099}.tar'; paths or URLs, repeatable."),
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="File with one class name per line.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the index of shards made by another program, or count the classes of an existing index."""
     from bcos_cli import console
@@ -108,7 +107,8 @@ def index_command(
     if not split:
         total = len(load_index(str(destination)).shards)
         with console.counted("counting", total) as counter:
-            _show(str(destination), count_classes(str(destination), counter.advance))
+            index = count_classes(str(destination), counter.advance)
+        _show(str(destination), index, as_json)
         return
     splits: dict[str, list[str]] = {}
     for text in split:
@@ -119,9 +119,9 @@ def index_command(
     names = None if classes is None else read_classes(classes)
     with console.counted("reading", sum(map(len, splits.values()))) as counter:
         index, base = index_shards(splits, names, destination, counter.advance)
-    _show(str(destination), index)
+    _show(str(destination), index, as_json)
     if is_address(base):
-        typer.echo(f"copy the index to where its shards are, {base}index.json, and read them there: --data '{base}'")
+        tell(f"copy the index to where its shards are, {base}index.json, and read them there: --data '{base}'")
 
 
 @shards.command()
@@ -145,7 +145,10 @@ def verify(
     say(f"{len(index.shards)} shards agree with the index")
 
 
-def _show(data: str, index: "ShardIndex") -> None:
+def _show(data: str, index: "ShardIndex", as_json: bool) -> None:
+    if as_json:
+        say_json(index.model_dump(mode="json"))
+        return
     from bcos_cli import console
 
     rows = []

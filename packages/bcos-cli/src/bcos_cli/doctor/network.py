@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bcos_cli.config import Recipe
 from bcos_cli.console import rate
 from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem, some
+from bcos_cli.processes.group import has_no_accelerator
 from bcos_cli.train.accelerator import make_accelerator
 from bcos_cli.train.batch_size import plan_batches
 from bcos_cli.train.forward_pass import as_written
@@ -111,7 +112,7 @@ def _small(run: PlannedRun) -> Recipe:
     """Return the recipe for one process, without warm-up and trackers, with few images on a CPU."""
     recipe = run.recipe
     images = plan_batches(recipe.train, run.processes).per_process
-    if not torch.accelerator.is_available():
+    if has_no_accelerator():
         images = min(images, CPU_BATCH)
     images = max(images // recipe.data.repeats, 1) * recipe.data.repeats
     train: dict[str, Any] = {

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bcos_cli import console
 from bcos_cli.config.output_path import check_writable
@@ -72,17 +73,17 @@ class Evaluation:
         """The grid pointing game of each explainer."""
         return self.explanations.get("gridpg", {})
 
-    def to_json(self) -> str:
-        """Return every value as JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return every value, for JSON."""
         values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification")}
         values["metrics"] = {name: None if math.isnan(mean) else mean for name, mean in self.metrics.items()}
         values["scores"] = None if self.classification is None else asdict(self.classification)
         values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}
-        return json.dumps(values, indent=1) + "\n"
+        return values
 
     def save(self, path: Path) -> None:
         """Write the JSON whole or not at all."""
-        write_atomically(path, self.to_json())
+        write_atomically(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     def write_scores(self, folder: Path) -> None:
         """Write every single score of the metrics of explanations, if there are any, as CSV and JSON."""

@@ -68,7 +68,7 @@ def explain_files(
     choice = target_choice(targets, top_k, contrasts, trained.classes)
     trained.model.to(default_device())
     out.mkdir(parents=True, exist_ok=True)
-    request = Request(trained, choice, methods, batch_size, keep_weight=pictures.raw_weight)
+    request = Request(trained, choice, methods, batch_size, keep_weight=pictures.raw_weight, smooth=pictures.smooth)
     writer = Writer(out, trained.classes, pictures)
     waiting = TemporaryDirectory(dir=out, prefix=".waiting-") if pictures.scale == "shared" else nullcontext()
     with waiting as folder:
@@ -76,7 +76,7 @@ def explain_files(
         session = _Session(request, writer, ClipExplainer(request, writer, clips), store)
         session.written.failures += empty
         session.run(files)
-    session.written.save(out / RECORDS, model=run_or_model, scale=pictures.scale)
+    session.written.save(out / RECORDS, model=run_or_model, scale=pictures.scale, smooth=pictures.smooth)
     return session.written
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from bcos_cli import console
 from bcos_cli.config import Recipe
-from bcos_cli.config.run_recipe import data_of, recipe_of
+from bcos_cli.config.run_recipe import recipe_of
 from bcos_cli.config.trust import trusts_runs
-from bcos_cli.data.index import ShardIndex, load_index
+from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.loader import Reading
-from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
+from bcos_cli.data.splits import ScoredSplit, find_split, scored_split, shards_of
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.metrics import DEFAULT, check_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
@@ -69,10 +69,7 @@ def evaluate_run(
     trained = load_trained(run_or_model, weights, trust=trusts_runs())
     folder = RunFolder(Path(run_or_model))
     recipe = recipe_of(run_or_model, data=data)
-    location = data_of(run_or_model, data)
-    index = load_index(location)
-    name = given.get("split")
-    split = scored_split(index, name) if recipe is None or name is not None else _own_split(recipe, index)
+    location, index, split = shards_of(run_or_model, data, given.get("split"))
     given = {**given, "split": split.name}
     if recipe is None:
         loss = make_loss("cross_entropy" if trained.probabilities == "softmax" else "bce", LossOptions(evaluation=True))

@@ -108,11 +108,20 @@ def read_samples(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 def image_and_label(sample: dict[str, Any]) -> tuple[bytes, bytes]:
     """Return a sample's encoded image, which is neither label nor note, and its label; refuse one that lacks either."""
-    members = {name: data for name, data in sample.items() if name not in NOTES and not name.startswith("__")}
-    images = [data for name, data in members.items() if name != "cls"]
-    if not images or "cls" not in members:
-        raise BcosError(f"it needs an image and a .cls file, has {list(members)}")
-    return images[0], members["cls"]
+    extensions = _extensions(sample)
+    images = [name for name in extensions if name != "cls"]
+    if not images or "cls" not in extensions:
+        raise BcosError(f"it needs an image and a .cls file, has {extensions}")
+    return sample[images[0]], sample["cls"]
+
+
+def image_name(sample: dict[str, Any]) -> str:
+    """Return the name of a sample's image in its shard."""
+    return f"{sample['__key__']}.{next(name for name in _extensions(sample) if name != 'cls')}"
+
+
+def _extensions(sample: dict[str, Any]) -> list[str]:
+    return [name for name in sample if name not in NOTES and not name.startswith("__")]
 
 
 def parse_labels(text: bytes, num_classes: int, multi_label: bool) -> list[int]:

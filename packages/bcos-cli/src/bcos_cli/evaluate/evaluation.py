@@ -9,6 +9,7 @@ from bcos_cli.evaluate.classification import Scores, classify
 from bcos_cli.evaluate.explanations import ExplanationMetrics
 from bcos_cli.evaluate.metrics import CLASSIFICATION
 from bcos_cli.evaluate.options import EvaluationOptions
+from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_cli.evaluate.result import Evaluation, Explanations, means
 from bcos_cli.evaluate.resumable import partial_results
 from bcos_cli.evaluate.samplers import SplitImages, needs_confidence
@@ -30,6 +31,7 @@ def evaluate_shards(
     index: ShardIndex | None = None,
     name: str = "",
     partial: Path | None = None,
+    predict: bool = False,
 ) -> Evaluation:
     """Score `trained`, which is moved to this process's device, on the shards at `data`.
 
@@ -37,6 +39,7 @@ def evaluate_shards(
         index: index of the shards, if it is loaded already.
         name: name of the network in the result.
         partial: folder for partial results, from which a killed evaluation continues; removed in the end.
+        predict: keep the prediction of every image.
 
     Raises:
         BcosError: shards of other classes, or an unknown explainer.
@@ -48,12 +51,13 @@ def evaluate_shards(
     trained.model.to(process_state().device).eval()
     images = SplitImages(specs, index, options)
     classified = [name for name in options.all_metrics if name in CLASSIFICATION]
-    if images.confident is None and images.sampled is not None and not classified:
+    predictions = SplitPredictions(trained) if predict else None
+    if images.confident is None and images.sampled is not None and not classified and not predict:
         scores = None  # no metric needs all images: read the sample only
         read = images_at(data, index, options.split, trained.input, images.sampled.positions, options.reading)
         images.sampled.merge({key: (image, labels[0] if labels else 0) for key, (image, labels) in read.items()})
     else:
-        scores = _classify(trained, data, index, options, images)
+        scores = _classify(trained, data, index, options, images, predictions)
     shards = [[r.name, r.samples, r.sha256] for r in index.of(options.split)]
     kept = partial_results(partial, trained.fingerprint(), options.fingerprint(), shards)
     explanations, failed = ExplanationMetrics(trained, images.inputs, options, kept).measure_all(specs)
@@ -72,6 +76,7 @@ def evaluate_shards(
         grid_size=options.grid_size,
         skipped=skipped | failed,
         notes=[*_unread(scores, images), *_fewer_grids(specs, explanations, options)],
+        predictions=predictions,
     )
 
 
@@ -88,7 +93,12 @@ def _specs(options: EvaluationOptions, index: ShardIndex) -> tuple[list[MetricSp
 
 
 def _classify(
-    trained: TrainedModel, data: str, index: ShardIndex, options: EvaluationOptions, images: SplitImages
+    trained: TrainedModel,
+    data: str,
+    index: ShardIndex,
+    options: EvaluationOptions,
+    images: SplitImages,
+    predictions: SplitPredictions | None,
 ) -> Scores:
     """Pass the whole split through the network."""
     state = process_state()
@@ -102,6 +112,7 @@ def _classify(
         world=state.num_processes,
         workers=options.workers,
         reading=options.reading,
+        named=predictions is not None,
     )
     return classify(
         trained,
@@ -110,6 +121,7 @@ def _classify(
         options.loss,
         device=state.device,
         samplers=images.samplers,
+        predictions=predictions,
         show_progress=state.is_main_process,
     )
 

@@ -10,6 +10,7 @@ from bcos_cli import console
 from bcos_cli.config.output_path import check_writable
 from bcos_cli.evaluate.classification import Scores
 from bcos_cli.evaluate.metrics import describe, format_value
+from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_core.files import write_atomically
 from bcos_explain.explainers import remark_lines
 from bcos_explain.metrics import MetricResult, write_results
@@ -18,6 +19,8 @@ PARTIAL = ".partial"
 """Folder for partial results, in that of the scores or the run."""
 SCORES = "scores"
 """Folder for every score, in that of a run."""
+PREDICTIONS = "predictions.csv"
+"""File with the prediction of every image, in that of the scores."""
 COLUMNS = ("metric", "value", "95 % interval", "by chance", "scores", "better")
 _DIRECTIONS = {True: "higher", False: "lower", None: ""}
 
@@ -61,6 +64,8 @@ class Evaluation:
     """Metrics that could not be measured, and why."""
     notes: list[str] = field(default_factory=list)
     """What else a reader of the scores should know."""
+    predictions: SplitPredictions | None = None
+    """Of every image, where they were asked for."""
 
     @property
     def scores(self) -> Scores:
@@ -75,7 +80,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return every value, for JSON."""
-        values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification")}
+        values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification", "predictions")}
         values["metrics"] = {name: None if math.isnan(mean) else mean for name, mean in self.metrics.items()}
         values["scores"] = None if self.classification is None else asdict(self.classification)
         values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}
@@ -119,6 +124,8 @@ class ScoreFiles:
             evaluation.save(self.json_file)
         if self.folder is not None:
             evaluation.write_scores(self.folder)
+            if evaluation.predictions is not None:
+                evaluation.predictions.save(self.folder / PREDICTIONS)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

@@ -16,7 +16,7 @@ from bcos_cli.data.input_image import InputImage, read_image
 from bcos_cli.explain.batch import Request
 from bcos_cli.explain.clips import ClipExplainer
 from bcos_cli.explain.contact_sheet import ContactSheet
-from bcos_cli.explain.frames import is_clip
+from bcos_cli.explain.frames import in_groups
 from bcos_cli.explain.image_files import Failure, ImageFile, find_images
 from bcos_cli.explain.options import ClipOptions, PictureOptions
 from bcos_cli.explain.sheets import Scale
@@ -97,7 +97,7 @@ class _Session:
         """Explain all files in order."""
         self.sheet = ContactSheet(self.writer) if self.writer.options.contact_sheet else None
         with console.counted("explaining", len(files)) as counter:
-            for group in _groups(files, self.request.batch_size):
+            for group in in_groups(files, self.request.batch_size):
                 if isinstance(group, ImageFile):
                     counter.advance(0, note=f"clip {group.path.name}")
                     self._explain_clip(group)
@@ -143,19 +143,3 @@ class _Session:
             self.written.explanations += self.clips.explain(file)
         except UnreadableImageError as reason:
             self.written.failures.append(Failure(str(file.path), str(reason)))
-
-
-def _groups(files: Sequence[ImageFile], size: int) -> Iterator[list[ImageFile] | ImageFile]:
-    """Images in groups of `size`, each clip alone, in order."""
-    group: list[ImageFile] = []
-    for file in files:
-        clip = is_clip(file.path)
-        if group and (clip or len(group) == size):
-            yield group
-            group = []
-        if clip:
-            yield file
-        else:
-            group.append(file)
-    if group:
-        yield group

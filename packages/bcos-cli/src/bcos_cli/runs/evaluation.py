@@ -77,7 +77,9 @@ def evaluate_run(
     else:
         options = recipe_options(recipe, **given)
     partial = files.partial or (None if recipe is None else folder.path / PARTIAL)
-    evaluation = evaluate_shards(trained, location, options, index=index, name=run_or_model, partial=partial)
+    evaluation = evaluate_shards(
+        trained, location, options, index=index, name=run_or_model, partial=partial, predict=files.folder is not None
+    )
     own = recipe if recipe is not None and location == recipe.data.path else None
     evaluation.notes += _split_notes(split, own, index)
     if not process_state().is_main_process:

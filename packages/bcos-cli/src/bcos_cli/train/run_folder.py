@@ -25,6 +25,7 @@ FREE_TO_CHANGE = (
     "data.path",
     "data.cache",
     "data.cache_gb",
+    "train.max_hours",
     "train.keep_checkpoints",
     "train.checkpoint_steps",
     "train.trackers",

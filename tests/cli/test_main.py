@@ -354,3 +354,25 @@ def test_module_can_be_run_as_launchers_do():
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "bcos: there is no recipe 'digit'; did you mean 'digits'?\n"
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["eval", "-h"], ["shards", "pack", "-h"]])
+def test_h_is_help(arguments, bcos):
+    assert bcos(*arguments)[:2] == bcos(*arguments[:-1], "--help")[:2]
+
+
+def test_help_of_eval_names_metrics_that_exist(bcos):
+    shown = " ".join(re.findall(r"[\w.,]+", bcos("eval", "--help")[1]))
+    named = re.search(r"By default (.*?)\.", shown)[1].split(", ")
+    assert named == list(DEFAULT)
+
+
+@pytest.mark.parametrize(("typed", "completed"), [("bcos ev", "eval"), ("bcos eval --met", "--metric")])
+def test_a_shell_completes_commands_and_options(typed, completed, monkeypatch, capsys):
+    monkeypatch.setenv("_BCOS_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+    with pytest.raises(SystemExit) as ended:
+        main.main([])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.split() == [completed]

@@ -27,7 +27,7 @@ from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
 Batch = tuple[Tensor, Tensor, Any]
-"""8-bit images (N, C, H, W), labels (N,) or (N, K), positions in the split (N,)."""
+"""8-bit images (N, C, H, W), labels (N,) or (N, K), positions in the split (N,) or a :class:`Place`."""
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ class Place(NamedTuple):
     """In its shard."""
 
 
-Sample = tuple[Tensor, int | Tensor, int | Place]
-"""Image (C, H, W), label (or (K,) of zeros and ones, where there are several), position in the split."""
+Sample = tuple[Tensor, int | Tensor, Any]
+"""Image (C, H, W), label (or (K,) of zeros and ones, where there are several), position in the split or
+:class:`Place`."""
 
 _TOLD = 3
 """Problems that a loader process reports one by one; it only counts the rest."""

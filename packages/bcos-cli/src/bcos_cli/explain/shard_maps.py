@@ -154,7 +154,7 @@ def _batches(
 ) -> Iterator[_Batch]:
     transform = BytesTransform(trained.input.channels, inference_transform(trained.input), is_random=False)
     stream = _KeyedStream(SampleOrder(shards, batch_size=batch_size), transform, labelling)
-    yield from Batches(stream, DataLoader(stream, batch_size=batch_size, num_workers=workers)).epoch(0)  # type: ignore[misc] # reason: keys instead of positions
+    yield from Batches(stream, DataLoader(stream, batch_size=batch_size, num_workers=workers)).epoch(0)
 
 
 @contextmanager

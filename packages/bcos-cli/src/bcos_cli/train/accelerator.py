@@ -39,7 +39,7 @@ def make_accelerator(train: Train, out: Path) -> Accelerator:
             )
     except ValueError as reason:
         raise BcosError(
-            f"train.precision={train.precision} does not work on this device: {reason}; use bf16 or no"
+            f"train.precision={train.precision} does not work on this device: {reason}; use another or no"
         ) from reason
     found = {str(getattr(name, "value", name)) for name in accelerator.log_with}
     if missing := [name for name in train.trackers if name not in found]:

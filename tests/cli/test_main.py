@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import typer
 
 from bcos_cli import main
+from bcos_cli.evaluate.metrics import DEFAULT
 from bcos_core import BcosError
 
 

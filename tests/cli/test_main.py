@@ -260,6 +260,13 @@ def test_an_empty_argument_is_not_the_folder_where_one_stands(arguments, what, b
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_that_nobody_reads_to_its_end_is_no_bug(bcos, broken_command):
+    error = SystemExit(1)
+    error.__context__ = BrokenPipeError()
+    broken_command(error)
+    assert bcos("recipes") == (1, "", "")
+
+
 @pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye")])
 def test_no_library_ends_a_command_of_ours(error, bcos, line, broken_command):
     broken_command(error)

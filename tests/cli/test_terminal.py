@@ -165,3 +165,15 @@ def test_images_of_any_name_are_explained_or_refused(name, bcos, network, tmp_pa
     assert err.count("\nbcos: ") + err.startswith("bcos: ") == 1, err
     out.encode()  # as a terminal gets it
     err.encode()
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_classes_of_any_name_are_packed_and_shown(is_terminal, bcos, make_tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(console.out, "_force_terminal", is_terminal)
+    make_tree(["0.png", "1.png"], "photos")
+    (tmp_path / "labels.csv").write_text("image,labels\n0.png,[/INST]\n1.png,[red]x\n")
+    status, out, err = bcos("shards", "pack", "photos", "s", "--labels", "labels.csv", "--workers", 1)
+    assert status == 0, err
+    assert "2 classes: [/INST], [red]x" in out
+    assert "2 classes: [/INST], [red]x" in bcos("shards", "info", "s")[1]
+    assert json.loads(bcos("shards", "info", "s", "--json")[1])["classes"] == ["[/INST]", "[red]x"]

@@ -149,7 +149,7 @@ def test_a_residual_of_a_thousandth_is_refused_in_every_precision_that_can_tell(
     [
         (-0.0, None, "0.00"),
         (-1e-9, 5.0, "0.00"),
-        (-3.2e-9, None, "−3.2e-09"),
+        (-3.2e-9, None, "−3.2e−09"),
         (-0.0, 3.2e-9, "0.0e+00"),
         (-0.00123, None, "−0.00123"),
         (-2.5, None, "−2.50"),

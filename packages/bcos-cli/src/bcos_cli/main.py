@@ -109,6 +109,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except KeyboardInterrupt as interrupt:
         return _report(None, " ".join(["interrupted", *map(str, interrupt.args)]), INTERRUPTED, debug)
     except SystemExit as reason:
+        if isinstance(reason.__context__, BrokenPipeError):  # of rich, which shows help
+            return FAILURE
         if not arguments or arguments[0] in _own_commands:  # no command of ours exits by itself
             return _report_bug(reason, debug)
         raise

@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,7 +24,7 @@ class _EvalCommand(TyperCommand):
     """Takes ``--json`` without a path too, as every other command does."""
 
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
-        followed = zip(arguments, [*arguments[1:], "-"], strict=True)
+        followed = pairwise([*arguments, "-"])
         whole = [[a, str(STDOUT)] if a == "--json" and after.startswith("-") else [a] for a, after in followed]
         return super().parse_args(context, [argument for part in whole for argument in part])
 

@@ -229,7 +229,7 @@ def test_what_explainers_say_is_under_the_table_and_in_the_files(trained, shards
     options = replace(OPTIONS, metrics=("sparseness",), explainers=("guided_backprop", "bcos"))
     evaluation = evaluate_shards(trained, shards, options)
     said = "this is the plain gradient: no ReLU ran in this network"
-    by_explainer = json.loads(evaluation.to_json())["explanations"]["sparseness"]
+    by_explainer = evaluation.to_dict()["explanations"]["sparseness"]
     assert {name: result["remarks"] for name, result in by_explainer.items()} == {"guided_backprop": [said], "bcos": []}
     print_evaluation(evaluation)
     assert f"sparseness/guided_backprop: {said}" in " ".join(capsys.readouterr().out.split())

@@ -344,3 +344,27 @@ def test_options_are_checked():
 )
 def test_certainty_is_not_made_by_rounding(share, text):
     assert percent(share) == text
+
+
+def test_the_opacity_of_w_is_smoothed_as_asked(run, pictures, tmp_path, bcos, line):
+    arguments = ("explain", run, "pictures/0.png", "--layout", "separate", "--background", "none", "--size", 16)
+    trained = load_trained(run)
+    images = read_image(pictures / "0.png", trained.input).pixels[None]
+    found = explain(trained.model, trained.encode(images))
+    for smooth in (1, 5):
+        status, _, err = bcos(*arguments, "--smooth", smooth, "--out", f"o{smooth}")
+        assert status == 0, err
+        (record,) = json.loads((tmp_path / f"o{smooth}/explanations.json").read_text())["explanations"]
+        drawn = np.asarray(Image.open(tmp_path / f"o{smooth}" / record["pictures"]["explanation"]))
+        expected = explanation_image(found.input[0], found.weight[0], smooth=smooth)
+        assert np.abs(drawn[::2, ::2, 3] / 255 - expected[..., 3]).max() < 0.01
+    assert "smooth must be odd and at least 1, got 4" in line(bcos(*arguments, "--smooth", 4, "--out", "o4"))
+
+
+@pytest.mark.parametrize("command", ["explain", "maps", "neurons"])
+def test_json_is_all_of_standard_output(command, run, pictures, shards, bcos):
+    rest = ["pictures"] if command == "explain" else ["--data", shards, "--workers", 0]
+    status, out, err = bcos(command, run, *rest, "--out", "o", "--json")
+    assert status == 0, err
+    value = json.loads(out)
+    assert len(value["explanations"]) == 3 if command == "explain" else value

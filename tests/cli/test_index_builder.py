@@ -153,9 +153,9 @@ def test_braces_and_patterns_are_expanded_in_order(made):
 
 @pytest.mark.skipif(shutil.which("cat") is None, reason="needs a shell command")
 def test_command_that_ends_with_a_path_is_the_folder_of_an_index(made, bcos):
-    status, out, err = bcos("shards", "index", "here", "--split", "train=pipe:cat here/a-00.tar")
+    status, _, err = bcos("shards", "index", "here", "--split", "train=pipe:cat here/a-00.tar")
     assert status == 0, err
-    assert "pipe:cat here/index.json, and read them there: --data 'pipe:cat here/'" in out
+    assert "pipe:cat here/index.json, and read them there: --data 'pipe:cat here/'" in err
     index = load_index("pipe:cat here/")
     assert [record.name for record in index.shards] == ["a-00.tar"]
     assert verify("pipe:cat here/", index) == []
@@ -204,9 +204,9 @@ def test_remote_shards_are_named_relative_to_their_common_address(made, bcos):
     write(made / "there" / "a b" / "c.tar", [0])
     with serving(made) as server:
         given = [f"train={server.url}/there/b.tar", f"test={server.url}/there/a%20b/c.tar"]
-        status, out, err = bcos("shards", "index", "local", "--split", given[0], "--split", given[1])
+        status, _, err = bcos("shards", "index", "local", "--split", given[0], "--split", given[1])
         assert status == 0, err
-        assert f"copy the index to where its shards are, {server.url}/there/index.json" in out
+        assert f"copy the index to where its shards are, {server.url}/there/index.json" in err
         (made / "local" / "index.json").rename(made / "there" / "index.json")
         index = load_index(f"{server.url}/there")
         assert [record.name for record in index.shards] == ["b.tar", "a b/c.tar"]

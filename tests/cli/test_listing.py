@@ -20,14 +20,15 @@ def test_models_are_listed_with_parameters_and_input(bcos):
         assert row["input_channels"] == spec.input.encoded_channels
 
 
-def test_models_are_filtered(bcos):
+def test_models_are_filtered(bcos, line):
     status, out, _ = bcos("models", "standard_*20")
     assert status == 0
     assert "standard_cifar10_resnet20" in out
     assert "0.27 M" in out
     assert "resnet32" not in out
     assert json.loads(bcos("models", "nosuch*", "--json")[1]) == []
-    assert bcos("models", "nosuch*")[0] == 0
+    assert "no model matches 'nosuch*'; bcos models lists all" in line(bcos("models", "nosuch*"))
+    assert "'*_resnet20*' matches" in line(bcos("models", "_resnet20"))
 
 
 @pytest.mark.parametrize(

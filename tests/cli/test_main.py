@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import typer
 
 from bcos_cli import main
+from bcos_cli.evaluate.metrics import DEFAULT
 from bcos_core import BcosError
 
 
@@ -258,6 +260,13 @@ def test_an_empty_argument_is_not_the_folder_where_one_stands(arguments, what, b
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_that_nobody_reads_to_its_end_is_no_bug(bcos, broken_command):
+    error = SystemExit(1)
+    error.__context__ = BrokenPipeError()
+    broken_command(error)
+    assert bcos("recipes") == (1, "", "")
+
+
 @pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye")])
 def test_no_library_ends_a_command_of_ours(error, bcos, line, broken_command):
     broken_command(error)
@@ -354,3 +363,25 @@ def test_module_can_be_run_as_launchers_do():
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "bcos: there is no recipe 'digit'; did you mean 'digits'?\n"
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["eval", "-h"], ["shards", "pack", "-h"]])
+def test_h_is_help(arguments, bcos):
+    assert bcos(*arguments)[:2] == bcos(*arguments[:-1], "--help")[:2]
+
+
+def test_help_of_eval_names_metrics_that_exist(bcos):
+    shown = " ".join(re.findall(r"[\w.,]+", bcos("eval", "--help")[1]))
+    named = re.search(r"By default (.*?)\.", shown)[1].split(", ")
+    assert named == list(DEFAULT)
+
+
+@pytest.mark.parametrize(("typed", "completed"), [("bcos ev", "eval"), ("bcos eval --met", "--metric")])
+def test_a_shell_completes_commands_and_options(typed, completed, monkeypatch, capsys):
+    monkeypatch.setenv("_BCOS_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(typed.count(" ")))
+    with pytest.raises(SystemExit) as ended:
+        main.main([])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.split() == [completed]

@@ -105,9 +105,9 @@ def test_channels_are_explained_in_images_of_ones_own(bcos, trained, tmp_path, l
 def test_command_writes_a_page_and_numbers(bcos, trained, shards, tmp_path, line):
     trained.save(tmp_path / "model.safetensors")
     arguments = ("neurons", "model.safetensors", "--out", "n", "--images", 2, "--strongest", 3)
-    status, out, err = bcos(*arguments, "--data", shards, "--workers", 0)
+    status, _, err = bcos(*arguments, "--data", shards, "--workers", 0)
     assert status == 0, err
-    assert "neurons of layer1" in out
+    assert "neurons of layer1" in err
     described = json.loads((tmp_path / "n/neurons.json").read_text())
     assert len(described["neurons"]) == 3
     assert all(len(n["images"]) == 2 for n in described["neurons"])

@@ -10,8 +10,9 @@ import pytest
 from same_runs import assert_same, metrics
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.processes.signals import EXIT_STATUS, Preempted
+from bcos_cli.processes.signals import EXIT_STATUS, Preempted, Stopper
 from bcos_cli.train.run_folder import RunFolder
+from bcos_cli.train.train_step import TrainStep
 from bcos_cli.train.trainer import Trainer, train, trained
 from bcos_core import BcosError
 
@@ -118,6 +119,46 @@ def test_signal_after_the_last_epoch_ends_the_scoring_which_is_done_on_resuming(
         assert not RunFolder(out).preempted.exists()
         assert result.scores.samples == 7
     assert metrics(out) == before
+
+
+def test_a_run_whose_time_is_up_ends_with_a_checkpoint_in_time_and_resumes_bit_identical(
+    recipe, tmp_path, capsys, monkeypatch
+):
+    wanted = recipe(train={"epochs": 4, "batch_size": 4, "explained_images": 0})
+    monkeypatch.setattr(
+        TrainStep, "run", lambda step, *batch, run=TrainStep.run: (time.sleep(0.05), run(step, *batch))[1]
+    )
+    limit, out, calls = 0.75, tmp_path / "run", 0
+    limited = wanted.model_copy(update={"train": wanted.train.model_copy(update={"max_hours": limit / 3600})})
+    while not (out / "model.safetensors").exists():
+        began = time.monotonic()
+        try:
+            train(limited, out, resume=calls > 0)
+        except Preempted:
+            assert time.monotonic() - began < limit + 0.25  # what follows the checkpoint takes a moment
+            assert RunFolder(out).preempted.exists()
+            assert "ended by train.max_hours=0.000208333 after step" in capsys.readouterr().err
+        calls += 1
+        assert calls < 20
+    assert calls > 1
+    train(wanted, tmp_path / "whole")
+    assert_same(out, tmp_path / "whole")
+
+
+def test_time_that_is_up_ends_a_block_at_once():
+    stopper = Stopper(bool, every=1, hours=0.5 / 3600)
+    with stopper.listening(), pytest.raises(Preempted), stopper.at_once():
+        time.sleep(10)
+    assert stopper.received == "train.max_hours=0.000138889"
+
+
+def test_what_needs_more_time_than_is_left_is_not_begun():
+    stopper = Stopper(bool, every=1, hours=1)
+    assert not stopper.asked(3500)
+    assert stopper.asked(3570)  # a hundredth is kept to end in order
+    assert not Stopper(bool, every=1, hours=1, began=time.monotonic() - 3500).asked(0)
+    assert Stopper(bool, every=1, hours=1, began=time.monotonic() - 3570).asked(0)
+    assert not Stopper(bool, every=1).asked(1e9)
 
 
 def test_two_runs_into_one_folder_are_refused(recipe, tmp_path):

@@ -39,21 +39,99 @@ def test_our_own_colours_stay(monkeypatch):
     assert captured.get() == f"\x1b[1m{SHOWN}\x1b[0m\n"
 
 
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """Print a table in a terminal of 80 columns: its lines below the title."""
+
+    def show(*arguments, width=80, **options):
+        monkeypatch.setattr(console.out, "_force_terminal", True)
+        monkeypatch.setattr(console.out, "width", width)
+        console.table("title", *arguments, **options)
+        title, *lines = capsys.readouterr().out.splitlines()
+        assert title == "title"
+        assert all(len(text) <= width for text in lines)
+        return [text.rstrip() for text in lines]
+
+    return show
+
+
 def test_a_cell_is_as_wide_as_what_is_shown(capsys, monkeypatch):
     monkeypatch.setattr(console.out, "width", 200)
+    monkeypatch.setattr(console.out, "_force_terminal", True)
     console.table("names", ["name", "next"], [["a\nb\x1b", "c"]])
     rows = capsys.readouterr().out.splitlines()[1:]
     assert len({len(row) for row in rows}) == 1
     assert sum(r"a\nb\x1b" in row for row in rows) == 1
 
 
-def test_names_are_no_markup(capsys, monkeypatch):
+LONG = "x" * 31 + "y" * 32
+COLUMNS = ["image", "predicted", "confidence", "explained", "method", "logit", "adds up"]
+
+
+def test_one_long_name_is_shortened_in_the_middle_and_the_rest_stays_readable(terminal):
+    rows = [
+        [f"photo_{i}.jpg", LONG if i else "school bus", f"9{i}.{i}%", "school bus", method, f"-1{i}.345", "yes"]
+        for i, method in enumerate(["bcos", "integrated_gradients", "gradcam"])
+    ]
+    constant, headings, _, first, second, _ = terminal(COLUMNS, rows)
+    assert constant == "explained: school bus · adds up: yes"
+    assert headings.split() == ["image", "predicted", "confidence", "method", "logit"]
+    assert first.split() == ["photo_0.jpg", "school", "bus", "90.0%", "bcos", "-10.345"]
+    image, name, *others = second.split()
+    assert (image, others) == ("photo_1.jpg", ["91.1%", "integrated_gradients", "-11.345"])
+    start, end = name.split("…")
+    assert LONG.startswith(start)
+    assert LONG.endswith(end)
+    assert 0 <= len(start) - len(end) <= 1
+
+
+def test_numbers_and_headings_stay_on_one_line_and_what_does_not_fit_continues_below(terminal):
+    columns = ["epoch", *(f"measure_number_{i}" for i in range(7))]
+    rows = [[e, *(f"{e + i}.248e-08" for i in range(7))] for e in (1, 2)]
+    lines = terminal(columns, rows)
+    assert [text.split()[0] for text in lines if "─" not in text] == ["epoch", "1", "2"] * 2
+    words = " ".join(lines).split()
+    assert set(columns) <= set(words)
+    assert {cell for row in rows for cell in map(str, row)} <= set(words)
+
+
+def test_sentences_are_wrapped_between_words(terminal):
+    sentence = " ".join(f"word{i}" for i in range(40))
+    lines = terminal(["name", "summary"], [["a_model_of_thirty_letters_12345", sentence]], prose=["summary"])
+    assert " ".join(lines[2:]).split() == ["a_model_of_thirty_letters_12345", *sentence.split()]
+
+
+def test_a_table_that_fits_shows_all_its_columns(terminal):
+    assert terminal(["key", "a", "b"], [["x", "true", "1"], ["y", "true", "2"]])[0].split() == ["key", "a", "b"]
+
+
+def test_in_a_pipe_cells_are_whole_between_tabs_without_title(capsys):
+    console.table(
+        "title", COLUMNS, [[LONG, "a\tb", "1", "", "same", "2", "yes"], [LONG, "c", "1", "", "same", "3", "yes"]]
+    )
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        "\t".join(COLUMNS),
+        f"{LONG}\ta\\tb\t1\t\tsame\t2\tyes",
+        f"{LONG}\tc\t1\t\tsame\t3\tyes",
+    ]
+    assert err == "title\n"
+
+
+def test_a_slow_rate_is_not_zero():
+    assert [console.rate(r) for r in (0.04, 0.5, 9.96, 1234.5)] == ["0.04", "0.5", "10", "1,234"]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_names_are_no_markup(is_terminal, capsys, monkeypatch):
+    monkeypatch.setattr(console.out, "_force_terminal", is_terminal)
     monkeypatch.setattr(console.out, "width", 200)
     console.out.print(MARKUP, soft_wrap=True)
     console.table(MARKUP, [MARKUP], [[MARKUP]])
     with console.counted(MARKUP, 1) as counter:
         counter.advance(note=MARKUP)
-    assert capsys.readouterr().out.count(MARKUP) == 4
+    out, err = capsys.readouterr()
+    assert (out + err.split("\n")[0] * (not is_terminal)).count(MARKUP) == 4
 
 
 def test_a_name_cannot_look_like_a_message(capsys):
@@ -87,3 +165,15 @@ def test_images_of_any_name_are_explained_or_refused(name, bcos, network, tmp_pa
     assert err.count("\nbcos: ") + err.startswith("bcos: ") == 1, err
     out.encode()  # as a terminal gets it
     err.encode()
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_classes_of_any_name_are_packed_and_shown(is_terminal, bcos, make_tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(console.out, "_force_terminal", is_terminal)
+    make_tree(["0.png", "1.png"], "photos")
+    (tmp_path / "labels.csv").write_text("image,labels\n0.png,[/INST]\n1.png,[red]x\n")
+    status, out, err = bcos("shards", "pack", "photos", "s", "--labels", "labels.csv", "--workers", 1)
+    assert status == 0, err
+    assert "2 classes: [/INST], [red]x" in out
+    assert "2 classes: [/INST], [red]x" in bcos("shards", "info", "s")[1]
+    assert json.loads(bcos("shards", "info", "s", "--json")[1])["classes"] == ["[/INST]", "[red]x"]

@@ -258,7 +258,7 @@ def test_request_to_end_is_heard_with_one_step_an_epoch_and_after_evaluations(
     run(made, "whole")
     asked = []
 
-    def agree(self):
+    def agree(self, needed=0.0):
         asked.append(None)
         return len(asked) == question
 
@@ -299,12 +299,24 @@ def test_batch_that_cannot_be_split_over_the_processes_is_refused(run, recipe, m
 
 def test_precision_that_the_device_does_not_have_is_told(run, recipe, monkeypatch):
     def refuse(**_):
-        raise ValueError("fp16 mixed precision requires a GPU")
+        raise ValueError("bf16 mixed precision requires another GPU")
 
     monkeypatch.setattr(accelerator, "Accelerator", refuse)
-    message = "train.precision=fp16 does not work on this device: fp16 .* requires a GPU; use bf16 or no"
+    message = "train.precision=bf16 does not work on this device: bf16 .* requires another GPU; use another or no"
     with pytest.raises(BcosError, match=message):
+        run(recipe(train={"precision": "bf16"}))
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="of a machine without a GPU")
+def test_fp16_on_a_cpu_is_not_float32_without_a_word(run, recipe, tmp_path):
+    with pytest.raises(BcosError, match=r"train.precision=fp16 needs a GPU, and this is a CPU; use bf16 or no"):
         run(recipe(train={"precision": "fp16"}))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_rate_of_an_epoch_is_that_of_the_layers_that_learn_fastest(run, recipe, tmp_path):
+    run(recipe(optimizer={"layer_decay": 0.5, "lr": 0.02}, schedule={"name": "constant"}, train={"epochs": 1}))
+    assert [line["lr"] for line in metrics(tmp_path / "run")] == [0.02]
 
 
 def test_bf16_trains(run, recipe):

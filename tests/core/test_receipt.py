@@ -7,7 +7,7 @@ from torch import nn
 
 from bcos_core import AddInverse, BcosConv2d, BcosError, LogitLayer, explain
 from bcos_core.completeness import ROUNDING, balance, rounding
-from bcos_core.receipt import Receipt, receipts
+from bcos_core.receipt import Receipt, number, receipts
 
 
 def receipt(score=2.0, contributions=3.0, bias=-1.0, **more):
@@ -142,3 +142,18 @@ def test_a_residual_of_a_thousandth_is_refused_in_every_precision_that_can_tell(
     for dtype in (torch.float64, torch.float32):
         with pytest.raises(BcosError, match="miss the output"):
             explain(Net(), torch.rand(2, 3, 4, 4).to(dtype), 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "largest", "shown"),
+    [
+        (-0.0, None, "0.00"),
+        (-1e-9, 5.0, "0.00"),
+        (-3.2e-9, None, "−3.2e−09"),
+        (-0.0, 3.2e-9, "0.0e+00"),
+        (-0.00123, None, "−0.00123"),
+        (-2.5, None, "−2.50"),
+    ],
+)
+def test_zero_has_no_sign_and_little_is_not_zero(value, largest, shown):
+    assert number(value, largest=largest) == shown

@@ -3,10 +3,14 @@
 Names in them may come from strangers: they are not read as markup, and control characters are written as escapes.
 """
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
@@ -22,6 +26,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from bcos_cli.messages import say
 from bcos_core.text import printable
 
 
@@ -49,13 +54,18 @@ out = _Terminal()
 err = _Terminal(stderr=True)
 
 
+def rate(per_second: float) -> str:
+    """Return a number of images a second as text: never 0 where there are some."""
+    return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"
+
+
 class _Rate(ProgressColumn):
     """Images a second, for tasks that count them in their field ``images``."""
 
     def render(self, task: Task) -> Text:
         elapsed = task.finished_time if task.finished else task.elapsed
         images = task.fields.get("images", 0)
-        return Text(f"{images / elapsed:,.0f} images/s" if images and elapsed else "")
+        return Text(f"{rate(images / elapsed)} images/s" if images and elapsed else "")
 
 
 @contextmanager
@@ -94,18 +104,95 @@ class Counter:
         self._bar.update(self._task, completed=done, total=total)
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, whole: int = 1) -> None:
-    """Print a table; numbers are aligned to the right, and cells of the first `whole` columns stay on one line."""
-    cells = [[printable(str(cell)) for cell in row] for row in rows]  # before rich measures their width
-    made = Table()
-    for i, column in enumerate(map(printable, columns)):
-        numeric = bool(cells) and all(_is_number(row[i]) for row in cells)
-        made.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=i < whole)
-    for row in cells:
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, prose: Collection[str] = ()) -> None:
+    """Print a table that fits the terminal; in a pipe its cells are whole, between tabs, the title on standard error.
+
+    Numbers and headings stay on one line. Where there is too little room, columns of one value give way to a line above
+    the table, names are shortened in the middle, and what is still too wide continues below, the first column again.
+
+    Args:
+        prose: columns of sentences, which are wrapped between words.
+    """
+    headings = [printable(column) for column in columns]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]  # before their width is measured
+    if not out.is_terminal:
+        err.print(title, soft_wrap=True)
+        for row in [headings, *cells]:
+            say("\t".join(row))
+        return
+    out.print(title, style="bold", soft_wrap=True)
+    made = [_Column(h, [row[i] for row in cells], h in prose) for i, h in enumerate(headings)]
+    first, *others = made
+    if not _fits(made, out.width) and len(cells) > 1:
+        constant = [column for column in others if len(set(column.cells)) == 1]
+        others = [column for column in others if column not in constant]
+        if named := [
+            f"{column.heading}: {column.cells[0]}".removeprefix(": ") for column in constant if column.cells[0]
+        ]:
+            out.print(" · ".join(named))
+    for block in _blocks(first, others, out.width):
+        out.print(_rendered(block))
+
+
+_GAP = 2
+_SHORTEST_NAME, _SHORTEST_PROSE = 12, 30
+_NUMBER = re.compile(r"[-+−<>]?\d[\d,.×/]*(e[-+−]?\d+)?%?|nan|-?inf|to|[%MGk]|min|ms|\?")
+
+
+@dataclass(eq=False)
+class _Column:
+    """A column of a table, and the room that it takes."""
+
+    heading: str
+    cells: list[str]
+    is_prose: bool
+
+    def __post_init__(self) -> None:
+        self.is_number = all(_NUMBER.fullmatch(word) for cell in self.cells for word in cell.split())
+        self.width = max(map(cell_len, [self.heading, *self.cells]))
+        shortest = _SHORTEST_PROSE if self.is_prose else _SHORTEST_NAME
+        self.least = self.width if self.is_number else min(self.width, max(cell_len(self.heading), shortest))
+
+
+def _fits(columns: Sequence[_Column], width: int) -> bool:
+    return sum(column.width + _GAP for column in columns) - _GAP <= width
+
+
+def _blocks(first: _Column, others: Sequence[_Column], width: int) -> Iterator[list[_Column]]:
+    """Yield the columns of each part of a table, no wider than there is room."""
+    block = [first]
+    for column in others:
+        if len(block) > 1 and sum(c.least + _GAP for c in [*block, column]) - _GAP > width:
+            yield block
+            block = [first]
+        block.append(column)
+    yield block
+
+
+def _rendered(columns: Sequence[_Column]) -> Table:
+    """Return a table in which the widest names and sentences have given way to the rest."""
+    widths = [column.width for column in columns]
+    while sum(widths) + _GAP * (len(widths) - 1) > out.width:
+        wide = [i for i, column in enumerate(columns) if widths[i] > column.least]
+        if not wide:
+            break
+        widths[max(wide, key=widths.__getitem__)] -= 1
+    made = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, _GAP - 1, 0, 0))
+    for column, width in zip(columns, widths, strict=True):
+        justify: Literal["right", "left"] = "right" if column.is_number and any(column.cells) else "left"
+        made.add_column(column.heading, justify=justify, width=width, no_wrap=not column.is_prose, overflow="fold")
+    shown = [
+        column.cells if column.is_prose else [_middle_out(cell, width) for cell in column.cells]
+        for column, width in zip(columns, widths, strict=True)
+    ]
+    for row in zip(*shown, strict=True):
         made.add_row(*row)
-    out.print(title, style="bold", soft_wrap=True)  # rich would squeeze it to the width of the table
-    out.print(made)
+    return made
 
 
-def _is_number(text: str) -> bool:
-    return text.replace(",", "").replace(".", "").replace("%", "").replace(" ", "").lstrip("-+").isdigit()
+def _middle_out(name: str, width: int) -> str:
+    """Return a name with its middle left out, where it is wider."""
+    if cell_len(name) <= width:
+        return name
+    half = (width - 1) // 2
+    return f"{set_cell_size(name, width - 1 - half)}…{set_cell_size(name[::-1], half)[::-1]}"

@@ -20,7 +20,7 @@ from bcos_core.plugins import is_ours
 app = typer.Typer(
     name="bcos",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     help="Train, score and explain B-cos networks: classifiers whose every decision is exactly a linear "
     "map of the input.",
@@ -30,6 +30,8 @@ app = typer.Typer(
 USER_MISTAKE = 2
 FAILURE = 1
 DEBUG = "BCOS_DEBUG"
+COMPLETION = "_BCOS_COMPLETE"
+"""Set by a shell that asks how a command line goes on."""
 
 _own_commands: list[str] = []
 
@@ -86,6 +88,8 @@ def _commands_of(hook: Callable[..., object], taken: Sequence[str]) -> typer.Typ
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program and exit: 0, or 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if COMPLETION in os.environ:
+        typer.main.get_command(build_app()).main([], prog_name="bcos")  # answers, and exits
     if "--debug" in given:
         os.environ[DEBUG] = "1"  # processes that this one starts inherit it
     sys.exit(run([a for a in given if a != "--debug"], debug=bool(os.environ.get(DEBUG))))
@@ -105,6 +109,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except KeyboardInterrupt as interrupt:
         return _report(None, " ".join(["interrupted", *map(str, interrupt.args)]), INTERRUPTED, debug)
     except SystemExit as reason:
+        if isinstance(reason.__context__, BrokenPipeError):  # of rich, which shows help
+            return FAILURE
         if not arguments or arguments[0] in _own_commands:  # no command of ours exits by itself
             return _report_bug(reason, debug)
         raise

@@ -184,16 +184,18 @@ def by_origin(terms: Mapping[str, float], model: nn.Module) -> dict[str, float]:
 def number(value: float, *, largest: float | None = None) -> str:
     """A logit with two decimals, more if it (or `largest`, shown beside it with as many) is below 1.
 
-    A minus sign is as wide as a plus.
+    In powers of ten below 1e-4. A minus sign is as wide as a plus, and zero has none.
     """
     size = abs(value) if largest is None else largest
-    decimals = 2 if size >= 1 or size == 0 else min(6, 2 - math.floor(math.log10(size)))
-    return f"{value:.{decimals}f}".replace("-", "−")
+    if 0 < size < 1e-4:
+        return exponent(value)
+    decimals = 2 if size >= 1 or size == 0 else 2 - math.floor(math.log10(size))
+    return f"{value:z.{decimals}f}".replace("-", "−")
 
 
 def exponent(value: float) -> str:
     """A number in powers of ten, with a minus sign that is as wide as a plus."""
-    return f"{value:.1e}".replace("-", "−")
+    return f"{value:z.1e}".replace("-", "−")
 
 
 def _origin(name: str, model: nn.Module) -> str:

@@ -97,6 +97,7 @@ def explain_batch(
     probe: bool | None = None,
     keep_weight: bool = True,
     colours: bool = False,
+    smooth: int | None = None,
     batch_size: int | None = None,
     on_refusal: Refusal | None = None,
 ) -> list[ExplainedImage]:
@@ -118,6 +119,7 @@ def explain_batch(
         probe: as for :func:`bcos_core.explain`.
         keep_weight: keep W of methods that have it.
         colours: compute the picture of W of methods that have it.
+        smooth: side of the mean filter over its opacity, odd; None for one in proportion to the image.
         batch_size: images explained at once; None for all. Where memory runs out it is halved, and the halved size
             kept for the rest.
         on_refusal: called with a method and the reason why it cannot explain this network, and the method is left out
@@ -133,7 +135,7 @@ def explain_batch(
     [(3, None, True, (8, 8)), (3, 5, True, (8, 8))]
     """
     explainers = methods if isinstance(methods, Mapping) else {name: get_explainer(name) for name in methods}
-    batch = _Batch(model, explainers, encode, probabilities, probe, keep_weight, colours, on_refusal)
+    batch = _Batch(model, explainers, encode, probabilities, probe, keep_weight, colours, smooth, on_refusal)
 
     def explain_part(part: slice) -> list[ExplainedImage]:
         chosen = targets[part] if isinstance(targets, Tensor) and targets.ndim else targets
@@ -203,6 +205,7 @@ class _Batch:
     probe: bool | None
     keep_weight: bool
     colours: bool
+    smooth: int | None
     on_refusal: Refusal | None
 
     @cached_property
@@ -272,7 +275,8 @@ class _Batch:
             receipt = replace(result.receipts[i][t], terms=by_origin(terms, self.model))
             w = result.explanation.weight[i, t]
             weight = w.float().cpu().numpy() if self.keep_weight else None
-            picture = WeightPicture.of(result.explanation.input[i], w).compact() if self.colours else None
+            if self.colours:
+                picture = WeightPicture.of(result.explanation.input[i], w, smooth=self.smooth).compact()
         return ClassExplanation(
             target=target,
             method=method,

@@ -52,6 +52,19 @@ def is_model(name: str) -> bool:
     return True
 
 
+def check_named(run_or_model: str) -> None:
+    """Refuse what names neither a file or folder, nor a repository, nor a model.
+
+    Raises:
+        BcosError: nothing of that name.
+    """
+    if not (run_or_model.startswith("hf://") or Path(run_or_model).exists() or is_model(run_or_model)):
+        raise BcosError(
+            f"{run_or_model!r} is neither a run's folder, nor a .safetensors file, nor a model; bcos models lists "
+            "those, and hf://owner/repository names one on the Hugging Face hub"
+        )
+
+
 def create_model(
     name: str,
     *,

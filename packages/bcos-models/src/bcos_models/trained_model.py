@@ -19,7 +19,7 @@ from bcos_models.convert.origins import original
 from bcos_models.hub import CONFIG_NAME, from_pretrained
 from bcos_models.model_config import ModelConfig, Probabilities, check_outputs, usual_probabilities
 from bcos_models.reconstruction import rebuild
-from bcos_models.registry import create_model, get_spec, is_model
+from bcos_models.registry import check_named, create_model, get_spec, is_model
 from bcos_models.spec import InputSpec
 from bcos_models.transforms import input_encoder
 from bcos_models.weights import (
@@ -186,11 +186,7 @@ def _load(run_or_model: str, weights: str | None, trust: bool) -> TrainedModel:
         return _load_file(path / WEIGHTS_NAME, trust)
     if path.suffix == ".safetensors":
         return _load_file(path, trust)
-    if not is_model(run_or_model):
-        raise BcosError(
-            f"{run_or_model!r} is neither a run's folder, nor a .safetensors file, nor a model; bcos models lists "
-            "those, and hf://owner/repository names one on the Hugging Face hub"
-        )
+    check_named(run_or_model)
     return _load_named(run_or_model, weights)
 
 

@@ -134,6 +134,7 @@ def _print(name: str, report: "ConversionReport", out: Path | None, *, every_lay
         f"{name}: {len(report.replaced)} layers replaced, {len(report.kept)} stay",
         ["what", "count", "rule", "first"],
         [(what, len(names), reason, names[0]) for (what, reason), names in kinds.items()],
+        prose=["rule"],
     )
     for note in report.notes:
         line(f"· {note}")

@@ -7,6 +7,7 @@ import typer
 
 from bcos_cli.config.output_path import check_folder
 from bcos_cli.hookspecs import hookimpl
+from bcos_cli.processes.device import Device, use_device
 from bcos_core.errors import BcosError
 
 RECIPE = "digits"
@@ -23,11 +24,13 @@ def demo(
     overrides: Annotated[
         list[str] | None, typer.Option("-o", "--override", help="key=value for the recipe digits; repeatable.")
     ] = None,
+    device: Device = None,
 ) -> None:
     """Run the whole pipeline on built-in digits.
 
     Packs shards, trains, evaluates and explains, in under two minutes on two cores.
     """
+    use_device(device)
     import shutil
 
     from bcos_cli import console

@@ -11,6 +11,7 @@ from bcos_cli.commands.train import Classes, DataPath, HeadOnly, Out, Overrides,
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
+from bcos_cli.processes.device import Device, use_device
 from bcos_core.plugin_guard import diverted_output
 
 bcos_cli_commands = hookimpl(lambda app: app.command()(doctor))
@@ -27,6 +28,7 @@ def doctor(
     num_processes: Annotated[int, typer.Option(help="Processes that the run will have.", min=1)] = 1,
     hashes: Annotated[bool, typer.Option("--hashes", help="Read all shards and compare their SHA-256.")] = False,
     trust_run: TrustRun = False,
+    device: Device = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a run before it starts: data, batches, network, machine. Exit status 1 if there are problems.
@@ -35,6 +37,7 @@ def doctor(
     shards, and explained.
     """
     trust_runs(trust_run)
+    use_device(device)
     from bcos_cli.train.arguments import resolve_arguments
 
     run = resolve_arguments(recipe, data, overrides, start, head_only, classes, out, auto_resume=True)
@@ -52,7 +55,9 @@ def doctor(
     if as_json:
         say_json([asdict(finding) for finding in found])
     else:
-        console.table("doctor", ["check", "", "found"], [(f.check, f.status, f.text) for f in found])
+        console.table(
+            "doctor", ["check", "status", "found"], [(f.check, f.status, f.text) for f in found], prose=["found"]
+        )
         notes = sum(finding.status == "note" for finding in found)
         console.out.print(f"{_counted(len(problems), 'problem')}, {_counted(notes, 'note')}")
     if problems:

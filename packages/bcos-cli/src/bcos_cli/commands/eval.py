@@ -1,18 +1,36 @@
 """``bcos eval``."""
 
+from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
 
 from bcos_cli.config.network import ClassFile, RunOrModel, Weights
 from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.evaluate.metrics import DEFAULT
 from bcos_cli.hookspecs import hookimpl
-from bcos_cli.messages import tell
+from bcos_cli.messages import say_json, tell
+from bcos_cli.processes.device import Device, use_device
 from bcos_core.errors import BcosError
+from bcos_core.plugin_guard import diverted_output
 
-bcos_cli_commands = hookimpl(lambda app: app.command("eval")(evaluate))
+STDOUT = Path("-")
+
+
+class _EvalCommand(TyperCommand):
+    """Takes ``--json`` without a path too, as every other command does."""
+
+    def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
+        followed = pairwise([*arguments, "-"])
+        whole = [[a, str(STDOUT)] if a == "--json" and after.startswith("-") else [a] for a, after in followed]
+        return super().parse_args(context, [argument for part in whole for argument in part])
+
+
+bcos_cli_commands = hookimpl(lambda app: app.command("eval", cls=_EvalCommand)(evaluate))
 
 
 def evaluate(
@@ -20,9 +38,7 @@ def evaluate(
     data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A metric that bcos metrics lists; repeatable. By default accuracy, calibration, gridpg, completeness."
-        ),
+        typer.Option(help=f"A metric that bcos metrics lists; repeatable. By default {', '.join(DEFAULT)}."),
     ] = None,
     explainer: Annotated[
         list[str] | None, typer.Option(help="Explainer to score; repeatable. By default those of the run, or bcos.")
@@ -60,14 +76,18 @@ def evaluate(
         Literal["stop", "skip"] | None,
         typer.Option(help="What to do at a damaged image or shard. By default as in the run, or stop."),
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write all values to this file.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Print JSON; with a path, write all values to this file instead.")
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for scores.csv, scores.json and partial results, from which a killed evaluation continues."
+            help="Folder for scores.csv, scores.json, the predictions of all images (predictions.csv), and partial "
+            "results, from which a killed evaluation continues."
         ),
     ] = None,
     trust_run: TrustRun = False,
+    device: Device = None,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
 ) -> None:
     """Score a network and its explanations on a split.
@@ -75,7 +95,11 @@ def evaluate(
     For a run's folder, evaluation.json and report.html are rewritten. A killed evaluation continues where it stopped.
     Exit status 1 if contributions do not add up to the logits, or a --require does not hold.
     """
+    from bcos_cli.data.splits import shards_of
+    from bcos_cli.explain.arguments import check_arguments
+
     trust_runs(trust_run)
+    use_device(device)
     if (boxes is None) != (photos is None):
         raise BcosError("--boxes and --photos go together: annotations, and the folder of their images")
     given = _given(
@@ -97,6 +121,9 @@ def evaluate(
         unused = [f"--{name}" for name, value in {**of_shards, "on-error": on_error}.items() if value is not None]
         if unused:
             raise BcosError(f"{', '.join(unused)} cannot go with --boxes, which scores all annotated photographs")
+    check_arguments(run_or_model, explainer or ())
+    if boxes is None:
+        shards_of(run_or_model, data, split)
     if num_processes > 1:
         from bcos_cli.processes.launcher import launch
 
@@ -110,14 +137,20 @@ def evaluate(
     from bcos_cli.processes.group import leave, process_state
     from bcos_cli.runs.evaluation import evaluate_run
 
-    files = ScoreFiles(json_file, out)
+    as_json = json_file == STDOUT
+    files = ScoreFiles(None if as_json else json_file, out)
     if on_error is not None:
         given["reading"] = replace(reading_of(run_or_model, data), skip=on_error == "skip")
-    if boxes is not None and photos is not None:
-        evaluation = evaluate_photos(run_or_model, boxes, photos, given, weights=weights, classes=classes, files=files)
-    else:
-        evaluation = evaluate_run(run_or_model, given, data=data, weights=weights, classes=classes, files=files)
+    with diverted_output() if as_json else nullcontext():
+        if boxes is not None and photos is not None:
+            evaluation = evaluate_photos(
+                run_or_model, boxes, photos, given, weights=weights, classes=classes, files=files
+            )
+        else:
+            evaluation = evaluate_run(run_or_model, given, data=data, weights=weights, classes=classes, files=files)
     state = process_state()
+    if as_json and state.is_main_process:
+        say_json(evaluation.to_dict())
     reasons = failures(evaluation, given.get("require", ()), metric or []) if state.is_main_process else []
     state.wait_for_everyone()  # the launcher ends all processes when one has ended
     leave()

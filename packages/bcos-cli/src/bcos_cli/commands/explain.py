@@ -1,18 +1,21 @@
 """``bcos explain``."""
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bcos_cli.commands.listing import AsJson
 from bcos_cli.config.network import ClassFile, RunOrModel, Weights
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
-from bcos_cli.messages import tell
+from bcos_cli.messages import say_json, tell
+from bcos_cli.processes.device import Device, use_device
 
 if TYPE_CHECKING:
-    from bcos_cli.explain.writer import ExplanationRecord
+    from bcos_cli.explain.writer import ExplainedFiles, ExplanationRecord
 
 _ROWS = 40
 """Explanations listed in the terminal; all are in the JSON file."""
@@ -63,6 +66,14 @@ def explain(
         int | None, typer.Option(help="Side of each picture in pixels, up to 4096; about 224 by default.")
     ] = None,
     raw_weight: Annotated[bool, typer.Option("--raw-weight", help="Also write W as an array.")] = False,
+    smooth: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the mean filter over the opacity of W in pictures, odd; 1 for none. By default 15 for images "
+            "of 224 pixels, and in proportion.",
+            min=1,
+        ),
+    ] = None,
     animation: Annotated[Literal["gif", "webp"], typer.Option(help="Format of explained clips.")] = "gif",
     max_frames: Annotated[int, typer.Option(help="Largest number of frames to explain in a clip.", min=1)] = 300,
     every: Annotated[int, typer.Option(help="Explain every N-th frame of a clip.", min=1)] = 1,
@@ -72,13 +83,21 @@ def explain(
     ] = None,
     allow_truncated: Annotated[bool, typer.Option(help="Read JPEGs that were cut off, black where they end.")] = False,
     trust_run: TrustRun = False,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Explain what a network sees in images.
 
     Writes pictures, and numbers as JSON. Exit status 1 if a file could not be read.
     """
     trust_runs(trust_run)
-    from bcos_cli import console
+    use_device(device)
+    from bcos_cli.explain.arguments import check_arguments
+    from bcos_cli.explain.image_files import find_images
+
+    find_images(images)
+    check_arguments(run_or_model, method or ())
+
     from bcos_cli.config.section import parse_range
     from bcos_cli.explain.files import explain_files
     from bcos_cli.explain.options import ClipOptions, PictureOptions
@@ -105,9 +124,23 @@ def explain(
             background=background,
             side=size,
             raw_weight=raw_weight,
+            smooth=smooth,
         ),
         clips=ClipOptions(format=animation, max_frames=max_frames, every=every),
     )
+    if as_json:
+        say_json(asdict(written))
+    else:
+        _print(written, out)
+    for failure in written.failures:
+        tell(f"{failure.file}: {failure.reason}")
+    if written.failures:
+        raise typer.Exit(1)
+
+
+def _print(written: "ExplainedFiles", out: Path) -> None:
+    from bcos_cli import console
+
     columns = ["image", "predicted", "confidence", "explained", "method", "logit", "adds up"]
     shown = written.explanations[:_ROWS]
     console.table(f"explanations in {out}", columns, [_row(e) for e in shown])
@@ -115,10 +148,6 @@ def explain(
         console.out.print(f"{explainer}: {remark}" + (f" ({count} maps)" if count > 1 else ""))
     if len(written.explanations) > _ROWS:
         console.out.print(f"… and {len(written.explanations) - _ROWS:,} more in {out / 'explanations.json'}")
-    for failure in written.failures:
-        tell(f"{failure.file}: {failure.reason}")
-    if written.failures:
-        raise typer.Exit(1)
 
 
 def _row(explained: "ExplanationRecord") -> tuple[str, ...]:
@@ -132,6 +161,6 @@ def _row(explained: "ExplanationRecord") -> tuple[str, ...]:
         percent(explained.confidence).replace(" ", ""),
         f"{explained.target}{against}",
         explained.method,
-        f"{explained.logit:.3f}",
-        "" if receipt is None else "yes" if receipt["passed"] else f"{receipt['residual']:.1e} missing",
+        f"{explained.logit:z.3f}",
+        "" if receipt is None else "yes" if receipt["passed"] else f"no, {receipt['residual']:.1e}",
     )

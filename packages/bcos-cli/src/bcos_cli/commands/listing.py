@@ -8,6 +8,7 @@ import typer
 
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
+from bcos_core.errors import BcosError
 
 if TYPE_CHECKING:
     from bcos_models import ModelSpec
@@ -30,7 +31,12 @@ def models(
     from bcos_models import get_spec, list_models
 
     describe = _model_values if as_json else _model_cells
-    _show("models", [describe(get_spec(name)) for name in list_models(pattern)], as_json)
+    names = list_models(pattern)
+    if not names and not as_json:
+        wider = f"*{pattern}*"
+        remedy = f"{wider!r} matches {len(list_models(wider))}" if list_models(wider) else "bcos models lists all"
+        raise BcosError(f"no model matches {pattern!r}; {remedy} (timm/NAME and torchvision/NAME are models too)")
+    _show("models", [describe(get_spec(name)) for name in names], as_json)
 
 
 def _model_cells(spec: "ModelSpec") -> dict[str, Any]:
@@ -100,4 +106,5 @@ def _show(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         return
     from bcos_cli import console
 
-    console.table(title, rows[0] if rows else ["name"], [list(row.values()) for row in rows])
+    columns = rows[0] if rows else ["name"]
+    console.table(title, columns, [list(row.values()) for row in rows], prose=["summary", "status"])

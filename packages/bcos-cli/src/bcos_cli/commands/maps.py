@@ -1,13 +1,17 @@
 """``bcos maps``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bcos_cli.commands.listing import AsJson
 from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import say_json
+from bcos_cli.processes.device import Device, use_device
 from bcos_core.errors import BcosError
 
 bcos_cli_commands = hookimpl(lambda app: app.command()(maps))
@@ -31,6 +35,8 @@ def maps(
     batch_size: Annotated[int, typer.Option(help="Images explained at a time; halved if memory runs out.", min=1)] = 16,
     workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
     trust_run: TrustRun = False,
+    device: Device = None,
+    as_json: AsJson = False,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine.", min=1)] = 1,
 ) -> None:
     """Explain a whole set of shards: maps as float16 arrays in shards of the same names, numbers as JSON.
@@ -38,6 +44,7 @@ def maps(
     Memory does not grow with the number of images. An interrupted call continues after the last whole shard.
     """
     trust_runs(trust_run)
+    use_device(device)
     if num_processes > 1:
         from bcos_cli.processes.launcher import launch
 
@@ -46,9 +53,13 @@ def maps(
 
     from bcos_cli import console
     from bcos_cli.config.output_path import check_writable
-    from bcos_cli.config.run_recipe import data_of
-    from bcos_cli.data.index import load_index
-    from bcos_cli.data.splits import scored_split
+    from bcos_cli.data.splits import shards_of
+    from bcos_cli.explain.arguments import check_arguments
+
+    check_writable(out)
+    check_arguments(run_or_model, method or ())
+    location, _, chosen = shards_of(run_or_model, data, split)
+
     from bcos_cli.explain.shard_maps import LABEL, PREDICTED, MapOptions, explain_shards
     from bcos_cli.explain.targets import class_index
     from bcos_cli.processes.group import leave, process_state
@@ -65,18 +76,15 @@ def maps(
         choice=choices[0] if choices else PREDICTED,
         weights=raw_weight,
     )
-    location = data_of(run_or_model, data)
-    chosen = scored_split(load_index(location), split)
     if chosen.note is not None:
         console.err.print(chosen.note)
     written = explain_shards(
         trained, location, out, options, split=chosen.name, batch_size=batch_size, workers=workers, name=run_or_model
     )
     if process_state().is_main_process:
-        rows = [
-            ("images", f"{written.images:,}"),
-            ("shards", written.shards),
-            ("of these already there", written.resumed),
-        ]
-        console.table(f"maps in {out}", ["", "count"], rows)
+        counts = {"images": written.images, "shards": written.shards, "of these already there": written.resumed}
+        if as_json:
+            say_json(asdict(written))
+        else:
+            console.table(f"maps in {out}", ["", "count"], [(what, f"{n:,}") for what, n in counts.items()])
     leave()

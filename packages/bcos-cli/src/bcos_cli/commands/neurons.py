@@ -5,9 +5,13 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.commands.listing import AsJson
 from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import say_json
+from bcos_cli.processes.device import Device, use_device
+from bcos_core.errors import BcosError
 
 bcos_cli_commands = hookimpl(lambda app: app.command()(neurons))
 
@@ -36,35 +40,53 @@ def neurons(
     classes: ClassFile = None,
     workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
     trust_run: TrustRun = False,
+    device: Device = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show what neurons look for: the images that activate a channel most, each explained for that channel."""
     trust_runs(trust_run)
+    use_device(device)
     from bcos_cli import console
     from bcos_cli.config.output_path import check_folder
-    from bcos_cli.config.run_recipe import data_of
-    from bcos_cli.data.index import load_index
+    from bcos_cli.data.splits import shards_of
+    from bcos_cli.explain.arguments import check_arguments
+
+    check_arguments(run_or_model)
+    for file in image or ():
+        if not file.is_file():
+            raise BcosError(f"there is no image {str(file)!r}")
+    found = None if image else shards_of(run_or_model, data, split)
+
     from bcos_cli.data.loader import reading_of
-    from bcos_cli.data.splits import scored_split
     from bcos_cli.explain.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
 
     check_folder(out, RECORDS, inputs=image or [])
     trained = load_network(run_or_model, weights, classes)
     options = NeuronOptions(layer, tuple(channel or ()), strongest, images, scanned)
-    if image:
-        searched = {"files": ", ".join(map(str, image))}
-        rows = rows_of_images(trained, image, options)
+    if found is None:
+        searched = {"files": ", ".join(map(str, image or ()))}
+        rows = rows_of_images(trained, image or [], options)
     else:
-        location = data_of(run_or_model, data)
-        chosen = scored_split(load_index(location), split)
+        location, _, chosen = found
         if chosen.note is not None:
             console.err.print(chosen.note)
         searched = {"data": location, "split": chosen.name}
         reading = reading_of(run_or_model, data)
         rows = neuron_rows(trained, location, chosen.name, options, workers=workers, reading=reading)
-    write_neurons(rows, out, options=options, model=run_or_model, searched=searched)
+    written = write_neurons(rows, out, options=options, model=run_or_model, searched=searched)
+    if as_json:
+        say_json(written)
+        return
     table = [
-        (row.channel, f"{row.items[0].score:.3f}", f"{row.items[-1].score:.3f}", ", ".join(i.label for i in row.items))
+        (
+            row.channel,
+            f"{row.items[0].score:z.3f}",
+            f"{row.items[-1].score:z.3f}",
+            ", ".join(i.label for i in row.items),
+        )
         for row in rows
     ]
-    console.table(f"neurons of {rows[0].layer}", ["channel", "strongest", "weakest shown", "images"], table)
+    console.table(
+        f"neurons of {rows[0].layer}", ["channel", "strongest", "weakest shown", "images"], table, prose=["images"]
+    )
     console.out.print(f"report {out / 'neurons.html'}")

@@ -31,7 +31,7 @@ def listing(context: typer.Context, as_json: AsJson = False) -> None:
     if as_json:
         say_json([{"name": s.name, "summary": s.summary, "path": str(s.path), "models": models[s.name]} for s in specs])
         return
-    console.table("recipes", ["name", "summary"], [(s.name, s.summary) for s in specs])
+    console.table("recipes", ["name", "summary"], [(s.name, s.summary) for s in specs], prose=["summary"])
     console.out.print("A model's name is a recipe too. Models, by the recipe that trains them:")
     for spec in specs:
         if models[spec.name]:

@@ -65,7 +65,7 @@ def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: 
         return
     console.out.print(f"{run}: {found.model}, {found.state}, {len(found.epochs)} of {found.max_epochs} epochs")
     if changed:
-        console.table("recipe, where it is not the default", ["key", "value"], changed.items())
+        console.table("recipe, where it is not the default", ["key", "value"], changed.items(), prose=["value"])
     if found.epochs:
         columns = list(dict.fromkeys(key for line in found.epochs for key in line if key != "step"))
         rows = [[_number(line.get(key)) for key in columns] for line in found.epochs]
@@ -128,7 +128,7 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
     columns = ["run", "state", "epochs", "best", "last", "GridPG", "min", "model"]
     cells = [{**row, "epochs": f"{row['epochs']}/{row['of']}", "minutes": f"{row['minutes']:.1f}"} for row in rows]
     keys = ("name", "state", "epochs", "best", "last", "gridpg", "minutes", "model")
-    console.table("runs", columns, [[_number(row[key]) for key in keys] for row in cells], whole=len(columns) - 1)
+    console.table("runs", columns, [[_number(row[key]) for key in keys] for row in cells])
 
 
 def _names(folders: list[Path]) -> list[str]:

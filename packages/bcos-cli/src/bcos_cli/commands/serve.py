@@ -7,6 +7,7 @@ import typer
 from bcos_cli.config.network import ClassFile, Weights
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
+from bcos_cli.processes.device import Device, use_device
 
 bcos_cli_commands = hookimpl(lambda app: app.command()(serve))
 
@@ -39,12 +40,19 @@ def serve(
     ] = None,
     open: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
     trust_run: TrustRun = False,
+    device: Device = None,
 ) -> None:
     """Serve a local page: drop an image, and see what networks see in it.
 
     Needs Gradio, which the extra 'serve' of bcos-cli installs.
     """
     trust_runs(trust_run)
+    use_device(device)
+    from bcos_cli.explain.arguments import check_arguments
+
+    for name in run_or_model:
+        check_arguments(name, method or ())
+
     from bcos_cli.serve.address import Address
     from bcos_cli.serve.server import serve
     from bcos_cli.serve.uploads import Limits

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bcos_cli.commands.listing import AsJson
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say, say_json, tell
 
@@ -71,6 +72,7 @@ def pack(
     allow_truncated: Annotated[bool, typer.Option(help="Take JPEGs that were cut off, black where they end.")] = False,
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
     workers: Annotated[int | None, typer.Option(help="Number of processes; one per core by default.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Pack labelled images into shards. After an interruption, the same command continues where it stopped."""
     from bcos_cli import console
@@ -105,22 +107,19 @@ def pack(
             workers=workers,
             on_progress=counter.set,
         )
-    _show(str(destination), index)
+    _show(str(destination), index, as_json)
 
 
 @shards.command()
 def info(
     data: Annotated[str, typer.Argument(help="Folder or URL of shards.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the index as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show splits, classes with their images, sizes, and what was left out."""
     from bcos_cli.data.index import load_index
 
     index = load_index(data)
-    if as_json:
-        say_json(index.model_dump(mode="json"))
-    else:
-        _show(data, index, most=len(index.classes))
+    _show(data, index, as_json, most=len(index.classes))
 
 
 @shards.command(name="index")
@@ -133,6 +132,7 @@ def index_command(
         typer.Option(help="SPLIT=SHARDS, such as 'train=data/train-{000000..000099}.tar'; paths or URLs, repeatable."),
     ] = None,
     classes: Annotated[Path | None, typer.Option(help="File with one class name per line.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write the index of shards made by another program, or count the classes of an existing index."""
     from bcos_cli import console
@@ -145,7 +145,8 @@ def index_command(
     if not split:
         total = len(load_index(str(destination)).shards)
         with console.counted("counting", total) as counter:
-            _show(str(destination), count_classes(str(destination), counter.advance))
+            index = count_classes(str(destination), counter.advance)
+        _show(str(destination), index, as_json)
         return
     splits: dict[str, list[str]] = {}
     for text in split:
@@ -156,9 +157,9 @@ def index_command(
     names = None if classes is None else read_classes(classes)
     with console.counted("reading", sum(map(len, splits.values()))) as counter:
         index, base = index_shards(splits, names, destination, counter.advance)
-    _show(str(destination), index)
+    _show(str(destination), index, as_json)
     if is_address(base):
-        typer.echo(f"copy the index to where its shards are, {base}index.json, and read them there: --data '{base}'")
+        tell(f"copy the index to where its shards are, {base}index.json, and read them there: --data '{base}'")
 
 
 @shards.command()
@@ -182,8 +183,11 @@ def verify(
     say(f"{len(index.shards)} shards agree with the index")
 
 
-def _show(data: str, index: "ShardIndex", most: int = 20) -> None:
-    """Print splits, `most` classes, and all that is in no shard."""
+def _show(data: str, index: "ShardIndex", as_json: bool, most: int = 20) -> None:
+    """Print splits, `most` classes, and all that is in no shard; or the index as JSON."""
+    if as_json:
+        say_json(index.model_dump(mode="json"))
+        return
     from bcos_cli import console
 
     rows = []

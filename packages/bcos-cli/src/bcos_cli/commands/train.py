@@ -1,12 +1,17 @@
 """``bcos train``."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bcos_cli.commands.listing import AsJson
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
+from bcos_cli.messages import say_json
+from bcos_cli.processes.device import Device, use_device
+from bcos_core.plugin_guard import diverted_output
 
 RecipeName = Annotated[
     str | None,
@@ -51,6 +56,8 @@ def train(
         bool, typer.Option("--auto-resume", help="Continue the run in --out if there is one, else start it.")
     ] = False,
     trust_run: TrustRun = False,
+    device: Device = None,
+    as_json: AsJson = False,
     num_processes: Annotated[int, typer.Option(help="Processes on this machine; one per GPU.", min=1)] = 1,
 ) -> None:
     """Train a network and write its folder: weights, metrics, checkpoints, evaluation, report.html.
@@ -58,13 +65,18 @@ def train(
     Ended by SIGTERM or SIGUSR1, it writes a checkpoint and exits with status 75.
     """
     trust_runs(trust_run)
-    from bcos_cli.data.data_set import shards_of
+    use_device(device)
+    from bcos_cli.data.data_set import packed_data_set
     from bcos_cli.train.arguments import resolve_arguments
 
-    data = None if data is None else shards_of(data)
+    data = None if data is None else packed_data_set(data)
     run = resolve_arguments(
         recipe, data, overrides, start, head_only, classes, out, resume=resume, auto_resume=auto_resume
     )
+    from bcos_cli.data.index import load_index
+    from bcos_cli.train.validation_split import Splits
+
+    Splits.of(run.recipe.data, load_index(run.recipe.data.location))  # a split that is missing costs no time
     if num_processes > 1:
         from bcos_cli.processes.launcher import launch
         from bcos_cli.train.batch_size import plan_batches
@@ -73,12 +85,17 @@ def train(
         launch(num_processes)
         return
 
-    from bcos_cli.processes.group import leave
+    from bcos_cli.processes.group import leave, process_state
     from bcos_cli.runs.evaluation import finish_run
     from bcos_cli.train.trainer import trained
 
     try:
-        with trained(run.recipe, run.folder, resume=run.resume) as result:
-            finish_run(result, run.folder)
+        with (
+            diverted_output() if as_json else nullcontext(),
+            trained(run.recipe, run.folder, resume=run.resume) as result,
+        ):
+            evaluation = finish_run(result, run.folder)
+        if as_json and process_state().is_main_process:
+            say_json(None if evaluation is None else evaluation.to_dict())
     finally:
         leave()

@@ -48,8 +48,11 @@ class Train(Section):
     epochs: Positive
     batch_size: Positive = 64
     """Images of one step, over all processes and accumulated batches."""
-    max_batch: Positive | None = None
-    """Images that a process can hold at once; from it follows how many batches are accumulated."""
+    max_hours: Rate | None = None
+    """Hours after which the training ends with a checkpoint, to be resumed; null for none."""
+    max_batch: Positive | Literal["auto"] | None = None
+    """Images that a process can hold at once, from which follows how many batches are accumulated; ``auto``: the
+    largest number that fits, found out when the run starts."""
     accumulate: Positive | None = None
     """Batches whose gradients make one step; null for what follows from ``max_batch``."""
     precision: Precision = "no"

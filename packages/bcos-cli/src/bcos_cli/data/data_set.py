@@ -14,7 +14,7 @@ SHARDS = Path("shards")
 """Folder for the shards of registered data sets, each in one of its name."""
 
 
-def shards_of(data: str) -> str:
+def packed_data_set(data: str) -> str:
     """Return where the shards of `data` are, as the user typed it; those of a registered data set are packed first.
 
     What is there under the name of a data set comes before it. Of several processes one packs, and others wait.

@@ -4,7 +4,7 @@ import signal
 import weakref
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,8 +27,8 @@ from bcos_cli.processes.torch_errors import dead_loader
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
 
-Batch = tuple[Tensor, Tensor, Tensor]
-"""8-bit images (N, C, H, W), labels (N,) or (N, K), positions in the split (N,)."""
+Batch = tuple[Tensor, Tensor, Any]
+"""8-bit images (N, C, H, W), labels (N,) or (N, K), positions in the split (N,) or a :class:`Place`."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,7 @@ def make_batches(
     most: int | None = None,
     reading: Reading | None = None,
     pin_memory: bool = False,
+    named: bool = False,
 ) -> Batches:
     """Return the batches of a split that one process gets.
 
@@ -136,6 +137,7 @@ def make_batches(
         batch_size: images in a batch of this process.
         augment: for training, in equal numbers for each process; None for evaluation.
         size: side of augmented images; None for that of `spec`.
+        named: give a :class:`bcos_cli.data.stream.Place` instead of positions.
         most: samples of this process in evaluation; None for its whole share.
     """
     reading = reading or Reading()
@@ -156,6 +158,7 @@ def make_batches(
         Labelling.of(index),
         open_shard=reading.opener(),
         skip=reading.skip,
+        named=named,
     )
     loader = DataLoader(
         stream,

@@ -108,18 +108,33 @@ def read_samples(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
 
 
 def image_and_label(sample: dict[str, Any]) -> tuple[bytes, bytes]:
-    """Return a sample's encoded image and its label; refuse one that lacks either, or has several images.
+    """Return a sample's encoded image and its label; refuse one that lacks either, or has several images."""
+    name = _image(sample)
+    if "cls" not in sample:
+        raise _incomplete(sample)
+    return sample[name], sample["cls"]
 
-    The image is what has the suffix of one, or else the only file beside the label and notes in JSON or text.
-    """
-    members = {name: data for name, data in sample.items() if name not in NOTES and not name.startswith("__")}
+
+def image_name(sample: dict[str, Any]) -> str:
+    """Return the name of a sample's image in its shard."""
+    return f"{sample['__key__']}.{_image(sample)}"
+
+
+def _image(sample: dict[str, Any]) -> str:
+    """The member that has the suffix of an image, or else the only one beside the label and notes in JSON or text."""
+    members = [name for name in sample if name not in NOTES and not name.startswith("__")]
     files = [name for name in members if name not in ("cls", "json", "txt")]
     images = [name for name in files if is_image(f".{name}")] or files
-    if not images or "cls" not in members:
-        raise BcosError(f"it needs an image and a .cls file, has {list(members)}; write the number of its class there")
+    if not images:
+        raise _incomplete(sample)
     if len(images) > 1:
         raise BcosError(f"it may have one image, has {' and '.join(images[:5])}")
-    return members[images[0]], members["cls"]
+    return images[0]
+
+
+def _incomplete(sample: dict[str, Any]) -> BcosError:
+    members = [name for name in sample if name not in NOTES and not name.startswith("__")]
+    return BcosError(f"it needs an image and a .cls file, has {members}; write the number of its class there")
 
 
 def parse_labels(text: bytes, num_classes: int, multi_label: bool) -> list[int]:

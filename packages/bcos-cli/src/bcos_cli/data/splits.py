@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from bcos_cli.data.index import ShardIndex
+from bcos_cli.config.run_recipe import data_of, recipe_of
+from bcos_cli.data.index import ShardIndex, load_index
 from bcos_core.errors import BcosError
 
 TEST = "test"
@@ -78,3 +79,24 @@ def scored_split(
             "again with --test-share"
         )
     return ScoredSplit(found, f"there is no split {test!r}: the images are those of {found!r}")
+
+
+def shards_of(
+    run_or_model: str, data: str | None = None, asked: str | None = None
+) -> tuple[str, ShardIndex, ScoredSplit]:
+    """Return the location and index of the shards that the user named, or of a run, and the split that is meant.
+
+    Args:
+        run_or_model: as :func:`bcos_models.load_trained` takes it.
+        data: location of shards; None for those of the run.
+        asked: name of a split; None for the one that the run is scored on, or else the usual one.
+
+    Raises:
+        BcosError: no shards, or no such split.
+    """
+    recipe = recipe_of(run_or_model, data=data)
+    location = data_of(run_or_model, data)
+    index = load_index(location)
+    if recipe is None:
+        return location, index, scored_split(index, asked)
+    return location, index, scored_split(index, asked, test=recipe.data.test_split, val=recipe.data.val_split)

@@ -4,7 +4,7 @@ import itertools
 import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import webdataset
@@ -15,7 +15,7 @@ from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.sample_order import Drawing, SampleOrder
-from bcos_cli.data.samples import VERIFY, Open, Problem, image_and_label, parse_labels, read_slice
+from bcos_cli.data.samples import VERIFY, Open, Problem, image_and_label, image_name, parse_labels, read_slice
 from bcos_cli.data.shards import ShardSlice
 from bcos_cli.messages import tell
 from bcos_core.errors import BcosError
@@ -23,8 +23,19 @@ from bcos_core.errors import BcosError
 Transform = Callable[[bytes, random.Random], Tensor]
 """From encoded bytes to an 8-bit image (C, H, W); draws its randomness from the generator."""
 
-Sample = tuple[Tensor, int | Tensor, int]
-"""Image (C, H, W), label (or (K,) of zeros and ones, where there are several), position in the split."""
+
+class Place(NamedTuple):
+    """Where an image is; of a batch, positions (N,) and N names."""
+
+    position: int
+    """In the split."""
+    name: str
+    """In its shard."""
+
+
+Sample = tuple[Tensor, int | Tensor, Any]
+"""Image (C, H, W), label (or (K,) of zeros and ones, where there are several), position in the split or
+:class:`Place`."""
 
 _TOLD = 3
 """Problems that a loader process reports one by one; it only counts the rest."""
@@ -60,6 +71,7 @@ class ShardStream(IterableDataset[Sample]):
 
     Args:
         skip: leave out what cannot be read, count it and report it; otherwise it is an error.
+        named: give a :class:`Place` instead of the position.
 
     The order depends on (seed, epoch, rank, worker) alone, a transform on (seed, epoch, key). Set the epoch
     with :meth:`set_epoch` before iterating; workers that persist see it too. A stream that begins at a later batch
@@ -74,8 +86,10 @@ class ShardStream(IterableDataset[Sample]):
         *,
         open_shard: Open = open_url,
         skip: bool = False,
+        named: bool = False,
     ) -> None:
         self.order = order
+        self.named = named
         self.transform = transform
         self.labelling = labelling
         self.open_shard = open_shard
@@ -198,9 +212,11 @@ class ShardStream(IterableDataset[Sample]):
             raise BcosError(f"the sample {key!r} of {url!r}: {problem}; {VERIFY}") from problem
         rng = random.Random(f"{self.order.seed}/{epoch}/{key}{sample.get('version', '')}")
         try:
-            return self.transform(data, rng), label, sample["position"]
+            image = self.transform(data, rng)
         except UnreadableImageError as reason:
             raise BcosError(f"the image {key!r} of {url}: {reason}") from reason
+        position = sample["position"]
+        return image, label, Place(position, image_name(sample)) if self.named else position
 
 
 class _Skips:

@@ -10,7 +10,7 @@ from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import read_samples
 from bcos_cli.data.verify import size_problem, verify
 from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem, some
-from bcos_cli.train.batch_size import BatchPlan, check_mixing, plan_batches
+from bcos_cli.train.batch_size import AUTO, BatchPlan, check_mixing, plan_batches
 from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line
 from bcos_models import InputSpec
@@ -115,6 +115,8 @@ def check_batches(run: PlannedRun) -> Findings:
         f"{plan.effective} images a step: {plan.per_process} a process × {plan.world} processes "
         f"× {plan.accumulate} accumulated batches"
     )
+    if recipe.train.max_batch == AUTO:
+        yield note("train.max_batch=auto: how many of them a process takes at once is found out when the run starts")
     if plan.per_process % recipe.data.repeats:
         yield problem(
             f"data.repeats={recipe.data.repeats} does not divide the {plan.per_process} images of a process's batch; "

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bcos_cli.config import Recipe
+from bcos_cli.console import rate
 from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem, some
+from bcos_cli.processes.group import has_no_accelerator
 from bcos_cli.train.accelerator import make_accelerator
-from bcos_cli.train.batch_size import plan_batches
+from bcos_cli.train.batch_size import AUTO, plan_batches
 from bcos_cli.train.forward_pass import as_written
 from bcos_cli.train.model import train_mode
 from bcos_cli.train.run_folder import RunFolder
@@ -56,7 +58,11 @@ class NetworkCheck:
         is_bcos = any(isinstance(module, BcosLinear | BcosConv) for module in network.modules())
         yield from _composition(network, is_bcos)
         few = plan_batches(self.run.recipe.train, self.run.processes).per_process
-        if few < FEW and any(isinstance(module, _BatchNorm | RunningNorm) for module in network.modules()):
+        if (
+            self.run.recipe.train.max_batch != AUTO
+            and few < FEW
+            and any(isinstance(module, _BatchNorm | RunningNorm) for module in network.modules())
+        ):
             yield note(f"batch norms see only {few} images at once; raise train.max_batch or use fewer processes")
         yield from self._two_steps(trainer)
         yield from self._sizes(trainer)
@@ -87,7 +93,7 @@ class NetworkCheck:
         hours = total * seconds / self.run.processes / 3600
         yield ok(
             f"loss {losses[-1]:.4f} after {len(losses)} steps of {len(self._images[-1])} images on "
-            f"{trainer.accelerator.device.type}; at {1 / seconds:,.0f} images/s a process, the training takes about "
+            f"{trainer.accelerator.device.type}; at {rate(1 / seconds)} images/s a process, the training takes about "
             f"{hours:,.1f} hours, loading and evaluation aside"
         )
 
@@ -110,7 +116,7 @@ def _small(run: PlannedRun) -> Recipe:
     """Return the recipe for one process, without warm-up and trackers, with few images on a CPU."""
     recipe = run.recipe
     images = plan_batches(recipe.train, run.processes).per_process
-    if not torch.accelerator.is_available():
+    if has_no_accelerator() or recipe.train.max_batch == AUTO:
         images = min(images, CPU_BATCH)
     images = max(images // recipe.data.repeats, 1) * recipe.data.repeats
     train: dict[str, Any] = {

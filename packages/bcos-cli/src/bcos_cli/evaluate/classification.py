@@ -17,6 +17,7 @@ from torchmetrics.classification import (
 
 from bcos_cli.data.loader import Batches
 from bcos_cli.evaluate.loop import run_network
+from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_cli.evaluate.samplers import Sampler
 from bcos_models import TrainedModel
 
@@ -57,19 +58,24 @@ def classify(
     *,
     device: torch.device,
     samplers: Sequence[Sampler] = (),
+    table: SplitPredictions | None = None,
     **options: Any,
 ) -> Scores:
     """Score `model` on all samples of `batches`, each counted once over all processes.
 
-    The `samplers` get every image; afterwards each has what all processes took. The other arguments and the errors
-    are those of :func:`bcos_cli.evaluate.loop.run_network`.
+    The `samplers` get every image; afterwards each has what all processes took, and so has the `table`, which needs
+    batches with names. The other arguments and the errors are those of
+    :func:`bcos_cli.evaluate.loop.run_network`.
     """
     from accelerate.utils import gather_object
 
     loss = loss.to(device)
     totals = _Totals(len(trained.classes), batches.stream.labelling.multi_label, device)
 
-    def update(images: Tensor, labels: Tensor, positions: Tensor, logits: Tensor) -> None:
+    def update(images: Tensor, labels: Tensor, positions: Any, logits: Tensor) -> None:
+        if table is not None:
+            table.update(labels, positions, logits)
+            positions = positions.position
         probabilities = trained.confidences(logits)
         totals.update(logits, labels, probabilities, loss(logits.float(), labels))
         confidence, predicted = probabilities.max(1)
@@ -81,7 +87,7 @@ def classify(
 
     count = run_network(trained, model, batches, update, device=device, **options)
     values = totals.compute()
-    for sampler in samplers:
+    for sampler in (*samplers, *([] if table is None else [table])):
         for state in gather_object([sampler.state()]):
             sampler.merge(state)
     return Scores(samples=count.read, unread=count.unread, images_per_second=count.per_second, **values)

@@ -9,6 +9,7 @@ from bcos_cli.evaluate.classification import Scores, classify
 from bcos_cli.evaluate.explanations import ExplanationMetrics
 from bcos_cli.evaluate.metrics import CLASSIFICATION
 from bcos_cli.evaluate.options import EvaluationOptions
+from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_cli.evaluate.result import Evaluation, Explanations, means
 from bcos_cli.evaluate.resumable import partial_results
 from bcos_cli.evaluate.samplers import Predictions, Sampler, SplitImages, needs_confidence
@@ -30,6 +31,7 @@ def evaluate_shards(
     index: ShardIndex | None = None,
     name: str = "",
     partial: Path | None = None,
+    predict: bool = False,
 ) -> Evaluation:
     """Score `trained`, which is moved to this process's device, on the shards at `data`.
 
@@ -37,6 +39,7 @@ def evaluate_shards(
         index: index of the shards, if it is loaded already.
         name: name of the network in the result.
         partial: folder for partial results, from which a killed evaluation continues; removed in the end.
+        predict: keep the prediction of every image.
 
     Raises:
         BcosError: shards of other classes, or an unknown explainer.
@@ -49,12 +52,13 @@ def evaluate_shards(
     images = SplitImages(specs, index, options)
     classified = [name for name in options.all_metrics if name in CLASSIFICATION]
     predictions = Predictions()
-    if images.confident is None and images.sampled is not None and not classified:
+    table = SplitPredictions(trained) if predict else None
+    if images.confident is None and images.sampled is not None and not classified and not predict:
         scores = None  # no metric needs all images: read the sample only
         read = images_at(data, index, options.split, trained.input, images.sampled.positions, options.reading)
         images.sampled.merge({key: (image, labels[0] if labels else 0) for key, (image, labels) in read.items()})
     else:
-        scores = _classify(trained, data, index, options, [*images.samplers, predictions])
+        scores = _classify(trained, data, index, options, [*images.samplers, predictions], table)
     shards: list[object] = [[r.name, r.samples, r.sha256] for r in index.of(options.split)]
     shards.append(list(index.numbers))
     kept = partial_results(partial, trained.fingerprint(), options.fingerprint(), shards)
@@ -79,6 +83,7 @@ def evaluate_shards(
             *_fewer_grids(specs, explanations, options),
         ],
         predictions=None if scores is None else predictions.state(),
+        table=table,
     )
 
 
@@ -95,7 +100,12 @@ def _specs(options: EvaluationOptions, index: ShardIndex) -> tuple[list[MetricSp
 
 
 def _classify(
-    trained: TrainedModel, data: str, index: ShardIndex, options: EvaluationOptions, samplers: Sequence[Sampler]
+    trained: TrainedModel,
+    data: str,
+    index: ShardIndex,
+    options: EvaluationOptions,
+    samplers: Sequence[Sampler],
+    table: SplitPredictions | None,
 ) -> Scores:
     """Pass the whole split through the network."""
     state = process_state()
@@ -109,6 +119,7 @@ def _classify(
         world=state.num_processes,
         workers=options.workers,
         reading=options.reading,
+        named=table is not None,
     )
     return classify(
         trained,
@@ -117,6 +128,7 @@ def _classify(
         options.loss,
         device=state.device,
         samplers=samplers,
+        table=table,
         show_progress=state.is_main_process,
     )
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from bcos_core.errors import BcosError
 from bcos_models import TrainedModel
 from bcos_models.weights import check_finite
 
-Update = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""Called with a batch: 8-bit images (N, C, H, W) on the CPU, labels, positions in the split, outputs (N, K)."""
+Update = Callable[[Tensor, Tensor, Any, Tensor], None]
+"""Called with a batch: 8-bit images (N, C, H, W) on the CPU, labels, positions in the split (or
+:class:`bcos_cli.data.stream.Place`), outputs (N, K)."""
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from bcos_cli import console
 from bcos_cli.config.output_path import check_writable
 from bcos_cli.evaluate.classification import Scores
 from bcos_cli.evaluate.metrics import describe, format_value
+from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_core.files import write_atomically
 from bcos_explain.explainers import remark_lines
 from bcos_explain.metrics import MetricResult, write_results
@@ -19,6 +21,8 @@ PARTIAL = ".partial"
 """Folder for partial results, in that of the scores or the run."""
 SCORES = "scores"
 """Folder for every score, in that of a run."""
+PREDICTIONS = "predictions.csv"
+"""File with the prediction of every image, in that of the scores."""
 COLUMNS = ("metric", "value", "95 % interval", "by chance", "scores", "better")
 _DIRECTIONS = {True: "higher", False: "lower", None: ""}
 
@@ -64,6 +68,8 @@ class Evaluation:
     """What else a reader of the scores should know."""
     predictions: Tensor | None = field(default=None, repr=False)
     """(M, 4): position in the split, label, predicted class and its probability; where all images were looked at."""
+    table: SplitPredictions | None = field(default=None, repr=False)
+    """The same with the images' names, where it was asked for."""
 
     @property
     def scores(self) -> Scores:
@@ -76,17 +82,19 @@ class Evaluation:
         """The grid pointing game of each explainer."""
         return self.explanations.get("gridpg", {})
 
-    def to_json(self) -> str:
-        """Return every value as JSON."""
-        values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification", "predictions")}
+    def to_dict(self) -> dict[str, Any]:
+        """Return every value, for JSON."""
+        values = {
+            k: v for k, v in vars(self).items() if k not in ("explanations", "classification", "predictions", "table")
+        }
         values["metrics"] = {name: None if math.isnan(mean) else mean for name, mean in self.metrics.items()}
         values["scores"] = None if self.classification is None else asdict(self.classification)
         values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}
-        return json.dumps(values, indent=1) + "\n"
+        return values
 
     def save(self, path: Path) -> None:
         """Write the JSON whole or not at all."""
-        write_atomically(path, self.to_json())
+        write_atomically(path, json.dumps(self.to_dict(), indent=1) + "\n")
 
     def write_scores(self, folder: Path) -> None:
         """Write every single score of the metrics of explanations, if there are any, as CSV and JSON."""
@@ -122,6 +130,8 @@ class ScoreFiles:
             evaluation.save(self.json_file)
         if self.folder is not None:
             evaluation.write_scores(self.folder)
+            if evaluation.table is not None:
+                evaluation.table.save(self.folder / PREDICTIONS)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
@@ -137,12 +147,13 @@ def print_evaluation(evaluation: Evaluation) -> None:
             chance = "" if result.chance is None else format_value(metric, result.chance)
             count, better = f"{result.count:,}", result.higher_is_better
         rows.append((name, format_value(metric, value), interval, chance, count, _DIRECTIONS[better]))
-    rows += [(name, f"not measured: {reason}", "", "", "", "") for name, reason in evaluation.skipped.items()]
-    rows += [("note", note, "", "", "", "") for note in evaluation.notes]
     images = f"{evaluation.scores.samples:,} images of " if evaluation.classification else ""
     title = f"{evaluation.model} on {images}{evaluation.data} ({evaluation.split})"
     used = [i for i in range(len(COLUMNS)) if i < 2 or any(row[i] for row in rows)]
     console.table(title, [COLUMNS[i] for i in used], [[row[i] for i in used] for row in rows])
+    lines = [f"{name} was not measured: {reason}" for name, reason in evaluation.skipped.items()]
+    for line in [*lines, *evaluation.notes]:
+        console.out.print(line)
     for name, result in results.items():
         for line in remark_lines(result.remarks):
             console.out.print(f"{name}: {line}")

@@ -40,6 +40,8 @@ class Request:
     methods: Sequence[str]
     batch_size: int
     keep_weight: bool = False
+    smooth: int | None = None
+    """Side of the mean filter over the opacity of W; None for one in proportion to the image."""
 
     def explain(self, images: Tensor, targets: Targets = None) -> list[ExplainedImage]:
         """Explain 8-bit images (N, C, H, W), for other targets than those of the request if they are given."""
@@ -51,4 +53,5 @@ class Request:
             probe=True,
             keep_weight=self.keep_weight,
             colours=True,
+            smooth=self.smooth,
         )

@@ -29,6 +29,7 @@ from bcos_explain.explainers.remarks import worst
 from bcos_explain.render import animation
 from bcos_explain.render.files import draw
 from bcos_explain.render.sheet import Sheet
+from bcos_models import TrainedModel
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,36 @@ class Survey:
     """Whether the clip has more frames than are explained."""
     notes: tuple[str, ...]
     """What was done to its frames beside resizing."""
+
+
+def survey(path: Path, trained: TrainedModel, batch_size: int, options: ClipOptions) -> Survey:
+    """Pass the frames of a clip through a network; raise :class:`UnreadableImageError` for a damaged file."""
+    times: list[float] = []
+    logits = [
+        image.logits.double()
+        for images in _batches(path, trained, batch_size, options, times)
+        for image in explain_images(trained, images, methods=())
+    ]
+    most = options.max_frames
+    notes = prepare(next(frames(path)).image, trained.input).notes
+    return Survey(torch.stack(logits).mean(0).float(), times[:most], len(times) > most, notes)
+
+
+def _batches(
+    path: Path, trained: TrainedModel, batch_size: int, options: ClipOptions, times: list[float]
+) -> Iterator[Tensor]:
+    """Yield frames as 8-bit (N, C, H, W); append their times to `times`, and that of the first frame too many."""
+    most = options.max_frames
+    batch: list[Tensor] = []
+    for frame in islice(frames(path, options.every), most + 1):
+        times.append(frame.milliseconds)
+        if len(times) <= most:
+            batch.append(prepare(frame.image, trained.input).pixels)
+        if len(batch) == batch_size:
+            yield torch.stack(batch)
+            batch = []
+    if batch:
+        yield torch.stack(batch)
 
 
 @dataclass(frozen=True)
@@ -61,42 +92,18 @@ class ClipExplainer:
         Raises:
             UnreadableImageError: a damaged file.
         """
-        survey = self._survey(file.path)
-        (targets,) = self.request.choice(survey.logits[None])
+        request = self.request
+        whole = survey(file.path, request.trained, request.batch_size, self.options)
+        (targets,) = request.choice(whole.logits[None])
         with TemporaryDirectory(dir=self.writer.out, prefix=".frames-") as folder:
             store = ImageStore(Path(folder))
-            for images in self._batches(file.path, []):
-                for image in self.request.explain(images, targets):
+            for images in _batches(file.path, request.trained, request.batch_size, self.options, []):
+                for image in request.explain(images, targets):
                     store.add(replace(image, explanations=tuple(replace(e, weight=None) for e in image.explanations)))
             scale = Scale.of(store)
-            pictures = self._animate(file, store, scale, survey)
+            pictures = self._animate(file, store, scale, whole)
             maps = self._save_maps(file, store)
-        return self._records(file, store, scale, survey, pictures, maps)
-
-    def _batches(self, path: Path, times: list[float]) -> Iterator[Tensor]:
-        """Yield frames as 8-bit (N, C, H, W); append their times to `times`, and that of the first frame too many."""
-        most = self.options.max_frames
-        batch: list[Tensor] = []
-        for frame in islice(frames(path, self.options.every), most + 1):
-            times.append(frame.milliseconds)
-            if len(times) <= most:
-                batch.append(prepare(frame.image, self.request.trained.input).pixels)
-            if len(batch) == self.request.batch_size:
-                yield torch.stack(batch)
-                batch = []
-        if batch:
-            yield torch.stack(batch)
-
-    def _survey(self, path: Path) -> Survey:
-        times: list[float] = []
-        logits = [
-            image.logits.double()
-            for images in self._batches(path, times)
-            for image in explain_images(self.request.trained, images, methods=())
-        ]
-        most = self.options.max_frames
-        notes = prepare(next(frames(path)).image, self.request.trained.input).notes
-        return Survey(torch.stack(logits).mean(0).float(), times[:most], len(times) > most, notes)
+        return self._records(file, store, scale, whole, pictures, maps)
 
     def _animate(self, file: ImageFile, store: ImageStore, scale: Scale, survey: Survey) -> dict[str, str]:
         """Write an animation for each layout; return the file names by kind."""

@@ -16,7 +16,7 @@ from bcos_cli.data.input_image import InputImage, read_image
 from bcos_cli.explain.batch import Request
 from bcos_cli.explain.clips import ClipExplainer
 from bcos_cli.explain.contact_sheet import ContactSheet
-from bcos_cli.explain.frames import is_clip
+from bcos_cli.explain.frames import in_groups
 from bcos_cli.explain.image_files import Failure, ImageFile, find_images
 from bcos_cli.explain.options import ClipOptions, PictureOptions
 from bcos_cli.explain.sheets import Scale
@@ -75,7 +75,7 @@ def explain_files(
         trained.config = replace(trained.config, input=replace(trained.input, range=range))
     choice = target_choice(targets, top_k, contrasts, trained.classes)
     trained.model.to(default_device())
-    request = Request(trained, choice, methods, batch_size, keep_weight=pictures.raw_weight)
+    request = Request(trained, choice, methods, batch_size, keep_weight=pictures.raw_weight, smooth=pictures.smooth)
     writer = Writer(out, trained.classes, pictures)
     if pictures.scale == "shared":
         out.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def explain_files(
         session = _Session(request, writer, ClipExplainer(request, writer, clips), store, truncated)
         session.written.failures += empty
         session.run(files)
-    session.written.save(out / RECORDS, model=run_or_model, scale=pictures.scale)
+    session.written.save(out / RECORDS, model=run_or_model, scale=pictures.scale, smooth=pictures.smooth)
     return session.written
 
 
@@ -108,7 +108,7 @@ class _Session:
         """Explain all files in order."""
         self.sheet = ContactSheet(self.writer) if self.writer.options.contact_sheet else None
         with console.counted("explaining", len(files)) as counter:
-            for group in _groups(files, self.request.batch_size):
+            for group in in_groups(files, self.request.batch_size):
                 if isinstance(group, ImageFile):
                     counter.advance(0, note=f"clip {group.path.name}")
                     self._explain_clip(group)
@@ -154,19 +154,3 @@ class _Session:
             self.written.explanations += self.clips.explain(file)
         except UnreadableImageError as reason:
             self.written.failures.append(Failure(str(file.path), str(reason)))
-
-
-def _groups(files: Sequence[ImageFile], size: int) -> Iterator[list[ImageFile] | ImageFile]:
-    """Images in groups of `size`, each clip alone, in order."""
-    group: list[ImageFile] = []
-    for file in files:
-        clip = is_clip(file.path)
-        if group and (clip or len(group) == size):
-            yield group
-            group = []
-        if clip:
-            yield file
-        else:
-            group.append(file)
-    if group:
-        yield group

@@ -1,7 +1,7 @@
 """Frames of videos and animated images, one at a time."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from bcos_cli.data.image_decoder import UnreadableImageError, check_size, opened, unreadable
-from bcos_cli.explain.image_files import VIDEO_SUFFIXES
+from bcos_cli.explain.image_files import VIDEO_SUFFIXES, ImageFile
 
 _ANIMATED = ("GIF", "WEBP", "PNG")
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
@@ -39,6 +39,22 @@ def is_clip(path: Path) -> bool:
             return image.format in _ANIMATED and bool(getattr(image, "is_animated", False))
     except UnreadableImageError:
         return False
+
+
+def in_groups(files: Sequence[ImageFile], size: int) -> Iterator[list[ImageFile] | ImageFile]:
+    """Yield images in groups of `size`, each clip alone, in order."""
+    group: list[ImageFile] = []
+    for file in files:
+        clip = is_clip(file.path)
+        if group and (clip or len(group) == size):
+            yield group
+            group = []
+        if clip:
+            yield file
+        else:
+            group.append(file)
+    if group:
+        yield group
 
 
 def frames(path: Path, every: int = 1) -> Iterator[Frame]:

@@ -98,8 +98,6 @@ def rows_of_images(trained: TrainedModel, files: Sequence[Path], options: Neuron
 
 
 def _read(file: Path, trained: TrainedModel) -> Tensor:
-    if not file.is_file():
-        raise BcosError(f"there is no image {str(file)!r}")
     try:
         loaded = read_image(file, trained.input)
     except UnreadableImageError as reason:
@@ -140,8 +138,10 @@ def _default_layer(trained: TrainedModel) -> str:
 
 def write_neurons(
     rows: Sequence[NeuronRow], out: Path, *, options: NeuronOptions, model: str, searched: Mapping[str, str]
-) -> None:
+) -> dict[str, Any]:
     """Write ``neurons.html`` and ``neurons.json``, of at least one row, to a folder, which is made if it is missing.
+
+    Returns what the latter holds.
 
     `searched` says where the images are from, such as ``{"data": ..., "split": ...}``.
     """
@@ -153,3 +153,4 @@ def write_neurons(
         neurons.append({"layer": row.layer, "channel": row.channel, "images": images})
     described = {"model": model, **searched, "options": asdict(options), "neurons": neurons}
     write_atomically(out / RECORDS, json.dumps(described, indent=1) + "\n")
+    return described

@@ -38,6 +38,8 @@ class PictureOptions:
     """Width of each picture in pixels; None for about 224, each pixel of the input a square."""
     raw_weight: bool = False
     """Also write W itself as an array."""
+    smooth: int | None = None
+    """Side of the mean filter over the opacity of W, odd; None for one in proportion to the image."""
 
     def __post_init__(self) -> None:
         for layout in self.layouts:
@@ -45,6 +47,8 @@ class PictureOptions:
         _one_of("format", self.format, FORMATS)
         _one_of("scale", self.scale, get_args(ScaleSharing))
         _one_of("background", self.background or "white", get_args(Background))
+        if self.smooth is not None and (self.smooth < 1 or self.smooth % 2 == 0):
+            raise BcosError(f"smooth must be odd and at least 1, got {self.smooth}; use 1 for no smoothing")
         if self.side is not None and not SMALLEST_SIDE <= self.side <= LARGEST_SIDE:
             raise BcosError(f"size must be from {SMALLEST_SIDE} to {LARGEST_SIDE} pixels, got {self.side}")
 

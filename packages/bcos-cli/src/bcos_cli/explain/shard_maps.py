@@ -155,7 +155,7 @@ def _batches(
     shards: Shards, transform: BytesTransform, labelling: Labelling, batch_size: int, workers: int
 ) -> Iterator[_Batch]:
     stream = _KeyedStream(SampleOrder(shards, batch_size=batch_size), transform, labelling)
-    yield from Batches(stream, DataLoader(stream, batch_size=batch_size, num_workers=workers)).epoch(0)  # type: ignore[misc] # reason: keys instead of positions
+    yield from Batches(stream, DataLoader(stream, batch_size=batch_size, num_workers=workers)).epoch(0)
 
 
 @contextmanager

@@ -1,18 +1,42 @@
 """The processes that were started together, as Accelerate sees them."""
 
+import os
 from datetime import timedelta
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
 
+from bcos_cli.processes.device import DEVICE
+from bcos_core.errors import BcosError
+
 PATIENCE = timedelta(days=7)
 """How long a process waits for the others, which may have far more work left."""
 
 
 def has_no_accelerator() -> bool:
-    """Whether this machine computes on the CPU; Accelerate must be told so to join processes there."""
-    return not torch.accelerator.is_available()
+    """Whether this program computes on the CPU; Accelerate must be told so to join processes there.
+
+    Raises:
+        BcosError: the user has named a device that is not there, or one for several processes.
+    """
+    name = os.environ.get(DEVICE)
+    if name is not None:
+        _check_device(name)
+    return not torch.accelerator.is_available() if name is None else name.startswith("cpu")
+
+
+def _check_device(name: str) -> None:
+    there = ["cpu"]
+    if torch.accelerator.is_available():
+        kind = str(torch.accelerator.current_accelerator())
+        there += [kind, *(f"{kind}:{i}" for i in range(torch.accelerator.device_count()))]
+    if name not in there:
+        raise BcosError(f"there is no device {name!r}; choose from {', '.join(there)}")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and name != "cpu":
+        if ":" in name:
+            raise BcosError(f"several processes cannot share --device {name}; leave it out, or use one process")
+        del os.environ[DEVICE]  # each process has its own
 
 
 def process_state() -> PartialState:

@@ -1,9 +1,11 @@
 """Signals: Ctrl-C ends a command, and those of schedulers ask a training to end early. Imports nothing slow."""
 
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -12,6 +14,8 @@ INTERRUPTED = 130
 """Exit status of a program that Ctrl-C ended, as in shells."""
 EXIT_STATUS = 75
 """Exit status of a run that was asked to end and wrote a checkpoint: EX_TEMPFAIL of sysexits, "try again later"."""
+_SPARE = 60.0
+"""Seconds at the end of a limit on time that are kept to end in order; a hundredth of the time, if that is less."""
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """Signals that schedulers send before they take a machine away."""
 
@@ -80,27 +84,38 @@ class Preempted(Exception):  # noqa: N818 - reason: not an error
 
 
 class Stopper:
-    """Remembers that a signal has come; all processes end after the same step.
+    """Remembers that a signal has come, or knows that the time is up; all processes end after the same step.
 
     Args:
         every: steps between two questions, each of which waits for all processes.
+        hours: time that the training may take; None for any.
+        began: when it began, in the seconds of :func:`time.monotonic`; None for now.
     """
 
     # Schedulers may signal one process of many, or all at different steps. The others would wait for ever for the
     # gradients of one that left alone: the handler only notes the signal, and all processes agree between two steps.
 
-    def __init__(self, agree: Callable[[bool], bool], every: int) -> None:
+    def __init__(
+        self, agree: Callable[[bool], bool], every: int, hours: float | None = None, began: float | None = None
+    ) -> None:
         self.received: str | None = None
+        """What asks for the end."""
+        self._limit = f"train.max_hours={hours:g}" if hours is not None else ""
+        began = time.monotonic() if began is None else began
+        self._end = math.inf if hours is None else began + 3600 * hours - min(36 * hours, _SPARE)
         self._agree = agree
         self._every = every
         self._at_once = False
+        self._listens = False
 
-    def is_due(self, step: int) -> bool:
+    def is_due(self, step: int, needed: float = 0.0) -> bool:
         """Whether the run is to end after this step."""
-        return step % self._every == 0 and self.asked()
+        return step % self._every == 0 and self.asked(needed)
 
-    def asked(self) -> bool:
-        """Whether the run is to end."""
+    def asked(self, needed: float = 0.0) -> bool:
+        """Whether the run is to end, because there are not the `needed` seconds for what comes next if nothing else."""
+        if time.monotonic() + needed >= self._end:
+            self.received = self.received or self._limit
         return self._agree(self.received is not None)
 
     @contextmanager
@@ -110,23 +125,37 @@ class Stopper:
             yield
             return
         before = {number: signal.signal(number, self._remember) for number in SIGNALS}
+        self._listens = True
         try:
             yield
         finally:
+            self._listens = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Let a signal end the block where it is, by raising :class:`Preempted`."""
+        """Let a signal, or the end of the time, end the block where it is, by raising :class:`Preempted`."""
         self._at_once = True
+        timer = threading.Timer(min(self._end - time.monotonic(), threading.TIMEOUT_MAX), self._signal_end)
+        timer.daemon = True
+        if self._listens and self._end < math.inf:
+            timer.start()
         try:
             yield
         finally:
             self._at_once = False
+            timer.cancel()
+            if timer.is_alive():
+                timer.join()  # it must not signal once nobody listens
+
+    def _signal_end(self) -> None:
+        self.received = self.received or self._limit
+        if self._listens:
+            signal.pthread_kill(threading.main_thread().ident or 0, SIGNALS[-1])
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        self.received = signal.Signals(number).name
+        self.received = self.received or signal.Signals(number).name
         if self._at_once:
             self._at_once = False  # a second signal must not interrupt the end itself
             raise Preempted

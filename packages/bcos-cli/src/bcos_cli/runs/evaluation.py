@@ -8,10 +8,10 @@ from bcos_cli.config import Recipe
 from bcos_cli.config.locations import absolute
 from bcos_cli.config.network import load_network
 from bcos_cli.config.output_path import check_writable
-from bcos_cli.config.run_recipe import data_of, recipe_of
-from bcos_cli.data.index import ShardIndex, load_index
+from bcos_cli.config.run_recipe import recipe_of
+from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.loader import Reading
-from bcos_cli.data.splits import ScoredSplit, find_split, scored_split
+from bcos_cli.data.splits import ScoredSplit, find_split, scored_split, shards_of
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.metrics import DEFAULT, check_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
@@ -73,10 +73,7 @@ def evaluate_run(
     trained = load_network(run_or_model, weights, classes)
     folder = RunFolder(Path(run_or_model))
     recipe = recipe_of(run_or_model, data=data)
-    location = data_of(run_or_model, data)
-    index = load_index(location)
-    name = given.get("split")
-    split = scored_split(index, name) if recipe is None or name is not None else _own_split(recipe, index)
+    location, index, split = shards_of(run_or_model, data, given.get("split"))
     given = {**given, "split": split.name}
     if recipe is None:
         loss = make_loss("cross_entropy" if trained.probabilities == "softmax" else "bce", LossOptions(evaluation=True))
@@ -85,7 +82,9 @@ def evaluate_run(
         options = recipe_options(recipe, **given)
     read_only = _read_only(folder.path)
     partial = files.partial or (None if recipe is None or read_only else folder.path / PARTIAL)
-    evaluation = evaluate_shards(trained, location, options, index=index, name=run_or_model, partial=partial)
+    evaluation = evaluate_shards(
+        trained, location, options, index=index, name=run_or_model, partial=partial, predict=files.folder is not None
+    )
     scored = None if recipe is None or recipe.data.path is None else absolute(recipe.data.path)
     own = recipe if absolute(location) == scored else None
     evaluation.notes += _split_notes(split, own, index)

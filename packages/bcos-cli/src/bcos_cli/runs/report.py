@@ -9,6 +9,7 @@ from platform import python_version
 from typing import Any
 
 from bcos_cli.config import Recipe
+from bcos_cli.console import rate
 from bcos_cli.data.loader import Reading
 from bcos_cli.evaluate.gallery import Choice, gallery
 from bcos_cli.evaluate.metrics import CLASSIFICATION, describe, format_value
@@ -98,7 +99,7 @@ def _summary(
         **_selection(recipe, epochs),
     }
     if epochs:
-        training["images/s"] = f"{sum(m.get('images_per_second', 0) for m in epochs) / len(epochs):,.0f}"
+        training["images/s"] = rate(sum(m.get("images_per_second", 0) for m in epochs) / len(epochs))
         training["minutes"] = f"{sum(m.get('seconds', 0) for m in epochs) / 60:.1f}"
     values = {name: getattr(scores, name) for name in CLASSIFICATION}
     return {

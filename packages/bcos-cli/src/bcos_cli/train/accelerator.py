@@ -20,6 +20,8 @@ def make_accelerator(train: Train, out: Path) -> Accelerator:
     for name in train.trackers:
         if name not in known:
             raise BcosError(f"there is no train.trackers={name!r}; {suggestion(name, known)}")
+    if train.precision == "fp16" and has_no_accelerator():  # Accelerate would train in float32 without a word
+        raise BcosError("train.precision=fp16 needs a GPU, and this is a CPU; use bf16 or no")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*no supported trackers")  # the error below names it
@@ -37,7 +39,7 @@ def make_accelerator(train: Train, out: Path) -> Accelerator:
             )
     except ValueError as reason:
         raise BcosError(
-            f"train.precision={train.precision} does not work on this device: {reason}; use bf16 or no"
+            f"train.precision={train.precision} does not work on this device: {reason}; use another or no"
         ) from reason
     found = {str(getattr(name, "value", name)) for name in accelerator.log_with}
     if missing := [name for name in train.trackers if name not in found]:

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from bcos_cli.config import Mixing, Train
 from bcos_core.errors import BcosError
 
+AUTO = "auto"
+"""Value of ``train.max_batch`` for the largest batch that fits."""
+
 
 @dataclass(frozen=True)
 class BatchPlan:
@@ -33,7 +36,10 @@ def check_mixing(plan: BatchPlan, mixing: Mixing) -> None:
 
 
 def plan_batches(train: Train, world: int) -> BatchPlan:
-    """Split the effective batch over `world` processes; refuse one that cannot be split into equal parts."""
+    """Split the effective batch over `world` processes; refuse one that cannot be split into equal parts.
+
+    Before it is known what ``train.max_batch: auto`` stands for, a process takes all of its share at once.
+    """
     share, rest = divmod(train.batch_size, world)
     if rest:
         raise BcosError(
@@ -47,6 +53,6 @@ def plan_batches(train: Train, world: int) -> BatchPlan:
                 f"{train.accumulate} accumulated batches; make it a multiple of {world * train.accumulate}"
             )
         return BatchPlan(share // train.accumulate, train.accumulate, world)
-    largest = min(train.max_batch or share, share)
+    largest = min(train.max_batch, share) if isinstance(train.max_batch, int) else share
     per_process = next(size for size in range(largest, 0, -1) if share % size == 0)
     return BatchPlan(per_process, share // per_process, world)

@@ -83,8 +83,8 @@ class Learner:
 
     @property
     def lr(self) -> float:
-        """Learning rate of the next step."""
-        return float(self.optimizer.param_groups[0]["lr"])
+        """Learning rate of the next step, of the layers whose rate is largest: layer-wise decay lowers the others."""
+        return max(float(group["lr"]) for group in self.optimizer.param_groups)
 
     def after_step(self, step: int) -> None:
         """Update learning rate, annealing and average, after `step` steps in all."""

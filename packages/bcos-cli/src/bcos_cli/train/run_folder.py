@@ -29,6 +29,7 @@ FREE_TO_CHANGE = (
     "data.path_from_run",
     "data.cache",
     "data.cache_gb",
+    "train.max_hours",
     "train.keep_checkpoints",
     "train.checkpoint_steps",
     "train.trackers",

@@ -33,6 +33,7 @@ from bcos_cli.train.history import History, epoch_line
 from bcos_cli.train.learner import Learner
 from bcos_cli.train.loaders import Loaders
 from bcos_cli.train.losses import LossOptions, make_loss, training_loss
+from bcos_cli.train.max_batch import with_max_batch
 from bcos_cli.train.model import build, train_mode, with_pixels
 from bcos_cli.train.nonfinite_loss import RunningLoss, check_skipped, check_weights, keep_batch, loss_error
 from bcos_cli.train.run_folder import RunFolder
@@ -81,22 +82,24 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
     Raises:
         BcosError: a recipe that does not fit the data or the number of processes, a folder in use, or a loss
             that is not finite.
-        Preempted: a signal asked for an early end; ``--resume`` continues the run.
+        Preempted: a signal, or ``train.max_hours``, asked for an early end; ``--resume`` continues the run.
     """
     index = load_index(recipe.data.location)
     recipe = with_absolute_paths(recipe, out)
     data = recipe.data.location
     if len(index.classes) < 2:
         raise BcosError(f"the shards have the class {index.classes[0]!r} alone; a classifier needs at least two")
+    began = time.monotonic()
     accelerator = make_accelerator(recipe.train, out)
     resume = broadcast_object_list([resume])[0]  # another process may have looked later, when there was a run
     folder = RunFolder(out)
     before = load_recipe(str(folder.config)) if resume and folder.config.exists() else None
-    recipe = with_validation(with_pixels(recipe, index), index, before)
+    recipe = with_max_batch(with_validation(with_pixels(recipe, index), index, before), index, accelerator, before)
+    accelerator.gradient_accumulation_steps = plan_batches(recipe.train, accelerator.num_processes).accumulate
     with ExitStack() as stack:
         if accelerator.is_main_process:
             folder.check(recipe, resume=resume)
-        trainer = Trainer(recipe, index, folder, accelerator)  # what it refuses leaves no trace in the folder
+        trainer = Trainer(recipe, index, folder, accelerator, began)  # what it refuses leaves no trace in the folder
         with accelerator.main_process_first():
             if accelerator.is_main_process:
                 stack.enter_context(folder.opened(recipe, resume=resume))
@@ -108,10 +111,36 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
             yield TrainingResult(trainer.trained, scores, index, data, recipe)
 
 
+@dataclass
+class Durations:
+    """How long, in seconds, parts of the training have taken, for a run whose time is limited."""
+
+    every: int
+    """Steps between two questions whether it is to end."""
+    save: float = 0.0
+    """Of the longest checkpoint."""
+    evaluation: float = 0.0
+    """Of the last epoch's scores."""
+    step: float = 0.0
+    """Of the longest step."""
+    last: float | None = None
+    """When the last step ended; None before the first of an epoch."""
+
+    def until_checkpoint(self) -> float:
+        """Return what a checkpoint after the next question will have taken; to be called after every step."""
+        now = time.perf_counter()
+        if self.last is not None:
+            self.step = max(self.step, now - self.last)
+        self.last = now
+        return self.every * self.step + 2 * self.save
+
+
 class Trainer:
     """The course of a run in one process; refuses a recipe that does not fit the data, network or processes."""
 
-    def __init__(self, recipe: Recipe, index: ShardIndex, folder: RunFolder, accelerator: Accelerator) -> None:
+    def __init__(
+        self, recipe: Recipe, index: ShardIndex, folder: RunFolder, accelerator: Accelerator, began: float | None = None
+    ) -> None:
         self.recipe, self.index, self.folder, self.accelerator = recipe, index, folder, accelerator
         train, self.device = recipe.train, accelerator.device
         if fsdp.is_sharded(accelerator):
@@ -132,7 +161,9 @@ class Trainer:
             recipe, self.trained, loss, accelerator, self.steps_per_epoch, multi_label=index.multi_label
         )
         asks_often = self.device.type == "cpu" or accelerator.num_processes == 1
-        self.stopper = Stopper(lambda flag: any_process(flag, self.device), every=1 if asks_often else ASK_STEPS)
+        every = 1 if asks_often else ASK_STEPS
+        self.stopper = Stopper(lambda flag: any_process(flag, self.device), every, train.max_hours, began)
+        self.durations = Durations(every)
         self.sample_explanations = self._sample_explanations()
         self.progress = Progress()
         self.scores: Scores | Agreement | None = None
@@ -152,7 +183,8 @@ class Trainer:
         while self.progress.epoch < epochs and not should_stop(self.history.lines, recipe.early_stopping, comparable):
             if self.progress.batch < len(self.batches):
                 self.train_epoch()
-                self._end_if_asked()
+                as_slow_as_training = self.progress.seconds * len(self.epoch_batches.stream) / len(self.batches.stream)
+                self._end_if_asked(self.durations.evaluation or as_slow_as_training)
             if not self.history.has(self.progress.epoch + 1):
                 self.evaluate_epoch()
                 if self.progress.epoch + 1 < epochs:
@@ -168,7 +200,7 @@ class Trainer:
         train_mode(self.learner.network, self.recipe.model)
         self.loss = RunningLoss(self.device, progress.losses[rank] if progress.losses else 0.0, step.dtype)
         self.rates = dict[int, float]()
-        self.since = time.perf_counter()
+        self.since, self.durations.last = time.perf_counter(), None
         look = 1 if self.device.type == "cpu" else LOOK_STEPS
         label = f"epoch {progress.epoch + 1}/{train.epochs}"
         with console.counted(label, len(self.batches), self.accelerator.is_main_process) as counter:
@@ -203,7 +235,7 @@ class Trainer:
         self.learner.after_step(progress.step)
         if progress.batch == len(self.batches):
             return  # there is a checkpoint at the end of an epoch
-        if self.stopper.is_due(progress.step):
+        if self.stopper.is_due(progress.step, self.durations.until_checkpoint()):
             self._end(self.save())
         if train.checkpoint_steps and progress.step % train.checkpoint_steps == 0:
             self.save()
@@ -211,11 +243,13 @@ class Trainer:
     def evaluate_epoch(self) -> None:
         """Score the network, keep the best if these images choose, and write the line of the epoch."""
         progress, learner, accelerator, role = self.progress, self.learner, self.accelerator, self.splits.role
+        start = time.perf_counter()
         learner.share_buffers()
         label = f"evaluating on {self.splits.label}"
         plain = self.score(learner.whole, self.epoch_batches, label)
         averaged = None if learner.ema is None else self.score(learner.ema.module, self.epoch_batches, label)
         self.scores = averaged or plain
+        self.durations.evaluation = time.perf_counter() - start
         loss = sum(progress.losses) / len(progress.losses) / len(self.batches)
         values = epoch_line(progress, loss, learner.lr, plain, averaged, role)
         images = len(self.batches.stream) * accelerator.num_processes
@@ -256,6 +290,7 @@ class Trainer:
             BcosError: a loss or weights that are not finite, or no room; the checkpoint before is still there.
         """
         progress, accelerator = self.progress, self.accelerator
+        start = time.perf_counter()
         self._check_loss()
         check_weights(self.learner.network, progress.epoch + 1, progress.step, self.device)
         now = time.perf_counter()
@@ -268,6 +303,7 @@ class Trainer:
         if accelerator.is_main_process:
             path = self.checkpoints.save(progress, weights, state, self.trained.metadata())
         accelerator.wait_for_everyone()
+        self.durations.save = max(self.durations.save, time.perf_counter() - start)
         return path
 
     def resume(self) -> None:
@@ -344,8 +380,8 @@ class Trainer:
             self._note_end(f"{self.stopper.received} while the trained network was scored")
             raise
 
-    def _end_if_asked(self) -> None:
-        if self.stopper.asked():
+    def _end_if_asked(self, needed: float = 0.0) -> None:
+        if self.stopper.asked(needed):
             self._end(self.checkpoints.last())
 
     def _end(self, checkpoint: Path | None) -> None:

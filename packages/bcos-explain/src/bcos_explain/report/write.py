@@ -58,7 +58,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["signed"] = lambda value: f"{value:.2f}".replace("-", "−")  # as wide as a plus
+    environment.filters["signed"] = lambda value: f"{value:z.2f}".replace("-", "−")  # as wide as a plus
     environment.filters["breakable"] = _breakable
     return environment
 

@@ -1,10 +1,7 @@
 """Explainers, metrics, pictures and reports for B-cos networks. Importing this package imports no torch."""
 
-from bcos_core.display import register_html
 from bcos_core.lazy import attach_stub
 
 __version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = attach_stub(__name__)
-
-register_html("bcos_explain.render.notebook:explanation_html")  # how notebooks show explanations

@@ -282,7 +282,12 @@ def _check_conv_shapes(n_dims: int, x: Tensor, weight: Tensor, groups: int) -> N
         )
     channels, needed = x.shape[-n_dims - 1], weight.shape[1] * groups
     if channels != needed:
-        hint = "; encode RGB images with AddInverse() first" if (channels, needed) == (3, 6) else ""
+        encoding = ("AddInverse(dim=-2)", "AddInverse()", "AddInverse(dim=-4)")[n_dims - 1]
+        hint = ""
+        if needed == 2 * channels:
+            hint = f"; encode the input with {encoding} first, as model.transform does where a model has one"
+        elif channels == 2 * needed:
+            hint = f"; leave {encoding} out: this layer takes channels without their inverse"
         raise BcosError(
             f"bcos_conv{n_dims}d got {channels} input channels (shape {tuple(x.shape)}), needs {needed}{hint}"
         )

@@ -8,6 +8,9 @@ from bcos_explain.batch import ClassExplanation as ClassExplanation
 from bcos_explain.batch import ClassTarget as ClassTarget
 from bcos_explain.batch import ExplainedImage as ExplainedImage
 from bcos_explain.batch import explain_batch as explain_batch
+from bcos_explain.comparison import Comparison as Comparison
+from bcos_explain.comparison import ComparisonRow as ComparisonRow
+from bcos_explain.comparison import compare as compare
 from bcos_explain.hookspecs import hookimpl as hookimpl
 from bcos_explain.registry import explainer_specs as explainer_specs
 from bcos_explain.registry import get_explainer as get_explainer

@@ -182,7 +182,7 @@ def test_repr_shows_what_differs_from_the_defaults():
     [
         (lambda: make(2, output_padding=1), r"output_padding must be below the stride or the dilation, got 1 with"),
         (lambda: make(2, output_padding=-1), "output_padding must be below the stride"),
-        (lambda: make(2, padding="same"), "padding of a transposed convolution must be a number, got 'same'"),
+        (lambda: make(2, padding="same"), "padding must be one integer or 2, got same"),
         (lambda: make(2, groups=3), "positive multiples of groups, got 4 and 4 with groups=3"),
         (lambda: make(2)(torch.rand(1, 3, 5, 5).double()), r"bcos_conv_transpose2d got 3 input channels .* needs 4"),
         (lambda: make(2)(torch.rand(5).double()), r"bcos_conv_transpose2d got an input of shape \(5,\)"),

@@ -48,7 +48,8 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the tokens of `x`."""
-        y: Tensor = self.out(_mixed(*self.qkv(x).chunk(3, dim=-1), self.num_heads))
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        y: Tensor = self.out(_mixed(q, k, v, self.num_heads))
         return y
 
 

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from bcos_core import functional
 from bcos_core.conv import BcosConv
-from bcos_core.errors import BcosError
 from bcos_core.functional import Padding
 
 
@@ -60,8 +59,6 @@ class BcosConvTranspose(BcosConv):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        if isinstance(padding, str):
-            raise BcosError(f"padding of a transposed convolution must be a number, got {padding!r}")
         super().__init__(
             in_channels,
             out_channels,
@@ -77,6 +74,7 @@ class BcosConvTranspose(BcosConv):
             device=device,
             dtype=dtype,
         )
+        functional.expand(padding, self.n_dims, "padding")  # refuse "same"
         self.output_padding = functional.resolve_output_padding(output_padding, self.stride, self.dilation)
 
     def _weight_shape(self) -> tuple[int, ...]:

@@ -74,7 +74,7 @@ def _one_score_per_unit(outputs: Tensor, channels_first: bool) -> Tensor:
     return outputs.sum(1) if outputs.ndim == 3 and not channels_first else outputs.flatten(2).sum(2)
 
 
-def class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None) -> Tensor:
+def class_indices(logits: Tensor, target: Target) -> Tensor:
     """Classes in [0, K) that a target means, (N,) or (N, T), for logits (N, K)."""
     n, k = logits.shape
     if target is None:

@@ -55,7 +55,7 @@ def public_function(operator: Any) -> Function:
     packet = getattr(operator, "overloadpacket", operator)
     namespace, _, name = packet._qualified_op_name.partition("::")
     found = functions(name) if namespace == "aten" else []
-    return found[0] if found else operator  # type: ignore[no-any-return] # reason: it is a function
+    return found[0] if found else operator
 
 
 def rule(*names: str) -> Callable[[Rule], Rule]:

@@ -93,13 +93,13 @@ def test_other_number_of_classes_than_expected_is_refused(shards):
 def test_registered_data_set_is_packed_when_it_is_asked_for(tmp_path, monkeypatch, capsys):
     packed = []
     monkeypatch.setattr(data_set, "pack", lambda source, *given, **_: packed.append((len(source.items), *given)))
-    assert data_set.shards_of("digits") == str(Path("shards/digits"))
+    assert data_set.packed_data_set("digits") == str(Path("shards/digits"))
     assert packed == [(1797, "digits", Path("shards/digits"))]
     assert "the data set 'digits' is packed in 'shards/digits'" in capsys.readouterr().err
     for other in ("s3://b/digits", "digitz"):
-        assert data_set.shards_of(other) == other
+        assert data_set.packed_data_set(other) == other
     (tmp_path / "digits").mkdir()
-    assert data_set.shards_of("digits") == "digits"
+    assert data_set.packed_data_set("digits") == "digits"
     assert len(packed) == 1
 
 
@@ -107,10 +107,10 @@ def test_one_of_several_processes_packs_and_the_others_take_what_is_there(tmp_pa
     packed = []
     monkeypatch.setattr(data_set, "pack", lambda *_, wait: packed.append(wait))
     monkeypatch.setenv("RANK", "1")
-    data_set.shards_of("digits")
+    data_set.packed_data_set("digits")
     (tmp_path / "shards/digits").mkdir(parents=True)
     (tmp_path / "shards/digits/index.json").touch()
-    data_set.shards_of("digits")
+    data_set.packed_data_set("digits")
     assert packed == [True]
 
 

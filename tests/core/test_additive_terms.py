@@ -159,7 +159,7 @@ def test_inverse_channels_and_logit_bias_are_constants():
     model[1].weight = nn.Parameter(weight)
     e = explain(model, torch.rand(2, 4).double(), target=1)
     torch.testing.assert_close(e.bias, (weight[1, 4:].sum() / 2 - 1.5).expand(2))
-    torch.testing.assert_close(e.bias_terms["constant"], (weight[1, 4:].sum() / 2).expand(2))
+    torch.testing.assert_close(e.bias_terms["inverse channels"], (weight[1, 4:].sum() / 2).expand(2))
     assert e.bias_terms["logit bias"].tolist() == [-1.5, -1.5]
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bcos_core import BcosError, BcosSelfAttention, SelfAttention, explain
+from bcos_core import BcosCrossAttention, BcosError, BcosSelfAttention, CrossAttention, SelfAttention, explain
 
 
 def literal(layer, x, *, frozen):
@@ -80,3 +80,109 @@ def test_heads_that_do_not_divide_the_features_are_refused(dim, heads):
     message = f"num_heads must divide dim, got dim={dim} and num_heads={heads}; or give head_dim"
     with pytest.raises(BcosError, match=message):
         BcosSelfAttention(dim, heads)
+
+
+def literal_cross(layer, x, context):
+    """One head and one query after the other, with an attention matrix that is held constant."""
+    d, samples = layer.head_dim, []
+    for queries, tokens in zip(x, context, strict=True):
+        q, (k, v) = queries @ layer.q.weight.T, (tokens @ layer.kv.weight.T).chunk(2, dim=-1)
+        rows = []
+        for i in range(len(queries)):
+            heads = []
+            for part in (slice(h * d, (h + 1) * d) for h in range(layer.num_heads)):
+                scores = torch.stack([q[i, part] @ k[j, part] / d**0.5 for j in range(len(tokens))])
+                shares = (scores.exp() / scores.exp().sum()).detach()
+                heads.append(sum(shares[j] * v[j, part] for j in range(len(tokens))))
+            rows.append(torch.cat(heads))
+        mixed = torch.stack(rows)
+        linear = mixed @ (layer.out.weight / layer.out.weight.norm(dim=1, keepdim=True)).T
+        samples.append((linear.abs() / mixed.norm(dim=1, keepdim=True)).detach() * linear)
+    return torch.stack(samples)
+
+
+class Looking(torch.nn.Module):
+    """Three tokens of 6 features look at four of 5 features; both come as one tensor (N, 38)."""
+
+    def __init__(self, attention, residual):
+        super().__init__()
+        self.attention = attention
+        self.residual = residual
+
+    def forward(self, both):
+        x, context = both[:, :18].unflatten(1, (3, 6)), both[:, 18:].unflatten(1, (4, 5))
+        y = self.attention(x, context)
+        return (x + y if self.residual else y).sum(1)
+
+
+class AtContext(torch.nn.Module):
+    def __init__(self, attention, x):
+        super().__init__()
+        self.attention = attention
+        self.x = x
+
+    def forward(self, context):
+        return self.attention(self.x, context)
+
+
+@pytest.fixture(params=[{"num_heads": 2}, {"num_heads": 3, "head_dim": 4}], ids=str)
+def cross(request, randomized):
+    return randomized(BcosCrossAttention(6, context_dim=5, **request.param).double())
+
+
+def test_cross_attention_is_its_definition(cross, gradient):
+    x, context = torch.randn(2, 3, 6).double(), torch.randn(2, 4, 5).double()
+    torch.testing.assert_close(cross(x, context), literal_cross(cross, x, context))
+    expected = gradient(lambda c: literal_cross(cross, x, c), context)
+    torch.testing.assert_close(gradient(AtContext(cross, x), context, explaining=True), expected)
+
+
+def test_cross_attention_contributes_through_the_values_alone(cross):
+    both = torch.randn(2, 38).double()
+    e = explain(Looking(cross, residual=False), both, 4, probe=True)
+    assert (e.weight[:, :18] == 0).all()
+    assert (e.weight[:, 18:] != 0).any(1).all()
+    assert not e.bias_terms
+    torch.testing.assert_close(e.contributions.sum(1), e.score)
+
+
+def test_residual_connection_makes_it_additive_over_both_inputs(cross):
+    both = torch.randn(2, 38).double()
+    e = explain(Looking(cross, residual=True), both, 4, probe=True)
+    torch.testing.assert_close(e.contributions[:, :18].sum(1), both[:, :18].unflatten(1, (3, 6))[..., 4].sum(1))
+    torch.testing.assert_close(e.contributions.sum(1), e.score)
+
+
+def test_explanation_over_the_context_adds_up_and_one_over_the_queries_is_refused(cross):
+    class Summed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = cross
+
+        def forward(self, x, context):
+            return self.attention(x, context).sum(1)
+
+    x, context = torch.randn(2, 3, 6).double(), torch.randn(2, 4, 5).double()
+    e = explain(Summed(), context, 1, argument="context", args=[x])
+    torch.testing.assert_close(e.contributions.sum((1, 2)), e.score)
+    with pytest.raises(BcosError, match="does not depend on the input through anything that is not frozen"):
+        explain(Summed(), x, 1, kwargs={"context": context})
+
+
+def test_masked_context_is_not_looked_at(cross):
+    x, context = torch.randn(2, 3, 6).double(), torch.randn(2, 4, 5).double()
+    mask = torch.tensor([[True, True, False, True], [True, False, False, False]])
+    y = cross(x, context, mask)
+    torch.testing.assert_close(y[:1], cross(x[:1], context[:1, [0, 1, 3]]))
+    torch.testing.assert_close(y[1:], cross(x[1:], context[1:, :1]))
+
+
+def test_plain_cross_attention_is_pytorchs(randomized):
+    layer = randomized(CrossAttention(6, 2).double())
+    x, context = torch.randn(2, 3, 6).double(), torch.randn(2, 4, 6).double()
+    theirs = torch.nn.MultiheadAttention(6, 2, bias=False, batch_first=True).double()
+    theirs.in_proj_weight.data = torch.cat([layer.q.weight, layer.kv.weight])
+    theirs.out_proj.weight.data = layer.out.weight.data
+    torch.testing.assert_close(layer(x, context), theirs(x, context, context)[0])
+    with pytest.raises(BcosError, match="num_heads must divide dim, got dim=6 and num_heads=4"):
+        CrossAttention(6, 4)

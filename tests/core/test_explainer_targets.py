@@ -1,5 +1,8 @@
 """What may be explained: classes, differences, callables, units of inner layers."""
 
+from collections import namedtuple
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +10,7 @@ from torch import nn
 from bcos_core import (
     BcosConv1d,
     BcosConv2d,
+    BcosError,
     BcosLinear,
     BcosSelfAttention,
     LogitLayer,
@@ -173,3 +177,109 @@ def test_a_small_difference_of_large_outputs_is_explained():
         e = explain(model, x, **options)
         assert e.residual.abs().max() <= 3e-5
         assert e.contributions.abs().sum() > 0
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    loss: torch.Tensor | None = None
+
+
+Pair = namedtuple("Pair", "logits state")
+
+
+class Wrapped(nn.Module):
+    """Gives its logits in a container, scaled and shifted by further arguments."""
+
+    def __init__(self, net, wrap):
+        super().__init__()
+        self.net = net
+        self.wrap = wrap
+
+    def forward(self, first, image=None, *, shift=0.0):
+        x = first if image is None else image
+        return self.wrap(self.net(x) + shift)
+
+
+CONTAINERS = {
+    "dictionary": (lambda z: {"n": 1, "logits": z, "loss": z.sum()}, lambda out: out["logits"]),
+    "tuple": (lambda z: (z, [z, None]), lambda out: out[1][0]),
+    "named tuple": (lambda z: Pair(z, 2 * z), lambda out: out.logits),
+    "dataclass": (Output, lambda out: out.logits),
+}
+
+
+@pytest.mark.parametrize(("wrap", "logits"), CONTAINERS.values(), ids=CONTAINERS)
+@pytest.mark.parametrize("probe", [None, True])
+def test_callable_picks_from_any_container(wrap, logits, probe, net, images):
+    e = explain(Wrapped(net, wrap), images, lambda out: logits(out)[:, 2], probe=probe)
+    plain = explain(net, images, 2)
+    torch.testing.assert_close(e.weight, plain.weight)
+    torch.testing.assert_close(e.score, plain.score)
+    assert (e.largest >= plain.largest).all()
+
+
+def test_container_without_a_callable_is_refused_with_an_example(net, images):
+    with pytest.raises(BcosError, match=r"gives dict; give a callable target .* lambda out: out\['logits'\]\[:, 3\]"):
+        explain(Wrapped(net, lambda z: {"logits": z}), images, 1)
+
+
+def test_further_arguments_are_constants_by_name(net, images):
+    model = Wrapped(net, lambda z: z)
+    shift = torch.rand(3, 5, dtype=images.dtype, requires_grad=True)
+    e = explain(model, images, 2, kwargs={"shift": 2 * shift})
+    torch.testing.assert_close(e.bias_terms["argument shift"], 2 * shift[:, 2].detach())
+    torch.testing.assert_close(e.weight, explain(net, images, 2).weight)
+    unused = torch.rand(1)
+    e = explain(model, images, 2, args=[None], kwargs={"shift": shift})
+    torch.testing.assert_close(e.score, net(images)[:, 2] + shift[:, 2])
+    e = explain(model, images, 2, argument="image", args=[unused], layer="net")
+    torch.testing.assert_close(e.weight, explain(net, images, 2).weight)
+
+
+@pytest.mark.parametrize(
+    ("target", "indices"), [("c", [2, 2, 2]), (["a", "c", 1], [0, 2, 1]), ([["b", "e"]] * 3, [[1, 4]] * 3)]
+)
+def test_classes_have_names(target, indices, net, images):
+    net.class_names = list("abcde")
+    assert explain(net, images, target).target.tolist() == indices
+
+
+def test_names_that_mean_no_class_are_refused(net, images):
+    with pytest.raises(BcosError, match="the model has no class_names among which to find 'cat'"):
+        explain(net, images, "cat")
+    net.class_names = ["crane", "cat", "crane", "dog", "owl"]
+    with pytest.raises(BcosError, match=r"the model has no class 'cats'; did you mean 'cat'\?"):
+        explain(net, images, "cats")
+    with pytest.raises(BcosError, match="the model has 2 classes 'crane'"):
+        explain(net, images, "crane")
+
+
+class Graph(nn.Module):
+    """Message passing from each node to the next."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, nodes):
+        return self.layer(nodes + nodes.roll(1, 0))
+
+
+class WholeGraph(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.graph = Graph()
+
+    def forward(self, x):
+        return self.graph(x[0]).reshape(1, -1)
+
+
+def test_inputs_that_see_each_other_are_refused_by_that_name():
+    nodes = torch.rand(5, 4)
+    with pytest.raises(BcosError, match="see each other: the output for input 0 depends on input 4; explain one"):
+        explain(Graph(), nodes, 1)
+    e = explain(WholeGraph(), nodes[None], 3 * 2 + 1)  # node 2, class 1
+    of_nodes = e.contributions.sum(2)[0]
+    assert of_nodes.nonzero().flatten().tolist() == [1, 2]
+    torch.testing.assert_close(of_nodes.sum() + e.bias[0], e.score[0])

@@ -1,5 +1,6 @@
 import dataclasses
 import re
+from importlib.metadata import EntryPoint
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_bias_terms_are_empty_unless_given(images):
 @pytest.fixture
 def alone(monkeypatch):
     """No package that draws is there."""
-    monkeypatch.setattr(display, "_renderers", [])
+    monkeypatch.setattr(display, "entry_points", lambda **_: [])
 
 
 def test_notebook_shows_a_table_that_adds_up(alone, images):
@@ -88,9 +89,147 @@ def test_table_of_many_is_cut(alone):
     assert "… and 6 more" in html
 
 
-def test_function_that_a_package_registers_draws_it(alone, images):
-    display.register_html("builtins:repr")
-    assert images._repr_html_() == repr(images)
-    display.register_html("bcos_core.targets:callable")  # a name that is not there
+def test_function_that_an_installed_package_names_draws_it(monkeypatch, images):
+    def entry(value):
+        monkeypatch.setattr(display, "entry_points", lambda group, name: [EntryPoint(name, value, group)])
+
+    entry("builtins:repr")
+    assert images._repr_html_() == images.plot() == repr(images)
+    entry("bcos_core.targets:callable")  # a name that is not there
     with pytest.raises(BcosError, match=r"cannot load 'bcos_core.targets:callable'"):
         images._repr_html_()
+
+
+def test_plot_says_what_is_missing(alone, images):
+    with pytest.raises(BcosError, match="no installed package draws explanations; install bcos-explain"):
+        images.plot()
+
+
+def test_text_is_one_short_line(images):
+    expected = "Explanation(2 of (2, 1, 3), target=[0, 0], score=[7, 7], bias=[0.5, 0.5])"
+    assert repr(images) == expected
+    assert repr(images[[0, 1] * 400]).count(",") < 20
+
+
+def full(n=3):
+    """Explanation with every part, two targets each."""
+    x, shape = torch.rand(n, 2, 3, 4), (n, 2)
+    terms = {"a": torch.rand(shape), "b": torch.rand(shape)}
+    optional = {"largest": torch.rand(shape), "dtypes": frozenset([torch.bfloat16]), "probe": torch.rand(shape)}
+    weight, scores, target = torch.rand(n, 2, 2, 3, 4), torch.rand(shape), torch.arange(2 * n).reshape(shape)
+    return Explanation(x, torch.rand(n, 9), target, scores, weight, terms["a"] + terms["b"], terms, **optional)
+
+
+@pytest.mark.parametrize("name", [*(f.name for f in dataclasses.fields(Explanation)), "bias_terms.a", "names"])
+def test_equal_means_equal_in_every_part(name):
+    e = full()
+    same = e[:]
+    assert e == same
+    assert hash(e) == hash(same)
+    assert len({e, same}) == 1
+    part = getattr(e, name, None)
+    if isinstance(part, torch.Tensor):
+        other = dataclasses.replace(e, **{name: part + 1})
+    elif name == "dtypes":
+        other = dataclasses.replace(e, dtypes=None)
+    elif name == "names":
+        other = dataclasses.replace(e, bias_terms={"a": e.bias_terms["a"], "c": e.bias_terms["b"]})
+    else:
+        other = dataclasses.replace(e, bias_terms={**e.bias_terms, "a": e.bias_terms["b"]})
+    assert e != other
+    assert dataclasses.replace(e, probe=None) != e
+    assert e != e.score
+
+
+@pytest.mark.parametrize(
+    ("index", "chosen"),
+    [
+        (1, [1]),
+        (-1, [2]),
+        (slice(1, None), [1, 2]),
+        ([2, 0], [2, 0]),
+        (torch.tensor([True, False, True]), [0, 2]),
+        (torch.tensor(2), [2]),
+    ],
+    ids=str,
+)
+def test_parts_of_a_batch_are_batches(index, chosen):
+    e = full()
+    part = e[index]
+    assert len(part) == len(chosen)
+    for name in ("input", "logits", "target", "score", "weight", "bias", "largest", "probe", "map", "residual"):
+        assert torch.equal(getattr(part, name), getattr(e, name)[chosen]), name
+    assert torch.equal(part.bias_terms["b"], e.bias_terms["b"][chosen])
+    assert part.weight.untyped_storage().data_ptr() != e.weight.untyped_storage().data_ptr()
+
+
+def test_batch_can_be_walked_through_and_ends():
+    e = full()
+    assert [one.target.tolist() for one in e] == [[[0, 1]], [[2, 3]], [[4, 5]]]
+    with pytest.raises(IndexError):
+        e[3]
+    with pytest.raises(IndexError):
+        e[0, 1]
+
+
+def test_it_moves_to_a_device_with_its_precision():
+    e = full()
+    moved = e.to("meta")
+    assert {t.device.type for t in [moved.input, moved.bias_terms["a"], moved.target, moved.probe]} == {"meta"}
+    assert moved.target.dtype == torch.int64
+    assert moved != e
+    assert e.to(torch.device("cpu")) == e
+    with pytest.raises(BcosError, match=r"keeps its precision, got torch.float16; give Explanation.to a device"):
+        e.to(torch.float16)
+
+
+def test_arrays_are_those_of_numpy():
+    numpy = pytest.importorskip("numpy")
+    e = dataclasses.replace(full(), score=torch.ones(3, 2, dtype=torch.bfloat16))
+    arrays = e.numpy()
+    assert arrays["map"].shape == (3, 2, 3, 4)
+    assert arrays["score"].dtype == numpy.float32
+    numpy.testing.assert_array_equal(arrays["contributions"].sum(2), arrays["map"])
+
+
+def test_what_is_saved_is_loaded(tmp_path, images):
+    for e in (full(), images, full()[1]):
+        e.save(tmp_path / "new" / "e.pt")
+        assert Explanation.load(tmp_path / "new" / "e.pt") == e
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["e.pt"]
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1],
+        {"input": torch.zeros(1)},
+        {**vars(full()), "score": torch.rand(3)},
+        {**vars(full()), "weight": torch.rand(3, 2, 2, 3, 5)},
+        {**vars(full()), "bias_terms": {"a": torch.rand(1)}},
+        {**vars(full()), "bias_terms": [1]},
+        {**vars(full()), "dtypes": [1]},
+        {**vars(full()), "more": 1},
+        {**vars(full()), "probe": Harmful()},
+    ],
+    ids=range(9),
+)
+def test_other_files_are_refused_and_run_nothing(content, tmp_path, capsys):
+    torch.save(content, tmp_path / "e.pt")
+    with pytest.raises(BcosError, match=r"is not a file that Explanation\.save has written: "):
+        Explanation.load(tmp_path / "e.pt")
+    assert capsys.readouterr().out == ""
+
+
+def test_files_that_are_damaged_or_missing_are_refused(tmp_path):
+    full().save(tmp_path / "e.pt")
+    (tmp_path / "half.pt").write_bytes((tmp_path / "e.pt").read_bytes()[:1000])
+    with pytest.raises(BcosError, match=r"half.pt' is not a file that Explanation.save has written"):
+        Explanation.load(tmp_path / "half.pt")
+    with pytest.raises(BcosError, match=r"cannot read .*none.pt"):
+        Explanation.load(tmp_path / "none.pt")

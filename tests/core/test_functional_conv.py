@@ -169,7 +169,7 @@ def test_depthwise_groups_see_their_own_channel_only():
         ((1, 6, 4, 4), {"b": 0}, "b must be at least 1, got 0"),
         ((1, 6, 4, 4), {"max_out": 0}, "max_out must be at least 1, got 0"),
         ((1, 6, 4, 4), {"max_out": 3}, "max_out=3 does not divide the 4 rows"),
-        ((1, 3, 4, 4), {}, "got 3 input channels .*, needs 6; encode RGB images with AddInverse"),
+        ((1, 3, 4, 4), {}, "got 3 input channels .*, needs 6; encode the input with AddInverse"),
         ((1, 5, 4, 4), {}, r"got 5 input channels \(shape \(1, 5, 4, 4\)\), needs 6$"),
         ((4, 4), {}, r"got an input of shape \(4, 4\), needs 4 dimensions \(N, C, \*spatial\), or 3"),
         ((1, 6, 4, 4), {"padding": "full"}, "padding must be a number, 'same' or 'valid', got 'full'"),

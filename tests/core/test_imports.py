@@ -1,5 +1,6 @@
 import importlib
 import pkgutil
+import pydoc
 import subprocess
 import sys
 
@@ -53,9 +54,20 @@ def test_every_public_name_is_there(name):
     assert getattr(bcos_core, name) is not None
 
 
-def test_public_names_are_sorted_and_those_that_are_loaded_lazily():
-    assert sorted(bcos_core.__all__) == bcos_core.__all__
-    assert set(bcos_core.__all__) == {*bcos_core._HOMES, *bcos_core._MODULES}
+LAZY = ["bcos_core", "bcos_models", "bcos_explain", "bcos_cli.config"]
+
+
+@pytest.mark.parametrize("name", LAZY)
+def test_public_names_are_sorted_and_shown_before_they_are_loaded(name):
+    package = pytest.importorskip(name)
+    assert sorted(package.__all__) == package.__all__
+    assert set(package.__all__) <= set(dir(package))
+
+
+def test_help_describes_what_is_loaded_lazily():
+    text = pydoc.plain(pydoc.render_doc(bcos_core))
+    assert "class BcosConv2d" in text
+    assert "explain(" in text
 
 
 def test_unknown_name_is_an_attribute_error():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import bcos_core
 from bcos_core import BcosError, norms
 
 KINDS = ["all", "batch", "group", "instance", "layer", "position"]
@@ -30,6 +31,30 @@ def test_a_fresh_norm_has_unit_weight_and_zero_bias(name):
     norm = norms.make_norm(name, 4, affine="affine")
     assert (norm.weight == 1).all()
     assert (norm.bias == 0).all()
+
+
+@pytest.mark.parametrize("name", norms.norm_names())
+@pytest.mark.parametrize("affine", ["affine", "linear", "plain"])
+def test_parameters_and_statistics_can_be_reset(name, affine):
+    norm = norms.make_norm(name, 4, affine=affine)
+    fresh = {key: value.clone() for key, value in norm.state_dict().items()}
+    norm(torch.randn(3, 4, 5, 5))
+    with torch.no_grad():
+        for parameter in norm.parameters():
+            parameter.normal_()
+    norm.reset_parameters()
+    for key, value in norm.state_dict().items():
+        assert torch.equal(value, fresh[key]), key
+
+
+def test_every_layer_with_parameters_can_reset_them():
+    public = [getattr(bcos_core, name) for name in bcos_core.__all__] + [getattr(norms, name) for name in norms.__all__]
+    layers = [c for c in public if isinstance(c, type) and issubclass(c, nn.Module)]
+    without = {c.__name__ for c in layers if not hasattr(c, "reset_parameters")}
+    assert without == {f"{b}{kind}Attention" for b in ("", "Bcos") for kind in ("Self", "Cross")} | {
+        "AddInverse",
+        "LogitLayer",
+    }  # have none of their own
 
 
 def test_group_norm_has_two_groups():

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 from bcos_core import AddInverse, BcosError
@@ -204,14 +205,20 @@ def test_plot_shows_what_the_reference_shows():
     np.testing.assert_array_equal(image.cmap(0.3), reference.cmap(0.3))
     assert ax.figure is not figure
     plt.close(figure)
+    plt.close(ax.figure)
 
 
-def test_plot_leaves_pyplot_alone_and_has_units(tmp_path):
-    before = plt.get_fignums()
-    ax, _ = plot_contribution_map(np.eye(4), colorbar=True, limit=2.0)
-    assert plt.get_fignums() == before
+def test_plot_is_what_pyplot_saves_and_has_units():
+    ax, image = plot_contribution_map(np.eye(4), colorbar=True, limit=2.0)
+    assert plt.gcf() is ax.figure
     assert [a.get_ylabel() for a in ax.figure.axes] == ["", "contribution to the logit"]
-    ax.figure.savefig(tmp_path / "map.png")
+    assert image.colorbar.extend == "neither"
+    plt.close(ax.figure)
+    _, image = plot_contribution_map(3 * np.eye(4), ax=Figure().add_subplot(), colorbar=True, limit=2.0)
+    assert image.colorbar.extend == "both"
+    before = plt.get_fignums()
+    plot_contribution_map(np.eye(4), Figure().add_subplot())
+    assert plt.get_fignums() == before
 
 
 @pytest.mark.parametrize(

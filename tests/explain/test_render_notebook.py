@@ -6,9 +6,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
+from matplotlib import pyplot as plt
 from PIL import Image
 
-from bcos_core import AddInverse, Explanation, explain
+from bcos_core import AddInverse, BcosError, Explanation, explain
 from bcos_explain.render import contribution_rgb, explanation_html, input_image, symmetric_limit
 
 
@@ -82,3 +83,19 @@ def test_what_is_no_image_is_a_table():
     e = Explanation(x, torch.zeros(2, 9), zeros.long(), zeros, x, zeros)
     assert explanation_html(e) is None
     assert e._repr_html_().startswith("<table>")
+    with pytest.raises(BcosError, match=r"plot draws images \(N, C, H, W\), got inputs \(2, 3\)"):
+        e.plot()
+
+
+def test_plot_is_saved_by_pyplot(explanation, tmp_path):
+    e = explanation(5, [[0, 2]] * 5)
+    figure = e.plot()
+    assert plt.gcf() is figure
+    assert len([axes for axes in figure.axes if axes.images and axes.get_ylabel() == ""]) == 8 + 8 + 4
+    assert "1 more images" in figure.get_supxlabel()
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), input_image(e.input[0]))
+    limit = symmetric_limit(e.map[0])
+    np.testing.assert_allclose(figure.axes[5].images[0].get_array(), e.map[0, 1].clamp(-limit, limit), rtol=1e-6)
+    plt.savefig(tmp_path / "figure.png")
+    plt.close(figure)
+    assert np.asarray(Image.open(tmp_path / "figure.png")).std() > 10

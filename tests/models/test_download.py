@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bcos_core import BcosError
-from bcos_models import create_model, download, get_spec
+from bcos_models import create_model, download, get_spec, imagenet
 from bcos_models.download import fetch
 
 _spec = importlib.util.spec_from_file_location("models_test_server", Path(__file__).with_name("server.py"))
@@ -104,12 +104,11 @@ def test_wrong_file_is_refused_and_removed(files, tmp_path):
 
 
 @pytest.mark.parametrize("content", [DATA[:100], b""], ids=["truncated", "empty"])
-def test_damaged_file_in_the_cache_is_refused_and_removed(content, files, tmp_path):
+def test_wrong_file_that_was_placed_by_hand_is_refused_and_left(content, files, tmp_path):
     (tmp_path / NAME).write_bytes(content)
-    with pytest.raises(BcosError, match="it was removed: try again, or place the right file"):
+    with pytest.raises(BcosError, match="it was left as it is: remove it, or place the right file"):
         get(files, tmp_path)
-    assert names(tmp_path) == []
-    assert get(files, tmp_path).read_bytes() == DATA
+    assert (tmp_path / NAME).read_bytes() == content
 
 
 def test_file_placed_by_hand_needs_no_network(tmp_path):
@@ -249,6 +248,15 @@ def test_pretrained_model_has_the_published_weights(published):
     torch.testing.assert_close(model.eval()(x), trained.eval()(x))
     create_model("cifar10_resnet20", pretrained=True)
     assert len(files.requests) == 1
+
+
+def test_pretrained_model_names_the_classes_of_imagenet(published, monkeypatch):
+    names = [f"name {k}" for k in range(10)]
+    monkeypatch.setattr(imagenet, "CLASSES", 10)
+    monkeypatch.setattr(imagenet, "class_names", lambda: names)
+    assert create_model("cifar10_resnet20", pretrained=True).class_names == names
+    assert create_model("cifar10_resnet20", pretrained=True, num_classes=3).class_names is None
+    assert create_model("cifar10_resnet20").class_names is None
 
 
 def test_pretrained_model_of_other_classes_has_a_new_classifier(published):

@@ -17,6 +17,8 @@ from bcos_core.audit import Audit
 from bcos_core.dependence import depends, tensors
 
 UNNAMED = "constant"
+ARGUMENT = "argument "
+"""What names of further arguments of the model begin with."""
 FROZEN = " (frozen)"
 """Suffix of the name of a value that depends on the input but is held constant."""
 _NAME = "_bcos_additive_name"

@@ -86,11 +86,12 @@ class BcosConv(nn.Module):
         self.max_out = max_out
         self.padding_mode: PaddingMode = padding_mode
         self.normalize_weight = normalize_weight
-        self.weight = nn.Parameter(
-            torch.empty(out_channels * max_out, in_channels // groups, *self.kernel_size, device=device, dtype=dtype)
-        )
+        self.weight = nn.Parameter(torch.empty(self._weight_shape(), device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        return (self.out_channels * self.max_out, self.in_channels // self.groups, *self.kernel_size)
 
     def reset_parameters(self) -> None:
         """Draw the weight as PyTorch's convolutions do; a bias starts at 0."""

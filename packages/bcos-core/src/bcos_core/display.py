@@ -1,24 +1,22 @@
-"""How explanations show themselves in notebooks. Imports no torch.
+"""Pictures of explanations, which a package that is installed beside this one draws. Imports no torch.
 
-bcos-core draws no pictures. A package that does registers a function with :func:`register_html`, which
-:class:`bcos_core.Explanation` calls; without one it shows a table.
+bcos-core draws none. A package that does names its functions, of an :class:`bcos_core.Explanation`, in its
+``pyproject.toml``: ``html``, for notebooks, returns HTML, or None for what it cannot draw; ``plot`` a figure.
+
+.. code-block:: toml
+
+    [project.entry-points."bcos_core.display"]
+    html = "my_package.pictures:html"
 """
 
+from collections.abc import Callable
+from importlib.metadata import entry_points
 from typing import Any
 
 from bcos_core.plugins import resolve
 
-_renderers: list[str] = []
 
-
-def register_html(renderer: str) -> None:
-    """Let ``"module:function"`` turn explanations into HTML from now on; it is imported when one is shown."""
-    _renderers[:] = [renderer]
-
-
-def html_of(explanation: Any) -> str | None:
-    """HTML that the registered function makes of an explanation; None if there is none."""
-    if not _renderers:
-        return None
-    html: str = resolve(_renderers[0])(explanation)
-    return html
+def renderer(name: str) -> Callable[[Any], Any] | None:
+    """Return the function that installed packages call `name`, the first by its module; None if there is none."""
+    found = sorted(entry.value for entry in entry_points(group="bcos_core.display", name=name))
+    return resolve(found[0]) if found else None

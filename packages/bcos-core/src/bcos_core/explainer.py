@@ -1,8 +1,9 @@
 """The function that explains: it reads ``W(x)`` and ``b(x)`` off a forward and a backward pass."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from bcos_core.forward import Pass, Task, check_input, forward
 from bcos_core.layers import find_layer
 from bcos_core.precision import full_float32
 from bcos_core.probe import PROBE, check_again, probe_map, refusal
-from bcos_core.targets import Target
+from bcos_core.targets import Target, with_indices
 
 _SUSPICIOUS = 1e-3
 """Missing share above which samples are looked for in other dimensions than the first, in lower precisions too."""
@@ -30,6 +31,9 @@ def explain(
     layer: str | nn.Module | None = None,
     relative: bool = False,
     probe: bool | None = None,
+    argument: str | None = None,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
 ) -> Explanation:
     """Explain outputs of `model` for a batch of inputs, exactly.
 
@@ -40,8 +44,9 @@ def explain(
         model: in eval mode where that matters (batch norms, dropout).
         x: (N, C, *spatial) or (N, F), floating point and finite, encoded as the network expects it.
         target: what to explain for each input: None for the largest output, an integer for all, (N,) or (N,
-            T) integers for each, or a callable that maps the outputs to (N,) or (N, T) values of your own,
-            such as ``lambda z: z[:, 3] - z[:, 5]``.
+            T) integers for each, names instead of integers where the model has ``class_names``, or a callable
+            that maps the outputs to (N,) or (N, T) values of your own, such as ``lambda z: z[:, 3] - z[:, 5]``.
+            Outputs that are dictionaries, tuples or dataclasses need one: ``lambda out: out["logits"][:, 3]``.
         layer: a submodule, or its name, whose outputs are explained instead of the model's. Integer targets
             then count its channels: dimension 1 of (N, K) and (N, K, *spatial), the last one of tokens (N, T,
             K), as which three dimensions are read unless the layer is a convolution or batch norm; a channel is
@@ -51,6 +56,9 @@ def explain(
         probe: compute the frozen network at another point too, which must lie on the map that was read off;
             three more forward passes. None where something in the model was not seen by explanation mode
             (TorchScript, another thread, a custom autograd function, another package's rule).
+        argument: name of the model's argument that `x` is; None for the first.
+        args: further arguments of the model, after x. Their tensors are constants: what they add is bias.
+        kwargs: further arguments by name.
 
     Returns:
         An :class:`Explanation` with ``score = Σ weight·x + bias`` for every input and target.
@@ -74,7 +82,8 @@ def explain(
         model = model.module
     if not isinstance(model, nn.Module):
         raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
-    task = Task(model, None if layer is None else find_layer(model, layer), target, relative)
+    module = None if layer is None else find_layer(model, layer)
+    task = Task(model, module, with_indices(model, target), relative, argument, args, kwargs or {})
     with torch.inference_mode(False), torch.enable_grad(), full_float32():
         try:
             with disable_saved_tensors_hooks("activations are recomputed by checkpointing"):
@@ -161,6 +170,7 @@ def _one_target(first: Pass, scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]
         if shares is None or again < missing:
             shares, missing = one_by_one, again
     if not missing <= allowed:
+        _check_independent(leaf, scores)
         unseen = terms.audit.unseen_steps(scores)
         raise BcosError(
             f"the contributions and the bias miss the output by {missing:.1e} of their size (allowed: {allowed:.1e}): "
@@ -169,3 +179,16 @@ def _one_target(first: Pass, scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]
             + (f"; explanation mode did not see {', '.join(unseen[:4])}" if unseen else "")
         )
     return weight, shares
+
+
+def _check_independent(leaf: Tensor, scores: Tensor) -> None:
+    """Refuse a batch whose scores (N,) depend on each other's inputs."""
+    for i, score in enumerate(scores):
+        (gradient,) = torch.autograd.grad(score, leaf, retain_graph=True, allow_unused=True)
+        others = [] if gradient is None else gradient.flatten(1).any(1).nonzero().flatten().tolist()
+        if other := [j for j in others if j != i]:
+            raise BcosError(
+                f"the inputs of this batch see each other: the output for input {i} depends on input {other[0]}; "
+                "explain one at a time, or, if the batch is one graph or one set, give it as one input, x[None], to a "
+                "module that runs the model on x[0] and returns outputs (1, K)"
+            )

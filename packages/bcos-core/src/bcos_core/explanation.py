@@ -1,22 +1,33 @@
 """The result of explaining a batch."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import PickleError
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bcos_core.completeness import Balance, balance, rounding
-from bcos_core.display import html_of
+from bcos_core.dependence import map_tensors
+from bcos_core.display import renderer
+from bcos_core.errors import BcosError, first_line
+from bcos_core.files import replacement
 
 _ROWS_SHOWN = 12
 """Images and targets in a notebook's table."""
+_VALUES_SHOWN = 4
+"""Inputs whose numbers stand in the text of an explanation."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Explanation:
     """``score = Σ weight · input + bias``, exactly, for every image and target.
 
     All tensors are owned by this object: detached, on the device of the input, sharing memory with nothing.
+    ``e[0]``, ``e[:4]`` or ``e[e.score > 0]`` is the explanation of these inputs, a batch too; two are equal if all
+    their numbers are.
 
     ``T`` stands for the targets of an image; the dimension is missing where each image has one target.
     """
@@ -82,9 +93,113 @@ class Explanation:
         """(N,) or (N, T), float64: largest residual that rounding explains."""
         return rounding([self.score.dtype] if self.dtypes is None else self.dtypes) * self.balance.size
 
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Sequence[bool] | Tensor) -> "Explanation":
+        chosen = torch.arange(len(self))[index.cpu() if isinstance(index, Tensor) else index].reshape(-1)
+        return self._with(lambda tensor: tensor[chosen.to(tensor.device)])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Explanation):
+            return NotImplemented
+        mine, others = self._parts(), other._parts()
+        return mine.keys() == others.keys() and all(_equal(value, others[name]) for name, value in mine.items())
+
+    def __hash__(self) -> int:
+        return hash((self.input.shape, self.target.shape))
+
+    def __repr__(self) -> str:
+        def text(values: Tensor) -> str:
+            shown = ", ".join(f"{value:.4g}" for value in values.flatten()[:_VALUES_SHOWN].tolist())
+            return f"[{shown}{', ...' if values.numel() > _VALUES_SHOWN else ''}]"
+
+        shapes = f"{len(self)} of {tuple(self.input.shape[1:])}"
+        return f"Explanation({shapes}, target={text(self.target)}, score={text(self.score)}, bias={text(self.bias)})"
+
+    def to(self, device: torch.device | str) -> "Explanation":
+        """Return the explanation on another device; its numbers keep the precision in which they were computed.
+
+        Raises:
+            BcosError: a type instead of a device.
+        """
+        if isinstance(device, torch.dtype):
+            raise BcosError(f"an explanation keeps its precision, got {device}; give Explanation.to a device")
+        return self._with(lambda tensor: tensor.to(device))
+
+    def numpy(self) -> dict[str, Any]:
+        """Return `input`, `logits`, `target`, `score`, `weight`, `bias`, `contributions` and `map` as NumPy arrays.
+
+        NumPy has no bfloat16: such numbers become float32.
+        """
+        names = ("input", "logits", "target", "score", "weight", "bias", "contributions", "map")
+        found = {name: getattr(self, name).cpu() for name in names}
+        return {name: (t.float() if t.dtype == torch.bfloat16 else t).numpy() for name, t in found.items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write everything to a file of PyTorch's, which :meth:`load` reads; it appears complete or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with replacement(path) as aside:
+            parts = {**vars(self), "dtypes": None if self.dtypes is None else list(self.dtypes)}
+            torch.save({name: value for name, value in parts.items() if value is not None}, aside)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Explanation":
+        """Read what :meth:`save` has written, on the CPU. No code in the file is run.
+
+        Raises:
+            BcosError: no such file, or one that holds something else.
+        """
+        try:
+            parts = torch.load(path, map_location="cpu", weights_only=True)
+            found = cls(**{**parts, "dtypes": frozenset(parts["dtypes"]) if "dtypes" in parts else None})
+            found._check()
+        except OSError as reason:
+            raise BcosError(f"cannot read {str(path)!r}: {first_line(reason)}") from reason
+        except Exception as reason:  # a file of someone else may raise anything
+            why = "it is damaged, or holds more than tensors" if isinstance(reason, PickleError) else first_line(reason)
+            raise BcosError(f"{str(path)!r} is not a file that Explanation.save has written: {why}") from reason
+        return found
+
+    def plot(self) -> Any:
+        """Draw inputs (N, C, H, W), W(x) and contributions with pyplot; needs the package bcos-explain.
+
+        Returns:
+            The figure, pyplot's current one: ``plt.savefig`` writes it.
+
+        Raises:
+            BcosError: bcos-explain is not installed, or the inputs are no images.
+        """
+        if (draw := renderer("plot")) is None:
+            raise BcosError("no installed package draws explanations; install bcos-explain")
+        return draw(self)
+
+    def _with(self, function: Callable[[Tensor], Tensor]) -> "Explanation":
+        return Explanation(**map_tensors(function, dict(vars(self))))
+
+    def _parts(self) -> dict[str, object]:
+        """All that there is, by name."""
+        return {**vars(self), **{f"bias_terms.{name}": term for name, term in self.bias_terms.items()}}
+
+    def _check(self) -> None:
+        """Refuse parts whose types or shapes do not fit each other."""
+        shape, n = self.target.shape, self.input.shape[0]
+        like_target = {**self.bias_terms, "score": self.score, "bias": self.bias}
+        like_target |= {name: getattr(self, name) for name in ("largest", "probe") if getattr(self, name) is not None}
+        fitting = [isinstance(name, str) and value.shape == shape for name, value in like_target.items()]
+        fitting += [shape[0] == n, len(shape) in (1, 2), self.logits.shape[0] == n, not self.target.is_floating_point()]
+        fitting += [self.weight.shape == (*shape, *self.input.shape[1:]), self.input.ndim > 1]
+        fitting += [all(isinstance(dtype, torch.dtype) for dtype in self.dtypes or ())]
+        if not all(fitting):
+            raise BcosError("its parts do not fit each other")
+
     def _repr_html_(self) -> str:
-        """What a notebook shows: pictures and receipts if bcos_explain was imported, else a table of numbers."""
-        return html_of(self) or self._table()
+        """What a notebook shows: pictures and receipts if bcos-explain is installed, else a table of numbers."""
+        draw = renderer("html")
+        return (draw(self) if draw else None) or self._table()
 
     def _table(self) -> str:
         """Score, contributions, bias and residual of the first images and targets."""
@@ -100,3 +215,11 @@ class Explanation:
         )
         more = f"<p>… and {len(cells) - _ROWS_SHOWN} more</p>" if len(cells) > _ROWS_SHOWN else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def _equal(a: object, b: object) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.device == b.device and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return False
+    return isinstance(a, dict) or a == b  # terms of the bias are compared one by one

@@ -1,11 +1,14 @@
 """One forward pass in explanation mode, of a model or up to one of its layers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bcos_core.additive_terms import AdditiveTerms, collect
+from bcos_core.additive_terms import ARGUMENT, AdditiveTerms, collect, name_as
+from bcos_core.dependence import map_tensors, tensors
 from bcos_core.errors import BcosError
 from bcos_core.layers import layer_name, layer_outputs
 from bcos_core.mode import explanation_mode
@@ -21,6 +24,22 @@ class Task:
     module: nn.Module | None
     target: Target
     relative: bool
+    argument: str | None = None
+    """Name of the model's argument that the input is given as; None for the first."""
+    args: Sequence[Any] = ()
+    """Further arguments of the model."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def call(self, model: nn.Module, x: Tensor) -> Any:
+        """Call `model`, a copy of the model or itself, for the input."""
+        args = [_named(f"{i + 1}", value) for i, value in enumerate(self.args)]
+        kwargs = {name: _named(name, value) for name, value in self.kwargs.items()}
+        return model(x, *args, **kwargs) if self.argument is None else model(*args, **{self.argument: x}, **kwargs)
+
+
+def _named(name: str, value: Any) -> Any:
+    """The value, its tensors as constants that are called after the argument."""
+    return map_tensors(lambda tensor: name_as(tensor.detach(), f"{ARGUMENT}{name}"), value)
 
 
 @dataclass(frozen=True)
@@ -57,9 +76,10 @@ def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
         unknown = terms.audit.unknown
         logits, scores, indices = select(outputs, task.target, task.relative, task.module, n=x.shape[0])
         terms.audit.unknown = unknown  # tensors of a callable target are the caller's, not the model's
-    if not bool(torch.isfinite(outputs).all()):
+    values = values_of(outputs, scores)
+    if not bool(torch.isfinite(values).all()):
         raise BcosError("the model's outputs are not finite; check its weights and precision")
-    return Pass(leaf, logits, scores, indices, outputs.detach(), terms)
+    return Pass(leaf, logits, scores, indices, values, terms)
 
 
 def check_input(x: Tensor) -> None:
@@ -78,20 +98,41 @@ def check_input(x: Tensor) -> None:
         )
 
 
-def outputs_of(task: Task, x: Tensor) -> Tensor:
-    """Output of the model for x, or of the layer that is explained; refused if of another shape than (N, K, ...)."""
-    output = task.model(x) if task.module is None else _layer_output(task.model, task.module, x)
-    if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[0] != x.shape[0]:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise BcosError(f"explain needs outputs of shape ({x.shape[0]}, K, ...), the model or layer gives {got}")
+def outputs_of(task: Task, x: Tensor) -> Any:
+    """Output of the model for x, or of the layer that is explained.
+
+    Tensors of another shape than (N, K, ...) are refused, and what is no tensor if no callable target picks from it.
+    """
+    output = task.call(task.model, x) if task.module is None else _layer_output(task, task.module, x)
+    if isinstance(output, Tensor):
+        if output.ndim < 2 or output.shape[0] != x.shape[0]:
+            raise BcosError(
+                f"explain needs outputs of shape ({x.shape[0]}, K, ...), the model or layer gives {tuple(output.shape)}"
+            )
+    elif not callable(task.target):
+        example = "out['logits'][:, 3]" if isinstance(output, dict) else "out[0][:, 3]"
+        raise BcosError(
+            f"explain needs outputs of shape ({x.shape[0]}, K, ...), the model or layer gives {type(output).__name__}; "
+            f"give a callable target that picks from it, such as lambda out: {example}"
+        )
     return output
 
 
-def _layer_output(model: nn.Module, module: nn.Module, x: Tensor) -> object:
-    outputs, _ = layer_outputs(model, module, x)
+def values_of(outputs: Any, scores: Tensor) -> Tensor:
+    """All numbers of the outputs, (N, ...), detached; if they hold none for each input, the scores (N, T)."""
+    if isinstance(outputs, Tensor):
+        return outputs.detach()
+    n = len(scores)
+    found = tensors(vars(outputs) if is_dataclass(outputs) and not isinstance(outputs, dict) else outputs)
+    numbers = [t.detach().reshape(n, -1) for t in found if t.is_floating_point() and t.ndim and t.shape[0] == n]
+    return torch.cat(numbers or [scores.detach()], 1)
+
+
+def _layer_output(task: Task, module: nn.Module, x: Tensor) -> object:
+    outputs, _ = layer_outputs(task.model, module, x, task.call)
     if len(outputs) > 1:
         raise BcosError(
-            f"the layer {layer_name(model, module)!r} ({type(module).__name__}) runs {len(outputs)} times in the "
+            f"the layer {layer_name(task.model, module)!r} ({type(module).__name__}) runs {len(outputs)} times in the "
             "model's forward pass, so it has no single output; explain a layer that runs once"
         )
     return outputs[0]

@@ -137,6 +137,68 @@ def bcos_conv3d(
     return _bcos_conv(3, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
 
 
+def bcos_conv_transpose(
+    x: Tensor,
+    weight: Tensor,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+    *,
+    b: float = 2.0,
+    max_out: int = 1,
+    normalize_weight: bool = True,
+) -> Tensor:
+    """B-cos transform of the inputs that reach each output of a transposed convolution, in 1, 2 or 3 dimensions.
+
+    In ``|cos|^(B-1) · ŵᵀx``, x holds the inputs that the kernel carries to the output's position, and zeros where
+    it carries none: it is the patch under the flipped kernel when the input is spread by the stride, with zeros
+    between. So ``‖x‖`` is over those inputs, and ŵ has unit norm over the whole kernel. With a stride above 1 a
+    part of the kernel reaches a position, and |cos| stays below the norm of that part.
+
+    Args:
+        x: (N, C, *spatial) or (C, *spatial)
+        weight: (C, out_channels * max_out / groups, *kernel), as PyTorch's transposed convolutions have it; the
+            part of each output channel is normalised over the channels of its group and the kernel.
+        stride: as in :func:`torch.nn.functional.conv_transpose2d`; so are `padding`, `output_padding`, `groups`
+            and `dilation`.
+        b: exponent B ≥ 1. With B = 1 the transform is the transposed convolution with ŵ.
+        max_out: units per output channel, of which the one with the largest ``ŵᵀx`` counts.
+        normalize_weight: as in :func:`bcos_linear`.
+
+    Returns:
+        (N, out_channels, *spatial_out), or without N.
+
+    Raises:
+        BcosError: B < 1, max_out < 1 or not a divisor of the weight's channels, shapes that do not fit, an
+            output padding that is not below the stride or the dilation.
+    """
+    n_dims = weight.ndim - 2
+    if n_dims not in (1, 2, 3):
+        raise BcosError(f"bcos_conv_transpose needs a weight of 3, 4 or 5 dimensions, got {tuple(weight.shape)}")
+    check_options(b, max_out, normalize_weight, rows=weight.shape[1])
+    _check_conv_shapes(f"bcos_conv_transpose{n_dims}d", n_dims, x, weight.shape[0])
+    if x.ndim == n_dims + 1:
+        options = (stride, padding, output_padding, groups, dilation)
+        y = bcos_conv_transpose(x[None], weight, *options, b=b, max_out=max_out, normalize_weight=normalize_weight)
+        return y[0]
+    stride, dilation = expand(stride, n_dims, "stride"), expand(dilation, n_dims, "dilation")
+    more = resolve_output_padding(output_padding, stride, dilation)
+    placed = (stride, expand(padding, n_dims, "padding"), more, groups, dilation)
+    rows = weight.unflatten(0, (groups, -1)).transpose(1, 2)  # (G, channels / G, C / G, *kernel)
+    rows = _normalized(rows.flatten(0, 1), b, normalize_weight).reshape(rows.shape)
+    conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[n_dims - 1]
+    out = _max_out(conv(x, rows.transpose(1, 2).flatten(0, 1), None, *placed), max_out, dim=1)
+    if b == 1:
+        return out
+    squares = widened(freeze(x)).square().unflatten(1, (groups, -1)).sum(2)  # (N, G, *spatial)
+    with torch.autocast(x.device.type, enabled=False):  # which would sum the squares in half precision
+        reached = conv(squares, squares.new_ones((groups, 1, *weight.shape[2:])), None, *placed)
+    norm = (reached + CONV_NORM_EPS).sqrt().repeat_interleave(out.shape[1] // groups, dim=1)
+    return _scale_by_cosine(out, norm, b)
+
+
 def unit_norm(weight: Tensor) -> Tensor:
     """``ŵ = w / ‖w‖`` for every row: the norm is over all dimensions but the first."""
     normed: Tensor = (widened(weight) / weight_norm(weight)).to(weight.dtype)
@@ -224,6 +286,19 @@ def resolve_padding(
     return [(p, p) for p in values]
 
 
+def resolve_output_padding(
+    output_padding: int | Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+) -> tuple[int, ...]:
+    """Rows that a transposed convolution appends, for each dimension; fewer than its stride or its dilation."""
+    more = expand(output_padding, len(stride), "output_padding")
+    if not all(0 <= p < max(s, d) for p, s, d in zip(more, stride, dilation, strict=True)):
+        raise BcosError(
+            f"output_padding must be below the stride or the dilation, got {output_padding} with stride "
+            f"{tuple(stride)} and dilation {tuple(dilation)}"
+        )
+    return more
+
+
 def expand(value: int | Sequence[int], n_dims: int, what: str) -> tuple[int, ...]:
     """One integer for each of `n_dims` spatial dimensions."""
     values = (value,) * n_dims if isinstance(value, int) else tuple(value)
@@ -246,7 +321,9 @@ def _bcos_conv(
     normalize_weight: bool,
 ) -> Tensor:
     check_options(b, max_out, normalize_weight, rows=weight.shape[0])
-    _check_conv_shapes(n_dims, x, weight, groups)
+    if weight.ndim != n_dims + 2:
+        raise BcosError(f"bcos_conv{n_dims}d needs a weight of {n_dims + 2} dimensions, got {tuple(weight.shape)}")
+    _check_conv_shapes(f"bcos_conv{n_dims}d", n_dims, x, weight.shape[1] * groups)
     if x.ndim == n_dims + 1:
         options = (stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
         return _bcos_conv(n_dims, x[None], weight, *options)[0]
@@ -272,20 +349,21 @@ def _bcos_conv(
     return _scale_by_cosine(out, norm, b)
 
 
-def _check_conv_shapes(n_dims: int, x: Tensor, weight: Tensor, groups: int) -> None:
-    if weight.ndim != n_dims + 2:
-        raise BcosError(f"bcos_conv{n_dims}d needs a weight of {n_dims + 2} dimensions, got {tuple(weight.shape)}")
+def _check_conv_shapes(name: str, n_dims: int, x: Tensor, needed: int) -> None:
     if x.ndim not in (n_dims + 1, n_dims + 2):
         raise BcosError(
-            f"bcos_conv{n_dims}d got an input of shape {tuple(x.shape)}, needs {n_dims + 2} dimensions "
+            f"{name} got an input of shape {tuple(x.shape)}, needs {n_dims + 2} dimensions "
             f"(N, C, *spatial), or {n_dims + 1} for a single sample"
         )
-    channels, needed = x.shape[-n_dims - 1], weight.shape[1] * groups
+    channels = x.shape[-n_dims - 1]
     if channels != needed:
-        hint = "; encode RGB images with AddInverse() first" if (channels, needed) == (3, 6) else ""
-        raise BcosError(
-            f"bcos_conv{n_dims}d got {channels} input channels (shape {tuple(x.shape)}), needs {needed}{hint}"
-        )
+        encoding = ("AddInverse(dim=-2)", "AddInverse()", "AddInverse(dim=-4)")[n_dims - 1]
+        hint = ""
+        if needed == 2 * channels:
+            hint = f"; encode the input with {encoding} first, as model.transform does where a model has one"
+        elif channels == 2 * needed:
+            hint = f"; leave {encoding} out: this layer takes channels without their inverse"
+        raise BcosError(f"{name} got {channels} input channels (shape {tuple(x.shape)}), needs {needed}{hint}")
 
 
 def _pad_argument(pads: Sequence[tuple[int, int]]) -> list[int]:

@@ -1,6 +1,7 @@
 """Layers of a network: found by name, run with what they give, and copied."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,8 +28,10 @@ def layer_name(model: nn.Module, layer: nn.Module) -> str:
     return name
 
 
-def layer_outputs(model: nn.Module, layer: nn.Module, x: Tensor) -> tuple[list[Any], Any]:
-    """Run the model: what `layer`, which must run, gives each time, in the graph, and what the model gives."""
+def layer_outputs(
+    model: nn.Module, layer: nn.Module, x: Tensor, call: Callable[[nn.Module, Tensor], Any] = nn.Module.__call__
+) -> tuple[list[Any], Any]:
+    """Call the model: what `layer`, which must run, gives each time, in the graph, and what the model gives."""
     found: list[Any] = []
 
     def capture(_module: nn.Module, _args: object, output: object) -> object:
@@ -37,7 +40,7 @@ def layer_outputs(model: nn.Module, layer: nn.Module, x: Tensor) -> tuple[list[A
 
     copied = shared_copy(model)  # a hook on the model itself would be run by other threads too
     copied.get_submodule(layer_name(model, layer)).register_forward_hook(capture)
-    result = copied(x)
+    result = call(copied, x)
     if not found:
         raise BcosError(f"the layer {type(layer).__name__} did not run in the model's forward pass")
     return found, result

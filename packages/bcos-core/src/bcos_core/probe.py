@@ -9,7 +9,7 @@ from bcos_core.additive_terms import FROZEN, UNNAMED
 from bcos_core.completeness import rounding
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
-from bcos_core.forward import Pass, Task, forward, outputs_of
+from bcos_core.forward import Pass, Task, forward, outputs_of, values_of
 from bcos_core.tape import Tape
 
 PROBE = 10.0
@@ -75,7 +75,9 @@ def probe_map(task: Task, first: Pass, explanation: Explanation) -> Tensor:
 
 def _check_outputs(task: Task, first: Pass) -> None:
     with torch.no_grad():
-        plain = outputs_of(task, first.leaf.detach().clone())
+        outputs = outputs_of(task, first.leaf.detach().clone())
+        scores = task.target(outputs).reshape(first.scores.shape) if callable(task.target) else first.scores
+        plain = values_of(outputs, scores)
     difference = float(
         (plain - first.outputs).abs().max() / first.largest.max().clamp_min(torch.finfo(plain.dtype).tiny)
     )

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bcos_core.additive_terms import FROZEN, UNNAMED
+from bcos_core.additive_terms import ARGUMENT, FROZEN, UNNAMED
+from bcos_core.encoding import INVERSE
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.logits import LOGIT_BIAS
@@ -204,9 +205,9 @@ def _origin(name: str, model: nn.Module) -> str:
     owner, _, leaf = name.rpartition(".")
     if leaf in _IMAGE_MEANS:
         return IMAGES
-    if name == LOGIT_BIAS:
-        return LOGIT_BIAS
-    if name == UNNAMED:
+    if name in (LOGIT_BIAS, INVERSE):
+        return name
+    if name == UNNAMED or name.startswith(ARGUMENT):
         return CONSTANTS
     try:
         module = model.get_submodule(owner)

@@ -1,23 +1,47 @@
 """Which outputs are explained."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bcos_core.conv import BcosConv
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, shown
 from bcos_core.norms.batch import RunningNorm
+from bcos_core.plugins import suggestion
 
-Selector = Callable[[Tensor], Tensor]
-Target = int | Sequence[int] | Tensor | Selector | None
+Selector = Callable[[Any], Tensor]
+Target = int | str | Sequence[int | str] | Sequence[Sequence[int | str]] | Tensor | Selector | None
 
 _CHANNELS_FIRST = (BcosConv, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, RunningNorm)
 """Layers whose outputs of three dimensions are (N, C, L); those of others are tokens (N, T, C)."""
 
 
+def with_indices(model: nn.Module, target: Target) -> Target:
+    """Replace names of classes in a target by their places in ``model.class_names``."""
+    if isinstance(target, str):
+        return _class_index(model, target)
+    if isinstance(target, list | tuple):
+        return [with_indices(model, part) for part in target]  # type: ignore[return-value] # reason: of the same depth
+    return target
+
+
+def _class_index(model: nn.Module, name: str) -> int:
+    names = getattr(model, "class_names", None)
+    if not isinstance(names, list | tuple):
+        raise BcosError(
+            f"the model has no class_names among which to find {shown(name)}; set model.class_names to a list of names "
+            "in the order of its outputs, or give an index"
+        )
+    if names.count(name) != 1:
+        what = "no class" if name not in names else f"{names.count(name)} classes"
+        raise BcosError(f"the model has {what} {shown(name)}; {suggestion(name, names)}, or give an index")
+    return names.index(name)
+
+
 def select(
-    outputs: Tensor, target: Target, relative: bool, module: nn.Module | None, n: int
+    outputs: Any, target: Target, relative: bool, module: nn.Module | None, n: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Choose what is explained: logits (N, K), the scores (N, T), and the indices (N,) or (N, T) they belong to.
 
@@ -50,7 +74,7 @@ def _one_score_per_unit(outputs: Tensor, channels_first: bool) -> Tensor:
     return outputs.sum(1) if outputs.ndim == 3 and not channels_first else outputs.flatten(2).sum(2)
 
 
-def class_indices(logits: Tensor, target: int | Sequence[int] | Tensor | None) -> Tensor:
+def class_indices(logits: Tensor, target: Target) -> Tensor:
     """Classes in [0, K) that a target means, (N,) or (N, T), for logits (N, K)."""
     n, k = logits.shape
     if target is None:

@@ -40,7 +40,7 @@ def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None) -> Pa
     """Download a file unless it is there already, and verify it.
 
     A transfer that breaks goes on where it stopped, in this call or in a later one. A file whose SHA-256 does
-    not start as it must is removed.
+    not start as it must is refused; one that this function has not downloaded itself is left where it is.
 
     Args:
         url: http or https.
@@ -141,7 +141,11 @@ def _download(url: str, target: Path, sha256: str) -> None:
         partial.unlink(missing_ok=True)
     if not (partial.is_file() and sha256 and _digest(partial).startswith(sha256)):
         _transfer(url, partial, target)
-        _verify(partial, sha256, url, target)
+        try:
+            _verify(partial, sha256, url, target)
+        except BcosError:
+            partial.unlink()  # of our own making
+            raise
     partial.replace(target)
 
 
@@ -153,10 +157,10 @@ def _digest(file: Path) -> str:
 def _verify(file: Path, sha256: str, url: str, target: Path) -> None:
     if not sha256 or (found := _digest(file)).startswith(sha256):
         return
-    file.unlink()
+    what = "it was left as it is: remove it" if file == target else "it was removed: try again"
     raise BcosError(
         f"{str(file)!r} is not the file that {url} names: its SHA-256 starts with {found[: len(sha256)]}, "
-        f"needed {sha256}; it was removed: try again, or place the right file at {str(target)!r}"
+        f"needed {sha256}; {what}, or place the right file at {str(target)!r}"
     )
 
 

@@ -83,9 +83,7 @@ def from_pretrained(source: str | Path, *, trust: bool = False) -> nn.Module:
     """
     config_path, weights = (_file(source, name) for name in (CONFIG_NAME, WEIGHTS_NAME))
     config = _read_config(config_path, str(source))
-    model = rebuild(config, read_state(weights), source=str(source), trust=trust)
-    setattr(model, "class_names", config.classes)  # noqa: B010 - reason: modules are typed without it
-    return model
+    return rebuild(config, read_state(weights), source=str(source), trust=trust)
 
 
 def _read_config(path: Path, source: str) -> ModelConfig:

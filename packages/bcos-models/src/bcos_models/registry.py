@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.plugin_guard import plugin_guard
 from bcos_core.plugins import check_options, resolve, takes
-from bcos_models import plugins
+from bcos_models import imagenet, plugins
 from bcos_models.checks import is_size
 from bcos_models.conversion import Decisions
 from bcos_models.model_config import ModelConfig, usual_probabilities
@@ -89,7 +89,8 @@ def create_model(
 
     Returns:
         The model, in train mode as PyTorch builds modules; call ``.eval()`` before explaining. Its attribute
-        ``transform`` turns an image into its input, ``bcos_config`` describes how it was made.
+        ``transform`` turns an image into its input, ``class_names`` names its outputs where they are known, and
+        ``bcos_config`` describes how it was made.
 
     Raises:
         BcosError: an unknown model or option, or weights that cannot be loaded.
@@ -142,6 +143,8 @@ def create_model(
                 f"{name!r} has a new, untrained classifier",
                 stacklevel=2,
             )
+        elif pretrained and not replaced and classes == imagenet.CLASSES:
+            setattr(model, "class_names", imagenet.class_names())  # noqa: B010 - reason: modules are typed without it
     return model
 
 
@@ -149,7 +152,8 @@ def describe(model: "nn.Module", config: ModelConfig) -> None:
     """Give a model the attributes that tell how it was made, and what is done to its input."""
     from bcos_models.transforms import InferenceTransform
 
-    for key, value in {"bcos_config": config, "transform": InferenceTransform(config.input)}.items():
+    transform = InferenceTransform(config.input)
+    for key, value in {"bcos_config": config, "transform": transform, "class_names": config.classes}.items():
         setattr(model, key, value)
 
 

@@ -35,8 +35,8 @@ class Failure:
 def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Failure]]:
     """Return the files, and those with the name of an image or video in the folders, in order; and folders without any.
 
-    Folders are searched recursively, linked ones too, without hidden files and folders that ``bcos`` wrote; patterns may have ``*``, ``?``, ``[...]``
-    and ``**``.
+    Folders are searched, linked ones too, without hidden files and folders that ``bcos`` wrote; patterns may
+    have ``*``, ``?``, ``[...]`` and ``**``.
 
     Raises:
         BcosError: a path that is not there, a pattern that nothing matches, or no image at all.

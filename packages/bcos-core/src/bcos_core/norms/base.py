@@ -24,6 +24,13 @@ class Norm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_parameters)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_parameters)) if bias else None
 
+    def reset_parameters(self) -> None:
+        """Make the weight 1 and the bias 0."""
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
     def extra_repr(self) -> str:
         """Show the parameters there are."""
         kind = "affine" if self.bias is not None else "linear" if self.weight is not None else "plain"

@@ -55,6 +55,17 @@ class RunningNorm(Norm):
         self.register_buffer("running_mean", torch.zeros(size) if track_running_stats and self.centered else None)
         self.register_buffer("num_batches_tracked", torch.tensor(0) if track_running_stats else None)
 
+    def reset_running_stats(self) -> None:
+        """Forget all batches: running means become 0, running variances 1."""
+        for buffer, value in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
+            if buffer is not None:
+                buffer.fill_(value)
+
+    def reset_parameters(self) -> None:
+        """Make the weight 1 and the bias 0, and forget all batches."""
+        super().reset_parameters()
+        self.reset_running_stats()
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, and in train mode update the running estimates."""
         self.check_channels(x, self.num_features)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.overrides import TorchFunctionMode
 
 from bcos_core.additive_terms import FROZEN, UNNAMED, AdditiveTerms, current_terms, name_as, name_of
@@ -25,6 +26,7 @@ from bcos_core.rules.table import (
     functions,
     is_in_place,
     overwrite,
+    public_function,
 )
 from bcos_core.tape import current_tape
 
@@ -46,6 +48,8 @@ class RuleDispatch(TorchFunctionMode):
     ) -> Any:
         """Call the rule for `func` if there is one, else `func`."""
         kwargs = kwargs or {}
+        if isinstance(func, OpOverload | OpOverloadPacket) and func not in RULES:
+            func = public_function(func)
         if func in _PROPERTIES:
             return func(*args, **kwargs)
         terms = current_terms()
@@ -163,7 +167,8 @@ class RuleDispatch(TorchFunctionMode):
 def _constant(terms: AdditiveTerms, func: Callable[..., Any], args: Any, read: Any, kwargs: Any) -> Any:
     """Call a function of constants; its result is named after one of them, first of all after a frozen one."""
     named, frozen = UNNAMED, False
-    for tensor in tensors([read, kwargs]):
+    # Numbers come before indices: what is looked up in a table has the table's name.
+    for tensor in sorted(tensors([read, kwargs]), key=lambda t: not t.is_floating_point()):
         name = name_of(tensor)
         if name is None:
             terms.audit.unknown = True
@@ -192,12 +197,12 @@ def _is_plain(value: Any) -> bool:
 
 _PROPERTIES = frozenset(
     getattr(torch.Tensor, name).__get__
-    for name in ("requires_grad", "is_leaf", "shape", "dtype", "device", "ndim", "layout", "is_cuda")
+    for name in ("requires_grad", "is_leaf", "shape", "dtype", "device", "ndim", "layout", "is_cuda", "_base")
 ) | frozenset(
     getattr(torch.Tensor, name)
     for name in ("size", "dim", "numel", "stride", "is_floating_point", "is_complex", "is_contiguous", "__len__")
 )
-"""Properties of a tensor that do not depend on its values."""
+"""Properties of a tensor that do not depend on its values; of views, what they are views of."""
 
 
 _DERIVATIVES = frozenset((torch.Tensor.backward, torch.autograd.grad, torch.autograd.backward))

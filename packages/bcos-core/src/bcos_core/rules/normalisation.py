@@ -13,7 +13,7 @@ from bcos_core.norms.base import divide_by_std, variance
 from bcos_core.precision import widened
 from bcos_core.rules.additions import reshaped
 from bcos_core.rules.products import product
-from bcos_core.rules.table import Function, composition, rule
+from bcos_core.rules.table import RULES, Function, composition, rule
 from bcos_core.tape import held
 
 
@@ -46,6 +46,7 @@ def layer_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    _cudnn: bool = True,
 ) -> Tensor:
     """Standardised over the last dimensions."""
     y = _standardise(input, tuple(range(-len(normalized_shape), 0)), eps)
@@ -61,6 +62,7 @@ def group_norm(
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
+    _cudnn: bool = True,
 ) -> Tensor:
     """Standardised over groups of channels."""
     groups = input.unflatten(1, (num_groups, -1))
@@ -84,6 +86,27 @@ def instance_norm(
     if use_input_stats:
         return _affine(_standardise(input, tuple(range(2, input.ndim)), eps), weight, bias)
     return batch_norm(F.batch_norm, input, running_mean, running_var, weight, bias, False, momentum, eps)  # type: ignore[no-any-return] # reason: rules are any callables
+
+
+def _parameters_first(
+    func: Function,
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    by_batch: bool,
+    momentum: float,
+    eps: float,
+    _cudnn: bool = True,
+) -> Tensor:
+    """Norms of the namespace torch take the arguments of those of torch.nn.functional in another order."""
+    replacement = batch_norm if func is torch.batch_norm else instance_norm
+    function = getattr(F, func.__name__)
+    return replacement(function, input, running_mean, running_var, weight, bias, by_batch, momentum, eps)  # type: ignore[no-any-return] # reason: rules are any callables
+
+
+RULES.update(dict.fromkeys((torch.batch_norm, torch.instance_norm), _parameters_first))
 
 
 @composition("rms_norm")

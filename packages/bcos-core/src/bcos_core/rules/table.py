@@ -49,6 +49,15 @@ def functions(name: str) -> list[Function]:
     return [f if callable(f) else f.__get__ for f in found if callable(f) or hasattr(f, "__get__")]
 
 
+@functools.cache
+def public_function(operator: Any) -> Function:
+    """Function of PyTorch's that an operator of ``torch.ops.aten`` is behind, which takes the same arguments."""
+    packet = getattr(operator, "overloadpacket", operator)
+    namespace, _, name = packet._qualified_op_name.partition("::")
+    found = functions(name) if namespace == "aten" else []
+    return found[0] if found else operator
+
+
 def rule(*names: str) -> Callable[[Rule], Rule]:
     """Register a rule for all functions of these names, and for those that do the same in place."""
 
@@ -193,7 +202,7 @@ def count_dependent(*values: Any) -> int:
 
 def is_in_place(function: Function) -> bool:
     """Whether a function changes its first argument, by its name."""
-    name = function.__name__
+    name = function.__name__.partition(".")[0]  # operators end in that of an overload
     if name.startswith("__"):
         return name == "__setitem__" or (name.startswith("__i") and hasattr(torch.Tensor, f"__{name[3:]}"))
     return name.endswith("_")

@@ -62,7 +62,8 @@ def contribution_rgb(
     start = -limit if low is None else low
     if not start < limit:
         raise BcosError(f"the colours of a map must end above their start, {low:g}, got {limit:g}")
-    rgba = _colour_map(cmap or (COLOUR_MAP if low is None else UNSIGNED_COLOUR_MAP))((values - start) / (limit - start))
+    chosen = cmap or (COLOUR_MAP if low is None else UNSIGNED_COLOUR_MAP)
+    rgba = _colour_map(chosen)((values.clip(start, limit) - start) / (limit - start))
     return np.ascontiguousarray(rgba[..., :3], dtype=np.float64)
 
 
@@ -80,8 +81,8 @@ def plot_contribution_map(
 
     Args:
         map: (H, W), signed; it and `limit`, `percentile` and `cmap` as for :func:`contribution_rgb`.
-        ax: where to draw. None for a new figure of its own, ``ax.figure``, which pyplot does not manage.
-        colorbar: add the scale.
+        ax: where to draw. None for a new figure of pyplot's, its current one from then on.
+        colorbar: add the scale; its ends are pointed where values lie beyond.
         label: label of the scale.
 
     Returns:
@@ -90,15 +91,18 @@ def plot_contribution_map(
     Raises:
         BcosError: as :func:`contribution_rgb`.
     """
-    from matplotlib.figure import Figure
+    from matplotlib import pyplot as plt
 
     values, limit = _with_limit(map, limit, percentile)
     if ax is None:
-        ax = Figure(layout="constrained").add_subplot()
-    image = ax.imshow(values, cmap=_colour_map(cmap), vmin=-limit, vmax=limit, interpolation="nearest")
+        _, ax = plt.subplots(layout="constrained")
+    image = ax.imshow(
+        values.clip(-limit, limit), cmap=_colour_map(cmap), vmin=-limit, vmax=limit, interpolation="nearest"
+    )
     ax.set(xticks=[], yticks=[])
     if colorbar:
-        ax.figure.colorbar(image, ax=ax, label=label)
+        extend = "both" if np.abs(values).max() > limit else "neither"
+        ax.figure.colorbar(image, ax=ax, label=label, extend=extend)
     return ax, image
 
 
@@ -108,7 +112,7 @@ def _with_limit(map: Array, limit: float | None, percentile: float) -> tuple[NDA
         limit = symmetric_limit(values, percentile)
     if not 0 < limit < float("inf"):
         raise BcosError(f"limit must be positive, got {limit}; use None for the map's own percentile")
-    return values.clip(-limit, limit), limit
+    return values, limit
 
 
 def _colour_map(name: str):  # type: ignore[no-untyped-def] # reason: matplotlib is imported on use

@@ -1,0 +1,33 @@
+from bcos_explain import explainers as explainers
+from bcos_explain import export as export
+from bcos_explain import metrics as metrics
+from bcos_explain import neurons as neurons
+from bcos_explain import render as render
+from bcos_explain import report as report
+from bcos_explain.batch import ClassExplanation as ClassExplanation
+from bcos_explain.batch import ClassTarget as ClassTarget
+from bcos_explain.batch import ExplainedImage as ExplainedImage
+from bcos_explain.batch import explain_batch as explain_batch
+from bcos_explain.comparison import Comparison as Comparison
+from bcos_explain.comparison import ComparisonRow as ComparisonRow
+from bcos_explain.comparison import compare as compare
+from bcos_explain.hookspecs import hookimpl as hookimpl
+from bcos_explain.registry import explainer_specs as explainer_specs
+from bcos_explain.registry import get_explainer as get_explainer
+from bcos_explain.registry import get_metric as get_metric
+from bcos_explain.registry import list_explainers as list_explainers
+from bcos_explain.registry import list_metrics as list_metrics
+from bcos_explain.registry import metric_specs as metric_specs
+from bcos_explain.render import contribution_rgb as contribution_rgb
+from bcos_explain.render import explanation_image as explanation_image
+from bcos_explain.render import input_image as input_image
+from bcos_explain.render import on_background as on_background
+from bcos_explain.render import plot_contribution_map as plot_contribution_map
+from bcos_explain.render import save_png as save_png
+from bcos_explain.report import GalleryItem as GalleryItem
+from bcos_explain.report import ReportData as ReportData
+from bcos_explain.report import write_report as write_report
+from bcos_explain.spec import ExplainerSpec as ExplainerSpec
+from bcos_explain.spec import MetricSpec as MetricSpec
+
+__version__: str

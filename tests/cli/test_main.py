@@ -174,6 +174,8 @@ def with_plugin(monkeypatch):
     import bcos_core.plugins as core
     from bcos_cli import plugins
 
+    caches = (plugins._loaded, plugins.recipes, plugins.datasets, plugins.losses, main.build_app)
+
     def install(plugin):
         real = core.entry_points
         entry = SimpleNamespace(
@@ -184,13 +186,12 @@ def with_plugin(monkeypatch):
             "entry_points",
             lambda *, group: [*real(group=group), *([entry] if group == "bcos_cli" else [])],
         )
-        monkeypatch.setattr(main, "app", typer.Typer(no_args_is_help=True))
-        for cached in (plugins._loaded, plugins.recipes, plugins.datasets):
+        for cached in caches:
             cached.cache_clear()
 
     yield install
     monkeypatch.undo()
-    for cached in (plugins._loaded, plugins.recipes, plugins.datasets):
+    for cached in caches:
         cached.cache_clear()
 
 

@@ -72,7 +72,7 @@ def load(monkeypatch):
 
         monkeypatch.setattr(plugins, "entry_points", entry_points)
         loaded = load_plugins(manager, GROUP)
-        return loaded, Registry("thing", manager.hook.things, loaded)
+        return loaded, Registry("thing", Thing, manager.hook.things, loaded)
 
     return run
 

@@ -38,16 +38,16 @@ def all_plugins() -> list[PluginInfo]:
 @cache
 def recipes() -> Registry[RecipeSpec]:
     """All recipes by name."""
-    return Registry("recipe", manager().hook.bcos_cli_recipes, _loaded()[1])
+    return Registry("recipe", RecipeSpec, manager().hook.bcos_cli_recipes, _loaded()[1])
 
 
 @cache
 def datasets() -> Registry[DatasetSpec]:
     """All data sets by name."""
-    return Registry("data set", manager().hook.bcos_cli_datasets, _loaded()[1])
+    return Registry("data set", DatasetSpec, manager().hook.bcos_cli_datasets, _loaded()[1])
 
 
 @cache
 def losses() -> Registry[LossSpec]:
     """All losses by name."""
-    return Registry("loss", manager().hook.bcos_cli_losses, _loaded()[1])
+    return Registry("loss", LossSpec, manager().hook.bcos_cli_losses, _loaded()[1])

@@ -9,8 +9,7 @@ from bcos_cli.data.sources.torchvision import torchvision_source
 from bcos_cli.data.sources.zip import ZipSource, zip_members
 from bcos_cli.plugins import datasets
 from bcos_core.errors import BcosError
-from bcos_core.plugin_guard import plugin_guard
-from bcos_core.plugins import resolve
+from bcos_core.plugins import checked
 
 __all__ = [
     "ArraySource",
@@ -51,10 +50,8 @@ def open_source(
     if labels is not None:
         raise BcosError(f"--labels goes with a folder or zip of images, got {source!r}")
     if source in datasets().names():
-        builder = resolve(datasets()[source].builder)
-        with plugin_guard(f"the data set {source!r}", loading=False):
-            built: ImageSource = builder()
-        return built
+        with datasets().running(source):
+            return checked(datasets().builder(source)(), ImageSource, datasets().described(source))
     raise BcosError(
         f"there is no data source {source!r}; give a folder or zip of class folders, torchvision:NAME, "
         f"or one of: {', '.join(datasets().names())}"

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import PackageNotFoundError, entry_points, version
 from typing import Any, Generic, Protocol, TypeVar, Unpack, get_args, get_origin, get_type_hints
 
 from bcos_core.errors import BcosError, first_line, shown
@@ -164,6 +164,14 @@ def _distribution(entry: Any) -> str:
     return str(entry.dist.name) if entry.dist is not None else "?"
 
 
+def version_of(distribution: str) -> str | None:
+    """Version of an installed distribution; None where it is not known."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
 MAKERS: dict[tuple[str, str], str] = {}
 """Which package had a name, by its kind (``"model"``) and itself, as files of runs tell that have been read."""
 
@@ -249,8 +257,9 @@ class Registry(Generic[SpecT]):
                 raise reason if is_ours(self._owners[name]) else PluginError(f"{self.described(name)}: {reason}") from reason
 
     def makers(self) -> dict[str, str]:
-        """Distribution of each name that is not ours."""
-        return {name: owner.partition(":")[0] for name, owner in self._owners.items() if not is_ours(owner)}
+        """Package and version that each name which is not ours comes with."""
+        others = {name: owner.partition(":")[0] for name, owner in self._owners.items() if not is_ours(owner)}
+        return {name: f"{package} {version_of(package) or ''}".strip() for name, package in others.items()}
 
 
 def suggestion(name: str, choices: Iterable[str]) -> str:

@@ -97,7 +97,7 @@ def _read_config(path: Path, source: str) -> ModelConfig:
         check_name(name)
         probabilities = ours.get("probabilities", usual_probabilities(name, spec))  # earlier files do not say
         number = check_outputs(values.get("num_classes"))
-        config = ModelConfig(name, number, options, spec, values.get("label_names"), probabilities)
+        config = ModelConfig(name, number, options, spec, values.get("label_names"), probabilities, ours.get("package"))
         config.check()
     except BcosError as reason:
         raise BcosError(
@@ -187,6 +187,7 @@ def _hub_config(model: nn.Module, config: ModelConfig) -> Mapping[str, Any]:
             "options": dict(config.options),
             "input": asdict(config.input),
             "probabilities": config.probabilities,
+            **({} if config.package is None else {"package": config.package}),
         },
     }
 

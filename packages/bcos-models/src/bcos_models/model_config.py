@@ -51,6 +51,8 @@ class ModelConfig:
     """Names of the outputs, in their order; None if they are not known."""
     probabilities: Probabilities = "sigmoid"
     """What makes probabilities of the logits."""
+    package: str | None = None
+    """Package and version that the architecture came with; None for one of ours."""
 
     def check(self) -> None:
         """Refuse values that no network has, which could not be read again."""
@@ -63,6 +65,8 @@ class ModelConfig:
         if self.probabilities not in get_args(Probabilities):
             known = " or ".join(map(repr, get_args(Probabilities)))
             raise BcosError(f"probabilities must be {known}, got {shown(self.probabilities)}")
+        if self.package is not None:
+            check_name(self.package, "package")
 
     def to_json(self) -> str:
         """JSON for the header of a weights file."""
@@ -72,7 +76,7 @@ class ModelConfig:
             "input": asdict(self.input),
             "classes": list(self.classes or ()),
             "probabilities": self.probabilities,
-        }
+        } | ({} if self.package is None else {"package": self.package})
         return json.dumps(values)
 
     @classmethod
@@ -82,11 +86,12 @@ class ModelConfig:
         keys = ("model", "options", "input", "classes", "probabilities")
         if missing := [key for key in keys if key not in values]:
             raise BcosError(f"it does not say its {missing[0]}")
-        if unknown := sorted(values.keys() - set(keys)):
+        if unknown := sorted(values.keys() - {*keys, "package"}):
             raise BcosError(f"it says its {shown(unknown[0])}, which is not known here")
         name, options, spec, classes, probabilities = (values[key] for key in keys)
         check_classes(classes)
-        config = cls(name, len(classes), section(options, "options"), read_input(spec), classes, probabilities)
+        described = section(options, "options"), read_input(spec), classes, probabilities, values.get("package")
+        config = cls(name, len(classes), *described)
         config.check()
         return config
 
@@ -116,10 +121,10 @@ def read_input(value: object) -> InputSpec:
         raise BcosError(f"input has other keys: {', '.join(shown(key, 40) for key in list(values)[:9])}") from reason
 
 
-def check_name(name: object) -> None:
-    """Refuse what is not the name of an architecture."""
+def check_name(name: object, what: str = "model") -> None:
+    """Refuse what is not the name of an architecture, or of a package."""
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
-        raise BcosError(f"the model must be a name of at most {MAX_NAME:,} characters, got {shown(name)}")
+        raise BcosError(f"the {what} must be a name of at most {MAX_NAME:,} characters, got {shown(name)}")
 
 
 def check_classes(classes: object) -> None:

@@ -40,6 +40,11 @@ def get_spec(name: str) -> ModelSpec:
     return registry[name] if found is None else found
 
 
+def package_of(name: str) -> str | None:
+    """Return package and version that a listed model comes with; None for one of ours."""
+    return plugins.registry().makers().get(name)
+
+
 def is_model(name: str) -> bool:
     """Whether :func:`create_model` knows the name."""
     try:
@@ -110,7 +115,7 @@ def create_model(
     if in_chans := arguments.get("in_chans"):
         input_spec = input_spec.with_channels(int(in_chans))
     probabilities = usual_probabilities(name, input_spec)
-    describe(model, ModelConfig(name, classes, dict(options), input_spec, probabilities=probabilities))
+    describe(model, ModelConfig(name, classes, dict(options), input_spec, None, probabilities, package_of(name)))
     if source is not None:
         replaced = load_weights(model, source, name=name, replace_classifier=num_classes is not None)
         if replaced and not pretrained:

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from bcos_cli.config.recipe import Recipe
 from bcos_cli.config.recipe_layers import load_yaml, merged, read_layers
 from bcos_cli.config.section import section_of
 from bcos_cli.config.trust import CHECKS, check_trusted
+from bcos_cli.config.versions import read_versions
 from bcos_core.errors import BcosError, shortened, shown
 
 _EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -39,6 +41,8 @@ def load_recipe(
     if data is not None:
         _section(values, "data", f"--data {data}")["path"] = data
         typed.append("data.path")
+    if layers[0].of_run:
+        read_versions(Path(layers[0].path).parent)  # which package had a name that is not there any more
     recipe = validate_recipe(values, source=name)
     if layers[0].of_run:
         above = [key for key in CHECKS if any(_has(layer.values, key) for layer in layers[1:])]

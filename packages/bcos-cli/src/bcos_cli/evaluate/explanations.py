@@ -58,6 +58,12 @@ class ExplanationMetrics:
             self.partial.clear()
         return {metric: results for metric, results in explanations.items() if results}, skipped
 
+    def try_out(self, spec: MetricSpec, explainer: str) -> None:
+        """Compute the first part of a metric, and hold it to its description; errors are those of the metric."""
+        task = self._task(spec, explainer)
+        count = min(task.part_size, task.count)
+        _as_part(task.compute(slice(0, count)), spec, count, [])
+
     def _measure(self, spec: MetricSpec, explainer: str) -> MetricResult:
         """Measure one metric of one explainer (``""`` where it takes none).
 

@@ -17,7 +17,7 @@ from bcos_cli.train.losses import probabilities_of
 from bcos_core.errors import BcosError
 from bcos_core.plugins import suggestion
 from bcos_models import InputSpec, ModelConfig, TrainedModel, create_model, get_spec, is_model, load_trained
-from bcos_models.registry import describe
+from bcos_models.registry import describe, package_of
 
 
 def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
@@ -92,7 +92,7 @@ def _input_spec(data: config.Data, spec: InputSpec) -> InputSpec:
 def _trained_model(
     recipe: Recipe, network: nn.Module, name: str, options: dict[str, Any], spec: InputSpec, classes: list[str]
 ) -> TrainedModel:
-    model_config = ModelConfig(name, len(classes), options, spec, classes, probabilities_of(recipe.train.loss))
+    model_config = ModelConfig(name, len(classes), options, spec, classes, probabilities_of(recipe.train.loss), package_of(name))
     describe(network, model_config)
     return TrainedModel(network, model_config)
 

@@ -13,6 +13,8 @@ from filelock import FileLock, Timeout
 
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.comparison import differences
+from bcos_cli.config.versions import VERSIONS_NAME, changed_versions, read_versions, write_versions
+from bcos_cli.messages import tell
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import path_in_errors, remove_asides, write_atomically
 from bcos_core.text import parse_json, read_text
@@ -37,7 +39,7 @@ FREE_TO_CHANGE = (
 class RunFolder:
     """Paths of a run, and its small files.
 
-    ``config.yaml`` (the complete recipe), ``metrics.jsonl`` (a line an epoch), ``checkpoints/``,
+    ``config.yaml`` (the complete recipe), ``versions.json`` (of what it runs with), ``metrics.jsonl`` (a line an epoch), ``checkpoints/``,
     ``model.safetensors``, ``tensorboard/``, ``explanations/`` (of a few images, after every epoch),
     ``evaluation.json``, ``report.html``.
     """
@@ -45,6 +47,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.versions = path / VERSIONS_NAME
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.weights = path / WEIGHTS_NAME
@@ -117,6 +120,7 @@ class RunFolder:
         """Make the folder for a new run; refuse one with something in it."""
         self._check_free()
         write_atomically(self.config, dump_recipe(recipe))
+        write_versions(self.path, recipe)
 
     def resume(self, recipe: Recipe) -> None:
         """Check that the run to be resumed had this recipe, except for what may change, and write it.
@@ -133,6 +137,9 @@ class RunFolder:
             )
         if before != recipe:
             write_atomically(self.config, dump_recipe(recipe))
+        if changed := changed_versions(read_versions(self.path)):
+            tell(f"the run goes on with other versions: {changed}")
+        write_versions(self.path, recipe)
 
     def _check_free(self) -> None:
         if not self.is_free():
@@ -141,7 +148,7 @@ class RunFolder:
             )
 
     def _files(self) -> tuple[Path, ...]:
-        return (self.config, self.metrics, self.weights, self.evaluation, self.report)
+        return (self.config, self.versions, self.metrics, self.weights, self.evaluation, self.report)
 
     def _check_run(self) -> None:
         if not self.config.exists():

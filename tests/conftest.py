@@ -40,7 +40,7 @@ def _clear_plugins():
 
 @pytest.fixture
 def stranger(monkeypatch):
-    """Install a stranger's package: what its entry point ``zoo`` loads, by group, and functions of ``stranger_code``."""
+    """Install a stranger's package: what its entry point ``zoo`` loads, by group, and code of ``stranger_code``."""
     import bcos_core.plugins as core
 
     real = core.entry_points

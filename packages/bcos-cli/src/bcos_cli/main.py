@@ -187,7 +187,8 @@ def _command_names(of: typer.Typer) -> list[str]:
     callbacks = [(c.name, getattr(c.callback, "__name__", "")) for c in of.registered_commands]
     names = [name or typer.main.get_command_name(function) for name, function in callbacks]
     for group in of.registered_groups:
-        name = typer.main.solve_typer_info_defaults(group).name
-        inner = group.typer_instance
-        names += [name] if name or inner is None else _command_names(inner)  # typer adds the commands of one without a name
+        if name := typer.main.solve_typer_info_defaults(group).name:
+            names.append(name)
+        elif group.typer_instance is not None:  # without a name, typer puts its commands beside the others
+            names += _command_names(group.typer_instance)
     return names

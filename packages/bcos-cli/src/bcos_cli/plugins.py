@@ -37,7 +37,7 @@ def all_plugins() -> list[PluginInfo]:
     import bcos_models.plugins
 
     found = [*bcos_models.plugins.plugins().infos, *bcos_explain.plugins.plugins().infos, *plugins().infos]
-    if core.entry_points(group="bcos_core"):  # rules of functions of torch, which is slow to import
+    if core.has_plugins("bcos_core"):  # rules of functions of torch, which is slow to import
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of broken ones, which are in the result
             from bcos_core.rules.table import load_rules

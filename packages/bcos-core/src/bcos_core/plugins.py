@@ -102,6 +102,11 @@ def load_entry_points(group: str, register: Callable[[Any, str], None]) -> Plugi
     return plugins
 
 
+def has_plugins(group: str) -> bool:
+    """Whether any installed package has an entry point of `group`; loads none."""
+    return bool(entry_points(group=group))
+
+
 def _register(manager: Manager, module: object, name: str) -> None:
     manager.register(module, name=name)
     try:
@@ -209,7 +214,9 @@ class Registry(Generic[SpecT]):
 
     def _add(self, spec: SpecT, owner: str) -> None:
         if not isinstance(spec, self._description) or not isinstance(spec.name, str):
-            raise BcosError(f"a {self.kind} is described by a {self._description.__name__} with a name, got {shown(spec)}")
+            raise BcosError(
+                f"a {self.kind} is described by a {self._description.__name__} with a name, got {shown(spec)}"
+            )
         if spec.name in self._specs:
             raise BcosError(
                 f"the {self.kind} {spec.name!r} is already registered by {self._owners[spec.name]}; choose another name"
@@ -254,7 +261,9 @@ class Registry(Generic[SpecT]):
             try:
                 return resolve(spec.builder)
             except BcosError as reason:
-                raise reason if is_ours(self._owners[name]) else PluginError(f"{self.described(name)}: {reason}") from reason
+                raise (
+                    reason if is_ours(self._owners[name]) else PluginError(f"{self.described(name)}: {reason}")
+                ) from reason
 
     def makers(self) -> dict[str, str]:
         """Package and version that each name which is not ours comes with."""

@@ -38,7 +38,9 @@ def read_versions(folder: Path) -> dict[str, str]:
         values = parse_json(read_text(path, MAX_BYTES))
         found, plugins = (_mapping(_mapping(values).get(key)) for key in ("versions", "plugins"))
         named = [(kind, name, package) for kind, names in plugins.items() for name, package in _mapping(names).items()]
-        if wrong := [text for text in (*found.values(), *(package for *_, package in named)) if not isinstance(text, str)]:
+        if wrong := [
+            text for text in (*found.values(), *(package for *_, package in named)) if not isinstance(text, str)
+        ]:
             raise BcosError(f"a version is a word, got {shown(wrong[0])}")
     except BcosError as reason:
         raise BcosError(f"{str(path)!r} is damaged: {reason}; remove it") from reason

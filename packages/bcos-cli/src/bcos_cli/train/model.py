@@ -92,7 +92,9 @@ def _input_spec(data: config.Data, spec: InputSpec) -> InputSpec:
 def _trained_model(
     recipe: Recipe, network: nn.Module, name: str, options: dict[str, Any], spec: InputSpec, classes: list[str]
 ) -> TrainedModel:
-    model_config = ModelConfig(name, len(classes), options, spec, classes, probabilities_of(recipe.train.loss), package_of(name))
+    model_config = ModelConfig(
+        name, len(classes), options, spec, classes, probabilities_of(recipe.train.loss), package_of(name)
+    )
     describe(network, model_config)
     return TrainedModel(network, model_config)
 

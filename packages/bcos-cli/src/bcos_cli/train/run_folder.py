@@ -39,8 +39,8 @@ FREE_TO_CHANGE = (
 class RunFolder:
     """Paths of a run, and its small files.
 
-    ``config.yaml`` (the complete recipe), ``versions.json`` (of what it runs with), ``metrics.jsonl`` (a line an epoch), ``checkpoints/``,
-    ``model.safetensors``, ``tensorboard/``, ``explanations/`` (of a few images, after every epoch),
+    ``config.yaml`` (the complete recipe), ``versions.json`` (of packages), ``metrics.jsonl`` (a line an epoch),
+    ``checkpoints/``, ``model.safetensors``, ``tensorboard/``, ``explanations/`` (of a few images, after every epoch),
     ``evaluation.json``, ``report.html``.
     """
 
@@ -137,8 +137,8 @@ class RunFolder:
             )
         if before != recipe:
             write_atomically(self.config, dump_recipe(recipe))
-        if changed := changed_versions(read_versions(self.path)):
-            tell(f"the run goes on with other versions: {changed}")
+        if others := changed_versions(read_versions(self.path)):
+            tell(f"the run goes on with other versions: {others}")
         write_versions(self.path, recipe)
 
     def _check_free(self) -> None:

@@ -21,7 +21,7 @@ def of_plugin(explainer: object, what: str) -> Explainer:
     if not callable(explainer):
         raise PluginError(f"{what}: its builder gave {type(explainer).__name__}, needed explainer(model, x, target)")
     is_linear = isinstance(explainer, LinearMapExplainer)
-    return (_LinearMapOfPlugin if is_linear else _OfPlugin)(explainer, what)  # type: ignore[arg-type] # reason: it is called
+    return (_LinearMapOfPlugin if is_linear else _OfPlugin)(explainer, what)
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,7 +35,8 @@ class _OfPlugin:
             maps = checked(self.explainer(model, x, target), Tensor, self.what)
         several = target.shape[1:] if isinstance(target, Tensor) else ()
         leading, image = (len(x), *several), tuple(x.shape[2:])
-        if (*maps.shape[: len(leading)], *maps.shape[-2:]) != (*leading, *image) or maps.ndim - len(leading) not in (2, 3):
+        sides, rank = (*maps.shape[: len(leading)], *maps.shape[-2:]), maps.ndim - len(leading)
+        if sides != (*leading, *image) or rank not in (2, 3):
             needed = ", ".join(map(str, (*leading, "[C]", *image)))
             raise PluginError(f"{self.what} gave a map of shape {tuple(maps.shape)}, needed ({needed})")
         return maps

@@ -51,7 +51,7 @@ def open_source(
         raise BcosError(f"--labels goes with a folder or zip of images, got {source!r}")
     if source in datasets().names():
         with datasets().running(source):
-            return checked(datasets().builder(source)(), ImageSource, datasets().described(source))
+            return checked(datasets().builder(source)(), ImageSource, datasets().described(source))  # type: ignore[type-abstract] # reason: a check
     raise BcosError(
         f"there is no data source {source!r}; give a folder or zip of class folders, torchvision:NAME, "
         f"or one of: {', '.join(datasets().names())}"

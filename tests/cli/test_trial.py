@@ -164,6 +164,7 @@ def test_broken_promise_is_one_line_before_the_first_epoch(code, message, plugin
     [
         ({"metrics": ["eech"]}, "there is no metric 'eech'; did you mean 'each'"),
         ({"explainers": ["shadows"]}, "there is no explainer 'shadows'; did you mean 'shadow'"),
+        ({"metrics": ["epg"]}, "epg needs boxes, which shards do not have"),
     ],
 )
 def test_unknown_name_is_refused_before_the_first_epoch(evaluation, message, plugins, theirs, tmp_path):

@@ -82,9 +82,14 @@ def _specs(options: EvaluationOptions, index: ShardIndex) -> tuple[list[MetricSp
     skipped = {spec.name: SEVERAL_LABELS for spec in specs if index.multi_label and needs_confidence(spec)}
     specs = [spec for spec in specs if spec.name not in skipped]
     for spec in specs:
-        if missing := [need for need in spec.needs if need not in OF_SHARDS]:
-            raise BcosError(f"{spec.name} needs {' and '.join(missing)}, which shards do not have; see --boxes")
+        check_of_shards(spec)
     return specs, skipped
+
+
+def check_of_shards(spec: MetricSpec) -> None:
+    """Refuse a metric that needs what shards do not have."""
+    if missing := [need for need in spec.needs if need not in OF_SHARDS]:
+        raise BcosError(f"{spec.name} needs {' and '.join(missing)}, which shards do not have; see --boxes")
 
 
 def _classify(

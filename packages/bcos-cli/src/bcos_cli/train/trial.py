@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bcos_cli.config import Recipe
+from bcos_cli.config import Recipe, Train
+from bcos_cli.evaluate.evaluation import check_of_shards
 from bcos_cli.evaluate.explanations import ExplanationMetrics
 from bcos_cli.evaluate.metrics import check_metrics, explanation_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
@@ -31,21 +32,24 @@ def try_plugins(recipe: Recipe, trained: TrainedModel, loss: nn.Module, *, multi
 
     Raises:
         PluginError: one of them failed, or gave something else than it promises; it is named.
-        BcosError: the recipe names an explainer or a metric that is not there.
+        BcosError: the recipe names an explainer or a metric that is not there, or needs what shards do not have.
     """
     metrics = check_metrics(recipe.evaluation.metrics) if recipe.evaluation.metrics else []
-    specs = [s for s in explanation_metrics() if s.name in metrics and not is_ours(of_explain.metrics().owner(s.name))]
+    named = [spec for spec in explanation_metrics() if spec.name in metrics]
+    for spec in named:
+        check_of_shards(spec)
+    specs = [spec for spec in named if not is_ours(of_explain.metrics().owner(spec.name))]
     for name in recipe.evaluation.explainers:
         get_explainer(name)
     explainers = [name for name in recipe.evaluation.explainers if not is_ours(of_explain.explainers().owner(name))]
     with _as_scored(trained.model):
         if not is_ours(get_spec(trained.name).builder):
             _try_network(trained)
-        _try_loss(recipe.train.loss, loss, trained, multi_label)
+        _try_loss(recipe.train, loss, trained, multi_label)
         for name in explainers:
             with _refusals():
                 attribute(get_explainer(name), trained.model, trained.encode(_images(trained, 2)))
-        for spec in specs:
+        for spec in specs if recipe.evaluation.explainers else ():
             with _refusals():
                 _try_metric(spec, recipe, trained)
 
@@ -90,12 +94,13 @@ def _try_network(trained: TrainedModel) -> None:
         raise PluginError(f"{what} gave outputs of shape {tuple(outputs.shape)} for 2 images, needed {needed}")
 
 
-def _try_loss(name: str, loss: nn.Module, trained: TrainedModel, multi_label: bool) -> None:
-    what, ours = described_loss(name)
-    if ours:
+def _try_loss(train: Train, loss: nn.Module, trained: TrainedModel, multi_label: bool) -> None:
+    what, ours = described_loss(train.loss)
+    if ours or ":" in train.loss:  # a function of the user's may count its calls
         return
     classes = len(trained.classes)
-    logits = torch.zeros(2, classes, device=_images(trained, 1).device, requires_grad=True)
+    dtype = torch.float64 if train.precision == "float64" else torch.float32
+    logits = torch.zeros(2, classes, dtype=dtype, device=_images(trained, 1).device, requires_grad=True)
     targets = torch.zeros_like(logits) if multi_label else torch.zeros(2, dtype=torch.long, device=logits.device)
     with plugin_errors(what, ours=False):
         value = checked(copy.deepcopy(loss)(logits, targets), Tensor, what)

@@ -126,7 +126,7 @@ WHOSE = "of the plugin pluggy:zoo"
         ({"network": lambda **_: None}, f"the model 'net' {WHOSE} gave None, needed Module"),
         (
             {"network": lambda **options: network(**options, extra=3)},
-            "the model 'net' (stranger_code:network) gave outputs of shape (2, 6) for 2 images, needed (2, 3)",
+            f"the model 'net' {WHOSE} gave outputs of shape (2, 6) for 2 images, needed (2, 3)",
         ),
         ({"loss": lambda options: None}, f"the loss 'counted' {WHOSE} gave None, needed Module"),
         (

@@ -22,6 +22,7 @@ from bcos_explain import MetricSpec, get_explainer
 from bcos_explain import plugins as of_explain
 from bcos_explain.explainers import attribute
 from bcos_models import TrainedModel, get_spec
+from bcos_models import plugins as of_models
 
 _FEW = 8
 """Images for what explains or measures them one by one; what needs all gets as many as in the end."""
@@ -87,7 +88,8 @@ def _images(trained: TrainedModel, count: int) -> Tensor:
 
 
 def _try_network(trained: TrainedModel) -> None:
-    what, needed = f"the model {trained.name!r} ({get_spec(trained.name).builder})", (2, len(trained.classes))
+    name, registry, needed = trained.name, of_models.registry(), (2, len(trained.classes))
+    what = registry.described(name) if name in registry.names() else f"the model {name!r} ({get_spec(name).builder})"
     with plugin_errors(what, ours=False), torch.no_grad():
         outputs = checked(trained.model(trained.encode(_images(trained, 2))), Tensor, what)
     if outputs.shape != needed:

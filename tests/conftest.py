@@ -4,6 +4,7 @@ import ctypes
 import gc
 import resource
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -22,3 +23,60 @@ def memory():
     if resident > LARGE:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _clear_plugins():
+    caches = {
+        "bcos_core.rules.table": ["load_rules"],
+        "bcos_models.plugins": ["_loaded"],
+        "bcos_explain.plugins": ["_loaded"],
+        "bcos_cli.plugins": ["_loaded", "recipes", "datasets", "losses"],
+        "bcos_cli.main": ["build_app"],
+    }
+    for module, names in caches.items():
+        for name in names if module in sys.modules else ():
+            getattr(sys.modules[module], name).cache_clear()
+
+
+@pytest.fixture
+def stranger(monkeypatch):
+    """Install a stranger's package: what its entry point ``zoo`` loads, by group, and code of ``stranger_code``."""
+    import bcos_core.plugins as core
+
+    real = core.entry_points
+
+    def install(*, code=None, distribution="stranger", **plugins):
+        module = types.ModuleType("stranger_code")
+        vars(module).update(code or {})
+        monkeypatch.setitem(sys.modules, "stranger_code", module)
+
+        def entry_points(*, group):
+            dist = types.SimpleNamespace(name=distribution)
+            found = [plugins[group]] if group in plugins else []
+            return [
+                *real(group=group),
+                *(types.SimpleNamespace(name="zoo", value="zoo", dist=dist, load=lambda p=p: p) for p in found),
+            ]
+
+        monkeypatch.setattr(core, "entry_points", entry_points)
+        _clear_plugins()
+
+    yield install
+    monkeypatch.undo()
+    _clear_plugins()
+
+
+@pytest.fixture
+def hooks():
+    """Make a plugin of a group, with hooks that return these values."""
+
+    def make(group, **returned):
+        from importlib import import_module
+
+        marker = import_module(f"{group}.hookspecs").hookimpl
+        plugin = types.ModuleType("zoo")
+        for name, value in returned.items():
+            setattr(plugin, name, marker(value if callable(value) else lambda value=value: value))
+        return plugin
+
+    return make

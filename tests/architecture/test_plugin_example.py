@@ -1,4 +1,16 @@
-"""A stranger's package in a fresh environment: found by its entry point alone, trained, explained."""
+"""A stranger's package, with one of each: found by its entry points alone, trained, scored, explained."""
+
+import contextlib
+import io
+import json
+import tomllib
+from importlib.metadata import EntryPoint
+
+import pytest
+import torch
+
+from bcos_core import explain
+from bcos_models import load_trained
 
 SCRIPT = """
 import torch
@@ -41,3 +53,64 @@ def test_example_plugin_is_installed_listed_trained_and_explained(root, fresh_en
     assert run("use.py").strip() == "3"
     listing = "import sys; from bcos_models import list_models;print(list_models('allconv*'), 'torch' in sys.modules)"
     assert run("-c", listing).strip() == "['allconv_mini'] False"
+
+
+@pytest.fixture
+def example(root, stranger, monkeypatch, tmp_path):
+    """The program with the example, installed in this process; returns status and output of a command."""
+    folder = root / "examples/bcos-plugin-allconv"
+    monkeypatch.syspath_prepend(folder / "src")
+    monkeypatch.chdir(tmp_path)
+    groups = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]
+    entries = [EntryPoint(name, value, group) for group, of in groups.items() for name, value in of.items()]
+    stranger(distribution="bcos-plugin-allconv", **{entry.group: entry.load() for entry in entries})
+
+    def bcos(*arguments):
+        from bcos_cli.main import run
+
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = run([str(a) for a in arguments])
+        assert status == 0, err.getvalue()
+        return out.getvalue()
+
+    return bcos
+
+
+def test_example_has_one_of_each_and_all_of_it_works(example, root):
+    rows = json.loads(example("plugins", "--json"))
+    theirs = {row["group"]: row["error"] for row in rows if row["distribution"] == "bcos-plugin-allconv"}
+    assert theirs == dict.fromkeys(["bcos_core", "bcos_models", "bcos_explain", "bcos_cli"])
+    listed = {
+        "models": "allconv_mini",
+        "explainers": "squared_gradient",
+        "metrics": "eccentricity",
+        "recipes": "allconv_stripes",
+    }
+    for command, name in listed.items():
+        assert name in [row["name"] for row in json.loads(example(command, "--json"))]
+    assert example("parameters", "allconv_mini").strip() == "73,152"
+    readme = (root / "examples/bcos-plugin-allconv/README.md").read_text()
+    assert all(
+        f"`{name}`" in readme for name in [*listed.values(), "stripes", "focal", "bcos parameters", "torch.sinc"]
+    )
+
+
+def test_example_is_packed_trained_scored_and_explained(example, tmp_path):
+    example("shards", "pack", "stripes", "shards")
+    run = ["--out", "run", "-o", "data.workers=0", "-o", "evaluation.gridpg_grids=0", "-o", "train.explained_images=0"]
+    example("train", "allconv_stripes", "--data", "shards", *run)
+    scores = json.loads((tmp_path / "run" / "evaluation.json").read_text())["metrics"]
+    assert scores["top1"] > 0.5
+    assert 0 < scores["eccentricity/squared_gradient"] < 0.5
+    trained = load_trained("run")
+    x = trained.encode(torch.rand(2, 1, 12, 12, generator=torch.Generator().manual_seed(0)))
+    e = explain(trained.model.double(), x.double())  # with the rule: torch.sinc has none of ours
+    torch.testing.assert_close(e.map.sum((-1, -2)) + e.bias, e.score)
+    named = json.loads((tmp_path / "run" / "versions.json").read_text())["plugins"]
+    assert {kind: list(names) for kind, names in named.items()} == {
+        "model": ["allconv_mini"],
+        "loss": ["focal"],
+        "explainer": ["squared_gradient"],
+        "metric": ["eccentricity"],
+    }

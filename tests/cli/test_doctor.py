@@ -161,7 +161,7 @@ def test_batches(sections, processes, status, text, found, recipe):
         (
             {"train": {"loss": "losses_of_the_test:raising"}},
             "problem",
-            "ZeroDivisionError: a mistake; bcos train would",
+            "the loss 'losses_of_the_test:raising' failed: ZeroDivisionError: a mistake",
         ),
         ({"model": {"name": "cifar10_resnet21"}}, "problem", "there is no model 'cifar10_resnet21'; did you mean"),
         ({"model": {"options": {"norm": "batch"}}}, "note", "norm shifts ("),

@@ -145,7 +145,17 @@ class OnlyAMean:
     mean = 0.25
 
 
-def test_metrics_of_plugins_get_what_they_need(trained, shards, monkeypatch):
+@pytest.fixture
+def strange(stranger, hooks):
+    """Install metrics of a stranger's package: functions by the names that their descriptions have."""
+
+    def install(specs, functions):
+        stranger(code=functions, bcos_explain=hooks("bcos_explain", bcos_explain_metrics=specs))
+
+    return install
+
+
+def test_metrics_of_plugins_get_what_they_need(trained, shards, strange):
     seen = {}
 
     def plain(model, images, labels, *, encode):
@@ -157,13 +167,10 @@ def test_metrics_of_plugins_get_what_they_need(trained, shards, monkeypatch):
         return metrics.MetricResult(scores=torch.tensor(keys).double())
 
     specs = [
-        MetricSpec("plain", "x:plain", needs=("model", "images", "labels")),
-        MetricSpec("chunked", "x:chunked", needs=("model", "explainer", "images", "keys"), unit="image"),
+        MetricSpec("plain", "stranger_code:plain", needs=("model", "images", "labels")),
+        MetricSpec("chunked", "stranger_code:chunked", needs=("model", "explainer", "images", "keys"), unit="image"),
     ]
-    monkeypatch.setattr("bcos_cli.evaluate.evaluation.metric_specs", lambda: specs)
-    functions = {"plain": plain, "chunked": chunked}
-    for module in ("options", "explanations"):
-        monkeypatch.setattr(f"bcos_cli.evaluate.{module}.get_metric", functions.get)
+    strange(specs, {"plain": plain, "chunked": chunked})
     options = EvaluationOptions(
         split="train",
         metrics=("plain", "chunked"),
@@ -181,12 +188,10 @@ def test_metrics_of_plugins_get_what_they_need(trained, shards, monkeypatch):
     assert evaluation.classification is None
 
 
-def scored(metric, trained, shards, monkeypatch, unit="image", **described):
+def scored(metric, trained, shards, strange, unit="image", **described):
     """The evaluation of a stranger's metric."""
-    spec = MetricSpec("strange", "strangers.metrics:strange", needs=("model", "images"), unit=unit, **described)
-    monkeypatch.setattr("bcos_cli.evaluate.evaluation.metric_specs", lambda: [spec])
-    for module in ("options", "explanations"):
-        monkeypatch.setattr(f"bcos_cli.evaluate.{module}.get_metric", {"strange": metric}.get)
+    spec = MetricSpec("strange", "stranger_code:strange", needs=("model", "images"), unit=unit, **described)
+    strange([spec], {"strange": metric})
     return evaluate_shards(trained, shards, replace(OPTIONS, metrics=("strange",), images=8))
 
 
@@ -197,9 +202,9 @@ def of_each(images, value=0.5, **options):
 @pytest.mark.parametrize(
     ("metric", "described", "reason"),
     [
-        (lambda m, images, **_: of_each(images[1:]), {}, "returned scores of 2 images for 3; use NaN where"),
-        (lambda m, images, **_: OnlyAMean(), {}, "returned OnlyAMean; with unit='image' it has to be a MetricResult"),
-        (lambda m, images, **_: 0.5, {"unit": "whole"}, "returned float; with unit='whole'"),
+        (lambda m, images, **_: of_each(images[1:]), {}, "gave scores of 2 images for 3; use NaN where"),
+        (lambda m, images, **_: OnlyAMean(), {}, "gave OnlyAMean; with unit='image' it has to be a MetricResult"),
+        (lambda m, images, **_: 0.5, {"unit": "whole"}, "gave float; with unit='whole'"),
         (lambda m, images, **_: of_each(images, cluster=len(images)), {}, "has unit='image', but scores that belong"),
         (
             lambda m, images, **_: of_each(images, higher_is_better=True),
@@ -207,21 +212,22 @@ def of_each(images, value=0.5, **options):
             "says that higher_is_better=False, its result says the opposite",
         ),
         (lambda m, images, **_: of_each(images, float("inf")), {}, "scores must be finite, or NaN where the metric is"),
+        (lambda m, images, **_: 1 / 0, {}, "failed: ZeroDivisionError: division by zero"),
     ],
 )
-def test_metrics_that_break_their_promise_are_named(metric, described, reason, trained, shards, monkeypatch):
-    evaluation = scored(metric, trained, shards, monkeypatch, **described)
+def test_metrics_that_break_their_promise_are_named(metric, described, reason, trained, shards, strange):
+    evaluation = scored(metric, trained, shards, strange, **described)
     assert reason in evaluation.skipped["strange"]
     if "finite" not in reason:
-        assert evaluation.skipped["strange"].startswith("the metric 'strange' (strangers.metrics:strange)")
+        assert evaluation.skipped["strange"].startswith("the metric 'strange' of the plugin stranger:zoo ")
     assert not evaluation.explanations
 
 
-def test_metrics_that_keep_their_promise_are_measured(trained, shards, monkeypatch):
+def test_metrics_that_keep_their_promise_are_measured(trained, shards, strange):
     def metric(model, images, *, encode):
         return of_each(images, float("nan"), higher_is_better=False)
 
-    evaluation = scored(metric, trained, shards, monkeypatch, higher_is_better=False)
+    evaluation = scored(metric, trained, shards, strange, higher_is_better=False)
     assert (evaluation.skipped, len(evaluation.explanations["strange"][""].scores)) == ({}, 8)
 
 

@@ -84,7 +84,7 @@ def test_function_of_the_users(tmp_path, monkeypatch):
     [
         ("nowhere_at_all:f", "cannot load 'nowhere_at_all:f': No module named"),
         ("losses_of_the_test:nothing", "cannot load 'losses_of_the_test:nothing'"),
-        ("builtins:id", "the loss 'builtins:id' must return a torch.nn.Module, got int"),
+        ("builtins:id", "the loss 'builtins:id' gave int, needed Module"),
         ("bcee", "there is no loss 'bcee'; did you mean 'bce'"),
     ],
 )

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 import typer
@@ -171,29 +170,9 @@ def test_other_processes_say_who_they_are(bcos, monkeypatch):
 
 
 @pytest.fixture
-def with_plugin(monkeypatch):
+def with_plugin(stranger):
     """The program anew, with a stranger's plugin."""
-    import bcos_core.plugins as core
-    from bcos_cli import plugins
-
-    def install(plugin):
-        real = core.entry_points
-        entry = SimpleNamespace(
-            name="zoo", value="stranger.zoo", dist=SimpleNamespace(name="stranger"), load=lambda: plugin
-        )
-        monkeypatch.setattr(
-            core,
-            "entry_points",
-            lambda *, group: [*real(group=group), *([entry] if group == "bcos_cli" else [])],
-        )
-        monkeypatch.setattr(main, "app", typer.Typer(no_args_is_help=True))
-        for cached in (plugins._loaded, plugins.recipes, plugins.datasets):
-            cached.cache_clear()
-
-    yield install
-    monkeypatch.undo()
-    for cached in (plugins._loaded, plugins.recipes, plugins.datasets):
-        cached.cache_clear()
+    return lambda plugin: stranger(bcos_cli=plugin)
 
 
 def test_plugin_adds_a_command(with_plugin, bcos):
@@ -296,6 +275,18 @@ def _twice(app):
     app.command("recipes")(lambda: None)
 
 
+def _twice_in_a_group(app):
+    group = typer.Typer()
+    group.command("train")(lambda: None)
+    app.add_typer(group)  # without a name: its commands are the program's
+
+
+def _into_our_program(app):
+    from bcos_cli.main import app as ours
+
+    ours.command("train")(lambda: None)
+
+
 def _unusable(app):
     @app.command()
     def odd(thing: int | str):
@@ -315,6 +306,12 @@ def _interrupted(app):
     ("commands", "reason"),
     [
         (_twice, "BcosError: the command 'recipes' is already registered; choose another name"),
+        (_twice_in_a_group, "BcosError: the command 'train' is already registered; choose another name"),
+        (_into_our_program, "ImportError: cannot import name 'app' from 'bcos_cli.main'"),
+        (
+            lambda app: None,
+            "BcosError: its hook bcos_cli_commands adds no command; add them to the app that it is given",
+        ),
         (_unusable, "AssertionError: Typer currently doesn't support Union types"),
         (_half, "SystemExit: 0"),
         (_interrupted, "KeyboardInterrupt: "),
@@ -336,6 +333,21 @@ def test_plugin_whose_commands_cannot_be_used_has_none_and_the_rest_works(comman
     assert error.startswith(reason)
     assert bcos("recipes")[0] == 0
     assert bcos("half")[0] == 2
+
+
+def test_command_of_a_plugin_that_asks_to_be_first_replaces_none_of_ours(with_plugin, bcos):
+    from bcos_cli.hookspecs import hookimpl
+
+    class Plugin:
+        @hookimpl(trylast=True)  # pluggy lists it before all others
+        def bcos_cli_commands(self, app):
+            app.command("recipes")(lambda: typer.echo("mine"))
+
+    with_plugin(Plugin())
+    rows = json.loads(bcos("plugins", "--json")[1])
+    broken = {row["name"]: row["error"] for row in rows if row["error"]}
+    assert broken == {"stranger:zoo": "BcosError: the command 'recipes' is already registered; choose another name"}
+    assert "cifar10_resnet20" in bcos("recipes")[1]
 
 
 def test_plugin_whose_command_fails_is_listed_as_broken_and_the_rest_works(with_plugin, bcos):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bcos_cli.evaluate.requirements import Condition, failures
+from bcos_cli.evaluate.requirements import Condition
 from bcos_cli.evaluate.result import Evaluation
 from bcos_core import BcosError
 from bcos_explain.metrics import MetricResult
@@ -53,9 +53,9 @@ def evaluation(explanations, skipped):
 def test_contributions_that_do_not_add_up_fail():
     exact = {"completeness": {"": MetricResult(scores=torch.tensor([1e-8, 5e-7]))}}
     wrong = {"completeness": {"": MetricResult(scores=torch.tensor([1e-7, 3e-3, 2e-2]))}}
-    assert failures(evaluation(exact, {}), []) == []
-    (reason,) = failures(evaluation(wrong, {}), [])
+    assert evaluation(exact, {}).failures([]) == []
+    (reason,) = evaluation(wrong, {}).failures([])
     assert "contributions and bias of 2 of 3 images miss the logit by more than 1e-06" in reason
     assert "at most by 2.0e-02" in reason
-    assert failures(evaluation({}, {"completeness": "frozen"}), []) == ["completeness failed: frozen"]
-    assert failures(evaluation(exact, {}), [Condition.parse("top1>0.8")]) == ["top1 is 0.7, needed > 0.8"]
+    assert evaluation({}, {"completeness": "frozen"}).failures([]) == ["completeness failed: frozen"]
+    assert evaluation(exact, {}).failures([Condition.parse("top1>0.8")]) == ["top1 is 0.7, needed > 0.8"]

@@ -82,6 +82,7 @@ def test_second_process_is_refused_and_changes_nothing(resume, run, recipe):
     with run.opened(recipe(), resume=False):
         before = run.config.read_text()
         if not resume:
+            run.versions.unlink()
             run.config.unlink()  # as if the first had not written it yet
         with (
             pytest.raises(BcosError, match="another process is training into"),

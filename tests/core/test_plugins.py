@@ -7,7 +7,8 @@ import pluggy
 import pytest
 
 from bcos_core import BcosError, plugins
-from bcos_core.plugins import PluginInfo, Plugins, Registry, load_plugins, resolve, suggestion
+from bcos_core.plugin_guard import PluginError, plugin_errors
+from bcos_core.plugins import PluginInfo, Plugins, Registry, first_result, load_plugins, resolve, suggestion
 
 GROUP = "bcos_tests"
 spec, impl = pluggy.HookspecMarker(GROUP), pluggy.HookimplMarker(GROUP)
@@ -72,7 +73,7 @@ def load(monkeypatch):
 
         monkeypatch.setattr(plugins, "entry_points", entry_points)
         loaded = load_plugins(manager, GROUP)
-        return loaded, Registry("thing", manager.hook.things, loaded)
+        return loaded, Registry("thing", Thing, manager.hook.things, loaded)
 
     return run
 
@@ -145,6 +146,52 @@ def test_plugin_with_an_unknown_hook_is_broken_and_contributes_nothing(load):
     assert registry.names() == ["lion"]
 
 
+other_impl = pluggy.HookimplMarker("bcos_explain")
+UNMARKED = "its things is not marked as a hook; put @bcos_tests.hookspecs.hookimpl above it"
+
+
+class Wrapper:
+    @impl(wrapper=True)
+    def things(self):
+        return (yield)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "reason"),
+    [
+        (types.SimpleNamespace(), "it has no hook of bcos_tests; mark one with bcos_tests.hookspecs.hookimpl"),
+        (types.SimpleNamespace(things=lambda: [Thing("lion")]), UNMARKED),
+        (types.SimpleNamespace(things=other_impl(lambda: [Thing("lion")])), UNMARKED),
+        (
+            types.SimpleNamespace(bcos_explain_metrics=other_impl(lambda: [])),
+            "it has no hook of bcos_tests; those it has are of bcos_explain, whose entry points name it",
+        ),
+        (Wrapper(), "its things is a wrapper of the hook, which is not called; write the hook itself"),
+    ],
+    ids=["nothing", "no marker", "another marker", "another package's", "a wrapper"],
+)
+def test_plugin_without_a_hook_that_is_called_is_broken(plugin, reason, load):
+    loaded, registry = load(entry("bad", "x", lambda: plugin), entry("zoo", "a", giving("ape")))
+    assert errors(loaded) == {"bad:x": f"BcosError: {reason}", "zoo:a": None}
+    assert registry.names() == ["ape"]
+
+
+@pytest.mark.parametrize("described", [types.SimpleNamespace(name="lion"), Thing(None), Thing(3), {"name": "lion"}])
+def test_description_of_another_type_is_broken(described, load):
+    plugin = types.SimpleNamespace(things=impl(lambda: [described]))
+    loaded, registry = load(entry("bad", "x", lambda: plugin), entry("zoo", "a", giving("ape")))
+    assert errors(loaded)["bad:x"].startswith("BcosError: a thing is described by a Thing with a name, got ")
+    assert registry.names() == ["ape"]
+
+
+def test_plugin_that_asks_to_be_first_takes_no_name_of_ours(load):
+    plugin = types.SimpleNamespace(things=impl(lambda: [Thing("resnet", "stranger")], trylast=True))
+    own = entry("bcos-models", "own", giving("resnet", maker="us"))
+    loaded, registry = load(entry("bad", "x", lambda: plugin), own)
+    assert errors(loaded)["bcos-models:own"] is None
+    assert registry["resnet"].maker == "us"
+
+
 def leaving():
     yield Thing("snake")
     raise SystemExit(0)
@@ -167,7 +214,7 @@ def test_hook_that_raises_or_returns_nonsense_is_broken(load, result):
     assert errors(loaded)["bad:x"].split(":")[0] in {
         "RuntimeError",
         "TypeError",
-        "AttributeError",
+        "BcosError",
         "SystemExit",
         "KeyboardInterrupt",
     }
@@ -238,6 +285,71 @@ def test_unknown_name_is_refused_with_a_suggestion(load):
         registry["lino"]
     with pytest.raises(BcosError, match=r"there is no thing 'xyz'; choose from ape, lion$"):
         registry["xyz"]
+
+
+def test_name_that_a_run_used_says_which_package_had_it(load, monkeypatch):
+    monkeypatch.setitem(plugins.MAKERS, ("thing", "lion"), "'zoo 1.2'")
+    _, registry = load()
+    with pytest.raises(BcosError, match=r"there is no thing 'lion'; it came with 'zoo 1.2'; install that if you trust"):
+        registry["lion"]
+
+
+def test_names_of_others_have_a_package_with_its_version(load):
+    _, registry = load(entry("pluggy", "a", giving("lion")), entry("zoo", "a", giving("ape")))
+    assert registry.makers() == {"lion": f"pluggy {pluggy.__version__}", "ape": "zoo"}
+    assert load(entry("bcos-models", "own", giving("lion")))[1].makers() == {}
+
+
+@dataclass(frozen=True)
+class Built(Thing):
+    builder: str = "no_such_module:f"
+
+
+def test_code_of_a_plugin_is_named_where_it_fails_and_ours_is_not(load, monkeypatch):
+    plugin = types.SimpleNamespace(things=impl(lambda: [Built("lion")]))
+    _, registry = load(entry("zoo", "a", lambda: plugin), entry("bcos-models", "own", giving("cow")))
+    with pytest.raises(PluginError, match=r"^the thing 'lion' of the plugin zoo:a: cannot load 'no_such_module:f'"):
+        registry.builder("lion")
+    with (
+        pytest.raises(PluginError, match=r"^the thing 'lion' of the plugin zoo:a failed: KeyError: 'k'"),
+        registry.running("lion"),
+    ):
+        raise KeyError("k")
+    with pytest.raises(KeyError), registry.running("cow"):
+        raise KeyError("k")
+
+
+@pytest.mark.parametrize(
+    "error", [BcosError("b must be at least 1"), MemoryError(), RuntimeError("not enough memory: 8")]
+)
+def test_mistakes_of_users_and_lack_of_memory_pass_through(error):
+    with pytest.raises(type(error)) as raised, plugin_errors("the thing", ours=False):
+        raise error
+    assert raised.value is error
+
+
+class Questions:
+    @pluggy.HookspecMarker(GROUP)(firstresult=True)
+    def question(self, name, other):
+        """Answer."""
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda name: 1 / 0, "question of the plugin zoo:a failed: ZeroDivisionError: division by zero"),
+        (lambda name: name, "question of the plugin zoo:a gave str, needed int"),
+    ],
+)
+def test_first_result_names_the_plugin_that_cannot_answer(answer, message):
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(Questions)
+    manager.register(types.SimpleNamespace(question=impl(lambda name, other: None)), name="farm:b")
+    manager.register(types.SimpleNamespace(question=impl(lambda other: other)), name="art:b")
+    assert first_result(manager.hook.question, int, name="x", other=7) == 7
+    manager.register(types.SimpleNamespace(question=impl(answer)), name="zoo:a")
+    with pytest.raises(PluginError, match=message):
+        first_result(manager.hook.question, int, name="x", other=7)
 
 
 def test_no_plugins_give_an_empty_registry(load):

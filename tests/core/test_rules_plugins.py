@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bcos_core import BcosError, explain
+from bcos_core import BcosError, explain, plugins
 from bcos_core.rules import table
 
 RULES = {torch.lgamma: lambda function, x: function(x.detach())}
@@ -24,14 +24,14 @@ def entry_points(monkeypatch):
     def install(**loaded):
         class Entry:
             def __init__(self, name, value):
-                self.name, self.value, self._loaded = name, f"somewhere:{name}", value
+                self.name, self.value, self._loaded, self.dist = name, f"somewhere:{name}", value, None
 
             def load(self):
                 if isinstance(self._loaded, BaseException):
                     raise self._loaded
                 return self._loaded
 
-        monkeypatch.setattr(table, "entry_points", lambda group: [Entry(n, v) for n, v in loaded.items()])
+        monkeypatch.setattr(plugins, "entry_points", lambda group: [Entry(n, v) for n, v in loaded.items()])
         table.load_rules.cache_clear()
 
     yield install
@@ -52,10 +52,22 @@ def test_rules_of_a_package_are_used(entry_points):
 
 @pytest.mark.parametrize(
     "broken",
-    [BROKEN, [], ImportError("no such module"), SystemExit(0)],
-    ids=["no rule", "a list", "no module", "an exit"],
+    [BROKEN, [], 3, ImportError("no such module"), SystemExit(0)],
+    ids=["no rule", "a list", "a number", "no module", "an exit"],
 )
 def test_broken_package_is_named_and_the_others_keep_working(entry_points, broken):
     entry_points(a_broken=broken, theirs=RULES)
-    with pytest.warns(UserWarning, match=r"the rules 'a_broken' \(somewhere:a_broken\) are not used: "):
+    with pytest.warns(
+        UserWarning, match=r"rules of the plugin \?:a_broken \(entry point somewhere:a_broken of \?\) are not used: "
+    ):
         explain(Gated(), torch.rand(2, 3).double() + 2)
+
+
+@pytest.mark.parametrize("taken", [torch.relu, torch.Tensor.relu_, torch.reshape, torch.max, torch.lgamma])
+def test_rule_of_a_package_replaces_none_that_is_there(entry_points, taken):
+    entry_points(a_first=RULES, b_second={taken: RULES[torch.lgamma]})
+    with pytest.warns(
+        UserWarning, match=r"plugin \?:b_second .* are not used: BcosError: torch.* has a rule already; "
+    ):
+        explain(Gated(), torch.rand(2, 3).double() + 2)
+    assert table.RULES.get(taken) is not RULES[torch.lgamma] or taken is torch.lgamma

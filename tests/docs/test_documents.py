@@ -1,6 +1,9 @@
 """The documents are true: their Python runs, their links lead somewhere, their YAML is a recipe."""
 
+import inspect
 import re
+import types
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -44,6 +47,50 @@ def test_python_examples_run(code, tmp_path, monkeypatch):
     finally:  # an example may have registered rules
         RULES.clear()
         RULES.update(rules)
+
+
+PLUGINS = [case for case in cases("python") if "@hookimpl" in case.values[0]]
+GROUPS = ("bcos_models", "bcos_explain", "bcos_cli")
+
+
+def marked(value):
+    return [group for group in GROUPS if hasattr(value, f"{group}_impl")]
+
+
+@pytest.mark.parametrize("code", PLUGINS)
+def test_examples_with_hooks_are_plugins_that_work(code, stranger):
+    from bcos_cli.evaluate.metrics import explanation_metrics
+    from bcos_cli.main import build_app
+    from bcos_cli.plugins import all_plugins
+
+    plugin = types.ModuleType("example")
+    exec(compile(code, "example", "exec"), vars(plugin))
+    groups = {group for value in vars(plugin).values() for group in marked(value)}
+    stranger(**dict.fromkeys(groups, plugin))
+    explanation_metrics()
+    build_app()
+    theirs = {info.group: info.error for info in all_plugins() if info.distribution == "stranger"}
+    assert theirs == dict.fromkeys(groups)
+
+
+def hooks():
+    """Every hook, with the signature that its specification has."""
+    for group in GROUPS:
+        module = import_module(f"{group}.hookspecs")
+        for name, function in vars(module).items():
+            if hasattr(function, f"{group}_spec"):
+                signature = inspect.signature(function)
+                returned = str(signature.return_annotation)
+                for home in ("collections.abc.", "typing.", *(f"{g}.spec." for g in GROUPS), "bcos_models.conversion."):
+                    returned = returned.replace(home, "")
+                yield f"`{name}({', '.join(signature.parameters)}) -> {returned}`"
+
+
+def test_page_of_plugins_names_every_hook_with_its_signature():
+    page = (ROOT / "docs/plugins.md").read_text()
+    found = list(hooks())
+    assert len(found) == 10
+    assert [hook for hook in found if hook not in page] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))

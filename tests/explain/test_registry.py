@@ -103,7 +103,7 @@ def test_broken_plugins_are_named_and_do_not_stop_the_rest(monkeypatch):
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     plugins = load_plugins(manager, hookspecs.PROJECT)
-    registry = Registry("explainer", manager.hook.bcos_explain_explainers, plugins)
+    registry = Registry("explainer", ExplainerSpec, manager.hook.bcos_explain_explainers, plugins)
     assert {"bcos", "gradcam", "other"} <= set(registry.names())
     errors = {i.name.split(":")[1]: i.error for i in plugins.infos}
     assert errors["builtin"] is None

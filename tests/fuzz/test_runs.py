@@ -16,6 +16,7 @@ from bcos_cli.runs.run import find_runs, read_run
 
 EPOCH = {"epoch": 1, "train_loss": 0.5, "test_top1": 0.5, "test_loss": 0.4, "seconds": 3.0, "images_per_second": 9.0}
 SCORES = {"model": "run", "metrics": {"top1": 0.5, "gridpg/bcos": 0.7}, "count": 7}
+VERSIONS = {"versions": {"torch": "2.8.0", "zoo": "1"}, "plugins": {"model": {"lion": "zoo 1"}}}
 PART = [
     0,
     {"scores": [0.1, 0.2], "cluster": 1, "higher_is_better": True, "chance": 0.5, "curves": [[1.0]], "curve_x": [0.0]},
@@ -28,23 +29,28 @@ def lines(*valid):
     return whole | damaged([as_json(document) + b"\n" for document in valid]) | json_files(*valid)
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "evaluation.json"])
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "evaluation.json", "versions.json"])
 def test_a_run_is_shown_or_refused_in_one_line(fuzz, folder, name):
     run = folder / "runs" / "a"
     run.mkdir(parents=True, exist_ok=True)
-    valid = {"config.yaml": TEXT, "metrics.jsonl": as_json(EPOCH) + b"\n", "evaluation.json": as_json(SCORES)}
+    documents = {"evaluation.json": SCORES, "versions.json": VERSIONS}
+    valid = {"config.yaml": TEXT, "metrics.jsonl": as_json(EPOCH) + b"\n"}
+    valid |= {file: as_json(document) for file, document in documents.items()}
 
     def read(content):
         for file, usual in valid.items():
             (run / file).write_bytes(content if file == name else usual)
         found = [read_run(path) for path in find_runs(folder / "runs")]
         for one in found:
-            json.dumps([one.model, one.max_epochs, one.measure, one.last, one.best, one.minutes, one.changed])
+            json.dumps(
+                [one.model, one.versions, one.max_epochs, one.measure, one.last, one.best, one.minutes, one.changed]
+            )
         recipe_rows(found * 2)
         score_rows(found * 2)
 
     read(valid[name])
-    fuzz(read, {"config.yaml": FILES, "metrics.jsonl": lines(EPOCH), "evaluation.json": json_files(SCORES)}[name])
+    json_documents = {file: json_files(document) for file, document in documents.items()}
+    fuzz(read, {"config.yaml": FILES, "metrics.jsonl": lines(EPOCH), **json_documents}[name])
 
 
 def test_partial_results_are_taken_up_or_refused_in_one_line(fuzz, folder):

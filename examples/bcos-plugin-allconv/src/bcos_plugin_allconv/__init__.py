@@ -1,1 +1,1 @@
-"""All-convolutional B-cos networks for bcos-models."""
+"""All-convolutional B-cos networks, with whatever else a package can add to the bcos packages."""

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Annotated
@@ -15,17 +16,7 @@ from bcos_cli.processes import given_arguments
 from bcos_cli.processes.signals import INTERRUPTED
 from bcos_cli.processes.torch_errors import dead_loader
 from bcos_core.errors import BcosError
-from bcos_core.plugins import is_ours
-
-app = typer.Typer(
-    name="bcos",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-    help="Train, score and explain B-cos networks: classifiers whose every decision is exactly a linear "
-    "map of the input.",
-    epilog="--debug, anywhere, shows the traceback of an error.",
-)
+from bcos_core.plugins import implementations, is_ours
 
 USER_MISTAKE = 2
 FAILURE = 1
@@ -43,7 +34,6 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def program(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show versions and exit.")
@@ -52,10 +42,20 @@ def program(
     """Train, score and explain B-cos networks."""
 
 
+@cache
 def build_app() -> typer.Typer:
     """Return the program with our commands and those of plugins."""
-    if not app.registered_commands and not app.registered_groups:
-        _add_commands(app)
+    app = typer.Typer(
+        name="bcos",
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+        help="Train, score and explain B-cos networks: classifiers whose every decision is exactly a linear "
+        "map of the input.",
+        epilog="--debug, anywhere, shows the traceback of an error.",
+    )
+    app.callback()(program)
+    _add_commands(app)
     return app
 
 
@@ -63,7 +63,7 @@ def _add_commands(to: typer.Typer) -> None:
     """Add every command, ours and those of plugins, through the hook that both implement."""
     from bcos_cli.plugins import manager, plugins
 
-    for implementation in manager().hook.bcos_cli_commands.get_hookimpls():
+    for implementation in implementations(manager().hook.bcos_cli_commands, plugins()):
         with plugins().using(implementation.plugin_name):
             theirs = _commands_of(implementation.function, _command_names(to))
             to.registered_commands += theirs.registered_commands
@@ -77,11 +77,12 @@ def _commands_of(hook: Callable[..., object], taken: Sequence[str]) -> typer.Typ
     theirs = typer.Typer(add_completion=False)
     hook(app=theirs)
     names = _command_names(theirs)
+    if not names:
+        raise BcosError("its hook bcos_cli_commands adds no command; add them to the app that it is given")
     for name in names:
         if name in taken or names.count(name) > 1:
             raise BcosError(f"the command {name!r} is already registered; choose another name")
-    if names:
-        typer.main.get_command(theirs)  # raises what would keep the program from starting
+    typer.main.get_command(theirs)  # raises what would keep the program from starting
     return theirs
 
 
@@ -184,11 +185,16 @@ def _usage(message: str, arguments: list[str]) -> str:
     if not message:
         return ""
     message = message.replace("Value error, ", "")
-    command = arguments[0] if arguments and arguments[0] in _command_names(app) else ""
+    command = arguments[0] if arguments and arguments[0] in _command_names(build_app()) else ""
     return f"{message} (see: bcos {command}{' ' if command else ''}--help)"
 
 
 def _command_names(of: typer.Typer) -> list[str]:
     callbacks = [(c.name, getattr(c.callback, "__name__", "")) for c in of.registered_commands]
-    commands = [name or typer.main.get_command_name(function) for name, function in callbacks]
-    return commands + [typer.main.solve_typer_info_defaults(group).name or "" for group in of.registered_groups]
+    names = [name or typer.main.get_command_name(function) for name, function in callbacks]
+    for group in of.registered_groups:
+        if name := typer.main.solve_typer_info_defaults(group).name:
+            names.append(name)
+        elif group.typer_instance is not None:  # without a name, typer puts its commands beside the others
+            names += _command_names(group.typer_instance)
+    return names

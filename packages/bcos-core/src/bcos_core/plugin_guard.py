@@ -15,11 +15,18 @@ from bcos_core.text import printable
 PATIENCE = 5.0
 """Seconds after which a plugin that is still being loaded is named."""
 
+_NO_MEMORY = "not enough memory"
+"""What torch says, in a RuntimeError, on the CPU."""
+
 OURS = frozenset({"bcos_core", "bcos_models", "bcos_explain", "bcos_cli"})
 """This project's packages."""
 
 
-class PluginExitError(BcosError):
+class PluginError(BcosError):
+    """Code of a plugin failed, or gave something else than its hook or its description promises; it is named."""
+
+
+class PluginExitError(PluginError):
     """Code of a plugin tried to end the program, such as by SystemExit, which is the cause of this error."""
 
 
@@ -60,6 +67,26 @@ def plugin_guard(what: str, *, loading: bool = True) -> Iterator[None]:
                 raise PluginExitError(f"{what} cannot be used: it raised {error_summary(reason)}") from reason
         if interrupts:  # and the code has caught the exception, as a bare except does
             raise KeyboardInterrupt(_while(what, loading))
+
+
+@contextmanager
+def plugin_errors(what: str, *, ours: bool) -> Iterator[None]:
+    """Run code that a plugin's description names; whatever it raises becomes one line that names it.
+
+    Errors of this project's own plugins, :class:`BcosError` and lack of memory pass through.
+
+    Raises:
+        PluginError: it raised something else.
+    """
+    with plugin_guard(what, loading=False):
+        try:
+            yield
+        except BcosError:
+            raise
+        except Exception as reason:
+            if ours or type(reason).__name__ in ("MemoryError", "OutOfMemoryError") or _NO_MEMORY in first_line(reason):
+                raise
+            raise PluginError(f"{what} failed: {error_summary(reason)}") from reason
 
 
 def _while(what: str, loading: bool) -> str:

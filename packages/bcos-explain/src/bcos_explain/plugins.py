@@ -14,8 +14,8 @@ def _loaded() -> tuple[pluggy.PluginManager, Plugins, Registry[ExplainerSpec], R
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     plugins = load_plugins(manager, hookspecs.PROJECT)
-    explainers = Registry[ExplainerSpec]("explainer", manager.hook.bcos_explain_explainers, plugins)
-    metrics = Registry[MetricSpec]("metric", manager.hook.bcos_explain_metrics, plugins)
+    explainers = Registry("explainer", ExplainerSpec, manager.hook.bcos_explain_explainers, plugins)
+    metrics = Registry("metric", MetricSpec, manager.hook.bcos_explain_metrics, plugins)
     return manager, plugins, explainers, metrics
 
 

@@ -4,8 +4,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from bcos_core.plugin_guard import plugin_guard
-from bcos_core.plugins import check_options, resolve
+from bcos_core.plugins import check_options, is_ours
 from bcos_explain import plugins
 from bcos_explain.spec import ExplainerSpec, MetricSpec
 
@@ -51,11 +50,16 @@ def get_explainer(name: str, **options: Any) -> "Explainer":
     >>> get_explainer("integrated_gradients", n_steps=20)
     IntegratedGradients(n_steps=20, internal_batch_size=16)
     """
-    builder = resolve(plugins.explainers()[name].builder)
+    registry = plugins.explainers()
+    builder = registry.builder(name)
     check_options(f"the explainer {name!r}", builder, options)
-    with plugin_guard(f"the explainer {name!r}", loading=False):
+    with registry.running(name):
         explainer: Explainer = builder(**options)
-    return explainer
+    if is_ours(registry.owner(name)):
+        return explainer
+    from bcos_explain.explainers.of_plugin import of_plugin  # here, so that listing explainers imports no torch
+
+    return of_plugin(explainer, registry.described(name))
 
 
 def list_metrics(pattern: str = "*") -> list[str]:
@@ -74,4 +78,4 @@ def get_metric(name: str) -> Callable[..., Any]:
     Raises:
         BcosError: no such metric; the message suggests one.
     """
-    return resolve(plugins.metrics()[name].builder)
+    return plugins.metrics().builder(name)

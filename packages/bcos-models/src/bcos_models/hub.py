@@ -95,8 +95,8 @@ def _read_config(path: Path, source: str) -> ModelConfig:
         check_name(name)
         probabilities = ours.get("probabilities", usual_probabilities(name, spec))  # earlier files do not say
         number = check_outputs(values.get("num_classes"))
-        names, decisions = values.get("label_names"), ours.get("decisions")
-        config = ModelConfig(name, number, options, spec, names, probabilities, decisions)
+        names, more = values.get("label_names"), {key: ours.get(key) for key in ("decisions", "package")}
+        config = ModelConfig(name, number, options, spec, names, probabilities, **more)
         config.check()
     except BcosError as reason:
         raise BcosError(
@@ -186,7 +186,7 @@ def _hub_config(model: nn.Module, config: ModelConfig) -> Mapping[str, Any]:
             "options": dict(config.options),
             "input": config.input.to_dict(),
             "probabilities": config.probabilities,
-            **({} if config.decisions is None else {"decisions": dict(config.decisions)}),
+            **config.optional(),
         },
     }
 

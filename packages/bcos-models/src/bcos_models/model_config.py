@@ -34,6 +34,10 @@ _WORD = re.compile(r"[\w.*?\[\]!+ -]{0,200}")
 """A name or a pattern of names, but neither a path into another folder nor an address."""
 
 
+OPTIONAL = ("decisions", "package")
+"""Of a description: files of before do not have them."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Description of a network: how :func:`bcos_models.create_model` makes it, and what its outputs mean.
@@ -53,6 +57,12 @@ class ModelConfig:
     """What makes probabilities of the logits."""
     decisions: Mapping[str, Any] | None = None
     """Those of the conversion of a converted network, with which it is repeated; None if they are not known."""
+    package: str | None = None
+    """Package and version that the architecture came with; None for one of ours."""
+
+    def optional(self) -> dict[str, Any]:
+        """Return what not every network has, as far as this one has it."""
+        return {key: value for key in OPTIONAL if (value := getattr(self, key)) is not None}
 
     def check(self) -> None:
         """Refuse values that no network has, which could not be read again."""
@@ -67,6 +77,8 @@ class ModelConfig:
         if self.probabilities not in get_args(Probabilities):
             known = " or ".join(map(repr, get_args(Probabilities)))
             raise BcosError(f"probabilities must be {known}, got {shown(self.probabilities)}")
+        if self.package is not None:
+            check_name(self.package, "package")
 
     def to_json(self) -> str:
         """JSON for the header of a weights file."""
@@ -76,7 +88,7 @@ class ModelConfig:
             "input": self.input.to_dict(),
             "classes": list(self.classes or ()),
             "probabilities": self.probabilities,
-            **({} if self.decisions is None else {"decisions": dict(self.decisions)}),
+            **self.optional(),
         }
         return json.dumps(values)
 
@@ -87,14 +99,13 @@ class ModelConfig:
         keys = ("model", "options", "input", "classes", "probabilities")
         if missing := [key for key in keys if key not in values]:
             raise BcosError(f"it does not say its {missing[0]}")
-        if unknown := sorted(values.keys() - {*keys, "decisions"}):
+        if unknown := sorted(values.keys() - {*keys, *OPTIONAL}):
             raise BcosError(f"it says its {shown(unknown[0])}, which is not known here")
         name, options, spec, classes, probabilities = (values[key] for key in keys)
         check_classes(classes)
-        decisions = values.get("decisions")  # earlier files have none
-        config = cls(
-            name, len(classes), section(options, "options"), read_input(spec), classes, probabilities, decisions
-        )
+        described = section(options, "options"), read_input(spec), classes, probabilities
+        more: dict[str, Any] = {key: values.get(key) for key in OPTIONAL}
+        config = cls(name, len(classes), *described, **more)
         config.check()
         return config
 
@@ -124,10 +135,10 @@ def read_input(value: object) -> InputSpec:
         raise BcosError(f"input has other keys: {', '.join(shown(key, 40) for key in list(values)[:9])}") from reason
 
 
-def check_name(name: object) -> None:
-    """Refuse what is not the name of an architecture."""
+def check_name(name: object, what: str = "model") -> None:
+    """Refuse what is not the name of an architecture, or of a package."""
     if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
-        raise BcosError(f"the model must be a name of at most {MAX_NAME:,} characters, got {shown(name)}")
+        raise BcosError(f"the {what} must be a name of at most {MAX_NAME:,} characters, got {shown(name)}")
 
 
 def check_classes(classes: object) -> None:

@@ -14,7 +14,7 @@ def _loaded() -> tuple[pluggy.PluginManager, Plugins, Registry[ModelSpec]]:
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
     plugins = load_plugins(manager, hookspecs.PROJECT)
-    return manager, plugins, Registry[ModelSpec]("model", manager.hook.bcos_models_specs, plugins)
+    return manager, plugins, Registry("model", ModelSpec, manager.hook.bcos_models_specs, plugins)
 
 
 def manager() -> pluggy.PluginManager:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
 from bcos_core.errors import BcosError, first_line, shown
+from bcos_core.plugins import MAKERS
 from bcos_models.classifier import remove_classifier
 from bcos_models.convert.origins import BUILDER, unconverted
 from bcos_models.model_config import ModelConfig, check_opens_nothing
@@ -40,6 +41,8 @@ def rebuild(
     """
     with _naming(config, source):
         config.check()
+        if config.package is not None:
+            MAKERS["model", config.name] = shown(config.package)
         if not trust:
             check_opens_nothing(config.options)
         with _bounded(state):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bcos_core.errors import BcosError, first_line, shown
-from bcos_core.plugin_guard import plugin_guard
-from bcos_core.plugins import check_options, resolve, takes
+from bcos_core.plugin_guard import plugin_errors
+from bcos_core.plugins import check_options, checked, first_result, is_ours, resolve, takes
 from bcos_models import imagenet, plugins
 from bcos_models.checks import is_size
 from bcos_models.conversion import Decisions
@@ -38,9 +38,13 @@ def get_spec(name: str) -> ModelSpec:
     registry = plugins.registry()
     if name in registry.names():
         return registry[name]
-    with plugin_guard(f"the model {name!r}"):
-        found: ModelSpec | None = plugins.manager().hook.bcos_models_find_spec(name=name)
+    found = first_result(plugins.manager().hook.bcos_models_find_spec, ModelSpec, name=name)
     return registry[name] if found is None else found
+
+
+def package_of(name: str) -> str | None:
+    """Return package and version that a listed model comes with; None for one of ours."""
+    return plugins.registry().makers().get(name)
 
 
 def is_model(name: str) -> bool:
@@ -97,12 +101,15 @@ def create_model(
 
     >>> model = create_model("cifar10_resnet20", num_classes=5, b=1.5)
     """
-    from bcos_models.weights import load_weights  # here, so that listing models imports no torch
+    from torch import nn  # here, so that listing models imports no torch
 
-    spec = get_spec(name)
+    from bcos_models.weights import load_weights
+
+    spec, registry = get_spec(name), plugins.registry()
     if pretrained and weights is not None:
         raise BcosError(f"give pretrained=True or weights={str(weights)!r}, not both")
-    builder = resolve(spec.builder)
+    listed = name in registry.names()
+    builder = registry.builder(name) if listed else resolve(spec.builder)
     source = None if spec.loads_weights else published_weights(spec) if pretrained else weights
     classes = spec.num_classes if num_classes is None else num_classes
     if not is_size(classes):
@@ -113,9 +120,11 @@ def create_model(
     check_options(f"the model {name!r}", builder, arguments)
     if spec.loads_weights:
         arguments |= {"pretrained": pretrained, "weights": weights}
+    ours = is_ours(spec.builder)
+    what = registry.described(name) if listed else f"the model {name!r}" + ("" if ours else f" ({spec.builder})")
     try:
-        with plugin_guard(f"the model {name!r}", loading=False):
-            model: nn.Module = builder(**arguments)
+        with plugin_errors(what, ours=ours):
+            model = checked(builder(**arguments), nn.Module, what)
     except TypeError as reason:  # builders check values, and expect them to be numbers, or lists of them
         raise BcosError(f"the model {name!r} cannot be built with {shown(options)}: {first_line(reason)}") from reason
     input_spec: InputSpec = getattr(model, "input_spec", spec.input)
@@ -133,6 +142,7 @@ def create_model(
             input_spec,
             probabilities=probabilities,
             decisions=asdict(decisions) if isinstance(decisions, Decisions) else None,
+            package=package_of(name),
         ),
     )
     if source is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bcos_core.errors import BcosError, first_line, shortened
 from bcos_core.files import write_atomically
-from bcos_core.plugin_guard import plugin_guard
+from bcos_core.plugins import first_result
 from bcos_models import plugins
 from bcos_models.classifier import ImageClassifier
 from bcos_models.download import fetch, hub_file
@@ -202,8 +202,7 @@ def convert_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: 
     if own.keys() == state.keys():
         return state
     hook = plugins.manager().hook.bcos_models_convert_state_dict
-    with plugin_guard("a plugin's hook bcos_models_convert_state_dict", loading=False):
-        converted = hook(name=name, state_dict=state)
+    converted = first_result(hook, Mapping, name=name, state_dict=state)  # type: ignore[type-abstract] # reason: a check
     if converted is None:
         return state
     # converters leave out means that are zero: not every norm has them

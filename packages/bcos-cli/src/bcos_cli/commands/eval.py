@@ -132,7 +132,6 @@ def evaluate(
 
     from bcos_cli.data.loader import reading_of
     from bcos_cli.evaluate.photos import evaluate_photos
-    from bcos_cli.evaluate.requirements import failures
     from bcos_cli.evaluate.result import ScoreFiles
     from bcos_cli.processes.group import leave, process_state
     from bcos_cli.runs.evaluation import evaluate_run
@@ -151,7 +150,7 @@ def evaluate(
     state = process_state()
     if as_json and state.is_main_process:
         say_json(evaluation.to_dict())
-    reasons = failures(evaluation, given.get("require", ()), metric or []) if state.is_main_process else []
+    reasons = evaluation.failures(given.get("require", ()), metric or []) if state.is_main_process else []
     state.wait_for_everyone()  # the launcher ends all processes when one has ended
     leave()
     for reason in reasons:

@@ -84,8 +84,10 @@ def metrics(as_json: AsJson = False) -> None:
 
 def plugins(as_json: AsJson = False) -> None:
     """List all plugins; broken ones with the reason."""
+    from bcos_cli.evaluate.metrics import explanation_metrics
     from bcos_cli.plugins import all_plugins
 
+    explanation_metrics()  # marks those whose names are taken
     found = all_plugins()
     rows = [
         {

@@ -60,10 +60,12 @@ def show(run: Annotated[Path, typer.Argument(help="A run's folder.")], as_json: 
     found = read_run(run)
     changed = {key: value for key, (value, _) in differences(found.recipe, defaults()).items() if value is not None}
     if as_json:
-        values = {"recipe": changed, "metrics": found.epochs, "scores": found.scores}
+        values = {"recipe": changed, "metrics": found.epochs, "scores": found.scores, "versions": found.versions}
         say_json({"name": str(run), **_summary(found), **values})
         return
     console.out.print(f"{run}: {found.model}, {found.state}, {len(found.epochs)} of {found.max_epochs} epochs")
+    if found.versions:
+        console.out.print(", ".join(f"{name} {version}" for name, version in found.versions.items()), soft_wrap=True)
     if changed:
         console.table("recipe, where it is not the default", ["key", "value"], changed.items(), prose=["value"])
     if found.epochs:

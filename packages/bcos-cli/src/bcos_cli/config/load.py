@@ -13,6 +13,7 @@ from bcos_cli.config.recipe import Recipe
 from bcos_cli.config.recipe_layers import dump_yaml, load_yaml, merged, read_layers
 from bcos_cli.config.section import section_of
 from bcos_cli.config.trust import CHECKS, check_trusted
+from bcos_cli.config.versions import read_versions
 from bcos_core.errors import BcosError, shortened, shown
 
 
@@ -38,6 +39,8 @@ def load_recipe(
     if data is not None:
         _section(values, "data", f"--data {data}")["path"] = data
         typed.append("data.path")
+    if layers[0].of_run:
+        read_versions(Path(layers[0].path).parent)  # which package had a name that is not there any more
     recipe = validate_recipe(values, source=name)
     if layers[0].of_run and "data.path" not in typed:
         recipe = with_data_found(recipe, Path(layers[0].path).parent)

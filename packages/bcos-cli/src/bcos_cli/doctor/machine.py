@@ -8,8 +8,10 @@ import psutil
 import torch
 
 from bcos_cli.config import load_recipe
+from bcos_cli.config.versions import changed_versions, read_versions
 from bcos_cli.doctor.finding import Finding, Findings, PlannedRun, gigabytes, note, ok, problem, some
-from bcos_cli.plugins import all_plugins
+from bcos_cli.evaluate.metrics import explanation_metrics
+from bcos_cli.plugins import all_plugins, versions
 from bcos_cli.train.accelerator import make_accelerator
 from bcos_cli.train.batch_size import plan_batches
 from bcos_cli.train.checkpoint import Checkpoints
@@ -25,7 +27,8 @@ _BATCHES_A_LOADER = 3
 
 
 def check_plugins() -> Findings:
-    """Check that all plugins load."""
+    """Check that all plugins load; tell which versions of packages a run depends on."""
+    explanation_metrics()  # marks those whose names are taken
     found = all_plugins()
     for info in found:
         if info.error is not None:
@@ -36,6 +39,7 @@ def check_plugins() -> Findings:
     third_party = [info.name for info in found if not info.distribution.startswith("bcos-")]
     more = f"; third-party: {some(third_party)}" if third_party else ""
     yield ok(f"{len(found)} plugins, imported in {1000 * sum(i.seconds for i in found):,.0f} ms{more}")
+    yield ok(", ".join(f"{name} {version}" for name, version in versions().items()))
 
 
 def check_machine(run: PlannedRun, checkpoint_bytes: int | None) -> Findings:
@@ -134,6 +138,8 @@ def _folder(run: PlannedRun) -> Findings:
     if changed:
         yield problem(f"{name!r} holds a run of another recipe ({'; '.join(changed[:4])}); choose another with --out")
         return
+    if versions_then := changed_versions(read_versions(folder.path)):
+        yield note(f"{name!r} was made with other versions: {versions_then}")
     last = Checkpoints(folder.checkpoints, 1).last()
     epochs = len(folder.read_metrics())
     yield note(

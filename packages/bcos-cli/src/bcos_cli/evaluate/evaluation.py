@@ -7,7 +7,7 @@ from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import images_at, make_batches
 from bcos_cli.evaluate.classification import Scores, classify
 from bcos_cli.evaluate.explanations import ExplanationMetrics
-from bcos_cli.evaluate.metrics import CLASSIFICATION
+from bcos_cli.evaluate.metrics import CLASSIFICATION, explanation_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_cli.evaluate.result import Evaluation, Explanations, means
@@ -15,7 +15,7 @@ from bcos_cli.evaluate.resumable import partial_results
 from bcos_cli.evaluate.samplers import Predictions, Sampler, SplitImages, needs_confidence
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
-from bcos_explain import MetricSpec, metric_specs
+from bcos_explain import MetricSpec
 from bcos_models import TrainedModel
 
 OF_SHARDS = ("model", "explainer", "images", "labels", "confidences", "keys")
@@ -89,14 +89,19 @@ def evaluate_shards(
 
 def _specs(options: EvaluationOptions, index: ShardIndex) -> tuple[list[MetricSpec], dict[str, str]]:
     """Return the metrics of explanations that these shards allow, and the others with the reason."""
-    specs = [spec for spec in metric_specs() if spec.name in options.all_metrics]
+    specs = [spec for spec in explanation_metrics() if spec.name in options.all_metrics]
     specs = [spec for spec in specs if spec.unit != "grid" or options.grids > 0]
     skipped = {spec.name: SEVERAL_LABELS for spec in specs if index.multi_label and needs_confidence(spec)}
     specs = [spec for spec in specs if spec.name not in skipped]
     for spec in specs:
-        if missing := [need for need in spec.needs if need not in OF_SHARDS]:
-            raise BcosError(f"{spec.name} needs {' and '.join(missing)}, which shards do not have; see --boxes")
+        check_of_shards(spec)
     return specs, skipped
+
+
+def check_of_shards(spec: MetricSpec) -> None:
+    """Refuse a metric that needs what shards do not have."""
+    if missing := [need for need in spec.needs if need not in OF_SHARDS]:
+        raise BcosError(f"{spec.name} needs {' and '.join(missing)}, which shards do not have; see --boxes")
 
 
 def _classify(

@@ -13,11 +13,13 @@ from bcos_cli.evaluate.result import Explanations, score_name
 from bcos_cli.evaluate.resumable import Part, PartialResults
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
+from bcos_core.plugin_guard import PluginError
 from bcos_core.plugins import takes
 from bcos_explain import MetricSpec, get_explainer, get_metric
 from bcos_explain.explainers.memory import is_out_of_memory
 from bcos_explain.explainers.remarks import Remark, collect_remarks, worst
 from bcos_explain.metrics import MetricResult, sample_grids
+from bcos_explain.plugins import metrics
 from bcos_models import TrainedModel
 
 
@@ -55,6 +57,12 @@ class ExplanationMetrics:
         if process_state().is_main_process:
             self.partial.clear()
         return {metric: results for metric, results in explanations.items() if results}, skipped
+
+    def try_out(self, spec: MetricSpec, explainer: str) -> None:
+        """Compute the first part of a metric, and hold it to its description; errors are those of the metric."""
+        task = self._task(spec, explainer)
+        count = min(task.part_size, task.count)
+        _as_part(task.compute(slice(0, count)), spec, count, [])
 
     def _measure(self, spec: MetricSpec, explainer: str) -> MetricResult:
         """Measure one metric of one explainer (``""`` where it takes none).
@@ -124,7 +132,8 @@ class ExplanationMetrics:
         def compute(part: slice) -> Any:
             arguments = whole | {need: values[part] for need, values in divided.items()}
             chosen = {name: values[part] for name, values in named.items()}
-            return function(*(arguments[need] for need in spec.needs), **chosen, **options)
+            with metrics().running(spec.name):
+                return function(*(arguments[need] for need in spec.needs), **chosen, **options)
 
         count = len(named["grids"] if spec.unit == "grid" else inputs["images"])
         return _Task(count, count if spec.unit == "whole" else self.options.explain_batch, compute)
@@ -145,16 +154,16 @@ def _as_part(result: Any, spec: MetricSpec, samples: int, remarks: list[Remark])
 
 def _check_against_spec(result: Any, spec: MetricSpec, samples: int) -> None:
     """Hold a metric to its description: what it returns, how many scores, and which direction is better."""
-    who = f"the metric {spec.name!r} ({spec.builder})"
+    who = metrics().described(spec.name)
     if not isinstance(result, MetricResult):
-        raise BcosError(f"{who} returned {type(result).__name__}; with unit={spec.unit!r} it has to be a MetricResult")
+        raise PluginError(f"{who} gave {type(result).__name__}; with unit={spec.unit!r} it has to be a MetricResult")
     given = len(result.scores) // result.cluster
     if spec.unit == "image" and result.cluster != 1:
-        raise BcosError(f"{who} has unit='image', but scores that belong together, {result.cluster} each")
+        raise PluginError(f"{who} has unit='image', but scores that belong together, {result.cluster} each")
     if spec.unit != "whole" and given != samples:
-        raise BcosError(f"{who} returned scores of {given} {spec.unit}s for {samples}; use NaN where one is undefined")
+        raise PluginError(f"{who} gave scores of {given} {spec.unit}s for {samples}; use NaN where one is undefined")
     if {result.higher_is_better, spec.higher_is_better} == {True, False}:
-        raise BcosError(f"{who} says that higher_is_better={spec.higher_is_better}, its result says the opposite")
+        raise PluginError(f"{who} says that higher_is_better={spec.higher_is_better}, its result says the opposite")
 
 
 def _as_result(part: Part) -> MetricResult:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from bcos_core.errors import BcosError
-from bcos_core.plugins import suggestion
+from bcos_core.plugins import unknown
 from bcos_explain import MetricSpec, metric_specs
+from bcos_explain.plugins import metrics, plugins
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,15 @@ DEFAULT = ("top1", "top5", "loss", "calibration_error", "gridpg", "completeness"
 
 def all_metrics() -> dict[str, ClassificationMetric | MetricSpec]:
     """Return every metric by name: those of classification, then those of explanations from all plugins."""
-    return {**CLASSIFICATION, **{spec.name: spec for spec in metric_specs()}}
+    return {**CLASSIFICATION, **{spec.name: spec for spec in explanation_metrics()}}
+
+
+def explanation_metrics() -> list[MetricSpec]:
+    """Return the metrics of explanations; one that is called as a score of classification is marked as broken."""
+    for name in CLASSIFICATION.keys() & set(metrics().names()):
+        error = f"the metric {name!r} is already a score of classification; choose another name"
+        plugins().mark_broken(metrics().owner(name), error)
+    return [spec for spec in metric_specs() if spec.name not in CLASSIFICATION]
 
 
 def describe(name: str) -> ClassificationMetric | MetricSpec:
@@ -72,5 +80,5 @@ def check_metrics(names: list[str]) -> list[str]:
     known = all_metrics()
     for name in names:
         if name not in known:
-            raise BcosError(f"there is no metric {name!r}; {suggestion(name, known)}")
+            raise unknown("metric", name, known)
     return list(dict.fromkeys(names)) or list(DEFAULT)

@@ -13,12 +13,13 @@ from torch import Tensor
 from bcos_cli.config.network import load_network
 from bcos_cli.data.input_image import read_image
 from bcos_cli.evaluate.explanations import ExplanationMetrics
+from bcos_cli.evaluate.metrics import explanation_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.result import Evaluation, ScoreFiles, means, print_evaluation
 from bcos_cli.evaluate.resumable import partial_results
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
-from bcos_explain import MetricSpec, metric_specs
+from bcos_explain import MetricSpec
 from bcos_explain.metrics.annotations import Annotation, Placement, boxes_in_input, masks_in_input, read_coco, read_voc
 from bcos_models import TrainedModel
 
@@ -49,7 +50,7 @@ def evaluate_photos(
     trained = load_network(run_or_model, weights, classes)
     options = EvaluationOptions(**{"metrics": ("epg",), **given})
     options.check()
-    specs = [spec for spec in metric_specs() if spec.name in options.all_metrics]
+    specs = [spec for spec in explanation_metrics() if spec.name in options.all_metrics]
     if unfit := [m for m in options.all_metrics if m not in {spec.name for spec in specs if spec.unit == "image"}]:
         raise BcosError(f"{', '.join(unfit)} cannot be measured on annotated photographs; leave out --boxes")
     images = load_annotated(trained, annotations, photos, masks=any("masks" in spec.needs for spec in specs))

@@ -4,14 +4,10 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from bcos_cli.evaluate.metrics import all_metrics
 from bcos_core.errors import BcosError
 from bcos_core.plugins import suggestion
-
-if TYPE_CHECKING:
-    from bcos_cli.evaluate.result import Evaluation
 
 _COMPARISONS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 _FORM = re.compile(r"\s*([\w./-]+?)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*")
@@ -75,31 +71,3 @@ class Condition:
         if reason is None:
             raise BcosError(f"there is no score {self.metric!r}; {suggestion(self.metric, values)}")
         return f"{self.metric} was not measured: {reason}"
-
-
-def failures(evaluation: "Evaluation", conditions: Sequence[Condition], requested: Sequence[str] = ()) -> list[str]:
-    """Return why an evaluation does not pass, in one line each.
-
-    Contributions and bias must add up to every logit, wherever completeness was measured, all conditions must
-    hold, and the metrics that a user `requested` by name must have been measured.
-
-    Raises:
-        BcosError: a condition on a score that was not requested.
-    """
-    from bcos_core.completeness import is_rounding, rounding
-
-    found = []
-    for name, reason in evaluation.skipped.items():
-        metric = name.partition("/")[0]
-        if metric == "completeness":
-            found.append(f"completeness failed: {reason}")
-        elif metric in requested:
-            found.append(f"{name} was not measured: {reason}")
-    for result in evaluation.explanations.get("completeness", {}).values():
-        if wrong := int((~is_rounding(result.scores)).sum()):
-            found.append(
-                f"completeness failed: contributions and bias of {wrong} of {result.count} images miss the logit "
-                f"by more than {rounding():g} of their size, at most by {float(result.scores.max()):.1e}"
-            )
-    reasons = [condition.failure(evaluation.metrics, evaluation.skipped) for condition in conditions]
-    return found + [reason for reason in reasons if reason is not None]

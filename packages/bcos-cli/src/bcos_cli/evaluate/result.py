@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from bcos_cli.config.output_path import check_writable
 from bcos_cli.evaluate.classification import Scores
 from bcos_cli.evaluate.metrics import describe, format_value
 from bcos_cli.evaluate.predictions import SplitPredictions
+from bcos_cli.evaluate.requirements import Condition
+from bcos_core.completeness import is_rounding, rounding
 from bcos_core.files import write_atomically
 from bcos_explain.explainers import remark_lines
 from bcos_explain.metrics import MetricResult, write_results
@@ -91,6 +94,31 @@ class Evaluation:
         values["scores"] = None if self.classification is None else asdict(self.classification)
         values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}
         return values
+
+    def failures(self, conditions: Sequence[Condition], requested: Sequence[str] = ()) -> list[str]:
+        """Return why it does not pass, in one line each.
+
+        Contributions and bias must add up to every logit, wherever completeness was measured, all conditions must
+        hold, and the metrics that a user `requested` by name must have been measured.
+
+        Raises:
+            BcosError: a condition on a score that was not requested.
+        """
+        found = []
+        for name, reason in self.skipped.items():
+            metric = name.partition("/")[0]
+            if metric == "completeness":
+                found.append(f"completeness failed: {reason}")
+            elif metric in requested:
+                found.append(f"{name} was not measured: {reason}")
+        for result in self.explanations.get("completeness", {}).values():
+            if wrong := int((~is_rounding(result.scores)).sum()):
+                found.append(
+                    f"completeness failed: contributions and bias of {wrong} of {result.count} images miss the logit "
+                    f"by more than {rounding():g} of their size, at most by {float(result.scores.max()):.1e}"
+                )
+        reasons = [condition.failure(self.metrics, self.skipped) for condition in conditions]
+        return found + [reason for reason in reasons if reason is not None]
 
     def save(self, path: Path) -> None:
         """Write the JSON whole or not at all."""

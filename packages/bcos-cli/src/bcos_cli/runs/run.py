@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bcos_cli.config.recipe_layers import read_yaml
+from bcos_cli.config.versions import read_versions
 from bcos_cli.train.best_epoch import accuracy_of, measure_of, role_of
 from bcos_cli.train.run_folder import RunFolder
 from bcos_core.errors import BcosError, shown
@@ -24,6 +25,8 @@ class Run:
     """Lines of ``metrics.jsonl``."""
     scores: dict[str, float]
     """``metrics`` of ``evaluation.json``; empty before there is one."""
+    versions: dict[str, str]
+    """Of packages, by their names; empty for a run of an older version of bcos."""
     state: State
 
     @property
@@ -86,10 +89,11 @@ def read_run(path: Path) -> Run:
         for line in epochs:
             measure_of(line)
         scores = _scores(folder.evaluation) if folder.evaluation.exists() else {}
+        versions = read_versions(path)
     except BcosError as reason:
         raise BcosError(f"the files of the run {str(path)!r} cannot be read: {reason}") from reason
     state: State = "finished" if folder.weights.exists() else "interrupted"
-    return Run(path, recipe, epochs, scores, "running" if folder.is_in_use() else state)
+    return Run(path, recipe, epochs, scores, versions, "running" if folder.is_in_use() else state)
 
 
 def _sections(recipe: dict[str, Any]) -> dict[str, Any]:

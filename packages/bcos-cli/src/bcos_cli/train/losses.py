@@ -16,8 +16,8 @@ from bcos_cli.data.index import ShardIndex
 from bcos_cli.plugins import losses
 from bcos_core.errors import BcosError
 from bcos_core.losses import BinaryCrossEntropyLoss, UniformOffLabelsBCELoss
-from bcos_core.plugin_guard import plugin_guard
-from bcos_core.plugins import resolve
+from bcos_core.plugin_guard import plugin_errors, plugin_guard
+from bcos_core.plugins import checked, is_ours, resolve
 from bcos_models.model_config import Probabilities
 
 
@@ -41,12 +41,17 @@ def make_loss(name: str, options: LossOptions | None = None) -> nn.Module:
     Raises:
         BcosError: no such loss.
     """
-    builder = _users_function(name) if ":" in name else resolve(losses()[name].builder)
-    with plugin_guard(f"the loss {name!r}", loading=False):
-        loss = builder(options or LossOptions())
-    if not isinstance(loss, nn.Module):
-        raise BcosError(f"the loss {name!r} must return a torch.nn.Module, got {type(loss).__name__}")
-    return loss
+    builder = _users_function(name) if ":" in name else losses().builder(name)
+    what, ours = described_loss(name)
+    with plugin_errors(what, ours=ours):
+        return checked(builder(options or LossOptions()), nn.Module, what)
+
+
+def described_loss(name: str) -> tuple[str, bool]:
+    """What a loss is and whose, for messages, and whether it is ours."""
+    if ":" in name:
+        return f"the loss {name!r}", False
+    return losses().described(name), is_ours(losses().owner(name))
 
 
 def training_loss(train: Train, index: ShardIndex, split: str) -> nn.Module:

@@ -110,8 +110,16 @@ def _trained_model(
     recipe: Recipe, network: nn.Module, name: str, options: dict[str, Any], spec: InputSpec, classes: list[str]
 ) -> TrainedModel:
     made: ModelConfig = network.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
-    probabilities = probabilities_of(recipe.train.loss)
-    model_config = ModelConfig(name, len(classes), options, spec, classes, probabilities, made.decisions)
+    model_config = ModelConfig(
+        name,
+        len(classes),
+        options,
+        spec,
+        classes,
+        probabilities_of(recipe.train.loss),
+        decisions=made.decisions,
+        package=made.package,
+    )
     describe(network, model_config)
     return TrainedModel(network, model_config)
 

@@ -16,6 +16,8 @@ from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.comparison import differences
 from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.config.output_path import check_writable
+from bcos_cli.config.versions import VERSIONS_NAME, changed_versions, read_versions, write_versions
+from bcos_cli.messages import tell
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import path_in_errors, remove_asides, write_atomically
 from bcos_core.text import parse_json, read_text
@@ -42,14 +44,15 @@ FREE_TO_CHANGE = (
 class RunFolder:
     """Paths of a run, and its small files.
 
-    ``config.yaml`` (the complete recipe), ``metrics.jsonl`` (a line an epoch), ``checkpoints/``,
-    ``model.safetensors``, ``tensorboard/``, ``explanations/`` (of a few images, after every epoch),
+    ``config.yaml`` (the complete recipe), ``versions.json`` (of packages), ``metrics.jsonl`` (a line an epoch),
+    ``checkpoints/``, ``model.safetensors``, ``tensorboard/``, ``explanations/`` (of a few images, after every epoch),
     ``evaluation.json``, ``report.html``.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / "config.yaml"
+        self.versions = path / VERSIONS_NAME
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.weights = path / WEIGHTS_NAME
@@ -135,6 +138,7 @@ class RunFolder:
         """Make the folder for a new run; refuse one with something in it."""
         self._check_free()
         write_atomically(self.config, dump_recipe(recipe))
+        write_versions(self.path, recipe)
 
     def resume(self, recipe: Recipe) -> None:
         """Check that the run to be resumed had this recipe, except for what may change, and write it.
@@ -145,6 +149,9 @@ class RunFolder:
         self._check_run()
         if self._check_recipe(recipe) != recipe:
             write_atomically(self.config, dump_recipe(recipe))
+        if others := changed_versions(read_versions(self.path)):
+            tell(f"the run goes on with other versions: {others}")
+        write_versions(self.path, recipe)
         self.preempted.unlink(missing_ok=True)
 
     def _check_recipe(self, recipe: Recipe) -> Recipe:
@@ -165,7 +172,7 @@ class RunFolder:
             )
 
     def _files(self) -> tuple[Path, ...]:
-        return (self.config, self.metrics, self.weights, self.evaluation, self.report)
+        return (self.config, self.versions, self.metrics, self.weights, self.evaluation, self.report)
 
     def _check_run(self) -> None:
         if not self.config.exists():

@@ -39,6 +39,7 @@ from bcos_cli.train.nonfinite_loss import RunningLoss, check_skipped, check_weig
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.sample_explanations import SampleExplanations
 from bcos_cli.train.train_step import seed_batch
+from bcos_cli.train.trial import try_plugins
 from bcos_cli.train.validation_split import Splits, with_validation
 from bcos_core.errors import BcosError
 from bcos_models import TrainedModel, load_trained
@@ -157,6 +158,9 @@ class Trainer:
         self.epoch_batches = self.loaders.epoch(recipe.evaluation.batch_size)
         self.steps_per_epoch = len(self.batches) // self.plan.accumulate
         loss = training_loss(train, index, self.splits.train).to(self.device)
+        if not fsdp.is_sharded(accelerator):
+            self.trained.model.to(self.device)
+            try_plugins(recipe, self.trained, loss, multi_label=index.multi_label)
         self.learner = Learner(
             recipe, self.trained, loss, accelerator, self.steps_per_epoch, multi_label=index.multi_label
         )

@@ -4,17 +4,17 @@ import functools
 import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import resolve_name
 
 from bcos_core.additive_terms import current_terms, named_like
 from bcos_core.dependence import depends, map_tensors, mark_dependent, tensors
 from bcos_core.errors import BcosError
-from bcos_core.plugin_guard import error_summary, plugin_guard
+from bcos_core.plugins import Plugins, load_entry_points
 
 Function = Callable[..., Any]
 Rule = Callable[..., Any]
@@ -118,24 +118,30 @@ def register_rules(rules: Mapping[Function, Rule]) -> None:
 
 
 @functools.cache
-def load_rules() -> None:
+def load_rules() -> Plugins:
     """Register the rules of every installed package, once; called when a network is first explained.
 
     A package names a mapping, as :func:`register_rules` takes it, in its ``pyproject.toml``; one whose rules cannot be
-    loaded is named in a warning, and the others keep working.
+    loaded, or are of a function that has one, is named in a warning, and the others keep working.
 
     .. code-block:: toml
 
         [project.entry-points.bcos_core]
         mine = "my_package.rules:RULES"
     """
-    for entry in sorted(entry_points(group="bcos_core"), key=lambda e: e.name):
-        what = f"the rules {entry.name!r} ({entry.value})"
-        try:
-            with plugin_guard(what):
-                register_rules(entry.load())
-        except Exception as reason:  # a third-party module may raise anything
-            warnings.warn(f"{what} are not used: {error_summary(reason)}", stacklevel=2)
+    plugins = load_entry_points("bcos_core", _register_new)
+    for info in plugins.infos:
+        if info.error is not None:
+            warnings.warn(f"the rules of {info.described} are not used: {info.error}", stacklevel=2)
+    return plugins
+
+
+def _register_new(rules: Mapping[Function, Rule], _plugin: str) -> None:
+    """Register rules of a package; refuse functions that have a rule, which nobody would know was replaced."""
+    tables = (RULES, COMPOSITIONS, IN_PLACE_COMPOSITIONS, LINEAR, SELECTING)
+    if taken := [function for function in rules if any(function in table for table in tables)]:
+        raise BcosError(f"{resolve_name(taken[0]) or taken[0]} has a rule already; leave it out")
+    register_rules(rules)
 
 
 def AS_IT_IS(function: Function, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - reason: a constant of the API

@@ -56,6 +56,8 @@ def _maps(explainer: Explainer, model: nn.Module, x: Tensor, target: Target) -> 
             pass_on(remarks, target=t)
         return torch.stack(columns, 1)
     attribution = explainer(model, x, target)
+    if not isinstance(attribution, Tensor):
+        raise BcosError(f"the explainer gave {type(attribution).__name__}, needed a tensor (N, [C,] H, W)")
     expected = (*(target.shape if several else x.shape[:1]), *x.shape[2:])  # type: ignore[union-attr] # reason: several says it is a tensor
     tells_channels = attribution.ndim == len(expected) + 1
     maps = attribution.sum(-3) if tells_channels else attribution

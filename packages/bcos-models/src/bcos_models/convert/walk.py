@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
-from bcos_core.plugin_guard import plugin_guard
+from bcos_core.plugins import first_result
 from bcos_models import plugins
 from bcos_models.conversion import Conversion, ConversionOptions, ConversionReport, Decisions, Step
 from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, without_bias
@@ -67,8 +67,7 @@ class Walk:
             self._note(layer, name, without_bias(layer, self.options), "query, key and value stay linear")
             return layer
         hook = plugins.manager().hook.bcos_models_convert_layer
-        with plugin_guard("a plugin's hook bcos_models_convert_layer", loading=False):
-            conversion: Conversion | None = hook(layer=layer, options=self.options)
+        conversion = first_result(hook, Conversion, layer=layer, options=self.options)
         if conversion is not None:
             _check_copied(name, before, conversion)
             self._note(layer, name, conversion, conversion.rule)

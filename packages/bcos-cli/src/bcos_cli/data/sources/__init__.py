@@ -11,8 +11,7 @@ from bcos_cli.data.sources.torchvision import torchvision_source
 from bcos_cli.data.sources.zip import ZipSource, zip_inventory
 from bcos_cli.plugins import datasets
 from bcos_core.errors import BcosError
-from bcos_core.plugin_guard import plugin_guard
-from bcos_core.plugins import resolve
+from bcos_core.plugins import checked
 
 __all__ = [
     "ArraySource",
@@ -68,7 +67,5 @@ def open_source(
         raise BcosError(f"--split goes with a folder or zip of images, got {source!r}; leave it out")
     if is_torchvision:
         return torchvision_source(source.removeprefix("torchvision:"), root or Path("data"))
-    builder = resolve(datasets()[source].builder)
-    with plugin_guard(f"the data set {source!r}", loading=False):
-        built: ImageSource = builder()
-    return built
+    with datasets().running(source):
+        return checked(datasets().builder(source)(), ImageSource, datasets().described(source))  # type: ignore[type-abstract] # reason: a check

@@ -4,7 +4,7 @@ import hashlib
 import io
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -32,6 +32,7 @@ class ImageItem:
         return PurePosixPath(self.path).suffix.lower().removeprefix(".")
 
 
+@runtime_checkable
 class ImageSource(Protocol):
     """Labelled images by split. Must be picklable: packing runs in several processes."""
 

@@ -1,4 +1,4 @@
-"""What the package adds. Imports no torch: ``bcos models`` loads every plugin."""
+"""What the package adds to bcos-models. Imports no torch: ``bcos models`` loads every plugin."""
 
 from collections.abc import Iterable
 

@@ -36,6 +36,11 @@ def _clear_plugins():
     for module, names in caches.items():
         for name in names if module in sys.modules else ():
             getattr(sys.modules[module], name).cache_clear()
+    if "bcos_core.rules.table" in sys.modules:
+        table = sys.modules["bcos_core.rules.table"]
+        for function in table.THIRD_PARTY:
+            table.RULES.pop(function, None)
+        table.THIRD_PARTY.clear()
 
 
 @pytest.fixture

@@ -92,7 +92,9 @@ def test_other_number_of_classes_than_expected_is_refused(shards):
 
 def test_registered_data_set_is_packed_when_it_is_asked_for(tmp_path, monkeypatch, capsys):
     packed = []
-    monkeypatch.setattr(data_set, "pack", lambda source, *given, **_: packed.append((len(source.items), *given)))
+    monkeypatch.setattr(
+        "bcos_cli.data.pack.pack", lambda source, *given, **_: packed.append((len(source.items), *given))
+    )
     assert data_set.packed_data_set("digits") == str(Path("shards/digits"))
     assert packed == [(1797, "digits", Path("shards/digits"))]
     assert "the data set 'digits' is packed in 'shards/digits'" in capsys.readouterr().err
@@ -105,7 +107,7 @@ def test_registered_data_set_is_packed_when_it_is_asked_for(tmp_path, monkeypatc
 
 def test_one_of_several_processes_packs_and_the_others_take_what_is_there(tmp_path, monkeypatch):
     packed = []
-    monkeypatch.setattr(data_set, "pack", lambda *_, wait: packed.append(wait))
+    monkeypatch.setattr("bcos_cli.data.pack.pack", lambda *_, wait: packed.append(wait))
     monkeypatch.setenv("RANK", "1")
     data_set.packed_data_set("digits")
     (tmp_path / "shards/digits").mkdir(parents=True)
@@ -118,4 +120,4 @@ def test_command_trains_on_a_registered_data_set(bcos):
     small = ["-o", "train.epochs=1", "-o", "data.workers=0", "-o", "evaluation.gridpg_grids=1"]
     status, _, err = bcos("train", "digits", "--data", "digits", "--out", "run", *small)
     assert status == 0, err
-    assert "path: shards/digits" in Path("run/config.yaml").read_text()
+    assert f"path: {Path('shards/digits').resolve()}" in Path("run/config.yaml").read_text(encoding="utf-8")

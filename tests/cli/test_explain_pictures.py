@@ -362,8 +362,9 @@ def test_the_opacity_of_w_is_smoothed_as_asked(run, pictures, tmp_path, bcos, li
 
 
 @pytest.mark.parametrize("command", ["explain", "maps", "neurons"])
-def test_json_is_all_of_standard_output(command, run, pictures, shards, bcos):
-    rest = ["pictures"] if command == "explain" else ["--data", shards, "--workers", 0]
+def test_json_is_all_of_standard_output(command, run, pictures, shards, bcos, tmp_path):
+    (tmp_path / "names.txt").write_text("rows\ncolumns\ncorner\n")
+    rest = ["pictures"] if command == "explain" else ["--data", shards, "--workers", 0, "--classes", "names.txt"]
     status, out, err = bcos(command, run, *rest, "--out", "o", "--json")
     assert status == 0, err
     value = json.loads(out)

@@ -50,7 +50,7 @@ def plugin(monkeypatch):
         original = plugins.load_plugins.__globals__["entry_points"]
         monkeypatch.setattr("bcos_core.plugins.entry_points", lambda group: [*original(group=group), entry])
         monkeypatch.setattr(
-            "bcos_explain.registry.resolve",
+            "bcos_core.plugins.resolve",
             lambda builder: {"twice": lambda: twice, "theirs": Theirs}.get(builder.split(":")[1]) or resolve(builder),
         )
         plugins._loaded.cache_clear()

@@ -114,7 +114,7 @@ def test_what_is_missing_is_said():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0.00"), (12.345, "12.35"), (-3.0, "−3.00"), (0.1234, "0.123"), (-0.00123, "−0.00123"), (1e-9, "0.000000")],
+    [(0.0, "0.00"), (12.345, "12.35"), (-3.0, "−3.00"), (0.1234, "0.123"), (-0.00123, "−0.00123"), (1e-9, "1.0e−09")],
 )
 def test_numbers_have_the_decimals_they_need(value, text):
     assert number(value) == text

@@ -4,8 +4,6 @@ import os
 from pathlib import Path
 
 from bcos_cli.data.index import INDEX_NAME
-from bcos_cli.data.pack import pack
-from bcos_cli.data.sources import open_source
 from bcos_cli.messages import tell
 from bcos_cli.plugins import datasets
 from bcos_core.address import is_address
@@ -21,6 +19,9 @@ def packed_data_set(data: str) -> str:
     """
     if is_address(data) or Path(data).exists() or data not in datasets().names():
         return data
+    from bcos_cli.data.pack import pack  # which imports NumPy
+    from bcos_cli.data.sources import open_source
+
     folder, rank = SHARDS / data, os.environ.get("RANK", "0")
     if rank == "0" or not (folder / INDEX_NAME).exists():
         pack(open_source(data), data, folder, wait=True)

@@ -95,6 +95,7 @@ class ClipExplainer:
         request = self.request
         whole = survey(file.path, request.trained, request.batch_size, self.options)
         (targets,) = request.choice(whole.logits[None])
+        self.writer.out.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.writer.out, prefix=".frames-") as folder:
             store = ImageStore(Path(folder))
             for images in _batches(file.path, request.trained, request.batch_size, self.options, []):

@@ -36,19 +36,16 @@ def _clear_plugins():
     for module, names in caches.items():
         for name in names if module in sys.modules else ():
             getattr(sys.modules[module], name).cache_clear()
-    if "bcos_core.rules.table" in sys.modules:
-        table = sys.modules["bcos_core.rules.table"]
-        for function in table.THIRD_PARTY:
-            table.RULES.pop(function, None)
-        table.THIRD_PARTY.clear()
 
 
 @pytest.fixture
 def stranger(monkeypatch):
     """Install a stranger's package: what its entry point ``zoo`` loads, by group, and code of ``stranger_code``."""
     import bcos_core.plugins as core
+    from bcos_core.rules import table
 
     real = core.entry_points
+    kept = [(registered, registered.copy()) for registered in (table.RULES, table.THIRD_PARTY)]
 
     def install(*, code=None, distribution="stranger", **plugins):
         module = types.ModuleType("stranger_code")
@@ -69,6 +66,9 @@ def stranger(monkeypatch):
     yield install
     monkeypatch.undo()
     _clear_plugins()
+    for registered, before in kept:
+        registered.clear()
+        registered.update(before)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 
-@pytest.fixture(scope="package")  # not longer: processes that other tests fork would hold its pipes open
+@pytest.fixture(scope="module")  # not longer: processes that other tests fork would hold its pipes open
 def browser():
     """Headless Chromium; tests that need it are skipped where it is missing."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the Python package playwright is not installed")

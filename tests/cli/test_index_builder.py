@@ -7,8 +7,9 @@ import tarfile
 import pytest
 from http_server import serving
 
+from bcos_cli.config.network import read_classes
 from bcos_cli.data.index import load_index
-from bcos_cli.data.index_builder import expand, read_classes
+from bcos_cli.data.index_builder import expand
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.sources import encode_png
 from bcos_cli.data.verify import verify

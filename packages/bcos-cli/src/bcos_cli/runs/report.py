@@ -127,13 +127,14 @@ def _selection(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, str]:
     scored = str(last.get("scored", recipe.data.test_split))  # older versions did not record it
     chosen = next((line["epoch"] for line in reversed(epochs) if line.get("best")), None)
     is_best = chosen is not None and chooses(recipe) and recipe.train.restore_best
+    chose = ", which say when to stop" if recipe.early_stopping else ""
     averaged = " (averaged weights)" if any(key.startswith("ema_") for key in last) else ""
     name = "accuracy" if measure_of(last) == "top1" else "mean average precision"
     return {
         "weights scored here": f"epoch {chosen}, the best on {scored}"
         if is_best
         else f"epoch {last['epoch']}, the last",
-        "epochs scored on": scored + ("" if role_of(last) == "val" else ", which chooses nothing"),
+        "epochs scored on": scored + (chose if role_of(last) == "val" else ", which chooses nothing"),
         "last epoch": f"{name} {_percent(accuracy_of(last), 2)}{averaged}",
         "best epoch": f"{name} {_percent(accuracy_of(most), 2)}, epoch {most['epoch']}",
     }

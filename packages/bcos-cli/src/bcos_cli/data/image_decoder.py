@@ -251,6 +251,8 @@ def _without_texts(stream: IO[bytes]) -> IO[bytes]:
             has_texts = True
         else:
             spans.append((position, length + 12))
+        if kind == b"IEND":  # what follows is no part of it
+            break
         position += length + 12
         stream.seek(position)
     if has_texts:

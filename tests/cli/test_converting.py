@@ -112,3 +112,36 @@ def test_bcos_network_of_a_run_is_not_converted_again(bcos, line, recipe, tmp_pa
 def test_create_model_gives_the_network_that_the_command_wrote(bcos):
     assert bcos("convert", "bcosified/standard_cifar10_resnet20", "--dry-run")[0] == 0
     assert create_model("bcosified/standard_cifar10_resnet20").conversion.replaced
+
+
+def test_fine_tuned_network_of_a_library_is_converted(bcos, shards, tmp_path):
+    import timm
+
+    save_weights(timm.create_model("test_resnet", num_classes=4), tmp_path / "four.safetensors")
+    settings = {
+        "train": {"epochs": 1, "batch_size": 8, "loss": "cross_entropy"},
+        "data": {"image_size": 32, "workers": 0},
+        "schedule": {"warmup_epochs": 0},
+        "evaluation": {"gridpg_grids": 0, "gallery_per_class": 0, "neurons": 0},
+    }
+    overrides = [f"{section}.{key}={value}" for section, values in settings.items() for key, value in values.items()]
+    options = [word for override in overrides for word in ("-o", override)]
+    status, _, err = bcos(
+        "train", "--from", "timm/test_resnet", "--weights", "four.safetensors", "--data", shards, "--out", "r", *options
+    )
+    assert status == 0, err
+    plain = load_trained("r")
+    assert plain.options["as_is"] is True
+    exact = ["-o", "b=1", "-o", "keep_bias=true", "-o", "keep_norms=true", "-o", "keep_pooling=true"]
+    status, _, err = bcos("convert", "r", "--out", "net", *exact)
+    assert status == 0, err
+    made = load_trained("net")
+    assert (made.classes, made.input.size) == (plain.classes, 32)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = plain.model(plain.encode(x))
+        torch.testing.assert_close(made.model(made.encode(x)), expected, rtol=1e-4, atol=1e-5)
+    status, _, err = bcos("convert", "net", "--out", "twice")
+    assert status == 2
+    assert "is timm/test_resnet converted already (b=1" in err
+    assert "annealing.exponent_to" in err

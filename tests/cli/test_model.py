@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bcos_cli.train.model import build
+from bcos_core import BcosError
 
 
 def test_network_is_built_for_the_recipes_images_and_classes(recipe):
@@ -22,3 +23,24 @@ def test_logits_mean_what_the_loss_made_them(loss, kind, recipe):
     logits = torch.randn(3, 2)
     expected = logits.sigmoid() if kind == "sigmoid" else logits.softmax(1)
     torch.testing.assert_close(trained.confidences(logits), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"image_size": None}, (224, 256)),
+        ({"image_size": 112}, (112, 128)),  # in proportion
+        ({"image_size": 112, "resize": 120}, (112, 120)),
+        ({"image_size": 112, "resize": "squash"}, (112, None)),
+    ],
+)
+def test_photographs_are_cropped_as_the_model_does_unless_told_otherwise(data, expected, recipe):
+    made = recipe(model={"name": "resnet18", "options": {}}, data={"image_channels": None, **data})
+    spec = build(made, ["a", "b"]).input
+    assert (spec.size, spec.resize) == expected
+
+
+def test_crop_larger_than_the_image_is_refused(recipe):
+    made = recipe(data={"image_size": 64, "resize": 32})
+    with pytest.raises(BcosError, match=r"data.resize=32 is smaller than the 64 pixels .*; give at least 64"):
+        build(made, ["a", "b"])

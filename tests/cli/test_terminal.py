@@ -177,3 +177,21 @@ def test_classes_of_any_name_are_packed_and_shown(is_terminal, bcos, make_tree, 
     assert "2 classes: [/INST], [red]x" in out
     assert "2 classes: [/INST], [red]x" in bcos("shards", "info", "s")[1]
     assert json.loads(bcos("shards", "info", "s", "--json")[1])["classes"] == ["[/INST]", "[red]x"]
+
+
+def test_progress_is_written_to_a_file_from_time_to_time(capsys, monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(console.time, "monotonic", lambda: float(next(clock)))
+    with console.counted("epoch 1/2", 5) as counter:
+        for _ in range(5):
+            counter.advance(images=4, note="loss 0.5")
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert [line.split(",")[0] for line in lines] == ["epoch 1/2 2 of 5", "epoch 1/2 4 of 5"]
+    assert all(line.endswith(", loss 0.5") and "images/s" in line for line in lines)
+
+
+def test_quick_work_writes_no_lines(capsys):
+    with console.counted("packing", 3) as counter:
+        counter.set(2, 3)
+        counter.advance()
+    assert "packing 2 of 3" not in capsys.readouterr().err

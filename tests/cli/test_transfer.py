@@ -4,6 +4,7 @@ import json
 
 import pytest
 import safetensors.torch
+import timm
 import torch
 from accelerate.state import AcceleratorState, GradientState
 from stripes import SIDE, striped
@@ -14,8 +15,8 @@ from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_cli.train.distillation import Agreement
 from bcos_cli.train.model import build
 from bcos_cli.train.trainer import train
-from bcos_core import BcosError, explain
-from bcos_models import load_trained
+from bcos_core import BcosConv2d, BcosError, explain
+from bcos_models import create_model, load_trained, save_pretrained, save_weights
 
 
 def again():
@@ -138,7 +139,7 @@ def test_start_that_is_nothing_is_refused(two_classes):
     ("model", "message"),
     [
         ({"start": "a", "name": "resnet18"}, "model.start=a brings the name and the options of its network; leave out"),
-        ({"start": "a", "weights": "w"}, "model.weights=w and model.start=a are both given; choose one"),
+        ({"start": "a", "pretrained": True}, "model.pretrained and model.start=a are both given; choose one"),
         ({}, "model.name is missing; give it a value, or model.start"),
     ],
 )
@@ -170,3 +171,91 @@ def test_embedding_of_a_teacher_is_learned_and_a_classifier_trained_on_it(first,
     result = train(from_it(tmp_path / "encoder", two_classes, model={"train": "head"}), tmp_path / "probe")
     assert not isinstance(result.scores, Agreement)
     assert result.trained.classes == ["flat", "upright"]
+
+
+TINY = {"as_is": True}
+
+
+@pytest.fixture
+def library_weights(tmp_path):
+    torch.manual_seed(1)
+    network = timm.create_model("test_resnet", num_classes=5)
+    save_weights(network, tmp_path / "five.safetensors")
+    return network.eval()
+
+
+def test_network_of_a_library_is_fine_tuned_as_it_is(library_weights, shards, tmp_path):
+    recipe = from_it("timm/test_resnet", shards, data={"path": shards, "image_size": 32, "resize": 40, "workers": 0})
+    recipe = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"weights": str(tmp_path / "five.safetensors")})}
+    )
+    trained = build(recipe, ["flat", "upright", "corner"])
+    assert trained.options["as_is"] is True
+    assert (trained.input.encoding, trained.input.size, trained.input.resize) == ("standardize", 32, 40)
+    own = trained.model.state_dict()
+    assert torch.equal(own["layer1.0.conv1.weight"], library_weights.state_dict()["layer1.0.conv1.weight"])
+    assert own["fc.weight"].shape[0] == 3
+    trained.save(tmp_path / "saved.safetensors")
+    again = load_trained(str(tmp_path / "saved.safetensors"))
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(again.model(x), trained.model.eval()(x))
+
+
+def test_weights_go_with_a_models_name(first, shards):
+    recipe = from_it(first, shards, model={"weights": "elsewhere.safetensors"})
+    with pytest.raises(BcosError, match=r"model.weights=elsewhere.safetensors goes with the name of a model; .* own"):
+        build(recipe, ["flat", "upright", "corner"])
+
+
+def converted(tmp_path, **options):
+    network = create_model("timm/test_resnet", num_classes=3, **options)
+    save_pretrained(network, tmp_path / "net", class_names=["rows", "columns", "corner"])
+    return tmp_path / "net"
+
+
+def annealed(start, shards, **annealing):
+    return from_it(start, shards, annealing=annealing, data={"path": shards, "image_size": 32, "workers": 0})
+
+
+CLASSES = ["rows", "columns", "corner"]
+
+
+def exponents(network):
+    return {layer.b for layer in network.modules() if isinstance(layer, BcosConv2d)}
+
+
+def test_converted_network_is_annealed_to_what_its_options_say(tmp_path, shards):
+    start = converted(tmp_path, keep_bias=True)
+    recipe = annealed(start, shards, exponent_epochs=1.0, bias_epochs=1.0)
+    trained = build(recipe, CLASSES)
+    assert exponents(trained.model) == {1.0}
+    assert trained.model.network.bn1.bias is not None
+    assert (trained.options.get("b", 2.0), trained.options["keep_bias"]) == (2.0, False)
+    result = train(recipe, tmp_path / "run").trained
+    assert exponents(result.model) == {2.0}
+    saved = load_trained(str(tmp_path / "run"))
+    assert exponents(saved.model) == {2.0}
+    assert saved.model.network.bn1.bias is None
+
+
+def test_exponent_grows_to_what_the_recipe_says(tmp_path, shards):
+    start = converted(tmp_path, b=1.0)
+    with pytest.raises(BcosError, match=r"exponent_from=1 does not grow to B = 1 of .*give a larger"):
+        build(annealed(start, shards, exponent_epochs=1.0), CLASSES)
+    trained = build(annealed(start, shards, exponent_epochs=1.0, exponent_to=1.5), CLASSES)
+    assert trained.options["b"] == 1.5
+
+
+def test_biases_that_are_not_there_do_not_shrink(tmp_path, shards):
+    start = converted(tmp_path)
+    with pytest.raises(BcosError, match=r"shrinks biases that .* does not have; leave it out, or convert .* keep_bias"):
+        build(annealed(start, shards, bias_epochs=1.0), CLASSES)
+
+
+def test_plain_network_is_not_annealed(shards):
+    with pytest.raises(BcosError, match=r"annealing is for converted networks, and 'timm/test_resnet' is a plain one"):
+        build(annealed("timm/test_resnet", shards, exponent_epochs=1.0), CLASSES)
+    values = {"name": "timm/test_resnet", "options": TINY}
+    with pytest.raises(BcosError, match=r"annealing is for converted networks .*, not timm/test_resnet"):
+        validate_recipe({"model": values, "annealing": {"bias_epochs": 1.0}, "train": {"epochs": 2}}, "of the test")

@@ -211,3 +211,21 @@ def test_decisions_that_do_not_fit_are_refused(change, said, tmp_path):
     (tmp_path / "net" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(BcosError, match=said):
         from_pretrained(tmp_path / "net")
+
+
+def test_network_is_left_as_it_is(original, images, tmp_path):
+    save_weights(original, tmp_path / "plain.safetensors")
+    network = create_model(f"timm/{NAME}", weights=tmp_path / "plain.safetensors", num_classes=7, as_is=True).eval()
+    assert type(network) is type(original)
+    spec = network.bcos_config.input
+    assert spec.encoding == "standardize"
+    mean, std = (torch.tensor(v)[:, None, None] for v in (spec.mean, spec.std))
+    torch.testing.assert_close(network((images - mean) / std), logits_of(original, images, get_spec(f"timm/{NAME}")))
+    with pytest.raises(BcosError, match=r"as_is=True leaves the network unconverted; leave out b, or as_is"):
+        create_model(f"timm/{NAME}", as_is=True, b=1.0)
+
+
+def test_weights_of_a_converted_network_are_no_plain_ones(tmp_path):
+    save_weights(create_model(f"timm/{NAME}"), tmp_path / "converted.safetensors")
+    with pytest.raises(BcosError, match=r"are of a converted network; leave out as_is"):
+        create_model(f"timm/{NAME}", weights=tmp_path / "converted.safetensors", as_is=True)

@@ -4,6 +4,7 @@ Names in them may come from strangers: they are not read as markup, and control 
 """
 
 import re
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,6 +86,10 @@ def counted(description: str, total: int, enabled: bool = True) -> Iterator["Cou
         yield Counter(bar, description, total)
 
 
+LINE_SECONDS = 30.0
+"""Time between lines of progress where there is no terminal whose line could be drawn anew: in files and pipes."""
+
+
 class Counter:
     """One task of a progress bar."""
 
@@ -92,16 +97,29 @@ class Counter:
         self._bar = bar
         self._task = bar.add_task(printable(description), total=total, note="", images=0)
         self._images = 0
+        self._last_line = time.monotonic()
 
     def advance(self, steps: int = 1, *, images: int = 0, note: str | None = None) -> None:
         """Count steps done, and the images in them."""
         self._images += images
         fields = {"images": self._images} if note is None else {"images": self._images, "note": printable(note)}
         self._bar.update(self._task, advance=steps, **fields)
+        self._write_line()
 
     def set(self, done: int, total: int) -> None:
         """Set how much is done."""
         self._bar.update(self._task, completed=done, total=total)
+        self._write_line()
+
+    def _write_line(self) -> None:
+        if self._bar.disable or err.is_terminal or time.monotonic() - self._last_line < LINE_SECONDS:
+            return
+        self._last_line = time.monotonic()
+        task = self._bar.tasks[self._task]
+        if not task.finished:  # the bar's last state is written anyway
+            more = [_Rate().render(task).plain, str(task.fields["note"])]
+            parts = [f"{task.description} {task.completed:,.0f} of {task.total or 0:,.0f}", *filter(None, more)]
+            err.print(", ".join(parts), soft_wrap=True)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, prose: Collection[str] = ()) -> None:

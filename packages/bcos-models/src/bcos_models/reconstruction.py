@@ -92,7 +92,7 @@ def _on_meta(config: ModelConfig, state: Mapping[str, Tensor]) -> nn.Module | No
         with torch.device("meta"):
             if spec.builder == BUILDER:
                 _check_unconverted(config, spec.num_classes, state)
-                if config.decisions is None:
+                if config.decisions is None and not config.options.get("as_is"):
                     return None
             model = _built(config)
     except Exception as reason:

@@ -81,7 +81,8 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`; or ``timm/NAME``, ``torchvision/NAME``, that network B-cosified (see
-            :func:`bcos_models.bcosify`, whose options it takes); or ``bcosified/NAME``, a plain one of ours.
+            :func:`bcos_models.bcosify`, whose options it takes) or, with ``as_is=True``, unconverted; or
+            ``bcosified/NAME``, a plain one of ours.
         pretrained: load the published weights, downloaded on first use; they have terms of their own (see
             ``get_spec(name).checkpoint``). Of a network to be converted, its library's.
         weights: other weights to load, in any of the forms that :func:`bcos_models.load_weights` takes. Of a network

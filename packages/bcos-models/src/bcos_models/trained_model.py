@@ -193,8 +193,10 @@ def _load(run_or_model: str, weights: str | None, trust: bool) -> TrainedModel:
 def _load_named(name: str, weights: str | None) -> TrainedModel:
     """Load a model of ours with published or given weights, or a network of another library, unconverted."""
     spec = get_spec(name)
+    options: dict[str, Any] = {}
     if "/" in name:
         model, input_spec, num_classes = original(name, weights)
+        options["as_is"] = True
         has_names = num_classes == imagenet.CLASSES
     elif weights is None and spec.checkpoint is None:
         raise BcosError(
@@ -212,7 +214,7 @@ def _load_named(name: str, weights: str | None) -> TrainedModel:
     model.eval()
     classes = imagenet.class_names() if has_names else None
     probabilities = usual_probabilities(name, input_spec)
-    return TrainedModel(model, ModelConfig(name, num_classes, {}, input_spec, classes, probabilities))
+    return TrainedModel(model, ModelConfig(name, num_classes, options, input_spec, classes, probabilities))
 
 
 def _load_file(path: Path, trust: bool) -> TrainedModel:

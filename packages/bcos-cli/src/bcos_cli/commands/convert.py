@@ -112,6 +112,14 @@ def _run_options(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dic
     """Return the name and options to convert the network of a run with."""
     from bcos_models import get_spec
 
+    if run.options.get("as_is"):
+        return run.name, {**{k: v for k, v in run.options.items() if k != "as_is"}, **options}
+    if "/" in run.name:
+        shown = ", ".join(f"{key}={value}" for key, value in run.options.items()) or "b=2"
+        raise BcosError(
+            f"the network of the run is {run.name} converted already ({shown}); continue with bcos train RECIPE --from "
+            "the run, where annealing.exponent_to and annealing.bias_epochs take it further"
+        )
     name = f"bcosified/{run.name}"
     spec = get_spec(name)
     if run.input.channels != spec.input.channels:

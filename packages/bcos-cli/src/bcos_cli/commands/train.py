@@ -33,8 +33,13 @@ Overrides = Annotated[
 Start = Annotated[
     str | None,
     typer.Option(
-        "--from", help="Start from this network: a run, a .safetensors file, hf://owner/repository, or a model's name."
+        "--from",
+        help="Start from this network: a run, a .safetensors file, hf://owner/repository, or a model's name; "
+        "timm/NAME and torchvision/NAME as they are, not converted.",
     ),
+]
+StartWeights = Annotated[
+    str | None, typer.Option("--weights", help="File or URL of weights for the model that is named.")
 ]
 HeadOnly = Annotated[bool, typer.Option("--head-only", help="Train the classifier alone, and leave the rest as it is.")]
 Classes = Annotated[int | None, typer.Option(help="Expected number of classes; the data must have as many.", min=2)]
@@ -48,6 +53,7 @@ def train(
     data: TrainData = None,
     overrides: Overrides = None,
     start: Start = None,
+    weights: StartWeights = None,
     head_only: HeadOnly = False,
     classes: Classes = None,
     out: Out = None,
@@ -71,7 +77,16 @@ def train(
 
     data = None if data is None else packed_data_set(data)
     run = resolve_arguments(
-        recipe, data, overrides, start, head_only, classes, out, resume=resume, auto_resume=auto_resume
+        recipe,
+        data,
+        overrides,
+        start,
+        head_only,
+        classes,
+        out,
+        weights=weights,
+        resume=resume,
+        auto_resume=auto_resume,
     )
     from bcos_cli.data.index import load_index
     from bcos_cli.train.validation_split import Splits

@@ -64,6 +64,9 @@ class Data(Section):
     """Split that is scored at the end, and chooses nothing."""
     image_size: Positive | None = None
     """Side in pixels of training images, and of those that are evaluated; null for the model's own."""
+    resize: Positive | Literal["squash"] | None = None
+    """Shorter side in pixels to which evaluated images are resized before the centre crop of ``image_size``;
+    ``squash``: their height and width become ``image_size``. Null for what the model does, in proportion."""
     train_image_size: Positive | None = None
     """Side in pixels of training images alone, where it differs."""
     image_channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)] | None = None

@@ -24,7 +24,8 @@ class Model(Section):
     """Start from this network, all but its classifier where the classes are others.
 
     A run's folder, a ``.safetensors`` file of one, a folder or ``hf://`` repository of ours, or a model with published
-    weights; ``--from`` sets it.
+    or given ``weights``: one of ours, or ``timm/...`` and ``torchvision/...`` as they are, not converted; ``--from``
+    sets it.
     """
     train: Literal["all", "head"] = "all"
     """``head``: the classifier alone; everything before it stays as it is, running statistics included."""
@@ -51,6 +52,8 @@ class Model(Section):
             f"model.start={self.start}": self.start is not None,
         }
         several = [key for key, is_given in given.items() if is_given]
+        if several == [f"model.weights={self.weights}", f"model.start={self.start}"]:
+            several = []  # the weights of the model that is named; build() refuses them for a run
         if len(several) > 1:
             raise ValueError(f"{' and '.join(several)} are both given; choose one")
         if self.start is not None and (self.name is not None or self.options):
@@ -78,7 +81,9 @@ class Annealing(Section):
     """
 
     exponent_from: Annotated[float, Field(ge=1)] = 1.0
-    """B at the first step; it grows linearly to that of ``model.options``."""
+    """B at the first step; it grows linearly to that of ``model.options``, or of the network it starts from."""
+    exponent_to: Annotated[float, Field(ge=1)] | None = None
+    """B at the end, where ``model.start`` brings the network; null for that of its options."""
     exponent_epochs: NonNegative = 0.0
     """Epochs until B has grown; 0 for not at all."""
     bias_epochs: NonNegative = 0.0

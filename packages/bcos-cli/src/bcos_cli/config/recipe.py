@@ -54,11 +54,13 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield f"annealing takes {longest:g} epochs, more than train.epochs={train.epochs}; make it shorter"
     if annealing.bias_epochs and model.options.get("keep_bias"):
         yield "annealing.bias_epochs removes the biases that model.options.keep_bias=true keeps; choose one"
-    if longest and "/" not in (model.name or ""):
+    if longest and model.name is not None and ("/" not in model.name or model.options.get("as_is")):
         yield (
-            "annealing is for converted networks (timm/..., torchvision/..., bcosified/...), "
-            f"not {model.name or 'model.start'}"
+            "annealing is for converted networks (timm/..., torchvision/..., bcosified/... without as_is), "
+            f"not {model.name}"
         )
+    if annealing.exponent_to is not None and model.name is not None:
+        yield f"annealing.exponent_to={annealing.exponent_to:g} goes with model.start; give model.options.b instead"
     if train.accumulate is not None and train.max_batch is not None:
         yield (
             f"train.accumulate={train.accumulate} and train.max_batch={train.max_batch} are both given; "

@@ -5,11 +5,44 @@ from typing import Any
 from torch import nn
 
 from bcos_cli.config import Annealing
+from bcos_core.errors import BcosError
 from bcos_models import scale_biases, set_exponent
 from bcos_models.classifier import Logits
 from bcos_models.convert.annealing import remove_biases
 
 DEFAULT_EXPONENT = 2.0
+
+
+def final_options(annealing: Annealing, options: dict[str, Any], start: str) -> dict[str, Any]:
+    """Return the `options` of a trained network as they are once annealing is over.
+
+    Args:
+        start: what the user calls the network.
+
+    Raises:
+        BcosError: a network that is not converted, or without the biases that are to go.
+    """
+    if not (annealing.exponent_epochs or annealing.bias_epochs):
+        return dict(options)
+    if options.get("as_is"):
+        raise BcosError(f"annealing is for converted networks, and {start!r} is a plain one; bcos convert it first")
+    end = float(annealing.exponent_to or options.get("b", DEFAULT_EXPONENT))
+    if annealing.exponent_epochs and end <= annealing.exponent_from:
+        raise BcosError(
+            f"annealing.exponent_from={annealing.exponent_from:g} does not grow to B = {end:g} of {start!r}; "
+            "give a larger annealing.exponent_to"
+        )
+    if annealing.bias_epochs and not options.get("keep_bias"):
+        raise BcosError(
+            f"annealing.bias_epochs shrinks biases that {start!r} does not have; leave it out, or convert the network "
+            "with -o keep_bias=true"
+        )
+    final = dict(options)
+    if annealing.exponent_epochs:
+        final["b"] = end
+    if annealing.bias_epochs:
+        final["keep_bias"] = False
+    return final
 
 
 def initial_options(annealing: Annealing, options: dict[str, Any], num_classes: int) -> dict[str, Any]:

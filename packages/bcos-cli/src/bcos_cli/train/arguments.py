@@ -34,6 +34,7 @@ def resolve_arguments(
     classes: int | None,
     out: Path | None,
     *,
+    weights: str | None = None,
     resume: bool = False,
     auto_resume: bool = False,
 ) -> TrainArguments:
@@ -55,6 +56,7 @@ def resolve_arguments(
             raise BcosError(f"there is no run in {str(folder)!r} to resume; give a recipe that bcos recipes lists")
         name = str(config)
     options = [f"model.start={start}"] if start is not None else []
+    options += [f"model.weights={weights}"] if weights is not None else []
     options += ["model.train=head"] if head_only else []
     found = load_recipe(name, [*options, *(overrides or [])], data=data)
     found = found.model_copy(update={"train": with_accelerate(found.train, os.environ)})

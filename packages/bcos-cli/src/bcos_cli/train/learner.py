@@ -45,7 +45,7 @@ class Learner:
         if not self.sharded:  # FSDP moves each part to its own device; none need have room for all of it
             network.to(accelerator.device)
         prepare_network(network, recipe.model, train)
-        self.annealer = Annealer(recipe.annealing, recipe.model.options, steps_per_epoch)
+        self.annealer = Annealer(recipe.annealing, trained.options, steps_per_epoch)
         self.ema = make_average(network, recipe.ema, train, recipe.schedule.warmup(steps_per_epoch))
         optimizer = make_optimizer(network, recipe.optimizer)
         self.schedule = make_schedule(optimizer, recipe.schedule, recipe.optimizer.lr, train.epochs, steps_per_epoch)

@@ -12,7 +12,7 @@ from bcos_cli import config
 from bcos_cli.config import Recipe
 from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.train.annealer import initial_options
+from bcos_cli.train.annealer import final_options, initial_options
 from bcos_cli.train.forward_pass import checkpoint_activations, compile_network
 from bcos_cli.train.losses import probabilities_of
 from bcos_core.errors import BcosError
@@ -29,9 +29,14 @@ def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
     """
     if recipe.model.start is None:
         return _by_name(recipe, recipe.model, classes)
-    if is_model(recipe.model.start):
-        named = config.Model(name=recipe.model.start, pretrained=True)
+    start, weights = recipe.model.start, recipe.model.weights
+    if is_model(start):
+        options = {"as_is": True} if "/" in start else {}
+        final_options(recipe.annealing, options, start)  # refuses to anneal it
+        named = config.Model(name=start, pretrained=weights is None, weights=weights, options=options)
         return _by_name(recipe, named, classes)
+    if weights is not None:
+        raise BcosError(f"model.weights={weights} goes with the name of a model; {start!r} has its own")
     return _from_trained(recipe, load_trained(recipe.model.start, trust=trusts_runs()), classes)
 
 
@@ -66,11 +71,12 @@ def _from_trained(recipe: Recipe, started: TrainedModel, classes: list[str]) -> 
             f"{recipe.model.start!r} takes images of {started.input.channels} channels, "
             f"data.image_channels={spec.channels}; leave that out"
         )
-    options = dict(started.options)
+    options = final_options(recipe.annealing, started.options, str(recipe.model.start))
     if started.classes != classes and options.get("logit_bias", "auto") is None:
         del options["logit_bias"]  # it is that of an embedding; a classifier has its own
     repeated: dict[str, Any] = {} if started.config.decisions is None else {"decisions": started.config.decisions}
-    network = create_model(started.name, num_classes=len(classes), **options, **repeated)
+    initial = initial_options(recipe.annealing, options, len(classes))
+    network = create_model(started.name, num_classes=len(classes), **options | initial, **repeated)
     own, state = network.state_dict(), started.model.state_dict()
     if started.classes != classes:
         head = classifier_of(network, "a network for other classes")[0]
@@ -85,7 +91,15 @@ def _input_spec(data: config.Data, spec: InputSpec) -> InputSpec:
     """Return a network's input, changed as the recipe says."""
     changes: dict[str, Any] = {}
     if data.image_size is not None:
-        changes |= {"size": data.image_size, "resize": None}
+        in_proportion = None if spec.resize is None else round(spec.resize * data.image_size / spec.size)
+        changes |= {"size": data.image_size, "resize": in_proportion}
+    if data.resize is not None:
+        changes["resize"] = None if data.resize == "squash" else data.resize
+    size, resize = changes.get("size", spec.size), changes.get("resize")
+    if resize is not None and resize < size:
+        raise BcosError(
+            f"data.resize={resize} is smaller than the {size} pixels that are cropped from it; give at least {size}"
+        )
     if data.image_channels is not None:
         if data.image_channels > len(spec.mean):
             spec = spec.with_channels(data.image_channels * spec.encoded_channels // spec.channels)

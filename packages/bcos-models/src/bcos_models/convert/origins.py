@@ -86,8 +86,9 @@ def converted(
     weights: str | Path | None = None,
     network: Mapping[str, Any] | None = None,
     decisions: Mapping[str, Any] | None = None,
+    as_is: bool = False,
     **options: Unpack[BcosifyOptions],
-) -> BcosifiedNetwork:
+) -> nn.Module:
     """Build a network, load its weights, and convert it.
 
     Args:
@@ -97,8 +98,11 @@ def converted(
         weights: start from a file of the original network's weights, or load those of a converted one.
         network: options of the original network, such as ``{"drop_path_rate": 0.1}``.
         decisions: of an earlier conversion, which is repeated instead of running the network; None to run it.
+        as_is: leave the network as its library has it: its own module, unconverted, for standardised images.
         options: of :func:`bcosify`.
     """
+    if as_is and options:
+        raise BcosError(f"as_is=True leaves the network unconverted; leave out {', '.join(sorted(options))}, or as_is")
     made = _origin(origin)
     made = replace(made, input=_built_for(made.input, network or {}))
     state = None if weights is None else read_state(find_weights(weights))
@@ -112,6 +116,12 @@ def converted(
     if replaced:
         warnings.warn(f"{origin!r} has a new, untrained classifier of {num_classes} classes", stacklevel=3)
     spec = made.input
+    if as_is:
+        if of_converted:
+            raise BcosError(f"the weights in {str(weights)!r} are of a converted network; leave out as_is")
+        setattr(original, "input_spec", spec)  # noqa: B010 - reason: modules are typed without it
+        return original
+    result: BcosifiedNetwork
     if decisions is None:
         result = bcosify(original, mean=spec.mean, std=spec.std, image_size=spec.size, **options)
     else:

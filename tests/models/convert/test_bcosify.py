@@ -416,6 +416,12 @@ def test_inverse_channels_are_refused_where_the_network_takes_none(cnn, images, 
         explain(network, encode(images))
 
 
+def test_plain_networks_of_ours_refuse_inverse_channels_too(images):
+    network = create_model("standard_cifar10_resnet20", depths=[1, 1, 1]).double().eval()
+    with pytest.raises(BcosError, match=r"conv2d got 6 input channels .*, needs 3; leave AddInverse\(\) out"):
+        explain(network, encode(images))
+
+
 class Decoder(nn.Module):
     """Down and up again; a transposed convolution sees the image, another is told the size of its output."""
 

@@ -10,6 +10,7 @@ import torch
 from bcos_cli.evaluate import gallery as module
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.gallery import TYPICAL, UNCERTAIN, WRONG, Choice, gallery
+from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_cli.processes import given_arguments
 from bcos_cli.runs.evaluation import recipe_options
 from bcos_cli.runs.report import report_data
@@ -53,7 +54,7 @@ def explained(trained, evaluation, chosen):
 
 def literally(evaluation, errors, uncertain, per_class):
     """The definition: (position, reason) of each image, with sorted lists."""
-    rows = [tuple(row) for row in evaluation.predictions.tolist()]
+    rows = [tuple(row) for row in evaluation.predictions.rows().tolist()]
     rows.sort(key=lambda row: row[3])
     wrong = [row for row in reversed(rows) if row[1] != row[2]][:errors]
     unsure = [row for row in rows if row not in wrong][:uncertain]
@@ -75,7 +76,8 @@ def predicted(evaluation):
     torch.manual_seed(3)
     labels = torch.arange(30) % 3
     found = torch.where(torch.arange(30) % 5 == 4, (labels + 1) % 3, labels)
-    evaluation.predictions = torch.stack([torch.arange(30), labels, found, torch.rand(30)], 1).double()
+    evaluation.predictions = SplitPredictions(CLASSES)
+    evaluation.predictions.update(labels, found, torch.rand(30), torch.arange(30))
     return evaluation
 
 
@@ -94,7 +96,9 @@ def test_errors_the_least_certain_and_typical_images_are_chosen(predicted, chose
 
 
 def test_no_error_is_said_and_no_prediction_is_no_image(predicted, chosen):
-    predicted.predictions[:, 2] = predicted.predictions[:, 1]
+    rows = predicted.predictions.rows()
+    labels = rows[:, 1].long()
+    predicted.predictions.update(labels, labels, rows[:, 3], rows[:, 0].long())
     assert Choice.of(predicted, chosen.evaluation).text.startswith("No prediction is wrong; explained here")
     predicted.predictions = None
     assert Choice.of(predicted, chosen.evaluation).reasons == {}
@@ -106,7 +110,7 @@ def test_chosen_images_are_explained(trained, evaluation, chosen):
     assert [item.name for item in items] == [f"test #{position}" for position in choice.reasons]
     assert [item.reason for item in items] == list(choice.reasons.values())
     for item, (_, label, k, confidence) in zip(
-        items, (evaluation.predictions[position].tolist() for position in choice.reasons), strict=True
+        items, (evaluation.predictions.rows()[position].tolist() for position in choice.reasons), strict=True
     ):
         assert (item.true_class, item.predicted_class) == (CLASSES[int(label)], CLASSES[int(k)])
         assert item.confidence == pytest.approx(confidence, abs=1e-5)

@@ -12,6 +12,8 @@ from stripes import striped
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.sources import encode_png
+from bcos_cli.data.stream import Place
+from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_cli.train.model import build
 
 CLASSES = ["rows", "[/INST] col,umns", "corner"]
@@ -51,6 +53,10 @@ def expected(trained, paths):
 
 def rows(text):
     return list(csv.DictReader(io.StringIO(text)))
+
+
+def rows_of(path):
+    return rows(path.read_text())
 
 
 def test_files_folders_and_patterns_give_a_line_of_csv_each(bcos, trained, network, photos):
@@ -151,3 +157,39 @@ def test_an_evaluation_without_a_folder_keeps_no_predictions(bcos, network, reci
     assert status == 0, err
     assert json.loads(out)["metrics"].keys() == {"top1"}
     assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_predictions_of_all_processes_are_there_once_in_order_of_the_split(named, tmp_path):
+    one, other = SplitPredictions(CLASSES), SplitPredictions(CLASSES)
+    rows = torch.tensor([[0, 1, 2, 0.5], [1, 0, 0, 0.25], [2, 1, 1, 0.75]], dtype=torch.float64)
+    for predictions, part in ((one, rows[[2, 0]]), (other, rows[[1]])):
+        positions = part[:, 0].long()
+        places = Place(positions, [f"{k}.png" for k in positions.tolist()]) if named else positions
+        predictions.update(part[:, 1].long(), part[:, 2].long(), part[:, 3].float(), places)
+    states = [one.state(), other.state()]
+    for predictions in (one, other):
+        for state in states:
+            predictions.merge(state)
+        assert torch.equal(predictions.rows(), rows)
+        predictions.save(tmp_path / "p.csv")
+        table = [tuple(row.values()) for row in rows_of(tmp_path / "p.csv")]
+        names = [f"{k}.png" if named else "" for k in range(3)]
+        assert table == [
+            (names[0], CLASSES[1], CLASSES[2], "0.5"),
+            (names[1], CLASSES[0], CLASSES[0], "0.25"),
+            (names[2], CLASSES[1], CLASSES[1], "0.75"),
+        ]
+
+
+def test_predictions_of_several_labels_count_as_right_if_one_of_them_is(tmp_path):
+    predictions = SplitPredictions(CLASSES)
+    labels = torch.tensor([[1, 0, 1], [0, 1, 1], [0, 0, 0]])
+    predictions.update(labels, torch.tensor([2, 0, 1]), torch.tensor([0.5, 0.5, 0.5]), Place(torch.arange(3), "abc"))
+    assert predictions.rows()[:, 1].tolist() == [2, 1, 0]
+    predictions.save(tmp_path / "p.csv")
+    assert [row["label"] for row in rows_of(tmp_path / "p.csv")] == ["rows;corner", "[/INST] col,umns;corner", ""]
+
+
+def test_no_predictions_are_rows_too():
+    assert SplitPredictions(CLASSES).rows().shape == (0, 4)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bcos_cli.evaluate.samplers import Predictions, SampledImages
+from bcos_cli.evaluate.samplers import SampledImages
 from bcos_core import BcosError
 
 
@@ -35,15 +35,3 @@ def test_processes_together_see_what_one_sees():
 def test_no_images_are_refused():
     with pytest.raises(BcosError, match="images must be at least 1, got 0"):
         SampledImages(0, 5)
-
-
-def test_predictions_of_all_processes_are_there_once_in_order_of_the_split():
-    one, other = Predictions(), Predictions()
-    rows = torch.tensor([[0, 1, 2, 0.5], [1, 0, 0, 0.25], [2, 1, 1, 0.75]], dtype=torch.float64)
-    for sampler, part in ((one, rows[[2]]), (one, rows[[0]]), (other, rows[[1]])):
-        sampler.update(torch.zeros(1), part[:, 1].long(), part[:, 3].float(), part[:, 2].long(), part[:, 0].long())
-    states = [one.state(), other.state()]
-    for sampler in (one, other):
-        for state in states:
-            sampler.merge(state)
-        assert torch.equal(sampler.state(), rows)

@@ -170,6 +170,18 @@ def test_output_that_no_input_reaches_is_zero():
     assert y[0, :, 0, 0].ne(0).all()
 
 
+@pytest.mark.parametrize("options", [{"stride": 2, "padding": 1}, {"stride": (3, 2), "dilation": 2, "kernel_size": 2}])
+def test_size_of_the_output_may_be_chosen_as_in_pytorch(options):
+    layer, x = make(2, b=1, normalize_weight=False, **options), torch.randn(2, 4, 5, 6).double()
+    plain = nn.ConvTranspose2d(4, 4, **{"kernel_size": 3} | options, bias=False).double()
+    plain.load_state_dict(layer.state_dict())
+    height, width = layer(x).shape[2:]
+    for size in ([height, width], [height + 1, width], [height, width + 1], [2, 4, height + 1, width + 1]):
+        assert layer(x, size).shape[2:] == tuple(size[-2:])
+        torch.testing.assert_close(layer(x, size), plain(x, size))
+    torch.testing.assert_close(layer(x[0], [height + 1, width]), plain(x[0], [height + 1, width]))
+
+
 def test_repr_shows_what_differs_from_the_defaults():
     layer = BcosConvTranspose2d(4, 6, 3, 2, 1, 1)
     shown = "BcosConvTranspose2d(4, 6, kernel_size=(3, 3), b=2, stride=(2, 2), padding=1, output_padding=(1, 1))"
@@ -183,6 +195,11 @@ def test_repr_shows_what_differs_from_the_defaults():
         (lambda: make(2, output_padding=1), r"output_padding must be below the stride or the dilation, got 1 with"),
         (lambda: make(2, output_padding=-1), "output_padding must be below the stride"),
         (lambda: make(2, padding="same"), "padding must be one integer or 2, got same"),
+        (
+            lambda: make(2, stride=2)(torch.rand(1, 4, 5, 5).double(), [13, 11]),
+            r"output_size must be 2 numbers, or 4 .*, from \[11, 11\] to \[12, 12\] .*, got \(13, 11\)",
+        ),
+        (lambda: make(2)(torch.rand(1, 4, 5, 5).double(), [7]), r"output_size must be 2 numbers, .*, got \(7,\)"),
         (lambda: make(2, groups=3), "positive multiples of groups, got 4 and 4 with groups=3"),
         (lambda: make(2)(torch.rand(1, 3, 5, 5).double()), r"bcos_conv_transpose2d got 3 input channels .* needs 4"),
         (lambda: make(2)(torch.rand(5).double()), r"bcos_conv_transpose2d got an input of shape \(5,\)"),
@@ -192,7 +209,7 @@ def test_repr_shows_what_differs_from_the_defaults():
             "does not divide",
         ),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_mistakes_are_answered_in_words(call, message):
     with pytest.raises(BcosError, match=message):

@@ -255,6 +255,12 @@ def test_names_that_mean_no_class_are_refused(net, images):
         explain(net, images, "crane")
 
 
+@pytest.mark.parametrize("target", [[[0], [1, 2], [3]], [{}, 1, 2], [None, 1, 2]])
+def test_sequences_that_are_no_targets_are_refused(target, net, images):
+    with pytest.raises(BcosError, match=r"target must be None, a class, \(N,\) or \(N, T\) classes, .*, got \["):
+        explain(net, images, target)
+
+
 class Graph(nn.Module):
     """Message passing from each node to the next."""
 

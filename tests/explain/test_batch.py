@@ -119,10 +119,15 @@ def test_targets_may_differ_from_image_to_image(colour_net, x):
         (torch.tensor([0, 2, 1]), [[0], [2], [1]]),
         (torch.tensor([[0, 1], [2, 1], [1, 0]]), [[0, 1], [2, 1], [1, 0]]),
         ([ClassTarget(2), ClassTarget(0)], [[2, 0]] * 3),
+        ([0, 2, 1], [[0], [2], [1]]),
+        ("b", [[1]] * 3),
+        (["a", 2, "b"], [[0], [2], [1]]),
+        ([["a", "b"], ["c", "b"], ["b", "a"]], [[0, 1], [2, 1], [1, 0]]),
     ],
 )
 @pytest.mark.parametrize("batch_size", [None, 2])
 def test_targets_are_given_in_any_way(targets, expected, batch_size, colour_net, x):
+    colour_net.class_names = ["a", "b", "c"]
     found = explain_batch(colour_net, x, targets, batch_size=batch_size)
     predicted = [[image.predicted] for image in found]
     assert [[e.target.index for e in image.explanations] for image in found] == (expected or predicted)
@@ -229,6 +234,8 @@ def test_images_are_encoded_and_shown_as_they_are_given(colour_net):
             ("bcos",),
             r"target must be in \[0, (\d+)\) for \1 outputs, got values from 99 to 99",
         ),
+        ("d", ("bcos",), "the model has no class_names among which to find 'd'"),
+        ([ClassTarget(0), 1, 2], ("bcos",), r"target must be None, a class, \(N,\) or \(N, T\) classes"),
         (None, ("bcoss",), "there is no explainer 'bcoss'; did you mean 'bcos'"),
     ],
 )

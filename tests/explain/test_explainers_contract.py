@@ -235,3 +235,31 @@ def test_models_in_train_mode_are_refused_and_keep_their_statistics(explainer, n
 def test_inputs_that_are_no_batch_of_images_are_refused(explainer, colour_net, x, message):
     with pytest.raises(BcosError, match=message):
         explainer(colour_net, x, 0)
+
+
+@pytest.mark.parametrize(
+    ("named", "indices"),
+    [
+        ("d", 3),
+        (["a", "d", 4], torch.tensor([0, 3, 4])),
+        ([["a", "b"], ["d", "c"], ["e", "a"]], torch.tensor([[0, 1], [3, 2], [4, 0]])),
+    ],
+    ids=str,
+)
+def test_classes_have_names(explainer, net_and_input, named, indices):
+    net, x = net_and_input
+    net.class_names = list("abcde")
+    expected = attribute(explainer, net, x, indices)
+    assert torch.equal(attribute(explainer, net, x, named), expected)
+    torch.testing.assert_close(attribute(explainer, net, x, named, batch_size=2), expected, atol=1e-5, rtol=1e-4)
+    if getattr(explainer, "several_targets", False) or not isinstance(named, list) or not isinstance(named[0], list):
+        assert torch.equal(explainer(net, x, named), explainer(net, x, indices))
+
+
+def test_names_that_mean_no_class_are_refused(explainer, net_and_input):
+    net, x = net_and_input
+    with pytest.raises(BcosError, match="the model has no class_names among which to find 'd'"):
+        explainer(net, x, "d")
+    net.class_names = list("abcde")
+    with pytest.raises(BcosError, match="the model has no class 'f'"):
+        explainer(net, x, ["a", "f", "b"])

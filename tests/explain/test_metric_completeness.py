@@ -47,3 +47,14 @@ def test_mistakes_are_refused(colour_net):
 
 def test_the_metric_is_found_by_name():
     assert get_metric("completeness") is completeness
+
+
+def test_classes_have_names(colour_net):
+    colour_net.class_names = [f"class {k}" for k in range(9)]
+    images = torch.rand(3, 3, 8, 8)
+    by_index = completeness(colour_net, images, target=torch.tensor([0, 2, 1]), encode=AddInverse(), batch_size=2)
+    names = ["class 0", "class 2", "class 1"]
+    by_name = completeness(colour_net, images, target=names, encode=AddInverse(), batch_size=2)
+    assert torch.equal(by_name.scores, by_index.scores)
+    with pytest.raises(BcosError, match=r"metrics explain one class an image: target must be \(3,\), got \(2,\)"):
+        completeness(colour_net, images, target=names[:2], encode=AddInverse())

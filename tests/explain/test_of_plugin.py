@@ -1,5 +1,6 @@
 """Explainers of plugins: what is not a map is one line that names the plugin."""
 
+import copy
 from dataclasses import dataclass
 
 import pytest
@@ -105,3 +106,23 @@ def test_explainer_that_reads_off_w_still_does(get):
 def test_array_of_an_explainer_that_is_no_plugin_is_refused():
     with pytest.raises(BcosError, match=r"the explainer gave ndarray, needed a tensor \(N, \[C,\] H, W\)"):
         attribute(lambda m, x, target: x.numpy(), MODEL, X)
+
+
+def test_names_of_classes_are_looked_up_for_plugins(get):
+    seen = []
+
+    def explainer(model, x, target):
+        seen.append(target)
+        return (
+            x if target is None or isinstance(target, int) or target.ndim == 1 else x[:, None].expand(-1, 2, -1, -1, -1)
+        )
+
+    model = copy.deepcopy(MODEL)
+    model.class_names = ["cat", "dog", "owl"]
+    made = get(lambda: explainer)
+    made(model, X, "owl")
+    made(model, X, ["cat", "dog", "owl", 0])
+    made(model, X, [["cat", "dog"]] * 4)
+    assert seen[0] == 2
+    assert seen[1].tolist() == [0, 1, 2, 0]
+    assert seen[2].tolist() == [[0, 1]] * 4

@@ -395,3 +395,67 @@ def test_converted_networks_know_their_classifier(build, name):
     converted = bcosify(build(), b=1.25)
     assert converted.get_classifier() is converted.network.get_submodule(name)
     assert converted.state_dict().keys() == bcosify(build(), b=1.25).state_dict().keys()
+
+
+@pytest.mark.parametrize("options", [{}, {"skip": ["conv1"]}], ids=str)
+def test_images_without_their_inverse_are_refused_with_the_cure(cnn, images, options):
+    network = bcosify(cnn, image_size=16, **options)
+    message = r"the converted network got 3 input channels .*, needs 6; .* AddInverse\(\) first, as model.transform"
+    for call in (network, lambda x: explain(network, x)):
+        with pytest.raises(BcosError, match=message):
+            call(images)
+    grey = r"the converted network got 1 input channels .*, needs 6$"  # not stretched over all channels
+    with pytest.raises(BcosError, match=grey):
+        network(images[:, :1])
+
+
+@pytest.mark.parametrize("options", [{}, {"skip": ["conv1"]}], ids=str)
+def test_inverse_channels_are_refused_where_the_network_takes_none(cnn, images, options):
+    network = bcosify(cnn, input="3ch", image_size=16, **options)
+    with pytest.raises(BcosError, match=r"conv2d got 6 input channels .*, needs 3; leave AddInverse\(\) out"):
+        explain(network, encode(images))
+
+
+def test_plain_networks_of_ours_refuse_inverse_channels_too(images):
+    network = create_model("standard_cifar10_resnet20", depths=[1, 1, 1]).double().eval()
+    with pytest.raises(BcosError, match=r"conv2d got 6 input channels .*, needs 3; leave AddInverse\(\) out"):
+        explain(network, encode(images))
+
+
+class Decoder(nn.Module):
+    """Down and up again; a transposed convolution sees the image, another is told the size of its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.ConvTranspose2d(3, 8, 2)
+        self.down = nn.Conv2d(8, 8, 3, stride=2)
+        self.up = nn.ConvTranspose2d(8, 6, 3, stride=2, groups=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = self.up(self.down(x).relu(), output_size=[18, 18])
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def test_transposed_convolutions_are_converted(images, statistics):
+    torch.manual_seed(0)
+    original = Decoder().double().eval()
+    exact = bcosify(original, **KEPT, image_size=16, **statistics)
+    torch.testing.assert_close(exact(encode(images)), original(standardized(images, statistics)))
+    network = bcosify(original, image_size=16, **statistics)
+    for name in ("stem", "up"):
+        assert step(network, name).after == "BcosConvTranspose2d"
+        assert step(network, name).dropped == ("bias",)
+    assert any("stem takes as [w, -w]/2" in note for note in network.conversion.notes)
+    e = explain(network, encode(images))
+    assert (e.residual.abs() <= 1e-10 * (e.score.abs() + e.contributions.abs().flatten(1).sum(1))).all()
+
+
+def test_skipped_transposed_convolution_takes_six_channels_too(images, statistics):
+    original = Decoder().double().eval()
+    network = bcosify(original, **KEPT, skip=["stem"], image_size=16, **statistics)
+    assert type(network.network.stem) is nn.ConvTranspose2d
+    assert any("stem takes as [w, -w]/2" in note for note in network.conversion.notes)
+    torch.testing.assert_close(network(encode(images)), original(standardized(images, statistics)))

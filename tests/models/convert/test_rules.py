@@ -7,7 +7,16 @@ from timm.layers.pool2d_same import MaxPool2dSame
 from timm.models._efficientnet_blocks import SqueezeExcite
 from torch import nn
 
-from bcos_core import BcosConv1d, BcosConv2d, BcosConv3d, BcosError, BcosLinear
+from bcos_core import (
+    BcosConv1d,
+    BcosConv2d,
+    BcosConv3d,
+    BcosConvTranspose1d,
+    BcosConvTranspose2d,
+    BcosConvTranspose3d,
+    BcosError,
+    BcosLinear,
+)
 from bcos_core.norms import BatchNormUncentered2d
 from bcos_models import Conversion, ConversionOptions, bcosify, hookimpl, plugins
 from bcos_models.convert.rules import convert_layer
@@ -22,6 +31,9 @@ WEIGHTED = [
     (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (2, 4, 9, 8), BcosConv2d),
     (nn.Conv2d(4, 6, 5, padding="same"), (2, 4, 9, 8), BcosConv2d),
     (nn.Conv3d(4, 6, 2), (2, 4, 3, 4, 5), BcosConv3d),
+    (nn.ConvTranspose1d(4, 6, 3, stride=2, groups=2, output_padding=1), (2, 4, 9), BcosConvTranspose1d),
+    (nn.ConvTranspose2d(4, 6, (3, 2), padding=(1, 0), dilation=2), (2, 4, 9, 8), BcosConvTranspose2d),
+    (nn.ConvTranspose3d(4, 6, 2, stride=2), (2, 4, 3, 4, 5), BcosConvTranspose3d),
     (timm.layers.Conv2dSame(4, 6, 3, stride=2), (2, 4, 9, 8), BcosConv2d),
     (timm.layers.StdConv2d(4, 6, 3, bias=True), (2, 4, 9, 8), BcosConv2d),
     (timm.layers.StdConv2dSame(4, 6, 3, stride=2), (2, 4, 9, 8), BcosConv2d),
@@ -60,13 +72,17 @@ def test_half_a_convolution_of_somebody_else_has_no_rule():
         def forward(self, x):
             return super().forward(x) ** 2
 
+    class OddTransposed(nn.ConvTranspose2d):
+        def forward(self, x):
+            return super().forward(x) ** 2
+
     class OddLinear(nn.Linear):
         def forward(self, x):
             return super().forward(x).relu()
 
     assert convert_layer(Odd(3, 4, 3), EXACT) is None
     assert convert_layer(OddLinear(3, 4), EXACT) is None
-    assert convert_layer(nn.ConvTranspose2d(3, 4, 3), EXACT) is None
+    assert convert_layer(OddTransposed(3, 4, 3), EXACT) is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bcos_core import functional
 from bcos_core.conv import BcosConv
+from bcos_core.errors import BcosError
 from bcos_core.functional import Padding
 
 
@@ -80,15 +81,49 @@ class BcosConvTranspose(BcosConv):
     def _weight_shape(self) -> tuple[int, ...]:
         return (self.in_channels, self.out_channels * self.max_out // self.groups, *self.kernel_size)
 
-    def transform(self, x: Tensor, weight: Tensor, padding: Padding) -> Tensor:
-        """:meth:`forward` with a weight and padding that a subclass has computed."""
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Transform (N, in_channels, *spatial), or one sample without N.
+
+        `output_size`, of which the last numbers are those of the spatial dimensions, replaces the output padding by the
+        one that gives this size.
+        """
+        more = None if output_size is None else self._padding_to(x, output_size)
+        return self.transform(x, self.weight, self.padding, more)
+
+    def _padding_to(self, x: Tensor, output_size: Sequence[int]) -> tuple[int, ...]:
+        functional.check_channels(type(self).__name__, self.n_dims, x, self.in_channels)
+        given, n_dims = tuple(output_size), self.n_dims
+        least = [
+            (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
+            for size, stride, padding, dilation, kernel in zip(
+                x.shape[-n_dims:],
+                self.stride,
+                functional.expand(self.padding, n_dims, "padding"),  # type: ignore[arg-type] # reason: no "same" here
+                self.dilation,
+                self.kernel_size,
+                strict=True,
+            )
+        ]
+        more = tuple(size - smallest for size, smallest in zip(given[-n_dims:], least, strict=False))
+        if len(given) not in (n_dims, x.ndim) or not all(0 <= m < s for m, s in zip(more, self.stride, strict=True)):
+            most = [smallest + stride - 1 for smallest, stride in zip(least, self.stride, strict=True)]
+            raise BcosError(
+                f"output_size must be {n_dims} numbers, or {x.ndim} with those of the other dimensions, from {least} "
+                f"to {most} for an input of shape {tuple(x.shape)}, got {given}"
+            )
+        return more
+
+    def transform(
+        self, x: Tensor, weight: Tensor, padding: Padding, output_padding: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """:meth:`forward` with a weight and paddings that a subclass has computed."""
         assert not isinstance(padding, str)
         y = functional.bcos_conv_transpose(
             x,
             weight,
             self.stride,
             padding,
-            self.output_padding,
+            self.output_padding if output_padding is None else output_padding,
             self.groups,
             self.dilation,
             b=self.b,

@@ -7,6 +7,8 @@ from bcos_core.additive_terms import name_as
 from bcos_core.errors import BcosError
 from bcos_core.mode_state import is_explaining
 
+IMAGE_CHANNELS = (1, 2, 3, 4)
+"""Channels of an image without a batch, from grey to RGBA, for whose dimension nobody has to say so."""
 INVERSE = "inverse channels"
 """Name of the 1 of ``1 - x`` among the additive terms of an explanation."""
 
@@ -23,12 +25,14 @@ class AddInverse(nn.Module):
 
     Args:
         dim: the dimension of the channels; -3 for images (..., C, H, W), -2 for sequences (..., C, L), -4 for
-            volumes, -1 for vectors.
+            volumes, -1 for vectors. None is -3 for images (N, C, H, W), and for any (..., C, H, W) of at most four
+            channels: with more, images (C, H, W) and sequences (N, C, L) look the same, and `dim` has to be given.
 
     Shapes: (..., C, H, W) → (..., 2C, H, W).
 
     Raises:
-        BcosError: an integer input (convert to floats in [0, 1] first), or one without that dimension.
+        BcosError: an integer input (convert to floats in [0, 1] first), one without that dimension, or one whose
+            channels could be in another, while `dim` is not given.
 
     >>> AddInverse()(torch.full((3, 1, 1), 0.25)).flatten().tolist()
     [0.25, 0.25, 0.25, 0.75, 0.75, 0.75]
@@ -36,9 +40,10 @@ class AddInverse(nn.Module):
     Source: Böhle et al., TPAMI 2024, section 3.4.
     """
 
-    def __init__(self, dim: int = -3) -> None:
+    def __init__(self, dim: int | None = None) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim = -3 if dim is None else dim
+        self.is_given = dim is not None
 
     def forward(self, x: Tensor) -> Tensor:
         """Double the channels of `x`."""
@@ -48,6 +53,12 @@ class AddInverse(nn.Module):
             raise BcosError(
                 f"AddInverse(dim={self.dim}) got an input of shape {tuple(x.shape)}, which has no such dimension; give "
                 "the dimension of its channels, -1 for vectors (N, F)"
+            )
+        if not self.is_given and x.ndim != 4 and x.shape[-3] not in IMAGE_CHANNELS:
+            other, kind = ("-2", "sequences (N, C, L)") if x.ndim == 3 else ("-4", "volumes (N, C, D, H, W)")
+            raise BcosError(
+                f"AddInverse() got an input of shape {tuple(x.shape)}, whose channels could be in two dimensions; give "
+                f"dim={other} for {kind}, dim=-3 for images (..., C, H, W) of {x.shape[-3]} channels"
             )
         one = name_as(x.new_ones(()), INVERSE) if is_explaining() else 1
         return torch.cat([x, one - x], dim=self.dim)

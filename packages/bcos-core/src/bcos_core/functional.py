@@ -56,11 +56,7 @@ def bcos_linear(
         BcosError: B < 1, max_out < 1 or not a divisor of the number of rows, shapes that do not fit.
     """
     check_options(b, max_out, normalize_weight, rows=weight.shape[0])
-    if x.ndim < 1 or x.shape[-1] != weight.shape[1]:
-        raise BcosError(
-            f"bcos_linear got an input of shape {tuple(x.shape)}, needs {weight.shape[1]} features in its "
-            "last dimension"
-        )
+    check_features("bcos_linear", x, weight)
     out = _max_out(F.linear(x, _normalized(weight, b, normalize_weight)), max_out, dim=-1)
     if b == 1:
         return out
@@ -178,7 +174,7 @@ def bcos_conv_transpose(
     if n_dims not in (1, 2, 3):
         raise BcosError(f"bcos_conv_transpose needs a weight of 3, 4 or 5 dimensions, got {tuple(weight.shape)}")
     check_options(b, max_out, normalize_weight, rows=weight.shape[1])
-    _check_conv_shapes(f"bcos_conv_transpose{n_dims}d", n_dims, x, weight.shape[0])
+    check_channels(f"bcos_conv_transpose{n_dims}d", n_dims, x, weight.shape[0])
     if x.ndim == n_dims + 1:
         options = (stride, padding, output_padding, groups, dilation)
         y = bcos_conv_transpose(x[None], weight, *options, b=b, max_out=max_out, normalize_weight=normalize_weight)
@@ -323,7 +319,7 @@ def _bcos_conv(
     check_options(b, max_out, normalize_weight, rows=weight.shape[0])
     if weight.ndim != n_dims + 2:
         raise BcosError(f"bcos_conv{n_dims}d needs a weight of {n_dims + 2} dimensions, got {tuple(weight.shape)}")
-    _check_conv_shapes(f"bcos_conv{n_dims}d", n_dims, x, weight.shape[1] * groups)
+    check_channels(f"bcos_conv{n_dims}d", n_dims, x, weight.shape[1] * groups)
     if x.ndim == n_dims + 1:
         options = (stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
         return _bcos_conv(n_dims, x[None], weight, *options)[0]
@@ -349,7 +345,19 @@ def _bcos_conv(
     return _scale_by_cosine(out, norm, b)
 
 
-def _check_conv_shapes(name: str, n_dims: int, x: Tensor, needed: int) -> None:
+def check_features(name: str, x: Tensor, weight: Tensor) -> None:
+    """Refuse vectors x (..., in_features) that do not fit a weight (out_features, in_features)."""
+    needed = weight.shape[-1]
+    if x.ndim < 1 or x.shape[-1] != needed:
+        given = x.shape[-1] if x.ndim else 0
+        hint = _about_inverse("AddInverse, whose dim is that of the channels,", given, needed)
+        raise BcosError(
+            f"{name} got an input of shape {tuple(x.shape)}, needs {needed} features in its last dimension{hint}"
+        )
+
+
+def check_channels(name: str, n_dims: int, x: Tensor, needed: int) -> None:
+    """Refuse anything but (N, C, *spatial) or (C, *spatial) with `n_dims` spatial dimensions and `needed` channels."""
     if x.ndim not in (n_dims + 1, n_dims + 2):
         raise BcosError(
             f"{name} got an input of shape {tuple(x.shape)}, needs {n_dims + 2} dimensions "
@@ -358,12 +366,17 @@ def _check_conv_shapes(name: str, n_dims: int, x: Tensor, needed: int) -> None:
     channels = x.shape[-n_dims - 1]
     if channels != needed:
         encoding = ("AddInverse(dim=-2)", "AddInverse()", "AddInverse(dim=-4)")[n_dims - 1]
-        hint = ""
-        if needed == 2 * channels:
-            hint = f"; encode the input with {encoding} first, as model.transform does where a model has one"
-        elif channels == 2 * needed:
-            hint = f"; leave {encoding} out: this layer takes channels without their inverse"
+        hint = _about_inverse(encoding, channels, needed)
         raise BcosError(f"{name} got {channels} input channels (shape {tuple(x.shape)}), needs {needed}{hint}")
+
+
+def _about_inverse(encoding: str, given: int, needed: int) -> str:
+    """What to do where channels have come without their inverse, or with one that is too many; else nothing."""
+    if needed == 2 * given:
+        return f"; encode the input with {encoding} first, as model.transform does where a model has one"
+    if given == 2 * needed:
+        return f"; leave {encoding} out: this layer takes channels without their inverse"
+    return ""
 
 
 def _pad_argument(pads: Sequence[tuple[int, int]]) -> list[int]:

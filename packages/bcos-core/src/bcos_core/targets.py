@@ -1,30 +1,53 @@
 """Which outputs are explained."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from bcos_core.conv import BcosConv
-from bcos_core.errors import BcosError, shown
+from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.norms.batch import RunningNorm
 from bcos_core.plugins import suggestion
 
 Selector = Callable[[Any], Tensor]
-Target = int | str | Sequence[int | str] | Sequence[Sequence[int | str]] | Tensor | Selector | None
+Classes = int | str | Sequence[int | str] | Sequence[Sequence[int | str]] | Tensor | None
+Target = Classes | Selector
 
 _CHANNELS_FIRST = (BcosConv, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, RunningNorm)
 """Layers whose outputs of three dimensions are (N, C, L); those of others are tokens (N, T, C)."""
 
 
-def with_indices(model: nn.Module, target: Target) -> Target:
-    """Replace names of classes in a target by their places in ``model.class_names``."""
+@overload
+def with_indices(model: nn.Module, target: Classes) -> int | Tensor | None: ...
+@overload
+def with_indices(model: nn.Module, target: Target) -> int | Tensor | Selector | None: ...
+def with_indices(model: nn.Module, target: Target) -> int | Tensor | Selector | None:
+    """Replace names of classes in a target by their places in ``model.class_names``, and sequences by tensors.
+
+    Raises:
+        BcosError: a name that is not there or there twice, or sequences of different lengths.
+    """
+    if target is None or isinstance(target, int | Tensor) or callable(target):
+        return target
     if isinstance(target, str):
         return _class_index(model, target)
+    try:
+        return torch.as_tensor(_looked_up(model, target))
+    except (ValueError, TypeError, RuntimeError) as reason:
+        if isinstance(reason, BcosError):
+            raise
+        raise BcosError(
+            "target must be None, a class, (N,) or (N, T) classes, by index or by name, got "
+            f"{shown(target)}: {first_line(reason)}"
+        ) from reason
+
+
+def _looked_up(model: nn.Module, target: Any) -> Any:
     if isinstance(target, list | tuple):
-        return [with_indices(model, part) for part in target]  # type: ignore[return-value] # reason: of the same depth
-    return target
+        return [_looked_up(model, part) for part in target]
+    return _class_index(model, target) if isinstance(target, str) else target
 
 
 def _class_index(model: nn.Module, name: str) -> int:

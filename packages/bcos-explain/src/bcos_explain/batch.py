@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation
 from bcos_core.receipt import Receipt, by_origin, receipts
+from bcos_core.targets import with_indices
 from bcos_explain.explainers import Explainer, Remark, attribute, collect_remarks
-from bcos_explain.explainers.contract import LinearMapExplainer, class_indices, without_rounding
+from bcos_explain.explainers.contract import LinearMapExplainer, Target, class_indices, without_rounding
 from bcos_explain.explainers.memory import in_batches
 from bcos_explain.explainers.remarks import pass_on, remarks_about
 from bcos_explain.registry import explainer_specs, get_explainer, is_signed
@@ -28,7 +29,7 @@ class ClassTarget:
     against: int | None = None
 
 
-Targets = int | Tensor | Sequence[ClassTarget] | Callable[[Tensor], Sequence[Sequence[ClassTarget]]] | None
+Targets = Target | Sequence[ClassTarget] | Callable[[Tensor], Sequence[Sequence[ClassTarget]]]
 Refusal = Callable[[str, BcosError], None]
 
 
@@ -110,9 +111,9 @@ def explain_batch(
     Args:
         model: in eval mode, from (N, C, H, W) to logits (N, K); where `images` are.
         images: (N, C', H, W), as `encode` takes them.
-        targets: classes to explain: None for the predicted ones, an integer for all images, (N,) or (N, T) integers,
-            the same :class:`ClassTarget` for all images, or a function from logits (N, K) to those of each image,
-            of which there may be more for one image than for another.
+        targets: classes to explain: None for the predicted ones, one for all images, (N,) or (N, T) of them, by index
+            or by name among the model's ``class_names``; the same :class:`ClassTarget` for all images, or a function
+            from logits (N, K) to those of each image, of which there may be more for one image than for another.
         methods: names of explainers, or explainers by name. None at all gives logits and probabilities alone.
         encode: from images to the network's input (N, C, H, W); None for images that are encoded already.
         probabilities: from logits (N, K) to probabilities (N, K); a sigmoid for each class by default.
@@ -126,7 +127,7 @@ def explain_batch(
             of the result; None raises the reason.
 
     Raises:
-        BcosError: an unknown method, a target out of range, or a network that a method cannot explain.
+        BcosError: an unknown method, a target out of range or unknown, or a network that a method cannot explain.
 
     >>> from bcos_core import BcosConv2d
     >>> model = nn.Sequential(BcosConv2d(6, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -135,13 +136,19 @@ def explain_batch(
     [(3, None, True, (8, 8)), (3, 5, True, (8, 8))]
     """
     explainers = methods if isinstance(methods, Mapping) else {name: get_explainer(name) for name in methods}
+    if not _are_class_targets(targets):
+        targets = with_indices(model, targets)  # type: ignore[arg-type] # reason: no ClassTarget is among them
     batch = _Batch(model, explainers, encode, probabilities, probe, keep_weight, colours, smooth, on_refusal)
 
     def explain_part(part: slice) -> list[ExplainedImage]:
         chosen = targets[part] if isinstance(targets, Tensor) and targets.ndim else targets
-        return batch.explain(images[part], _Scores(chosen))
+        return batch.explain(images[part], _Scores(model, chosen))
 
     return [image for part in in_batches(explain_part, len(images), batch_size) for image in part]
+
+
+def _are_class_targets(targets: Targets) -> bool:
+    return isinstance(targets, list | tuple) and all(isinstance(target, ClassTarget) for target in targets)
 
 
 class _Scores:
@@ -150,7 +157,8 @@ class _Scores:
     The first logits choose the targets. Later ones, of a probe at another point, are read at the same targets.
     """
 
-    def __init__(self, targets: Targets) -> None:
+    def __init__(self, model: nn.Module, targets: Targets) -> None:
+        self._model = model
         self._targets = targets
         self.logits: Tensor | None = None
 
@@ -169,15 +177,15 @@ class _Scores:
         if callable(self._targets) and not isinstance(self._targets, Tensor):
             self.targets = [list(row) for row in self._targets(logits)]
         elif isinstance(self._targets, Sequence):
-            self.targets = [list(self._targets)] * len(logits)
+            self.targets = [list(self._targets)] * len(logits)  # type: ignore[arg-type] # reason: other sequences are tensors
         else:
-            indices = class_indices(logits, self._targets).reshape(len(logits), -1)
+            indices = class_indices(self._model, logits, self._targets).reshape(len(logits), -1)
             self.targets = [[ClassTarget(k) for k in row] for row in indices.tolist()]
         most = max(map(len, self.targets))
         padded = [[*row, *[row[-1]] * (most - len(row))] for row in self.targets]
-        self.classes = class_indices(logits, torch.tensor([[t.index for t in row] for row in padded]))
+        self.classes = class_indices(self._model, logits, torch.tensor([[t.index for t in row] for row in padded]))
         against = torch.tensor([[-1 if t.against is None else t.against for t in row] for row in padded])
-        class_indices(logits, against.clamp_min(0))  # raises for one that is out of range
+        class_indices(self._model, logits, against.clamp_min(0))  # raises for one that is out of range
         self.against = against.to(logits.device)
         self.has_contrasts = bool((against >= 0).any())
         self.logits = logits

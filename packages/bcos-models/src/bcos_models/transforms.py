@@ -97,7 +97,7 @@ def is_strip(width: int, height: int) -> bool:
 def input_encoder(spec: InputSpec) -> nn.Module:
     """Images in [0, 1] → the network's input: inverse channels, or mean and standard deviation."""
     if spec.encoding == "add_inverse":
-        return AddInverse()
+        return AddInverse(dim=-3)  # images of any number of channels, alone or in a batch
     if spec.encoding == "none":
         return nn.Identity()
     mean, std = (list(values)[: spec.channels] for values in (spec.mean, spec.std))

@@ -22,7 +22,7 @@ STDOUT = Path("-")
 
 
 class _EvalCommand(TyperCommand):
-    """Takes ``--json`` without a path too, as every other command does."""
+    """Takes ``--json`` without a path too, as every other command does; options of typer always have a value."""
 
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
         followed = pairwise([*arguments, "-"])

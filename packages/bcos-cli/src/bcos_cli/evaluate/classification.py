@@ -16,6 +16,7 @@ from torchmetrics.classification import (
 )
 
 from bcos_cli.data.loader import Batches
+from bcos_cli.data.stream import Place
 from bcos_cli.evaluate.loop import run_network
 from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_cli.evaluate.samplers import Sampler
@@ -58,27 +59,27 @@ def classify(
     *,
     device: torch.device,
     samplers: Sequence[Sampler] = (),
-    table: SplitPredictions | None = None,
+    predictions: SplitPredictions | None = None,
     **options: Any,
 ) -> Scores:
     """Score `model` on all samples of `batches`, each counted once over all processes.
 
-    The `samplers` get every image; afterwards each has what all processes took, and so has the `table`, which needs
-    batches with names. The other arguments and the errors are those of
-    :func:`bcos_cli.evaluate.loop.run_network`.
+    The `samplers` get every image; afterwards each has what all processes took, and so have the `predictions`. The
+    other arguments and the errors are those of :func:`bcos_cli.evaluate.loop.run_network`.
     """
     from accelerate.utils import gather_object
 
     loss = loss.to(device)
     totals = _Totals(len(trained.classes), batches.stream.labelling.multi_label, device)
 
-    def update(images: Tensor, labels: Tensor, positions: Any, logits: Tensor) -> None:
-        if table is not None:
-            table.update(labels, positions, logits)
-            positions = positions.position
+    def update(images: Tensor, labels: Tensor, places: Any, logits: Tensor) -> None:
         probabilities = trained.confidences(logits)
         totals.update(logits, labels, probabilities, loss(logits.float(), labels))
-        confidence, predicted = probabilities.max(1)
+        predicted = logits.argmax(1)  # sigmoids of large logits may be equal
+        confidence = probabilities.gather(1, predicted[:, None])[:, 0]
+        if predictions is not None:
+            predictions.update(labels, predicted, confidence, places)
+        positions: Any = places.position if isinstance(places, Place) else places
         if labels.ndim == 2:  # what was predicted, where it is among the labels
             found = labels.gather(1, predicted[:, None])[:, 0] > 0
             labels = torch.where(found, predicted, labels.argmax(1))
@@ -87,7 +88,7 @@ def classify(
 
     count = run_network(trained, model, batches, update, device=device, **options)
     values = totals.compute()
-    for sampler in (*samplers, *([] if table is None else [table])):
+    for sampler in (*samplers, *([] if predictions is None else [predictions])):
         for state in gather_object([sampler.state()]):
             sampler.merge(state)
     return Scores(samples=count.read, unread=count.unread, images_per_second=count.per_second, **values)

@@ -12,7 +12,7 @@ from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_cli.evaluate.result import Evaluation, Explanations, means
 from bcos_cli.evaluate.resumable import partial_results
-from bcos_cli.evaluate.samplers import Predictions, Sampler, SplitImages, needs_confidence
+from bcos_cli.evaluate.samplers import Sampler, SplitImages, needs_confidence
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_explain import MetricSpec
@@ -31,7 +31,7 @@ def evaluate_shards(
     index: ShardIndex | None = None,
     name: str = "",
     partial: Path | None = None,
-    predict: bool = False,
+    named: bool = False,
 ) -> Evaluation:
     """Score `trained`, which is moved to this process's device, on the shards at `data`.
 
@@ -39,7 +39,7 @@ def evaluate_shards(
         index: index of the shards, if it is loaded already.
         name: name of the network in the result.
         partial: folder for partial results, from which a killed evaluation continues; removed in the end.
-        predict: keep the prediction of every image.
+        named: keep the prediction of every image, with its name in the shards.
 
     Raises:
         BcosError: shards of other classes, or an unknown explainer.
@@ -51,14 +51,13 @@ def evaluate_shards(
     trained.model.to(process_state().device).eval()
     images = SplitImages(specs, index, options)
     classified = [name for name in options.all_metrics if name in CLASSIFICATION]
-    predictions = Predictions()
-    table = SplitPredictions(trained) if predict else None
-    if images.confident is None and images.sampled is not None and not classified and not predict:
+    predictions = SplitPredictions(trained.classes)
+    if images.confident is None and images.sampled is not None and not classified and not named:
         scores = None  # no metric needs all images: read the sample only
         read = images_at(data, index, options.split, trained.input, images.sampled.positions, options.reading)
         images.sampled.merge({key: (image, labels[0] if labels else 0) for key, (image, labels) in read.items()})
     else:
-        scores = _classify(trained, data, index, options, [*images.samplers, predictions], table)
+        scores = _classify(trained, data, index, options, images.samplers, predictions, named)
     shards: list[object] = [[r.name, r.samples, r.sha256] for r in index.of(options.split)]
     shards.append(list(index.numbers))
     kept = partial_results(partial, trained.fingerprint(), options.fingerprint(), shards)
@@ -82,8 +81,7 @@ def evaluate_shards(
             *_unread(scores, images),
             *_fewer_grids(specs, explanations, options),
         ],
-        predictions=None if scores is None else predictions.state(),
-        table=table,
+        predictions=None if scores is None else predictions,
     )
 
 
@@ -110,7 +108,8 @@ def _classify(
     index: ShardIndex,
     options: EvaluationOptions,
     samplers: Sequence[Sampler],
-    table: SplitPredictions | None,
+    predictions: SplitPredictions,
+    named: bool,
 ) -> Scores:
     """Pass the whole split through the network."""
     state = process_state()
@@ -124,7 +123,7 @@ def _classify(
         world=state.num_processes,
         workers=options.workers,
         reading=options.reading,
-        named=table is not None,
+        named=named,
     )
     return classify(
         trained,
@@ -133,7 +132,7 @@ def _classify(
         options.loss,
         device=state.device,
         samplers=samplers,
-        table=table,
+        predictions=predictions,
         show_progress=state.is_main_process,
     )
 

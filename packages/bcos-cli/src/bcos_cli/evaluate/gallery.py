@@ -42,7 +42,8 @@ class Choice:
         """
         if config.gallery_per_class == 0 or evaluation.predictions is None:
             return cls({}, "")
-        by_confidence = evaluation.predictions[evaluation.predictions[:, 3].argsort(stable=True)]
+        rows = evaluation.predictions.rows()
+        by_confidence = rows[rows[:, 3].argsort(stable=True)]
         wrong = by_confidence[by_confidence[:, 1] != by_confidence[:, 2]].flip(0)
         reasons = dict.fromkeys(_positions(wrong[: config.gallery_errors]), WRONG)
         others = [p for p in _positions(by_confidence) if p not in reasons]

@@ -84,13 +84,7 @@ def json_writer(file: IO[str]) -> Write:
     return write
 
 
-def predictions_of(
-    trained: TrainedModel,
-    names: Sequence[str],
-    logits: Tensor,
-    top_k: int = 1,
-    labels: Sequence[str | None] | None = None,
-) -> list[Prediction]:
+def predictions_of(trained: TrainedModel, names: Sequence[str], logits: Tensor, top_k: int = 1) -> list[Prediction]:
     """Return the `top_k` most likely classes of N images by their logits (N, K); refuse logits that are not finite."""
     if not bool(torch.isfinite(logits).all()):
         raise BcosError(
@@ -99,43 +93,62 @@ def predictions_of(
     best = logits.topk(top_k).indices  # (N, top_k); sigmoids of large logits may be equal
     probabilities = trained.confidences(logits).gather(1, best).tolist()
     classes = trained.classes
-    return [
-        Prediction(name, [classes[k] for k in order], values, label)
-        for name, order, values, label in zip(
-            names, best.tolist(), probabilities, labels or [None] * len(names), strict=True
-        )
-    ]
+    found = zip(names, best.tolist(), probabilities, strict=True)
+    return [Prediction(name, [classes[k] for k in order], values) for name, order, values in found]
+
+
+@dataclass(frozen=True, slots=True)
+class SplitPrediction:
+    """What was predicted for one image of a split."""
+
+    labels: Sequence[int]
+    """True classes."""
+    predicted: int
+    probability: float
+    """Of the predicted class."""
+    name: str = ""
+    """Of the image in its shard, where names were asked for."""
+
+    @property
+    def label(self) -> int:
+        """The predicted class where it is a true one, else the first true class; 0 without any."""
+        return self.predicted if self.predicted in self.labels else next(iter(self.labels), 0)
 
 
 class SplitPredictions:
-    """The prediction of every image of a split, beside its labels, over all processes."""
+    """What was predicted for every image of a split, by position, over all processes; `classes` are the network's."""
 
-    def __init__(self, trained: TrainedModel) -> None:
-        self._trained = trained
-        self._found: dict[int, Prediction] = {}
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._classes = classes
+        self._found: dict[int, SplitPrediction] = {}
 
-    def update(self, labels: Tensor, places: Place, logits: Tensor) -> None:
-        """Take a batch into account: labels (N,) or (N, K), places, logits (N, K)."""
-        classes = self._trained.classes
-        named = [LABELS.join(classes[k] for k in labels_of(label)) for label in labels.cpu()]
-        positions = torch.as_tensor(places.position).tolist()
-        made = predictions_of(self._trained, list(places.name), logits.cpu(), labels=named)
-        self._found |= dict(zip(positions, made, strict=True))
+    def update(self, labels: Tensor, predicted: Tensor, probabilities: Tensor, places: Any) -> None:
+        """Take a batch: labels (N,) or (N, K), predicted classes (N,), their probabilities, positions or a `Place`."""
+        positions, names = places if isinstance(places, Place) else (places, [""] * len(labels))
+        true = map(labels_of, labels.cpu())
+        made = map(SplitPrediction, true, predicted.tolist(), probabilities.tolist(), names)
+        self._found |= dict(zip(torch.as_tensor(positions).tolist(), made, strict=True))
 
-    def state(self) -> dict[int, Prediction]:
+    def state(self) -> dict[int, SplitPrediction]:
         """Return the predictions by position."""
         return self._found
 
-    def merge(self, state: Mapping[int, Prediction]) -> None:
+    def merge(self, state: Mapping[int, SplitPrediction]) -> None:
         """Add predictions of another process."""
         self._found |= state
 
+    def rows(self) -> Tensor:
+        """Return rows (M, 4) of position, label, predicted class and its probability, in the order of the split."""
+        rows = [(position, p.label, p.predicted, p.probability) for position, p in sorted(self._found.items())]
+        return torch.tensor(rows, dtype=torch.float64).reshape(-1, 4)
+
     def save(self, path: Path) -> None:
         """Write a table (CSV) in the order of the split."""
-        text = io.StringIO()
+        classes, text = self._classes, io.StringIO()
         write = csv_writer(text)
-        for _, prediction in sorted(self._found.items()):
-            write(prediction)
+        for _, p in sorted(self._found.items()):
+            label = LABELS.join(classes[k] for k in p.labels)
+            write(Prediction(p.name, [classes[p.predicted]], [p.probability], label))
         write_atomically(path, text.getvalue())
 
 

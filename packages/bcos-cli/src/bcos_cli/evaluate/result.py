@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from bcos_cli import console
 from bcos_cli.config.output_path import check_writable
 from bcos_cli.evaluate.classification import Scores
@@ -69,10 +67,8 @@ class Evaluation:
     """Metrics that could not be measured, and why."""
     notes: list[str] = field(default_factory=list)
     """What else a reader of the scores should know."""
-    predictions: Tensor | None = field(default=None, repr=False)
-    """(M, 4): position in the split, label, predicted class and its probability; where all images were looked at."""
-    table: SplitPredictions | None = field(default=None, repr=False)
-    """The same with the images' names, where it was asked for."""
+    predictions: SplitPredictions | None = field(default=None, repr=False)
+    """Where all images were looked at; with the images' names where these were asked for."""
 
     @property
     def scores(self) -> Scores:
@@ -87,9 +83,7 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return every value, for JSON."""
-        values = {
-            k: v for k, v in vars(self).items() if k not in ("explanations", "classification", "predictions", "table")
-        }
+        values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification", "predictions")}
         values["metrics"] = {name: None if math.isnan(mean) else mean for name, mean in self.metrics.items()}
         values["scores"] = None if self.classification is None else asdict(self.classification)
         values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}
@@ -158,8 +152,8 @@ class ScoreFiles:
             evaluation.save(self.json_file)
         if self.folder is not None:
             evaluation.write_scores(self.folder)
-            if evaluation.table is not None:
-                evaluation.table.save(self.folder / PREDICTIONS)
+            if evaluation.predictions is not None:
+                evaluation.predictions.save(self.folder / PREDICTIONS)
 
 
 def print_evaluation(evaluation: Evaluation) -> None:

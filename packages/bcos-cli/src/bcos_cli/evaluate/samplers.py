@@ -16,29 +16,6 @@ MIN_CONFIDENCE = 0.5
 """Images for the pointing games are classified correctly with more than this probability."""
 
 
-class Predictions:
-    """What was predicted for every image of a split."""
-
-    def __init__(self) -> None:
-        self._rows: list[Tensor] = []
-
-    def update(
-        self, images: Tensor, labels: Tensor, confidences: Tensor, predictions: Tensor, keys: Sequence[int] | Tensor
-    ) -> None:
-        """Take a batch, whose keys are positions in the split."""
-        del images
-        columns = (torch.as_tensor(keys), labels, predictions, confidences)
-        self._rows.append(torch.stack([column.cpu().double() for column in columns], 1))
-
-    def state(self) -> Tensor:
-        """Return rows (M, 4) of position, label, predicted class and its probability."""
-        return torch.cat(self._rows) if self._rows else torch.zeros(0, 4, dtype=torch.float64)
-
-    def merge(self, state: Tensor) -> None:
-        """Add the rows of another process; those that are here already stay single."""
-        self._rows = [torch.cat([self.state(), state]).unique(dim=0)]
-
-
 class SampledImages:
     """Images spread evenly over a split: those at positions ``⌊i · total / count⌋``; all if there are fewer."""
 
@@ -78,7 +55,7 @@ class SampledImages:
         return torch.stack(images), torch.tensor(labels), positions
 
 
-Sampler = SampledImages | ConfidentImages | Predictions
+Sampler = SampledImages | ConfidentImages
 """Gets every image of a split once, over all processes, and keeps some of it; states are merged at the end."""
 
 

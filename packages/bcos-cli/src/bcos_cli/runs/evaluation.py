@@ -83,7 +83,7 @@ def evaluate_run(
     read_only = _read_only(folder.path)
     partial = files.partial or (None if recipe is None or read_only else folder.path / PARTIAL)
     evaluation = evaluate_shards(
-        trained, location, options, index=index, name=run_or_model, partial=partial, predict=files.folder is not None
+        trained, location, options, index=index, name=run_or_model, partial=partial, named=files.folder is not None
     )
     scored = None if recipe is None or recipe.data.path is None else absolute(recipe.data.path)
     own = recipe if absolute(location) == scored else None

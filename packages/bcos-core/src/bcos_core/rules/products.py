@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bcos_core.additive_terms import shift
 from bcos_core.dependence import depends, map_tensors, tensors
+from bcos_core.functional import check_channels, check_features
 from bcos_core.rules.activations import frozen
 from bcos_core.rules.additions import reshaped
 from bcos_core.rules.selection import selected
@@ -59,7 +60,8 @@ def quotient(func: Function, input: Any, other: Any, *, rounding_mode: str | Non
 
 @rule("linear")
 def linear(func: Function, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``W x + bias``."""
+    """``W x + bias``; features that do not fit are refused as by B-cos layers."""
+    check_features("linear", input, weight)
     y = product(func, input, weight)
     return y if bias is None else shift(y, bias)
 
@@ -68,9 +70,17 @@ def linear(func: Function, input: Tensor, weight: Tensor, bias: Tensor | None = 
 def convolution(
     func: Function, input: Tensor, weight: Tensor, bias: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """``W * x + bias``."""
+    """``W * x + bias``; channels that do not fit are refused as by B-cos layers."""
+    check_channels(func.__name__, weight.ndim - 2, input, _input_channels(func, weight, *args, **kwargs))
     y = product(func, input, weight, None, *args, **kwargs)
     return y if bias is None else shift(y, reshaped(bias, (-1, *[1] * (weight.ndim - 2))))
+
+
+def _input_channels(func: Function, weight: Tensor, *args: Any, groups: int | None = None, **_: Any) -> int:
+    """Channels that a convolution takes; in PyTorch, `groups` comes fourth after the bias."""
+    if "transpose" in func.__name__:
+        return weight.shape[0]
+    return weight.shape[1] * (groups or (args[3] if len(args) > 3 else 1))
 
 
 @rule("bilinear")

@@ -47,7 +47,7 @@ class AttentionRollout:
             attention = _AttentionMatrices(len(x))
             with attention, explanation_mode(model):  # which computes fused attention step by step
                 logits = model(leaf)
-            indices = class_indices(logits, target)
+            indices = class_indices(model, logits, target)
             reached = self._rollout([] if attention.is_partial else attention.matrices, x)
             tokens = reached.unsqueeze(-1)  # (N, tokens, 1)
             maps = as_feature_map(tokens, x.shape[-2], x.shape[-1])

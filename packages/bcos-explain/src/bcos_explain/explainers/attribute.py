@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
+from bcos_core.targets import with_indices
 from bcos_explain.explainers.contract import Explainer, Target, without_rounding
 from bcos_explain.explainers.memory import in_batches
 from bcos_explain.explainers.remarks import Remark, collect_remarks, pass_on
@@ -21,7 +22,7 @@ def attribute(
         explainer: any; one that takes several targets is called once for all of them, another one for each.
         model: in eval mode.
         x: (N, C, H, W).
-        target: None, an integer, (N,) or (N, T).
+        target: None, a class, (N,) or (N, T) classes, by index, or by name where the model has ``class_names``.
         batch_size: images explained at once; None for all. Where memory runs out it is halved, and the halved
             size kept for the rest.
 
@@ -32,6 +33,7 @@ def attribute(
         BcosError: as the explainer, one that returns another shape, or memory that is not enough for a single
             image.
     """
+    target = with_indices(model, target)
 
     def work(part: slice) -> tuple[Tensor, list[Remark]]:
         chosen = target[part] if isinstance(target, Tensor) and target.ndim else target

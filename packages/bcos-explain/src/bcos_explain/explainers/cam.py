@@ -89,7 +89,7 @@ def maps_and_slopes(
     output = outputs[-1]
     if not isinstance(output, Tensor):
         raise BcosError(f"{method} needs a layer whose output is a tensor, got {type(output).__name__}")
-    indices = class_indices(logits, target)
+    indices = class_indices(model, logits, target)
     size = (int(x.shape[-2]), int(x.shape[-1]))
     if len(output) != len(x):
         raise BcosError(f"{method} needs one output of layer {name!r} for each of {len(x)} inputs, got {len(output)}")

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation
 from bcos_core.mode import check_deterministic
+from bcos_core.targets import Classes, with_indices
 from bcos_core.targets import Target as OutputTarget
 from bcos_core.targets import class_indices as class_indices_of
 from bcos_explain.explainers.remarks import remark
 
-Target = int | Tensor | None
+Target = Classes
 
 _ROUNDING = 16
 """A map is rounding if it is below this many times the rounding of the parts that it is the sum of."""
@@ -39,7 +40,8 @@ class Explainer(Protocol):
             model: in eval mode, from (N, C, H, W) to logits (N, K).
             x: (N, C, H, W), encoded as the network expects it.
             target: the explained class: None for the predicted one, an integer for all, (N,) for each input,
-                or (N, T) for several of each input.
+                or (N, T) for several of each input; names instead of integers where the model has
+                ``class_names``.
 
         Returns:
             (N, [T,] C, H, W), or (N, [T,] H, W) for methods that do not tell channels apart; T is there where
@@ -109,16 +111,17 @@ def differentiable(model: nn.Module, x: Tensor) -> Iterator[Tensor]:
         yield x.detach().clone().requires_grad_()
 
 
-def class_indices(logits: Tensor, target: Target) -> Tensor:
+def class_indices(model: nn.Module, logits: Tensor, target: Target) -> Tensor:
     """Classes that `target` means, (N,) or (N, T).
 
     Raises:
-        BcosError: outputs that are not (N, K), a target of another type or shape, or out of range.
+        BcosError: outputs that are not (N, K), a target of another type or shape, out of range, or a name that is not
+            among the model's ``class_names``.
     """
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BcosError(f"explainers need a model with outputs (N, K), this one gives {got}")
-    return class_indices_of(logits, target)
+    return class_indices_of(logits, with_indices(model, target))
 
 
 def as_columns(indices: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class DeepLift:
         """Explain the logits of `target`."""
         with differentiable(model, x) as leaf:
             copied = _hookable(model)
-            indices = class_indices(_one_module_a_call(copied, tuple(_RULES), leaf), target)
+            indices = class_indices(model, _one_module_a_call(copied, tuple(_RULES), leaf), target)
             method = _DeepLift(copied, multiply_by_inputs=False)
             method.gradient_func = shared = _Multipliers(as_columns(indices))
             try:

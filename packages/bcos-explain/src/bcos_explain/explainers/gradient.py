@@ -61,7 +61,7 @@ def input_gradients(model: nn.Module, x: Tensor, target: Target) -> tuple[Tensor
     """``∂f_k/∂x`` by each input channel, (N, T, C, H, W), and the classes (N,) or (N, T)."""
     with differentiable(model, x) as leaf:
         logits = model(leaf)
-        indices = class_indices(logits, target)
+        indices = class_indices(model, logits, target)
         gradients = target_gradients(logits, as_columns(indices), leaf)
         assert gradients is not None  # a network whose outputs do not depend on the input has no logits
         return gradients, indices

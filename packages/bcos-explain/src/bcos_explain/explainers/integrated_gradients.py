@@ -55,7 +55,7 @@ class IntegratedGradients:
             images = leaf.detach()
             with torch.no_grad():
                 logits = model(images)
-                indices = class_indices(logits, target)
+                indices = class_indices(model, logits, target)
                 columns = as_columns(indices)
                 difference = (logits - model(torch.zeros_like(images[:1]))).gather(1, columns)
 

@@ -61,7 +61,7 @@ class Lime:
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
         """Explain the logits of `target`."""
         with differentiable(model, x) as leaf, torch.no_grad():
-            indices = class_indices(model(leaf), target)
+            indices = class_indices(model, model(leaf), target)
             cells = self._cells(x)
             if (count := int(cells.max()) + 1) > self.n_samples:
                 remark(f"{count} coefficients are fitted to {self.n_samples} samples; raise n_samples or cell")

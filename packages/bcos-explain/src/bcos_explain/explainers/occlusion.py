@@ -57,7 +57,7 @@ class Occlusion:
             stride = self.stride or max(1, window // 2)
             if window > min(height, width):
                 raise BcosError(f"a window of {window} pixels does not fit into images of {height}×{width}")
-            indices = class_indices(model(leaf), target)
+            indices = class_indices(model, model(leaf), target)
             columns = as_columns(indices)
 
             def scores(images: Tensor) -> Tensor:  # windows × images, (P·N, T)

@@ -9,6 +9,7 @@ from bcos_core import Explanation
 from bcos_core.plugin_guard import PluginError, plugin_errors
 from bcos_core.plugins import checked
 from bcos_core.targets import Target as OutputTarget
+from bcos_core.targets import with_indices
 from bcos_explain.explainers.contract import Explainer, LinearMapExplainer, Target
 
 
@@ -30,7 +31,8 @@ class _OfPlugin:
     what: str
 
     def __call__(self, model: nn.Module, x: Tensor, target: Target = None) -> Tensor:
-        """Explain, as :class:`Explainer`."""
+        """Explain, as :class:`Explainer`; names of classes are looked up for it."""
+        target = with_indices(model, target)
         with plugin_errors(self.what, ours=False):
             maps = checked(self.explainer(model, x, target), Tensor, self.what)
         several = target.shape[1:] if isinstance(target, Tensor) else ()

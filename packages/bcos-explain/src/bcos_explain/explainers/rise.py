@@ -68,7 +68,7 @@ class Rise:
         """Explain the logits of `target`."""
         with differentiable(model, x) as leaf, torch.no_grad():
             images = leaf.detach()
-            indices = class_indices(model(images), target)
+            indices = class_indices(model, model(images), target)
             columns = as_columns(indices)
             halves = fit_in_memory(
                 lambda at_once: self._sums(model, images, columns, at_once // len(images)),

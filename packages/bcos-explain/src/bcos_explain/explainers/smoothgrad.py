@@ -48,7 +48,7 @@ class SmoothGrad:
         with differentiable(model, x) as leaf:
             images = leaf.detach()
             with torch.no_grad():
-                indices = class_indices(model(images), target)
+                indices = class_indices(model, model(images), target)
             columns = as_columns(indices)
             sigma = self.noise * (images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True))
             signs = image_signs(images)  # (N, C, 1, 1)

@@ -6,7 +6,8 @@ A metric that measures the maps of any explainer takes, besides its own options,
 - ``explainer``: see :class:`bcos_explain.explainers.Explainer`; channels are summed;
 - ``images``: (M, C, H, W), floats, or 8-bit integers that are divided by 255. They may stay on the CPU: each batch is
   moved to the model's device;
-- ``target``: None for the predicted class, an integer, or (M,);
+- ``target``: None for the predicted class, one for all images, or (M,), by index or by name among the model's
+  ``class_names``;
 - ``encode``: from images to what the network takes, such as :class:`bcos_core.AddInverse`; None for images that are
   encoded already;
 - ``batch_size``: images explained at once;

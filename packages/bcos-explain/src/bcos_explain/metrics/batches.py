@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
+from bcos_core.targets import with_indices
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer, Target, class_indices
 
@@ -68,6 +69,7 @@ def each_batch(
         raise BcosError(f"metrics need images (M, C, H, W), at least one, got shape {tuple(images.shape)}")
     if batch_size < 1:
         raise BcosError(f"batch_size must be at least 1, got {batch_size}")
+    target = with_indices(model, target)
     if isinstance(target, Tensor) and target.ndim and target.shape != (len(images),):
         raise BcosError(
             f"metrics explain one class an image: target must be ({len(images)},), got {tuple(target.shape)}"
@@ -78,7 +80,7 @@ def each_batch(
         x = part if encode is None else encode(part)
         chosen = target[samples] if isinstance(target, Tensor) and target.ndim else target
         with torch.inference_mode(False), torch.no_grad():  # explainers differentiate what is chosen here
-            classes = class_indices(model(x), chosen).clone()
+            classes = class_indices(model, model(x), chosen).clone()
         yield Batch(part, x, classes, samples)
         if progress is not None:
             progress(samples.stop, len(images))

@@ -6,12 +6,28 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcos_core import BcosConv1d, BcosConv2d, BcosConv3d, BcosLinear
+from bcos_core import (
+    BcosConv1d,
+    BcosConv2d,
+    BcosConv3d,
+    BcosConvTranspose1d,
+    BcosConvTranspose2d,
+    BcosConvTranspose3d,
+    BcosLinear,
+)
 from bcos_core.conv import BcosConv
 from bcos_core.norms import BatchNormUncentered2d
 from bcos_models.conversion import ConversionOptions
 
-_CONVS: dict[int, type[BcosConv]] = {1: BcosConv1d, 2: BcosConv2d, 3: BcosConv3d}
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_CONVS: dict[type[nn.modules.conv._ConvNd], type[BcosConv]] = {
+    nn.Conv1d: BcosConv1d,
+    nn.Conv2d: BcosConv2d,
+    nn.Conv3d: BcosConv3d,
+    nn.ConvTranspose1d: BcosConvTranspose1d,
+    nn.ConvTranspose2d: BcosConvTranspose2d,
+    nn.ConvTranspose3d: BcosConvTranspose3d,
+}
 
 
 def take_over(new: nn.Module, old: nn.Module) -> nn.Module:
@@ -38,15 +54,19 @@ def bcos_linear(old: nn.Linear, options: ConversionOptions) -> nn.Module:
 
 def conv_arguments(old: nn.modules.conv._ConvNd, options: ConversionOptions) -> dict[str, Any]:
     """Arguments of a B-cos convolution of the same geometry."""
-    names = "in_channels out_channels kernel_size stride padding dilation groups padding_mode".split()
+    own = "output_padding" if isinstance(old, TRANSPOSED) else "padding_mode"
+    names = f"in_channels out_channels kernel_size stride padding dilation groups {own}".split()
     geometry = {name: getattr(old, name) for name in names}
     bias = options.keep_bias and old.bias is not None
     return {**geometry, "b": options.b, "normalize_weight": options.unit_norm, "bias": bias, "device": "meta"}
 
 
-def bcos_conv(old: nn.modules.conv._ConvNd, options: ConversionOptions) -> nn.Module:
-    """B-cos convolution with the weights of a plain one."""
-    return take_over(_CONVS[len(old.kernel_size)](**conv_arguments(old, options)), old)
+def bcos_conv(old: nn.modules.conv._ConvNd, options: ConversionOptions) -> nn.Module | None:
+    """B-cos convolution, or transposed convolution, with the weights of a plain one; None if it computes another."""
+    for plain, kind in _CONVS.items():
+        if isinstance(old, plain) and type(old).forward is plain.forward:
+            return take_over(kind(**conv_arguments(old, options)), old)
+    return None
 
 
 class SamePaddedBcosConv2d(BcosConv2d):

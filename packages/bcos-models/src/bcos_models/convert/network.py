@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 from bcos_core import BcosConv2d, LogitLayer, is_explaining
 from bcos_core.additive_terms import name_as
+from bcos_core.conv_transpose import BcosConvTranspose
+from bcos_core.functional import check_channels
 from bcos_models.conversion import ConversionOptions, ConversionReport, Decisions
+from bcos_models.convert.layers import TRANSPOSED
 from bcos_models.convert.rules import mark_bias
 
 
@@ -22,6 +25,9 @@ class Standardize(nn.Module):
 
     Shapes: (N, 2C, H, W) → the same, or (N, C, H, W).
 
+    Raises:
+        BcosError: another number of channels, such as images without their inverse.
+
     Source: Arya et al., "B-cosification", NeurIPS 2024, section 3.2.
     """
 
@@ -33,6 +39,7 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise."""
+        check_channels("the converted network", 2, x, len(self.mean))
         mean, std = (x.new_tensor(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
         if is_explaining():
             name_as(mean, "mean of the images")
@@ -45,8 +52,8 @@ class Standardize(nn.Module):
 
 def widen(conv: Any) -> None:
     """Let a convolution of C channels take 2C, the second half being minus the first: ``[w, -w] / 2``."""
-    weight = conv.weight
-    conv.weight = nn.Parameter(torch.cat([weight, -weight], 1).detach() / 2, requires_grad=weight.requires_grad)
+    weight, dim = conv.weight, 0 if isinstance(conv, (*TRANSPOSED, BcosConvTranspose)) else 1
+    conv.weight = nn.Parameter(torch.cat([weight, -weight], dim).detach() / 2, requires_grad=weight.requires_grad)
     conv.in_channels *= 2
 
 

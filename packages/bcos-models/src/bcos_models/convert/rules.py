@@ -62,8 +62,9 @@ def _weighted(layer: Any, options: ConversionOptions) -> Conversion | None:
         if forward is not nn.Linear.forward and type(layer).__module__ != "timm.layers.linear":
             return None
         return Conversion(mark_bias(layers.bcos_linear(layer, options)), "linear becomes B-cos", dropped)
-    if forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward):
-        return Conversion(mark_bias(layers.bcos_conv(layer, options)), "convolution becomes B-cos", dropped)
+    conv = layers.bcos_conv(layer, options)
+    if conv is not None:
+        return Conversion(mark_bias(conv), "convolution becomes B-cos", dropped)
     arguments = layers.conv_arguments(layer, options)
     kind = type(layer).__name__ if type(layer).__module__.startswith("timm.") else ""
     if kind == "Conv2dSame":

@@ -126,16 +126,17 @@ def _classify(
         reading=options.reading,
         named=table is not None,
     )
-    return classify(
-        trained,
-        trained.model,
-        batches,
-        options.loss,
-        device=state.device,
-        samplers=samplers,
-        table=table,
-        show_progress=state.is_main_process,
-    )
+    with batches:
+        return classify(
+            trained,
+            trained.model,
+            batches,
+            options.loss,
+            device=state.device,
+            samplers=samplers,
+            table=table,
+            show_progress=state.is_main_process,
+        )
 
 
 def _matching(trained: TrainedModel, given: ShardIndex, index: ShardIndex) -> list[str]:

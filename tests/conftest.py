@@ -2,6 +2,7 @@
 
 import ctypes
 import gc
+import multiprocessing
 import resource
 import sys
 import types
@@ -23,6 +24,17 @@ def memory():
     if resident > LARGE:
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(autouse=True)
+def processes():
+    """Whoever starts processes ends them: those that stay keep open what this one had open, and hold up its end."""
+    yield
+    left = multiprocessing.active_children()
+    for process in left:
+        process.kill()
+        process.join()
+    assert left == []
 
 
 def _clear_plugins():

@@ -101,9 +101,9 @@ def test_a_shard_is_never_whole_in_memory(tmp_path):
     assert peak < 24_000_000
 
 
-def test_size_of_a_shard_must_be_positive(tree, folder_source, tmp_path):
-    for size in (0, -1, float("nan")):
-        with pytest.raises(BcosError, match="the size of a shard must be above 0 megabytes, got "):
+def test_size_of_a_shard_must_be_a_positive_number(tree, folder_source, tmp_path):
+    for size in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(BcosError, match="the size of a shard must be a number of megabytes above 0, got "):
             pack(folder_source(tree), "t", tmp_path / "s", megabytes_per_shard=size)
 
 

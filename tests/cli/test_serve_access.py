@@ -223,4 +223,8 @@ def test_space_for_less_than_one_upload_is_a_mistake():
     ):
         Limits(total_megabytes=19)
     assert Limits().total_bytes == 25 * Limits().request_bytes
+    for name in ("megabytes", "megapixels", "total_megabytes"):
+        for limit in (float("nan"), float("inf")):
+            with pytest.raises(BcosError, match=f"--max-{name.replace('_', '-')} must be a number, got {limit}"):
+                Limits(**{name: limit})
     assert [Limits(megabytes=1, total_megabytes=t).parallel for t in (1.1, 5, 100)] == [1, 2, 4]

@@ -255,6 +255,20 @@ def test_batches_in_a_worker_tell_a_mistake_in_one_line(packed, tmp_path):
     assert multiprocessing.active_children() == []
 
 
+def test_an_epoch_that_is_left_leaves_no_process_and_the_next_one_is_whole(packed):
+    folder, index, _ = packed(12, 12)
+    with make_batches(folder, index, "train", SPEC, batch_size=4, workers=1) as batches:
+        epoch = batches.epoch(0)
+        next(epoch)
+        epoch.close()  # as the end of a loop that was left
+        assert multiprocessing.active_children() == []
+        assert len(list(batches.epoch(0))) == 3
+        again = batches.epoch(1)  # still referred to after the block, as by the traceback of an error
+        next(again)
+        assert len(multiprocessing.active_children()) == 1
+    assert multiprocessing.active_children() == []
+
+
 @pytest.mark.parametrize("then", ["pass", pytest.param("list(batches.epoch(0))", marks=pytest.mark.slow)])
 def test_program_with_loader_processes_comes_to_its_end(then, packed, tmp_path):
     """Whatever still refers to them: they ignore SIGTERM, and Python waits for its processes."""

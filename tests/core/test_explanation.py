@@ -204,26 +204,48 @@ class Harmful:
         return print, ("run",)
 
 
+def saved_parts(**changed):
+    """What a file of :meth:`Explanation.save` holds."""
+    return {**vars(full()), "dtypes": [torch.bfloat16], **changed}
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("content", "why"),
     [
-        [1],
-        {"input": torch.zeros(1)},
-        {**vars(full()), "score": torch.rand(3)},
-        {**vars(full()), "weight": torch.rand(3, 2, 2, 3, 5)},
-        {**vars(full()), "bias_terms": {"a": torch.rand(1)}},
-        {**vars(full()), "bias_terms": [1]},
-        {**vars(full()), "dtypes": [1]},
-        {**vars(full()), "more": 1},
-        {**vars(full()), "probe": Harmful()},
+        ([1], "list"),
+        ({"input": torch.zeros(1)}, "missing 5 required positional arguments"),
+        (saved_parts(more=1), "unexpected keyword argument 'more'"),
+        (saved_parts(probe=Harmful()), "it is damaged, or holds more than tensors"),
+        (saved_parts(bias_terms=[1]), ""),
+        (saved_parts(input=torch.zeros(3, 2, 3, 4).to_sparse()), ""),
+        *(
+            (saved_parts(**changed), "its parts do not fit each other")
+            for changed in (
+                {"score": torch.rand(3)},
+                {"weight": torch.rand(3, 2, 2, 3, 5)},
+                {"bias_terms": {"a": torch.rand(1)}},
+                {"dtypes": [1]},
+                {"target": torch.full((3, 2), -1)},
+                {"target": torch.full((3, 2), 9)},
+                {"target": torch.zeros(3, 2)},
+                {"target": torch.zeros(3, 2, dtype=torch.bool)},
+                {"logits": torch.zeros(3)},
+                {"input": torch.zeros(3, 2, 3, 4, device="meta")},
+                {"score": torch.zeros(3, 2, dtype=torch.complex64)},
+                {"probe": torch.zeros(3, 2, dtype=torch.float8_e5m2)},
+                {"bias_terms": {"a": torch.zeros(3, 2, dtype=torch.int64)}},
+            )
+        ),
     ],
-    ids=range(9),
+    ids=range(19),
 )
-def test_other_files_are_refused_and_run_nothing(content, tmp_path, capsys):
+def test_other_files_are_refused_and_run_nothing(content, why, tmp_path, capsys):
     torch.save(content, tmp_path / "e.pt")
-    with pytest.raises(BcosError, match=r"is not a file that Explanation\.save has written: "):
+    with pytest.raises(BcosError, match=rf"is not a file that Explanation\.save has written: .*{why}"):
         Explanation.load(tmp_path / "e.pt")
     assert capsys.readouterr().out == ""
+    torch.save(saved_parts(), tmp_path / "e.pt")
+    assert len(Explanation.load(tmp_path / "e.pt")) == 3  # what was changed is what is refused
 
 
 def test_files_that_are_damaged_or_missing_are_refused(tmp_path):

@@ -44,6 +44,18 @@ def test_bytes_and_floats_are_encoded_alike(trained):
     torch.testing.assert_close(encoded[:, 1], 1 - images[:, 0] / 255)
 
 
+def test_a_file_takes_no_memory_for_the_size_of_images_that_it_names(trained, tmp_path):
+    config = replace(CONFIG, input=InputSpec(4096, 1, resize=None))
+    TrainedModel(trained.model, config).save(tmp_path / "model.safetensors")
+    seen = set()
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, given: seen.update(x.device.type for x in given if isinstance(x, torch.Tensor))
+    )
+    load_trained(str(tmp_path / "model.safetensors"))
+    handle.remove()
+    assert seen == {"meta"}
+
+
 @pytest.mark.parametrize("what", ["run", "run/model.safetensors"])
 def test_network_and_description_come_back(what, saved, tmp_path):
     again = load_trained(str(tmp_path / what))

@@ -1,6 +1,8 @@
 """The program: its commands, exit status and error messages. Imports no torch."""
 
+import io
 import os
+import select
 import sys
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
@@ -159,11 +161,14 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
 def _is_closed() -> bool:
     """Whether nobody reads standard output any more, as after ``| head``; the rest of it is then discarded."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        pipe = select.poll()
+        pipe.register(sys.stdout.fileno(), 0)  # tells of errors alone; a flush does not: long texts are not kept for it
+    except io.UnsupportedOperation:  # no file
+        return False
+    if not pipe.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _report_bug(reason: BaseException, debug: bool) -> int:

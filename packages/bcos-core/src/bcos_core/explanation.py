@@ -190,7 +190,10 @@ class Explanation:
         like_target = {**self.bias_terms, "score": self.score, "bias": self.bias}
         like_target |= {name: getattr(self, name) for name in ("largest", "probe") if getattr(self, name) is not None}
         fitting = [isinstance(name, str) and value.shape == shape for name, value in like_target.items()]
-        fitting += [shape[0] == n, len(shape) in (1, 2), self.logits.shape[0] == n, not self.target.is_floating_point()]
+        fitting += [shape[0] == n, len(shape) in (1, 2), self.logits.ndim == 2, self.logits.shape[0] == n]
+        tensors = [value for value in self._parts().values() if isinstance(value, Tensor)]
+        fitting += [_is_plain(value) and value.is_floating_point() != (value is self.target) for value in tensors]
+        fitting += [bool(((self.target >= 0) & (self.target < self.logits.shape[-1])).all())]
         fitting += [self.weight.shape == (*shape, *self.input.shape[1:]), self.input.ndim > 1]
         fitting += [all(isinstance(dtype, torch.dtype) for dtype in self.dtypes or ())]
         if not all(fitting):
@@ -215,6 +218,12 @@ class Explanation:
         )
         more = f"<p>… and {len(cells) - _ROWS_SHOWN} more</p>" if len(cells) > _ROWS_SHOWN else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether all operations take a tensor: it has its values, and no type or layout that is for storing them."""
+    kinds = (torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    return tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype in kinds
 
 
 def _equal(a: object, b: object) -> bool:

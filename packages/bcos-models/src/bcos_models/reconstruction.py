@@ -55,7 +55,7 @@ def rebuild(
     load_state(model, state, name=config.name, source=source)
     if classifies:
         with _naming(config, source):
-            _check_outputs(model, config)
+            _check_outputs(plan, model, config)
     describe(model, config)
     return model
 
@@ -122,13 +122,23 @@ def _check_input(model: nn.Module, config: ModelConfig) -> None:
         raise BcosError(f"it takes {taken} channels, its input is described with {config.input.encoded_channels}")
 
 
-def _check_outputs(model: nn.Module, config: ModelConfig) -> None:
-    spec = config.input
-    with torch.inference_mode():
-        outputs: object = model(torch.zeros(1, spec.encoded_channels, spec.size, spec.size))
+def _check_outputs(plan: nn.Module | None, model: nn.Module, config: ModelConfig) -> None:
+    """Refuse other outputs than classes; without memory where there is a `plan`: the file says how large images are."""
+    try:
+        outputs = _outputs(model, config, "cpu") if plan is None else _outputs(plan.eval(), config, "meta")
+    except Exception as reason:
+        if plan is None or not _needs_memory(reason):
+            raise
+        outputs = _outputs(model, config, "cpu")
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if shape != (1, config.num_classes):
         raise BcosError(f"it gives {shape} for an image, needed {(1, config.num_classes)}")
+
+
+def _outputs(model: nn.Module, config: ModelConfig, device: str) -> object:
+    spec = config.input
+    with torch.inference_mode():
+        return model(torch.zeros(1, spec.encoded_channels, spec.size, spec.size, device=device))
 
 
 @contextmanager

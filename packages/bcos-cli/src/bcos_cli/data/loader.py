@@ -63,14 +63,41 @@ def reading_of(run_or_model: str, data: str | None = None) -> Reading:
 
 @dataclass
 class Batches:
-    """Batches of one process, epoch by epoch."""
+    """Batches of one process, epoch by epoch.
+
+    Loader processes stay from one epoch to the next. They end with the block ``with batches:``, and where an epoch is
+    left early.
+    """
 
     stream: ShardStream
     loader: DataLoader[Sample]
 
+    @classmethod
+    def of(
+        cls, stream: ShardStream, batch_size: int, workers: int, *, seed: int = 0, pin_memory: bool = False
+    ) -> "Batches":
+        """Make the loader of a stream."""
+        loader = DataLoader(
+            stream,
+            batch_size=batch_size,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=pin_memory,
+            worker_init_fn=_leave_signals_to_the_main_process,
+            generator=torch.Generator().manual_seed(seed),  # not the global one, whose state a resumed run cannot know
+        )
+        return cls(stream, loader)
+
     def __post_init__(self) -> None:
-        """Leave no process behind, also at the end of the program."""
+        """Leave no process behind at the end of the program, whatever still refers to this."""
         weakref.finalize(self, _end_processes, self.loader)
+
+    def __enter__(self) -> "Batches":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Otherwise they live as long as anything refers to these batches: a traceback, a cycle of objects.
+        _end_processes(self.loader)
 
     def __len__(self) -> int:
         return self.stream.order.batches
@@ -84,7 +111,7 @@ class Batches:
         self.stream.set_epoch(epoch, first)
         try:
             yield from self.loader
-        except (BcosError, KeyboardInterrupt, RuntimeError) as reason:
+        except BaseException as reason:  # GeneratorExit too: the next epoch is not to begin with what was read ahead
             _end_processes(self.loader)
             if isinstance(reason, BcosError):  # that of a loader process comes with its traceback as text
                 raise BcosError(str(reason).strip().rpartition("BcosError: ")[2]) from reason
@@ -101,6 +128,7 @@ def _end_processes(loader: DataLoader[Sample]) -> None:
         for process in iterator._workers:  # type: ignore[attr-defined] # reason: the same
             if process.is_alive():  # waiting for a file, perhaps
                 process.kill()
+                process.join()
 
 
 def _leave_signals_to_the_main_process(_worker: int) -> None:
@@ -160,16 +188,7 @@ def make_batches(
         skip=reading.skip,
         named=named,
     )
-    loader = DataLoader(
-        stream,
-        batch_size=batch_size,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_main_process,
-        generator=torch.Generator().manual_seed(seed),  # not the global one, whose state a resumed run cannot know
-    )
-    return Batches(stream, loader)
+    return Batches.of(stream, batch_size, workers, seed=seed, pin_memory=pin_memory)
 
 
 def images_at(

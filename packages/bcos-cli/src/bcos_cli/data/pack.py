@@ -3,6 +3,7 @@
 import hashlib
 import io
 import itertools
+import math
 import multiprocessing
 import os
 import random
@@ -103,8 +104,8 @@ def pack(
     """
     if samples_per_shard < 1:
         raise BcosError(f"samples per shard must be at least 1, got {samples_per_shard}")
-    if not megabytes_per_shard > 0:
-        raise BcosError(f"the size of a shard must be above 0 megabytes, got {megabytes_per_shard:g}")
+    if not 0 < megabytes_per_shard < math.inf:
+        raise BcosError(f"the size of a shard must be a number of megabytes above 0, got {megabytes_per_shard:g}")
     check_names(source.classes, {item.split for item in source.items})
     plan = plan_shards(source.items, samples_per_shard, seed, int(megabytes_per_shard * 1e6))
     writer = _Writer(source, destination, on_error, pixels)

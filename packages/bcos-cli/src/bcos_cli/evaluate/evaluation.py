@@ -125,16 +125,17 @@ def _classify(
         reading=options.reading,
         named=named,
     )
-    return classify(
-        trained,
-        trained.model,
-        batches,
-        options.loss,
-        device=state.device,
-        samplers=samplers,
-        predictions=predictions,
-        show_progress=state.is_main_process,
-    )
+    with batches:
+        return classify(
+            trained,
+            trained.model,
+            batches,
+            options.loss,
+            device=state.device,
+            samplers=samplers,
+            predictions=predictions,
+            show_progress=state.is_main_process,
+        )
 
 
 def _matching(trained: TrainedModel, given: ShardIndex, index: ShardIndex) -> list[str]:

@@ -190,13 +190,13 @@ class Predictor:
     def predict_shards(self, data: str, index: ShardIndex, split: str, reading: Reading, workers: int) -> int:
         """Predict the images of a split; return how many could not be read."""
         options: dict[str, Any] = {"batch_size": self.batch_size, "workers": workers, "named": True}
-        batches = make_batches(data, index, split, self.trained.input, reading=reading, **options)
 
         def update(_images: Tensor, _labels: Tensor, places: Place, logits: Tensor) -> None:
             self._write(list(places.name), logits)
 
-        device = default_device()
-        return run_network(self.trained, self.trained.model, batches, update, device=device, label="predicting").unread
+        network, device = self.trained.model, default_device()
+        with make_batches(data, index, split, self.trained.input, reading=reading, **options) as batches:
+            return run_network(self.trained, network, batches, update, device=device, label="predicting").unread
 
     def _predict_images(self, files: Sequence[ImageFile], failures: list[Failure]) -> None:
         names, pixels = [], []

@@ -67,7 +67,7 @@ def neuron_rows(
     batches = make_batches(
         data, index, split, trained.input, batch_size=batch_size, most=options.scanned, workers=workers, reading=reading
     )
-    with console.counted(f"neurons of {layer}", len(batches)) as counter:
+    with batches, console.counted(f"neurons of {layer}", len(batches)) as counter:
         for images, _, positions in batches.epoch(0):
             top.update(outputs(trained.encode(images.to(device))), positions)
             counter.advance(images=len(images))

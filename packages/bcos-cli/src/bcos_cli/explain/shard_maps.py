@@ -13,7 +13,6 @@ import torch
 import webdataset
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from bcos_cli import console
 from bcos_cli.data.augmentation import BytesTransform
@@ -118,8 +117,9 @@ def explain_shards(
     with console.counted("explaining", sum(records[k].samples for k in own), state.is_main_process) as counter:
         for k in own:
             shards = Shards([urls[k]], [records[k].samples])
-            with _aside(out, records[k]) as writer:
-                for batch in _batches(shards, transform, labelling, batch_size, workers):
+            stream = _KeyedStream(SampleOrder(shards, batch_size=batch_size), transform, labelling)
+            with Batches.of(stream, batch_size, workers) as batches, _aside(out, records[k]) as writer:
+                for batch in batches.epoch(0):
                     _write_batch(trained, batch, options, writer)
                     counter.advance(len(batch[0]), images=len(batch[0]))
     state.wait_for_everyone()
@@ -149,13 +149,6 @@ class _KeyedStream(ShardStream):
 
 
 _Batch = tuple[Tensor, Tensor, Sequence[str]]
-
-
-def _batches(
-    shards: Shards, transform: BytesTransform, labelling: Labelling, batch_size: int, workers: int
-) -> Iterator[_Batch]:
-    stream = _KeyedStream(SampleOrder(shards, batch_size=batch_size), transform, labelling)
-    yield from Batches(stream, DataLoader(stream, batch_size=batch_size, num_workers=workers)).epoch(0)
 
 
 @contextmanager

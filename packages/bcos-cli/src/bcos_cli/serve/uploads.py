@@ -1,5 +1,6 @@
 """Uploaded files, which strangers may have made: the formats that are decoded, and the limits on size."""
 
+import math
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ class Limits:
     """Limits on the size and number of uploads.
 
     Raises:
-        BcosError: less total space than one upload takes.
+        BcosError: a limit that is not finite, or less total space than one upload takes.
     """
 
     megabytes: float = 20
@@ -35,6 +36,9 @@ class Limits:
     """Size of all files that are kept; the oldest are deleted. None for 25 times the largest file."""
 
     def __post_init__(self) -> None:
+        for name, limit in vars(self).items():
+            if limit is not None and not math.isfinite(limit):
+                raise BcosError(f"--max-{name.replace('_', '-')} must be a number, got {limit}")
         if self.total_bytes < self.request_bytes:
             raise BcosError(
                 f"all uploads together need room for one of {self.megabytes:g} MB and a little more, got "

@@ -107,7 +107,8 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
         folder.wait_until_visible()
         stack.enter_context(trainer.stopper.listening())
         stack.callback(lambda: [tracker.finish() for tracker in accelerator.trackers])
-        scores = trainer.run(resume)
+        with trainer.batches, trainer.epoch_batches:  # the loader processes end before the trained network is scored
+            scores = trainer.run(resume)
         with trainer.ended_at_once():
             yield TrainingResult(trainer.trained, scores, index, data, recipe)
 
@@ -367,7 +368,8 @@ class Trainer:
             scores = self.scores
         else:
             model = learner.model if learner.sharded else self.trained.model
-            scores = self.score(model, self.loaders.final(self.recipe.evaluation.batch_size))
+            with self.loaders.final(self.recipe.evaluation.batch_size) as batches:
+                scores = self.score(model, batches)
         learner.save_network(self.folder.weights)
         if learner.sharded:  # no process has all of the network; each reads it from the file
             self.trained = load_trained(str(self.folder.weights), trust=trusts_runs())
@@ -407,7 +409,8 @@ class Trainer:
             raise BcosError("the loss of another process is not finite; it says which one")
         # An accelerator's losses are looked at every LOOK_STEPS batches, when this one is long gone. It depends on its
         # seed, epoch and number alone, so that a second loader makes it again.
-        batch = next(self.loaders.training(self.plan).epoch(self.progress.epoch, bad))
+        with self.loaders.training(self.plan) as batches:
+            batch = next(batches.epoch(self.progress.epoch, bad))
         step = self.progress.epoch * self.steps_per_epoch + bad // self.plan.accumulate + 1
         raise loss_error(self.progress.epoch + 1, step, self.rates[bad], self._keep_batch(bad, *batch))
 

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import asdict, replace
 
 import pytest
 import timm
@@ -9,6 +10,9 @@ from torch import nn
 from bcos_core import AddInverse, BcosConv2d, BcosError, BcosLinear, explain
 from bcos_core.norms import BatchNormUncentered2d
 from bcos_models import bcosify, create_model
+from bcos_models.conversion import Decisions
+from bcos_models.convert.annealing import remove_biases
+from bcos_models.convert.bcosify import repeat_conversion
 
 KEPT = {"b": 1.0, "keep_bias": True, "keep_norms": True, "keep_pooling": True}
 encode = AddInverse()
@@ -106,7 +110,7 @@ def test_what_is_replaced_and_what_stays_is_told(cnn):
     assert told["act"] == ("ReLU", "ReLU", False)
     assert told["gate.squeeze"] == ("Conv2d", "Conv2d", False)
     assert "frozen factor" in step(network, "gate.excite").reason
-    assert any("conv1 takes as [w, -w]/2" in note for note in network.conversion.notes)
+    assert any("conv1 holds their mean and deviation" in note for note in network.conversion.notes)
     assert network.conversion.to_dict()["steps"][0]["name"] == "fc"
 
 
@@ -126,7 +130,7 @@ def test_query_key_and_value_stay_linear_without_bias(transformer):
 
 def test_what_the_network_still_adds_is_named(transformer):
     constants = bcosify(transformer, image_size=16, logit_bias=None).conversion.constants
-    assert {"network.positions", "network.cls_token", "mean of the images"} == set(constants)
+    assert {"network.positions", "network.cls_token"} == set(constants)
 
 
 def test_without_biases_nothing_of_them_is_left(cnn, images):
@@ -259,10 +263,11 @@ def test_size_and_statistics_are_those_that_the_network_tells():
     original = timm.create_model("test_vit", num_classes=5).eval()
     network = bcosify(original, **KEPT)
     x = torch.rand(1, 3, 160, 160)
-    assert network.encoder.mean == [0.5] * 6
     torch.testing.assert_close(network(encode(x)), original((x - 0.5) / 0.5), rtol=1e-4, atol=1e-5)
     baseline = create_model("standard_cifar10_resnet20").eval()
-    assert bcosify(baseline).encoder.mean[:3] == [0.4914, 0.4822, 0.4465]
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)))
+    x = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(bcosify(baseline, **KEPT)(encode(x)), baseline((x - mean) / std), rtol=1e-4, atol=1e-4)
 
 
 def test_network_built_for_other_images_is_tried_with_those():
@@ -448,7 +453,7 @@ def test_transposed_convolutions_are_converted(images, statistics):
     for name in ("stem", "up"):
         assert step(network, name).after == "BcosConvTranspose2d"
         assert step(network, name).dropped == ("bias",)
-    assert any("stem takes as [w, -w]/2" in note for note in network.conversion.notes)
+    assert any("stem holds their mean and deviation" in note for note in network.conversion.notes)
     e = explain(network, encode(images))
     assert (e.residual.abs() <= 1e-10 * (e.score.abs() + e.contributions.abs().flatten(1).sum(1))).all()
 
@@ -457,5 +462,53 @@ def test_skipped_transposed_convolution_takes_six_channels_too(images, statistic
     original = Decoder().double().eval()
     network = bcosify(original, **KEPT, skip=["stem"], image_size=16, **statistics)
     assert type(network.network.stem) is nn.ConvTranspose2d
-    assert any("stem takes as [w, -w]/2" in note for note in network.conversion.notes)
+    assert any("stem holds their mean and deviation" in note for note in network.conversion.notes)
     torch.testing.assert_close(network(encode(images)), original(standardized(images, statistics)))
+
+
+def test_first_layer_holds_the_standardisation_without_a_constant(cnn, images, statistics):
+    network = bcosify(cnn, **KEPT | {"keep_bias": False, "keep_norms": False}, image_size=16, **statistics).eval()
+    first, x = network.network.conv1, standardized(images, statistics)
+    w = torch.nn.functional.conv2d(x, cnn.conv1.weight, None, cnn.conv1.stride, cnn.conv1.padding)
+    torch.testing.assert_close(first(encode(images)), w)
+    e = explain(network, encode(images))
+    assert not e.bias_terms or set(e.bias_terms) == {"logit bias"}
+
+
+def test_weights_of_the_first_rules_are_read_with_them(cnn, images, statistics):
+    network = bcosify(cnn, image_size=16, **statistics)
+    assert network.decisions.rules == 2
+    old = repeat_conversion(
+        copy.deepcopy(cnn), replace(network.decisions, rules=1), network.num_classes, **statistics, **KEPT
+    ).eval()
+    assert type(old.encoder).__name__ == "Standardize"
+    w = old.network.conv1.weight
+    torch.testing.assert_close(w[:, :3], cnn.conv1.weight / 2)
+    torch.testing.assert_close(w[:, 3:], -cnn.conv1.weight / 2)
+    torch.testing.assert_close(old(encode(images)), cnn(standardized(images, statistics)))
+    stored = {k: v for k, v in asdict(network.decisions).items() if k != "rules"}
+    assert Decisions.from_dict(stored).rules == 1
+    with pytest.raises(BcosError, match="have rules=3"):
+        Decisions.from_dict(stored | {"rules": 3})
+
+
+def test_depthwise_convolutions_stay_linear_unless_asked_for(statistics):
+    class Mobile(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3, padding=1)
+            self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.head(self.depthwise(self.stem(x).relu()).relu().mean((2, 3)))
+
+    network = bcosify(Mobile(), image_size=16, **statistics)
+    assert type(network.network.depthwise) is nn.Conv2d
+    assert network.network.depthwise.bias is None
+    kept = bcosify(Mobile(), keep_bias=True, image_size=16, **statistics)
+    assert step(kept, "depthwise").reason == "a depthwise convolution stays linear"
+    remove_biases(kept)
+    assert kept.network.depthwise.bias is None
+    both = bcosify(Mobile(), convert_depthwise=True, image_size=16, **statistics)
+    assert isinstance(both.network.depthwise, BcosConv2d)

@@ -37,13 +37,16 @@ class ConversionOptions:
     """``"6ch"``: images with inverse channels in [0, 1]; ``"3ch"``: what the network saw before."""
     skip: tuple[str, ...] = ()
     """Modules that stay as they are, by name or pattern (``"layer4.*"``)."""
+    convert_depthwise: bool = False
+    """Make depthwise convolutions B-cos too; else they stay linear, without bias: a patch of one channel has little to
+    align with, and networks of them lose accuracy by it."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.b, int | float) or not self.b >= 1:
             raise BcosError(f"b must be at least 1, got {self.b!r}; 1 computes what the network did, 2 is the default")
         if self.input not in get_args(Input):
             raise BcosError(f"input must be one of {get_args(Input)}, got {self.input!r}")
-        for flag in ("unit_norm", "keep_bias", "keep_norms", "keep_activations", "keep_pooling"):
+        for flag in ("unit_norm", "keep_bias", "keep_norms", "keep_activations", "keep_pooling", "convert_depthwise"):
             if not isinstance(getattr(self, flag), bool):
                 raise BcosError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
         if not all(isinstance(name, str) for name in self.skip):
@@ -54,6 +57,11 @@ class ConversionOptions:
         parts = name.split(".")
         around = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
         return any(fnmatchcase(outer, pattern) for outer in around for pattern in self.skip)
+
+
+RULES = 2
+"""Version of the rules of conversion. The first subtracted the mean of images by a layer, a constant that belongs to no
+pixel, and made depthwise convolutions B-cos; weights that were trained with it are still read with it."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,14 @@ class Decisions:
     """Layers that do not run by themselves."""
     functions: Mapping[str, int] = field(default_factory=dict)
     """Activations and max pooling that forward methods call as functions, and how often."""
+    rules: int = RULES
+    """Version of the rules."""
 
     @classmethod
     def from_dict(cls, values: object) -> Self:
         """Read the ``asdict`` of decisions; refuse anything else."""
+        if isinstance(values, dict) and "rules" not in values:
+            values = {**values, "rules": 1}
         if not isinstance(values, dict) or values.keys() != {f.name for f in fields(cls)}:
             raise BcosError(f"the decisions of a conversion have other keys: {shown(values)}")
         for name, value in values.items():
@@ -92,6 +104,8 @@ class Decisions:
                 fits = value is None or isinstance(value, str)
             elif name == "functions":
                 fits = isinstance(value, dict) and all(type(v) is int for v in value.values())
+            elif name == "rules":
+                fits = type(value) is int and 1 <= value <= RULES
             else:
                 fits = isinstance(value, bool)
             if not fits:

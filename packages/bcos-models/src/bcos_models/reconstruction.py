@@ -7,6 +7,7 @@ and compared with the weights; and it is given up as soon as it has many more pa
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -76,6 +77,10 @@ def _naming(config: ModelConfig, source: str) -> Iterator[None]:
 
 def _built(config: ModelConfig) -> nn.Module:
     repeated: dict[str, Any] = {} if config.decisions is None else {"decisions": config.decisions}
+    if config.decisions is None and get_spec(config.name).builder == BUILDER and not config.options.get("as_is"):
+        # It was written when decisions were not stored yet, and converted by the first rules.
+        made: Any = create_model(config.name, num_classes=config.num_classes or None, **config.options)
+        repeated["decisions"] = asdict(replace(made.decisions, rules=1))
     model = create_model(config.name, num_classes=config.num_classes or None, **config.options, **repeated)
     if config.num_classes == 0:
         remove_classifier(model, config.name)

@@ -15,7 +15,16 @@ from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
 from bcos_models.conversion import ConversionOptions, ConversionReport, Decisions, Input, Step
-from bcos_models.convert.network import BcosifiedNetwork, Positions, Standardize, position_classifier, widen
+from bcos_models.convert.network import (
+    BcosifiedNetwork,
+    Positions,
+    Standardize,
+    StandardizedImage,
+    WithInverse,
+    position_classifier,
+    take_inverse,
+    widen,
+)
 from bcos_models.convert.observation import observe
 from bcos_models.convert.walk import GATE, IDLE, Walk
 from bcos_models.timm_models import input_of
@@ -35,6 +44,7 @@ def bcosify(
     keep_pooling: bool = False,
     input: Input = "6ch",
     skip: Sequence[str] = (),
+    convert_depthwise: bool = False,
     logit_bias: LogitBias = "auto",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -57,6 +67,7 @@ def bcosify(
         keep_pooling: keep max pooling.
         input: ``"6ch"`` for (N, 6, H, W) in [0, 1] with inverse channels; ``"3ch"`` for what `model` took.
         skip: names of modules that stay, or patterns such as ``"layer4.*"``.
+        convert_depthwise: make depthwise convolutions B-cos too, which else stay linear.
         logit_bias: added to the logits; ``"auto"`` is ``-ln(K-1)`` where biases go, and none where they are kept.
         mean: that was subtracted from images in [0, 1] before `model` took them, for each channel; None for what a
             model of timm or ours says of itself, else ImageNet's; so is `std`.
@@ -79,7 +90,9 @@ def bcosify(
     NeurIPS 2024.
     """
     skipped = (skip,) if isinstance(skip, str) else tuple(skip)
-    options = ConversionOptions(b, unit_norm, keep_bias, keep_norms, keep_activations, keep_pooling, input, skipped)
+    options = ConversionOptions(
+        b, unit_norm, keep_bias, keep_norms, keep_activations, keep_pooling, input, skipped, convert_depthwise
+    )
     if not isinstance(model, nn.Module):
         raise BcosError(f"bcosify needs a torch.nn.Module, got {type(model).__name__}")
     own_input = input_of(model)
@@ -198,6 +211,8 @@ class _Converter:
     def convert(self, network: nn.Module) -> BcosifiedNetwork:
         """Convert the network in place."""
         options, decisions, classes = self.options, self.decisions, self.classes
+        if decisions.rules == 1:
+            options = replace(options, convert_depthwise=True)
         report = ConversionReport(options)
         moved = decisions.classifier if decisions.moved else None
         if moved is not None:
@@ -236,11 +251,17 @@ class _Converter:
                 "input: 6 channels, put together to what the network saw, because its first layer is not "
                 "a convolution of the image alone"
             )
-            return Standardize(self.mean, self.std, difference=True)
+            return StandardizedImage(self.mean, self.std)
+        first = ", ".join(self.decisions.image_layers)
+        if self.decisions.rules == 1:
+            for name in self.decisions.image_layers:
+                widen(network.get_submodule(name))
+            report.notes.append(f"input: 6 channels, standardised, which {first} takes as [w, -w]/2")
+            return Standardize(self.mean, self.std)
         for name in self.decisions.image_layers:
-            widen(network.get_submodule(name))
-        report.notes.append(f"input: 6 channels, which {', '.join(self.decisions.image_layers)} takes as [w, -w]/2")
-        return Standardize(self.mean, self.std)
+            take_inverse(network.get_submodule(name), self.mean, self.std)
+        report.notes.append(f"input: 6 channels in [0, 1]; {first} holds their mean and deviation, without a constant")
+        return WithInverse(len(self.mean))
 
     def _note_what_stays(self, report: ConversionReport, moved: str | None) -> None:
         if moved is None and self.decisions.classifier is None:

@@ -20,22 +20,22 @@ class Standardize(nn.Module):
 
     Args:
         mean: of the C channels of images in [0, 1]; so is `std`.
-        difference: return ``(x - inverse) / 2`` of the standardised channels, the C that the original network saw,
-            for networks whose first layers cannot take 2C.
 
-    Shapes: (N, 2C, H, W) → the same, or (N, C, H, W).
+    Shapes: (N, 2C, H, W) → the same.
 
     Raises:
         BcosError: another number of channels, such as images without their inverse.
 
+    The mean is a constant that belongs to no pixel. So only networks that were trained with it, by the first rules of
+    conversion, still have it.
+
     Source: Arya et al., "B-cosification", NeurIPS 2024, section 3.2.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], difference: bool = False) -> None:
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.mean = [*mean, *(1 - m for m in mean)]
         self.std = [*std, *std]
-        self.difference = difference
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise."""
@@ -43,18 +43,82 @@ class Standardize(nn.Module):
         mean, std = (x.new_tensor(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
         if is_explaining():
             name_as(mean, "mean of the images")
-        y = (x - mean) / std
-        if not self.difference:
-            return y
-        image, inverse = y.chunk(2, 1)
-        return (image - inverse) / 2
+        return (x - mean) / std
+
+
+class WithInverse(nn.Module):
+    """Passes on images with inverse channels, and refuses others.
+
+    Args:
+        channels: C of the images themselves.
+
+    Shapes: (N, 2C, H, W) → the same.
+
+    Raises:
+        BcosError: another number of channels, such as images without their inverse.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Check the channels."""
+        check_channels("the converted network", 2, x, 2 * self.channels)
+        return x
+
+
+class StandardizedImage(nn.Module):
+    """The standardised image, from images with inverse channels and without a constant.
+
+    Since ``image + inverse = 1``, ``(image - mean) / std = ((1 - mean) · image - mean · inverse) / std``.
+
+    Args:
+        mean: of the C channels of images in [0, 1]; so is `std`.
+
+    Shapes: (N, 2C, H, W) → (N, C, H, W).
+
+    Raises:
+        BcosError: another number of channels, such as images without their inverse.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean, self.std = list(mean), list(std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Put the channels together."""
+        check_channels("the converted network", 2, x, 2 * len(self.mean))
+        mean, std = (x.new_tensor(values).reshape(-1, 1, 1) for values in (self.mean, self.std))
+        image, inverse = x.chunk(2, 1)
+        return image * ((1 - mean) / std) - inverse * (mean / std)
 
 
 def widen(conv: Any) -> None:
     """Let a convolution of C channels take 2C, the second half being minus the first: ``[w, -w] / 2``."""
-    weight, dim = conv.weight, 0 if isinstance(conv, (*TRANSPOSED, BcosConvTranspose)) else 1
-    conv.weight = nn.Parameter(torch.cat([weight, -weight], dim).detach() / 2, requires_grad=weight.requires_grad)
+    _take_twice(conv, conv.weight / 2, -conv.weight / 2)
+
+
+def take_inverse(conv: Any, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Let a convolution of C standardised channels take the image and its inverse, 2C channels in [0, 1].
+
+    Its kernels become ``[(1 - mean) · w, -mean · w] / std``, with which it computes the same: see
+    :class:`StandardizedImage`.
+    """
+    shape = [1] * conv.weight.ndim
+    shape[_channel_dim(conv)] = -1
+    m, s = (conv.weight.new_tensor(values).reshape(shape) for values in (mean, std))
+    _take_twice(conv, (1 - m) * conv.weight / s, -m * conv.weight / s)
+
+
+def _take_twice(conv: Any, of_image: Tensor, of_inverse: Tensor) -> None:
+    kernels = torch.cat([of_image, of_inverse], _channel_dim(conv)).detach()
+    conv.weight = nn.Parameter(kernels, requires_grad=conv.weight.requires_grad)
     conv.in_channels *= 2
+
+
+def _channel_dim(conv: nn.Module) -> int:
+    return 0 if isinstance(conv, (*TRANSPOSED, BcosConvTranspose)) else 1
 
 
 class Positions(nn.Module):

@@ -56,6 +56,7 @@ class BcosifyOptions(TypedDict, total=False):
     keep_pooling: bool
     input: Input
     skip: Sequence[str]
+    convert_depthwise: bool
     logit_bias: LogitBias
 
 

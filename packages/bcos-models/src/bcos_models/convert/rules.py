@@ -56,6 +56,8 @@ def convert_layer(layer: nn.Module, options: ConversionOptions) -> Conversion | 
 def _weighted(layer: Any, options: ConversionOptions) -> Conversion | None:
     if not isinstance(layer._parameters.get("weight"), nn.Parameter):
         return None  # its weight is computed, by a parametrization
+    if is_depthwise(layer) and not options.convert_depthwise:
+        return without_bias(layer, options)
     dropped = () if options.keep_bias or layer.bias is None else ("bias",)
     forward = type(layer).forward
     if isinstance(layer, nn.Linear):
@@ -80,6 +82,11 @@ def _weighted(layer: Any, options: ConversionOptions) -> Conversion | None:
     else:
         return None
     return Conversion(mark_bias(layers.take_over(new, layer)), "convolution becomes B-cos", dropped)
+
+
+def is_depthwise(layer: nn.Module) -> bool:
+    """Whether a convolution sees each channel by itself."""
+    return isinstance(layer, _ConvNd) and layer.groups == layer.in_channels > 1
 
 
 def mark_bias(layer: nn.Module) -> nn.Module:

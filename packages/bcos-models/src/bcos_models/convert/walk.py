@@ -10,7 +10,7 @@ from bcos_core.errors import BcosError
 from bcos_core.plugins import first_result
 from bcos_models import plugins
 from bcos_models.conversion import Conversion, ConversionOptions, ConversionReport, Decisions, Step
-from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, without_bias
+from bcos_models.convert.rules import MAX_POOLS, NORMS, WEIGHTED, is_activation, is_depthwise, without_bias
 
 _QUERY_KEY_VALUE = re.compile(r"(to_|w)?(q|k|v|qk|kv|qkvs?|query|key|value|queries|keys|values)(_?(proj|conv|lin))?")
 _INNERMOST = 3
@@ -98,6 +98,8 @@ def is_query_key_value(name: str) -> bool:
 
 
 def _why_kept(layer: nn.Module, options: ConversionOptions) -> str:
+    if is_depthwise(layer) and not options.convert_depthwise:
+        return "a depthwise convolution stays linear"
     if isinstance(layer, WEIGHTED) and "weight" not in layer._parameters:
         return "its weight is computed by a parametrization"
     if isinstance(layer, WEIGHTED):

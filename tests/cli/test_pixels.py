@@ -162,7 +162,9 @@ def test_range_travels_from_the_shards_to_the_network_and_to_what_it_explains(pa
     assert trained.input.range == (0, 4095)
     ((image, _),) = images_at(data, index, "train", InputSpec(size=SIDE, resize=None, channels=1), [0]).values()
     assert image.max() == 255
-    written = explain_files(str(tmp_path / "run"), [tmp_path / "tree" / "test" / "a" / "0.tif"], tmp_path / "out")
+    written = explain_files(
+        str(tmp_path / "run"), find_images([tmp_path / "tree" / "test" / "a" / "0.tif"])[0], tmp_path / "out"
+    )
     assert written.failures == []
     assert "0 is black and 4095 white" in written.explanations[0].notes[0]
     np.testing.assert_allclose(
@@ -234,7 +236,7 @@ def test_images_of_five_channels_are_packed_trained_on_and_explained(encode, suf
     )
     result = train(made, tmp_path / "run")
     assert result.trained.input.channels == 5
-    written = explain_files("run", [tmp_path / "tree" / "test" / "a"], tmp_path / "out")
+    written = explain_files("run", find_images([tmp_path / "tree" / "test" / "a"])[0], tmp_path / "out")
     assert (len(written.explanations), written.failures) == (6, [])
     assert {e.receipt["passed"] for e in written.explanations} == {True}
 

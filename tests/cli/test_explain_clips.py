@@ -16,8 +16,8 @@ from bcos_cli.data import image_decoder
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.explain import sheets
 from bcos_cli.explain.files import explain_files
-from bcos_cli.explain.image_files import find_images
 from bcos_cli.explain.frames import frames, is_clip
+from bcos_cli.explain.image_files import find_images
 from bcos_cli.explain.options import ClipOptions, PictureOptions
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain

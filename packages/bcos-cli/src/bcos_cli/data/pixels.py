@@ -13,7 +13,9 @@ RangeOption = Annotated[
         "0:65535 for 16 bits, 0:1 for floats.",
     ),
 ]
-AllowTruncated = Annotated[bool, typer.Option(help="Read JPEGs that were cut off, black where they end.")]
+AllowTruncated = Annotated[
+    bool, typer.Option("--allow-truncated", help="Read JPEGs that were cut off, black where they end.")
+]
 
 
 @dataclass(frozen=True)

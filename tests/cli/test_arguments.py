@@ -1,12 +1,15 @@
 """What ``bcos train`` is asked for."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from bcos_cli.config import dump_recipe
 from bcos_cli.data import data_set
+from bcos_cli.data.index import load_index
 from bcos_cli.train.arguments import resolve_arguments, with_accelerate
+from bcos_cli.train.model import build
 from bcos_core import BcosError
 
 
@@ -114,6 +117,31 @@ def test_one_of_several_processes_packs_and_the_others_take_what_is_there(tmp_pa
     (tmp_path / "shards/digits/index.json").touch()
     data_set.packed_data_set("digits")
     assert packed == [True]
+
+
+def test_nothing_is_packed_for_a_command_that_is_refused(tmp_path, bcos, line):
+    for command in ("train", "doctor"):
+        assert "nosuch" in line(bcos(command, "nosuch", "--data", "digits", "--out", "run"))
+    for command in (["eval", "nosuch"], ["maps", "nosuch", "--out", "o"], ["neurons", "nosuch", "--out", "o"]):
+        assert "nosuch" in line(bcos(*command, "--data", "digits"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_with_data_takes_a_registered_data_set(bcos, recipe, tmp_path):
+    trained = build(recipe(), [str(digit) for digit in range(10)])
+    trained.model.eval()
+    trained.save(tmp_path / "run" / "model.safetensors")
+    small = ["-o", "data.workers=0", "-o", "train.batch_size=64"]
+    for command in (
+        ["doctor", "digits", *small],
+        ["eval", "run", "--metric", "top1", "--workers", "0"],
+        ["maps", "run", "--out", "maps", "--workers", "0", "--batch-size", "360"],
+        ["neurons", "run", "--out", "neurons", "--workers", "0", "--scanned", "8", "--strongest", "1"],
+    ):
+        status, _, err = bcos(*command, "--data", "digits")
+        assert (status, "the data set 'digits' is packed in 'shards/digits'" in err) == (0, True), (command, err)
+        assert load_index("shards/digits").samples("test") == 359
+        shutil.rmtree("shards")
 
 
 def test_command_trains_on_a_registered_data_set(bcos):

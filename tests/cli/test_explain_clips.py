@@ -17,6 +17,7 @@ from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.explain import sheets
 from bcos_cli.explain.files import explain_files
 from bcos_cli.explain.frames import frames, is_clip
+from bcos_cli.explain.image_files import find_images
 from bcos_cli.explain.options import ClipOptions, PictureOptions
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
@@ -137,7 +138,7 @@ def test_damaged_clip_leaves_nothing_and_the_rest_goes_on(clip, run, tmp_path):
     path = clip("broken.gif", stills(5, (64, 64)))
     path.write_bytes(path.read_bytes()[:-5000])
     good = clip("good.gif")
-    written = explain_files(run, [path, good], tmp_path / "out")
+    written = explain_files(run, find_images([path, good])[0], tmp_path / "out")
     assert [f.file for f in written.failures] == [str(path)]
     assert [e.file for e in written.explanations] == [str(good)]
     names = {p.name for p in (tmp_path / "out").iterdir()}
@@ -149,7 +150,7 @@ def test_damaged_clip_leaves_nothing_and_the_rest_goes_on(clip, run, tmp_path):
 def test_every_frame_is_explained_for_the_class_of_the_whole_clip(batch_size, format, clip, run, tmp_path):
     path = clip("x.webp")
     out = tmp_path / "out"
-    written = explain_files(run, [path], out, clips=ClipOptions(format=format), batch_size=batch_size)
+    written = explain_files(run, find_images([path])[0], out, clips=ClipOptions(format=format), batch_size=batch_size)
     (explained,) = written.explanations
     trained = load_trained(run)
     images = torch.stack([torch.as_tensor(np.array(s))[None] for s in stills()])
@@ -182,7 +183,7 @@ def test_every_frame_is_explained_for_the_class_of_the_whole_clip(batch_size, fo
 def test_several_classes_methods_and_layouts_of_a_clip(clip, run, tmp_path):
     options = PictureOptions(layouts=("side-by-side", "overlay", "separate"))
     given = {"top_k": 2, "contrasts": ["rows:columns"], "methods": ["bcos", "gradcam"], "pictures": options}
-    written = explain_files(run, [clip("x.gif", stills(3))], tmp_path / "out", **given)
+    written = explain_files(run, find_images([clip("x.gif", stills(3))])[0], tmp_path / "out", **given)
     first = written.explanations[0]
     assert first.pictures == {"overview": "x.gif", "overlay": "x.overlay.gif"}
     for explained in written.explanations:
@@ -192,8 +193,10 @@ def test_several_classes_methods_and_layouts_of_a_clip(clip, run, tmp_path):
 
 def test_long_clips_are_cut_and_that_is_said(clip, run, tmp_path):
     path = clip("x.gif")
-    whole = explain_files(run, [path], tmp_path / "a", clips=ClipOptions(max_frames=5)).explanations[0]
-    cut = explain_files(run, [path], tmp_path / "b", clips=ClipOptions(max_frames=2, every=2)).explanations[0]
+    whole = explain_files(run, find_images([path])[0], tmp_path / "a", clips=ClipOptions(max_frames=5)).explanations[0]
+    cut = explain_files(
+        run, find_images([path])[0], tmp_path / "b", clips=ClipOptions(max_frames=2, every=2)
+    ).explanations[0]
     means = "numbers are means over frames; predicted is the class of the largest mean logit"
     assert (len(whole.frames), whole.notes) == (5, [means])
     assert len(cut.frames) == 2
@@ -207,7 +210,7 @@ def test_frames_with_more_lines_below_them_than_others_make_an_animation(clip, r
     monkeypatch.setattr(
         sheets, "_receipt_lines", lambda explanations: [*real(explanations), *["more"] * (next(count) % 3)]
     )
-    written = explain_files(run, [clip("x.gif")], tmp_path / "out")
+    written = explain_files(run, find_images([clip("x.gif")])[0], tmp_path / "out")
     assert not written.failures
     with Image.open(tmp_path / "out" / written.explanations[0].pictures["overview"]) as animation:
         assert animation.n_frames == 5
@@ -217,7 +220,7 @@ def test_stills_and_clips_come_in_order(clip, run, tmp_path):
     names = ["a.png", "b.gif", "c.png", "d.gif"]
     for name in names:
         stills(1)[0].save(tmp_path / name) if name.endswith("png") else clip(name, stills(2))
-    written = explain_files(run, [tmp_path / name for name in names], tmp_path / "out", batch_size=3)
+    written = explain_files(run, find_images([tmp_path / name for name in names])[0], tmp_path / "out", batch_size=3)
     assert [e.file[-5:] for e in written.explanations] == names
     document = json.loads((tmp_path / "out" / "explanations.json").read_text())
     assert [e["frames"] is None for e in document["explanations"]] == [True, False, True, False]

@@ -14,6 +14,7 @@ from PIL import Image
 from bcos_cli.config import dump_recipe, load_recipe
 from bcos_cli.data.input_image import read_image
 from bcos_cli.explain.files import explain_files
+from bcos_cli.explain.image_files import find_images
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
 from bcos_models import load_trained
@@ -40,7 +41,7 @@ def pictures(make_tree):
 
 
 def test_numbers_are_those_of_the_exact_explanation(run_folder, pictures, tmp_path):
-    written = explain_files(run_folder, [pictures], tmp_path / "out")
+    written = explain_files(run_folder, find_images([pictures])[0], tmp_path / "out")
     trained = load_trained(run_folder)
     assert [e.file for e in written.explanations] == [str(pictures / f"{i}.png") for i in range(3)]
     for explained in written.explanations:
@@ -63,8 +64,8 @@ def test_numbers_are_those_of_the_exact_explanation(run_folder, pictures, tmp_pa
 
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_batches_make_no_difference(batch_size, run_folder, pictures, tmp_path):
-    a = explain_files(run_folder, [pictures], tmp_path / "a").explanations
-    b = explain_files(run_folder, [pictures], tmp_path / "b", batch_size=batch_size).explanations
+    a = explain_files(run_folder, find_images([pictures])[0], tmp_path / "a").explanations
+    b = explain_files(run_folder, find_images([pictures])[0], tmp_path / "b", batch_size=batch_size).explanations
     for one, other in zip(a, b, strict=True):
         assert one.logit == pytest.approx(other.logit, rel=1e-5)
         assert (one.file, one.pictures, one.map) == (other.file, other.pictures, other.map)
@@ -72,7 +73,9 @@ def test_batches_make_no_difference(batch_size, run_folder, pictures, tmp_path):
 
 def test_every_target_and_method_gets_its_pictures(run_folder, pictures, tmp_path):
     methods = ["bcos", "input_x_gradient", "gradcam", "integrated_gradients"]
-    written = explain_files(run_folder, [pictures], tmp_path / "out", targets=["corner", "0"], methods=methods)
+    written = explain_files(
+        run_folder, find_images([pictures])[0], tmp_path / "out", targets=["corner", "0"], methods=methods
+    )
     found = {(e.file[-5:], e.target, e.method) for e in written.explanations}
     assert len(found) == len(written.explanations) == 3 * 2 * 4
     assert {t for _, t, _ in found} == {"corner", "rows"}
@@ -116,7 +119,7 @@ def test_unknown_class_or_method_is_refused_before_anything_is_written(
     options, message, run_folder, pictures, tmp_path
 ):
     with pytest.raises(BcosError, match=message):
-        explain_files(run_folder, [pictures], tmp_path / "out", **options)
+        explain_files(run_folder, find_images([pictures])[0], tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
 
@@ -124,7 +127,9 @@ def test_classes_with_the_same_letters_do_not_overwrite_each_other(recipe, pictu
     trained = build(recipe(), ["a b", "a-b", "c"])
     trained.model.eval()
     trained.save(tmp_path / "m.safetensors")
-    written = explain_files("m.safetensors", [pictures / "0.png"], tmp_path / "out", targets=["a b", "a-b"])
+    written = explain_files(
+        "m.safetensors", find_images([pictures / "0.png"])[0], tmp_path / "out", targets=["a b", "a-b"]
+    )
     maps = [np.load(tmp_path / "out" / e.map) for e in written.explanations]
     for explained, saved in zip(written.explanations, maps, strict=True):
         assert explained.contributions == pytest.approx(float(saved.sum()), rel=1e-3, abs=1e-6)

@@ -14,6 +14,7 @@ from PIL import Image
 from bcos_cli.data.input_image import read_image
 from bcos_cli.explain.batch import explain_images
 from bcos_cli.explain.files import explain_files
+from bcos_cli.explain.image_files import find_images
 from bcos_cli.explain.options import PictureOptions
 from bcos_cli.explain.sheets import percent
 from bcos_cli.train.model import build
@@ -60,7 +61,7 @@ def by_image(written, method="bcos"):
 def test_colours_and_opacity_are_on_the_scale_that_is_written_down(scale, run, pictures, tmp_path):
     out = tmp_path / "out"
     options = PictureOptions(layouts=("separate",), scale=scale)
-    written = explain_files(run, [pictures], out, pictures=options, batch_size=2)
+    written = explain_files(run, find_images([pictures])[0], out, pictures=options, batch_size=2)
     e = exact(run, [pictures / f"{i}.png" for i in range(3)])
     smooth = smoothing(8)
     for i, explained in enumerate(by_image(written)):
@@ -80,7 +81,7 @@ def test_colours_and_opacity_are_on_the_scale_that_is_written_down(scale, run, p
 
 def test_own_scale_of_one_class_gives_the_picture_of_the_library(run, pictures, tmp_path):
     """What one gets from explanation_image without a scale."""
-    written = explain_files(run, [pictures / "0.png"], tmp_path / "out")
+    written = explain_files(run, find_images([pictures / "0.png"])[0], tmp_path / "out")
     e = exact(run, [pictures / "0.png"])
     expected = explanation_image(e.input[0], e.weight[0], smooth=smoothing(8))
     shown = separate(tmp_path / "out", written.explanations[0], "explanation")
@@ -91,7 +92,7 @@ def test_contrast_is_the_difference_of_both_explanations(run, pictures, tmp_path
     methods = ["bcos", "input_x_gradient"]
     options = PictureOptions(raw_weight=True)
     written = explain_files(
-        run, [pictures], tmp_path / "out", contrasts=["rows:corner"], methods=methods, pictures=options
+        run, find_images([pictures])[0], tmp_path / "out", contrasts=["rows:corner"], methods=methods, pictures=options
     )
     assert len(written.explanations) == 3 * 3 * 2
     for method in methods:
@@ -113,7 +114,9 @@ def test_contrast_is_the_difference_of_both_explanations(run, pictures, tmp_path
 def test_what_a_method_says_of_its_map_is_in_the_records_and_under_the_picture(run, pictures, tmp_path, bcos):
     options = PictureOptions(format="svg", contact_sheet=True)
     methods = ["bcos", "guided_backprop"]
-    written = explain_files(run, [pictures], tmp_path / "out", methods=methods, top_k=2, pictures=options)
+    written = explain_files(
+        run, find_images([pictures])[0], tmp_path / "out", methods=methods, top_k=2, pictures=options
+    )
     said = "this is the plain gradient: no ReLU ran in this network"
     assert all(e.remarks == ([said] if e.method == "guided_backprop" else []) for e in written.explanations)
     for name in (written.explanations[0].pictures["overview"], *written.contact_sheets):
@@ -139,7 +142,7 @@ def test_contrast_of_a_method_that_is_the_same_for_both_classes_is_zero_and_says
 
 
 def test_receipt_says_what_the_logit_is_made_of(run, pictures, tmp_path):
-    explain_files(run, [pictures], tmp_path / "out", top_k=2)
+    explain_files(run, find_images([pictures])[0], tmp_path / "out", top_k=2)
     document = json.loads((tmp_path / "out" / "explanations.json").read_text())
     for explained in document["explanations"]:
         receipt = explained["receipt"]
@@ -155,7 +158,7 @@ def test_receipt_says_what_the_logit_is_made_of(run, pictures, tmp_path):
 
 
 def test_probabilities_are_those_of_the_targets(run, pictures, tmp_path):
-    written = explain_files(run, [pictures], tmp_path / "out", top_k=3)
+    written = explain_files(run, find_images([pictures])[0], tmp_path / "out", top_k=3)
     e = exact(run, [pictures / f"{i}.png" for i in range(3)])
     for i in range(3):
         row = written.explanations[3 * i : 3 * i + 3]
@@ -168,7 +171,7 @@ def test_probabilities_are_those_of_the_targets(run, pictures, tmp_path):
 def test_scales_and_maps_do_not_depend_on_the_batch(run, pictures, tmp_path):
     options = PictureOptions(scale="shared", contact_sheet=True)
     given = {"top_k": 2, "contrasts": ["corner"], "methods": ["bcos", "gradcam"], "pictures": options}
-    a, b = (explain_files(run, [pictures], tmp_path / str(n), batch_size=n, **given) for n in (1, 3))
+    a, b = (explain_files(run, find_images([pictures])[0], tmp_path / str(n), batch_size=n, **given) for n in (1, 3))
     assert len(a.explanations) == len(b.explanations)
     for one, other in zip(a.explanations, b.explanations, strict=True):
         assert (one.file, one.target, one.against, one.pictures) == (
@@ -184,7 +187,7 @@ def test_scales_and_maps_do_not_depend_on_the_batch(run, pictures, tmp_path):
 
 def test_overview_holds_every_name_and_number(run, pictures, tmp_path):
     options = PictureOptions(layouts=("side-by-side", "overlay"), format="svg")
-    written = explain_files(run, [pictures / "0.png"], tmp_path / "out", top_k=3, pictures=options)
+    written = explain_files(run, find_images([pictures / "0.png"])[0], tmp_path / "out", top_k=3, pictures=options)
     first = written.explanations[0]
     assert set(first.pictures) == {"overview", "overlay"}
     document = minidom.parse(str(tmp_path / "out" / first.pictures["overview"]))
@@ -197,14 +200,14 @@ def test_overview_holds_every_name_and_number(run, pictures, tmp_path):
     assert sum(t.startswith("adds up · ") and t.endswith(" % from the image") for t in texts) == 3
     assert texts.count("logit per pixel") == 3
     bars_off = PictureOptions(layouts=("side-by-side",), format="svg", colorbar=False)
-    explain_files(run, [pictures / "0.png"], tmp_path / "plain", pictures=bars_off)
+    explain_files(run, find_images([pictures / "0.png"])[0], tmp_path / "plain", pictures=bars_off)
     assert "logit per pixel" not in (tmp_path / "plain" / "0.svg").read_text()
 
 
 @pytest.mark.parametrize("background", [None, "white", "black", "checker", "none"])
 def test_background_is_under_w_and_around_everything(background, run, pictures, tmp_path):
     options = PictureOptions(background=background, format="webp")
-    written = explain_files(run, [pictures / "0.png"], tmp_path / "out", pictures=options)
+    written = explain_files(run, find_images([pictures / "0.png"])[0], tmp_path / "out", pictures=options)
     explained = written.explanations[0]
     shown = separate(tmp_path / "out", explained, "explanation")
     assert shown.shape[2] == (4 if background in (None, "none") else 3)
@@ -222,7 +225,9 @@ def test_background_is_under_w_and_around_everything(background, run, pictures, 
 
 @pytest.mark.parametrize(("side", "expected"), [(None, 224), (16, 16), (100, 100)])
 def test_pictures_have_the_size_asked_for(side, expected, run, pictures, tmp_path):
-    written = explain_files(run, [pictures / "0.png"], tmp_path / "out", pictures=PictureOptions(side=side))
+    written = explain_files(
+        run, find_images([pictures / "0.png"])[0], tmp_path / "out", pictures=PictureOptions(side=side)
+    )
     for kind in ("contributions", "explanation"):
         with Image.open(tmp_path / "out" / written.explanations[0].pictures[kind]) as image:
             assert image.size == (expected, expected)
@@ -234,7 +239,7 @@ def test_contact_sheet_is_a_grid_in_pages(width, images, bars, run, make_tree, t
     monkeypatch.setattr("bcos_cli.explain.contact_sheet.WIDTH", width)
     root = make_tree([f"image-{i}.png" for i in range(5)], name="many")
     options = PictureOptions(layouts=("separate",), contact_sheet=True, format="svg", scale="shared")
-    written = explain_files(run, [root], tmp_path / "out", top_k=2, pictures=options)
+    written = explain_files(run, find_images([root])[0], tmp_path / "out", top_k=2, pictures=options)
     pages = [(tmp_path / "out" / name).read_text() for name in written.contact_sheets]
     assert written.contact_sheets == [f"contact-sheet.{i + 1}.svg" for i in range(len(images))]
     assert [len(re.findall(r">image-\d\.png<", page)) for page in pages] == images
@@ -247,7 +252,7 @@ def test_contact_sheet_is_a_grid_in_pages(width, images, bars, run, make_tree, t
 @pytest.mark.parametrize(("background", "ground"), [(None, 0.5), ("white", 1.0), ("black", 0.0)])
 def test_greyscale_w_lies_on_grey_unless_a_background_is_asked_for(background, ground, run, pictures, tmp_path):
     options = PictureOptions(layouts=("side-by-side",), background=background, format="svg")
-    explain_files(run, [pictures / "0.png"], tmp_path / "out", pictures=options)
+    explain_files(run, find_images([pictures / "0.png"])[0], tmp_path / "out", pictures=options)
     tiles = re.findall(r'href="data:image/png;base64,([^"]+)"', (tmp_path / "out" / "0.svg").read_text())
     shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(tiles[1])))) / 255
     e = exact(run, [pictures / "0.png"])
@@ -256,7 +261,9 @@ def test_greyscale_w_lies_on_grey_unless_a_background_is_asked_for(background, g
 
 
 def test_maps_without_a_sign_say_where_their_colours_start(run, pictures, tmp_path):
-    written = explain_files(run, [pictures / "0.png"], tmp_path / "out", methods=["bcos", "gradcam", "rise"])
+    written = explain_files(
+        run, find_images([pictures / "0.png"])[0], tmp_path / "out", methods=["bcos", "gradcam", "rise"]
+    )
     for explained in written.explanations:
         map = np.load(tmp_path / "out" / explained.map)
         signed = explained.method == "bcos"
@@ -267,7 +274,7 @@ def test_maps_without_a_sign_say_where_their_colours_start(run, pictures, tmp_pa
 
 def test_same_name_in_two_folders_is_two_sets_of_files(run, make_tree, tmp_path):
     root = make_tree(["a/x.png", "b/x.png"], name="two")
-    written = explain_files(run, [root], tmp_path / "out")
+    written = explain_files(run, find_images([root])[0], tmp_path / "out")
     names = [{*e.pictures.values(), e.map} for e in written.explanations]
     assert not names[0] & names[1]
 
@@ -275,7 +282,7 @@ def test_same_name_in_two_folders_is_two_sets_of_files(run, make_tree, tmp_path)
 def test_what_was_done_to_an_image_is_written_down(run, make_tree, tmp_path):
     clear = Image.new("RGBA", (8, 8), (10, 20, 30, 40))
     root = make_tree({"x.png": clear, "y.png": None}, name="clear")
-    written = explain_files(run, [root], tmp_path / "out")
+    written = explain_files(run, find_images([root])[0], tmp_path / "out")
     assert [e.notes for e in written.explanations] == [["transparent parts laid on white, as in training"], []]
 
 
@@ -283,7 +290,7 @@ def test_what_a_crop_leaves_out_stands_under_the_picture_and_in_the_record(run, 
     root = make_tree({"x.png": Image.new("L", (16, 8)), "y.gif": None}, name="wide")
     Image.new("L", (12, 8)).save(root / "y.gif", save_all=True, append_images=[Image.new("L", (12, 8), 9)])
     options = PictureOptions(layouts=("side-by-side",), format="svg")
-    written = explain_files(run, [root], tmp_path / "out", pictures=options)
+    written = explain_files(run, find_images([root])[0], tmp_path / "out", pictures=options)
     still, clip = written.explanations
     assert still.notes == ["squeezed to a square"]
     assert clip.notes[0] == "squeezed to a square"

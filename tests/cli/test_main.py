@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -243,7 +244,35 @@ def test_help_that_nobody_reads_to_its_end_is_no_bug(bcos, broken_command):
     error = SystemExit(1)
     error.__context__ = BrokenPipeError()
     broken_command(error)
-    assert bcos("recipes") == (1, "", "")
+    assert bcos("recipes") == (141, "", "")
+
+
+@pytest.mark.skipif(not hasattr(select, "poll"), reason="closed pipes are another error on Windows")
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ("train --help", 141),
+        ("--help", 141),
+        ("models", 141),
+        ("models --json", 141),
+        ("--version", 141),
+        ("nosuch", 2),
+    ],
+)
+def test_a_pipe_that_nobody_reads_ends_the_program_quietly(arguments, status):
+    unread, out = os.pipe()
+    os.close(unread)
+    program = [sys.executable, "-c", "from bcos_cli.main import main; main()", *arguments.split()]
+    told = subprocess.run(program, stdout=out, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert told.returncode == status, told.stderr
+    assert "rror" not in told.stderr
+    assert subprocess.run(program, stdout=out, stderr=out, timeout=120).returncode == status
+    os.close(out)
+
+
+def test_another_pipe_that_breaks_is_a_failure(bcos, line, broken_command):
+    broken_command(BrokenPipeError(32, "Broken pipe"))
+    assert "internal error: BrokenPipeError" in line(bcos("recipes"), status=1)
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["shards", "pack", "--help"], ["models", "--json"]])

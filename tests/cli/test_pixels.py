@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
+from bcos_cli.config.network import load_network
 from bcos_cli.data.augmentation import BytesTransform
 from bcos_cli.data.image_decoder import UnreadableImageError, decode, quick_decode
 from bcos_cli.data.index import load_index
@@ -22,6 +23,8 @@ from bcos_cli.doctor.checkup import examine
 from bcos_cli.evaluate.photos import load_annotated
 from bcos_cli.explain.files import explain_files
 from bcos_cli.explain.image_files import find_images
+from bcos_cli.serve.examples import named_examples
+from bcos_cli.serve.networks import PageExplainer, load_networks
 from bcos_cli.serve.uploads import Limits, read_upload
 from bcos_cli.train.model import build, with_pixels
 from bcos_cli.train.trainer import train
@@ -162,7 +165,9 @@ def test_range_travels_from_the_shards_to_the_network_and_to_what_it_explains(pa
     assert trained.input.range == (0, 4095)
     ((image, _),) = images_at(data, index, "train", InputSpec(size=SIDE, resize=None, channels=1), [0]).values()
     assert image.max() == 255
-    written = explain_files(str(tmp_path / "run"), [tmp_path / "tree" / "test" / "a" / "0.tif"], tmp_path / "out")
+    written = explain_files(
+        str(tmp_path / "run"), find_images([tmp_path / "tree" / "test" / "a" / "0.tif"])[0], tmp_path / "out"
+    )
     assert written.failures == []
     assert "0 is black and 4095 white" in written.explanations[0].notes[0]
     np.testing.assert_allclose(
@@ -234,7 +239,7 @@ def test_images_of_five_channels_are_packed_trained_on_and_explained(encode, suf
     )
     result = train(made, tmp_path / "run")
     assert result.trained.input.channels == 5
-    written = explain_files("run", [tmp_path / "tree" / "test" / "a"], tmp_path / "out")
+    written = explain_files("run", find_images([tmp_path / "tree" / "test" / "a"])[0], tmp_path / "out")
     assert (len(written.explanations), written.failures) == (6, [])
     assert {e.receipt["passed"] for e in written.explanations} == {True}
 
@@ -318,6 +323,118 @@ def test_cut_off_jpeg_is_explained_where_that_is_allowed(recipe, tmp_path, bcos)
     (tmp_path / "y.tif").write_bytes(twelve_bits(BANDS))
     assert bcos("explain", "run", "y.tif", "--out", "dark")[0] == 1
     assert bcos("explain", "run", "y.tif", "--out", "bright", "--range", "0:4095")[0] == 0
+
+
+@pytest.fixture
+def odd_files(recipe, tmp_path):
+    """A JPEG that was cut off, a TIFF of 12 bits and one of several pages, of 64×64 and 8×8, and a network's folder."""
+    trained = build(recipe(), ["rows", "columns", "corner"])
+    trained.model.eval()
+    trained.save(tmp_path / "run" / "model.safetensors")
+    contents = {"cut.jpg": cut_off(None), "bits.tif": twelve_bits(BANDS), "pages.tif": pages(EIGHT_BITS)}
+    for name, content in contents.items():
+        (tmp_path / "odd" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "odd" / name).write_bytes(content)
+    sides = {"cut.jpg": 64, "bits.tif": 8, "pages.tif": 8}
+    annotated = {
+        "images": [{"id": i, "file_name": name, "height": s, "width": s} for i, (name, s) in enumerate(sides.items())],
+        "categories": [{"id": 0, "name": "rows"}],
+        "annotations": [{"image_id": i, "category_id": 0, "bbox": [0, 0, 8, 8]} for i in range(3)],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(annotated))
+    return [f"odd/{name}" for name in contents]
+
+
+READERS = {
+    "explain": lambda files: ["explain", "run", *files, "--out", "out"],
+    "predict": lambda files: ["predict", "run", *files],
+    "neurons": lambda files: [
+        *("neurons", "run", "--out", "out", "--channel", "0"),
+        *(part for file in files for part in ("--image", file)),
+    ],
+    "eval": lambda _: ["eval", "run", "--boxes", "boxes.json", "--photos", "odd"],
+}
+
+
+@pytest.mark.parametrize("command", READERS)
+def test_every_command_takes_the_options_of_pixels_and_says_what_is_read_in_part(command, odd_files, bcos):
+    arguments = READERS[command](odd_files)
+    _, out, err = bcos(*arguments)
+    assert "--range BLACK:WHITE" in out + err or "cut off: " in out + err  # neurons stops at the first
+    status, _, err = bcos(*arguments, "--range", "0:4095", "--allow-truncated")
+    assert status == 0, err
+    for name, note in (("pages.tif", "the first of several frames or pages"), ("cut.jpg", "cut off: black where it")):
+        assert any(name in line and note in line for line in err.splitlines()), err
+    assert bcos(*arguments, "--range", "0")[0] == 2
+
+
+def test_range_is_that_of_the_pixels(odd_files, tmp_path, bcos):
+    trained = load_network("run", range=(0, 4095))
+    assert trained.input.range == (0, 4095)
+    with torch.no_grad():
+        logits = trained.model.eval()(trained.encode(read_image(tmp_path / "odd/bits.tif", trained.input).pixels[None]))
+    _, out, _ = bcos("predict", "run", "odd/bits.tif", "--range", "0:4095", "--json")
+    assert json.loads(out)["probability"] == pytest.approx(float(trained.confidences(logits).max()), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "run", "--range", "0:1"], "go with --boxes"),
+        (["neurons", "run", "--out", "out", "--allow-truncated"], "--allow-truncated goes with --image"),
+        (["neurons", "run", "--out", "out", "--image", "odd/pages.tif", "--split", "x"], "--split cannot go with --im"),
+        (["predict", "run", "s3://b/shards", "--range", "0:1"], "are for image files"),
+    ],
+)
+def test_options_of_pixels_are_refused_where_shards_say_them(arguments, message, odd_files, bcos, line):
+    assert message in line(bcos(*arguments))
+
+
+def test_the_page_takes_the_options_of_pixels(odd_files, tmp_path):
+    def predict(name, explainer):
+        return explainer.predict(tmp_path / "odd" / name, "run").image
+
+    refusing = PageExplainer(load_networks(["run"]), Limits())
+    for name in ("cut.jpg", "bits.tif"):
+        with pytest.raises(BcosError, match=r"--allow-truncated|--range BLACK:WHITE"):
+            predict(name, refusing)
+    taking = PageExplainer(load_networks(["run"], range=(0, 4095)), Limits(), truncated=True)
+    assert predict("cut.jpg", taking).notes == ("cut off: black where it ends",)
+    np.testing.assert_allclose(predict("bits.tif", taking).pixels[0], 255 * RAMP, atol=1)
+    with pytest.raises(BcosError, match="cut off"):
+        named_examples(["odd/cut.jpg"])
+    assert [example.name for example in named_examples(["odd/cut.jpg"], truncated=True)] == ["cut.jpg"]
+
+
+def test_pages_that_are_not_packed_are_in_the_summary_and_the_index(make_tree, tmp_path, bcos):
+    several = pages(EIGHT_BITS)
+    files = {f"{c}/{i}.tif": several if i else tiff(EIGHT_BITS[..., 0]) for c in "ab" for i in range(2)}
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "GIF", save_all=True, append_images=[Image.new("L", (8, 8), 200)])
+    make_tree({**files, "a/2.gif": buffer.getvalue()})
+    status, out, _ = bcos("shards", "pack", "tree", "s", "--samples-per-shard", "2", "--workers", "1")
+    text = "read in part 3: the first of several frames or pages: a/1.tif, a/2.gif, b/1.tif"
+    assert (status, text in out) == (0, True), out
+    again = bcos("shards", "pack", "tree", "s", "--samples-per-shard", "2", "--workers", "1")
+    assert (again[0], text in again[1]) == (0, True)
+    (partial,) = json.loads((tmp_path / "s" / "index.json").read_text())["partial"]
+    assert (partial["files"], partial["first"]) == (3, ["a/1.tif", "a/2.gif", "b/1.tif"])
+    make_tree({f"{c}/0.tif": several for c in "ab"}, "bands")
+    assert "read in part" not in bcos("shards", "pack", "bands", "s5", "--channels", "5")[1]
+
+
+def test_info_shows_range_channels_and_files_that_were_cut_off(packed, bcos):
+    data, _ = packed(twelve_bits, range=(0, 4095), truncated=True)
+    expected = (
+        "pixels: greyscale or RGB; black and white of more than 8 bits: 0 and 4095; JPEGs that were cut off: read"
+    )
+    assert expected in bcos("shards", "info", data)[1]
+    shown = json.loads(bcos("shards", "info", data, "--json")[1])
+    assert (shown["range"], shown["channels"], shown["truncated"]) == ([0, 4095], None, True)
+    plain = str(Pixels(5))
+    assert plain == (
+        "5 channels; black and white of more than 8 bits: as the formats have it; JPEGs that were cut off: not read"
+    )
 
 
 def test_linked_folders_are_searched_as_packing_does_and_circles_end(make_tree):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bcos_cli.data.index import load_index
 from bcos_cli.data.sources import encode_png, open_source
 from bcos_cli.data.sources.inventory import Inventory
 from bcos_cli.data.sources.layout import parse_tree
@@ -202,6 +203,60 @@ def test_every_file_is_packed_or_left_out_with_its_reason(make_tree):
         "no image, by its name (no suffix)": ["b/notes"],
         "no regular file": ["a/pipe.png"],
     }
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(
+    ("patterns", "left", "reasons"),
+    [
+        (["junk"], ["a/1.png", "a/1_mask.png", "a/deep/2.png", "b/1.png"], {"junk": 2}),
+        (["junk/", "a/deep"], ["a/1.png", "a/1_mask.png", "b/1.png"], {"junk/": 2, "a/deep": 1}),
+        (["*unk", "**/*_mask.png"], ["a/1.png", "a/deep/2.png", "b/1.png"], {"*unk": 2, "**/*_mask.png": 1}),
+        (["[ab]/**/2.png", "junk/**"], ["a/1.png", "a/1_mask.png", "b/1.png"], {"[ab]/**/2.png": 1, "junk/**": 2}),
+        (["**/1.png"], ["a/1_mask.png", "a/deep/2.png"], {"**/1.png": 4}),
+    ],
+    ids=str,
+)
+def test_what_the_user_excludes_is_left_out_with_its_pattern(kind, patterns, left, reasons, make_tree, tmp_path):
+    root = make_tree(
+        ["a/1.png", "a/1_mask.png", "a/deep/2.png", "b/1.png", "junk/1.png", "junk/below/1.png", ".hidden/1.png"]
+    )
+    source = open_source(str(root if kind == "folder" else zipped(root, tmp_path / "t.zip")), exclude=patterns)
+    assert [item.path for item in source.items] == left
+    assert source.classes == sorted({path[0] for path in left})
+    found = {entry.reason: entry.files for entry in source.left_out}
+    assert found.pop("hidden") == 1
+    assert found == {f"excluded by --exclude {pattern}": files for pattern, files in reasons.items()}
+
+
+def test_pattern_that_fits_nothing_is_refused_and_one_of_what_is_left_out_anyway_is_not(
+    make_tree, tmp_path, bcos, line
+):
+    root = make_tree({"a/1.png": None, "b/1.png": None, "c/.keep": b""})
+    (root / "empty").mkdir()
+    for pattern in ("c.png", "1.png", "A", "a/2*", "/", "deep/**"):
+        message = line(bcos("shards", "pack", "tree", "s", "--exclude", pattern))
+        assert f"--exclude {pattern!r} fits no file or folder of 'tree'; patterns are of paths from there" in message
+    assert not (tmp_path / "s").exists()
+    for given in (["digits", "s", "--exclude", "a"], ["torchvision:MNIST", "s", "--exclude", "a"]):
+        assert "--exclude goes with a folder or zip of images" in line(bcos("shards", "pack", *given))
+    assert open_source(str(root), exclude=["c"]).classes == ["a", "b", "empty"]
+    assert open_source(str(root), exclude=["empty"]).classes == ["a", "b"]
+    with pytest.raises(BcosError, match="holds no images in class folders"):
+        open_source(str(root), exclude=["*"])
+    status, out, _ = bcos("shards", "pack", "tree", "s", "--exclude", "empty", "--exclude", "b/*")
+    assert (status, "left out 1: excluded by --exclude b/*: b/1.png" in out) == (0, True), out
+    assert "left out 1: excluded by --exclude empty: empty/" in out
+    reasons = [entry.reason for entry in load_index("s").left_out]
+    assert reasons == ["excluded by --exclude b/*", "excluded by --exclude empty", "hidden"]
+
+
+def test_rows_of_a_table_whose_images_are_excluded_do_not_count(make_tree, tmp_path):
+    root = make_tree(["x/1.png", "x/2.png", "y/1.png"])
+    (tmp_path / "t.csv").write_text("image,labels\nx/1.png,cat\nx/2,dog\ny/1.png,emu\n")
+    source = open_source(str(root), labels=LabelTable(tmp_path / "t.csv"), exclude=["y", "x/2*"])
+    assert ([item.path for item in source.items], source.classes) == (["x/1.png"], ["cat"])
+    assert {entry.reason for entry in source.left_out} == {"excluded by --exclude y", "excluded by --exclude x/2*"}
 
 
 def test_link_to_a_folder_beside_it_takes_nothing_away(make_tree):

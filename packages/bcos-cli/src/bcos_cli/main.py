@@ -1,21 +1,21 @@
 """The program: its commands, exit status and error messages. Imports no torch."""
 
-import io
 import os
 import select
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from bcos_cli.messages import say, tell, tell_traceback
 from bcos_cli.processes import given_arguments
-from bcos_cli.processes.signals import INTERRUPTED
+from bcos_cli.processes.signals import CLOSED_PIPE, INTERRUPTED
 from bcos_cli.processes.torch_errors import dead_loader
 from bcos_core.errors import BcosError
 from bcos_core.plugins import implementations, is_ours
@@ -89,7 +89,10 @@ def _commands_of(hook: Callable[..., object], taken: Sequence[str]) -> typer.Typ
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the program and exit: 0, or 2 for a user's mistake, 1 for a failure, 130 when interrupted."""
+    """Run the program and exit.
+
+    0, or 2 for a user's mistake, 1 for a failure, 130 when interrupted, 141 when nobody reads the output to its end.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     if COMPLETION in os.environ:
         typer.main.get_command(build_app()).main([], prog_name="bcos")  # answers, and exits
@@ -107,19 +110,20 @@ def _run(arguments: list[str], debug: bool) -> int:
     given_arguments.set(arguments)
     try:
         status = _invoke(arguments)
+        sys.stdout.flush()  # while a closed pipe can still be told
     except BcosError as mistake:
         return _report(mistake, str(mistake), USER_MISTAKE, debug)
     except KeyboardInterrupt as interrupt:
         return _report(None, " ".join(["interrupted", *map(str, interrupt.args)]), INTERRUPTED, debug)
     except SystemExit as reason:
         if isinstance(reason.__context__, BrokenPipeError):  # of rich, which shows help
-            return FAILURE
+            return CLOSED_PIPE
         if not arguments or arguments[0] in _own_commands:  # no command of ours exits by itself
             return _report_bug(reason, debug)
         raise
     except OSError as reason:
-        if isinstance(reason, BrokenPipeError) and _is_closed():
-            return FAILURE
+        if isinstance(reason, BrokenPipeError) and _discard_unread():
+            return CLOSED_PIPE
         if reason.filename is None or reason.strerror is None:
             return _report_bug(reason, debug)
         return _report(reason, f"cannot use {str(reason.filename)!r}: {reason.strerror}", USER_MISTAKE, debug)
@@ -158,17 +162,25 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
         raise BcosError(f"{what} is empty, got {value!r}; give a value, for this folder '.', or leave it out")
 
 
-def _is_closed() -> bool:
-    """Whether nobody reads standard output any more, as after ``| head``; the rest of it is then discarded."""
+def _discard_unread() -> bool:
+    """Discard the rest of what is written to where nobody reads any more, as after ``| head``; whether there is such.
+
+    Flushing would not show it: what could not be written may be gone already.
+    """
+    closed = [stream.fileno() for stream in (sys.stdout, sys.stderr) if _is_closed(stream)]
+    for number in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return bool(closed)
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Whether a stream is a pipe, or a socket, that has no reader."""
     try:
-        pipe = select.poll()
-        pipe.register(sys.stdout.fileno(), 0)  # tells of errors alone; a flush does not: long texts are not kept for it
-    except io.UnsupportedOperation:  # no file
+        poll = select.poll()
+        poll.register(stream, 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # Windows has no poll; a stream in memory has no reader to lose
         return False
-    if not pipe.poll(0):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return True
 
 
 def _report_bug(reason: BaseException, debug: bool) -> int:
@@ -181,7 +193,9 @@ def _report(reason: BaseException | None, message: str, status: int, debug: bool
     if debug and reason is not None:
         tell_traceback(reason)
     if message:
-        tell(message)
+        with suppress(BrokenPipeError):  # nobody reads it
+            tell(message)
+        _discard_unread()
     return status
 
 

@@ -38,6 +38,7 @@ def demo(
     from bcos_cli.data.pack import pack
     from bcos_cli.data.sources.digits import digits_source
     from bcos_cli.explain.files import explain_files
+    from bcos_cli.explain.image_files import find_images
     from bcos_cli.runs.evaluation import finish_run
     from bcos_cli.train.trainer import trained
     from bcos_core.files import write_atomically
@@ -66,7 +67,7 @@ def demo(
 
     for name, item in names.items():
         write_atomically(images / name, source.read(item)[0])
-    explain_files(str(run), [images], explanations)
+    explain_files(str(run), find_images([images])[0], explanations)
     console.out.print(
         f"pictures {explanations}\n\nOpen {run / 'report.html'} in a browser to see what the network saw."
     )

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from bcos_cli.commands.listing import AsJson
-from bcos_cli.commands.train import Classes, DataPath, HeadOnly, Out, Overrides, RecipeName, Start
+from bcos_cli.commands.train import Classes, HeadOnly, Out, Overrides, RecipeName, Start
 from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.data.data_set import DataPath
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
 from bcos_cli.processes.device import Device, use_device
@@ -33,8 +34,8 @@ def doctor(
 ) -> None:
     """Check a run before it starts: data, batches, network, machine. Exit status 1 if there are problems.
 
-    Takes the arguments of bcos train, and writes nothing. The network is trained for two steps on images of the
-    shards, and explained.
+    Takes the arguments of bcos train, and writes nothing but the shards of a registered data set. The network is
+    trained for two steps on images of the shards, and explained.
     """
     trust_runs(trust_run)
     use_device(device)

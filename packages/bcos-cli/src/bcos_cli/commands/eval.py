@@ -11,6 +11,8 @@ from typer.core import TyperCommand
 
 from bcos_cli.config.network import ClassFile, RunOrModel, Weights
 from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.data.data_set import DataPath, packed_data_set
+from bcos_cli.data.pixels import AllowTruncated, RangeOption
 from bcos_cli.evaluate.metrics import DEFAULT
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json, tell
@@ -35,7 +37,7 @@ bcos_cli_commands = hookimpl(lambda app: app.command("eval", cls=_EvalCommand)(e
 
 def evaluate(
     run_or_model: RunOrModel,
-    data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
+    data: DataPath = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(help=f"A metric that bcos metrics lists; repeatable. By default {', '.join(DEFAULT)}."),
@@ -61,6 +63,8 @@ def evaluate(
         ),
     ] = None,
     photos: Annotated[Path | None, typer.Option(help="Folder of the annotated photographs.")] = None,
+    range: RangeOption = None,
+    allow_truncated: AllowTruncated = False,
     images: Annotated[
         int | None, typer.Option(help="Number of images for metrics of single images, spread over the split.", min=1)
     ] = None,
@@ -95,6 +99,7 @@ def evaluate(
     For a run's folder, evaluation.json and report.html are rewritten. A killed evaluation continues where it stopped.
     Exit status 1 if contributions do not add up to the logits, or a --require does not hold.
     """
+    from bcos_cli.config.section import parse_range
     from bcos_cli.data.splits import shards_of
     from bcos_cli.explain.arguments import check_arguments
 
@@ -121,8 +126,15 @@ def evaluate(
         unused = [f"--{name}" for name, value in {**of_shards, "on-error": on_error}.items() if value is not None]
         if unused:
             raise BcosError(f"{', '.join(unused)} cannot go with --boxes, which scores all annotated photographs")
+    elif range is not None or allow_truncated:
+        raise BcosError(
+            "--range and --allow-truncated go with --boxes: shards say themselves how they are read, or the run does "
+            "(data.range, data.truncated)"
+        )
+    black_and_white = parse_range(range)
     check_arguments(run_or_model, explainer or ())
     if boxes is None:
+        data = packed_data_set(data)
         shards_of(run_or_model, data, split)
     if num_processes > 1:
         from bcos_cli.processes.launcher import launch
@@ -130,7 +142,7 @@ def evaluate(
         launch(num_processes)
         return
 
-    from bcos_cli.data.loader import reading_of
+    from bcos_cli.data.loader import Reading, reading_of
     from bcos_cli.evaluate.photos import evaluate_photos
     from bcos_cli.evaluate.result import ScoreFiles
     from bcos_cli.processes.group import leave, process_state
@@ -142,8 +154,16 @@ def evaluate(
         given["reading"] = replace(reading_of(run_or_model, data), skip=on_error == "skip")
     with diverted_output() if as_json else nullcontext():
         if boxes is not None and photos is not None:
+            given["reading"] = Reading(truncated=allow_truncated)
             evaluation = evaluate_photos(
-                run_or_model, boxes, photos, given, weights=weights, classes=classes, files=files
+                run_or_model,
+                boxes,
+                photos,
+                given,
+                weights=weights,
+                classes=classes,
+                range=black_and_white,
+                files=files,
             )
         else:
             evaluation = evaluate_run(run_or_model, given, data=data, weights=weights, classes=classes, files=files)

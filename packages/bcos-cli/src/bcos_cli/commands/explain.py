@@ -10,6 +10,7 @@ import typer
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.config.network import ClassFile, RunOrModel, Weights
 from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.data.pixels import AllowTruncated, RangeOption
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json, tell
 from bcos_cli.processes.device import Device, use_device
@@ -77,11 +78,8 @@ def explain(
     animation: Annotated[Literal["gif", "webp"], typer.Option(help="Format of explained clips.")] = "gif",
     max_frames: Annotated[int, typer.Option(help="Largest number of frames to explain in a clip.", min=1)] = 300,
     every: Annotated[int, typer.Option(help="Explain every N-th frame of a clip.", min=1)] = 1,
-    range: Annotated[
-        str | None,
-        typer.Option(help="BLACK:WHITE of images of more than 8 bits; by default as the network was trained."),
-    ] = None,
-    allow_truncated: Annotated[bool, typer.Option(help="Read JPEGs that were cut off, black where they end.")] = False,
+    range: RangeOption = None,
+    allow_truncated: AllowTruncated = False,
     trust_run: TrustRun = False,
     device: Device = None,
     as_json: AsJson = False,
@@ -95,7 +93,7 @@ def explain(
     from bcos_cli.explain.arguments import check_arguments
     from bcos_cli.explain.image_files import find_images
 
-    find_images(images)
+    files, empty = find_images(images)
     check_arguments(run_or_model, method or ())
 
     from bcos_cli.config.section import parse_range
@@ -104,8 +102,9 @@ def explain(
 
     written = explain_files(
         run_or_model,
-        images,
+        files,
         out,
+        empty=empty,
         targets=target or [],
         top_k=top_k,
         contrasts=contrast or [],

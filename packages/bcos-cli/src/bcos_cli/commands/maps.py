@@ -9,6 +9,7 @@ import typer
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network
 from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.data.data_set import DataPath, packed_data_set
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
 from bcos_cli.processes.device import Device, use_device
@@ -20,7 +21,7 @@ bcos_cli_commands = hookimpl(lambda app: app.command()(maps))
 def maps(
     run_or_model: RunOrModel,
     out: Annotated[Path, typer.Option(help="Folder for shards of maps and maps.json.")],
-    data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
+    data: DataPath = None,
     split: Annotated[str | None, typer.Option(help="Split to explain; test by default, val without one.")] = None,
     method: Annotated[
         list[str] | None, typer.Option(help="An explainer that bcos explainers lists; repeatable. bcos by default.")
@@ -58,6 +59,7 @@ def maps(
 
     check_writable(out)
     check_arguments(run_or_model, method or ())
+    data = packed_data_set(data)
     location, _, chosen = shards_of(run_or_model, data, split)
 
     from bcos_cli.explain.shard_maps import LABEL, PREDICTED, MapOptions, explain_shards

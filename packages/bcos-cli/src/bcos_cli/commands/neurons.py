@@ -8,6 +8,8 @@ import typer
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network
 from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.data.data_set import DataPath, packed_data_set
+from bcos_cli.data.pixels import AllowTruncated, RangeOption
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
 from bcos_cli.processes.device import Device, use_device
@@ -19,7 +21,7 @@ bcos_cli_commands = hookimpl(lambda app: app.command()(neurons))
 def neurons(
     run_or_model: RunOrModel,
     out: Annotated[Path, typer.Option(help="Folder for neurons.html and neurons.json.")],
-    data: Annotated[str | None, typer.Option(help="Folder or URL of shards; those of the run by default.")] = None,
+    data: DataPath = None,
     layer: Annotated[
         str | None, typer.Option(help="Name of a layer; by default the last with a map over the image.")
     ] = None,
@@ -38,6 +40,8 @@ def neurons(
     scanned: Annotated[int | None, typer.Option(help="Search only the first N images of the split.", min=1)] = None,
     weights: Weights = None,
     classes: ClassFile = None,
+    range: RangeOption = None,
+    allow_truncated: AllowTruncated = False,
     workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
     trust_run: TrustRun = False,
     device: Device = None,
@@ -48,6 +52,7 @@ def neurons(
     use_device(device)
     from bcos_cli import console
     from bcos_cli.config.output_path import check_folder
+    from bcos_cli.config.section import parse_range
     from bcos_cli.data.splits import shards_of
     from bcos_cli.explain.arguments import check_arguments
 
@@ -55,17 +60,26 @@ def neurons(
     for file in image or ():
         if not file.is_file():
             raise BcosError(f"there is no image {str(file)!r}")
+    of_shards = {"--data": data, "--split": split, "--scanned": scanned}
+    of_images = {"--range": range, "--allow-truncated": allow_truncated or None}
+    if unused := [name for name, value in (of_shards if image else of_images).items() if value is not None]:
+        raise BcosError(
+            f"{', '.join(unused)} cannot go with --image, which searches no shards"
+            if image
+            else f"{' and '.join(unused)} goes with --image: shards say themselves how they are read"
+        )
+    data = packed_data_set(data)
     found = None if image else shards_of(run_or_model, data, split)
 
     from bcos_cli.data.loader import reading_of
     from bcos_cli.explain.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
 
     check_folder(out, RECORDS, inputs=image or [])
-    trained = load_network(run_or_model, weights, classes)
+    trained = load_network(run_or_model, weights, classes, range=parse_range(range))
     options = NeuronOptions(layer, tuple(channel or ()), strongest, images, scanned)
     if found is None:
         searched = {"files": ", ".join(map(str, image or ()))}
-        rows = rows_of_images(trained, image or [], options)
+        rows = rows_of_images(trained, image or [], options, truncated=allow_truncated)
     else:
         location, _, chosen = found
         if chosen.note is not None:

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
+from bcos_cli.config.network import Weights, load_network
+from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.data.pixels import AllowTruncated, RangeOption
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import tell
 from bcos_cli.processes.device import Device, use_device
@@ -35,7 +37,9 @@ def predict(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line, instead of CSV.")] = False,
     split: Annotated[str | None, typer.Option(help="Split of shards; test by default, val without one.")] = None,
-    weights: Annotated[str | None, typer.Option(help="A .safetensors file, for a model by name.")] = None,
+    weights: Weights = None,
+    range: RangeOption = None,
+    allow_truncated: AllowTruncated = False,
     batch_size: Annotated[int, typer.Option(help="Images classified at a time.", min=1)] = 64,
     workers: Annotated[int, typer.Option(help="Loader processes for shards.", min=0)] = 2,
     trust_run: TrustRun = False,
@@ -48,6 +52,7 @@ def predict(
     trust_runs(trust_run)
     use_device(device)
     from bcos_cli.config.output_path import check_writable
+    from bcos_cli.config.section import parse_range
     from bcos_cli.data.index import INDEX_NAME
     from bcos_cli.data.splits import shards_of
     from bcos_cli.explain.arguments import check_arguments
@@ -63,6 +68,11 @@ def predict(
     files, empty = find_images(paths) if paths else ([], [])
     if split is not None and not sharded:
         raise BcosError("--split is one of shards, and these are images; leave it out")
+    if sharded and (range is not None or allow_truncated):
+        raise BcosError(
+            "--range and --allow-truncated are for image files: shards say themselves how they are read; predict the "
+            "images and the shards one after the other"
+        )
     shards = [shards_of(run_or_model, path, split) for path in sharded]
     check_arguments(run_or_model)
 
@@ -70,15 +80,14 @@ def predict(
     from bcos_cli.data.loader import reading_of
     from bcos_cli.evaluate.predictions import Predictor, csv_writer, json_writer
     from bcos_core.files import replacement
-    from bcos_models import load_trained
 
-    trained = load_trained(run_or_model, weights, trust=trusts_runs())
+    trained = load_network(run_or_model, weights, range=parse_range(range))
     with ExitStack() as stack:
         file = sys.stdout
         if out is not None:
             file = stack.enter_context(stack.enter_context(replacement(out)).open("w", encoding="utf-8", newline=""))
         write = json_writer(file) if as_json or (out is not None and _SUFFIXES[out.suffix]) else csv_writer(file)
-        predictor = Predictor(trained, write, top_k, batch_size)
+        predictor = Predictor(trained, write, top_k, batch_size, truncated=allow_truncated)
         failures = [*empty, *predictor.predict_files(files)] if files else []
         unread = 0
         for location, index, chosen in shards:

@@ -6,6 +6,7 @@ import typer
 
 from bcos_cli.config.network import ClassFile, Weights
 from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.data.pixels import AllowTruncated, RangeOption
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.processes.device import Device, use_device
 
@@ -19,6 +20,8 @@ def serve(
     ],
     weights: Weights = None,
     classes: ClassFile = None,
+    range: RangeOption = None,
+    allow_truncated: AllowTruncated = False,
     host: Annotated[
         str, typer.Option(help="Address to listen at; by default only this machine can reach it.")
     ] = "127.0.0.1",
@@ -48,8 +51,10 @@ def serve(
     """
     trust_runs(trust_run)
     use_device(device)
+    from bcos_cli.config.section import parse_range
     from bcos_cli.explain.arguments import check_arguments
 
+    black_and_white = parse_range(range)
     for name in run_or_model:
         check_arguments(name, method or ())
 
@@ -61,6 +66,8 @@ def serve(
         run_or_model,
         weights=weights,
         classes=classes,
+        range=black_and_white,
+        truncated=allow_truncated,
         address=Address(host, port),
         limits=Limits(megabytes=max_megabytes, megapixels=max_megapixels, total_megabytes=max_total_megabytes),
         methods=method or ["bcos"],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bcos_cli.commands.listing import AsJson
+from bcos_cli.data.pixels import AllowTruncated, Pixels, RangeOption
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say, say_json, tell
 
@@ -58,18 +59,19 @@ def pack(
             "columns of classes, which hold 0 or 1."
         ),
     ] = None,
-    range: Annotated[
-        str | None,
-        typer.Option(
-            help="BLACK:WHITE, such as 0:4095, of images of more than 8 bits; by default 0:65535 for 16 bits, 0:1 for "
-            "floats."
-        ),
-    ] = None,
+    range: RangeOption = None,
     channels: Annotated[
         int | None,
         typer.Option(help="Channels of every image, for a network of as many; by default grey or RGB.", min=1),
     ] = None,
-    allow_truncated: Annotated[bool, typer.Option(help="Take JPEGs that were cut off, black where they end.")] = False,
+    allow_truncated: AllowTruncated = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave out the files, or all in the folders, that this pattern fits: paths from the source, such as "
+            "'train/junk' or '**/*_mask.png'; repeatable."
+        ),
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
     workers: Annotated[int | None, typer.Option(help="Number of processes; one per core by default.")] = None,
     as_json: AsJson = False,
@@ -78,7 +80,6 @@ def pack(
     from bcos_cli import console
     from bcos_cli.config.section import parse_range
     from bcos_cli.data.pack import pack as pack_source
-    from bcos_cli.data.pixels import Pixels
     from bcos_cli.data.sources import open_source
     from bcos_cli.data.sources.source import split_off_test, warnings_of
     from bcos_cli.data.sources.table import IMAGE, LABELS, LabelTable
@@ -89,7 +90,7 @@ def pack(
     if on_error not in ("fail", "skip"):
         raise BcosError(f"--on-error must be fail or skip, got {on_error!r}")
     table = None if labels is None else LabelTable(labels, image_column or IMAGE, label_column or [LABELS])
-    images = open_source(source, root=root, split=split, labels=table, output=destination)
+    images = open_source(source, root=root, split=split, labels=table, exclude=exclude or [], output=destination)
     if test_share is not None:
         images.items[:] = split_off_test(images.items, test_share)
     for warning in warnings_of(images):
@@ -115,7 +116,7 @@ def info(
     data: Annotated[str, typer.Argument(help="Folder or URL of shards.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show splits, classes with their images, sizes, and what was left out."""
+    """Show splits, classes with their images, sizes, how pixels are read, and what was left out."""
     from bcos_cli.data.index import load_index
 
     index = load_index(data)
@@ -198,6 +199,7 @@ def _show(data: str, index: "ShardIndex", as_json: bool, most: int = 20) -> None
     console.table(f"{data}{os.sep}index.json", ["split", "images", "shards", "MB"], rows)
     names = ", ".join(index.classes[:12]) + (", ..." if len(index.classes) > 12 else "")
     say(f"{len(index.classes)} {'class' if len(index.classes) == 1 else 'classes'}: {names}")
+    say(f"pixels: {index.pixels()}")
     if all(shard.class_counts is not None for shard in index.shards):
         counts = [index.class_counts(split) for split in index.splits()]
         of_classes = list(zip(index.classes, *counts, strict=True))[:most]
@@ -208,6 +210,7 @@ def _show(data: str, index: "ShardIndex", as_json: bool, most: int = 20) -> None
         first = ", ".join(image.path for image in index.skipped[:5])
         more = ", ..." if len(index.skipped) > 5 else ""
         say(f"left out {len(index.skipped):,}: images that cannot be read (index.json has the reasons): {first}{more}")
-    for left_out in index.left_out:
-        more = ", ..." if left_out.files > len(left_out.first) else ""
-        say(f"left out {left_out.files:,}: {left_out.reason}: {', '.join(left_out.first)}{more}")
+    for files in index.left_out:
+        say(f"left out {files}")
+    for files in index.partial:
+        say(f"read in part {files}")

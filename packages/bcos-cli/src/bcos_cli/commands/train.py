@@ -8,6 +8,7 @@ import typer
 
 from bcos_cli.commands.listing import AsJson
 from bcos_cli.config.trust import TrustRun, trust_runs
+from bcos_cli.data.data_set import DataPath
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
 from bcos_cli.processes.device import Device, use_device
@@ -18,13 +19,6 @@ RecipeName = Annotated[
     typer.Argument(
         help="A YAML file, or a name that bcos recipes lists; finetune by default with --from, the run's own with "
         "--resume."
-    ),
-]
-DataPath = Annotated[str | None, typer.Option("--data", help="Folder or URL of shards.")]
-TrainData = Annotated[
-    str | None,
-    typer.Option(
-        "--data", help="Folder or URL of shards; or a registered data set, such as digits: it is packed in shards/NAME."
     ),
 ]
 Overrides = Annotated[
@@ -50,7 +44,7 @@ bcos_cli_commands = hookimpl(lambda app: app.command()(train))
 
 def train(
     recipe: RecipeName = None,
-    data: TrainData = None,
+    data: DataPath = None,
     overrides: Overrides = None,
     start: Start = None,
     weights: StartWeights = None,
@@ -72,10 +66,8 @@ def train(
     """
     trust_runs(trust_run)
     use_device(device)
-    from bcos_cli.data.data_set import packed_data_set
     from bcos_cli.train.arguments import resolve_arguments
 
-    data = None if data is None else packed_data_set(data)
     run = resolve_arguments(
         recipe,
         data,

@@ -1,5 +1,6 @@
 """The network that a user names: options of every command that uses one. Imports no torch until it is loaded."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from unicodedata import normalize
@@ -21,8 +22,17 @@ ClassFile = Annotated[
 ]
 
 
-def load_network(run_or_model: str, weights: str | None = None, classes: Path | None = None) -> "TrainedModel":
+def load_network(
+    run_or_model: str,
+    weights: str | None = None,
+    classes: Path | None = None,
+    *,
+    range: tuple[float, float] | None = None,
+) -> "TrainedModel":
     """Load what a user names, with the names of its outputs from a file if one is given.
+
+    Args:
+        range: the values that are black and white in images of more than 8 bits; None for those of the network.
 
     Raises:
         BcosError: as :func:`bcos_models.load_trained`, or a file that cannot be read or has other names than outputs.
@@ -30,7 +40,10 @@ def load_network(run_or_model: str, weights: str | None = None, classes: Path | 
     from bcos_models import load_trained
 
     names = None if classes is None else read_classes(classes)
-    return load_trained(run_or_model, weights, classes=names, trust=trusts_runs())
+    trained = load_trained(run_or_model, weights, classes=names, trust=trusts_runs())
+    if range is not None:
+        trained.config = replace(trained.config, input=replace(trained.input, range=range))
+    return trained
 
 
 def read_classes(path: Path) -> list[str]:

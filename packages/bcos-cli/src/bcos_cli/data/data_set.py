@@ -1,9 +1,11 @@
-"""Shards of registered data sets, packed when a command asks for them by name. Imports no torch."""
+"""The data that a user names: shards, or a registered data set, which is packed first. Imports no torch."""
 
 import os
 from pathlib import Path
+from typing import Annotated
 
-from bcos_cli.data.index import INDEX_NAME
+import typer
+
 from bcos_cli.messages import tell
 from bcos_cli.plugins import datasets
 from bcos_core.address import is_address
@@ -12,13 +14,25 @@ SHARDS = Path("shards")
 """Folder for the shards of registered data sets, each in one of its name."""
 
 
-def packed_data_set(data: str) -> str:
+DataPath = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="Folder or URL of shards, or a registered data set, such as digits, which is packed in shards/NAME; by "
+        "default that of the run or recipe.",
+    ),
+]
+
+
+def packed_data_set(data: str | None) -> str | None:
     """Return where the shards of `data` are, as the user typed it; those of a registered data set are packed first.
 
-    What is there under the name of a data set comes before it. Of several processes one packs, and others wait.
+    Without `data` there is nothing to pack. What is there under the name of a data set comes before it. Of several
+    processes one packs, and others wait.
     """
-    if is_address(data) or Path(data).exists() or data not in datasets().names():
+    if data is None or is_address(data) or Path(data).exists() or data not in datasets().names():
         return data
+    from bcos_cli.data.index import INDEX_NAME
     from bcos_cli.data.pack import pack  # which imports NumPy
     from bcos_cli.data.sources import open_source
 

@@ -43,11 +43,17 @@ LARGEST = 2**28
 the way to a network: turning upright, laying on white, converting."""
 MOST_BYTES = 2**31
 """Bytes of the largest file that is read."""
-CUT_OFF = "cut off"
+FIRST_OF_SEVERAL = "the first of several frames or pages"
+ENDS_BLACK = "cut off: black where it ends"
+PARTIAL = (FIRST_OF_SEVERAL, ENDS_BLACK)
+"""What may be said of an image that is not read as a whole."""
+_CUT_OFF = "cut off"
 """Key of the ``info`` of images that are read as far as they go."""
 _ORIENTATIONS = (b"XML:com.adobe.xmp\0", b"Raw profile type exif\0")
 """Texts of a PNG that say how it must be turned."""
 _JPEG = b"\xff\xd8\xff"
+_JPEGS = ("JPEG", "MPO")
+"""Pillow's names of what starts with it."""
 _NPY = b"\x93NUMPY"
 _SAMPLES_PER_PIXEL, _PLANAR, _BITS_PER_SAMPLE = 277, 284, 258
 """Tags of a TIFF."""
@@ -76,11 +82,27 @@ def decode(source: Path | bytes, pixels: Pixels) -> Image.Image | NDArray[np.uin
     Raises:
         UnreadableImageError: with the reason.
     """
+    return decode_part(source, pixels)[0]
+
+
+def decode_part(source: Path | bytes, pixels: Pixels) -> tuple[Image.Image | NDArray[np.uint8], tuple[str, ...]]:
+    """Decode an image as :func:`decode`, and say where that is not all of it, in words of :data:`PARTIAL`."""
     with unreadable():
         if (array := read_array(source)) is not None:
-            return array_as_seen(array, pixels)
+            return array_as_seen(array, pixels), ()
     with opened(source) as image:
-        return as_channels(image, pixels)
+        decoded = as_channels(image, pixels)
+        return decoded, unread_parts(image, pixels.channels)
+
+
+def unread_parts(image: Image.Image, channels: int) -> tuple[str, ...]:
+    """Say in words of :data:`PARTIAL` what of an image :func:`as_channels` has not read."""
+    try:
+        is_first = channels in (1, 3) and bool(getattr(image, "is_animated", False))
+    except Exception:  # there is more, which is damaged; decoders raise many types
+        is_first = True
+    parts = {FIRST_OF_SEVERAL: is_first, ENDS_BLACK: _CUT_OFF in image.info}
+    return tuple(part for part, applies in parts.items() if applies)
 
 
 def as_channels(image: Image.Image, pixels: Pixels) -> Image.Image | NDArray[np.uint8]:
@@ -94,8 +116,8 @@ def as_channels(image: Image.Image, pixels: Pixels) -> Image.Image | NDArray[np.
                 f"a TIFF of {stored} bands, which Pillow does not read; write it as an array (H, W, {stored}) "
                 "with numpy.save"
             )
-    if image.format in ("JPEG", "MPO"):
-        _load(image, pixels.truncated)
+    if image.format in _JPEGS:
+        load(image, pixels.truncated)
     if channels in (1, 3):
         return as_seen(image, channels, pixels.range)
     if image.format == "TIFF" and bands == 1 and getattr(image, "n_frames", 1) == channels:
@@ -143,19 +165,22 @@ def _other_channels(found: int, channels: int) -> BcosError:
     return BcosError(f"it has {found} channels, {channels} are needed{remedy}")
 
 
-def _load(image: Image.Image, truncated: bool) -> None:
-    """Decode an image; if it was cut off, as far as it goes, or not. Pillow's own switch is one for all threads."""
+def load(image: Image.Image, truncated: bool) -> None:
+    """Decode an image; one of JPEG that was cut off, as far as it goes or not.
+
+    Pillow's own switch is one for all threads.
+    """
     try:
         image.load()
     except OSError as reason:
-        if "truncated" not in str(reason):
+        if image.format not in _JPEGS or "truncated" not in str(reason):
             raise
         if not truncated:
             raise BcosError(
                 f"cut off: {reason}; --allow-truncated, or data.truncated=allow, reads what there is"
             ) from reason
         image.tile = []  # type: ignore[attr-defined] # reason: of files; nothing more is to be decoded
-        image.info[CUT_OFF] = True
+        image.info[_CUT_OFF] = True
 
 
 def quick_decode(data: bytes, pixels: Pixels) -> "Image.Image | NDArray[np.uint8] | Tensor":

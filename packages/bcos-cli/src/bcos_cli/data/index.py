@@ -2,7 +2,7 @@
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
@@ -27,6 +27,8 @@ INDEX_NAME = "index.json"
 FORMAT_VERSION = 1
 MAX_INDEX_BYTES = 1 << 28
 MAX_CLASSES = 1_000_000
+_FIRST = 5
+"""Names that are given of files that are left out."""
 MAX_SAMPLE_BYTES = 1 << 28
 """Bytes of a sample that is read from a shard."""
 
@@ -69,12 +71,24 @@ class SkippedImage(BaseModel, extra="forbid", frozen=True):
 
 
 class LeftOut(BaseModel, extra="forbid", frozen=True):
-    """Files that were not packed, for one reason."""
+    """Files that were not packed, or not read as a whole, for one reason."""
 
     reason: str
     files: Count
     first: Annotated[list[str], Field(max_length=100)] = []
     """The first of them; a folder of which nothing was packed ends with a slash."""
+
+    def __str__(self) -> str:
+        more = ", ..." if self.files > len(self.first) else ""
+        return f"{self.files:,}: {self.reason}: {', '.join(self.first)}{more}"
+
+
+def by_reason(reasons: Mapping[str, Sequence[str]]) -> list[LeftOut]:
+    """Count the files of each reason, and keep the first names."""
+    return [
+        LeftOut(reason=reason, files=len(names), first=sorted(names)[:_FIRST])
+        for reason, names in sorted(reasons.items())
+    ]
 
 
 class ShardIndex(BaseModel, extra="forbid"):
@@ -99,6 +113,8 @@ class ShardIndex(BaseModel, extra="forbid"):
     """Images that cannot be read."""
     left_out: Annotated[list[LeftOut], Field(fail_fast=True)] = []
     """All other files of the source that are in no shard."""
+    partial: Annotated[list[LeftOut], Field(fail_fast=True)] = []
+    """Images of which only a part is read, such as the first page."""
     _numbers: tuple[int, ...] | None = PrivateAttr(None)
 
     @model_validator(mode="after")

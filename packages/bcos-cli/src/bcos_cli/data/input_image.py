@@ -11,7 +11,19 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
-from bcos_cli.data.image_decoder import CUT_OFF, array_as_seen, as_channels, opened, read_array, unreadable
+from bcos_cli import console
+from bcos_cli.data.image_decoder import (
+    ENDS_BLACK,
+    FIRST_OF_SEVERAL,
+    PARTIAL,
+    array_as_seen,
+    as_channels,
+    opened,
+    read_array,
+    unread_parts,
+    unreadable,
+)
+from bcos_cli.data.index import by_reason
 from bcos_cli.data.pixels import Pixels
 from bcos_models import InputSpec
 from bcos_models.images import Range, orientation
@@ -31,6 +43,24 @@ class InputImage:
     """Width and height of the original, turned upright."""
     notes: tuple[str, ...] = ()
     """What was done to it beside resizing."""
+
+
+class PartlyRead:
+    """Files of which the network gets a part."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, list[str]] = {}
+
+    def add(self, file: Path, image: InputImage) -> None:
+        """Note an image that was read from a file, if that holds more."""
+        for note in image.notes:
+            if note in PARTIAL:
+                self._files.setdefault(note, []).append(str(file))
+
+    def tell(self) -> None:
+        """Say on standard error how many there are, for each reason, with the first of them."""
+        for files in by_reason(self._files):
+            console.err.print(f"read in part {files}", soft_wrap=True)
 
 
 def inference_transform(spec: InputSpec) -> v2.Compose:
@@ -74,14 +104,15 @@ def prepare(image: Image.Image, spec: InputSpec, *, truncated: bool = False) -> 
 def _notes(image: Image.Image, size: tuple[int, int], spec: InputSpec) -> tuple[str, ...]:
     is_transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
     side = round(min(size) * min(1, spec.size / (spec.resize or spec.size)))
+    unread = unread_parts(image, spec.channels)
     is_cropped, is_squeezed = spec.resize is not None and side * side < math.prod(size), len(set(size)) > 1
     notes = {
         "turned upright, as its EXIF orientation says": orientation(image) is not None,
         "transparent parts laid on white, as in training": is_transparent,
-        "cut off: black where it ends": CUT_OFF in image.info,
+        ENDS_BLACK: ENDS_BLACK in unread,
         "converted from CMYK to RGB": image.mode == "CMYK",
         f"more than 8 bits, of which {_said(spec.range)}, made 8": image.mode.startswith(("I", "F")),
-        "the first of several frames or pages": spec.channels in (1, 3) and getattr(image, "is_animated", False),
+        FIRST_OF_SEVERAL: FIRST_OF_SEVERAL in unread,
         f"only its middle {side:,}×{side:,} is seen, {100 * side * side / math.prod(size):.2g} % of it": is_cropped,
         "squeezed to a square": spec.resize is None and is_squeezed,
     }

@@ -21,13 +21,14 @@ from typing import IO, Any, Literal, cast
 
 from filelock import FileLock, Timeout
 
-from bcos_cli.data.image_decoder import decode
+from bcos_cli.data.image_decoder import PARTIAL, decode_part
 from bcos_cli.data.index import (
     INDEX_NAME,
     MAX_SAMPLE_BYTES,
     ShardIndex,
     ShardRecord,
     SkippedImage,
+    by_reason,
     check_names,
     write_index,
 )
@@ -182,10 +183,15 @@ def _pack(
         shards=[shard.record for shard in ordered if shard.record.samples],
         skipped=[image for shard in ordered for image in shard.skipped],
         left_out=getattr(source, "left_out", []),
+        partial=by_reason({part: names for part in PARTIAL if (names := _of_all(ordered, part))}),
     )
     write_index(folder / INDEX_NAME, index)
     (folder / PROGRESS_NAME).unlink(missing_ok=True)
     return index
+
+
+def _of_all(shards: list[FinishedShard], part: str) -> list[str]:
+    return [name for shard in shards for name in shard.partial.get(part, [])]
 
 
 def _refuse_changed(
@@ -361,6 +367,7 @@ class _Writer:
         """
         stream = _SummedStream(file)
         skipped: list[SkippedImage] = []
+        partial: dict[str, list[str]] = {}
         counts: Counter[int] = Counter()
         samples = 0
         with tarfile.open(fileobj=cast(Any, stream), mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -370,7 +377,9 @@ class _Writer:
                     if len(data) + _SAMPLE_BYTES > MAX_SAMPLE_BYTES:
                         raise BcosError(f"too large: shards hold files of up to {MAX_SAMPLE_BYTES / 1e6:.0f} MB")
                     if doubted(item):
-                        decode(data, self.pixels)  # all that reading for training will do
+                        _, unread = decode_part(data, self.pixels)  # all that reading for training will do
+                        for part in unread:
+                            partial.setdefault(part, []).append(utf8(item.path))
                 except Exception as reason:  # archives raise many types
                     kind = "" if isinstance(reason, BcosError) else f"{type(reason).__name__}: "
                     text = _ADDRESS.sub("", f"{kind}{first_line(reason)}")
@@ -389,7 +398,7 @@ class _Writer:
             sha256=stream.sum.hexdigest(),
             class_counts=dict(sorted(counts.items())),
         )
-        return FinishedShard(record=record, skipped=skipped)
+        return FinishedShard(record=record, skipped=skipped, partial=partial)
 
 
 class _RefusedError(Exception):

@@ -21,6 +21,8 @@ class FinishedShard(BaseModel):
 
     record: ShardRecord
     skipped: list[SkippedImage]
+    partial: dict[str, list[str]] = {}
+    """Images of which only a part is read, by what that is."""
 
     def is_ours(self, folder: Path) -> bool:
         """Whether its content is what was noted, too; anything else of its name may be somebody's."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bcos_cli.config.network import load_network
-from bcos_cli.data.input_image import read_image
+from bcos_cli.data.input_image import InputImage, PartlyRead, read_image
 from bcos_cli.evaluate.explanations import ExplanationMetrics
 from bcos_cli.evaluate.metrics import explanation_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
@@ -22,6 +22,7 @@ from bcos_core.errors import BcosError
 from bcos_explain import MetricSpec
 from bcos_explain.metrics.annotations import Annotation, Placement, boxes_in_input, masks_in_input, read_coco, read_voc
 from bcos_models import TrainedModel
+from bcos_models.images import Range
 
 COLLECTION_SUFFIXES = (".xml", ".json")
 
@@ -34,6 +35,7 @@ def evaluate_photos(
     *,
     weights: str | None = None,
     classes: Path | None = None,
+    range: Range | None = None,
     files: ScoreFiles,
 ) -> Evaluation:
     """Score explanations of photographs whose objects have boxes or masks, for the classes of these objects.
@@ -41,19 +43,21 @@ def evaluate_photos(
     Args:
         annotations: a COCO file, a VOC file, or a folder of VOC files.
         given: fields of :class:`EvaluationOptions`.
+        range: the values that are black and white in photographs of more than 8 bits; None for those of the network.
         files: what to write; partial results are in their folder.
 
     Raises:
         BcosError: malformed annotations, no image to score, or a metric that works on something else.
     """
     files.check()
-    trained = load_network(run_or_model, weights, classes)
+    trained = load_network(run_or_model, weights, classes, range=range)
     options = EvaluationOptions(**{"metrics": ("epg",), **given})
     options.check()
     specs = [spec for spec in explanation_metrics() if spec.name in options.all_metrics]
     if unfit := [m for m in options.all_metrics if m not in {spec.name for spec in specs if spec.unit == "image"}]:
         raise BcosError(f"{', '.join(unfit)} cannot be measured on annotated photographs; leave out --boxes")
-    images = load_annotated(trained, annotations, photos, masks=any("masks" in spec.needs for spec in specs))
+    masks = any("masks" in spec.needs for spec in specs)
+    images = load_annotated(trained, annotations, photos, masks=masks, truncated=options.reading.truncated)
     trained.model.to(process_state().device).eval()
     kept = partial_results(files.partial, trained.fingerprint(), options.fingerprint(), images.fingerprint())
     explanations, failed = ExplanationMetrics(trained, images.inputs, options, kept).measure_all(specs)
@@ -131,20 +135,27 @@ def _first_characters(path: Path) -> str:
         raise BcosError(f"cannot read annotations from {str(path)!r}: {reason.strerror}") from reason
 
 
-def load_annotated(trained: TrainedModel, annotations: Path, photos: Path, *, masks: bool) -> AnnotatedImages:
+def load_annotated(
+    trained: TrainedModel, annotations: Path, photos: Path, *, masks: bool, truncated: bool = False
+) -> AnnotatedImages:
     """Load photographs, and map their boxes and masks to the image that the network sees.
 
     Classes are matched by name. Images that are missing or damaged, that show no object of a class that the network
     knows, or whose objects the crop cuts off, are left out and named.
 
+    Args:
+        masks: read outlines, too.
+        truncated: read JPEGs that were cut off.
+
     Raises:
         BcosError: malformed annotations, or no image to score.
     """
     left_out: dict[str, str] = {}
+    partial = PartlyRead()
     images, targets, boxes, outlines, keys = [], [], [], [], []
     for name, annotation in sorted(read_annotations(annotations, masks=masks).items()):
         try:
-            image = _load(Path(name), photos, annotation, trained)
+            image = _load(Path(name), photos, annotation, trained, truncated)
             target, own = _objects_of_one_class(annotation, trained.classes)
             placed = boxes_in_input(own.boxes, _placement(own, trained))
             if len(placed) == 0:
@@ -152,7 +163,8 @@ def load_annotated(trained: TrainedModel, annotations: Path, photos: Path, *, ma
         except BcosError as reason:
             left_out[name] = str(reason)
             continue
-        images.append(image)
+        partial.add(Path(name), image)
+        images.append(image.pixels)
         targets.append(target)
         boxes.append(placed)
         keys.append(name)
@@ -161,21 +173,23 @@ def load_annotated(trained: TrainedModel, annotations: Path, photos: Path, *, ma
     if not images:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:2])
         raise BcosError(f"no annotated image of {str(annotations)!r} can be scored ({reasons or 'it has none'})")
+    if process_state().is_main_process:
+        partial.tell()
     joined = torch.stack(outlines) if len(outlines) == len(images) else None
     return AnnotatedImages(torch.stack(images), torch.tensor(targets), boxes, keys, joined, left_out)
 
 
-def _load(path: Path, photos: Path, annotation: Annotation, trained: TrainedModel) -> Tensor:
+def _load(path: Path, photos: Path, annotation: Annotation, trained: TrainedModel, truncated: bool) -> InputImage:
     if path.is_absolute() or ".." in path.parts:
         raise BcosError("its name points outside the folder of photographs")
     path = photos / path
     if not path.is_file():
         raise BcosError(f"there is no {str(path)!r}")
-    image = read_image(path, trained.input)
+    image = read_image(path, trained.input, truncated=truncated)
     (width, height), (rows, columns) = image.size, annotation.size
     if (height, width) != (rows, columns):
         raise BcosError(f"it has {height}×{width} pixels, its annotation is for {rows}×{columns}")
-    return image.pixels
+    return image
 
 
 def _objects_of_one_class(annotation: Annotation, classes: Sequence[str]) -> tuple[int, Annotation]:

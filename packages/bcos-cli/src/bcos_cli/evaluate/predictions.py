@@ -14,7 +14,7 @@ from torch import Tensor
 from bcos_cli import console
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.data.input_image import read_image
+from bcos_cli.data.input_image import PartlyRead, read_image
 from bcos_cli.data.loader import Reading, labels_of, make_batches
 from bcos_cli.data.stream import Place
 from bcos_cli.evaluate.loop import run_network
@@ -166,6 +166,8 @@ class Predictor:
     top_k: int = 1
     batch_size: int = 64
     clips: ClipOptions = field(default_factory=ClipOptions)
+    truncated: bool = False
+    """Read JPEG files that were cut off."""
 
     def __post_init__(self) -> None:
         classes = len(self.trained.classes)
@@ -176,6 +178,7 @@ class Predictor:
     def predict_files(self, files: Sequence[ImageFile]) -> list[Failure]:
         """Predict images, and clips by the mean logits of their frames, in order; return those that cannot be read."""
         failures: list[Failure] = []
+        partial = PartlyRead()
         with console.counted("predicting", len(files)) as counter:
             for group in in_groups(files, self.batch_size):
                 before = len(failures)
@@ -183,8 +186,9 @@ class Predictor:
                     self._predict_clip(group, failures)
                     counter.advance()
                 else:
-                    self._predict_images(group, failures)
+                    self._predict_images(group, failures, partial)
                     counter.advance(len(group), images=len(group) - len(failures) + before)
+        partial.tell()
         return failures
 
     def predict_shards(self, data: str, index: ShardIndex, split: str, reading: Reading, workers: int) -> int:
@@ -198,14 +202,17 @@ class Predictor:
         with make_batches(data, index, split, self.trained.input, reading=reading, **options) as batches:
             return run_network(self.trained, network, batches, update, device=device, label="predicting").unread
 
-    def _predict_images(self, files: Sequence[ImageFile], failures: list[Failure]) -> None:
+    def _predict_images(self, files: Sequence[ImageFile], failures: list[Failure], partial: PartlyRead) -> None:
         names, pixels = [], []
         for file in files:
             try:
-                pixels.append(read_image(file.path, self.trained.input).pixels)
-                names.append(str(file.path))
+                image = read_image(file.path, self.trained.input, truncated=self.truncated)
             except UnreadableImageError as reason:
                 failures.append(Failure(str(file.path), str(reason)))
+                continue
+            partial.add(file.path, image)
+            pixels.append(image.pixels)
+            names.append(str(file.path))
         if names:
             images = explain_images(self.trained, torch.stack(pixels), methods=())
             self._write(names, torch.stack([image.logits for image in images]))

@@ -12,12 +12,12 @@ from bcos_cli import console
 from bcos_cli.config.network import load_network
 from bcos_cli.config.output_path import check_folder
 from bcos_cli.data.image_decoder import UnreadableImageError
-from bcos_cli.data.input_image import InputImage, read_image
+from bcos_cli.data.input_image import InputImage, PartlyRead, read_image
 from bcos_cli.explain.batch import Request
 from bcos_cli.explain.clips import ClipExplainer
 from bcos_cli.explain.contact_sheet import ContactSheet
 from bcos_cli.explain.frames import in_groups
-from bcos_cli.explain.image_files import Failure, ImageFile, find_images
+from bcos_cli.explain.image_files import Failure, ImageFile
 from bcos_cli.explain.options import ClipOptions, PictureOptions
 from bcos_cli.explain.sheets import Scale
 from bcos_cli.explain.store import ImageStore
@@ -33,9 +33,10 @@ RECORDS = "explanations.json"
 
 def explain_files(
     run_or_model: str,
-    paths: Sequence[str | Path],
+    files: Sequence[ImageFile],
     out: Path,
     *,
+    empty: Sequence[Failure] = (),
     targets: Sequence[str] = (),
     top_k: int | None = None,
     contrasts: Sequence[str] = (),
@@ -51,7 +52,8 @@ def explain_files(
     """Explain image files and write pictures, arrays and ``explanations.json`` to `out`.
 
     Args:
-        paths: files, folders and patterns; see :func:`bcos_cli.explain.image_files.find_images`.
+        files: what :func:`bcos_cli.explain.image_files.find_images` found.
+        empty: folders in which it found nothing, for the records.
         targets: class names or numbers; without any, `top_k` or `contrasts`, the predicted class of each image.
         top_k: number of most likely classes to explain besides the targets.
         contrasts: ``"A:B"``, why A and not B, or ``"B"``, why the predicted class and not B (if B is
@@ -66,13 +68,10 @@ def explain_files(
             noted in the result.
     """
     pictures, clips = pictures or PictureOptions(), clips or ClipOptions()
-    files, empty = find_images(paths)
     check_folder(out, RECORDS, inputs=[file.path for file in files])
     for name in methods:
         get_explainer(name)
-    trained = load_network(run_or_model, weights, classes)
-    if range is not None:
-        trained.config = replace(trained.config, input=replace(trained.input, range=range))
+    trained = load_network(run_or_model, weights, classes, range=range)
     choice = target_choice(targets, top_k, contrasts, trained.classes)
     trained.model.to(default_device())
     request = Request(trained, choice, methods, batch_size, keep_weight=pictures.raw_weight, smooth=pictures.smooth)
@@ -85,6 +84,7 @@ def explain_files(
         session = _Session(request, writer, ClipExplainer(request, writer, clips), store, truncated)
         session.written.failures += empty
         session.run(files)
+    session.partial.tell()
     session.written.save(out / RECORDS, model=run_or_model, scale=pictures.scale, smooth=pictures.smooth)
     return session.written
 
@@ -103,6 +103,7 @@ class _Session:
     written: ExplainedFiles = field(default_factory=ExplainedFiles)
     waiting: list[tuple[ImageFile, InputImage]] = field(default_factory=list)
     """Files of the images in the store."""
+    partial: PartlyRead = field(default_factory=PartlyRead)
 
     def run(self, files: Sequence[ImageFile]) -> None:
         """Explain all files in order."""
@@ -140,9 +141,12 @@ class _Session:
     def _read(self, group: Sequence[ImageFile]) -> Iterator[tuple[ImageFile, InputImage]]:
         for file in group:
             try:
-                yield file, read_image(file.path, self.request.trained.input, truncated=self.truncated)
+                image = read_image(file.path, self.request.trained.input, truncated=self.truncated)
             except UnreadableImageError as reason:
                 self.written.failures.append(Failure(str(file.path), str(reason)))
+                continue
+            self.partial.add(file.path, image)
+            yield file, image
 
     def _write(self, file: ImageFile, loaded: InputImage, image: ExplainedImage, scale: Scale) -> None:
         self.written.explanations += self.writer.write(file, image, scale, loaded.size, loaded.notes)

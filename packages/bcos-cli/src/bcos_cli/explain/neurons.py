@@ -79,8 +79,13 @@ def neuron_rows(
     return _rows(trained, layer, found, named)
 
 
-def rows_of_images(trained: TrainedModel, files: Sequence[Path], options: NeuronOptions) -> list[NeuronRow]:
+def rows_of_images(
+    trained: TrainedModel, files: Sequence[Path], options: NeuronOptions, *, truncated: bool = False
+) -> list[NeuronRow]:
     """Explain channels in images that a user names, each at the position that is activated most.
+
+    Args:
+        truncated: read JPEGs that were cut off.
 
     Raises:
         BcosError: an image that cannot be read, no channel named, or no such layer or channel.
@@ -89,7 +94,7 @@ def rows_of_images(trained: TrainedModel, files: Sequence[Path], options: Neuron
         raise BcosError("which channel? name one with --channel, or leave out --image to find the strongest ones")
     trained.model.to(process_state().device).eval()
     layer = options.layer or _default_layer(trained)
-    images = torch.stack([_read(file, trained) for file in files])
+    images = torch.stack([_read(file, trained, truncated) for file in files])
     activations = LayerOutputs(trained.model, layer)(trained.encode(images.to(process_state().device)))
     top = TopActivations(options.channels, count=len(files))
     top.update(activations, range(len(files)))
@@ -97,9 +102,9 @@ def rows_of_images(trained: TrainedModel, files: Sequence[Path], options: Neuron
     return _rows(trained, layer, top.collected(), named)
 
 
-def _read(file: Path, trained: TrainedModel) -> Tensor:
+def _read(file: Path, trained: TrainedModel, truncated: bool) -> Tensor:
     try:
-        loaded = read_image(file, trained.input)
+        loaded = read_image(file, trained.input, truncated=truncated)
     except UnreadableImageError as reason:
         raise BcosError(f"{file}: {reason}") from reason
     for note in loaded.notes:

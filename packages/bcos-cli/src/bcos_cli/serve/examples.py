@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from bcos_cli import console
 from bcos_cli.config.run_recipe import data_of, recipe_of
-from bcos_cli.data.image_decoder import UnreadableImageError, opened
+from bcos_cli.data.image_decoder import UnreadableImageError, load, opened
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import Reading, images_at
 from bcos_cli.data.splits import scored_split
@@ -33,8 +33,8 @@ class Example(NamedTuple):
     content: bytes
 
 
-def named_examples(paths: Sequence[str]) -> list[Example]:
-    """Return the images that a user names by files, folders or patterns.
+def named_examples(paths: Sequence[str], *, truncated: bool = False) -> list[Example]:
+    """Return the images that a user names by files, folders or patterns; JPEGs that were cut off only if `truncated`.
 
     Raises:
         BcosError: none there, one that is too large or that browsers do not show.
@@ -47,7 +47,7 @@ def named_examples(paths: Sequence[str]) -> list[Example]:
             )
         try:
             with opened(path, FORMATS) as image:
-                image.load()
+                load(image, truncated)
         except UnreadableImageError as reason:
             raise BcosError(f"the example {str(path)!r}: {reason}") from reason
     return [Example(file.path.name, file.path.name, file.path.read_bytes()) for file in found]

@@ -19,6 +19,7 @@ from bcos_cli.serve.uploads import Limits, read_upload
 from bcos_core.errors import BcosError, first_line
 from bcos_explain import ClassTarget, ExplainedImage, explainer_specs
 from bcos_models import TrainedModel
+from bcos_models.images import Range
 
 TOP = 5
 """Most likely classes that are shown."""
@@ -74,7 +75,10 @@ class Network:
 
 
 def load_networks(
-    runs_or_models: Sequence[str], weights: str | None = None, classes: Path | None = None
+    runs_or_models: Sequence[str],
+    weights: str | None = None,
+    classes: Path | None = None,
+    range: Range | None = None,
 ) -> dict[str, Network]:
     """Load the networks that a user names, each once, by their names on the page.
 
@@ -91,7 +95,7 @@ def load_networks(
     names = [Path(name).resolve().name if Path(name).exists() else name for name in given]
     networks = {}
     for source, short in zip(given, names, strict=True):
-        trained = load_network(source, weights, classes)
+        trained = load_network(source, weights, classes, range=range)
         trained.model.to(default_device()).eval()
         name = short if names.count(short) == 1 else source
         networks[name] = Network(name, trained)
@@ -126,9 +130,10 @@ class UnexplainedError(BcosError):
 class PageExplainer:
     """Explains images by networks, named as on the page; remembers the latest. Safe to call from several threads."""
 
-    def __init__(self, networks: Mapping[str, Network], limits: Limits) -> None:
+    def __init__(self, networks: Mapping[str, Network], limits: Limits, *, truncated: bool = False) -> None:
         self.networks = networks
         self.limits = limits
+        self.truncated = truncated
         self._predicted = lru_cache(_KEPT)(self._predict)
         self._explained = lru_cache(_KEPT)(_explain)
 
@@ -158,7 +163,7 @@ class PageExplainer:
 
     def _predict(self, digest: str, path: Path, network: str) -> Prediction:  # noqa: ARG002 - reason: the cache's key
         chosen = self.networks[network]
-        image = read_upload(path, chosen.trained.input, self.limits)
+        image = read_upload(path, chosen.trained.input, self.limits, truncated=self.truncated)
         with chosen.queue("").turn():
             (explained,) = explain_images(chosen.trained, image.pixels[None], methods=())
         if not bool(torch.isfinite(explained.logits).all()):

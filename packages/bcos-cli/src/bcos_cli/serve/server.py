@@ -17,6 +17,7 @@ from bcos_cli.serve.networks import PageExplainer, load_networks
 from bcos_cli.serve.uploads import Limits
 from bcos_core.errors import BcosError
 from bcos_explain import get_explainer
+from bcos_models.images import Range
 
 _FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 _QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -28,6 +29,8 @@ def serve(
     *,
     weights: str | None = None,
     classes: Path | None = None,
+    range: Range | None = None,
+    truncated: bool = False,
     address: Address | None = None,
     limits: Limits | None = None,
     methods: Sequence[str] = ("bcos",),
@@ -37,6 +40,8 @@ def serve(
     """Serve the page until the process is interrupted or told to end.
 
     Args:
+        range: the values that are black and white in images of more than 8 bits; None for those of each network.
+        truncated: read JPEGs that were cut off.
         address: where to listen; reachable from this machine alone by default.
         methods: explainers that are ticked at the start.
         examples: images to try the page with, as for ``bcos explain``; without any, test images of the first run.
@@ -49,8 +54,10 @@ def serve(
     for method in methods:
         get_explainer(method)
     address = (address or Address()).free()
-    offered = named_examples(examples)
-    explainer = PageExplainer(load_networks(runs_or_models, weights, classes), limits or Limits())
+    offered = named_examples(examples, truncated=truncated)
+    explainer = PageExplainer(
+        load_networks(runs_or_models, weights, classes, range), limits or Limits(), truncated=truncated
+    )
     offered = offered or run_examples(runs_or_models[0], next(iter(explainer.networks.values())).trained)
     if address.warning is not None:
         console.err.print(f"bcos: warning: {address.warning}", soft_wrap=True)

@@ -82,10 +82,11 @@ def make_room(folder: Path, room: int, files: int = _KEPT_FILES) -> None:
                 path.parent.rmdir()
 
 
-def read_upload(path: Path, spec: InputSpec, limits: Limits) -> InputImage:
+def read_upload(path: Path, spec: InputSpec, limits: Limits, *, truncated: bool = False) -> InputImage:
     """Decode, resize and crop an uploaded image as the network was evaluated.
 
-    Its first bytes tell its format, not its name. An animated image gives its first frame.
+    Its first bytes tell its format, not its name. An animated image gives its first frame, and a
+    JPEG that was cut off is read only if `truncated`.
 
     Raises:
         UnreadableImageError: too large a file or image, another format, or a damaged file.
@@ -105,4 +106,4 @@ def read_upload(path: Path, spec: InputSpec, limits: Limits) -> InputImage:
                 f"the image has {image.width:,}×{image.height:,} pixels, at most {limits.megapixels:g} megapixels are "
                 "decoded; make it smaller, or serve with a larger --max-megapixels"
             )
-        return prepare(image, spec)
+        return prepare(image, spec, truncated=truncated)

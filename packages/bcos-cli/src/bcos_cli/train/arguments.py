@@ -9,6 +9,7 @@ from typing import get_args
 from bcos_cli.config import Recipe, Train, load_recipe
 from bcos_cli.config.recipe_layers import CONFIG_NAME
 from bcos_cli.config.train import Precision
+from bcos_cli.data.data_set import packed_data_set
 from bcos_core.errors import BcosError
 
 FINETUNE = "finetune"
@@ -58,7 +59,9 @@ def resolve_arguments(
     options = [f"model.start={start}"] if start is not None else []
     options += [f"model.weights={weights}"] if weights is not None else []
     options += ["model.train=head"] if head_only else []
-    found = load_recipe(name, [*options, *(overrides or [])], data=data)
+    found = load_recipe(name, [*options, *(overrides or [])], data=data)  # a mistake is told before anything is packed
+    if data is not None:
+        found = found.model_copy(update={"data": found.data.model_copy(update={"path": packed_data_set(data)})})
     found = found.model_copy(update={"train": with_accelerate(found.train, os.environ)})
     if classes is not None:
         _check_classes(found.data.location, classes)

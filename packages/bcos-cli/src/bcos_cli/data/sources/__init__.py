@@ -1,5 +1,6 @@
 """Where images to be packed come from: folders, zips, torchvision and registered data sets. Imports no torch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bcos_cli.data.sources.folder import FolderSource
@@ -31,6 +32,7 @@ def open_source(
     root: Path | None = None,
     split: str | None = None,
     labels: LabelTable | None = None,
+    exclude: Sequence[str] = (),
     output: Path | None = None,
 ) -> ImageSource:
     """Open a source of labelled images.
@@ -40,6 +42,7 @@ def open_source(
         root: folder of a torchvision data set, to which it is downloaded if it is missing.
         split: name of the split of all images, where folders are classes, whatever their names; None to find splits.
         labels: table of the images of a folder or zip and their classes; None if folders are classes.
+        exclude: patterns of files and folders to leave out, as :meth:`Inventory.exclude` takes them.
         output: folder for the shards, whose files are no images of the source.
 
     Raises:
@@ -51,13 +54,16 @@ def open_source(
         raise BcosError(f"--root goes with torchvision:NAME, got {source!r}; leave it out")
     if not is_torchvision and path.exists():
         inventory = inventory_of(path, output) if path.is_dir() else zip_inventory(path)
+        for pattern in exclude:
+            inventory.exclude(pattern, source)
         if labels is None:
             classes, items = parse_tree(inventory, split, source)
         else:
             classes, items = table_items(labels, inventory, split, path)
         return (FolderSource if path.is_dir() else ZipSource)(path, classes, items, inventory.left_out)
-    if labels is not None:
-        raise BcosError(f"--labels goes with a folder or zip of images, got {source!r}")
+    for option, given in (("--labels", labels), ("--exclude", exclude)):
+        if given:
+            raise BcosError(f"{option} goes with a folder or zip of images, got {source!r}; leave it out")
     if not is_torchvision and source not in datasets().names():
         raise BcosError(
             f"there is no data source {source!r}; give a folder or zip of class folders, torchvision:NAME, "

@@ -1,12 +1,14 @@
 """All files of a source: those that may be packed, and those that are left out, with the reason. Imports no torch."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from unicodedata import normalize
 
 from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
-from bcos_cli.data.index import INDEX_NAME, LeftOut
+from bcos_cli.data.index import INDEX_NAME, LeftOut, by_reason
 from bcos_core.errors import BcosError
 
 _SUFFIXES = (
@@ -25,8 +27,6 @@ _OUTPUTS = (
     {".bcos-demo"},
 )
 """Names by which a folder is known that this program wrote: runs, explanations, maps, neurons, shards, the demo."""
-_FIRST = 5
-"""Names that are given of files that are left out."""
 
 
 @dataclass
@@ -39,11 +39,35 @@ class Inventory:
     """Folders in which nothing is."""
     reasons: dict[str, list[str]] = field(default_factory=dict)
     """Paths of what is left out, by the reason."""
+    excluded: set[str] = field(default_factory=set)
+    """Files that the user leaves out."""
 
     def leave_out(self, path: str, reason: str) -> None:
         """Take a file out of those that may be packed."""
         self.files.pop(path, None)
         self.reasons.setdefault(reason, []).append(path)
+
+    def exclude(self, pattern: str, source: str) -> None:
+        """Leave out the files, and the folders with all below them, whose paths fit a pattern.
+
+        Its parts between slashes may have ``*``, ``?`` and ``[...]``; ``**`` is any number of folders.
+
+        Raises:
+            BcosError: it fits nothing in the source, not even something that is left out anyway.
+        """
+        parts = [part for part in _parts(pattern) if part != "."]
+        files = [path for path in self.files if _fits(_parts(path), parts)]
+        empty = [path for path in self.empty if _fits(_parts(path), parts)]
+        gone = (path for paths in self.reasons.values() for path in paths)
+        if not parts or not (files or empty or any(_fits(_parts(path), parts) for path in gone)):
+            raise BcosError(
+                f"--exclude {pattern!r} fits no file or folder of {source!r}; patterns are of paths from there, such "
+                "as train/junk or '**/*_mask.png'"
+            )
+        self.excluded.update(files)
+        self.empty = [path for path in self.empty if path not in empty]
+        for path in (*files, *(f"{path}/" for path in empty)):
+            self.leave_out(path, f"excluded by --exclude {pattern}")
 
     def images(self) -> Iterator[str]:
         """Yield the files that have names of images; leave out the others."""
@@ -57,10 +81,21 @@ class Inventory:
     @property
     def left_out(self) -> list[LeftOut]:
         """What is left out, by the reason: numbers and first names."""
-        return [
-            LeftOut(reason=reason, files=len(paths), first=[utf8(path) for path in sorted(paths)[:_FIRST]])
-            for reason, paths in sorted(self.reasons.items())
-        ]
+        return by_reason({reason: [utf8(path) for path in paths] for reason, paths in self.reasons.items()})
+
+
+def _parts(path: str) -> list[str]:
+    """Return the names in a path, in composed form, which is the same whatever system wrote them."""
+    return [part for part in normalize("NFC", path).split("/") if part]
+
+
+def _fits(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path, or that of a folder above it, fits a pattern, part by part."""
+    if not pattern:
+        return True
+    if pattern[0] == "**":
+        return any(_fits(path[skipped:], pattern[1:]) for skipped in range(len(path)))
+    return bool(path) and fnmatchcase(path[0], pattern[0]) and _fits(path[1:], pattern[1:])
 
 
 def is_image(path: str) -> bool:

@@ -98,7 +98,7 @@ def table_items(
 ) -> tuple[list[str], list[ImageItem]]:
     """Return the classes and images of a table; each image has one label, or all of them have a tuple of labels.
 
-    Files that the table does not name are left out.
+    Files that the table does not name, and those that the user excludes, are left out.
 
     Args:
         split: of images for which the table has none.
@@ -130,7 +130,7 @@ def table_items(
 
 def _by_path(table: LabelTable, inventory: Inventory, root: Path) -> dict[str, TableRow]:
     """Find the file of each row."""
-    composed = {unicodedata.normalize("NFC", path): path for path in inventory.files}
+    composed = {unicodedata.normalize("NFC", path): path for path in (*inventory.files, *inventory.excluded)}
     stems: dict[str, list[str]] = {}
     for name, path in composed.items():
         if is_image(path):
@@ -154,7 +154,7 @@ def _by_path(table: LabelTable, inventory: Inventory, root: Path) -> dict[str, T
                 f"the table {str(table.path)!r} has the image {shown(row.image)} twice; give its labels in one row"
             )
         found[candidates[0]] = row
-    return found
+    return {path: row for path, row in found.items() if path not in inventory.excluded}
 
 
 def _relative(image: str, root: Path) -> str:

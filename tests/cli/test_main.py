@@ -275,16 +275,6 @@ def test_another_pipe_that_breaks_is_a_failure(bcos, line, broken_command):
     assert "internal error: BrokenPipeError" in line(bcos("recipes"), status=1)
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["shards", "pack", "--help"], ["models", "--json"]])
-def test_a_text_of_any_length_that_nobody_reads_is_no_bug(arguments):
-    reader, writer = os.pipe()
-    os.close(reader)
-    command = [sys.executable, "-m", "bcos_cli", *arguments]
-    done = subprocess.run(command, check=False, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=120)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "")
-
-
 @pytest.mark.parametrize("error", [SystemExit(0), SystemExit("bye")])
 def test_no_library_ends_a_command_of_ours(error, bcos, line, broken_command):
     broken_command(error)

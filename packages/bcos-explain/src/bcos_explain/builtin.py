@@ -124,9 +124,13 @@ _SHARES_OF_THE_EXACT_MAP = {
         "image_share",
         "share of the explained logit that comes from the image: contributions, summed, beside the bias (without the "
         "logit bias); median",
-        "",
+        f"the decomposition of {_TPAMI}",
     ),
-    "cancellation": ("cancellation", "what contributions leave of their absolute values after they cancel; median", ""),
+    "cancellation": (
+        "cancellation",
+        "what contributions leave of their absolute values after they cancel; median",
+        f"the decomposition of {_TPAMI}",
+    ),
 }
 _HIGHER_IS_BETTER = {
     "insertion": (

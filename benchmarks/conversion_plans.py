@@ -948,7 +948,7 @@ def run_plan(context: Context, plan: Plan, measured: Callable[[Any], dict[str, A
 # ---------------------------------------------------------------- measurements
 
 
-def measure(context: Context, network: Any, encode: Callable[[Tensor], Tensor], logit_bias: bool) -> dict[str, Any]:
+def measure(context: Context, network: Any, encode: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     """Image share, cancellation and grid pointing game on ``val``."""
     begin = time.time()
     found: dict[str, Any] = {}
@@ -957,7 +957,7 @@ def measure(context: Context, network: Any, encode: Callable[[Tensor], Tensor], 
     for name, part in (("share", _shares), ("pointing", _pointing)):
         try:
             with exact():
-                found |= part(context, network, encode, images, labels, logit_bias)
+                found |= part(context, network, encode, images, labels)
         except Exception as reason:  # a measurement that fails leaves the rest
             found[f"{name}_error"] = f"{type(reason).__name__}: {reason}"[:600]
             traceback.print_exc()
@@ -965,33 +965,30 @@ def measure(context: Context, network: Any, encode: Callable[[Tensor], Tensor], 
 
 
 def _shares(
-    context: Context, network: Any, encode: Callable[[Tensor], Tensor], images: Tensor, _: Tensor, logit_bias: bool
+    context: Context, network: Any, encode: Callable[[Tensor], Tensor], images: Tensor, _: Tensor
 ) -> dict[str, Any]:
     count = 16 if context.quick else 200
     rows = torch.linspace(0, len(images) - 1, count).long().to(images.device)
     shares, cancelled, residuals, terms = [], [], [], dict[str, float]()
     for part in images[rows].split(50):
         e = explain(network, encode(part.float() / 255))
-        contributions = e.contributions.double().flatten(1)
-        own = e.bias_terms.get("logit bias", torch.zeros_like(e.bias)) if logit_bias else torch.zeros_like(e.bias)
-        total, bias = contributions.sum(1), (e.bias - own).double()
-        shares.append(total.abs() / (total.abs() + bias.abs()).clamp_min(1e-12))
-        cancelled.append(total.abs() / contributions.abs().sum(1).clamp_min(1e-12))
+        shares.append(e.image_share)
+        cancelled.append(e.cancellation)
         residuals.append((e.residual.abs() / e.allowed_residual).max())
         for name, value in e.bias_terms.items():
             terms[name] = max(terms.get(name, 0.0), float(value.abs().max()))
     largest = dict(sorted(terms.items(), key=lambda item: -item[1])[:4])
     return {
-        "share": float(torch.cat(shares).median()),
-        "share_p10": float(torch.cat(shares).quantile(0.1)),
-        "cancellation": float(torch.cat(cancelled).median()),
+        "share": float(torch.cat(shares).nanquantile(0.5)),
+        "share_p10": float(torch.cat(shares).nanquantile(0.1)),
+        "cancellation": float(torch.cat(cancelled).nanquantile(0.5)),
         "residual_of_allowed": float(torch.stack(residuals).max()),
         "largest_constants": largest,
     }
 
 
 def _pointing(
-    context: Context, network: Any, encode: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, _: bool
+    context: Context, network: Any, encode: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
 ) -> dict[str, Any]:
     from bcos_explain.explainers import BcosContributions, GradCam
     from bcos_explain.metrics import grid_pointing_game
@@ -1159,9 +1156,7 @@ def work_through(context: Context, part: int, only: Sequence[str]) -> None:
 def _experiment(context: Context, plan: Plan) -> Callable[[], dict[str, Any]]:
     if plan.name == "resnet18-start":
         return lambda: fit_plain(context, plan.net, 1 if context.quick else plan.epochs, plan.batch)
-    return lambda: run_plan(
-        context, derived(plan, context.out), lambda network: measure(context, network, six, logit_bias=True)
-    )
+    return lambda: run_plan(context, derived(plan, context.out), lambda network: measure(context, network, six))
 
 
 def measured_plain(context: Context) -> dict[str, Any]:
@@ -1176,7 +1171,7 @@ def measured_plain(context: Context) -> dict[str, Any]:
         "imagenet_val": float((own[logits[:, own].argmax(1)].cpu() == own.cpu()[labels]).double().mean()),
         "imagenet_val_of_1000": float((logits.argmax(1).cpu() == own.cpu()[labels]).double().mean()),
         **{split: accuracy(network, context.data, split, standardized) for split in ("val", "test")},
-        **measure(context, network, standardized, logit_bias=False),
+        **measure(context, network, standardized),
     }
 
 

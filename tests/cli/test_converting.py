@@ -1,6 +1,7 @@
 """``bcos convert``: from names and runs to folders."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ def test_plan_is_printed_without_weights(bcos, tmp_path):
     assert "layers replaced" in err  # a title, which pipes do not get
     assert "takes as [w, -w]/2" in out
     assert "constants that remain" in out
+    assert re.search(r"· for a random image: image share 100 %, cancellation [\d.]+ %\n", out)
     assert not list(tmp_path.iterdir())
 
 

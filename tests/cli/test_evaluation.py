@@ -281,6 +281,38 @@ def test_metrics_of_conditions_are_measured_too(trained, shards):
     assert evaluation.metrics.keys() == {"top1", "sparseness/bcos", "sparseness/gradcam"}
 
 
+class Biased(torch.nn.Module):
+    """A network that adds a constant to each logit."""
+
+    def __init__(self, network, bias):
+        super().__init__()
+        self.network, self.bias = network, torch.nn.Parameter(torch.full((3,), bias))
+
+    def forward(self, x):
+        return self.network(x) + self.bias
+
+
+def test_image_share_is_required_and_a_low_one_is_warned_of(trained, shards, capsys):
+    required = (Condition.parse("image_share>=0.5"),)
+    options = replace(OPTIONS, metrics=("completeness", "cancellation"), require=required)
+    evaluation = evaluate_shards(trained, shards, options)
+    assert evaluation.metrics["image_share"] > 0.99
+    assert 0 < evaluation.metrics["cancellation"] <= 1
+    assert (evaluation.failures(required), evaluation.notes) == ([], [])
+    trained.model = Biased(trained.model, 1000.0)
+    evaluation = evaluate_shards(trained, shards, options)
+    shares = evaluation.explanations["image_share"][""]
+    assert evaluation.metrics["image_share"] == shares.median < 0.5
+    assert evaluation.failures(required) == [f"image_share is {shares.median:.4g}, needed >= 0.5"]
+    assert evaluation.metrics["completeness"] < 1e-6
+    (note,) = evaluation.notes
+    assert note.startswith(f"the median image share is {shares.median:.2%}: most of the logits is bias")
+    print_evaluation(evaluation)
+    printed = capsys.readouterr()
+    assert "image_share (median)" in printed.out + printed.err
+    assert "most of the logits is bias" in " ".join(printed.out.split())
+
+
 def test_fewer_grids_than_asked_for_are_noted(trained, shards, monkeypatch):
     two_by_one(monkeypatch)
     assert evaluate_shards(trained, shards, OPTIONS).notes == [

@@ -167,6 +167,8 @@ def test_report_says_what_was_measured(trained, evaluation, chosen):
     data = report_data(chosen, trained, evaluation, [])
     assert data.headline["top-1 accuracy on test"] == f"{100 * evaluation.scores.top1:.2f} %"
     assert "relative residual of explanations" in data.headline
+    for name, label in (("image_share", "median image share"), ("cancellation", "median cancellation")):
+        assert data.headline[label] == f"{100 * evaluation.metrics[name]:.1f} %"
     (table,) = data.tables
     assert [row[0] for row in table.rows] == [m for m, results in evaluation.explanations.items() if "" in results]
     assert ("completeness", evaluation.metrics["completeness"]) in [row[:2] for row in table.rows]

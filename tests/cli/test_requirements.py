@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -34,6 +36,12 @@ def test_conditions_hold_or_say_by_how_much_they_fail(text, holds):
     reason = Condition.parse(text).failure({"m": 0.5}, {})
     assert (reason is None) == holds
     assert holds or reason == f"m is 0.5, needed {text[1:].rstrip('0.56')} {text.lstrip('m<>=')}"
+
+
+def test_what_is_undefined_fails_in_both_directions():
+    for text in ("m>=0.5", "m<0.5"):
+        reason = Condition.parse(text).failure({"m": math.nan}, {})
+        assert reason == f"m is undefined for every image, needed {text[1:-3]} 0.5"
 
 
 def test_what_could_not_be_measured_fails_and_what_was_not_asked_for_is_a_mistake():

@@ -325,6 +325,20 @@ def test_bf16_trains(run, recipe):
     assert all(p.dtype == torch.float32 for p in result.trained.model.parameters())
 
 
+def test_a_run_ends_with_a_line_of_its_scores(run, recipe, tmp_path, capsys):
+    from bcos_cli.runs.evaluation import finish_run
+
+    quick = {"explainers": ["bcos"], "gridpg_grids": 0, "gallery_per_class": 0, "neurons": 0}
+    finished = finish_run(run(recipe(train={"epochs": 1}, evaluation=quick)), tmp_path / "run")
+    *_, last = capsys.readouterr().out.splitlines()
+    assert last.startswith("scores  top-1 accuracy on ")
+    for name in ("image_share", "cancellation"):
+        assert f" · median {name.replace('_', ' ')} {100 * finished.metrics[name]:.1f} %" in last
+    written = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert written["metrics"]["image_share"] == written["explanations"]["image_share"][""]["median"]
+    assert written["explanations"]["image_share"][""]["lowest_tenth"] <= written["metrics"]["image_share"]
+
+
 @pytest.mark.slow
 def test_run_in_bf16_is_scored_and_explained_as_it_is_saved(run, recipe, tmp_path):
     from bcos_cli.runs.evaluation import evaluate_run, finish_run

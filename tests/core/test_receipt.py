@@ -1,5 +1,8 @@
 """What a receipt says of a score, and by how much contributions and constants may miss it."""
 
+import json
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,16 +14,42 @@ from bcos_core.receipt import Receipt, number, receipts
 
 
 def receipt(score=2.0, contributions=3.0, bias=-1.0, **more):
-    values = {"absolute": 8.0, "terms": {"logit bias": bias}, "residual": score - contributions - bias, "allowed": 1e-6}
+    values = {
+        "absolute": 8.0,
+        "terms": {"layer biases": bias},
+        "residual": score - contributions - bias,
+        "allowed": 1e-6,
+    }
     return Receipt(score=score, contributions=contributions, bias=bias, **values | more)
 
 
 @pytest.mark.parametrize(
     ("contributions", "bias", "share"),
-    [(3.0, -1.0, 0.75), (-0.92, 10.39, 0.92 / 11.31), (0.0, 0.0, 1.0), (0.0, 2.0, 0.0)],
+    [(3.0, -1.0, 0.75), (-0.92, 10.39, 0.92 / 11.31), (0.0, 2.0, 0.0), (3.0, 0.0, 1.0)],
 )
 def test_share_of_the_image_is_that_of_its_contributions(contributions, bias, share):
-    assert receipt(contributions + bias, contributions, bias).image_share == pytest.approx(share)
+    made = receipt(contributions + bias, contributions, bias)
+    assert made.image_share == pytest.approx(share)
+    assert made.bar_width == pytest.approx(100 * share)
+
+
+def test_logit_bias_is_no_part_of_the_share():
+    made = receipt(contributions=3.0, bias=-7.9, score=-4.9, terms={"logit bias": -6.9, "norm shifts": -1.0})
+    assert made.image_share == pytest.approx(0.75)
+    assert made.bar == "███████████████░░░░░ image share 75 %, bias without the logit bias 25 %"
+    low = receipt(contributions=1.0, bias=-9.9, score=-8.9, terms={"logit bias": -6.9, "norm shifts": -3.0})
+    (warning,) = low.warnings
+    assert warning.startswith("75 % of this score, its logit bias aside, is bias")
+
+
+def test_nothing_has_no_share():
+    made = receipt(score=-6.9, contributions=0.0, bias=-6.9, absolute=0.0, terms={"logit bias": -6.9})
+    assert math.isnan(made.image_share)
+    assert math.isnan(made.cancellation)
+    assert made.shares == "image share undefined · cancellation undefined"
+    assert (made.bar_width, made.warnings) == (0.0, [])
+    values = json.loads(json.dumps(made.to_dict(), allow_nan=False))
+    assert (values["image_share"], values["cancellation"]) == (None, None)
 
 
 def test_receipt_warns_above_half_of_bias_and_not_below():
@@ -30,13 +59,15 @@ def test_receipt_warns_above_half_of_bias_and_not_below():
 
 
 def test_bar_shows_the_shares():
-    assert receipt(score=2.0, contributions=3.0, bias=-1.0).bar == "███████████████░░░░░ 75 % from the image, 25 % bias"
+    assert receipt(score=2.0, contributions=3.0, bias=-1.0).bar == "███████████████░░░░░ image share 75 %, bias 25 %"
 
 
 def test_cancellation_is_shown():
     made = receipt(score=-7.4, contributions=-7.4, bias=0.0, absolute=919.0)
-    assert made.cancellation == "919.00 of absolute contributions leave −7.40"
-    assert ("  in absolute value", "919.00") in made.rows
+    assert made.cancellation == pytest.approx(7.4 / 919)
+    assert made.cancelled == "cancellation 0.8 %: 919.00 of absolute contributions leave −7.40"
+    assert made.shares == "image share 100 % · cancellation 0.8 %"
+    assert {("  in absolute value", "919.00"), ("image share", "100 %"), ("cancellation", "0.8 %")} <= set(made.rows)
 
 
 def test_what_is_held_constant_is_warned_of():
@@ -47,6 +78,7 @@ def test_what_is_held_constant_is_warned_of():
 def test_everything_is_in_the_dictionary():
     made = receipt(score=1.0, contributions=0.2, bias=0.8, probe=1e-8).to_dict()
     assert made["image_share"] == pytest.approx(0.2)
+    assert made["cancellation"] == pytest.approx(0.2 / 8)
     assert made["absolute_contributions"] == 8.0
     assert made["probe"] == 1e-8
     assert len(made["warnings"]) == 1

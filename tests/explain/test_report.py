@@ -241,7 +241,7 @@ def test_receipt_shows_what_is_added_up_and_what_share_comes_from_the_image():
     shown = item(rng, receipt=receipt(score=2.0, contributions=6.0, bias=-4.0, fc=-3.0, others=-1.0))
     text = page_of(gallery=[shown]).text
     assert "logit 2.00 = 6.00 − 4.00 bias ✓ adds up" in " ".join(text.split())
-    assert "60 % from the image" in text
+    assert "image share 60 %" in text
     rows = re.findall(
         r"(logit of the network|contributions of the image|bias, not from the image|fc|others)([−\d.]+)", text
     )

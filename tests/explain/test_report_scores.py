@@ -32,7 +32,7 @@ def test_boxes_are_those_of_matplotlib(limits):
         assert row.name == name
         strip = row.strip
         np.testing.assert_allclose(
-            value([strip.low, strip.first, strip.median, strip.third, strip.high, strip.mean]),
+            value([strip.low, strip.first, strip.median, strip.third, strip.high, strip.value]),
             [stats[key] for key in ("whislo", "q1", "med", "q3", "whishi", "mean")],
         )
         np.testing.assert_allclose(value(strip.outliers), np.unique(stats["fliers"]))
@@ -51,7 +51,7 @@ def test_axis_holds_all_scores_and_chance():
 
 def test_axis_of_a_single_score_has_a_length():
     (row,) = boxes(metric({"a": [2.0]})).rows
-    assert 0 < row.strip.mean < 100
+    assert 0 < row.strip.value < 100
 
 
 def test_explainers_without_scores_have_no_row():
@@ -77,7 +77,7 @@ def test_the_report_shows_the_interval_that_the_terminal_shows():
     result = MetricResult(scores=scores, cluster=4)
     (row,) = boxes(metric({"a": scores}, cluster=4)).rows
     assert row.interval == result.bootstrap_interval()
-    assert (row.mean, row.std, row.count) == (result.mean, result.std, 159)
+    assert (row.value, row.std, row.count) == (result.mean, result.std, 159)
     low, high = result.bootstrap_interval()
     without = MetricResult(scores=scores[~scores.isnan()]).bootstrap_interval()
     assert high - low > 1.5 * (without[1] - without[0])  # whole groups are in doubt, not single scores
@@ -100,3 +100,11 @@ def test_scores_that_only_differ_inside_of_groups_leave_no_doubt():
     assert row.interval == (0.5, 0.5)
     (row,) = boxes(metric({"a": [0.0, 1.0] * 10})).rows
     assert row.interval[0] < 0.5 < row.interval[1]
+
+
+def test_a_metric_of_medians_shows_them():
+    result = MetricResult(scores=torch.tensor([0.1, 0.2, 0.9]), statistic="median")
+    shown = MetricScores(title="t", results={"a": result})
+    (row,) = boxes(shown).rows
+    assert (shown.statistic, row.value) == ("median", result.median)
+    assert row.strip.value == row.strip.median

@@ -14,6 +14,8 @@ from bcos_core.dependence import map_tensors
 from bcos_core.display import renderer
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import replacement
+from bcos_core.image_share import cancellation, image_share
+from bcos_core.logits import LOGIT_BIAS
 
 _ROWS_SHOWN = 12
 """Images and targets in a notebook's table."""
@@ -92,6 +94,26 @@ class Explanation:
     def allowed_residual(self) -> Tensor:
         """(N,) or (N, T), float64: largest residual that rounding explains."""
         return rounding([self.score.dtype] if self.dtypes is None else self.dtypes) * self.balance.size
+
+    @property
+    def image_share(self) -> Tensor:
+        """(N,) or (N, T), float64: ``|Σ contributions| / (|Σ contributions| + |bias - logit bias|)``.
+
+        The share of the score that comes from the image. The logit bias, the constant of :class:`bcos_core.LogitLayer`,
+        is the same for every image and class: a network that adds nothing else has the share 1. NaN for a score of
+        nothing else.
+        """
+        parts, constant = self.balance, self.bias_terms.get(LOGIT_BIAS)
+        return image_share(parts.contributions, parts.bias if constant is None else parts.bias - constant.double())
+
+    @property
+    def cancellation(self) -> Tensor:
+        """(N,) or (N, T), float64: ``|Σ contributions| / Σ |contributions|``, what is left after they cancel.
+
+        1 where all contributions have one sign, near 0 where the map is a balance; NaN where all are zero.
+        """
+        parts = self.balance
+        return cancellation(parts.contributions, parts.absolute)
 
     def __len__(self) -> int:
         return len(self.target)

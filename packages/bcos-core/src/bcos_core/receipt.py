@@ -4,16 +4,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from bcos_core.additive_terms import ARGUMENT, FROZEN, UNNAMED
 from bcos_core.encoding import INVERSE
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
+from bcos_core.image_share import LOW_SHARE, cancellation, image_share, percent
 from bcos_core.logits import LOGIT_BIAS
-
-LOW_SHARE = 0.5
-"""Below this share from the image a receipt warns."""
 
 NORMS = "norm shifts"
 LAYERS = "layer biases"
@@ -58,9 +57,19 @@ class Receipt:
 
     @property
     def image_share(self) -> float:
-        """``|contributions| / (|contributions| + |bias|)``: the share that comes from the image."""
-        total = abs(self.contributions) + abs(self.bias)
-        return abs(self.contributions) / total if total else 1.0
+        """As :attr:`bcos_core.Explanation.image_share`, of these numbers; NaN for nothing but a logit bias."""
+        bias = self.bias - self.terms.get(LOGIT_BIAS, 0.0)
+        return float(image_share(_exact(self.contributions), _exact(bias)))
+
+    @property
+    def cancellation(self) -> float:
+        """As :attr:`bcos_core.Explanation.cancellation`, of these numbers; NaN where all contributions are zero."""
+        return float(cancellation(_exact(self.contributions), _exact(self.absolute)))
+
+    @property
+    def shares(self) -> str:
+        """Image share and cancellation, in words."""
+        return f"image share {percent(self.image_share)} · cancellation {percent(self.cancellation)}"
 
     @property
     def equation(self) -> str:
@@ -76,25 +85,33 @@ class Receipt:
         return "adds up" if self.passed else f"{number(self.residual)} missing"
 
     @property
-    def bar(self) -> str:
-        """The shares of image and bias as a bar, and in numbers."""
-        filled = round(_BAR * self.image_share)
-        share = round(100 * self.image_share)
-        return f"{'█' * filled}{'░' * (_BAR - filled)} {share} % from the image, {100 - share} % bias"
+    def bar_width(self) -> float:
+        """The image's share in per cent, for a bar; 0 where it is undefined."""
+        return 0.0 if math.isnan(self.image_share) else 100 * self.image_share
 
     @property
-    def cancellation(self) -> str:
-        """How much of the contributions is left after they cancel."""
-        return f"{number(self.absolute)} of absolute contributions leave {number(self.contributions)}"
+    def bar(self) -> str:
+        """The shares of image and bias as a bar, and in numbers."""
+        filled = round(_BAR * self.bar_width / 100)
+        aside = " without the logit bias" if self.terms.get(LOGIT_BIAS) else ""
+        shares = f"image share {percent(self.image_share)}, bias{aside} {percent(1 - self.image_share)}"
+        return f"{'█' * filled}{'░' * (_BAR - filled)} {shares}"
+
+    @property
+    def cancelled(self) -> str:
+        """The cancellation, with the numbers that it is made of."""
+        sums = f"{number(self.absolute)} of absolute contributions leave {number(self.contributions)}"
+        return f"cancellation {percent(self.cancellation)}: {sums}"
 
     @property
     def warnings(self) -> list[str]:
         """What a reader of the map must know, in plain words."""
         found = []
         if self.image_share < LOW_SHARE:
-            share = round(100 * (1 - self.image_share))
+            aside = ", its logit bias aside," if self.terms.get(LOGIT_BIAS) else ""
             found.append(
-                f"{share} % of this score is bias: it does not come from the image, and the map does not show it"
+                f"{percent(1 - self.image_share)} of this score{aside} is bias: it does not come from the image, and "
+                "the map does not show it"
             )
         if abs(self.held) > self.allowed:
             found.append(
@@ -118,6 +135,8 @@ class Receipt:
             ("bias, not from the image", number(self.bias, largest=largest)),
             *(terms[:_TERMS] + more if more else terms),
             (f"residual (up to {exponent(self.allowed)} is rounding)", exponent(self.residual)),
+            ("image share", percent(self.image_share)),
+            ("cancellation", percent(self.cancellation)),
             *probe,
         ]
 
@@ -130,7 +149,8 @@ class Receipt:
             "bias": self.bias,
             "bias_terms": dict(self.terms),
             "held_constant": self.held,
-            "image_share": self.image_share,
+            "image_share": _or_none(self.image_share),
+            "cancellation": _or_none(self.cancellation),
             "residual": self.residual,
             "allowed": self.allowed,
             "probe": self.probe,
@@ -197,6 +217,14 @@ def number(value: float, *, largest: float | None = None) -> str:
 def exponent(value: float) -> str:
     """A number in powers of ten, with a minus sign that is as wide as a plus."""
     return f"{value:z.1e}".replace("-", "−")
+
+
+def _exact(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def _or_none(share: float) -> float | None:
+    return None if math.isnan(share) else share
 
 
 def _origin(name: str, model: nn.Module) -> str:

@@ -78,6 +78,7 @@ def bcos_explain_metrics() -> Iterable[MetricSpec]:
     yield from share(_OF_BOXES, (*maps, "boxes"))
     yield from share(_OF_MASKS, (*maps, "masks"))
     yield from _metrics(_OF_THE_EXACT_MAP, ("model", "images"), higher_is_better=False)
+    yield from share(_SHARES_OF_THE_EXACT_MAP, ("model", "images"))
     yield from _metrics(_HIGHER_IS_BETTER, maps, higher_is_better=True)
     yield from _metrics(_LOWER_IS_BETTER, maps, higher_is_better=False)
 
@@ -117,6 +118,19 @@ _OF_THE_EXACT_MAP = {
         "distance of contributions plus bias from the explained logit",
         "Sundararajan et al., ICML 2017",
     )
+}
+_SHARES_OF_THE_EXACT_MAP = {
+    "image_share": (
+        "image_share",
+        "share of the explained logit that comes from the image: contributions, summed, beside the bias (without the "
+        "logit bias); median",
+        f"the decomposition of {_TPAMI}",
+    ),
+    "cancellation": (
+        "cancellation",
+        "what contributions leave of their absolute values after they cancel; median",
+        f"the decomposition of {_TPAMI}",
+    ),
 }
 _HIGHER_IS_BETTER = {
     "insertion": (

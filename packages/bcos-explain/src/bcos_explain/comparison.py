@@ -36,9 +36,14 @@ class ComparisonRow:
     """Why there is no result."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return names, mean, 95 % interval, numbers of scores, chance, remarks and problem; None where undefined."""
+        """Return names, mean, median and which is the value, its 95 % interval, counts, chance, remarks and problem.
+
+        None where undefined.
+        """
         named = {"model": self.model, "explainer": self.explainer, "metric": self.metric}
-        given = dict.fromkeys(("mean", "low", "high", "count", "undefined", "chance", "higher_is_better"))
+        given = dict.fromkeys(
+            ("mean", "median", "statistic", "low", "high", "count", "undefined", "chance", "higher_is_better")
+        )
         if self.result is not None:
             summary = self.result.to_dict()
             low, high = self.result.bootstrap_interval()
@@ -235,7 +240,7 @@ def _score(row: ComparisonRow | None) -> str:
         return "" if row is None else "–"
     low, high = row.result.bootstrap_interval()
     few = f" of {row.result.count}" if row.result.undefined else ""
-    return f"{row.result.mean:.3g} ({low:.3g} to {high:.3g}){few}"
+    return f"{row.result.value:.3g} ({low:.3g} to {high:.3g}){few}"
 
 
 def _cell(text: str) -> str:

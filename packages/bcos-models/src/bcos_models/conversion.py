@@ -155,6 +155,10 @@ class ConversionReport:
     steps: list[Step] = field(default_factory=list)
     constants: dict[str, float] = field(default_factory=dict)
     """What the converted network still adds, by name: mean share of the logits' size for a random image."""
+    image_share: float | None = None
+    """Mean :attr:`bcos_core.Explanation.image_share` of the converted network for a random image; None if undefined."""
+    cancellation: float | None = None
+    """The same of :attr:`bcos_core.Explanation.cancellation`."""
     notes: list[str] = field(default_factory=list)
     """Remarks on more than one layer: order of the head, encoding, operations that are function calls."""
 

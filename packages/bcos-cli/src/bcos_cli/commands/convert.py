@@ -1,5 +1,6 @@
 """``bcos convert``."""
 
+import math
 from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import replace
@@ -130,6 +131,7 @@ def _run_options(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dic
 def _print(name: str, report: "ConversionReport", out: Path | None, *, every_layer: bool) -> None:
     """Print what each kind of layer became, and why; before that, the same of every layer."""
     from bcos_cli import console
+    from bcos_core.image_share import percent
 
     line = partial(console.out.print, soft_wrap=True)
     for step in report.steps if every_layer else ():
@@ -149,6 +151,8 @@ def _print(name: str, report: "ConversionReport", out: Path | None, *, every_lay
     constants = sorted(report.constants.items(), key=lambda item: -item[1])
     shown = ", ".join(f"{name} {share:.1%}" for name, share in constants[:6] if share > 0)
     line(f"· constants that remain, as shares of a logit's size: {shown or 'none'}")
+    share, cancelled = (percent(math.nan if v is None else v) for v in (report.image_share, report.cancellation))
+    line(f"· for a random image: image share {share}, cancellation {cancelled}")
     if out is not None:
         line(f"written to {out}; bcos explain {out} IMAGE shows what it sees; bcos train fine-tunes {name}")
 

@@ -10,7 +10,7 @@ from bcos_cli.evaluate.explanations import ExplanationMetrics
 from bcos_cli.evaluate.metrics import CLASSIFICATION, explanation_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.predictions import SplitPredictions
-from bcos_cli.evaluate.result import Evaluation, Explanations, means
+from bcos_cli.evaluate.result import Evaluation, Explanations, low_share_notes, score_values
 from bcos_cli.evaluate.resumable import partial_results
 from bcos_cli.evaluate.samplers import Sampler, SplitImages, needs_confidence
 from bcos_cli.processes.group import process_state
@@ -71,7 +71,7 @@ def evaluate_shards(
         split=options.split,
         classes=index.classes,
         classification=scores,
-        metrics=values | means(explanations),
+        metrics=values | score_values(explanations),
         explanations=explanations,
         samples={spec.name: list(keys) for spec in specs if (keys := images.keys(spec))},
         grid_size=options.grid_size,
@@ -80,6 +80,7 @@ def evaluate_shards(
             *_matching(trained, given, index),
             *_unread(scores, images),
             *_fewer_grids(specs, explanations, options),
+            *low_share_notes(explanations),
         ],
         predictions=None if scores is None else predictions,
     )

@@ -139,7 +139,7 @@ class ExplanationMetrics:
         return _Task(count, count if spec.unit == "whole" else self.options.explain_batch, compute)
 
 
-_FIELDS = ("scores", "cluster", "higher_is_better", "chance", "curves", "curve_x")
+_FIELDS = ("scores", "cluster", "higher_is_better", "chance", "statistic", "curves", "curve_x")
 
 
 def _as_part(result: Any, spec: MetricSpec, samples: int, remarks: list[Remark]) -> Part:

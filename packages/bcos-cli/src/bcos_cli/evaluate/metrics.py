@@ -44,7 +44,7 @@ CLASSIFICATION = {
         ),
     )
 }
-DEFAULT = ("top1", "top5", "loss", "calibration_error", "gridpg", "completeness")
+DEFAULT = ("top1", "top5", "loss", "calibration_error", "gridpg", "completeness", "image_share", "cancellation")
 """Metrics by default; others take longer, or need more than shards."""
 
 

@@ -15,7 +15,7 @@ from bcos_cli.data.input_image import InputImage, PartlyRead, read_image
 from bcos_cli.evaluate.explanations import ExplanationMetrics
 from bcos_cli.evaluate.metrics import explanation_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
-from bcos_cli.evaluate.result import Evaluation, ScoreFiles, means, print_evaluation
+from bcos_cli.evaluate.result import Evaluation, ScoreFiles, low_share_notes, print_evaluation, score_values
 from bcos_cli.evaluate.resumable import partial_results
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
@@ -67,11 +67,12 @@ def evaluate_photos(
         split=str(annotations),
         classes=trained.classes,
         classification=None,
-        metrics=means(explanations),
+        metrics=score_values(explanations),
         explanations=explanations,
         samples={spec.name: list(images.keys) for spec in specs},
         grid_size=options.grid_size,
         skipped=images.left_out | failed,
+        notes=low_share_notes(explanations),
     )
     if process_state().is_main_process:
         files.write(evaluation)

@@ -1,5 +1,6 @@
 """Conditions on scores, which make ``bcos eval`` a test that a network passes or fails."""
 
+import math
 import operator
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ _FORM = re.compile(r"\s*([\w./-]+?)\s*(>=|<=|>|<)\s*([-+.\deE]+)\s*")
 
 @dataclass(frozen=True)
 class Condition:
-    """A bound on the mean of a metric, such as ``gridpg/bcos>=0.8``."""
+    """A bound on the value of a metric, such as ``gridpg/bcos>=0.8``."""
 
     metric: str
     comparison: str
@@ -58,13 +59,15 @@ class Condition:
             raise BcosError(f"there will be no score {self.metric!r}; {suggestion(self.metric, scores)}")
 
     def failure(self, values: Mapping[str, float], skipped: Mapping[str, str]) -> str | None:
-        """Return why it does not hold for these means by score, or None if it does.
+        """Return why it does not hold for these values by score, or None if it does.
 
         Raises:
             BcosError: no such score, nor among those `skipped`, with the reason, because they could not be measured.
         """
         if self.metric in values:
             value = values[self.metric]
+            if math.isnan(value):
+                return f"{self.metric} is undefined for every image, needed {self.comparison} {self.bound:g}"
             holds = _COMPARISONS[self.comparison](value, self.bound)
             return None if holds else f"{self.metric} is {value:.4g}, needed {self.comparison} {self.bound:g}"
         reason = skipped.get(self.metric) or skipped.get(self.name)

@@ -15,6 +15,7 @@ from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_cli.evaluate.requirements import Condition
 from bcos_core.completeness import is_rounding, rounding
 from bcos_core.files import write_atomically
+from bcos_core.image_share import LOW_SHARE
 from bcos_explain.explainers import remark_lines
 from bcos_explain.metrics import MetricResult, write_results
 
@@ -24,7 +25,7 @@ SCORES = "scores"
 """Folder for every score, in that of a run."""
 PREDICTIONS = "predictions.csv"
 """File with the prediction of every image, in that of the scores."""
-COLUMNS = ("metric", "value", "95 % interval", "by chance", "scores", "better")
+COLUMNS = ("metric", "value", "95 % interval", "lowest tenth", "by chance", "scores", "better")
 _DIRECTIONS = {True: "higher", False: "lower", None: ""}
 
 Explanations = dict[str, dict[str, MetricResult]]
@@ -42,9 +43,19 @@ def by_score(explanations: Explanations) -> dict[str, MetricResult]:
     return {score_name(metric, explainer): result for metric, by in named for explainer, result in by.items()}
 
 
-def means(explanations: Explanations) -> dict[str, float]:
-    """Return the mean of each score."""
-    return {name: result.mean for name, result in by_score(explanations).items()}
+def score_values(explanations: Explanations) -> dict[str, float]:
+    """Return the value of each score: its mean or median."""
+    return {name: result.value for name, result in by_score(explanations).items()}
+
+
+def low_share_notes(explanations: Explanations) -> list[str]:
+    """Return a warning where the exact maps account for little of the logits."""
+    return [
+        f"the median image share is {format_value('image_share', result.value)}: most of the logits is bias, for which "
+        "the maps do not account; neither the pointing games nor completeness say anything of that"
+        for result in explanations.get("image_share", {}).values()
+        if result.value < LOW_SHARE
+    ]
 
 
 @dataclass
@@ -58,7 +69,7 @@ class Evaluation:
     classification: Scores | None
     """None where only some images were looked at."""
     metrics: dict[str, float]
-    """Every mean by ``metric`` or ``metric/explainer``."""
+    """The value of every score, by ``metric`` or ``metric/explainer``: a mean, or a median where that says more."""
     explanations: Explanations
     samples: dict[str, list[int] | list[str]]
     """Images that the scores of metrics of single images belong to: positions in the split, or file names."""
@@ -84,7 +95,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """Return every value, for JSON."""
         values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification", "predictions")}
-        values["metrics"] = {name: None if math.isnan(mean) else mean for name, mean in self.metrics.items()}
+        values["metrics"] = {name: None if math.isnan(value) else value for name, value in self.metrics.items()}
         values["scores"] = None if self.classification is None else asdict(self.classification)
         values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}
         return values
@@ -162,13 +173,15 @@ def print_evaluation(evaluation: Evaluation) -> None:
     rows = []
     for name, value in evaluation.metrics.items():
         metric, result = name.partition("/")[0], results.get(name)
-        interval = chance = count = ""
+        interval = low = chance = count = statistic = ""
         better = describe(metric).higher_is_better
         if result is not None:
             interval = " to ".join(format_value(metric, end) for end in result.bootstrap_interval())
+            if result.statistic == "median":
+                statistic, low = " (median)", format_value(metric, result.quantile(0.1))
             chance = "" if result.chance is None else format_value(metric, result.chance)
             count, better = f"{result.count:,}", result.higher_is_better
-        rows.append((name, format_value(metric, value), interval, chance, count, _DIRECTIONS[better]))
+        rows.append((name + statistic, format_value(metric, value), interval, low, chance, count, _DIRECTIONS[better]))
     images = f"{evaluation.scores.samples:,} images of " if evaluation.classification else ""
     title = f"{evaluation.model} on {images}{evaluation.data} ({evaluation.split})"
     used = [i for i in range(len(COLUMNS)) if i < 2 or any(row[i] for row in rows)]

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Strict, TypeAdapter, ValidationError
 
@@ -26,6 +26,7 @@ class _WrittenPart(BaseModel):
     cluster: Count = 1
     higher_is_better: bool | None = None
     chance: float | None = None
+    statistic: Literal["mean", "median"] = "mean"
     curves: list[list[float]] | None = None
     curve_x: list[float] | None = None
     remarks: list[list[str | float | None]] = []

@@ -198,8 +198,7 @@ def _column(image: ExplainedImage, target: ClassTarget, scale: Scale, style: Sty
 
 
 def _short_receipt(receipt: Receipt) -> tuple[str, ...]:
-    share = f"{round(100 * receipt.image_share)} % from the image"
-    return (receipt.equation, f"{receipt.verdict} · {share}", *receipt.warnings)
+    return (receipt.equation, receipt.verdict, receipt.shares, *receipt.warnings)
 
 
 def likelihood(explanation: ClassExplanation) -> str:
@@ -240,7 +239,7 @@ def _receipt_lines(explanations: Sequence[ClassExplanation]) -> list[str]:
         named.append(f"others {number(sum(value for _, value in terms[_TERMS:]))}")
     bias = [f"bias: {', '.join(named)}"] if named else []
     equation = f"receipt: {receipt.equation} · {receipt.verdict}"
-    return [equation, receipt.cancellation, *bias, receipt.bar, *receipt.warnings]
+    return [equation, receipt.cancelled, *bias, receipt.bar, *receipt.warnings]
 
 
 def _percentile(

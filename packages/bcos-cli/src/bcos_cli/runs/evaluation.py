@@ -168,6 +168,9 @@ def _write_run(folder: RunFolder, recipe: Recipe, trained: TrainedModel, evaluat
         return
     evaluation.save(folder.evaluation)
     evaluation.write_scores(folder.path / SCORES)
-    write_report(folder.report, report_data(recipe, trained, evaluation, folder.read_metrics()))
+    report = report_data(recipe, trained, evaluation, folder.read_metrics())
+    write_report(folder.report, report)
     print_evaluation(evaluation)
     console.out.print(f"run     {folder.path}\nweights {folder.weights}\nreport  {folder.report}")
+    scores = " · ".join(f"{name} {value}" for name, value in report.headline.items())
+    console.out.print(f"scores  {scores}", soft_wrap=True)

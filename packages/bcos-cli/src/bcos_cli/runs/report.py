@@ -1,5 +1,6 @@
 """The report of a run: what ``report.html`` shows."""
 
+import math
 import shlex
 from dataclasses import replace
 from datetime import datetime
@@ -29,6 +30,7 @@ _TERMS = {
     **{name: metric.label for name, metric in CLASSIFICATION.items()},
     "gridpg": "GridPG",
     "completeness": "relative residual (completeness)",
+    "image_share": "image share",
 }
 """Names of metrics in a report, where they differ."""
 
@@ -42,8 +44,11 @@ def report_data(
     tables = [
         Table(
             title="Metrics of the network's own explanation",
-            columns=("metric", "mean", "deviation", "scores"),
-            rows=[(name, result.mean, result.std, result.count) for name, result in own],
+            columns=("metric", "mean", "median", "lowest tenth", "deviation", "scores"),
+            rows=[
+                (name, result.mean, result.median, result.quantile(0.1), result.std, result.count)
+                for name, result in own
+            ],
         )
     ]
     choice = Choice.of(evaluation, recipe.evaluation)
@@ -65,7 +70,7 @@ def report_data(
 
 
 def _headline(evaluation: Evaluation) -> dict[str, str]:
-    """Return accuracy, and how well and how exactly decisions are explained."""
+    """Return accuracy, and how well, how exactly and how far decisions are explained."""
     scores = evaluation.scores
     accuracy = "top-1 accuracy" if scores.mean_average_precision is None else "mean average precision"
     accuracy += f" on {evaluation.split}"
@@ -76,11 +81,14 @@ def _headline(evaluation: Evaluation) -> dict[str, str]:
         headline[f"GridPG of {shown} (chance {_percent(result.chance or 0, 0)})"] = _percent(result.mean, 1)
     if "completeness" in evaluation.metrics:
         headline["relative residual of explanations"] = f"{evaluation.metrics['completeness']:.1e}".replace("-", "−")
+    for name in ("image_share", "cancellation"):
+        if name in evaluation.metrics:
+            headline[f"median {_TERMS.get(name, name)}"] = _percent(evaluation.metrics[name], 1)
     return headline
 
 
 def _percent(share: float, decimals: int) -> str:
-    return f"{100 * share:.{decimals}f} %"
+    return "undefined" if math.isnan(share) else f"{100 * share:.{decimals}f} %"
 
 
 def _summary(

@@ -158,10 +158,10 @@ def _receipt(receipt: Receipt) -> str:
         for name, value in receipt.rows
     )
     warnings = "".join(f'<p class="bcos-bad">{escape(warning)}</p>' for warning in receipt.warnings)
-    share = f'<span class="bcos-share"><i style="width:{100 * receipt.image_share:.1f}%"></i></span>'
+    share = f'<span class="bcos-share"><i style="width:{receipt.bar_width:.1f}%"></i></span>'
     return (
         f'<details class="bcos-receipt"><summary><b>receipt</b> {receipt.equation} · <span class="{verdict}">{mark} '
-        f"{receipt.verdict}</span> {share} {_soft(f'{round(100 * receipt.image_share)} % from the image')}</summary>"
+        f"{receipt.verdict}</span> {share} {_soft(receipt.shares)}</summary>"
         f"<table><tbody>{body}</tbody></table></details>{warnings}"
     )
 

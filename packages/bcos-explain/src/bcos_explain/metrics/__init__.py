@@ -44,6 +44,7 @@ from bcos_explain.metrics.grid_pointing import (
     tile,
     untile,
 )
+from bcos_explain.metrics.image_share import cancellation, image_share
 from bcos_explain.metrics.pixel_removal import pixel_deletion, pixel_insertion
 from bcos_explain.metrics.randomisation import model_randomisation
 from bcos_explain.metrics.result import MetricResult
@@ -62,6 +63,7 @@ __all__ = [
     "Placement",
     "box_masks",
     "boxes_in_input",
+    "cancellation",
     "cell_scores",
     "completeness",
     "complexity",
@@ -72,6 +74,7 @@ __all__ = [
     "energy_pointing_game",
     "energy_pointing_game_masks",
     "grid_pointing_game",
+    "image_share",
     "infidelity",
     "masks_in_input",
     "max_sensitivity",

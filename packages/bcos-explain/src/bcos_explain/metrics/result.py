@@ -1,9 +1,10 @@
-"""Scores of a metric, one a sample, with their mean and its interval."""
+"""Scores of a metric, one a sample, with their mean or median and its interval."""
 
 import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -34,6 +35,8 @@ class MetricResult:
     """(M, S), for metrics that summarise a curve."""
     curve_x: Tensor | None = None
     """(S,): where the curves were measured."""
+    statistic: Literal["mean", "median"] = "mean"
+    """What of the scores is the :attr:`value`: a median where a few scores may be far from all others."""
     remarks: tuple[Remark, ...] = ()
     """What the explainer said of its maps, each text once, if they were collected."""
 
@@ -73,6 +76,20 @@ class MetricResult:
         return float(self.scores.nanmean())
 
     @property
+    def median(self) -> float:
+        """Median of the scores that are defined; NaN if none is."""
+        return self.quantile(0.5)
+
+    @property
+    def value(self) -> float:
+        """The mean or median, as `statistic` says: what tables, conditions and comparisons show."""
+        return self.median if self.statistic == "median" else self.mean
+
+    def quantile(self, q: float) -> float:
+        """Quantile of the scores that are defined, interpolated; NaN if none is."""
+        return float(self.scores.nanquantile(q)) if len(self.scores) else math.nan
+
+    @property
     def std(self) -> float:
         """Standard deviation of the scores that are defined (0 for a single one, NaN for none)."""
         defined = self.scores[~self.scores.isnan()]
@@ -83,12 +100,12 @@ class MetricResult:
     def bootstrap_interval(
         self, level: float = 0.95, *, resamples: int = 1000, generator: torch.Generator | None = None
     ) -> tuple[float, float]:
-        """Percentile bootstrap interval of the mean; (NaN, NaN) where no score is defined.
+        """Percentile bootstrap interval of the value, a mean or median; (NaN, NaN) where no score is defined.
 
         Whole clusters are resampled, as their scores depend on each other.
 
         Args:
-            level: probability that the interval should cover the mean.
+            level: probability that the interval should cover it.
             resamples: number of bootstrap samples.
             generator: None for one with a fixed seed.
 
@@ -99,22 +116,26 @@ class MetricResult:
             raise BcosError(f"level must be inside (0, 1) and resamples at least 1, got {level} and {resamples}")
         clusters = self.scores.reshape(-1, self.cluster)
         counts = (~clusters.isnan()).sum(1)
-        sums, counts = clusters.nansum(1)[counts > 0], counts[counts > 0]
-        if len(sums) == 0:
+        clusters, counts = clusters[counts > 0], counts[counts > 0]
+        if len(clusters) == 0:
             return math.nan, math.nan
-        generator = or_default(generator)
-        means = []
+        generator, sums = or_default(generator), clusters.nansum(1)
+        values = []
         for _ in range(resamples):  # one at a time: memory does not grow with their number
             drawn = torch.randint(len(sums), (len(sums),), generator=generator)
-            means.append(sums[drawn].sum() / counts[drawn].sum())
+            is_mean = self.statistic == "mean"
+            values.append(sums[drawn].sum() / counts[drawn].sum() if is_mean else clusters[drawn].nanquantile(0.5))
         tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-        low, high = torch.quantile(torch.stack(means), tails).tolist()
+        low, high = torch.quantile(torch.stack(values), tails).tolist()
         return low, high
 
     def to_dict(self) -> dict[str, object]:
         """Summary and scores, for JSON: what is undefined is None; of curves their mean."""
         summary: dict[str, object] = {
+            "statistic": self.statistic,
             "mean": _or_none(self.mean),
+            "median": _or_none(self.median),
+            "lowest_tenth": _or_none(self.quantile(0.1)),
             "std": _or_none(self.std),
             "interval_95": [_or_none(end) for end in self.bootstrap_interval()],
             "count": self.count,
@@ -131,11 +152,11 @@ class MetricResult:
         return summary
 
     def _repr_html_(self) -> str:
-        """Mean, interval and counts as a table, for notebooks."""
+        """Value, interval and counts as a table, for notebooks."""
         low, high = self.bootstrap_interval()
         sense = {True: "higher is better", False: "lower is better", None: ""}[self.higher_is_better]
         rows = [
-            ("mean", f"{self.mean:.4g}"),
+            (self.statistic, f"{self.value:.4g}"),
             ("95 % interval", f"{low:.4g} to {high:.4g}"),
             ("scores", str(self.count)),
         ]
@@ -156,7 +177,7 @@ class MetricResult:
         if not results:
             raise BcosError("there are no results to concatenate")
         first = results[0]
-        same = ("cluster", "higher_is_better", "chance")
+        same = ("cluster", "higher_is_better", "chance", "statistic")
         for other in results:
             if differing := [name for name in same if getattr(first, name) != getattr(other, name)]:
                 values = {name: (getattr(first, name), getattr(other, name)) for name in differing}

@@ -25,7 +25,8 @@ class Strip:
     third: float
     high: float
     outliers: list[float]
-    mean: float
+    value: float
+    """The mean, or the median where that is the metric's statistic."""
     interval: tuple[float, float]
 
 
@@ -34,7 +35,7 @@ class Row:
     """Scores of one explainer in numbers, and as a strip."""
 
     name: str
-    mean: float
+    value: float
     interval: tuple[float, float]
     std: float
     """Standard deviation of the scores, 0 for a single one."""
@@ -60,14 +61,14 @@ def boxes(metric: MetricScores) -> Boxes:
     results = {name: result for name, result in metric.results.items() if result.count}
     scores = {name: result.scores[~result.scores.isnan()].numpy() for name, result in results.items()}
     ticks = _ticks(metric, list(scores.values()))
-    means = [result.mean for result in results.values()]
+    values = [result.value for result in results.values()]
     better = metric.higher_is_better
-    best = None if better is None or len(means) < 2 else max(means) if better else min(means)
+    best = None if better is None or len(values) < 2 else max(values) if better else min(values)
     rows = []
     for name, result in results.items():
         interval = result.bootstrap_interval()
-        strip = _strip(scores[name], result.mean, interval, ticks)
-        rows.append(Row(name, result.mean, interval, result.std, result.count, result.mean == best, strip))
+        strip = _strip(scores[name], result.value, interval, ticks)
+        rows.append(Row(name, result.value, interval, result.std, result.count, result.value == best, strip))
     chance = None if metric.chance is None else _percent(metric.chance, ticks)
     return Boxes(rows, [(_percent(t, ticks), t) for t in ticks], chance)
 
@@ -88,14 +89,14 @@ def _ticks(metric: MetricScores, scores: Sequence[NDArray[np.float64]]) -> list[
     return [float(t) for t in MaxNLocator(nbins=_TICKS).tick_values(low, high)]
 
 
-def _strip(values: NDArray[np.float64], mean: float, interval: tuple[float, float], ticks: list[float]) -> Strip:
+def _strip(values: NDArray[np.float64], value: float, interval: tuple[float, float], ticks: list[float]) -> Strip:
     from matplotlib.cbook import boxplot_stats
 
     (box,) = boxplot_stats(values, whis=WHISKER)
     low, first, median, third, high = (_percent(box[key], ticks) for key in ("whislo", "q1", "med", "q3", "whishi"))
     outliers = [_percent(v, ticks) for v in np.unique(box["fliers"])]
     ends = (_percent(interval[0], ticks), _percent(interval[1], ticks))
-    return Strip(low, first, median, third, high, outliers, _percent(mean, ticks), ends)
+    return Strip(low, first, median, third, high, outliers, _percent(value, ticks), ends)
 
 
 def _percent(value: float, ticks: list[float]) -> float:

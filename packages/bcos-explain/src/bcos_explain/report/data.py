@@ -143,7 +143,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class MetricScores:
-    """One metric of each explainer, shown as box plots beside the means and their intervals."""
+    """One metric of each explainer, shown as box plots beside the means (or medians) and their intervals."""
 
     title: str
     results: Mapping[str, MetricResult]
@@ -159,8 +159,13 @@ class MetricScores:
         return next((result.chance for result in self.results.values()), None)
 
     @property
+    def statistic(self) -> str:
+        """What of the scores the table shows: the mean, or the median."""
+        return next((result.statistic for result in self.results.values()), "mean")
+
+    @property
     def higher_is_better(self) -> bool | None:
-        """Whether higher means are better; None if neither is."""
+        """Whether higher values are better; None if neither is."""
         return next((result.higher_is_better for result in self.results.values()), None)
 
     @property

@@ -1,6 +1,7 @@
 """Networks of any family become B-cos networks."""
 
 import copy
+import math
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -124,7 +125,7 @@ def bcosify(
     if images is not None:
         count = fit_kernels(network.eval(), original, images, mean=mean, std=std)
         network.conversion.notes.append(f"{count} layers were fitted to {len(images):,} images")
-    network.conversion.constants = _constants(network.eval(), image, options.input, inputs)
+    _measure(network.eval(), image, options.input, inputs)
     for name, module in network.network.named_modules():
         module.training = modes.get(name, model.training)
     network.training = model.training
@@ -311,11 +312,15 @@ def _example(network: nn.Module, channels: int, size: int | tuple[int, int]) -> 
     return image.to(like.device)
 
 
-def _constants(network: BcosifiedNetwork, image: Tensor, input: Input, inputs: Tensor) -> dict[str, float]:
-    """Return each constant that the network still adds, as a share of the logits' size."""
+def _measure(network: BcosifiedNetwork, image: Tensor, input: Input, inputs: Tensor) -> None:
+    """Write into the network's report what it still adds, and how much of the logits its maps account for."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         like = next(network.parameters())
         e = explain(network, encoded(image, input, inputs).to(like.dtype if like.is_floating_point() else image.dtype))
     size = e.score.abs() + e.contributions.abs().flatten(1).sum(1)
-    return {name: float((share.abs() / size).mean()) for name, share in e.bias_terms.items()}
+    report = network.conversion
+    report.constants = {name: float((share.abs() / size).mean()) for name, share in e.bias_terms.items()}
+    image_share, cancellation = float(e.image_share.mean()), float(e.cancellation.mean())
+    report.image_share = None if math.isnan(image_share) else image_share
+    report.cancellation = None if math.isnan(cancellation) else cancellation

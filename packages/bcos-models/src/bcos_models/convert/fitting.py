@@ -37,6 +37,8 @@ class _Unit:
     block: str | None
     """Module around it that adds a shortcut to its output; `shortcut` is its child, None for the block's own input."""
     shortcut: str | None = None
+    positions: int = 1
+    """Of its output, in one image."""
 
 
 def fit_kernels(
@@ -53,7 +55,7 @@ def fit_kernels(
     Layer after layer, as the images come through those before: ``min_w Σ |w·x - t|² + ridge · |w - w₀|²``, where x are
     the patches that the layer sees, t what the original gives (with its batch norm, where one follows at once; less
     what a shortcut past the layer has lost), and w₀ the original kernel. Biases become part of kernels as far as other
-    inputs tell them; nothing is added that does not depend on the image. Rows of kernels keep their lengths where a norm
+    inputs tell them; nothing is added that does not depend on the image. Kernels keep their lengths where a norm
     follows, which takes the scale; the classifier is fitted to the logits.
 
     Args:
@@ -143,7 +145,8 @@ class _Fit:
             if norm is not None and not isinstance(self._ours(norm), BatchNormUncentered2d):
                 continue  # a norm that stays centred takes a bias away again
             block, shortcut = self._shortcut(name, norm, seen)
-            yield _Unit(name, norm, block, shortcut)
+            y = outputs[name][1]
+            yield _Unit(name, norm, block, shortcut, y[0, 0].numel() if y.ndim == 4 else y[0].numel() // y.shape[-1])
 
     def _is_fitted(self, name: str) -> bool:
         ours = self._ours(name)
@@ -162,7 +165,7 @@ class _Fit:
     def _shortcut(
         self, name: str, norm: str | None, seen: dict[str, tuple[Tensor, Tensor]]
     ) -> tuple[str | None, str | None]:
-        """Find the block that adds a shortcut to what a layer (with its norm) gives, and the child that it comes from."""
+        """Find the block that adds a shortcut to what a layer (with its norm) gives, and the child it comes from."""
         y = seen[norm or name][1]
         block = name.rpartition(".")[0]
         if block not in seen or seen[block][1].shape != y.shape:
@@ -183,7 +186,7 @@ class _Fit:
     def _fit_layer(self, unit: _Unit) -> None:
         layer: Any = self._ours(unit.name)
         old: Any = self.original.get_submodule(unit.name)
-        count = self._images_for(old)
+        count = min(len(self.plain), max(_LEAST_IMAGES, math.ceil(self.positions / unit.positions)))
         beside = unit.block if unit.shortcut is None else f"{unit.block}.{unit.shortcut}"
         other = [] if unit.block is None else [beside]
         wanted = self._seen(self.original, self.plain[:count], old, other, of_input=unit.shortcut is None)
@@ -207,7 +210,9 @@ class _Fit:
         if ours.weight is None:
             return
         var = (x @ w.transpose(1, 2)).var(1, correction=0).flatten().clamp_min(1e-8)
-        rows = layer.weight.double().flatten(1).norm(dim=1) / w.flatten(0, 1).norm(dim=1).clamp_min(1e-12)
+        lengths = layer.weight.double().flatten(1).norm(dim=1)
+        rows = lengths / w.flatten(0, 1).norm(dim=1).clamp_min(1e-12)
+        rows = torch.where(lengths < 1e-3 * lengths.mean(), 1.0, rows)  # a kernel of zeros, whose norm's bias it was
         layer.weight.copy_((w.flatten(0, 1) * rows[:, None]).reshape(layer.weight.shape))
         ours.running_var.copy_(var * rows.square())
         ours.weight.copy_((ours.running_var + ours.eps).sqrt() / rows)
@@ -226,12 +231,6 @@ class _Fit:
         layer.weight.copy_(w.reshape(layer.weight.shape))
         return True
 
-    def _images_for(self, layer: Any) -> int:
-        """Return the number of images that have enough patches."""
-        seen = self._seen(self.original, self.plain[:1], layer, [])
-        each = seen.output[0, 0].numel() if seen.output.ndim == 4 else math.prod(seen.output.shape[1:-1])
-        return min(len(self.plain), max(_LEAST_IMAGES, math.ceil(self.positions / each)))
-
     def _seen(
         self, network: nn.Module, images: Tensor, layer: nn.Module, beside: Sequence[str | None], of_input: bool = True
     ) -> "_Seen":
@@ -247,7 +246,7 @@ class _Fit:
             if not beside or len(others) == len(outputs):
                 raise _Stop
 
-        def note(_module: nn.Module, given: tuple[Tensor, ...], result: Tensor) -> None:
+        def note(_module: nn.Module, _given: tuple[Tensor, ...], result: Tensor) -> None:
             others.append(result.clone())
             if len(others) == len(outputs):
                 raise _Stop
@@ -333,8 +332,9 @@ def _patches(conv: Any, x: Tensor) -> Tensor:
     else:
         mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
         x = F.pad(x, conv._reversed_padding_repeated_twice, mode=mode)
-    unfolded = F.unfold(x, kernel, dilation=dilation, stride=stride)
-    return unfolded.unflatten(1, (conv.groups, -1)).transpose(2, 3)
+    unfolded: Tensor = F.unfold(x, kernel, dilation=dilation, stride=stride)
+    patches: Tensor = unfolded.unflatten(1, (conv.groups, -1)).transpose(2, 3)
+    return patches
 
 
 def _solved(x: Tensor, t: Tensor, start: Tensor, ridge: float) -> Tensor:
@@ -344,4 +344,5 @@ def _solved(x: Tensor, t: Tensor, start: Tensor, ridge: float) -> Tensor:
     size = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(1e-12)
     moments = moments + ridge * size * torch.eye(dims, dtype=x.dtype, device=x.device)
     error = x.transpose(1, 2) @ (t - x @ start.transpose(1, 2)) / x.shape[1]
-    return start + torch.linalg.solve(moments, error).transpose(1, 2)
+    change: Tensor = torch.linalg.solve(moments, error)
+    return start + change.transpose(1, 2)

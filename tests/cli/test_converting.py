@@ -25,7 +25,7 @@ def test_plan_is_printed_without_weights(bcos, tmp_path):
     assert "conv1.0: Conv2d → BcosConv2d (convolution becomes B-cos)" in out
     assert "act1: ReLU (activations are kept)" in out
     assert "layers replaced" in err  # a title, which pipes do not get
-    assert "takes as [w, -w]/2" in out
+    assert "holds their mean and deviation" in out
     assert "constants that remain" in out
     assert re.search(r"· for a random image: image share 100 %, cancellation [\d.]+ %\n", out)
     assert not list(tmp_path.iterdir())
@@ -73,7 +73,10 @@ def test_run_is_converted_with_its_weights_options_and_classes(bcos, plain):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["timm/test_resnet"], "nowhere to write the converted network; give a folder with --out, or --dry-run"),
+        (
+            ["timm/test_resnet"],
+            "nowhere to write the converted network; give a folder with --out, or --probe, or --dry-run",
+        ),
         (["timm/test_resnet1", "--dry-run"], "timm has no model 'test_resnet1'; did you mean 'test_resnet'?"),
         (["resnet18", "--dry-run"], "'resnet18' is one of our models; bcos convert takes timm/NAME"),
         (["timm/test_resnet", "--dry-run", "-o", "bb=1"], "has no option 'bb'; did you mean 'b'?"),
@@ -147,3 +150,37 @@ def test_fine_tuned_network_of_a_library_is_converted(bcos, shards, tmp_path):
     assert status == 2
     assert "is timm/test_resnet converted already (b=1" in err
     assert "annealing.exponent_to" in err
+
+
+def test_kernels_are_fitted_and_each_step_is_told(bcos, plain, shards):
+    status, out, err = bcos("convert", plain, "--out", "net", "--fit", shards, "--probe", shards)
+    assert status == 0, err
+    assert "layers were fitted to 12 images" in out
+    steps = [line.split("\t") for line in out.splitlines() if "\t" in line]
+    assert ["step", "as the original", "top-1", "spread of logits", "image share"] in steps
+    assert any(step[0] == "kernels fitted" for step in steps)
+    assert steps[-1][0] == "B = 2"
+    assert steps[-1][-1] == "100 %"
+    load_trained("net")
+
+
+def test_probe_alone_writes_nothing(bcos, plain, shards, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    status, out, err = bcos("convert", plain, "--probe", shards, "--json")
+    assert status == 0, err
+    steps = json.loads(out)["probe"]
+    assert steps[0]["name"] == "as it is"
+    assert steps[0]["agreement"] == 1
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dry-run", "--fit"], "--dry-run runs no network, which --fit and --probe need"),
+        (["--out", "net", "-o", "keep_norms=true", "-o", "keep_bias=true", "--fit"], "there is no layer to fit"),
+    ],
+)
+def test_fitting_that_cannot_be_is_refused(bcos, line, plain, shards, arguments, message, tmp_path):
+    assert message in line(bcos("convert", plain, *arguments, shards))
+    assert not (tmp_path / "net").exists()

@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -11,14 +12,19 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 
 from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
+from bcos_cli.data.data_set import packed_data_set
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
 from bcos_core.errors import BcosError
 from bcos_core.plugin_guard import diverted_output
 
 if TYPE_CHECKING:
-    from bcos_models import ConversionReport, ModelConfig, TrainedModel
+    from torch import Tensor, nn
+
+    from bcos_models import ConversionReport, InputSpec, ModelConfig, TrainedModel
     from bcos_models.conversion import Step
+    from bcos_models.convert.network import BcosifiedNetwork
+    from bcos_models.convert.probing import ProbeStep
 
 bcos_cli_commands = hookimpl(lambda app: app.command()(convert))
 
@@ -41,6 +47,14 @@ def convert(
         list[str] | None,
         typer.Option("-o", "--override", help="option=value, such as b=1 or keep_bias=true; repeatable."),
     ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(help="Shards: kernels are fitted to images of their split train, and make up for biases."),
+    ] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(help="Shards: print what each step of the conversion costs on images of their split train."),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what each layer would become, and why; needs no weights.")
     ] = False,
@@ -49,61 +63,164 @@ def convert(
 ) -> None:
     """Convert a trained network into a B-cos network, to be fine-tuned."""
     trust_runs(trust_run)
-    with diverted_output() if as_json else nullcontext():  # the network may print
-        name, report = _convert(model, weights, classes, overrides or [], out, dry_run)
-    if as_json:
-        say_json(report.to_dict())
-    else:
-        _print(name, report, None if dry_run else out, every_layer=dry_run)
-
-
-def _convert(
-    model: str, weights: str | None, num_classes: int | None, overrides: list[str], out: Path | None, dry_run: bool
-) -> "tuple[str, ConversionReport]":
-    """Convert a network, write it to a folder, and return its name and a report."""
-    from bcos_cli.config import override
-    from bcos_models import create_model, get_spec, imagenet, load_trained, save_pretrained
-    from bcos_models.registry import describe
-    from bcos_models.weights import WEIGHTS_NAME
-
-    if not dry_run:
-        _check_folder(out)
-    options: dict[str, Any] = {}
-    for text in overrides:
-        override(options, text)
-    run = load_trained(model, trust=trusts_runs()) if Path(model).is_dir() else None
-    names: list[str] | None = None
-    if run is not None:
-        if weights is not None or num_classes is not None:
-            raise BcosError(f"--weights and --classes go with the name of a model; {model!r} has its own")
-        weights, num_classes, names = str(Path(model) / WEIGHTS_NAME), len(run.classes), run.classes
-        model, options = _run_options(run, options)
-    get_spec(model)  # a wrong name fails here
-    if "/" not in model:
+    if dry_run and (fit is not None or probe is not None):
+        raise BcosError("--dry-run runs no network, which --fit and --probe need; leave one of them out")
+    if out is None and probe is None and not dry_run:
         raise BcosError(
-            f"{model!r} is one of our models; bcos convert takes timm/NAME, torchvision/NAME, bcosified/{model} if it "
-            "is a plain one, or the folder of a run"
+            "there is nowhere to write the converted network; give a folder with --out, or --probe, or --dry-run"
         )
-    pretrained = weights is None and not dry_run
-    made = create_model(
-        model, pretrained=pretrained, weights=None if dry_run else weights, num_classes=num_classes, **options
-    )
-    config: ModelConfig = made.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
-    if run is not None:
-        own = replace(config.input, size=run.input.size, resize=run.input.resize, range=run.input.range)
-        describe(made, replace(config, input=own))
-    if run is None and num_classes is None and config.num_classes == imagenet.CLASSES:
-        names = imagenet.class_names()
-    if out is not None and not dry_run:
-        save_pretrained(made, out, class_names=names)
-    return model, cast("ConversionReport", made.conversion)
+    with diverted_output() if as_json else nullcontext():  # the network may print
+        task = _Task(model, weights, classes, overrides or [], out, dry_run)
+        made = task.convert()
+        steps = [] if probe is None else task.probe(str(packed_data_set(probe)), packed_data_set(fit))
+        if out is not None and not dry_run:
+            if fit is not None:
+                task.fit(str(packed_data_set(fit)), made)
+            task.save(made)
+    report = cast("ConversionReport", made.conversion)
+    if as_json:
+        say_json(report.to_dict() | ({} if probe is None else {"probe": [vars(step) for step in steps]}))
+    else:
+        _print(task.name, report, None if dry_run else out, every_layer=dry_run)
+        _print_probe(steps)
 
 
-def _check_folder(out: Path | None) -> None:
+_IMAGES = 512
+"""That kernels are fitted to, and as many others on which a conversion is tried."""
+
+
+class _Task:
+    """One conversion: the network as it was, and what it becomes."""
+
+    def __init__(
+        self,
+        model: str,
+        weights: str | None,
+        num_classes: int | None,
+        overrides: list[str],
+        out: Path | None,
+        dry_run: bool,
+    ) -> None:
+        from bcos_cli.config import override
+        from bcos_models import get_spec, load_trained
+        from bcos_models.weights import WEIGHTS_NAME
+
+        if out is not None and not dry_run:
+            _check_folder(out)
+        self.out, self.dry_run = out, dry_run
+        self.options: dict[str, Any] = {}
+        for text in overrides:
+            override(self.options, text)
+        self.run = load_trained(model, trust=trusts_runs()) if Path(model).is_dir() else None
+        self.classes = None if self.run is None else self.run.classes
+        if self.run is not None:
+            if weights is not None or num_classes is not None:
+                raise BcosError(f"--weights and --classes go with the name of a model; {model!r} has its own")
+            weights, num_classes = str(Path(model) / WEIGHTS_NAME), len(self.run.classes)
+            model, self.options = _run_options(self.run, self.options)
+        self.name, self.weights, self.num_classes = model, weights, num_classes
+        get_spec(model)  # a wrong name fails here
+        if "/" not in model:
+            raise BcosError(
+                f"{model!r} is one of our models; bcos convert takes timm/NAME, torchvision/NAME, bcosified/{model} if "
+                "it is a plain one, or the folder of a run"
+            )
+
+    def convert(self) -> "nn.Module":
+        """Convert the network, with the description that is saved with it."""
+        from bcos_models import imagenet
+        from bcos_models.registry import describe
+
+        made = self._create(self.options)
+        config: ModelConfig = made.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
+        if self.run is not None:
+            own = replace(
+                config.input, size=self.run.input.size, resize=self.run.input.resize, range=self.run.input.range
+            )
+            describe(made, replace(config, input=own))
+        elif self.num_classes is None and config.num_classes == imagenet.CLASSES:
+            self.classes = imagenet.class_names()
+        return made
+
+    def fit(self, data: str, made: "nn.Module") -> None:
+        """Fit the kernels of the converted network to images."""
+        from bcos_models.convert.fitting import fit_kernels
+
+        plain = self.plain()
+        images, _ = self._images(data, plain, 0)
+        spec = plain.input
+        count = fit_kernels(cast("BcosifiedNetwork", made.eval()), plain.model, images, mean=spec.mean, std=spec.std)
+        if not count:
+            raise BcosError("there is no layer to fit: they are while biases are removed and norms uncentred")
+        report = cast("ConversionReport", made.conversion)
+        report.notes.append(f"{count} layers were fitted to {len(images):,} images of {data}")
+
+    def probe(self, data: str, fit: str | None) -> "list[ProbeStep]":
+        """Return what each step of the conversion costs, on images to which kernels are not fitted."""
+        from bcos_models.convert.probing import probe_conversion
+
+        plain = self.plain()
+        images, labels = self._images(data, plain, 1)
+        fit_to = None if fit is None else self._images(fit, plain, 0)[0]
+        options = {key: value for key, value in self.options.items() if key != "network"}
+        spec = plain.input
+        return list(
+            probe_conversion(plain.model, images, labels=labels, fit_to=fit_to, mean=spec.mean, std=spec.std, **options)
+        )
+
+    def plain(self) -> "TrainedModel":
+        """Return the network as it was."""
+        from bcos_models import TrainedModel
+
+        made = self._create({"as_is": True} | {k: v for k, v in self.options.items() if k == "network"}).eval()
+        config: ModelConfig = made.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
+        return TrainedModel(made, replace(config, input=self._input(config.input), classes=self.classes))
+
+    def _input(self, spec: "InputSpec") -> "InputSpec":
+        """Return a network's input, for images of the run's size."""
+        if self.run is None:
+            return spec
+        own = self.run.input
+        return replace(spec, size=own.size, resize=own.resize, range=own.range)
+
+    def save(self, made: "nn.Module") -> None:
+        """Write the converted network."""
+        from bcos_models import save_pretrained
+
+        assert self.out is not None
+        save_pretrained(made, self.out, class_names=self.classes)
+
+    def _create(self, options: dict[str, Any]) -> "nn.Module":
+        from bcos_models import create_model
+
+        return create_model(
+            self.name,
+            pretrained=self.weights is None and not self.dry_run,
+            weights=None if self.dry_run else self.weights,
+            num_classes=self.num_classes,
+            **options,
+        )
+
+    @staticmethod
+    def _images(data: str, plain: "TrainedModel", part: int) -> "tuple[Tensor, Tensor | None]":
+        """Return images in [0, 1] of the split train, evenly spaced, and their labels, if the network knows them."""
+        from bcos_cli import console
+        from bcos_cli.data.index import load_index
+        from bcos_cli.data.loader import sampled_images
+
+        index = load_index(data)
+        images, labels = sampled_images(data, index, "train", plain.input, _IMAGES, part, of=2)
+        try:
+            columns = plain.align_classes(index.classes, data)
+        except BcosError as reason:
+            console.err.print(f"there is no accuracy: {reason}", soft_wrap=True)
+            return images, None
+        return images, None if index.multi_label else labels.new_tensor([columns[k] for k in labels.tolist()])
+
+
+def _check_folder(out: Path) -> None:
     from bcos_cli.config.output_path import check_writable
 
-    if out is None:
-        raise BcosError("there is nowhere to write the converted network; give a folder with --out, or --dry-run")
     check_writable(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise BcosError(f"{str(out)!r} is not empty; choose another folder with --out")
@@ -155,6 +272,29 @@ def _print(name: str, report: "ConversionReport", out: Path | None, *, every_lay
     line(f"· for a random image: image share {share}, cancellation {cancelled}")
     if out is not None:
         line(f"written to {out}; bcos explain {out} IMAGE shows what it sees; bcos train fine-tunes {name}")
+
+
+def _print_probe(steps: "Sequence[ProbeStep]") -> None:
+    from bcos_cli import console
+    from bcos_core.image_share import percent
+
+    if not steps:
+        return
+    rows = [
+        (
+            s.name,
+            f"{s.agreement:.1%}",
+            "" if s.accuracy is None else f"{s.accuracy:.1%}",
+            f"{s.spread:.2f}",
+            percent(s.image_share),
+        )
+        for s in steps
+    ]
+    console.table(
+        "what each step costs, norms measured anew",
+        ["step", "as the original", "top-1", "spread of logits", "image share"],
+        rows,
+    )
 
 
 def _change(step: "Step") -> str:

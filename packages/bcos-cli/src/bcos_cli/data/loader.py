@@ -208,6 +208,24 @@ def images_at(
     return {position: (image, labels_of(label)) for image, label, position in stream.at(positions)}
 
 
+def sampled_images(
+    data: str, index: ShardIndex, split: str, spec: InputSpec, number: int, part: int = 0, of: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return evenly spaced images of a split, floats (N, C, H, W) in [0, 1], and their first labels (N,).
+
+    Args:
+        number: of images, at most.
+        part: of `of` samples that have no image in common; from 0.
+    """
+    count = index.samples(split) // of
+    chosen = sorted({of * (i * count // min(number, count)) + part for i in range(min(number, count))})
+    found = images_at(data, index, split, spec, chosen)
+    if not found:
+        raise BcosError(f"the split {split!r} of {data!r} has too few images")
+    images, labels = zip(*(found[position] for position in sorted(found)), strict=True)
+    return torch.stack(images).float() / 255, torch.tensor([label[0] if label else -1 for label in labels])
+
+
 def labels_of(label: int | Tensor) -> list[int]:
     """Return the classes of a sample: its label, or those that are not 0 in (K,)."""
     if isinstance(label, Tensor) and label.ndim:

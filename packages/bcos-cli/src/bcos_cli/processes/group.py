@@ -8,6 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import gather
 
 from bcos_cli.processes.device import DEVICE
+from bcos_cli.processes.memory import keep_freed_memory
 from bcos_core.errors import BcosError
 
 PATIENCE = timedelta(days=7)
@@ -41,7 +42,10 @@ def _check_device(name: str) -> None:
 
 def process_state() -> PartialState:
     """Rank, number of processes and device."""
-    return PartialState(cpu=has_no_accelerator(), timeout=PATIENCE)
+    on_cpu = has_no_accelerator()
+    if on_cpu:
+        keep_freed_memory()
+    return PartialState(cpu=on_cpu, timeout=PATIENCE)
 
 
 def default_device() -> torch.device:

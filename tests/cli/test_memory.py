@@ -1,0 +1,32 @@
+"""Memory that a process keeps for the next tensors."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import mmap, resource
+import torch
+from bcos_cli.processes.memory import keep_freed_memory
+keep_freed_memory()
+for _ in range(16):  # the heap grows to what it needs
+    torch.ones(16 << 20)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(8):
+    torch.ones(16 << 20)  # 64 MiB
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * mmap.PAGESIZE >> 20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "confstr") or not str(os.confstr("CS_GNU_LIBC_VERSION")), reason="for glibc")
+def test_memory_of_tensors_is_not_fetched_anew():
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_") and k != "GLIBC_TUNABLES"}
+
+    def megabytes_fetched(**more):
+        command = [sys.executable, "-c", PROGRAM]
+        return int(subprocess.run(command, env=environment | more, check=True, capture_output=True, timeout=120).stdout)
+
+    assert megabytes_fetched() < 64
+    assert megabytes_fetched(MALLOC_TOP_PAD_="131072") >= 64  # what the user has set stays

@@ -75,7 +75,7 @@ def test_run_is_converted_with_its_weights_options_and_classes(bcos, plain):
     [
         (
             ["timm/test_resnet"],
-            "nowhere to write the converted network; give a folder with --out, or --probe, or --dry-run",
+            "nowhere to write the converted network; give a folder with --out, or --probe",
         ),
         (["timm/test_resnet1", "--dry-run"], "timm has no model 'test_resnet1'; did you mean 'test_resnet'?"),
         (["resnet18", "--dry-run"], "'resnet18' is one of our models; bcos convert takes timm/NAME"),

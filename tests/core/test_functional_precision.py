@@ -79,11 +79,12 @@ def test_zero_input_gives_zero_and_finite_gradients(name, b, dtype):
     check_gradients_are_finite(y, x, weight)
 
 
-def test_patch_norms_of_dilated_kernels_stay_in_float32_under_autocast():
+@pytest.mark.parametrize("options", [{"dilation": 2}, {"groups": 2}], ids=str)
+def test_patch_norms_that_are_convolved_stay_in_float32_under_autocast(options):
     x = 320 * torch.rand(1, 64, 12, 12)
-    weight = torch.rand(4, 64, 3, 3)
-    expected = bcos_conv2d(x, weight, dilation=2)
+    weight = torch.rand(4, 64 // options.get("groups", 1), 3, 3)
+    expected = bcos_conv2d(x, weight, **options)
     with torch.autocast("cpu", torch.float16):
-        found = bcos_conv2d(x, weight, dilation=2)
+        found = bcos_conv2d(x, weight, **options)
     assert found.dtype == torch.float16
     torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=0.1)

@@ -232,11 +232,12 @@ def patch_norms(
     squares = squares.reshape(x.shape[0], groups, -1, *x.shape[2:]).sum(2)  # (N, G, *spatial)
     if any(before or after for before, after in padding):
         squares = F.pad(squares, _pad_argument(padding))
-    if all(d == 1 for d in dilation):
-        if any(k > 1 for k in kernel_size) or any(s > 1 for s in stride):
-            pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n_dims - 1]
-            squares = pool(squares, tuple(kernel_size), tuple(stride)) * prod(kernel_size)
-    else:
+    if all(size == 1 for size in (*kernel_size, *stride)):
+        pass
+    elif groups == 1 and all(d == 1 for d in dilation):
+        pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n_dims - 1]
+        squares = pool(squares, tuple(kernel_size), tuple(stride)) * prod(kernel_size)
+    else:  # PyTorch pools many channels up to ten times as slowly as it convolves each with a kernel of ones
         ones = squares.new_ones((groups, 1, *kernel_size))
         conv = (F.conv1d, F.conv2d, F.conv3d)[n_dims - 1]
         with torch.autocast(x.device.type, enabled=False):  # which would sum the squares in half precision

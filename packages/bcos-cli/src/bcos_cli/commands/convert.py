@@ -15,6 +15,7 @@ from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
 from bcos_cli.data.data_set import packed_data_set
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
+from bcos_cli.processes.memory import keep_freed_memory
 from bcos_core.errors import BcosError
 from bcos_core.plugin_guard import diverted_output
 
@@ -146,6 +147,7 @@ class _Task:
         """Fit the kernels of the converted network to images."""
         from bcos_models.convert.fitting import fit_kernels
 
+        keep_freed_memory()
         plain = self.plain()
         images, _ = self._images(data, plain, 0)
         spec = plain.input
@@ -159,6 +161,7 @@ class _Task:
         """Return what each step of the conversion costs, on images to which kernels are not fitted."""
         from bcos_models.convert.probing import probe_conversion
 
+        keep_freed_memory()
         plain = self.plain()
         images, labels = self._images(data, plain, 1)
         fit_to = None if fit is None else self._images(fit, plain, 0)[0]

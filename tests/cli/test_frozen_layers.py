@@ -1,11 +1,14 @@
 """What is frozen stays as it is, statistics included."""
 
 import pytest
+import torch
 from torch import nn
 
 from bcos_cli.config import Model
 from bcos_cli.train.model import classifier_of, freeze, train_mode
+from bcos_cli.train.trainer import train
 from bcos_core import BcosError
+from bcos_core.norms.batch import RunningNorm
 from bcos_models import create_model
 
 
@@ -61,3 +64,21 @@ def test_pattern_that_fits_nothing_is_refused(model):
 def test_head_of_a_network_that_does_not_tell_it():
     with pytest.raises(BcosError, match=r"model.train=head needs a network with get_classifier\(\)"):
         freeze(nn.Linear(2, 2), options(train="head"))
+
+
+def test_norms_keep_their_statistics_while_all_is_trained(model):
+    train_mode(model, options(), "keep")
+    norms = {name for name, module in model.named_modules() if isinstance(module, RunningNorm)}
+    assert norms
+    assert not norms & training(model)
+    assert model.layer1[0].training
+    before = model.bn1.running_var.clone()
+    model(torch.rand(4, 6, 32, 32)).sum().backward()
+    assert torch.equal(model.bn1.running_var, before)
+    assert model.bn1.weight.grad is not None
+
+
+def test_recipe_asks_for_norms_that_keep_their_statistics(recipe, tmp_path):
+    result = train(recipe(train={"norm_statistics": "keep", "epochs": 1}), tmp_path / "run").trained
+    norms = [module for module in result.model.modules() if isinstance(module, RunningNorm)]
+    assert all(torch.equal(norm.running_var, torch.ones_like(norm.running_var)) for norm in norms)

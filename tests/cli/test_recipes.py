@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import yaml
+from shipped_recipes import ANY_NETWORK
 
 from bcos_cli.config import load_recipe, validate_recipe
 from bcos_cli.plugins import recipes
@@ -22,7 +23,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes.md"
 
 
 def loaded(name):
-    return load_recipe(name, ["model.start=x"] if name == "finetune" else [])
+    return load_recipe(name, ["model.start=x"] if name in ANY_NETWORK else [])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -62,6 +62,9 @@ class Train(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     class_weights: Literal["none", "balanced"] | list[Rate] = "none"
     """Weight of each class in the loss; ``balanced``: inverse to its share of the training images."""
+    norm_statistics: Literal["batch", "keep"] = "batch"
+    """``keep``: batch norms use their running statistics, as in evaluation, and do not change them, while everything
+    trains: for networks whose statistics are good, and batches or images that are small."""
     recalibrate_batches: Count = 0
     """Training batches on which batch norms are measured anew at the end."""
     restore_best: bool = False

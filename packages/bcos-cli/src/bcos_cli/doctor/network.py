@@ -77,7 +77,7 @@ class NetworkCheck:
         """Train on the first batches; every parameter must get a finite, non-zero gradient."""
         gradients = _Gradients(trainer.learner.network, is_scaled=trainer.accelerator.scaler is not None)
         trainer.learner.model.train()
-        train_mode(trainer.learner.network, self.run.recipe.model)
+        train_mode(trainer.learner.network, self.run.recipe.model, self.run.recipe.train.norm_statistics)
         losses, seconds = [], 0.0
         for images, labels, _ in islice(trainer.batches.epoch(0), _STEPS):
             self._images.append(images)

@@ -69,7 +69,7 @@ def _training_step(recipe: Recipe, index: ShardIndex, accelerator: Accelerator) 
     trained = build(recipe, output_names(recipe.distillation, index))
     network = trained.model.to(device)
     prepare_network(network, recipe.model, train.model_copy(update={"compile": "no"}))
-    train_mode(network, recipe.model)
+    train_mode(network, recipe.model, recipe.train.norm_statistics)
     optimizer = make_optimizer(network, recipe.optimizer)
     teacher = Teacher(recipe.distillation, trained, device) if recipe.distillation else None
     loss = training_loss(train, index, Splits.of(recipe.data, index).train).to(device)

@@ -3,10 +3,11 @@
 import warnings
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from bcos_cli import config
 from bcos_cli.config import Recipe
@@ -16,6 +17,7 @@ from bcos_cli.train.annealer import final_options, initial_options
 from bcos_cli.train.forward_pass import checkpoint_activations, compile_network
 from bcos_cli.train.losses import probabilities_of
 from bcos_core.errors import BcosError
+from bcos_core.norms.batch import RunningNorm
 from bcos_core.plugins import suggestion
 from bcos_models import InputSpec, ModelConfig, TrainedModel, create_model, get_spec, is_model, load_trained
 from bcos_models.registry import describe
@@ -165,8 +167,8 @@ def freeze(model: nn.Module, options: config.Model) -> None:
             names[name].requires_grad_(False)
 
 
-def train_mode(model: nn.Module, options: config.Model) -> None:
-    """Put a network into train mode, and what is frozen into eval mode, so that its statistics stay too."""
+def train_mode(model: nn.Module, options: config.Model, norm_statistics: Literal["batch", "keep"] = "batch") -> None:
+    """Put a network into train mode, and into eval mode what is frozen, and norms whose statistics stay."""
     model.train()
     if options.train == "head":
         model.eval()
@@ -175,6 +177,9 @@ def train_mode(model: nn.Module, options: config.Model) -> None:
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()
+    for module in model.modules() if norm_statistics == "keep" else ():
+        if isinstance(module, RunningNorm | _BatchNorm):
+            module.training = False
 
 
 def _head(model: nn.Module) -> nn.Module:

@@ -202,7 +202,7 @@ class Trainer:
         progress, train, step = self.progress, self.recipe.train, self.learner.step
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.learner.model.train()
-        train_mode(self.learner.network, self.recipe.model)
+        train_mode(self.learner.network, self.recipe.model, train.norm_statistics)
         self.loss = RunningLoss(self.device, progress.losses[rank] if progress.losses else 0.0, step.dtype)
         self.rates = dict[int, float]()
         self.since, self.durations.last = time.perf_counter(), None

@@ -149,7 +149,7 @@ class _Task:
 
         keep_freed_memory()
         plain = self.plain()
-        images, _ = self._images(data, plain, 0)
+        images, _ = self._images(data, plain, 0, _FITTED)
         spec = plain.input
         count = fit_kernels(cast("BcosifiedNetwork", made.eval()), plain.model, images, mean=spec.mean, std=spec.std)
         if not count:
@@ -163,8 +163,8 @@ class _Task:
 
         keep_freed_memory()
         plain = self.plain()
-        images, labels = self._images(data, plain, 1)
-        fit_to = None if fit is None else self._images(fit, plain, 0)[0]
+        images, labels = self._images(data, plain, 1, _PROBED)
+        fit_to = None if fit is None else self._images(fit, plain, 0, _FITTED)[0]
         options = {key: value for key, value in self.options.items() if key != "network"}
         spec = plain.input
         return list(
@@ -205,14 +205,14 @@ class _Task:
         )
 
     @staticmethod
-    def _images(data: str, plain: "TrainedModel", part: int) -> "tuple[Tensor, Tensor | None]":
+    def _images(data: str, plain: "TrainedModel", part: int, number: int) -> "tuple[Tensor, Tensor | None]":
         """Return images in [0, 1] of the split train, evenly spaced, and their labels, if the network knows them."""
         from bcos_cli import console
         from bcos_cli.data.index import load_index
         from bcos_cli.data.loader import sampled_images
 
         index = load_index(data)
-        images, labels = sampled_images(data, index, "train", plain.input, _IMAGES, part, of=2)
+        images, labels = sampled_images(data, index, "train", plain.input, number, part, of=2)
         try:
             columns = plain.align_classes(index.classes, data)
         except BcosError as reason:

@@ -86,8 +86,8 @@ def convert(
         _print_probe(steps)
 
 
-_IMAGES = 512
-"""That kernels are fitted to, and as many others on which a conversion is tried."""
+_FITTED, _PROBED = 256, 128
+"""Images that kernels are fitted to, and others on which a conversion is tried."""
 
 
 class _Task:

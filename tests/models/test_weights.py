@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from bcos_core import BcosError
@@ -224,3 +225,15 @@ def test_weights_of_another_shape_are_named_with_the_remedy(options, message, mo
 def test_state_that_does_not_fit_names_its_source(model):
     with pytest.raises(BcosError, match=r"the weights in 'the moon' do not fit the model: bn1.num_batches"):
         load_state(model, {}, source="the moon")
+
+
+def test_weights_without_counters_of_batches_are_taken(model, tmp_path):
+    state = {k: v for k, v in model.state_dict().items() if not k.endswith("num_batches_tracked")}
+    save_file(state, tmp_path / "exported.safetensors")
+    other = create_model("cifar10_resnet20", **SMALL)
+    load_weights(other, tmp_path / "exported.safetensors")
+    assert all(torch.equal(value, state[key]) for key, value in other.state_dict().items() if key in state)
+    del state["bn1.running_var"]
+    save_file(state, tmp_path / "less.safetensors")
+    with pytest.raises(BcosError, match=r"bn1.running_var is missing"):
+        load_weights(other, tmp_path / "less.safetensors")

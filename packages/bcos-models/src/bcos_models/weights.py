@@ -199,8 +199,10 @@ def convert_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: 
     if own.keys() == state.keys():
         return state
     state = unwrapped(own, state)
-    if own.keys() == state.keys():
-        return state
+    # Counters of batches, on which no output depends: many files lack them, PyTorch's own of before 2018 too.
+    counters = {key: own[key] for key in own.keys() - state.keys() if key.endswith(".num_batches_tracked")}
+    if own.keys() == state.keys() | counters.keys():
+        return {**state, **counters}
     hook = plugins.manager().hook.bcos_models_convert_state_dict
     converted = first_result(hook, Mapping, name=name, state_dict=state)  # type: ignore[type-abstract] # reason: a check
     if converted is None:

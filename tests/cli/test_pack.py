@@ -156,9 +156,9 @@ def test_image_that_loaders_would_refuse_for_its_size_is_unreadable(tree, folder
 
 
 def test_shards_may_lie_in_the_folder_of_their_images(tree, tmp_path):
-    index = pack(open_source(str(tree), output=tree), "t", tree, workers=1)
+    index = pack(open_source(str(tree), output=tree / "s"), "t", tree / "s", workers=1)
     assert index.samples("train") == 10
-    assert pack(open_source(str(tree), output=tree), "t", tree, workers=1) == index
+    assert pack(open_source(str(tree), output=tree / "s"), "t", tree / "s", workers=1) == index
 
 
 @UNCLOSED

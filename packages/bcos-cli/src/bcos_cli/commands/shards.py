@@ -40,7 +40,8 @@ def pack(
         typer.Option(help="Name of the split of all images, whatever folders are called; train if there are none."),
     ] = None,
     test_share: Annotated[
-        float | None, typer.Option(help="Share of images for the split test, if the source has no splits.")
+        float | None,
+        typer.Option(help="Share of images for the split test, if the source has no splits."),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -81,7 +82,7 @@ def pack(
     from bcos_cli.config.section import parse_range
     from bcos_cli.data.pack import pack as pack_source
     from bcos_cli.data.sources import open_source
-    from bcos_cli.data.sources.source import split_off_test, warnings_of
+    from bcos_cli.data.sources.source import share_drawn, split_off_test, warnings_of
     from bcos_cli.data.sources.table import IMAGE, LABELS, LabelTable
     from bcos_core.errors import BcosError
 
@@ -93,6 +94,7 @@ def pack(
     images = open_source(source, root=root, split=split, labels=table, exclude=exclude or [], output=destination)
     if test_share is not None:
         images.items[:] = split_off_test(images.items, test_share)
+        tell(share_drawn(images, test_share))
     for warning in warnings_of(images):
         tell(warning)
     with console.counted("packing", len(images.items)) as counter:

@@ -17,6 +17,7 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
+from bcos_cli.data.stream import Labelling
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.requirements import Condition
@@ -357,6 +358,24 @@ def test_shards_that_lack_a_class_are_scored_on_the_others(trained, shards, tmp_
     assert found.scores.confusion == [[0, 0, 0], whole[1], whole[2]]
     assert found.metrics["top1"] > 0.9
     assert found.notes == ["the shards have 2 of the 3 classes that the network knows"]
+
+
+def test_classes_without_images_need_not_be_known_and_are_told(trained, shards, tmp_path):
+    more = renumbered(shards, tmp_path, ["corner", "empty class", "rows", "columns"])
+    own, other = (evaluate_shards(trained, data, replace(OPTIONS, grids=0)) for data in (shards, more))
+    assert other.scores.confusion == own.scores.confusion
+    assert other.classes == CLASSES
+    said = "left aside 1: classes without images here that the network does not know: 'empty class'"
+    assert other.notes == [*own.notes, said]
+    index = load_index(more)
+    label = Labelling.of(index.aligned(trained, more, "train"))
+    assert [label.read(str(k).encode()) for k in (0, 2, 3)] == [2, 0, 1]
+    with pytest.raises(BcosError, match="of which the index counts no image"):
+        label.read(b"1")
+    counted = index.shards
+    index.shards = [shard.model_copy(update={"class_counts": None}) for shard in counted]
+    with pytest.raises(BcosError, match=r"does not know 'empty class'; .* \(bcos shards pack --exclude leaves out"):
+        index.aligned(trained, more, "train")
 
 
 def test_shards_of_a_class_that_the_network_lacks_are_refused_by_its_name(trained, shards, monkeypatch):

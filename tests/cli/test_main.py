@@ -56,6 +56,8 @@ def test_without_a_command_the_help_is_shown_and_no_empty_line_of_error(argument
     [
         (["trian"], "No such command 'trian'. Did you mean 'train'?"),
         (["shards", "verfy"], "No such command 'verfy'. Did you mean 'verify'?"),
+        (["compare", "a", "b"], "No such command 'compare'. Did you mean: bcos runs compare?"),
+        (["pack"], "No such command 'pack'. Did you mean: bcos shards pack?"),
         (["train"], "there is no recipe; give one that bcos recipes lists, a network with --from"),
         (["models", "--jsn"], "--jsn"),
         (["train", "digit"], "there is no recipe 'digit'; did you mean 'digits'?"),

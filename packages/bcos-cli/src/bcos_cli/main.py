@@ -204,8 +204,21 @@ def _usage(message: str, arguments: list[str]) -> str:
     if not message:
         return ""
     message = message.replace("Value error, ", "")
+    if arguments and message.startswith(f"No such command '{arguments[0]}'") and "Did you mean" not in message:
+        found = [
+            f"bcos {name} {arguments[0]}" for name, of in _groups(build_app()) if arguments[0] in _command_names(of)
+        ]
+        message += f" Did you mean: {' or '.join(found)}?" if found else ""
     command = arguments[0] if arguments and arguments[0] in _command_names(build_app()) else ""
     return f"{message} (see: bcos {command}{' ' if command else ''}--help)"
+
+
+def _groups(of: typer.Typer) -> list[tuple[str, typer.Typer]]:
+    """Return the groups of commands, by name."""
+    groups = [
+        (typer.main.solve_typer_info_defaults(group).name, group.typer_instance) for group in of.registered_groups
+    ]
+    return [(name, group) for name, group in groups if name and group is not None]
 
 
 def _command_names(of: typer.Typer) -> list[str]:

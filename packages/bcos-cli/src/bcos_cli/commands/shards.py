@@ -1,6 +1,5 @@
 """``bcos shards``: pack, inspect and check shards."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -192,13 +191,14 @@ def _show(data: str, index: "ShardIndex", as_json: bool, most: int = 20) -> None
         say_json(index.model_dump(mode="json"))
         return
     from bcos_cli import console
+    from bcos_cli.data.index import index_location
 
     rows = []
     for split in index.splits():
         shards_of_it = index.of(split)
         megabytes = sum(shard.bytes for shard in shards_of_it) / 1e6
         rows.append((split, f"{index.samples(split):,}", len(shards_of_it), f"{megabytes:,.1f}"))
-    console.table(f"{data}{os.sep}index.json", ["split", "images", "shards", "MB"], rows)
+    console.table(index_location(data), ["split", "images", "shards", "MB"], rows)
     names = ", ".join(index.classes[:12]) + (", ..." if len(index.classes) > 12 else "")
     say(f"{len(index.classes)} {'class' if len(index.classes) == 1 else 'classes'}: {names}")
     say(f"pixels: {index.pixels()}")

@@ -314,6 +314,18 @@ def test_image_share_is_required_and_a_low_one_is_warned_of(trained, shards, cap
     assert "most of the logits is bias" in " ".join(printed.out.split())
 
 
+def test_accuracy_has_its_interval_in_table_and_file(trained, shards, capsys):
+    evaluation = evaluate_shards(trained, shards, replace(OPTIONS, grids=0, metrics=("top1", "loss")))
+    low, high = evaluation.scores.intervals["top1"]
+    assert 0 < low < evaluation.metrics["top1"] <= high <= 1
+    assert evaluation.to_dict()["intervals_95"]["top1"] == [low, high]
+    print_evaluation(evaluation)
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert rows[0][:3] == ["metric", "value", "95 % interval"]
+    assert rows[1][:4] == ["top1", f"{evaluation.metrics['top1']:.2%}", f"{low:.2%} to {high:.2%}", "24"]
+    assert rows[2][2:4] == ["", ""]
+
+
 def test_fewer_grids_than_asked_for_are_noted(trained, shards, monkeypatch):
     two_by_one(monkeypatch)
     assert evaluate_shards(trained, shards, OPTIONS).notes == [

@@ -122,7 +122,7 @@ def test_resumed_annealing_gives_the_same_weights(run, wanted, tmp_path, monkeyp
     [
         (
             {"annealing": {"exponent_epochs": 4.0}},
-            "annealing takes 4 epochs, more than train.epochs=3; make it shorter",
+            "annealing takes 4 epochs, more than train.epochs=3; make it shorter, such as -o annealing.",
         ),
         (
             {"model": {"name": "cifar10_resnet20", "options": {}}},

@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from torch import nn
 
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
-from bcos_cli.evaluate.classification import classify
+from bcos_cli.evaluate.classification import classify, wilson_interval
 from bcos_cli.train.losses import LossOptions, make_loss
 from bcos_models import InputSpec, ModelConfig, TrainedModel
 
@@ -135,3 +136,14 @@ def test_model_is_left_in_the_mode_it_was_in(training, trained, batches):
     model.model.train(training)
     classify(model, model.model, batches(), make_loss("bce"), device=torch.device("cpu"), show_progress=False)
     assert model.model.training == training
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 10), (7, 10), (10, 10), (900, 10_000), (1, 1)])
+@pytest.mark.parametrize("level", [0.95, 0.5])
+def test_interval_of_a_share_is_wilsons(hits, count, level):
+    expected = binomtest(hits, count).proportion_ci(level, method="wilson")
+    assert wilson_interval(hits / count, count, level) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_share_of_nothing_has_no_interval():
+    assert all(map(math.isnan, wilson_interval(math.nan, 0)))

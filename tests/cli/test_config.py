@@ -99,6 +99,9 @@ def test_words_in_files_mean_what_they_mean_in_overrides(tmp_path):
     ("override", "message"),
     [
         ("train.epoch=3", r"unknown key 'train.epoch'; did you mean 'epochs'\?"),
+        ("epochs=3", r"unknown key 'epochs'; did you mean 'train.epochs'\?"),
+        ("train.lr=3", r"unknown key 'train.lr'; did you mean 'optimizer.lr'\?"),
+        ("weight_decay=3", r"unknown key 'weight_decay'; did you mean 'optimizer.weight_decay'\?"),
         ("trian.epochs=3", r"unknown key 'trian'; did you mean 'train'\?"),
         (
             "data.augment.horizontal_flop=1",
@@ -127,7 +130,8 @@ def test_words_in_files_mean_what_they_mean_in_overrides(tmp_path):
         ("evaluation.gridpg_smooth=4", "evaluation.gridpg_smooth=4: must be odd"),
         (
             "schedule.warmup_epochs=3",
-            "schedule.warmup_epochs=3 leaves nothing of train.epochs=3; make the warm-up shorter",
+            "schedule.warmup_epochs=3 leaves nothing of train.epochs=3; make the warm-up shorter, such as "
+            r"-o schedule\.warmup_epochs=0$",
         ),
         ("train.accumulate=3", "train.accumulate=3 must divide train.batch_size=64"),
         ("optimizer.lr=.inf", "optimizer.lr=inf: input should be a finite number"),

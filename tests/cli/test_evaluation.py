@@ -17,6 +17,7 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
+from bcos_cli.data.stream import Labelling
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.requirements import Condition
@@ -313,6 +314,18 @@ def test_image_share_is_required_and_a_low_one_is_warned_of(trained, shards, cap
     assert "most of the logits is bias" in " ".join(printed.out.split())
 
 
+def test_accuracy_has_its_interval_in_table_and_file(trained, shards, capsys):
+    evaluation = evaluate_shards(trained, shards, replace(OPTIONS, grids=0, metrics=("top1", "loss")))
+    low, high = evaluation.scores.intervals["top1"]
+    assert 0 < low < evaluation.metrics["top1"] <= high <= 1
+    assert evaluation.to_dict()["intervals_95"]["top1"] == [low, high]
+    print_evaluation(evaluation)
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert rows[0][:3] == ["metric", "value", "95 % interval"]
+    assert rows[1][:4] == ["top1", f"{evaluation.metrics['top1']:.2%}", f"{low:.2%} to {high:.2%}", "24"]
+    assert rows[2][2:4] == ["", ""]
+
+
 def test_fewer_grids_than_asked_for_are_noted(trained, shards, monkeypatch):
     two_by_one(monkeypatch)
     assert evaluate_shards(trained, shards, OPTIONS).notes == [
@@ -357,6 +370,24 @@ def test_shards_that_lack_a_class_are_scored_on_the_others(trained, shards, tmp_
     assert found.scores.confusion == [[0, 0, 0], whole[1], whole[2]]
     assert found.metrics["top1"] > 0.9
     assert found.notes == ["the shards have 2 of the 3 classes that the network knows"]
+
+
+def test_classes_without_images_need_not_be_known_and_are_told(trained, shards, tmp_path):
+    more = renumbered(shards, tmp_path, ["corner", "empty class", "rows", "columns"])
+    own, other = (evaluate_shards(trained, data, replace(OPTIONS, grids=0)) for data in (shards, more))
+    assert other.scores.confusion == own.scores.confusion
+    assert other.classes == CLASSES
+    said = "left aside 1: classes without images here that the network does not know: 'empty class'"
+    assert other.notes == [*own.notes, said]
+    index = load_index(more)
+    label = Labelling.of(index.aligned(trained, more, "train"))
+    assert [label.read(str(k).encode()) for k in (0, 2, 3)] == [2, 0, 1]
+    with pytest.raises(BcosError, match="of which the index counts no image"):
+        label.read(b"1")
+    counted = index.shards
+    index.shards = [shard.model_copy(update={"class_counts": None}) for shard in counted]
+    with pytest.raises(BcosError, match=r"does not know 'empty class'; .* \(bcos shards pack --exclude leaves out"):
+        index.aligned(trained, more, "train")
 
 
 def test_shards_of_a_class_that_the_network_lacks_are_refused_by_its_name(trained, shards, monkeypatch):

@@ -88,6 +88,22 @@ def test_every_target_and_method_gets_its_pictures(run_folder, pictures, tmp_pat
     assert {p.name for p in (tmp_path / "out").iterdir()} == {*own, *overviews, "explanations.json"}
 
 
+def test_files_of_earlier_calls_are_told_and_those_of_this_one_are_not(run_folder, pictures, bcos, tmp_path):
+    frames = [Image.new("L", (8, 8), value) for value in (0, 90, 200)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:], duration=100)
+    everything = ["--raw-weight", "--contact-sheet", "--layout", "separate", "--layout", "overlay"]
+    for _ in range(2):
+        status, _, err = bcos("explain", run_folder, pictures / "0.png", "clip.gif", "--out", "out", *everything)
+        assert (status, "earlier calls" in err) == (0, False), err
+    before = {path.name for path in (tmp_path / "out").iterdir()}
+    _, _, err = bcos("explain", run_folder, pictures / "1.png", "--out", "out")
+    document = json.loads((tmp_path / "out" / "explanations.json").read_text())
+    assert {Path(e["file"]).name for e in document["explanations"]} == {"1.png"}
+    stay = before - {"explanations.json"}
+    assert f"bcos: {len(stay)} files of earlier calls stay in out, which explanations.json no longer lists: " in err
+    assert before <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
 def test_damaged_file_is_noted_and_the_others_explained(run_folder, pictures, tmp_path, bcos):
     (pictures / "1.png").write_bytes(b"junk")
     (pictures / "2.png").write_bytes((pictures / "2.png").read_bytes()[:50])

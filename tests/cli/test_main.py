@@ -1,6 +1,7 @@
 """Exit status, and what a mistake looks like."""
 
 import contextlib
+import inspect
 import io
 import json
 import os
@@ -16,6 +17,7 @@ import typer
 
 from bcos_cli import main
 from bcos_cli.evaluate.metrics import DEFAULT
+from bcos_cli.main import build_app
 from bcos_core import BcosError
 
 
@@ -44,6 +46,28 @@ def test_help_and_version_succeed(bcos):
     ]
 
 
+@pytest.mark.parametrize(
+    "arguments", [[], ["shards"], ["shards", "pack"], ["runs", "compare"], ["serve"], ["explain"], ["eval"], ["train"]]
+)
+def test_help_fits_a_terminal_and_cuts_nothing_off(arguments, bcos, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    _, out, _ = bcos(*arguments, "--help")
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+    command = typer.main.get_command(build_app())
+    for name in arguments:
+        command = command.commands[name]
+    for parameter in command.params:
+        for option in parameter.opts:
+            assert option in out
+            is_switch = getattr(parameter, "is_flag", False)
+            assert not (is_switch and re.search(rf"{option}[^\n]*<", out)), option
+    for below in getattr(command, "commands", {}).values():
+        whole = inspect.cleandoc(below.help).split("\n\n")[0]
+        assert "".join(whole.split()) in "".join(out.split())
+
+
 @pytest.mark.parametrize("arguments", [[], ["shards"]])
 def test_without_a_command_the_help_is_shown_and_no_empty_line_of_error(arguments, bcos):
     _, out, err = bcos(*arguments)
@@ -56,6 +80,8 @@ def test_without_a_command_the_help_is_shown_and_no_empty_line_of_error(argument
     [
         (["trian"], "No such command 'trian'. Did you mean 'train'?"),
         (["shards", "verfy"], "No such command 'verfy'. Did you mean 'verify'?"),
+        (["compare", "a", "b"], "No such command 'compare'. Did you mean: bcos runs compare?"),
+        (["pack"], "No such command 'pack'. Did you mean: bcos shards pack?"),
         (["train"], "there is no recipe; give one that bcos recipes lists, a network with --from"),
         (["models", "--jsn"], "--jsn"),
         (["train", "digit"], "there is no recipe 'digit'; did you mean 'digits'?"),

@@ -155,10 +155,16 @@ def test_image_that_loaders_would_refuse_for_its_size_is_unreadable(tree, folder
         pack(folder_source(tree), "t", tmp_path / "s", workers=1)
 
 
+def test_the_index_that_is_shown_is_named_once(tree, bcos):
+    bcos("shards", "pack", "tree", "s")
+    for data in ("s", "s/", "s/index.json"):
+        assert "s/index.json\n" in bcos("shards", "info", data)[2]
+
+
 def test_shards_may_lie_in_the_folder_of_their_images(tree, tmp_path):
-    index = pack(open_source(str(tree), output=tree), "t", tree, workers=1)
+    index = pack(open_source(str(tree), output=tree / "s"), "t", tree / "s", workers=1)
     assert index.samples("train") == 10
-    assert pack(open_source(str(tree), output=tree), "t", tree, workers=1) == index
+    assert pack(open_source(str(tree), output=tree / "s"), "t", tree / "s", workers=1) == index
 
 
 @UNCLOSED

@@ -12,6 +12,7 @@ import zipfile
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from bcos_cli.data.pack import LOCK_NAME, PROGRESS_NAME, pack
 from bcos_cli.data.sources import open_source
@@ -75,6 +76,23 @@ def test_images_skipped_once_are_packed_when_they_can_be_read(make_tree, folder_
     assert (len(index.skipped), len(index.shards)) == (2, 1)
     assert {image.reason.partition(":")[0] for image in index.skipped} == {"cannot be read"}
     assert pack(folder_source(root), "t", tmp_path / "s", **options) == index
+
+
+def test_packing_that_fails_leaves_only_what_it_can_go_on_from(make_tree, folder_source, tmp_path):
+    root = make_tree({"train/a/0.png": b"x", "train/b/0.png": b"x"})
+    for _ in range(2):
+        with pytest.raises(BcosError, match="2 of 2 images cannot be read"):
+            pack(folder_source(root), "t", tmp_path / "s", workers=1)
+        assert not (tmp_path / "s").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(BcosError, match="2 of 2 images cannot be read"):
+        pack(folder_source(root), "t", tmp_path / "mine", workers=1)
+    assert list((tmp_path / "mine").iterdir()) == []
+    (root / "test" / "a").mkdir(parents=True)
+    Image.new("L", (6, 6)).save(root / "test" / "a" / "0.png")
+    with pytest.raises(BcosError, match="2 of 3 images cannot be read"):
+        pack(folder_source(root), "t", tmp_path / "s", workers=1)
+    assert {path.name for path in (tmp_path / "s").iterdir()} == {PROGRESS_NAME, "test-000000.tar"}
 
 
 def test_folder_of_somebody_elses_tars_and_files_are_refused(tree, folder_source, tmp_path):

@@ -75,6 +75,7 @@ def test_resuming_with_another_recipe_names_keys_and_both_values(run, recipe):
     ):
         assert part in str(error.value)
     assert "data" not in str(error.value).partition("(")[2].partition(")")[0]
+    assert str(error.value).endswith(f"bcos train --from {run.path} --out FOLDER")
 
 
 @pytest.mark.parametrize("resume", [False, True])

@@ -68,6 +68,10 @@ def test_runs_are_listed_with_state_and_scores(three, bcos):
     assert (slow["state"], slow["epochs"], slow["of"], slow["best"], slow["last"]) == ("finished", 3, 3, 0.7, 0.6)
     assert (slow["gridpg"], slow["minutes"], slow["model"]) == (0.9, 3.0, "cifar10_resnet20")
     assert (rows["a"]["state"], rows["a"]["best"], rows["new"]["best"]) == ("interrupted", 0.25, None)
+    assert (slow["scored"], rows["new"]["scored"]) == ("val", None)
+    header, *listed = (text.split("\t") for text in out.splitlines())
+    assert header[3:6] == ["best", "last", "of split"]
+    assert [row[3:6] for row in listed if row[0] == "b/slow"] == [["0.7", "0.6", "val"]]
     for text in ("b/slow", "finished", "3/3", "0.7", "0.9", "interrupted", "0/3"):
         assert text in out
 
@@ -77,6 +81,9 @@ def test_scores_on_test_images_choose_no_best_epoch(make):
     for epoch, top1 in enumerate([0.5, 0.7, 0.6], start=1):
         folder.add_metrics(line(epoch, top1, role="test"))
     assert (read_run(folder.path).best, read_run(folder.path).last) == (None, 0.6)
+    assert read_run(folder.path).scored == "test"
+    folder.add_metrics({**line(4, 0.5), "scored": "0.1 of train"})
+    assert read_run(folder.path).scored == "0.1 of train"
 
 
 def test_lists_are_sorted_by_choice(three, bcos):

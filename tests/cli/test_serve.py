@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from bcos_cli.config import dump_recipe
-from bcos_cli.data.image_decoder import UnreadableImageError
+from bcos_cli.data.image_decoder import UnreadableImageError, decode
 from bcos_cli.data.index import load_index
 from bcos_cli.data.input_image import read_image
 from bcos_cli.data.loader import images_at
+from bcos_cli.data.pixels import USUAL
 from bcos_cli.explain.sheets import sum_note
 from bcos_cli.serve.address import Address
 from bcos_cli.serve.examples import named_examples, run_examples
@@ -307,6 +308,39 @@ def test_damaged_and_missing_files_are_refused(run, picture, tmp_path):
     path.unlink()
     with pytest.raises(UnreadableImageError, match="no longer there; drop it again"):
         read_upload(path, seen, Limits())
+
+
+def test_a_cut_off_jpeg_is_refused_with_the_option_of_the_command(run, tmp_path, bcos):
+    path = tmp_path / "cut.jpg"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    seen = load_trained(run).input
+    with pytest.raises(UnreadableImageError, match=r"cut off: .*; bcos serve --allow-truncated reads what there is$"):
+        read_upload(path, seen, Limits())
+    assert read_upload(path, seen, Limits(), truncated=True).size == (64, 64)
+    with pytest.raises(UnreadableImageError, match=r"cut off: [^;]*; --allow-truncated reads what there is$"):
+        read_image(path, seen)
+    with pytest.raises(UnreadableImageError, match=r"; --allow-truncated, or data\.truncated=allow, reads what"):
+        decode(path, USUAL)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "phone.heic"])
+def test_an_upload_that_is_no_image_is_one_line_in_the_terminal(name, tmp_path, capsys):
+    gr = pytest.importorskip("gradio", reason="gradio is not installed")
+    from gradio.data_classes import FileData
+
+    from bcos_cli.serve.page import file_input
+
+    (tmp_path / name).write_text("no image")
+    (tmp_path / "photo.png").write_bytes(b"")
+    file = file_input("image")
+    with pytest.raises(gr.Error, match=r"this is no file that the page takes; \.png, ") as refused:
+        file.preprocess(FileData(path=str(tmp_path / name), orig_name=name))
+    assert not refused.value.print_exception  # else Gradio prints a traceback
+    said = capsys.readouterr().err
+    assert said.startswith(f"bcos: {name}: this is no file that the page takes")
+    assert said.count("\n") == 1
+    assert str(file.preprocess(FileData(path=str(tmp_path / "photo.png")))).endswith("photo.png")
 
 
 def test_too_large_files_and_images_are_refused_before_they_are_decoded(run, picture, monkeypatch):

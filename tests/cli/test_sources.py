@@ -1,6 +1,7 @@
 import io
 import os
 import pickle
+import shlex
 import struct
 import zipfile
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bcos_cli.data.index import load_index
-from bcos_cli.data.sources import encode_png, open_source
+from bcos_cli.data.sources import ImageItem, encode_png, open_source
 from bcos_cli.data.sources.inventory import Inventory
 from bcos_cli.data.sources.layout import parse_tree
 from bcos_cli.data.sources.source import split_off_test, warnings_of
@@ -156,7 +157,7 @@ def test_classes_that_look_alike_are_empty_or_alone_are_told(make_tree):
     source = open_source(str(root))
     assert source.classes == ["Cat", "Dog ", "cat", "dog", "empty"]
     assert warnings_of(source) == [
-        "1 of 5 classes have no images: 'empty'",
+        "1 of 5 classes have no images: 'empty'; leave out what is no class with --exclude empty",
         "the classes 'Cat' and 'cat' differ by case or blanks alone; are they one?",
         "the classes 'Dog ' and 'dog' differ by case or blanks alone; are they one?",
     ]
@@ -182,7 +183,8 @@ def test_every_file_is_packed_or_left_out_with_its_reason(make_tree):
         "shards/index.json": b"",
         "shards/a.tar": b"",
         "next/.packing.json": b"",
-        "out/0.png": None,
+        "out/notes.txt": b"",
+        "out/.packing.lock": b"",
         ".git/x.png": None,
         "a/.x.png": None,
     }
@@ -249,6 +251,77 @@ def test_pattern_that_fits_nothing_is_refused_and_one_of_what_is_left_out_anyway
     assert "left out 1: excluded by --exclude empty: empty/" in out
     reasons = [entry.reason for entry in load_index("s").left_out]
     assert reasons == ["excluded by --exclude b/*", "excluded by --exclude empty", "hidden"]
+
+
+@pytest.mark.parametrize("above", ["", "train/", "data/train/"])
+def test_classes_without_images_are_told_with_what_leaves_them_out(above, make_tree, bcos):
+    root = make_tree([f"{above}cat/1.png", f"{above}dog/1.png"])
+    (root / above / "empty class [1]").mkdir()
+    _, _, err = bcos("shards", "pack", "tree", "s")
+    told = next(line for line in err.splitlines() if "classes have no images" in line)
+    assert "1 of 3 classes have no images: 'empty class [1]'; leave out what is no class with --exclude " in told
+    pattern = shlex.split(told)[-1]
+    assert open_source(str(root), exclude=[pattern]).classes == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("output", ["tree", "tree/cat", "tree/cat/..", "link", "tree/train"])
+def test_packing_into_the_images_is_refused_before_anything_is_written(output, make_tree, files, bcos, line):
+    root = make_tree(["cat/1.png", "dog/1.png", "train/deep/1.png"])
+    Path("link").symlink_to(root)
+    before = files(root)
+    message = line(bcos("shards", "pack", "tree", output, "--split", "train"))
+    assert "choose another folder" in message
+    assert ("of the images, which is to be packed" in message) == (output in ("tree", "tree/cat/..", "link"))
+    assert files(root) == before
+
+
+def test_shards_inside_the_source_are_left_out_of_it(make_tree, bcos, monkeypatch):
+    monkeypatch.chdir(make_tree(["cat/1.png", "dog/1.png"]))
+    for _ in range(2):
+        status, out, _ = bcos("shards", "pack", ".", "shards")
+        assert (status, "left out" in out) == (0, False)
+    assert load_index("shards").samples("train") == 2
+
+
+def test_what_an_earlier_packing_wrote_is_not_taken_for_the_users(make_tree):
+    old = {".packing.json": b"", "test-000000.tar": b"", ".packing.lock": b"", "mine.tar": b"", ".mine": b""}
+    source = open_source(str(make_tree({"cat/1.png": None, "dog/1.png": None} | old)))
+    assert {entry.reason: entry.first for entry in source.left_out} == {
+        "hidden": [".mine"],
+        "no image, by its name (.tar)": ["mine.tar"],
+        "written here by an earlier packing": [".packing.json", ".packing.lock", "test-000000.tar"],
+    }
+
+
+def test_a_share_for_testing_says_how_far_it_is_off_and_keeps_images_where_they_are(make_tree, bcos):
+    make_tree([f"{name}/{i}.png" for name in ("cat", "dog", "emu") for i in range(10 if name != "emu" else 1)])
+    source = open_source("tree")
+    first = split_off_test(source.items, 0.3)
+    tests = {name: sum(i.split == "test" for i in first if i.path.startswith(name)) for name in ("cat", "dog", "emu")}
+    shares = {name: count / (1 if name == "emu" else 10) for name, count in tests.items()}
+    low, _, high = sorted(shares, key=shares.get)
+    of = {"cat": 10, "dog": 10, "emu": 1}
+    _, _, err = bcos("shards", "pack", "tree", "s", "--test-share", 0.3)
+    total = sum(tests.values())
+    assert f"test: {total} of 21 images, {total / 21:.1%} where 30.0% were asked" in err
+    assert f"from {tests[low]} of {of[low]} of {low!r} to {tests[high]} of {of[high]} of {high!r}" in err
+    assert ("classes have no images in the split 'test': 'emu'" in err) == (tests["emu"] == 0)
+    more = split_off_test([*source.items, ImageItem("cat/new.png", "train", 0, 5)], 0.3)
+    assert more[:-1] == first
+
+
+def test_images_that_are_tested_and_trained_on_are_told(make_tree):
+    one, other, third, last = (encode_png(np.full((6, 6), value)).ljust(200, b"0") for value in range(4))
+    root = make_tree({"train/a/1.png": one, "train/b/2.png": other, "test/a/3.png": other, "test/b/4.png": third})
+    (told,) = warnings_of(open_source(str(root)))
+    assert told.startswith("1 images of 'test' are in other splits too, byte for byte ('test/a/3.png'); ")
+    (root / "test" / "a" / "3.png").write_bytes(last)
+    assert warnings_of(open_source(str(root))) == []
+
+
+def test_classes_without_test_images_are_told(make_tree):
+    root = make_tree(["train/a/1.png", "train/b/1.png", "train/c/1.png", "test/b/1.png"])
+    assert "2 of 3 classes have no images in the split 'test': 'a', 'c'" in warnings_of(open_source(str(root)))
 
 
 def test_rows_of_a_table_whose_images_are_excluded_do_not_count(make_tree, tmp_path):

@@ -85,6 +85,24 @@ def test_one_long_name_is_shortened_in_the_middle_and_the_rest_stays_readable(te
     assert 0 <= len(start) - len(end) <= 1
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"gridpg/{name}" for name in ("input_x_gradient", "integrated_gradients", "gradcam")],
+        [f"{'a' * 40}{k}{'b' * 20}" for k in range(3)],
+    ],
+    ids=["explainers", "long"],
+)
+def test_rows_are_not_shortened_until_they_cannot_be_told_apart(names, terminal):
+    numbers = [[name, *(f"{k}{k}.{k}{i} to {k}{k}.{k}{i}" for k in range(1, 6))] for i, name in enumerate(names)]
+    lines = terminal(["metric", *"abcde"], numbers)
+    shown = [line.split()[0] for line in lines if " to " in line]
+    assert len(shown) in (6, 9)  # in two blocks, or three
+    assert {len(set(shown[i : i + 3])) for i in range(0, len(shown), 3)} == {3}
+    assert max(map(len, names)) > 30 or set(shown) == set(names)
+    assert {cell for row in numbers for cell in row[1:] if cell not in " ".join(lines)} == set()
+
+
 def test_numbers_and_headings_stay_on_one_line_and_what_does_not_fit_continues_below(terminal):
     columns = ["epoch", *(f"measure_number_{i}" for i in range(7))]
     rows = [[e, *(f"{e + i}.248e-08" for i in range(7))] for e in (1, 2)]

@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from bcos_cli.config import load_recipe
 from bcos_cli.config.locations import with_absolute_paths
+from bcos_cli.processes.device import DEVICE
 from bcos_cli.train import accelerator, fsdp, losses, trainer
 from bcos_cli.train.history import History
 from bcos_cli.train.model import build
@@ -305,6 +306,12 @@ def test_precision_that_the_device_does_not_have_is_told(run, recipe, monkeypatc
     message = "train.precision=bf16 does not work on this device: bf16 .* requires another GPU; use another or no"
     with pytest.raises(BcosError, match=message):
         run(recipe(train={"precision": "bf16"}))
+
+
+def test_device_that_is_not_there_is_no_fault_of_the_precision(run, recipe, monkeypatch):
+    monkeypatch.setenv(DEVICE, "gpu")
+    with pytest.raises(BcosError, match=r"^there is no device 'gpu'; choose from cpu"):
+        run(recipe())
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="of a machine without a GPU")

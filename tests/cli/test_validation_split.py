@@ -244,6 +244,12 @@ def test_without_a_test_split_val_is_scored_and_it_is_said(run, tmp_path, bcos):
     assert notes[0] in " ".join(err.split())
 
 
+def test_training_without_a_split_to_be_scored_says_what_names_one(run, tmp_path):
+    data = split_shards(tmp_path / "one", train=24)
+    with pytest.raises(BcosError, match=r"only train; name one \(-o data\.test_split=\.\.\.\), or pack"):
+        run(data)
+
+
 def test_demo_and_recipes_of_papers_choose_nothing():
     from bcos_cli.plugins import recipes
     from bcos_cli.train.validation_split import chooses

@@ -22,6 +22,6 @@ class SquaredGradient:
         """Explain one class of each image; returns (N, C, H, W)."""
         with differentiable(model, x) as leaf:
             logits = model(leaf)
-            chosen = logits.gather(1, class_indices(logits, target)[:, None])
+            chosen = logits.gather(1, class_indices(model, logits, target)[:, None])
             (gradient,) = torch.autograd.grad(chosen.sum(), leaf)
         return gradient.detach().abs() ** self.power

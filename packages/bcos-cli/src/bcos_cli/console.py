@@ -139,7 +139,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], 
             say("\t".join(row))
         return
     out.print(title, style="bold", soft_wrap=True)
-    made = [_Column(h, [row[i] for row in cells], h in prose) for i, h in enumerate(headings)]
+    made = [_Column(h, [row[i] for row in cells], h in prose, i == 0) for i, h in enumerate(headings)]
     first, *others = made
     if not _fits(made, out.width) and len(cells) > 1:
         constant = [column for column in others if len(set(column.cells)) == 1]
@@ -153,7 +153,8 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], 
 
 
 _GAP = 2
-_SHORTEST_NAME, _SHORTEST_PROSE = 12, 30
+_SHORTEST_NAME, _SHORTEST_FIRST, _SHORTEST_PROSE = 12, 30, 30
+"""Room that names keep at least; those of the first column, which tell rows apart, and sentences keep more."""
 _NUMBER = re.compile(r"[-+−<>]?\d[\d,.×/]*(e[-+−]?\d+)?%?|nan|-?inf|to|[%MGk]|min|ms|\?")
 
 
@@ -164,12 +165,17 @@ class _Column:
     heading: str
     cells: list[str]
     is_prose: bool
+    is_first: bool = False
 
     def __post_init__(self) -> None:
         self.is_number = all(_NUMBER.fullmatch(word) for cell in self.cells for word in cell.split())
         self.width = max(map(cell_len, [self.heading, *self.cells]))
-        shortest = _SHORTEST_PROSE if self.is_prose else _SHORTEST_NAME
+        of_names = _SHORTEST_FIRST if self.is_first else _SHORTEST_NAME
+        shortest = _SHORTEST_PROSE if self.is_prose else of_names
         self.least = self.width if self.is_number else min(self.width, max(cell_len(self.heading), shortest))
+        names = set(self.cells)  # which must still be told apart
+        while not self.is_prose and len({_middle_out(name, self.least) for name in names}) < len(names):
+            self.least += 1
 
 
 def _fits(columns: Sequence[_Column], width: int) -> bool:

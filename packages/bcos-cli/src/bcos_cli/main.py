@@ -8,6 +8,7 @@ from contextlib import suppress
 from contextvars import copy_context
 from functools import cache
 from importlib.metadata import version
+from inspect import cleandoc
 from itertools import pairwise
 from typing import Annotated, TextIO
 
@@ -52,12 +53,14 @@ def build_app() -> typer.Typer:
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},
         pretty_exceptions_enable=False,
+        rich_markup_mode=None,  # whose tables cut off the names of options, and give switches a type
         help="Train, score and explain B-cos networks: classifiers whose every decision is exactly a linear "
         "map of the input.",
         epilog="--debug, anywhere, shows the traceback of an error.",
     )
     app.callback()(program)
     _add_commands(app)
+    _give_whole_summaries(app)
     return app
 
 
@@ -72,6 +75,15 @@ def _add_commands(to: typer.Typer) -> None:
             to.registered_groups += theirs.registered_groups
             if is_ours(implementation.plugin_name):
                 _own_commands.extend(_command_names(theirs))
+
+
+def _give_whole_summaries(to: typer.Typer) -> None:
+    """Let lists of commands show the first paragraph of each one's help, of which click would cut off the end."""
+    for command in to.registered_commands:
+        text = command.help or getattr(command.callback, "__doc__", None) or ""
+        command.short_help = command.short_help or " ".join(cleandoc(text).split("\n\n")[0].split())
+    for _, group in _groups(to):
+        _give_whole_summaries(group)
 
 
 def _commands_of(hook: Callable[..., object], taken: Sequence[str]) -> typer.Typer:
@@ -204,8 +216,21 @@ def _usage(message: str, arguments: list[str]) -> str:
     if not message:
         return ""
     message = message.replace("Value error, ", "")
+    if arguments and message.startswith(f"No such command '{arguments[0]}'") and "Did you mean" not in message:
+        found = [
+            f"bcos {name} {arguments[0]}" for name, of in _groups(build_app()) if arguments[0] in _command_names(of)
+        ]
+        message += f" Did you mean: {' or '.join(found)}?" if found else ""
     command = arguments[0] if arguments and arguments[0] in _command_names(build_app()) else ""
     return f"{message} (see: bcos {command}{' ' if command else ''}--help)"
+
+
+def _groups(of: typer.Typer) -> list[tuple[str, typer.Typer]]:
+    """Return the groups of commands, by name."""
+    groups = [
+        (typer.main.solve_typer_info_defaults(group).name, group.typer_instance) for group in of.registered_groups
+    ]
+    return [(name, group) for name, group in groups if name and group is not None]
 
 
 def _command_names(of: typer.Typer) -> list[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from bcos_models.weights import (
 )
 
 _HEADER_KEY = "bcos"
+UNKNOWN = -1
+"""In place of the output for a class that the network does not have."""
 
 
 @dataclass
@@ -82,14 +84,16 @@ class TrainedModel:
         """What makes probabilities of the logits."""
         return self.config.probabilities
 
-    def align_classes(self, classes: Sequence[str], data: str) -> tuple[int, ...]:
+    def align_classes(self, classes: Sequence[str], data: str, absent: Collection[str] = ()) -> tuple[int, ...]:
         """Return the output of the network for each of these classes, of the shards at `data`.
+
+        Those that are `absent`, of which there is no image, need not be known: :data:`UNKNOWN` stands for such.
 
         Classes are the same if their names are; ImageNet's are known by their WordNet numbers too. Where one side has
         numbers instead of names, and both as many, the numbers are the same.
 
         Raises:
-            BcosError: a class that the network does not know.
+            BcosError: a class that the network does not know, and that is not absent.
         """
         own = self.classes
         outputs = {name: k for k, name in enumerate(own)}
@@ -98,13 +102,14 @@ class TrainedModel:
         numbers = [str(k) for k in range(len(own))]
         if not outputs.keys() >= set(classes) and len(classes) == len(own) and numbers in (own, list(classes)):
             return tuple(range(len(own)))
-        if lacking := [name for name in classes if name not in outputs]:
+        if lacking := [name for name in classes if name not in outputs and name not in absent]:
             raise BcosError(
                 f"the shards at {data!r} have {len(classes):,} classes, of which the network does not know "
-                f"{_first_names(lacking)}; it knows {_first_names(own)}: give shards of these classes, or, if they are "
-                "the same under other names, name the network's outputs with --classes"
+                f"{_first_names(lacking)}; it knows {_first_names(own)}: give shards of these classes (bcos shards "
+                "pack --exclude leaves out a folder that is none), or, if they are the same under other names, name "
+                "the network's outputs with --classes"
             )
-        return tuple(outputs[name] for name in classes)
+        return tuple(outputs.get(name, UNKNOWN) for name in classes)
 
     def encode(self, images: Tensor) -> Tensor:
         """Turn 8-bit images, or floats in [0, 1], (N, C, H, W), into the network's input."""

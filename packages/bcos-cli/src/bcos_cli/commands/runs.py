@@ -118,6 +118,7 @@ def _summary(run: "Run") -> dict[str, Any]:
         "measure": run.measure,
         "best": run.best,
         "last": run.last,
+        "scored": run.scored,
         "gridpg": run.scores.get("gridpg/bcos"),
         "minutes": run.minutes,
         "changed": run.changed,
@@ -127,9 +128,9 @@ def _summary(run: "Run") -> dict[str, Any]:
 def _print_runs(rows: list[dict[str, Any]]) -> None:
     from bcos_cli import console
 
-    columns = ["run", "state", "epochs", "best", "last", "GridPG", "min", "model"]
+    columns = ["run", "state", "epochs", "best", "last", "of split", "GridPG", "min", "model"]
     cells = [{**row, "epochs": f"{row['epochs']}/{row['of']}", "minutes": f"{row['minutes']:.1f}"} for row in rows]
-    keys = ("name", "state", "epochs", "best", "last", "gridpg", "minutes", "model")
+    keys = ("name", "state", "epochs", "best", "last", "scored", "gridpg", "minutes", "model")
     console.table("runs", columns, [[_number(row[key]) for key in keys] for row in cells])
 
 

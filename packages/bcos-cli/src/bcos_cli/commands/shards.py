@@ -1,6 +1,5 @@
 """``bcos shards``: pack, inspect and check shards."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +39,8 @@ def pack(
         typer.Option(help="Name of the split of all images, whatever folders are called; train if there are none."),
     ] = None,
     test_share: Annotated[
-        float | None, typer.Option(help="Share of images for the split test, if the source has no splits.")
+        float | None,
+        typer.Option(help="Share of images for the split test, if the source has no splits."),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -81,7 +81,7 @@ def pack(
     from bcos_cli.config.section import parse_range
     from bcos_cli.data.pack import pack as pack_source
     from bcos_cli.data.sources import open_source
-    from bcos_cli.data.sources.source import split_off_test, warnings_of
+    from bcos_cli.data.sources.source import share_drawn, split_off_test, warnings_of
     from bcos_cli.data.sources.table import IMAGE, LABELS, LabelTable
     from bcos_core.errors import BcosError
 
@@ -93,6 +93,7 @@ def pack(
     images = open_source(source, root=root, split=split, labels=table, exclude=exclude or [], output=destination)
     if test_share is not None:
         images.items[:] = split_off_test(images.items, test_share)
+        tell(share_drawn(images, test_share))
     for warning in warnings_of(images):
         tell(warning)
     with console.counted("packing", len(images.items)) as counter:
@@ -190,13 +191,14 @@ def _show(data: str, index: "ShardIndex", as_json: bool, most: int = 20) -> None
         say_json(index.model_dump(mode="json"))
         return
     from bcos_cli import console
+    from bcos_cli.data.index import index_location
 
     rows = []
     for split in index.splits():
         shards_of_it = index.of(split)
         megabytes = sum(shard.bytes for shard in shards_of_it) / 1e6
         rows.append((split, f"{index.samples(split):,}", len(shards_of_it), f"{megabytes:,.1f}"))
-    console.table(f"{data}{os.sep}index.json", ["split", "images", "shards", "MB"], rows)
+    console.table(index_location(data), ["split", "images", "shards", "MB"], rows)
     names = ", ".join(index.classes[:12]) + (", ..." if len(index.classes) > 12 else "")
     say(f"{len(index.classes)} {'class' if len(index.classes) == 1 else 'classes'}: {names}")
     say(f"pixels: {index.pixels()}")

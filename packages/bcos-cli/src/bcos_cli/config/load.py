@@ -1,7 +1,7 @@
 """How a recipe is read: file, bases, overrides, and mistakes in one line."""
 
 import difflib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +108,9 @@ def _describe(error: Any) -> str:
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
         known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        remedy = f"did you mean {close[0]!r}?" if close else f"the keys are {', '.join(known)}"
+        inside = [dotted for dotted in _dotted_keys(Recipe) if dotted.rpartition(".")[2] == location[-1]]
+        close = inside or difflib.get_close_matches(location[-1], known, n=1)
+        remedy = f"did you mean {' or '.join(map(repr, close[:3]))}?" if close else f"the keys are {', '.join(known)}"
         return f"unknown key {shown(key)}; {remedy}"
     if error["type"] == "missing":
         return f"{key} is missing; give it a value" + (", or a network with --from" if key == "model" else "")
@@ -118,6 +119,15 @@ def _describe(error: Any) -> str:
         return message
     message = message[0].lower() + message[1:]
     return f"{shortened(key, 100)}={shown(error['input'])}: {message}"
+
+
+def _dotted_keys(section: type[BaseModel], above: str = "") -> Iterator[str]:
+    """Yield every key of a section and of those in it, with dots."""
+    for key in section.model_fields:
+        if (inner := section_of(section, key)) is None:
+            yield f"{above}{key}"
+        else:
+            yield from _dotted_keys(inner, f"{above}{key}.")
 
 
 def _known_keys(location: list[str]) -> list[str]:

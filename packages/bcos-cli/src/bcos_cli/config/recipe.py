@@ -40,7 +40,7 @@ def _problems(recipe: Recipe) -> Iterator[str]:
     if schedule.warmup_epochs >= train.epochs and schedule.warmup_epochs > 0:
         yield (
             f"schedule.warmup_epochs={schedule.warmup_epochs:g} leaves nothing of "
-            f"train.epochs={train.epochs}; make the warm-up shorter"
+            f"train.epochs={train.epochs}; make the warm-up shorter, such as -o schedule.warmup_epochs=0"
         )
     if schedule.warmup_epochs and schedule.warmup_steps:
         yield (
@@ -51,7 +51,11 @@ def _problems(recipe: Recipe) -> Iterator[str]:
         yield "schedule.step_epochs goes with schedule.name=step; give both, or neither"
     longest = max(annealing.exponent_epochs, annealing.bias_epochs)
     if longest > train.epochs:
-        yield f"annealing takes {longest:g} epochs, more than train.epochs={train.epochs}; make it shorter"
+        key = "exponent_epochs" if annealing.exponent_epochs == longest else "bias_epochs"
+        yield (
+            f"annealing takes {longest:g} epochs, more than train.epochs={train.epochs}; make it shorter, such as "
+            f"-o annealing.{key}={train.epochs}"
+        )
     if annealing.bias_epochs and model.options.get("keep_bias"):
         yield "annealing.bias_epochs removes the biases that model.options.keep_bias=true keeps; choose one"
     if longest and model.name is not None and ("/" not in model.name or model.options.get("as_is")):

@@ -63,6 +63,14 @@ class UnreadableImageError(BcosError):
     """An image that cannot be shown to a network; the message says why."""
 
 
+class CutOffError(UnreadableImageError):
+    """A JPEG that ends too early; its message is the problem and, after a semicolon, what reads it nevertheless."""
+
+    def read_with(self, option: str) -> "CutOffError":
+        """Return the same problem with the option of the command that runs."""
+        return CutOffError(f"{str(self).partition(';')[0]}; {option} reads what there is")
+
+
 @contextmanager
 def opened(source: Path | bytes, formats: Collection[str] = tuple(FORMATS)) -> Iterator[Image.Image]:
     """Open an image, which is decoded on use; whatever goes wrong inside the block counts as its fault.
@@ -176,7 +184,7 @@ def load(image: Image.Image, truncated: bool) -> None:
         if image.format not in _JPEGS or "truncated" not in str(reason):
             raise
         if not truncated:
-            raise BcosError(
+            raise CutOffError(
                 f"cut off: {reason}; --allow-truncated, or data.truncated=allow, reads what there is"
             ) from reason
         image.tile = []  # type: ignore[attr-defined] # reason: of files; nothing more is to be decoded

@@ -116,6 +116,7 @@ class ShardIndex(BaseModel, extra="forbid"):
     partial: Annotated[list[LeftOut], Field(fail_fast=True)] = []
     """Images of which only a part is read, such as the first page."""
     _numbers: tuple[int, ...] | None = PrivateAttr(None)
+    _left_aside: tuple[str, ...] = PrivateAttr(())
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "ShardIndex":
@@ -141,28 +142,43 @@ class ShardIndex(BaseModel, extra="forbid"):
 
     @property
     def numbers(self) -> tuple[int, ...]:
-        """Number in `classes` that each label of the shards stands for."""
+        """Number in `classes` that each label of the shards stands for; -1 for one that no image has."""
         return tuple(range(len(self.classes))) if self._numbers is None else self._numbers
 
-    def aligned(self, trained: "TrainedModel", data: str) -> "ShardIndex":
+    @property
+    def left_aside(self) -> list[str]:
+        """In one line, which classes of the shards :meth:`aligned` has left aside; nothing if it has none."""
+        if not (names := self._left_aside):
+            return []
+        first = ", ".join(map(repr, names[:_FIRST])) + (", ..." if len(names) > _FIRST else "")
+        return [f"left aside {len(names):,}: classes without images here that the network does not know: {first}"]
+
+    def aligned(self, trained: "TrainedModel", data: str, split: str) -> "ShardIndex":
         """Return an index of the same shards, at `data`, with the classes of a network in its order.
 
-        A network that does not name its classes takes the names of the shards.
+        A network that does not name its classes takes the names of the shards. Classes without images in the split,
+        which alone is read, need not be known to it.
 
         Raises:
             BcosError: shards of a class that the network does not know.
         """
-        numbers = trained.align_classes(self.classes, data)
+        absent = []
+        if all(shard.class_counts is not None for shard in self.of(split)):
+            absent = [name for name, count in zip(self.classes, self.class_counts(split), strict=True) if not count]
+        numbers = trained.align_classes(self.classes, data, absent)
         if numbers == tuple(range(len(trained.classes))) and all(name.isdecimal() for name in trained.classes):
             return self
         counted = [
-            shard.model_copy(update={"class_counts": {numbers[k]: n for k, n in shard.class_counts.items()}})
+            shard.model_copy(
+                update={"class_counts": {numbers[k]: n for k, n in shard.class_counts.items() if numbers[k] >= 0}}
+            )
             if shard.class_counts is not None
             else shard
             for shard in self.shards
         ]
         index = self.model_copy(update={"classes": trained.classes, "shards": counted})
         index._numbers = numbers
+        index._left_aside = tuple(name for name, k in zip(self.classes, numbers, strict=True) if k < 0)
         return index
 
     def pixels(self, spec: InputSpec | None = None, truncated: bool = False) -> Pixels:

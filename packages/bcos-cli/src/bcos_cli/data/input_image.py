@@ -16,6 +16,7 @@ from bcos_cli.data.image_decoder import (
     ENDS_BLACK,
     FIRST_OF_SEVERAL,
     PARTIAL,
+    CutOffError,
     array_as_seen,
     as_channels,
     opened,
@@ -83,8 +84,11 @@ def read_image(path: Path, spec: InputSpec, *, truncated: bool = False) -> Input
         if (array := read_array(path)) is not None:
             image = transformable(array_as_seen(array, Pixels(spec.channels, spec.range)))
             return InputImage(inference_transform(spec)(image), (array.shape[1], array.shape[0]))
-    with opened(path) as opened_image:
-        return prepare(opened_image, spec, truncated=truncated)
+    try:
+        with opened(path) as opened_image:
+            return prepare(opened_image, spec, truncated=truncated)
+    except CutOffError as reason:
+        raise reason.read_with("--allow-truncated") from reason
 
 
 def prepare(image: Image.Image, spec: InputSpec, *, truncated: bool = False) -> InputImage:

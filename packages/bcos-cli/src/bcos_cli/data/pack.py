@@ -32,7 +32,7 @@ from bcos_cli.data.index import (
     check_names,
     write_index,
 )
-from bcos_cli.data.pack_progress import PROGRESS_NAME, FinishedShard, Progress, earlier_packing
+from bcos_cli.data.pack_progress import LOCK_NAME, PROGRESS_NAME, FinishedShard, Progress, earlier_packing
 from bcos_cli.data.pixels import USUAL, Pixels
 from bcos_cli.data.sources.inventory import utf8
 from bcos_cli.data.sources.source import ImageItem, ImageSource
@@ -42,7 +42,6 @@ from bcos_core.errors import BcosError, first_line
 from bcos_core.files import replacement
 
 OnError = Literal["fail", "skip"]
-LOCK_NAME = ".packing.lock"
 _HIDDEN = re.compile(r"(?<![^/])__+")
 """Underscores with which WebDataset marks members that it leaves out."""
 _SAMPLE_BYTES = 5 * tarfile.BLOCKSIZE
@@ -114,7 +113,12 @@ def pack(
         fingerprint = _fingerprint(source, samples_per_shard, megabytes_per_shard, seed, pixels)
         earlier = earlier_packing(destination, fingerprint)
         if isinstance(earlier, Progress):
-            return _pack(writer, destination, name, plan, earlier, workers, on_progress)
+            try:
+                return _pack(writer, destination, name, plan, earlier, workers, on_progress)
+            except BaseException:
+                if not any(destination.glob("*.tar")):  # there is nothing to go on from
+                    (destination / PROGRESS_NAME).unlink(missing_ok=True)
+                raise
         if on_error == "fail":
             _refuse_unreadable(earlier.skipped, len(source.items))
         _refuse_changed(replace(writer, destination=None), destination, plan, earlier, workers, on_progress)
@@ -123,9 +127,10 @@ def pack(
 
 @contextmanager
 def _alone(destination: Path, wait: bool) -> Iterator[None]:
-    """Make the folder, and keep other processes from packing into it."""
+    """Make the folder, and keep other processes from packing into it; one in which nothing was written goes again."""
     if destination.exists() and not destination.is_dir():
         raise BcosError(f"{str(destination)!r} is a file; give a folder for the shards")
+    is_new = not destination.exists()
     destination.mkdir(parents=True, exist_ok=True)
     if not os.access(destination, os.W_OK):  # nobody packs here, but a finished index can be returned
         yield
@@ -142,6 +147,9 @@ def _alone(destination: Path, wait: bool) -> Iterator[None]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)  # before it is released: afterwards it may be another's
         lock.release()
+        if is_new:
+            with suppress(OSError):  # shards are in it
+                destination.rmdir()
 
 
 def _pack(

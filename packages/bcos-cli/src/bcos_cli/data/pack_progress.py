@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from bcos_core.errors import BcosError
 from bcos_core.files import remove_asides, write_atomically
 
 PROGRESS_NAME = ".packing.json"
+LOCK_NAME = ".packing.lock"
 _SHARD = re.compile(r"[^/\\\0]+-[0-9]{6,}\.tar")
 """File names of shards."""
 
@@ -42,6 +44,15 @@ class Progress(BaseModel):
     def write(self, folder: Path) -> None:
         """Write the notes into a folder, which is ours from then on."""
         write_atomically(folder / PROGRESS_NAME, self.model_dump_json())
+
+
+def written_here(names: Collection[str]) -> set[str]:
+    """Return which files of a folder of these names a packing into it has written, finished or not."""
+    ours = {name for name in names if name in (PROGRESS_NAME, LOCK_NAME)}
+    shards = {name for name in names if _SHARD.fullmatch(name)}
+    if INDEX_NAME in names and shards:
+        ours.add(INDEX_NAME)
+    return ours | shards if ours else set()
 
 
 def earlier_packing(folder: Path, fingerprint: str) -> ShardIndex | Progress:

@@ -65,9 +65,18 @@ class ScoredSplit:
 
 
 def scored_split(
-    index: ShardIndex, asked: str | None = None, *, test: str = TEST, val: str | None = None
+    index: ShardIndex,
+    asked: str | None = None,
+    *,
+    test: str = TEST,
+    val: str | None = None,
+    option: str = "--split, data.test_split",
 ) -> ScoredSplit:
-    """Return the split that the user named, or the one for tests or else for validation; refuse if there is none."""
+    """Return the split that the user named, or the one for tests or else for validation; refuse if there is none.
+
+    Args:
+        option: what names one, for the refusal.
+    """
     if asked is not None:
         return ScoredSplit(named_split(index, asked))
     if (found := find_split(index, test)) is not None:
@@ -75,7 +84,7 @@ def scored_split(
     if (found := find_split(index, val or VALIDATION)) is None:
         raise BcosError(
             f"the shards have no split {test!r} to be scored on, and none for validation, only "
-            f"{', '.join(index.splits())}; name one (--split, data.test_split), or pack the images "
+            f"{', '.join(index.splits())}; name one ({option}), or pack the images "
             "again with --test-share"
         )
     return ScoredSplit(found, f"there is no split {test!r}: the images are those of {found!r}")

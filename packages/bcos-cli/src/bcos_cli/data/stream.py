@@ -59,6 +59,11 @@ class Labelling:
         """Return the label of a sample from its ``.cls`` file."""
         numbers = self.numbers or range(self.num_classes)
         labels = [numbers[k] for k in parse_labels(text, len(numbers), self.multi_label)]
+        if min(labels, default=0) < 0:
+            raise BcosError(
+                f"a .cls file has the class index {text[:20]!r}, of which the index counts no image; count them with: "
+                "bcos shards index"
+            )
         if not self.multi_label:
             return labels[0]
         several = torch.zeros(self.num_classes)

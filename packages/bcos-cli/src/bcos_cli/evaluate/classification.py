@@ -1,8 +1,10 @@
 """Classification scores of a network on a split: accuracy, loss, calibration, confusions."""
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import torch
@@ -49,6 +51,27 @@ class Scores:
     def accuracy(self) -> float:
         """What makes one network better than another: top-1, or, with several labels, mean average precision."""
         return self.top1 if self.mean_average_precision is None else self.mean_average_precision
+
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % intervals of the scores that are shares of images."""
+        return {name: wilson_interval(getattr(self, name), self.samples) for name in ("top1", "top5")}
+
+
+def wilson_interval(share: float, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of a share p of n images; (NaN, NaN) of none.
+
+    ``(p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)`` with z the quantile ``(1 + level) / 2`` of the normal
+    distribution. It says how far the share of other images of the same kind may be, not of those that cannot be read.
+
+    Source: Wilson, Journal of the American Statistical Association 22, 1927.
+    """
+    if not count:
+        return math.nan, math.nan
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    spread = z * math.sqrt(max(share * (1 - share), 0.0) / count + z**2 / (4 * count**2))
+    low, high = ((share + z**2 / (2 * count) + sign * spread) / (1 + z**2 / count) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 1.0)
 
 
 def classify(

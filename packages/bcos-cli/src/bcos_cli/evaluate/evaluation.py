@@ -45,7 +45,7 @@ def evaluate_shards(
         BcosError: shards of other classes, or an unknown explainer.
     """
     given = load_index(data) if index is None else index
-    index = given.aligned(trained, data)
+    index = given.aligned(trained, data, options.split)
     options.check()
     specs, skipped = _specs(options, index)
     trained.model.to(process_state().device).eval()
@@ -141,13 +141,13 @@ def _classify(
 
 def _matching(trained: TrainedModel, given: ShardIndex, index: ShardIndex) -> list[str]:
     """Say where the shards lack classes that the network knows, and where one of the two does not name them."""
-    own, there = len(index.classes), len(index.numbers)
+    own, there = len(index.classes), sum(k >= 0 for k in index.numbers)
     notes = [f"the shards have {there:,} of the {own:,} classes that the network knows"] if there < own else []
     if given.classes != trained.classes and any(
         all(name.isdecimal() for name in names) for names in (given.classes, trained.classes)
     ):
         notes.append("classes are matched by number: the network, or the shards, do not name them")
-    return notes
+    return notes + index.left_aside
 
 
 def _unread(scores: Scores | None, images: SplitImages) -> list[str]:

@@ -88,7 +88,8 @@ def gallery(
     config = recipe.evaluation
     if not choice.reasons:
         return
-    index, split = load_index(evaluation.data).aligned(trained, evaluation.data), evaluation.split
+    split = evaluation.split
+    index = load_index(evaluation.data).aligned(trained, evaluation.data, split)
     reading = Reading.of(recipe.data)
     images_and_labels = images_at(evaluation.data, index, split, trained.input, set(choice.reasons), reading)
     chosen = [(*images_and_labels[p], p) for p in choice.reasons if p in images_and_labels]

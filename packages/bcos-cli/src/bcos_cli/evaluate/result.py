@@ -97,6 +97,8 @@ class Evaluation:
         values = {k: v for k, v in vars(self).items() if k not in ("explanations", "classification", "predictions")}
         values["metrics"] = {name: None if math.isnan(value) else value for name, value in self.metrics.items()}
         values["scores"] = None if self.classification is None else asdict(self.classification)
+        ends = {} if self.classification is None else self.classification.intervals
+        values["intervals_95"] = {name: None if math.isnan(low) else [low, high] for name, (low, high) in ends.items()}
         values["explanations"] = {m: {e: r.to_dict() for e, r in by.items()} for m, by in self.explanations.items()}
         return values
 
@@ -175,6 +177,11 @@ def print_evaluation(evaluation: Evaluation) -> None:
         metric, result = name.partition("/")[0], results.get(name)
         interval = low = chance = count = statistic = ""
         better = describe(metric).higher_is_better
+        if evaluation.classification is not None and name in (ends := evaluation.classification.intervals):
+            interval, count = (
+                " to ".join(format_value(metric, end) for end in ends[name]),
+                f"{evaluation.scores.samples:,}",
+            )
         if result is not None:
             interval = " to ".join(format_value(metric, end) for end in result.bootstrap_interval())
             if result.statistic == "median":

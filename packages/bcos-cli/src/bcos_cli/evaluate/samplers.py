@@ -69,7 +69,7 @@ class SplitImages:
         if len(needing) < len(specs):
             self.sampled = SampledImages(options.images, index.samples(options.split))
         if needing:
-            classes = len(index.numbers)
+            classes = sum(k >= 0 for k in index.numbers)
             needed = max(options.grids * options.grid_size**2, classes)
             per_class = 2 * -(-needed // classes)  # grids draw at random: some classes are needed more often
             self.confident = ConfidentImages(per_class, min_confidence=MIN_CONFIDENCE)

@@ -23,6 +23,7 @@ from bcos_cli.explain.sheets import Scale
 from bcos_cli.explain.store import ImageStore
 from bcos_cli.explain.targets import target_choice
 from bcos_cli.explain.writer import ExplainedFiles, Writer
+from bcos_cli.messages import tell
 from bcos_cli.processes.group import default_device
 from bcos_explain import ExplainedImage, get_explainer
 from bcos_models.images import Range
@@ -86,7 +87,17 @@ def explain_files(
         session.run(files)
     session.partial.tell()
     session.written.save(out / RECORDS, model=run_or_model, scale=pictures.scale, smooth=pictures.smooth)
+    _tell_earlier(out, session.written)
     return session.written
+
+
+def _tell_earlier(out: Path, written: ExplainedFiles) -> None:
+    """Say which files of the folder are not of this call: they may be of another network, and no record is of them."""
+    listed = written.names() | {RECORDS}
+    earlier = sorted(path.name for path in out.iterdir() if path.is_file() and path.name not in listed)
+    if earlier:
+        first = ", ".join(earlier[:3]) + (", ..." if len(earlier) > 3 else "")
+        tell(f"{len(earlier):,} files of earlier calls stay in {out}, which {RECORDS} no longer lists: {first}")
 
 
 @dataclass

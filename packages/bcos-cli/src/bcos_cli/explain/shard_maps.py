@@ -24,6 +24,7 @@ from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream
 from bcos_cli.explain.batch import explain_images
 from bcos_cli.explain.writer import npy_bytes
+from bcos_cli.messages import tell
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError, shown
 from bcos_core.files import remove_asides, replacement, write_atomically
@@ -91,7 +92,10 @@ def explain_shards(
     from accelerate.utils import broadcast_object_list
 
     state = process_state()
-    index = load_index(data).aligned(trained, data)
+    index = load_index(data).aligned(trained, data, split)
+    if state.is_main_process:
+        for line in index.left_aside:
+            tell(line)
     records = index.of(split)
     if options.choice == LABEL and index.multi_label:
         raise BcosError("--target label needs images of one class, these have several labels; use predicted")

@@ -1,5 +1,6 @@
 """The classes that are explained, as a user names them."""
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ def slugs(classes: Sequence[str]) -> list[str]:
 
 def _pair(text: str, classes: Sequence[str]) -> tuple[int | None, int]:
     """Return (A, B) for ``A:B``, also where names hold colons, and (None, B) for ``B``."""
+    if ":" not in text and not _is_class(text, classes):
+        raise BcosError(f"there is no class {text!r}; {_contrast_meant(text, classes)}")
     if text in classes or ":" not in text:
         return None, class_index(text, classes)
     splits = [(text[:i], text[i + 1 :]) for i, c in enumerate(text) if c == ":"]
@@ -98,6 +101,16 @@ def _pair(text: str, classes: Sequence[str]) -> tuple[int | None, int]:
     if first == second:
         raise BcosError(f"--contrast needs two different classes, got {text!r}")
     return first, second
+
+
+def _contrast_meant(text: str, classes: Sequence[str]) -> str:
+    """Say how a contrast is written that no colon divides, or which class is meant."""
+    parts = [(text[:i], text[i + 1 :]) for i, c in enumerate(text) if not c.isalnum()]
+    for a, b in parts:
+        close = [difflib.get_close_matches(name.strip(), classes, n=1, cutoff=0.8) for name in (a, b)]
+        if all(close):
+            return f"why A and not B is written A:B, did you mean '{close[0][0]}:{close[1][0]}'?"
+    return f"{suggestion(text, list(classes))} (or a number from 0 to {len(classes) - 1}; A and not B is written A:B)"
 
 
 def _is_class(name: str, classes: Sequence[str]) -> bool:

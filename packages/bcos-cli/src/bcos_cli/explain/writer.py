@@ -92,6 +92,11 @@ class ExplainedFiles:
     contact_sheets: list[str] = field(default_factory=list)
     """File names."""
 
+    def names(self) -> set[str]:
+        """Return the names of all files that were written."""
+        of_each = ((*e.pictures.values(), e.map, e.weight) for e in self.explanations)
+        return {name for names in of_each for name in names if name} | set(self.contact_sheets)
+
     def save(self, path: Path, **about: Any) -> None:
         """Write everything as JSON."""
         text = json.dumps({**about, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"

@@ -61,6 +61,11 @@ class Run:
         return max((accuracy_of(line) for line in self.epochs if role_of(line) == "val"), default=None)
 
     @property
+    def scored(self) -> str | None:
+        """The images that `best` and `last` are of: a split or a part of one; older versions did not name it."""
+        return str(self.epochs[-1].get("scored") or role_of(self.epochs[-1])) if self.epochs else None
+
+    @property
     def minutes(self) -> float:
         """Duration of the training."""
         return float(sum(line.get("seconds", 0) for line in self.epochs)) / 60

@@ -1,6 +1,6 @@
 """The page, made with Gradio."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ import gradio as gr
 
 from bcos_cli.explain.sheets import percent, sum_note
 from bcos_cli.explain.targets import class_text
+from bcos_cli.messages import tell
 from bcos_cli.serve.examples import Example
 from bcos_cli.serve.networks import PageExplainer, Prediction, UnexplainedError, methods_offered
 from bcos_cli.serve.results import LAYOUTS, Layout, examples_html, problem, results
@@ -38,8 +39,7 @@ def build_page(explainer: PageExplainer, methods: Sequence[str], examples: Seque
         with gr.Row(elem_id="bcos-page"):  # in this order on a phone, too: the answer above the choices
             with gr.Column():
                 limits = explainer.limits
-                label = f"image, up to {limits.megabytes:g} MB"
-                file = gr.File(label=label, file_types=list(SUFFIXES), height=170, elem_id="bcos-file")
+                file = file_input(f"image, up to {limits.megabytes:g} MB")
                 gr.HTML(examples_html(examples), visible=bool(examples))
             with gr.Column():
                 shown = gr.HTML(_EMPTY, elem_id="bcos-shown")
@@ -144,6 +144,25 @@ def explain_upload(
     if not explained:
         nothing = problem("no method is chosen; tick one")
         yield gr.skip(), nothing + results(prediction, target_class, name, explained)
+
+
+def file_input(label: str) -> gr.File:
+    """Make the field for an upload, which refuses in one line where Gradio would print a traceback."""
+    file = gr.File(label=label, file_types=list(SUFFIXES), height=170, elem_id="bcos-file")
+    # a subclass would be another component, of which Gradio writes a stub beside this module
+    file.preprocess = partial(_taken, file.preprocess)  # type: ignore[method-assign] # reason: see above
+    return file
+
+
+def _taken(preprocess: Callable[[Any], Any], upload: Any) -> Any:
+    """Take an upload, or refuse it without a traceback."""
+    try:
+        return preprocess(upload)
+    except gr.Error as reason:
+        name = getattr(upload, "orig_name", None) or Path(getattr(upload, "path", "")).name
+        problem = f"{name}: this is no file that the page takes; {', '.join(SUFFIXES)} are read"
+        tell(problem)
+        raise gr.Error(problem, print_exception=False) from reason
 
 
 def _most_likely(prediction: Prediction, explained: int) -> gr.Radio:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bcos_cli.data.image_decoder import FORMATS, UnreadableImageError, opened
+from bcos_cli.data.image_decoder import FORMATS, CutOffError, UnreadableImageError, opened
 from bcos_cli.data.input_image import InputImage, prepare
 from bcos_core.errors import BcosError
 from bcos_models import InputSpec
@@ -106,4 +106,7 @@ def read_upload(path: Path, spec: InputSpec, limits: Limits, *, truncated: bool 
                 f"the image has {image.width:,}×{image.height:,} pixels, at most {limits.megapixels:g} megapixels are "
                 "decoded; make it smaller, or serve with a larger --max-megapixels"
             )
-        return prepare(image, spec, truncated=truncated)
+        try:
+            return prepare(image, spec, truncated=truncated)
+        except CutOffError as reason:
+            raise reason.read_with("bcos serve --allow-truncated") from reason

@@ -20,13 +20,14 @@ def make_accelerator(train: Train, out: Path) -> Accelerator:
     for name in train.trackers:
         if name not in known:
             raise BcosError(f"there is no train.trackers={name!r}; {suggestion(name, known)}")
-    if train.precision == "fp16" and has_no_accelerator():  # Accelerate would train in float32 without a word
+    on_cpu = has_no_accelerator()
+    if train.precision == "fp16" and on_cpu:  # Accelerate would train in float32 without a word
         raise BcosError("train.precision=fp16 needs a GPU, and this is a CPU; use bf16 or no")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*no supported trackers")  # the error below names it
             accelerator = Accelerator(
-                cpu=has_no_accelerator(),
+                cpu=on_cpu,
                 mixed_precision="no" if train.precision == "float64" else train.precision,
                 log_with=list(train.trackers) or None,
                 project_config=ProjectConfiguration(project_dir=str(out), logging_dir=str(out / "tensorboard")),
@@ -34,7 +35,7 @@ def make_accelerator(train: Train, out: Path) -> Accelerator:
                     InitProcessGroupKwargs(timeout=PATIENCE),
                     # DDP rebuilds its buckets after the first step, and so the order in which CPUs add gradients: a
                     # resumed run would differ in the last bit. It keeps them where it looks for unused parameters.
-                    DistributedDataParallelKwargs(find_unused_parameters=has_no_accelerator()),
+                    DistributedDataParallelKwargs(find_unused_parameters=on_cpu),
                 ],
             )
     except ValueError as reason:

@@ -55,7 +55,10 @@ def make_schedule(
     total = epochs * steps_per_epoch
     warmup = options.warmup(steps_per_epoch)
     if warmup >= total and warmup:
-        raise BcosError(f"a warm-up of {warmup} steps leaves nothing of {total}; make it shorter")
+        key = "warmup_steps" if options.warmup_steps else "warmup_epochs"
+        raise BcosError(
+            f"a warm-up of {warmup} steps leaves nothing of {total}; make it shorter, such as -o schedule.{key}=0"
+        )
     common: dict[str, Any] = {"warmup_t": warmup, "warmup_lr_init": options.warmup_factor * lr, "t_in_epochs": False}
     decay: dict[str, Any] = {"t_initial": total - warmup, "lr_min": options.final_factor * lr, "warmup_prefix": True}
     if options.name == "cosine":

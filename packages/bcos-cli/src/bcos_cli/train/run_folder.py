@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shlex
 import socket
 import time
 from collections.abc import Iterator
@@ -161,7 +162,8 @@ class RunFolder:
         if has_learned and (changed := changed_keys(with_absolute_paths(before, self.path), recipe)):
             raise BcosError(
                 f"the run in {str(self.path)!r} has another recipe ({', '.join(changed[:4])}); "
-                "resume it with the same one, or choose another folder with --out"
+                "resume it with the same one, or go on from its weights in another folder: "
+                f"bcos train --from {shlex.quote(str(self.path))} --out FOLDER"
             )
         return before
 

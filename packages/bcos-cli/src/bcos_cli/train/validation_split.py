@@ -85,7 +85,8 @@ class Splits:
         train = named_split(index, data.train_split)
         hold_out = HoldOut(data.val_share, data.val_seed) if data.val_share else None
         val = None if data.val_split is None else named_split(index, data.val_split)
-        found = cls(train, val, hold_out, scored_split(index, test=data.test_split, val=val).name)
+        final = scored_split(index, test=data.test_split, val=val, option="-o data.test_split=...")
+        found = cls(train, val, hold_out, final.name)
         if found.trained_on(index) < 1:
             raise BcosError(
                 f"data.val_share={data.val_share:g} of {index.samples(train)} training images leaves none to train on; "

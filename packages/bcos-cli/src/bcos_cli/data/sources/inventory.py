@@ -9,6 +9,7 @@ from unicodedata import normalize
 
 from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
 from bcos_cli.data.index import INDEX_NAME, LeftOut, by_reason
+from bcos_cli.data.pack_progress import written_here
 from bcos_core.errors import BcosError
 
 _SUFFIXES = (
@@ -117,12 +118,14 @@ def inventory_of(root: Path, output: Path | None = None) -> Inventory:
     """List the files below a folder, in linked folders too, sorted.
 
     Args:
-        output: folder that is to be written, which is not looked into.
+        output: folder that is to be written, whose files are not listed.
 
     Raises:
-        BcosError: a folder cannot be read.
+        BcosError: a folder cannot be read, or the output is the root, or a folder of images in it.
     """
     found = Inventory()
+    if output is not None and os.path.realpath(root) == os.path.realpath(output):
+        raise BcosError(f"{str(output)!r} is the folder of the images, which is to be packed; choose another folder")
     _walk(root, "", (), None if output is None else os.path.realpath(output), found)
     return found
 
@@ -130,6 +133,10 @@ def inventory_of(root: Path, output: Path | None = None) -> Inventory:
 def _walk(folder: Path, prefix: str, above: tuple[str, ...], output: str | None, found: Inventory) -> None:
     real = os.path.realpath(folder)
     if prefix and real == output:
+        if (image := next((path for path in inventory_of(folder).files if is_image(path)), None)) is not None:
+            raise BcosError(
+                f"{utf8(str(folder))!r} holds {utf8(image)!r}, an image of the source; choose another folder"
+            )
         return
     if real in above:
         found.leave_out(prefix, "a link to a folder above it")
@@ -144,6 +151,7 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...], output: str | None,
         return
     if not entries and prefix:
         found.empty.append(prefix.rstrip("/"))
+    ours = written_here(names)
     for entry in entries:
         path, here, is_link = prefix + entry.name, folder / entry.name, entry.is_symlink()
         if here.is_dir() if is_link else entry.is_dir():  # an entry knows without asking, but not where links lead
@@ -151,6 +159,8 @@ def _walk(folder: Path, prefix: str, above: tuple[str, ...], output: str | None,
                 found.leave_out(f"{path}/", "hidden")
             else:
                 _walk(here, f"{path}/", (*above, real), output, found)
+        elif entry.name in ours:
+            found.leave_out(path, "written here by an earlier packing")
         elif is_hidden(PurePosixPath(path)):
             found.leave_out(path, "hidden")
         elif here.is_file() if is_link else entry.is_file():

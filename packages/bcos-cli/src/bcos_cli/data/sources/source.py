@@ -1,7 +1,10 @@
 """A source of labelled images, which can be packed, and one of images in memory. Imports no torch."""
 
+import glob
 import hashlib
 import io
+import shlex
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Protocol, runtime_checkable
@@ -9,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from PIL import Image
 
-from bcos_cli.data.splits import usual_split
+from bcos_cli.data.splits import TEST, usual_split
 from bcos_core.errors import BcosError
 from bcos_models.images import eight_bits, usual_range
 
@@ -49,7 +52,7 @@ class ImageSource(Protocol):
 
 
 def warnings_of(source: ImageSource) -> list[str]:
-    """Say what may be meant otherwise: a single class, classes without images, and names that are nearly the same."""
+    """Say what may be meant otherwise: a single class, classes without images, or images both tested and trained on."""
     found = []
     classes = source.classes
     if len(classes) == 1:
@@ -65,21 +68,57 @@ def warnings_of(source: ImageSource) -> list[str]:
             "classes, rename the folders above them to train, val or test"
         )
     if empty := [name for label, name in enumerate(classes) if label not in folders]:
-        found.append(f"{len(empty)} of {len(classes)} classes have no images: {_some(empty)}")
+        remedy = f"; leave out what is no class with {_excluded(empty, source)}" if hasattr(source, "left_out") else ""
+        found.append(f"{len(empty)} of {len(classes)} classes have no images: {_some(empty)}{remedy}")
+    if (tested := {label for item in source.items if item.split == TEST for label in _labels(item)}) and (
+        untested := [name for label, name in enumerate(classes) if label in folders and label not in tested]
+    ):
+        found.append(f"{len(untested)} of {len(classes)} classes have no images in the split 'test': {_some(untested)}")
     alike: dict[str, list[str]] = {}
     for name in classes:
         alike.setdefault("".join(name.casefold().split()), []).append(name)
     for names in alike.values():
         if len(names) > 1:
             found.append(f"the classes {' and '.join(map(repr, names))} differ by case or blanks alone; are they one?")
+    if again := _tested_and_trained_on(source):
+        found.append(
+            f"{len(again):,} images of 'test' are in other splits too, byte for byte ({_some(again)}); scores on them "
+            "say little: remove them, or leave them out with --exclude"
+        )
     return found
+
+
+def _labels(item: ImageItem) -> tuple[int, ...]:
+    return item.label if isinstance(item.label, tuple) else (item.label,)
+
+
+def _tested_and_trained_on(source: ImageSource) -> list[str]:
+    """Return the images of ``test`` that are in another split too. Only images of equal sizes are read."""
+    sizes = [{item.bytes for item in source.items if (item.split == TEST) == test} for test in (True, False)]
+    sums: tuple[dict[str, bytes], set[bytes]] = {}, set()
+    for item in source.items:
+        if item.bytes in sizes[0] & sizes[1]:
+            with suppress(Exception):  # archives raise many types; packing tells of what cannot be read
+                content = hashlib.sha256(source.read(item)[0]).digest()
+                if item.split == TEST:
+                    sums[0][item.path] = content
+                else:
+                    sums[1].add(content)
+    return [path for path, content in sums[0].items() if content in sums[1]]
+
+
+def _excluded(folders: list[str], source: ImageSource) -> str:
+    """Return the options that leave out the folders of classes, for a shell."""
+    above = "" if all(item.path.split("/")[0] in source.classes for item in source.items) else "**/"
+    options = [f"--exclude {shlex.quote(above + glob.escape(name))}" for name in folders[:5]]
+    return " ".join(options) + (" ..." if len(folders) > 5 else "")
 
 
 def _folders(source: ImageSource) -> dict[int, set[str]]:
     """Return for each class that has images the names of the last folders of their paths, below that of the class."""
     found: dict[int, set[str]] = {}
     for item in source.items:
-        for label in item.label if isinstance(item.label, tuple) else (item.label,):
+        for label in _labels(item):
             *above, folder, _ = ("", *item.path.split("/"))
             found.setdefault(label, set()).add(folder if source.classes[label] in above else "")
     return found
@@ -90,7 +129,10 @@ def _some(names: list[str]) -> str:
 
 
 def split_off_test(items: list[ImageItem], share: float) -> list[ImageItem]:
-    """Put a share of the images into the split ``test``; the paths decide which, so they are always the same.
+    """Put a share of the images into the split ``test``.
+
+    The path of an image decides, and nothing else: it keeps its split when others come or go. The share is therefore
+    met on average, and :func:`share_drawn` says how far it is off.
 
     Raises:
         BcosError: the share is outside (0, 1), or the images are split already.
@@ -100,7 +142,27 @@ def split_off_test(items: list[ImageItem], share: float) -> list[ImageItem]:
     if len({item.split for item in items}) > 1:
         raise BcosError("the images are split already; leave out --test-share")
     chosen = [int(hashlib.sha256(item.path.encode()).hexdigest()[:12], 16) < share * 16**12 for item in items]
-    return [replace(i, split="test") if test else i for i, test in zip(items, chosen, strict=True)]
+    return [replace(i, split=TEST) if test else i for i, test in zip(items, chosen, strict=True)]
+
+
+def share_drawn(source: ImageSource, share: float) -> str:
+    """Say which share of the images :func:`split_off_test` has put into ``test``, and of which class least and most."""
+    of_class: dict[int, list[bool]] = {}
+    for item in source.items:
+        for label in _labels(item):
+            of_class.setdefault(label, []).append(item.split == TEST)
+    ordered = sorted(of_class, key=lambda label: sum(of_class[label]) / len(of_class[label]))
+    drawn = sum(item.split == TEST for item in source.items)
+    text = (
+        f"test: {drawn:,} of {len(source.items):,} images, {drawn / len(source.items):.1%} where {share:.1%} were asked"
+    )
+    ends = [
+        f"{sum(of_class[label]):,} of {len(of_class[label]):,} of {source.classes[label]!r}"
+        for label in (ordered[0], ordered[-1])
+    ]
+    if len(ordered) > 1:
+        text += f"; from {ends[0]} to {ends[1]}"
+    return f"{text}. Each path decides by itself, so that images keep their split when others come"
 
 
 @dataclass(frozen=True)

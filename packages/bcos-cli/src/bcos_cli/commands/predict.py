@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.config.network import Weights, load_network
+from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network, takes_images
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.pixels import AllowTruncated, RangeOption
 from bcos_cli.hookspecs import hookimpl
@@ -22,8 +22,9 @@ _SUFFIXES = {".csv": False, ".jsonl": True}
 bcos_cli_commands = hookimpl(lambda app: app.command()(predict))
 
 
+@takes_images
 def predict(
-    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
+    run_or_model: RunOrModel,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -38,6 +39,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line, instead of CSV.")] = False,
     split: Annotated[str | None, typer.Option(help="Split of shards; test by default, val without one.")] = None,
     weights: Weights = None,
+    classes: ClassFile = None,
     range: RangeOption = None,
     allow_truncated: AllowTruncated = False,
     batch_size: Annotated[int, typer.Option(help="Images classified at a time.", min=1)] = 64,
@@ -81,7 +83,7 @@ def predict(
     from bcos_cli.evaluate.predictions import Predictor, csv_writer, json_writer
     from bcos_core.files import replacement
 
-    trained = load_network(run_or_model, weights, range=parse_range(range))
+    trained = load_network(run_or_model, weights, classes, range=parse_range(range))
     with ExitStack() as stack:
         file = sys.stdout
         if out is not None:

@@ -49,6 +49,9 @@ def predict(
 ) -> None:
     """Predict the classes of images: a line for each, as CSV or JSON, with file, class and probability.
 
+    In B-cos networks, and all that were trained with a binary cross entropy, the probability is a sigmoid of each
+    class alone: those of several classes need not add up to 1. In others it is a softmax over all classes.
+
     Exit status 1 if a file could not be read.
     """
     trust_runs(trust_run)
@@ -89,7 +92,8 @@ def predict(
         if out is not None:
             file = stack.enter_context(stack.enter_context(replacement(out)).open("w", encoding="utf-8", newline=""))
         write = json_writer(file) if as_json or (out is not None and _SUFFIXES[out.suffix]) else csv_writer(file)
-        predictor = Predictor(trained, write, top_k, batch_size, truncated=allow_truncated)
+        bar = out is not None or not sys.stdout.isatty()  # lines that appear show how far it is
+        predictor = Predictor(trained, write, top_k, batch_size, truncated=allow_truncated, show_progress=bar)
         failures = [*empty, *predictor.predict_files(files)] if files else []
         unread = 0
         for location, index, chosen in shards:

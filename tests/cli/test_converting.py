@@ -184,3 +184,62 @@ def test_probe_alone_writes_nothing(bcos, plain, shards, tmp_path):
 def test_fitting_that_cannot_be_is_refused(bcos, line, plain, shards, arguments, message, tmp_path):
     assert message in line(bcos("convert", plain, *arguments, shards))
     assert not (tmp_path / "net").exists()
+
+
+def test_weights_say_the_number_of_classes_and_a_file_their_names(bcos, line, tmp_path):
+    import timm
+
+    save_weights(timm.create_model("test_resnet", num_classes=3), tmp_path / "three.safetensors")
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    (tmp_path / "two.txt").write_text("a\nb\n")
+    given = ("convert", "timm/test_resnet", "--weights", "three.safetensors")
+    status, out, err = bcos(*given, "--out", "bare")
+    assert status == 0, err
+    assert "written to bare; it is to be fine-tuned: bcos train finetune --from bare --data SHARDS" in out
+    assert load_trained("bare").classes == ["0", "1", "2"]
+    status, _, err = bcos(*given, "--out", "named", "--classes", "names.txt")
+    assert status == 0, err
+    assert load_trained("named").classes == ["a", "b", "c"]
+    assert "--classes two.txt has 2 names, the weights are for 3 classes" in line(
+        bcos(*given, "--out", "other", "--classes", "two.txt")
+    )
+    assert "--classes must be at least 1" in line(bcos(*given, "--out", "other", "--classes", "0"))
+    assert "cannot read the names of classes in 'no.txt'" in line(bcos(*given, "--out", "other", "--classes", "no.txt"))
+
+
+def test_converted_network_standardises_images_as_its_original_was_trained(bcos, tmp_path):
+    import timm
+
+    original = timm.create_model("test_resnet", num_classes=3).eval()
+    save_weights(original, tmp_path / "plain.safetensors")
+    exact = ["-o", "b=1", "-o", "keep_bias=true", "-o", "keep_norms=true", "-o", "keep_pooling=true"]
+    images = ["--image-size", 64, "--mean", "0.485,0.456,0.406", "--std", "0.229,0.224,0.225"]
+    status, _, err = bcos(
+        "convert", "timm/test_resnet", "--weights", "plain.safetensors", "--out", "net", *exact, *images
+    )
+    assert status == 0, err
+    assert "images: shorter side 67, middle 64×64, mean 0.485,0.456,0.406, std 0.229,0.224,0.225" in err
+    made = load_trained("net")
+    assert (made.input.size, made.input.resize) == (64, 67)
+    x = torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(values)[:, None, None] for values in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    with torch.no_grad():
+        torch.testing.assert_close(made.model(made.encode(x)), original((x - mean) / std), rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_of_a_run_outlive_its_conversion(bcos, shards, recipe, line, tmp_path):
+    from bcos_cli.train.trainer import train
+
+    model = {"name": "standard_cifar10_resnet20", "options": {"depths": [1], "width": 8}}
+    data = {"image_channels": None, "mean": [0.1, 0.2, 0.3], "std": [0.7]}
+    train(recipe(model=model, data=data, train={"epochs": 1}), tmp_path / "plain")
+    plain = load_trained("plain")
+    assert (plain.input.mean, plain.input.std) == ((0.1, 0.2, 0.3), (0.7, 0.7, 0.7))
+    status, _, err = bcos("convert", "plain", "--out", "net", "-o", "b=1", "-o", "keep_bias=true")
+    assert status == 0, err
+    made = load_trained("net")
+    x = torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        expected = plain.model(plain.encode(x))
+        torch.testing.assert_close(made.model(made.encode(x)), expected, rtol=1e-4, atol=1e-5)
+    assert "'plain' has its own" in line(bcos("convert", "plain", "--out", "other", "--mean", "0.5"))

@@ -15,9 +15,10 @@ from bcos_cli.config import dump_recipe, load_recipe
 from bcos_cli.data.input_image import read_image
 from bcos_cli.explain.files import explain_files
 from bcos_cli.explain.image_files import find_images
+from bcos_cli.serve.networks import load_networks
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
-from bcos_models import load_trained
+from bcos_models import TrainedModel, create_model, load_trained, save_weights
 
 CLASSES = ["rows", "columns", "corner"]
 
@@ -331,3 +332,101 @@ def test_demo_removes_nothing_that_it_did_not_make(bcos, tmp_path):
     (tmp_path / "images" / "holiday.jpg").write_bytes(b"dear")
     bcos("demo", "--out", ".", "-o", "model.options.b=0")
     assert (tmp_path / "images" / "holiday.jpg").exists()
+
+
+IMAGES = ["--image-size", 32, "--mean", "0.485,0.456,0.406", "--std", "0.25"]
+
+
+def test_every_command_takes_the_images_of_a_network_by_name(five, make_tree, bcos, tmp_path, monkeypatch):
+    import bcos_cli.serve.server as server
+
+    seen = []
+    encode = TrainedModel.encode
+
+    def noted(self, images):
+        seen.append((tuple(images.shape[-2:]), self.input.size, self.input.resize, self.input.mean, self.input.std))
+        return encode(self, images)
+
+    def serve(names, *, weights, classes, **_):
+        trained = next(iter(load_networks(names, weights, classes).values())).trained
+        trained.encode(torch.zeros(1, 3, trained.input.size, trained.input.size))
+
+    tree = make_tree([f"test/{name}/{i}.png" for name in ("e", "löwe") for i in range(2)])
+    assert bcos("shards", "pack", tree, "s", "--workers", 1)[0] == 0
+    monkeypatch.setattr(TrainedModel, "encode", noted)
+    monkeypatch.setattr(server, "serve", serve)
+    for command in (
+        ("eval", *five, "--data", "s", "--metric", "top1", "--workers", 0),
+        ("explain", *five, tree, "--method", "gradcam", "--out", "seen"),
+        ("predict", *five, tree),
+        ("predict", *five, "s", "--workers", 0),
+        ("maps", *five, "--data", "s", "--method", "gradcam", "--workers", 0, "--out", "maps"),
+        ("neurons", *five, "--data", "s", "--workers", 0, "--strongest", 1, "--out", "neurons"),
+        ("serve", *five),
+    ):
+        seen.clear()
+        status, _, err = bcos(*command, *IMAGES)
+        assert status == 0, err
+        assert set(seen) == {((32, 32), 32, 34, (0.485, 0.456, 0.406), (0.25, 0.25, 0.25))}, command
+        line = "images: shorter side 34, middle 32×32, mean 0.485,0.456,0.406, std 0.25 (--image-size, --mean, --std as"
+        assert err.count(line) == 1
+    status, _, err = bcos("export", *five, *IMAGES, "--out", "net.pt2")
+    assert status == 0, err
+    graph = torch.export.load(tmp_path / "net.pt2")
+    original = timm.create_model("test_resnet", num_classes=5).eval()
+    original.load_state_dict(torch.load(tmp_path / "five.pth")["model"])
+    x = torch.rand(2, 3, 32, 32)
+    standardised = (x - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / 0.25
+    torch.testing.assert_close(graph.module()(x)["logits"], original(standardised), rtol=1e-4, atol=1e-5)
+
+
+def test_images_that_the_library_stands_for_are_told(five, tree, bcos):
+    status, out, err = bcos("predict", *five, tree)
+    assert status == 0, err
+    change = "change with --image-size, --resize, --mean, --std"
+    assert err.startswith(f"images: shorter side 168, middle 160×160, mean 0.5, std 0.5 (timm's; {change})\n")
+    assert "images:" not in out
+    assert {row.split(",")[1] for row in out.splitlines()[1:]} <= {"löwe", "b", "c", "d", "e"}
+
+
+def test_network_that_is_built_for_one_size_is_built_for_the_size_that_is_given(tree, bcos, tmp_path):
+    torch.save(timm.create_model("test_vit", num_classes=2, img_size=64).state_dict(), tmp_path / "vit.pth")
+    status, out, err = bcos("predict", "timm/test_vit", tree, "--weights", "vit.pth", "--image-size", 64)
+    assert status == 0, err
+    assert len(out.splitlines()) == 21
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--resize", "squashed"], "--resize must be a number of pixels, or squash, got 'squashed'"),
+        (["--resize", 96], "resize=96 is smaller than the 160 pixels that are cropped from it; give at least 160"),
+        (["--mean", "a"], "--mean must be numbers with commas between them, such as 0.485,0.456,0.406, got 'a'"),
+        (["--mean", "0.1,0.2"], "mean=0.1,0.2 must be one number, or one for each of 3 channels"),
+        (["--std", "0"], "std of an input must have a finite number for each channel"),
+    ],
+)
+def test_images_that_no_network_takes_are_refused(five, tree, bcos, line, options, message):
+    assert message in line(bcos("predict", *five, tree, *options))
+
+
+def test_runs_bring_their_own_images(run_folder, tree, bcos, line, tmp_path):
+    text = line(bcos("predict", run_folder, tree, "--image-size", 96))
+    assert f"--image-size, --resize, --mean and --std go with the name of a model; {run_folder!r} says itself" in text
+    save_weights(create_model("cifar10_resnet20"), tmp_path / "bare.safetensors")
+    bare = ("predict", "cifar10_resnet20", tree, "--weights", "bare.safetensors")
+    assert "mean=0.5 is of standardised images, and this network takes values" in line(bcos(*bare, "--mean", 0.5))
+    status, _, err = bcos(*bare)
+    assert status == 0
+    assert "images: resized to 32×32 (the model's; change with --image-size, --resize)" in err
+
+
+@pytest.mark.parametrize("command", ["explain", "predict", "convert"])
+def test_what_names_no_network_is_told_how_to_name_it(command, five, tree, bcos, line):
+    rest = [] if command == "convert" else [tree]
+    out = [] if command == "predict" else ["--out", "made"]
+    assert "name that: timm/NAME --weights five.pth" in line(bcos(command, "five.pth", *rest, *out))
+    assert "did you mean 'timm/test_resnet'?" in line(bcos(command, "test_resnet", *rest, *out))
+    assert "timm has no model 'test_resnett'; did you mean 'test_resnet'?" in line(
+        bcos(command, "timm/test_resnett", *rest, *out)
+    )

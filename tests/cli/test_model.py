@@ -40,6 +40,15 @@ def test_photographs_are_cropped_as_the_model_does_unless_told_otherwise(data, e
     assert (spec.size, spec.resize) == expected
 
 
+def test_statistics_of_a_recipe_are_those_of_a_plain_network_alone(recipe):
+    data = {"image_channels": None, "mean": [0.1], "std": [0.2, 0.3, 0.4]}
+    plain = recipe(model={"name": "standard_cifar10_resnet20", "options": {}}, data=data)
+    assert build(plain, ["a", "b"]).input.mean == (0.1, 0.1, 0.1)
+    assert build(plain, ["a", "b"]).input.std == (0.2, 0.3, 0.4)
+    with pytest.raises(BcosError, match=r"data.mean=0.1 is of standardised images"):
+        build(recipe(data=data), ["a", "b"])
+
+
 def test_crop_larger_than_the_image_is_refused(recipe):
     made = recipe(data={"image_size": 64, "resize": 32})
     with pytest.raises(BcosError, match=r"data.resize=32 is smaller than the 64 pixels .*; give at least 64"):

@@ -1,5 +1,6 @@
 """``bcos predict``, and the predictions that ``bcos eval --out`` writes."""
 
+import contextlib
 import csv
 import io
 import json
@@ -9,11 +10,13 @@ import torch
 from PIL import Image
 from stripes import striped
 
+from bcos_cli import console, main
 from bcos_cli.data.index import load_index
 from bcos_cli.data.loader import make_batches
 from bcos_cli.data.sources import encode_png
 from bcos_cli.data.stream import Place
 from bcos_cli.evaluate.predictions import SplitPredictions
+from bcos_cli.messages import say
 from bcos_cli.train.model import build
 
 CLASSES = ["rows", "[/INST] col,umns", "corner"]
@@ -193,3 +196,53 @@ def test_predictions_of_several_labels_count_as_right_if_one_of_them_is(tmp_path
 
 def test_no_predictions_are_rows_too():
     assert SplitPredictions(CLASSES).rows().shape == (0, 4)
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_lines_on_a_terminal_stand_alone_and_a_bar_beside_those_in_a_file(network, photos, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    for source in (photos, photos.parent / "s"):
+        if source != photos:
+            assert main.run(["shards", "pack", "photos", "s", "--split", "test", "--workers", "1"]) == 0
+        for stdout, has_bar in ((_Terminal(), False), (io.StringIO(), True)):
+            stderr = _Terminal()
+            with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
+                assert main.run(["predict", network, str(source), "--workers", "0"]) == 0
+            assert ("predicting" in stderr.getvalue()) == has_bar
+            assert stdout.getvalue().startswith("file,")
+            assert len(rows(stdout.getvalue())) == 5
+
+
+def test_what_is_printed_beside_a_bar_goes_where_it_was_sent(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    stdout, stderr = io.StringIO(), _Terminal()
+    with (
+        contextlib.redirect_stdout(stdout),
+        contextlib.redirect_stderr(stderr),
+        console.counted("counting", 1) as counter,
+    ):
+        say("a row")
+        counter.advance()
+    assert stdout.getvalue() == "a row\n"
+    assert "a row" not in stderr.getvalue()
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+def test_files_of_a_folder_that_are_left_out_are_named(command, bcos, network, photos):
+    for name in ("notes.txt", "IMG_9.HEIC", "b/IMG_10.heic"):
+        (photos / name).write_bytes(b"x")
+    status, out, err = bcos(command, network, "photos", *([] if command == "predict" else ["--out", "o"]))
+    assert status == 0, err
+    assert "photos: left out 2: an image of a format that is not read (.heic): IMG_9.HEIC, b/IMG_10.heic\n" in err
+    assert "photos: left out 1: no image, by its name (.txt): notes.txt\n" in err
+    assert "left out" not in out
+
+
+def test_probabilities_are_explained_where_they_are_asked_for(bcos):
+    status, out, _ = bcos("predict", "--help")
+    assert status == 0
+    assert "those of several classes need not add up to 1" in " ".join(out.split())

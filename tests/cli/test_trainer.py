@@ -2,16 +2,20 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import safetensors.torch
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
 
 from bcos_cli.config import load_recipe
 from bcos_cli.config.locations import with_absolute_paths
+from bcos_cli.data.index import load_index
 from bcos_cli.processes.device import DEVICE
 from bcos_cli.train import accelerator, fsdp, losses, trainer
+from bcos_cli.train.coarse_images import coarse_images
 from bcos_cli.train.history import History
 from bcos_cli.train.model import build
 from bcos_cli.train.trainer import train
@@ -370,3 +374,33 @@ def test_plain_baseline_trains_with_softmax(run, recipe):
     result = run(recipe(model=model, train={"loss": "cross_entropy", "epochs": 1}))
     assert result.trained.probabilities == "softmax"
     assert result.trained.confidences(torch.randn(2, 3)).sum(1).tolist() == pytest.approx([1, 1])
+
+
+@pytest.mark.parametrize(
+    ("side", "size", "is_coarse"), [(100, 32, True), (96, 32, False), (8, 8, False), (300, 65, False), (193, 64, True)]
+)
+def test_images_far_larger_than_what_is_trained_on_are_told(side, size, is_coarse, make_tree, bcos):
+    pictures = {f"train/{name}/{i}.png": Image.new("RGB", (side + 50, side)) for name in "ab" for i in range(2)}
+    assert bcos("shards", "pack", make_tree(pictures), "s", "--workers", 1)[0] == 0
+    line = coarse_images("s", load_index("s"), "train", size)
+    assert (line is not None) == is_coarse
+    if line is not None:
+        assert line.startswith(f"images whose shorter side is {side} pixels are trained at {size}×{size}: maps have")
+
+
+def test_training_on_coarse_images_says_so_once(recipe, make_tree, bcos, tmp_path, capsys):
+    pictures = {
+        f"{split}/{name}/{i}.png": Image.new("L", (40, 40), 9 * i)
+        for split in ("train", "test")
+        for name in "ab"
+        for i in range(4)
+    }
+    assert bcos("shards", "pack", make_tree(pictures), "s", "--workers", 1, "--channels", 1)[0] == 0
+    train(recipe(data={"path": "s"}, train={"epochs": 1}), tmp_path / "run")
+    assert capsys.readouterr().err.count("40 pixels are trained at 8×8") == 1
+
+
+def test_shards_that_cannot_be_read_are_left_to_training(shards, tmp_path):
+    shutil.copytree(shards, tmp_path / "s")
+    min((tmp_path / "s").glob("*train*.tar")).write_bytes(b"junk" * 400)
+    assert coarse_images("s", load_index("s"), "train", 2) is None

@@ -88,7 +88,7 @@ def test_fitted_kernels_bring_back_what_biases_and_means_gave(plain, images):
     torch.manual_seed(2)
     others = smooth(64)
     before = error(bcosify(plain, **options), plain, others)
-    network = bcosify(plain, images=images, **options)
+    network = bcosify(plain, fit_to=images, **options)
     after = error(network, plain, others)
     assert after < 0.15
     assert after < before / 4
@@ -99,7 +99,7 @@ def test_fitted_kernels_bring_back_what_biases_and_means_gave(plain, images):
 
 
 def test_first_layer_is_fitted_exactly_as_its_inputs_hold_a_constant(plain, images):
-    network = bcosify(plain, b=1.0, image_size=16, images=images, **STATISTICS).eval()
+    network = bcosify(plain, b=1.0, image_size=16, fit_to=images, **STATISTICS).eval()
     x = AddInverse()(images[:8])
     with torch.no_grad():
         wanted = plain.bn(plain.stem((images[:8] - MEAN) / STD))
@@ -123,20 +123,20 @@ def test_fitting_leaves_the_exponent_the_original_and_the_lengths_of_kernels(pla
 
 def test_layers_that_have_lost_nothing_are_not_fitted(plain, images):
     kept = {"keep_bias": True, "keep_norms": True, "keep_pooling": True}
-    network = bcosify(plain, b=1.0, image_size=16, images=images, **kept, **STATISTICS)
+    network = bcosify(plain, b=1.0, image_size=16, fit_to=images, **kept, **STATISTICS)
     assert any(note.startswith("0 layers were fitted") for note in network.conversion.notes)
 
 
 @pytest.mark.parametrize("given", [torch.rand(1, 3, 16, 16), torch.rand(4, 6, 16, 16), torch.rand(3, 16, 16)])
 def test_too_few_or_other_images_are_refused(plain, given):
     with pytest.raises(BcosError, match=r"fitted to at least two images \(N, 3, H, W\) in \[0, 1\], got \("):
-        bcosify(plain, image_size=16, images=given, **STATISTICS)
+        bcosify(plain, image_size=16, fit_to=given, **STATISTICS)
 
 
 def test_transformer_is_fitted(transformer, images):
     transformer = transformer.float().eval()
     options = {"b": 1.0, "image_size": 16, **STATISTICS}
-    network = bcosify(transformer, images=images, **options)
+    network = bcosify(transformer, fit_to=images, **options)
     assert not any(note.startswith("0 layers") for note in network.conversion.notes)
     assert error(network, transformer, images) < error(bcosify(transformer, **options), transformer, images)
 

@@ -82,6 +82,7 @@ def counted(description: str, total: int, enabled: bool = True) -> Iterator["Cou
         TextColumn("{task.fields[note]}", markup=False),
         console=err,
         disable=not enabled,
+        redirect_stdout=out.is_terminal,  # else rich would write to standard error what is printed to a file or pipe
     ) as bar:
         yield Counter(bar, description, total)
 

@@ -18,6 +18,9 @@ from bcos_models.spec import Checkpoint, InputSpec, ModelSpec
 if TYPE_CHECKING:
     from torch import nn
 
+LIBRARIES = ("timm", "torchvision")
+"""Whose networks are models by the name of their library and their own."""
+
 
 def list_models(pattern: str = "*") -> list[str]:
     """List the names of all models, of every plugin, that match a shell pattern such as ``"cifar10_*"``, sorted."""
@@ -57,16 +60,28 @@ def is_model(name: str) -> bool:
 
 
 def check_named(run_or_model: str) -> None:
-    """Refuse what names neither a file or folder, nor a repository, nor a model.
+    """Refuse what names neither a folder or ``.safetensors`` file, nor a repository, nor a model.
 
     Raises:
-        BcosError: nothing of that name.
+        BcosError: nothing of that name; the message suggests one.
     """
-    if not (run_or_model.startswith("hf://") or Path(run_or_model).exists() or is_model(run_or_model)):
+    path = Path(run_or_model)
+    is_there = path.is_dir() or (path.suffix == ".safetensors" and path.exists())
+    if run_or_model.startswith("hf://") or is_there or is_model(run_or_model):
+        return
+    if path.is_file():
         raise BcosError(
-            f"{run_or_model!r} is neither a run's folder, nor a .safetensors file, nor a model; bcos models lists "
-            "those, and hf://owner/repository names one on the Hugging Face hub"
+            f"the file {run_or_model!r} does not say which network its weights are of; name that: "
+            f"timm/NAME --weights {run_or_model}, or torchvision/NAME, or a model that bcos models lists"
         )
+    if run_or_model.partition("/")[0] in LIBRARIES:
+        get_spec(run_or_model)  # its message suggests one
+    elsewhere = [name for library in LIBRARIES if is_model(name := f"{library}/{run_or_model}")]
+    remedy = f"did you mean {' or '.join(map(repr, elsewhere))}? " if elsewhere else ""
+    raise BcosError(
+        f"{run_or_model!r} is neither a run's folder, nor a .safetensors file, nor a model; {remedy}bcos models lists "
+        "those, and hf://owner/repository names one on the Hugging Face hub"
+    )
 
 
 def create_model(

@@ -17,6 +17,62 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
+class ImageChanges:
+    """What differs in a network's images from its description; None for what does not.
+
+    With `size` alone, `resize` changes in proportion.
+    """
+
+    size: int | None = None
+    """Height and width in pixels."""
+    resize: int | Literal["squash"] | None = None
+    """Shorter side before the centre crop; ``squash``: height and width become `size`."""
+    mean: Sequence[float] | None = None
+    """Of each channel, or one number for all; so is `std`. Only of standardised images."""
+    std: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("size", self.size), ("resize", self.resize)):
+            if not (value is None or is_size(value) or (name == "resize" and value == "squash")):
+                raise BcosError(f"{name}={shown(value)} must be a whole number of at least 1")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and not (isinstance(values, list | tuple) and all(map(is_number, values))):
+                raise BcosError(f"{name}={shown(values)} must be a list of numbers, one for each channel")
+
+    def apply(self, spec: "InputSpec") -> "InputSpec":
+        """Return the changed description.
+
+        Raises:
+            BcosError: values that no input has, or a mean of images that are not standardised; it begins with the name
+                of the field.
+        """
+        changes: dict[str, Any] = {}
+        if self.size is not None:
+            in_proportion = None if spec.resize is None else round(spec.resize * self.size / spec.size)
+            changes |= {"size": self.size, "resize": in_proportion}
+        if self.resize is not None:
+            changes["resize"] = None if self.resize == "squash" else self.resize
+        size, resize = changes.get("size", spec.size), changes.get("resize")
+        if resize is not None and resize < size:
+            raise BcosError(
+                f"resize={resize} is smaller than the {size} pixels that are cropped from it; give at least {size}"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None:
+                changes[name] = _of_channels(name, values, spec)
+        return replace(spec, **changes)
+
+
+def _of_channels(name: str, values: Sequence[float], spec: "InputSpec") -> tuple[float, ...]:
+    given = ",".join(f"{value:g}" for value in values)
+    if spec.encoding != "standardize":
+        raise BcosError(f"{name}={given} is of standardised images, and this network takes values in [0, 1]; remove it")
+    if len(values) not in (1, spec.channels):
+        raise BcosError(f"{name}={given} must be one number, or one for each of {spec.channels} channels")
+    return tuple(values) * (spec.channels if len(values) == 1 else 1)
+
+
+@dataclass(frozen=True)
 class InputSpec:
     """The images that a model takes, and how they are encoded.
 

@@ -20,7 +20,7 @@ from bcos_models.hub import CONFIG_NAME, from_pretrained
 from bcos_models.model_config import ModelConfig, Probabilities, check_outputs, usual_probabilities
 from bcos_models.reconstruction import rebuild
 from bcos_models.registry import check_named, create_model, get_spec, is_model
-from bcos_models.spec import InputSpec
+from bcos_models.spec import ImageChanges, InputSpec
 from bcos_models.transforms import input_encoder
 from bcos_models.weights import (
     WEIGHTS_NAME,
@@ -154,7 +154,12 @@ def _first_names(names: Sequence[str], most: int = 5) -> str:
 
 
 def load_trained(
-    run_or_model: str, weights: str | None = None, *, classes: Sequence[str] | None = None, trust: bool = False
+    run_or_model: str,
+    weights: str | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    images: ImageChanges | None = None,
+    trust: bool = False,
 ) -> TrainedModel:
     """Load what a user names.
 
@@ -164,19 +169,25 @@ def load_trained(
             ``torchvision/NAME`` are those networks as they are, not converted.
         weights: of a model that is named, for any number of classes; None for the published ones.
         classes: names of the outputs, in place of those that are known.
+        images: what the network's images are, where that differs from what the name says; for a model that is named.
         trust: take options, from a file, that name files or addresses, which are then read or fetched.
 
     Raises:
         BcosError: nothing of that name, or no weights.
     """
-    trained = _load(run_or_model, weights, trust)
+    trained = _load(run_or_model, weights, images or ImageChanges(), trust)
     return trained if classes is None else TrainedModel(trained.model, replace(trained.config, classes=list(classes)))
 
 
-def _load(run_or_model: str, weights: str | None, trust: bool) -> TrainedModel:
+def _load(run_or_model: str, weights: str | None, images: ImageChanges, trust: bool) -> TrainedModel:
     path = Path(run_or_model)
     if weights is not None and not is_model(run_or_model):
         raise BcosError(f"--weights goes with the name of a model, got {run_or_model!r}; bcos models lists them")
+    if images != ImageChanges() and not is_model(run_or_model):
+        raise BcosError(
+            "--image-size, --resize, --mean and --std go with the name of a model; "
+            f"{run_or_model!r} says itself what its images are"
+        )
     if run_or_model.startswith("hf://") or (path / CONFIG_NAME).is_file():
         model = from_pretrained(run_or_model, trust=trust)
         config: ModelConfig = model.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
@@ -192,16 +203,16 @@ def _load(run_or_model: str, weights: str | None, trust: bool) -> TrainedModel:
     if path.suffix == ".safetensors":
         return _load_file(path, trust)
     check_named(run_or_model)
-    return _load_named(run_or_model, weights)
+    return _load_named(run_or_model, weights, images)
 
 
-def _load_named(name: str, weights: str | None) -> TrainedModel:
+def _load_named(name: str, weights: str | None, images: ImageChanges) -> TrainedModel:
     """Load a model of ours with published or given weights, or a network of another library, unconverted."""
     spec = get_spec(name)
     options: dict[str, Any] = {}
     if "/" in name:
-        model, input_spec, num_classes = original(name, weights)
-        options["as_is"] = True
+        model, input_spec, num_classes, network = original(name, weights, images)
+        options |= {"as_is": True} | ({"network": network} if network else {})
         has_names = num_classes == imagenet.CLASSES
     elif weights is None and spec.checkpoint is None:
         raise BcosError(
@@ -209,7 +220,7 @@ def _load_named(name: str, weights: str | None) -> TrainedModel:
         )
     else:
         model = create_model(name, pretrained=weights is None)
-        input_spec, num_classes, has_names = spec.input, spec.num_classes, weights is None
+        input_spec, num_classes, has_names = images.apply(spec.input), spec.num_classes, weights is None
         if weights is not None:
             state = read_state(find_weights(weights))
             found = classes_in(model, convert_state(model.state_dict(), state, name))

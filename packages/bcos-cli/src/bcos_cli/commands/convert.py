@@ -4,13 +4,14 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from bcos_cli.config.network import given_images, read_classes, takes_images, tell_images
 from bcos_cli.config.trust import TrustRun, trust_runs, trusts_runs
 from bcos_cli.data.data_set import packed_data_set
 from bcos_cli.hookspecs import hookimpl
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 bcos_cli_commands = hookimpl(lambda app: app.command()(convert))
 
 
+@takes_images
 def convert(
     model: Annotated[
         str, typer.Argument(help="timm/NAME, torchvision/NAME, bcosified/NAME, or the folder of a plain run.")
@@ -42,7 +44,11 @@ def convert(
         typer.Option(help="Weights of the original network: a file or URL. By default those of its library."),
     ] = None,
     classes: Annotated[
-        int | None, typer.Option(help="Number of outputs; by default that of the original.", min=1)
+        str | None,
+        typer.Option(
+            help="File with the names of the outputs, one in each line, or their number; by default that of the "
+            "weights."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -86,6 +92,8 @@ def convert(
         _print_probe(steps)
 
 
+_OF_ORIGINAL = ("network", "images")
+"""Options of the network as it was."""
 _FITTED, _PROBED = 256, 128
 """Images that kernels are fitted to, and others on which a conversion is tried."""
 
@@ -97,13 +105,15 @@ class _Task:
         self,
         model: str,
         weights: str | None,
-        num_classes: int | None,
+        classes: str | None,
         overrides: list[str],
         out: Path | None,
         dry_run: bool,
     ) -> None:
         from bcos_cli.config import override
         from bcos_models import get_spec, load_trained
+        from bcos_models.convert.origins import classes_of_weights
+        from bcos_models.registry import check_named
         from bcos_models.weights import WEIGHTS_NAME
 
         if out is not None and not dry_run:
@@ -113,19 +123,32 @@ class _Task:
         for text in overrides:
             override(self.options, text)
         self.run = load_trained(model, trust=trusts_runs()) if Path(model).is_dir() else None
-        self.classes = None if self.run is None else self.run.classes
+        num_classes, names = _parse_classes(classes)
+        images = {name: value for name, value in asdict(given_images()).items() if value is not None}
         if self.run is not None:
-            if weights is not None or num_classes is not None:
-                raise BcosError(f"--weights and --classes go with the name of a model; {model!r} has its own")
-            weights, num_classes = str(Path(model) / WEIGHTS_NAME), len(self.run.classes)
+            if weights is not None or classes is not None or images:
+                raise BcosError(
+                    "--weights, --classes, --image-size, --resize, --mean and --std go with the name of a model; "
+                    f"{model!r} has its own"
+                )
+            weights, names = str(Path(model) / WEIGHTS_NAME), self.run.classes
             model, self.options = _run_options(self.run, self.options)
-        self.name, self.weights, self.num_classes = model, weights, num_classes
+        else:
+            check_named(model)
+            self.options |= {"images": images} if images else {}
+        self.name, self.weights, self.classes = model, weights, names
         get_spec(model)  # a wrong name fails here
         if "/" not in model:
             raise BcosError(
                 f"{model!r} is one of our models; bcos convert takes timm/NAME, torchvision/NAME, bcosified/{model} if "
                 "it is a plain one, or the folder of a run"
             )
+        self.own_classes = num_classes is None and names is None
+        known = self.run is not None or num_classes is not None or weights is None
+        of_weights = None if known else classes_of_weights(model, str(weights))
+        if names is not None and of_weights not in (None, len(names)):
+            raise BcosError(f"--classes {classes} has {len(names):,} names, the weights are for {of_weights:,} classes")
+        self.num_classes = num_classes or of_weights or (None if names is None else len(names))
 
     def convert(self) -> "nn.Module":
         """Convert the network, with the description that is saved with it."""
@@ -139,8 +162,11 @@ class _Task:
                 config.input, size=self.run.input.size, resize=self.run.input.resize, range=self.run.input.range
             )
             describe(made, replace(config, input=own))
-        elif self.num_classes is None and config.num_classes == imagenet.CLASSES:
-            self.classes = imagenet.class_names()
+        else:
+            if self.own_classes and config.num_classes == imagenet.CLASSES:
+                self.classes = imagenet.class_names()
+            if self.weights is not None or "images" in self.options:
+                tell_images(self.name, replace(config.input, encoding="standardize"), given_images())
         return made
 
     def fit(self, data: str, made: "nn.Module") -> None:
@@ -165,7 +191,7 @@ class _Task:
         plain = self.plain()
         images, labels = self._images(data, plain, 1, _PROBED)
         fit_to = None if fit is None else self._images(fit, plain, 0, _FITTED)[0]
-        options = {key: value for key, value in self.options.items() if key != "network"}
+        options = {key: value for key, value in self.options.items() if key not in _OF_ORIGINAL}
         spec = plain.input
         return list(
             probe_conversion(plain.model, images, labels=labels, fit_to=fit_to, mean=spec.mean, std=spec.std, **options)
@@ -175,7 +201,7 @@ class _Task:
         """Return the network as it was."""
         from bcos_models import TrainedModel
 
-        made = self._create({"as_is": True} | {k: v for k, v in self.options.items() if k == "network"}).eval()
+        made = self._create({"as_is": True} | {k: v for k, v in self.options.items() if k in _OF_ORIGINAL}).eval()
         config: ModelConfig = made.bcos_config  # type: ignore[assignment] # reason: a plain attribute of the module
         return TrainedModel(made, replace(config, input=self._input(config.input), classes=self.classes))
 
@@ -229,12 +255,30 @@ def _check_folder(out: Path) -> None:
         raise BcosError(f"{str(out)!r} is not empty; choose another folder with --out")
 
 
+def _parse_classes(text: str | None) -> tuple[int | None, list[str] | None]:
+    """Return the number of classes, or their names from a file."""
+    if text is None:
+        return None, None
+    if not (text.isascii() and text.isdecimal()):
+        return None, read_classes(Path(text))
+    if not int(text):
+        raise BcosError("--classes must be at least 1, or a file with the names of the classes, got 0")
+    return int(text), None
+
+
 def _run_options(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Return the name and options to convert the network of a run with."""
     from bcos_models import get_spec
 
+    def with_images(name: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+        own, library = run.input, get_spec(name).input
+        if (own.mean, own.std) != (library.mean, library.std):
+            statistics = {"mean": own.mean[: own.channels], "std": own.std[: own.channels]}
+            options = {"images": statistics, **options}
+        return name, options
+
     if run.options.get("as_is"):
-        return run.name, {**{k: v for k, v in run.options.items() if k != "as_is"}, **options}
+        return with_images(run.name, {**{k: v for k, v in run.options.items() if k != "as_is"}, **options})
     if "/" in run.name:
         shown = ", ".join(f"{key}={value}" for key, value in run.options.items()) or "b=2"
         raise BcosError(
@@ -245,12 +289,13 @@ def _run_options(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dic
     spec = get_spec(name)
     if run.input.channels != spec.input.channels:
         raise BcosError(f"the run's images have {run.input.channels} channels, {run.name} has {spec.input.channels}")
-    return name, {**({"network": run.options} if run.options else {}), **options}
+    return with_images(name, {**({"network": run.options} if run.options else {}), **options})
 
 
 def _print(name: str, report: "ConversionReport", out: Path | None, *, every_layer: bool) -> None:
     """Print what each kind of layer became, and why; before that, the same of every layer."""
     from bcos_cli import console
+    from bcos_cli.train.arguments import FINETUNE
     from bcos_core.image_share import percent
 
     line = partial(console.out.print, soft_wrap=True)
@@ -274,7 +319,7 @@ def _print(name: str, report: "ConversionReport", out: Path | None, *, every_lay
     share, cancelled = (percent(math.nan if v is None else v) for v in (report.image_share, report.cancellation))
     line(f"· for a random image: image share {share}, cancellation {cancelled}")
     if out is not None:
-        line(f"written to {out}; bcos explain {out} IMAGE shows what it sees; bcos train fine-tunes {name}")
+        line(f"written to {out}; it is to be fine-tuned: bcos train {FINETUNE} --from {out} --data SHARDS")
 
 
 def _print_probe(steps: "Sequence[ProbeStep]") -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from bcos_cli.config.network import ClassFile, RunOrModel, Weights
+from bcos_cli.config.network import ClassFile, RunOrModel, Weights, takes_images
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.data_set import DataPath, packed_data_set
 from bcos_cli.data.pixels import AllowTruncated, RangeOption
@@ -35,6 +35,7 @@ class _EvalCommand(TyperCommand):
 bcos_cli_commands = hookimpl(lambda app: app.command("eval", cls=_EvalCommand)(evaluate))
 
 
+@takes_images
 def evaluate(
     run_or_model: RunOrModel,
     data: DataPath = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bcos_cli.commands.listing import AsJson
-from bcos_cli.config.network import ClassFile, RunOrModel, Weights
+from bcos_cli.config.network import ClassFile, RunOrModel, Weights, takes_images
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.pixels import AllowTruncated, RangeOption
 from bcos_cli.hookspecs import hookimpl
@@ -24,6 +24,7 @@ _ROWS = 40
 bcos_cli_commands = hookimpl(lambda app: app.command()(explain))
 
 
+@takes_images
 def explain(
     run_or_model: RunOrModel,
     images: Annotated[
@@ -64,7 +65,11 @@ def explain(
         typer.Option(help="Colour behind transparent parts. By default white; none in separate pictures."),
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Side of each picture in pixels, up to 4096; about 224 by default.")
+        int | None,
+        typer.Option(
+            help="Side of each picture that is written, in pixels, up to 4096, about 224 by default. What the network "
+            "sees has the side --image-size."
+        ),
     ] = None,
     raw_weight: Annotated[bool, typer.Option("--raw-weight", help="Also write W as an array.")] = False,
     smooth: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network
+from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network, takes_images
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say
@@ -18,6 +18,7 @@ EXAMPLES = 2
 bcos_cli_commands = hookimpl(lambda app: app.command()(export))
 
 
+@takes_images
 def export(
     run_or_model: RunOrModel,
     out: Annotated[Path, typer.Option(help="File to write, ending in .onnx or .pt2.")],

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bcos_cli.commands.listing import AsJson
-from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network
+from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network, takes_images
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.data_set import DataPath, packed_data_set
 from bcos_cli.data.pixels import AllowTruncated, RangeOption
@@ -18,6 +18,7 @@ from bcos_core.errors import BcosError
 bcos_cli_commands = hookimpl(lambda app: app.command()(neurons))
 
 
+@takes_images
 def neurons(
     run_or_model: RunOrModel,
     out: Annotated[Path, typer.Option(help="Folder for neurons.html and neurons.json.")],

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.config.network import Weights, load_network
+from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network, takes_images
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.pixels import AllowTruncated, RangeOption
 from bcos_cli.hookspecs import hookimpl
@@ -22,8 +22,9 @@ _SUFFIXES = {".csv": False, ".jsonl": True}
 bcos_cli_commands = hookimpl(lambda app: app.command()(predict))
 
 
+@takes_images
 def predict(
-    run_or_model: Annotated[str, typer.Argument(help="Folder or weights file of a run, or a model with --weights.")],
+    run_or_model: RunOrModel,
     images: Annotated[
         list[str],
         typer.Argument(
@@ -38,6 +39,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an object a line, instead of CSV.")] = False,
     split: Annotated[str | None, typer.Option(help="Split of shards; test by default, val without one.")] = None,
     weights: Weights = None,
+    classes: ClassFile = None,
     range: RangeOption = None,
     allow_truncated: AllowTruncated = False,
     batch_size: Annotated[int, typer.Option(help="Images classified at a time.", min=1)] = 64,
@@ -46,6 +48,9 @@ def predict(
     device: Device = None,
 ) -> None:
     """Predict the classes of images: a line for each, as CSV or JSON, with file, class and probability.
+
+    In B-cos networks, and all that were trained with a binary cross entropy, the probability is a sigmoid of each
+    class alone: those of several classes need not add up to 1. In others it is a softmax over all classes.
 
     Exit status 1 if a file could not be read.
     """
@@ -81,13 +86,14 @@ def predict(
     from bcos_cli.evaluate.predictions import Predictor, csv_writer, json_writer
     from bcos_core.files import replacement
 
-    trained = load_network(run_or_model, weights, range=parse_range(range))
+    trained = load_network(run_or_model, weights, classes, range=parse_range(range))
     with ExitStack() as stack:
         file = sys.stdout
         if out is not None:
             file = stack.enter_context(stack.enter_context(replacement(out)).open("w", encoding="utf-8", newline=""))
         write = json_writer(file) if as_json or (out is not None and _SUFFIXES[out.suffix]) else csv_writer(file)
-        predictor = Predictor(trained, write, top_k, batch_size, truncated=allow_truncated)
+        bar = out is not None or not sys.stdout.isatty()  # lines that appear show how far it is
+        predictor = Predictor(trained, write, top_k, batch_size, truncated=allow_truncated, show_progress=bar)
         failures = [*empty, *predictor.predict_files(files)] if files else []
         unread = 0
         for location, index, chosen in shards:

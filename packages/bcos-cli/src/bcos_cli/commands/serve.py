@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bcos_cli.config.network import ClassFile, Weights
+from bcos_cli.config.network import ClassFile, Weights, takes_images
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.pixels import AllowTruncated, RangeOption
 from bcos_cli.hookspecs import hookimpl
@@ -13,6 +13,7 @@ from bcos_cli.processes.device import Device, use_device
 bcos_cli_commands = hookimpl(lambda app: app.command()(serve))
 
 
+@takes_images
 def serve(
     run_or_model: Annotated[
         list[str],

@@ -67,6 +67,11 @@ class Data(Section):
     resize: Positive | Literal["squash"] | None = None
     """Shorter side in pixels to which evaluated images are resized before the centre crop of ``image_size``;
     ``squash``: their height and width become ``image_size``. Null for what the model does, in proportion."""
+    mean: Annotated[list[float], Field(min_length=1)] | None = None
+    """Mean of each channel, or one number for all, that a plain network subtracts from values in [0, 1]; null for the
+    network's own."""
+    std: Annotated[list[Rate], Field(min_length=1)] | None = None
+    """What it divides them by."""
     train_image_size: Positive | None = None
     """Side in pixels of training images alone, where it differs."""
     image_channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)] | None = None

@@ -168,6 +168,8 @@ class Predictor:
     clips: ClipOptions = field(default_factory=ClipOptions)
     truncated: bool = False
     """Read JPEG files that were cut off."""
+    show_progress: bool = True
+    """Draw a progress bar; not where lines are written to the same terminal."""
 
     def __post_init__(self) -> None:
         classes = len(self.trained.classes)
@@ -179,7 +181,7 @@ class Predictor:
         """Predict images, and clips by the mean logits of their frames, in order; return those that cannot be read."""
         failures: list[Failure] = []
         partial = PartlyRead()
-        with console.counted("predicting", len(files)) as counter:
+        with console.counted("predicting", len(files), self.show_progress) as counter:
             for group in in_groups(files, self.batch_size):
                 before = len(failures)
                 if isinstance(group, ImageFile):
@@ -200,7 +202,8 @@ class Predictor:
 
         network, device = self.trained.model, default_device()
         with make_batches(data, index, split, self.trained.input, reading=reading, **options) as batches:
-            return run_network(self.trained, network, batches, update, device=device, label="predicting").unread
+            shown: dict[str, Any] = {"label": "predicting", "show_progress": self.show_progress}
+            return run_network(self.trained, network, batches, update, device=device, **shown).unread
 
     def _predict_images(self, files: Sequence[ImageFile], failures: list[Failure], partial: PartlyRead) -> None:
         names, pixels = [], []

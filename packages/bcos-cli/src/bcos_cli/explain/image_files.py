@@ -4,8 +4,9 @@ import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
-from pathlib import Path, PurePath
+from pathlib import Path
 
+from bcos_cli import console
 from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
 from bcos_cli.data.index import INDEX_NAME
 from bcos_cli.data.sources.inventory import inventory_of
@@ -36,7 +37,7 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Fail
     """Return the files, and those with the name of an image or video in the folders, in order; and folders without any.
 
     Folders are searched, linked ones too, without hidden files and folders that ``bcos`` wrote; patterns may
-    have ``*``, ``?``, ``[...]`` and ``**``.
+    have ``*``, ``?``, ``[...]`` and ``**``. What else is in a folder is told on standard error.
 
     Raises:
         BcosError: a path that is not there, a pattern that nothing matches, or no image at all.
@@ -52,8 +53,11 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Fail
             raise BcosError(
                 f"{str(path)!r} is a folder of shards; explain them with: bcos maps RUN --data {path} --out DIR"
             )
-        below = sorted(path / name for name in inventory_of(path).files if PurePath(name).suffix.lower() in suffixes)
+        inventory = inventory_of(path)
+        below = sorted(path / name for name in inventory.images(suffixes))
         found += below
+        for files in inventory.left_out:
+            console.err.print(f"{path}: left out {files}", soft_wrap=True)
         if not below:
             empty.append(Failure(str(path), f"no images in this folder; they end in {', '.join(suffixes)}"))
     if not found:

@@ -11,7 +11,7 @@ from threading import Lock
 
 import torch
 
-from bcos_cli.config.network import load_network
+from bcos_cli.config.network import given_images, load_network
 from bcos_cli.data.input_image import InputImage
 from bcos_cli.explain.batch import explain_images
 from bcos_cli.processes.group import default_device
@@ -20,6 +20,7 @@ from bcos_core.errors import BcosError, first_line
 from bcos_explain import ClassTarget, ExplainedImage, explainer_specs
 from bcos_models import TrainedModel
 from bcos_models.images import Range
+from bcos_models.spec import ImageChanges
 
 TOP = 5
 """Most likely classes that are shown."""
@@ -86,7 +87,9 @@ def load_networks(
         BcosError: as :func:`bcos_cli.config.network.load_network`, or weights or names for several models.
     """
     given = list(dict.fromkeys(runs_or_models))
-    for option, value in (("--weights", weights), ("--classes", classes)):
+    images = None if given_images() == ImageChanges() else given_images()
+    of_one = {"--weights": weights, "--classes": classes, "the size, mean or std of images": images}
+    for option, value in of_one.items():
         if value is not None and len(given) > 1:
             raise BcosError(
                 f"{option} goes with one model, got {len(given)}; give folders or weights files of runs instead"

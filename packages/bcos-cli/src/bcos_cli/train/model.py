@@ -21,6 +21,7 @@ from bcos_core.norms.batch import RunningNorm
 from bcos_core.plugins import suggestion
 from bcos_models import InputSpec, ModelConfig, TrainedModel, create_model, get_spec, is_model, load_trained
 from bcos_models.registry import describe
+from bcos_models.spec import ImageChanges
 
 
 def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
@@ -45,7 +46,7 @@ def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
 def _by_name(recipe: Recipe, model: config.Model, classes: list[str]) -> TrainedModel:
     assert model.name is not None
     own = get_spec(model.name).input
-    spec = _input_spec(recipe.data, own)
+    spec = _input_spec(recipe.data.model_copy(update={"mean": None, "std": None}), own)  # they are the network's below
     options = dict(model.options)
     if spec.encoded_channels != own.encoded_channels:
         if "/" in model.name:  # the original network takes images without inverse channels
@@ -92,23 +93,16 @@ def _from_trained(recipe: Recipe, started: TrainedModel, classes: list[str]) -> 
 def _input_spec(data: config.Data, spec: InputSpec) -> InputSpec:
     """Return a network's input, changed as the recipe says."""
     changes: dict[str, Any] = {}
-    if data.image_size is not None:
-        in_proportion = None if spec.resize is None else round(spec.resize * data.image_size / spec.size)
-        changes |= {"size": data.image_size, "resize": in_proportion}
-    if data.resize is not None:
-        changes["resize"] = None if data.resize == "squash" else data.resize
-    size, resize = changes.get("size", spec.size), changes.get("resize")
-    if resize is not None and resize < size:
-        raise BcosError(
-            f"data.resize={resize} is smaller than the {size} pixels that are cropped from it; give at least {size}"
-        )
     if data.image_channels is not None:
         if data.image_channels > len(spec.mean):
             spec = spec.with_channels(data.image_channels * spec.encoded_channels // spec.channels)
         changes["channels"] = data.image_channels
     if data.range is not None:
         changes["range"] = data.range
-    return replace(spec, **changes)
+    try:
+        return ImageChanges(data.image_size, data.resize, data.mean, data.std).apply(replace(spec, **changes))
+    except BcosError as reason:
+        raise BcosError(f"data.{reason}") from reason
 
 
 def with_pixels(recipe: Recipe, index: ShardIndex) -> Recipe:

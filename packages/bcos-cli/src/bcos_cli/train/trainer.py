@@ -28,6 +28,7 @@ from bcos_cli.train.accelerator import make_accelerator, start_trackers
 from bcos_cli.train.batch_size import check_mixing, plan_batches
 from bcos_cli.train.best_epoch import should_stop
 from bcos_cli.train.checkpoint import Checkpoints, Progress, load_progress
+from bcos_cli.train.coarse_images import coarse_images
 from bcos_cli.train.distillation import Agreement, agreement, output_names
 from bcos_cli.train.history import History, epoch_line
 from bcos_cli.train.learner import Learner
@@ -177,8 +178,10 @@ class Trainer:
         """Train to the last epoch, from the first or from the last checkpoint; return the final scores, if any."""
         recipe, epochs = self.recipe, self.recipe.train.epochs
         if self.accelerator.is_main_process:
-            for text in self.splits.summary(recipe.train, recipe.early_stopping, self.index):
-                console.err.print(text, soft_wrap=True)
+            coarse = coarse_images(recipe.data.location, self.index, self.splits.train, self.trained.input.size)
+            for text in (*self.splits.summary(recipe.train, recipe.early_stopping, self.index), coarse):
+                if text is not None:
+                    console.err.print(text, soft_wrap=True)
         if resume:
             self.resume()
             if self.accelerator.is_main_process:

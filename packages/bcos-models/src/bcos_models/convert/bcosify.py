@@ -51,7 +51,7 @@ def bcosify(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     image_size: int | tuple[int, int] | None = None,
-    images: Tensor | None = None,
+    fit_to: Tensor | None = None,
 ) -> BcosifiedNetwork:
     """Convert a trained image classifier into a B-cos network.
 
@@ -75,7 +75,7 @@ def bcosify(
         mean: that was subtracted from images in [0, 1] before `model` took them, for each channel; None for what a
             model of timm or ours says of itself, else ImageNet's; so is `std`.
         image_size: side, or height and width, of the image that the conversion is tried with; None likewise, else 224.
-        images: a few hundred images (N, C, H, W) in [0, 1] such as the network will see, without labels; kernels are
+        fit_to: a few hundred images (N, C, H, W) in [0, 1] such as the network will see, without labels; kernels are
             then fitted, layer by layer, to what the original gives, so that they make up for the biases and means that
             are gone (:func:`~bcos_models.convert.fitting.fit_kernels`). None leaves kernels as they are.
 
@@ -122,9 +122,9 @@ def bcosify(
     converter = _Converter(options, observed.decisions, classes, mean, std, logit_bias, observed.called)
     network = _converted(original, exact, converter, image, inputs, observed.logits)
     del exact
-    if images is not None:
-        count = fit_kernels(network.eval(), original, images, mean=mean, std=std)
-        network.conversion.notes.append(f"{count} layers were fitted to {len(images):,} images")
+    if fit_to is not None:
+        count = fit_kernels(network.eval(), original, fit_to, mean=mean, std=std)
+        network.conversion.notes.append(f"{count} layers were fitted to {len(fit_to):,} images")
     _measure(network.eval(), image, options.input, inputs)
     for name, module in network.network.named_modules():
         module.training = modes.get(name, model.training)

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -20,7 +20,7 @@ from bcos_models.convert.network import BcosifiedNetwork
 from bcos_models.download import quick_hub
 from bcos_models.model_config import check_outputs
 from bcos_models.registry import create_model, get_spec
-from bcos_models.spec import CIFAR10, InputSpec, ModelSpec
+from bcos_models.spec import CIFAR10, ImageChanges, InputSpec, ModelSpec
 from bcos_models.timm_models import timm_input
 from bcos_models.weights import convert_state, find_weights, load_state, read_state, unwrapped
 
@@ -86,6 +86,7 @@ def converted(
     pretrained: bool = False,
     weights: str | Path | None = None,
     network: Mapping[str, Any] | None = None,
+    images: Mapping[str, Any] | None = None,
     decisions: Mapping[str, Any] | None = None,
     as_is: bool = False,
     **options: Unpack[BcosifyOptions],
@@ -98,6 +99,8 @@ def converted(
         pretrained: start from the library's own weights.
         weights: start from a file of the original network's weights, or load those of a converted one.
         network: options of the original network, such as ``{"drop_path_rate": 0.1}``.
+        images: fields of :class:`ImageChanges`: what the images of the original network are, where that differs from
+            the library's.
         decisions: of an earlier conversion, which is repeated instead of running the network; None to run it.
         as_is: leave the network as its library has it: its own module, unconverted, for standardised images.
         options: of :func:`bcosify`.
@@ -105,7 +108,7 @@ def converted(
     if as_is and options:
         raise BcosError(f"as_is=True leaves the network unconverted; leave out {', '.join(sorted(options))}, or as_is")
     made = _origin(origin)
-    made = replace(made, input=_built_for(made.input, network or {}))
+    made = replace(made, input=_image_changes(images or {}).apply(_built_for(made.input, network or {})))
     state = None if weights is None else read_state(find_weights(weights))
     of_converted = state is not None and is_converted(state)
     if pretrained and made.num_classes < 1 and num_classes == UNKNOWN_CLASSES:
@@ -154,31 +157,58 @@ def _origin(name: str) -> Origin:
     return _ORIGINS[library](inner)
 
 
-def original(name: str, weights: str | Path | None = None) -> tuple[nn.Module, InputSpec, int]:
+def original(
+    name: str, weights: str | Path | None = None, images: ImageChanges | None = None
+) -> tuple[nn.Module, InputSpec, int, dict[str, Any]]:
     """Build a network as its library has it, to be explained unconverted.
 
     Args:
         weights: a file or URL of its weights, for any number of classes; None for those of the library.
+        images: what its images are, where that differs from the library's.
 
     Returns:
-        The network, its input, and the number of its classes.
+        The network, its input, the number of its classes, and the options that it was built with.
     """
     made = _origin(name)
     classes = made.num_classes
+    input_spec = (images or ImageChanges()).apply(made.input)
     if weights is None:
         if classes < 1:
             raise BcosError(f"the weights of {name!r} have no classifier, so there is no logit to explain")
-        return unconverted(name, classes, True, {}).eval(), made.input, classes
+        options = _size_options(name, made, input_spec)
+        return unconverted(name, classes, True, options).eval(), input_spec, classes, options
     state = read_state(find_weights(weights))
     if is_converted(state):
         raise BcosError(f"the weights in {str(weights)!r} are of a converted network; give that file, or its folder")
-    network = unconverted(name, classes or UNKNOWN_CLASSES, False, {})
-    fitting = convert_state(network.state_dict(), state, "")
-    if other := _of_other_classes(network.state_dict(), fitting):
-        classes = check_outputs(next(iter(fitting[other[0]].shape), classes))
-        network = unconverted(name, classes, False, {})
+    options = _size_options(name, made, input_spec)
+    classes = _classes_of(name, state, made, options)
+    network = unconverted(name, classes, False, options)
     load_original(network, state, False, str(weights))
-    return network.eval(), made.input, classes
+    return network.eval(), input_spec, classes, options
+
+
+def classes_of_weights(name: str, weights: str | Path) -> int | None:
+    """Return for how many classes the weights of a network of another library are; None if they are converted."""
+    state = read_state(find_weights(weights))
+    return None if is_converted(state) else _classes_of(name, state, _origin(name), {})
+
+
+def _classes_of(name: str, state: Mapping[str, Tensor], made: Origin, options: Mapping[str, Any]) -> int:
+    classes = made.num_classes or UNKNOWN_CLASSES
+    own = unconverted(name, classes, False, options).state_dict()
+    fitting = convert_state(own, state, "")
+    other = _of_other_classes(own, fitting)
+    return check_outputs(next(iter(fitting[other[0]].shape), classes)) if other else classes
+
+
+def _size_options(name: str, made: Origin, spec: InputSpec) -> dict[str, Any]:
+    """Return the option that builds a network for another size of images, where it is built for one."""
+    if spec.size == made.input.size:
+        return {}
+    option = {"timm": "img_size", "torchvision": "image_size"}.get(name.partition("/")[0])
+    network = unconverted(name, made.num_classes or UNKNOWN_CLASSES, False, {})
+    is_built_for_one = hasattr(getattr(network, "patch_embed", None), "img_size") or hasattr(network, "image_size")
+    return {option: spec.size} if option and is_built_for_one else {}
 
 
 def is_converted(state: Mapping[str, Tensor]) -> bool:
@@ -197,6 +227,14 @@ def _built_for(input_spec: InputSpec, options: Mapping[str, Any]) -> InputSpec:
     if options.get("in_chans") is not None:
         input_spec = input_spec.with_channels(int(options["in_chans"]))
     return input_spec if size is None else replace(input_spec, size=int(size), resize=None)
+
+
+def _image_changes(images: Mapping[str, Any]) -> ImageChanges:
+    try:
+        return ImageChanges(**images)
+    except TypeError as reason:
+        known = ", ".join(field.name for field in fields(ImageChanges))
+        raise BcosError(f"images must be a mapping with any of {known}, got {shown(images)}") from reason
 
 
 def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_classifier: bool, source: str) -> bool:

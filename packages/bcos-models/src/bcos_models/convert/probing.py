@@ -84,7 +84,7 @@ def probe_conversion(
             network = bcosify(original, **common, **vars(now), logit_bias=options.get("logit_bias", "auto"))
             yield probe.step(name, network)
     if fit_to is not None:
-        network = bcosify(original, **common, **vars(now), logit_bias=options.get("logit_bias", "auto"), images=fit_to)
+        network = bcosify(original, **common, **vars(now), logit_bias=options.get("logit_bias", "auto"), fit_to=fit_to)
         yield probe.step("kernels fitted", network)
     if network is None:
         network = bcosify(original, **common, **vars(now), logit_bias=options.get("logit_bias", "auto"))

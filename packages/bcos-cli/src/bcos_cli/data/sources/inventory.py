@@ -70,14 +70,15 @@ class Inventory:
         for path in (*files, *(f"{path}/" for path in empty)):
             self.leave_out(path, f"excluded by --exclude {pattern}")
 
-    def images(self) -> Iterator[str]:
-        """Yield the files that have names of images; leave out the others."""
+    def images(self, suffixes: tuple[str, ...] = _SUFFIXES) -> Iterator[str]:
+        """Yield the files whose names end in one of `suffixes`, those of images; leave out the others."""
         for path in list(self.files):
-            if is_image(path):
+            if path.lower().endswith(suffixes):
                 yield path
             else:
-                suffix = PurePosixPath(path).suffix.lower()
-                self.leave_out(path, f"no image, by its name ({utf8(suffix) or 'no suffix'})")
+                suffix = utf8(PurePosixPath(path).suffix.lower()) or "no suffix"
+                why = "an image of a format that is not read" if is_image(path) else "no image, by its name"
+                self.leave_out(path, f"{why} ({suffix})")
 
     @property
     def left_out(self) -> list[LeftOut]:

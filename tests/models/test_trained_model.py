@@ -1,6 +1,7 @@
 """A network with its description: what it says of inputs and outputs, and how it is saved and loaded."""
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -203,3 +204,19 @@ def test_weights_without_a_classifier_are_refused(tmp_path):
     torch.save({key: value for key, value in state.items() if not key.startswith("fc.")}, tmp_path / "body.pth")
     with pytest.raises(BcosError, match=r"fc\.bias is missing"):
         load_trained("timm/test_resnet", str(tmp_path / "body.pth"))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ({"mean": "abc"}, "mean='abc' must be a list of numbers"),
+        ({"std": [0.1, "x"]}, "must be a list of numbers"),
+        ({"size": 0}, "size=0 must be a whole number of at least 1"),
+        ({"resize": "crop"}, "resize='crop' must be a whole number"),
+        ({"side": 3}, "images must be a mapping with any of size, resize, mean, std"),
+        ([3], "images must be a mapping"),
+    ],
+)
+def test_images_of_a_converted_network_are_checked(images, message):
+    with pytest.raises(BcosError, match=re.escape(message)):
+        create_model("timm/test_resnet", images=images)

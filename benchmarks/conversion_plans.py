@@ -10,10 +10,6 @@ share at least 0.9) are kept with what :func:`rebuild` needs. Plans are chosen b
 
 What plans do here that the packages cannot yet:
 
-- ``encode="raw"``: images with inverse channels are not standardised; the first kernel takes ``[(1-m), -m] · w/s``,
-  which computes ``w·(x-m)/s`` without any constant, and can hold a bias as part of the image (``x + (1-x) = 1``).
-- ``repair="lstsq"``: kernels after the removal of biases and means are solved, layer by layer, so that they give
-  what the plain network's norm gives (least squares, ridge towards the plain kernel): biases move into kernels.
 - ``kd``, ``features``: distillation of logits (softmax or their differences) and of the directions of feature maps.
 - ``scale="learned"``: a factor of the logits, learned, and multiplied into the classifier in the end.
 - ``norms="late"``: centred norms become uncentred while training (``uncentered`` of ``bcos_models.convert.layers``).
@@ -53,6 +49,7 @@ from bcos_core import LogitLayer, explain
 from bcos_models import bcosify, plugins, recalibrate_norms, scale_biases, set_exponent
 from bcos_models.conversion import ConversionOptions
 from bcos_models.convert.annealing import remove_biases
+from bcos_models.convert.fitting import fit_kernels
 from bcos_models.convert.layers import uncentered
 from bcos_models.convert.network import PositionClassifier
 from bcos_models.convert.rules import REMOVABLE_BIAS, mark_bias
@@ -73,7 +70,6 @@ MEAN, STD = 127 / 255, 128 / 255
 STORED = 160
 TAR_BYTES = 25_800_000
 LOGIT_BIAS = -math.log(len(CLASSES) - 1)
-DEPTHWISE = ("*.conv_dw",)
 REPORTED_GRIDS = 60
 SMOOTH = 5
 
@@ -92,9 +88,8 @@ class Plan:
     depthwise: str = "plain"
     plain: tuple[str, ...] = ()
     """Patterns of further convolutions that stay linear."""
-    encode: str = "standard"
     repair: str = "recal"
-    """Before training: "none", "recal" (statistics of norms), "lstsq"."""
+    """Before training: "none", "recal" (statistics of norms), "fit" (kernels, `fit_kernels`)."""
     norms: str = "uncentred"
     """Or "late": from `norms_at` on."""
     norms_at: float = 0.2
@@ -129,39 +124,38 @@ def plans() -> list[Plan]:
     """All plans, in order of priority."""
     issue = Plan("issue17")
     kd = replace(issue, name="kd-kl", kd="kl")
-    bold = replace(kd, name="lstsq-raw-kd", repair="lstsq", encode="raw")
-    solved = replace(issue, name="lstsq", repair="lstsq")
+    bold = replace(kd, name="fit-kd", repair="fit")
+    solved = replace(issue, name="fit", repair="fit")
     return [
         issue,
         bold,
         kd,
         solved,
-        replace(bold, name="lstsq-raw-kd-lr1e-3", lr=1e-3),
-        replace(bold, name="lstsq-raw-kd-feat", features=1.0),
-        replace(bold, name="lstsq-raw-kd-eps", eps=1e-5),
-        replace(bold, name="lstsq-raw-kd-only", label="none"),
-        replace(issue, name="raw", encode="raw"),
-        replace(bold, name="lstsq-raw-kd-lr5e-4", lr=5e-4),
-        replace(bold, name="lstsq-raw-kd-b1.5", b=1.5),
+        replace(bold, name="fit-kd-lr1e-3", lr=1e-3),
+        replace(bold, name="fit-kd-feat", features=1.0),
+        replace(bold, name="fit-kd-eps", eps=1e-5),
+        replace(bold, name="fit-kd-only", label="none"),
+        replace(bold, name="fit-kd-lr5e-4", lr=5e-4),
+        replace(bold, name="fit-kd-b1.5", b=1.5),
         replace(issue, name="lr4e-3", lr=4e-3),
         replace(issue, name="decay", bias="decay"),
-        replace(bold, name="lstsq-raw-kd-straight", ramp=0.0),
+        replace(bold, name="fit-kd-straight", ramp=0.0),
         replace(kd, name="kd-mse-only", kd="mse", label="none", kd_weight=0.1),
-        replace(bold, name="lstsq-raw-kd-ramp60", ramp=0.6, hold=0.6),
+        replace(bold, name="fit-kd-ramp60", ramp=0.6, hold=0.6),
         replace(issue, name="late-decay", norms="late", bias="decay", bias_to=0.6),
-        replace(bold, name="lstsq-raw-kd-scale", scale="learned"),
-        replace(bold, name="lstsq-raw-kd-stem", plain=("conv_stem",)),
-        replace(bold, name="lstsq-raw-kd-last3", plain=_early(4)),
+        replace(bold, name="fit-kd-scale", scale="learned"),
+        replace(bold, name="fit-kd-stem", plain=("conv_stem",)),
+        replace(bold, name="fit-kd-last3", plain=_early(4)),
         Plan("resnet18-start", net="resnet18", epochs=18, batch=128),
-        replace(bold, name="lstsq-raw-kd-dw", depthwise="bcos"),
-        replace(bold, name="lstsq-raw-kd-adamw", optimizer="adamw", wd=0.05, clip=1.0),
-        replace(bold, name="lstsq-raw-kd-keep", statistics="keep", lr=1e-3),
-        replace(bold, name="lstsq-raw-kd-b1.25", b=1.25),
+        replace(bold, name="fit-kd-dw", depthwise="bcos"),
+        replace(bold, name="fit-kd-adamw", optimizer="adamw", wd=0.05, clip=1.0),
+        replace(bold, name="fit-kd-keep", statistics="keep", lr=1e-3),
+        replace(bold, name="fit-kd-b1.25", b=1.25),
         replace(bold, name="bold-b128x8", batch=128, epochs=8, lr=3e-3),
         replace(bold, name="combined-10", derive="combined", epochs=10, over=("epochs",)),
         replace(bold, name="best-10", derive="best", epochs=10, over=("epochs",)),
         Plan("resnet18-issue17", net="resnet18", epochs=4, batch=128),
-        Plan("resnet18-bold", net="resnet18", epochs=4, batch=128, kd="kl", repair="lstsq", encode="raw", features=1.0),
+        Plan("resnet18-bold", net="resnet18", epochs=4, batch=128, kd="kl", repair="fit", features=1.0),
         replace(bold, name="combined-10-b1.5", derive="combined", epochs=10, b=1.5, over=("epochs", "b")),
         replace(bold, name="combined-20", derive="combined", epochs=20, over=("epochs",)),
         replace(issue, name="wd", bias="wd", optimizer="adamw", bias_to=0.6),
@@ -391,14 +385,14 @@ class ScaledLogits(nn.Module):
 
 def convert(plan: Plan, plain: nn.Module, size: int) -> Any:
     """Convert with B = 1, so far as the plan says for the first step."""
-    skip = (*(DEPTHWISE if plan.net == "lite0" and plan.depthwise == "plain" else ()), *plan.plain)
     network: Any = bcosify(
         plain,
         b=1.0,
         keep_bias=plan.bias != "none",
         keep_norms=plan.norms == "late",
         keep_activations=plan.activations,
-        skip=skip,
+        skip=plan.plain,
+        convert_depthwise=plan.depthwise == "bcos",
         logit_bias=LOGIT_BIAS,
         mean=(MEAN,) * 3,
         std=(STD,) * 3,
@@ -406,14 +400,6 @@ def convert(plan: Plan, plain: nn.Module, size: int) -> Any:
     )
     if not any(isinstance(module, PositionClassifier) for module in network.modules()):
         raise RuntimeError("the classifier was not moved")
-    if plan.encode == "raw":
-        name = first_layer(plain)
-        conv = network.network.get_submodule(name)
-        assert conv.weight.shape[1] == 6
-        first: Any = plain.get_submodule(name)
-        w = first.weight.detach()
-        conv.weight = nn.Parameter(torch.cat([(1 - MEAN) * w, -MEAN * w], 1) / STD)
-        network.encoder = nn.Identity()
     if plan.eps:
         for norm in norms_of(network):
             norm.eps = plan.eps
@@ -429,11 +415,6 @@ def rebuild(plan: Plan, state: dict[str, Tensor], size: int = 128) -> Any:
     set_exponent(network, plan.b)
     network.load_state_dict({key: value.float() for key, value in state.items()}, strict=False)
     return network.eval()
-
-
-def first_layer(plain: nn.Module) -> str:
-    found: str = next(name for name, module in plain.named_modules() if isinstance(module, nn.Conv2d))
-    return found
 
 
 def keep_statistics(network: nn.Module) -> None:
@@ -477,147 +458,9 @@ def biases_left(network: nn.Module) -> list[str]:
     ]
 
 
-# ---------------------------------------------------------------- least squares
-
-
-class _Stop(Exception):  # noqa: N818
-    """Ends a forward pass early."""
-
-
-def _seen(network: nn.Module, layer: nn.Module, x: Tensor, output: bool, also: nn.Module | None = None) -> list[Tensor]:
-    """Input or output of a layer, and the input of the module `also` before it, for all images."""
-    found: list[list[Tensor]] = [[], []]
-
-    def stop(_module: nn.Module, given: Any, result: Any = None) -> None:
-        found[0].append(result if output else given[0])
-        raise _Stop
-
-    def note(_module: nn.Module, given: Any) -> None:
-        found[1].append(given[0])
-
-    handles: list[Any] = [layer.register_forward_hook(stop) if output else layer.register_forward_pre_hook(stop)]
-    handles += [also.register_forward_pre_hook(note)] if also is not None else []
-    try:
-        for part in x.split(256):
-            try:
-                network(part)
-            except _Stop:
-                continue
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [torch.cat(part) for part in found if part]
-
-
-def _pairs(plain: nn.Module, x: Tensor) -> list[tuple[str, str]]:
-    """Names of convolutions and of the norms that take what they give, in order."""
-    names = {module: name for name, module in plain.named_modules()}
-    outputs: dict[int, tuple[str, Tensor]] = {}
-    pairs: list[tuple[str, str]] = []
-
-    def convolved(module: nn.Module, _given: Any, result: Tensor) -> None:
-        outputs[id(result)] = (names[module], result)
-
-    def normed(module: nn.Module, given: Any) -> None:
-        if id(given[0]) in outputs:
-            pairs.append((outputs[id(given[0])][0], names[module]))
-
-    handles: list[Any] = []
-    for module in plain.modules():
-        if isinstance(module, nn.Conv2d):
-            handles.append(module.register_forward_hook(convolved))
-        elif isinstance(module, _BatchNorm):
-            handles.append(module.register_forward_pre_hook(normed))
-    plain(x)
-    for handle in handles:
-        handle.remove()
-    return pairs
-
-
-def _patches(conv: Any, x: Tensor) -> Tensor:
-    """(N, groups, positions, inputs of a kernel)."""
-    kernel, stride = tuple(conv.kernel_size), tuple(conv.stride)
-    if "Same" in type(conv).__name__:
-        from timm.layers import pad_same  # type: ignore[attr-defined] # reason: timm exports implicitly
-
-        x = pad_same(x, list(kernel), list(stride))
-    else:
-        rows, columns = conv.padding
-        x = F.pad(x, (columns, columns, rows, rows))
-    unfolded: Tensor = (
-        x[..., :: stride[0], :: stride[1]].flatten(2) if kernel == (1, 1) else F.unfold(x, kernel, stride=stride)
-    )
-    found: Tensor = unfolded.unflatten(1, (conv.groups, -1)).transpose(2, 3)
-    return found
-
-
-@torch.no_grad()
-def solve(network: Any, plain: nn.Module, images: Tensor, positions: int = 20_000, ridge: float = 1e-3) -> None:
-    """Give kernels of a network without biases what makes its norms give what the plain network's give.
-
-    Layer after layer: ``min_w Σ (wᵀx - t)² + ridge · ‖w - w₀‖²`` with x the patches that the network (so far
-    solved, B = 1) sees, t the plain norm's output, and w₀ the plain kernel with the norm's factor in it. Kernels keep
-    their row norms; norms get the standard deviation as weight.
-    """
-    network.eval()
-    converted, x6, x3 = network.network, six(images), standardized(images)
-    for conv_name, norm_name in _pairs(plain, x3[:2]):
-        old: Any = plain.get_submodule(conv_name)
-        old_norm: Any = plain.get_submodule(norm_name)
-        conv, norm = converted.get_submodule(conv_name), converted.get_submodule(norm_name)
-        size = _seen(plain, old, x3[:1], True)[0][0, 0].numel()
-        count = min(len(images), max(32, math.ceil(positions / size)))
-        block = conv_name.rpartition(".")[0]
-        ends = conv_name.endswith("conv_pwl") and getattr(plain.get_submodule(block), "has_skip", False)
-        around = (plain.get_submodule(block), converted.get_submodule(block)) if ends else (None, None)
-        wanted = _seen(plain, old, x3[:count], True, around[0])
-        given = _seen(network, conv, x6[:count], False, around[1])
-        target = F.batch_norm(
-            wanted[0], old_norm.running_mean, old_norm.running_var, old_norm.weight, old_norm.bias, eps=old_norm.eps
-        )
-        if ends:
-            target = target + wanted[1] - given[1]  # what the sum with the shortcut misses so far
-        x = _patches(conv, given[0])  # (N, G, P, D)
-        groups, dims = x.shape[1], x.shape[3]
-        t = target.flatten(2).transpose(1, 2).unflatten(2, (groups, -1)).movedim(2, 1)  # (N, G, P, O/G)
-        x, t = (v.movedim(1, 0).flatten(1, 2) for v in (x, t))  # (G, N·P, ...)
-        if x.shape[1] > positions:
-            chosen = torch.randperm(x.shape[1], generator=torch.Generator().manual_seed(0))[:positions].to(x.device)
-            x, t = x[:, chosen], t[:, chosen]
-        x, t = x.double(), t.double()
-        factor = (old_norm.weight * (old_norm.running_var + old_norm.eps).rsqrt()).double()
-        start = old.weight.double()
-        if start.shape[1] != conv.weight.shape[1]:  # the first one, which has inverse channels
-            start = conv.weight.double()
-        start = (start * factor.reshape(-1, 1, 1, 1)).reshape(groups, -1, dims)  # (G, O/G, D)
-        moments = x.transpose(1, 2) @ x / x.shape[1]
-        mean = moments.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(1e-12)
-        moments = moments + ridge * mean * torch.eye(dims, dtype=x.dtype, device=x.device)
-        error = x.transpose(1, 2) @ (t - x @ start.transpose(1, 2)) / x.shape[1]
-        w = start + torch.linalg.solve(moments, error).transpose(1, 2)
-        var = (x @ w.transpose(1, 2)).var(1, correction=0).flatten().clamp_min(1e-8)
-        w = w.reshape(conv.weight.shape)
-        rows = conv.weight.double().flatten(1).norm(dim=1) / w.flatten(1).norm(dim=1).clamp_min(1e-12)
-        conv.weight.copy_(w * rows.reshape(-1, 1, 1, 1))
-        norm.running_var.copy_(var * rows.square())
-        norm.weight.copy_(var.sqrt())
-    _solve_classifier(network, plain, x6, x3, 1e-2)
-
-
 def classifier_of(network: nn.Module) -> Any:
     """The convolution that votes for the classes."""
     return next(module for module in network.modules() if isinstance(module, PositionClassifier)).conv
-
-
-def _solve_classifier(network: Any, plain: nn.Module, x6: Tensor, x3: Tensor, ridge: float) -> None:
-    conv = classifier_of(network)
-    x = _seen(network, conv, x6, False)[0].mean((2, 3)).double()
-    wanted = torch.cat([plain(part) for part in x3.split(256)]).double()
-    start = conv.weight.double().flatten(1)
-    moments = x.T @ x / len(x)
-    moments += ridge * moments.diagonal().mean() * torch.eye(len(moments), dtype=x.dtype, device=x.device)
-    target = wanted - wanted.mean() - x @ start.T
-    conv.weight.copy_((start + torch.linalg.solve(moments, x.T @ target / len(x)).T).reshape(conv.weight.shape))
 
 
 # ---------------------------------------------------------------- training
@@ -799,8 +642,8 @@ def prepared(context: Context, plan: Plan, teacher: Any) -> tuple[Any, dict[str,
     chosen = torch.randperm(len(data.x), generator=torch.Generator().manual_seed(3))[:count].to(data.device)
     images = data._crop(data.x[chosen]).float() / 255
     with exact():
-        if plan.repair == "lstsq":
-            _solved(context, plan, network, teacher, images)
+        if plan.repair == "fit":
+            _fitted(context, plan, network, teacher, images)
             network.train()
         notes["start"] = accuracy(network, data, "val", six)
         batches = list(six(images).split(128))
@@ -814,16 +657,16 @@ def prepared(context: Context, plan: Plan, teacher: Any) -> tuple[Any, dict[str,
     return network, notes
 
 
-def _solved(context: Context, plan: Plan, network: Any, teacher: Any, images: Tensor) -> None:
-    """Solve kernels, or load what another plan has solved: with B = 1 it is the same for all of them."""
-    path = context.work / f"solved-{plan.net}-{plan.encode}-{plan.activations}.pt"
+def _fitted(context: Context, plan: Plan, network: Any, teacher: Any, images: Tensor) -> None:
+    """Fit kernels, or load what another plan has fitted: with B = 1 it is the same for all of them."""
+    path = context.work / f"fitted-{plan.net}-{plan.activations}-{plan.depthwise}.pt"
     with locked(path.with_suffix(".lock")):
         if path.exists():
             network.load_state_dict(torch.load(path, map_location=context.device, weights_only=True))
             return
         begin = time.time()
-        solve(network, teacher, images)
-        print(f"solved {path.stem} in {time.time() - begin:.1f} s", flush=True)
+        fit_kernels(network.eval(), teacher, images, mean=(MEAN,) * 3, std=(STD,) * 3)
+        print(f"fitted {path.stem} in {time.time() - begin:.1f} s", flush=True)
         torch.save(network.state_dict(), path.with_suffix(".part"))
         path.with_suffix(".part").rename(path)
 
@@ -1084,7 +927,7 @@ def derived(plan: Plan, out: Path) -> Plan:
     best = max(short.values(), key=lambda item: float(item[1]["val"]))[0]
     made = best
     if plan.derive == "combined":
-        reference = short.get("lstsq-raw-kd", short.get("issue17"))
+        reference = short.get("fit-kd", short.get("issue17"))
         if reference is not None:
             base, score = reference
             gains: list[tuple[float, dict[str, Any]]] = []
@@ -1096,7 +939,7 @@ def derived(plan: Plan, out: Path) -> Plan:
             for _, changed in sorted(gains, key=lambda gain: gain[0]):  # the larger gain has the last word
                 combined |= changed
             made = replace(base, **combined)
-    if made.repair == "lstsq":  # which is for networks without biases and means
+    if made.repair == "fit":  # which is for networks without biases and means
         made = replace(made, bias="none", norms="uncentred")
     own = {name: getattr(plan, name) for name in plan.over}
     return replace(made, name=plan.name, derive="", over=(), **own)

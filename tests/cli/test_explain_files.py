@@ -426,7 +426,19 @@ def test_what_names_no_network_is_told_how_to_name_it(command, five, tree, bcos,
     rest = [] if command == "convert" else [tree]
     out = [] if command == "predict" else ["--out", "made"]
     assert "name that: timm/NAME --weights five.pth" in line(bcos(command, "five.pth", *rest, *out))
-    assert "did you mean 'timm/test_resnet'?" in line(bcos(command, "test_resnet", *rest, *out))
+    assert "networks of libraries are named timm/NAME" in line(bcos(command, "test_resnet", *rest, *out))
     assert "timm has no model 'test_resnett'; did you mean 'test_resnet'?" in line(
         bcos(command, "timm/test_resnett", *rest, *out)
     )
+
+
+def test_few_kinds_of_files_that_are_left_out_are_named(make_tree, capsys):
+    make_tree(["a.png"], "many")
+    for name in ["b.heic", *(f"n.k{i}" for i in range(12))]:
+        Path("many", name).write_bytes(b"?")
+    files, _ = find_images(["many"])
+    assert [file.path.name for file in files] == ["a.png"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 9
+    assert "(.heic): b.heic" in lines[0]
+    assert lines[-1] == "many: left out 5 more, of 5 other kinds"

@@ -76,11 +76,11 @@ def check_named(run_or_model: str) -> None:
         )
     if run_or_model.partition("/")[0] in LIBRARIES:
         get_spec(run_or_model)  # its message suggests one
-    elsewhere = [name for library in LIBRARIES if is_model(name := f"{library}/{run_or_model}")]
-    remedy = f"did you mean {' or '.join(map(repr, elsewhere))}? " if elsewhere else ""
+    # Whether timm has it is not looked up: that would import torch for a misspelt path.
     raise BcosError(
-        f"{run_or_model!r} is neither a run's folder, nor a .safetensors file, nor a model; {remedy}bcos models lists "
-        "those, and hf://owner/repository names one on the Hugging Face hub"
+        f"{run_or_model!r} is neither a run's folder, nor a .safetensors file, nor a model; bcos models lists those, "
+        "networks of libraries are named timm/NAME and torchvision/NAME, and hf://owner/repository names one on the "
+        "Hugging Face hub"
     )
 
 

@@ -33,6 +33,10 @@ class Failure:
     reason: str
 
 
+_KINDS = 8
+"""Kinds of files that are left out of a folder and named."""
+
+
 def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Failure]]:
     """Return the files, and those with the name of an image or video in the folders, in order; and folders without any.
 
@@ -56,8 +60,12 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Fail
         inventory = inventory_of(path)
         below = sorted(path / name for name in inventory.images(suffixes))
         found += below
-        for files in inventory.left_out:
+        kinds = sorted(inventory.left_out, key=lambda files: "image" not in files.reason)
+        for files in kinds[:_KINDS]:
             console.err.print(f"{path}: left out {files}", soft_wrap=True)
+        if others := kinds[_KINDS:]:
+            count = sum(files.files for files in others)
+            console.err.print(f"{path}: left out {count:,} more, of {len(others):,} other kinds", soft_wrap=True)
         if not below:
             empty.append(Failure(str(path), f"no images in this folder; they end in {', '.join(suffixes)}"))
     if not found:

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from bcos_core import BcosConv2d
 from bcos_models import create_model, load_trained, save_weights
 
 
@@ -243,3 +244,28 @@ def test_statistics_of_a_run_outlive_its_conversion(bcos, shards, recipe, line, 
         expected = plain.model(plain.encode(x))
         torch.testing.assert_close(made.model(made.encode(x)), expected, rtol=1e-4, atol=1e-5)
     assert "'plain' has its own" in line(bcos("convert", "plain", "--out", "other", "--mean", "0.5"))
+
+
+def test_converted_run_becomes_a_bcos_network_with_the_plain_one_as_its_teacher(bcos, plain, shards):
+    status, _, err = bcos("convert", plain, "--fit", shards, "--out", "net")
+    assert status == 0, err
+    short = {
+        "train.epochs": 1,
+        "train.batch_size": 8,
+        "annealing.exponent_epochs": 0.5,
+        "schedule.warmup_epochs": 0,
+        "data.workers": 0,
+        "evaluation.gallery_per_class": 0,
+        "evaluation.gridpg_grids": 2,
+        "evaluation.neurons": 0,
+        "distillation.teacher": plain,
+    }
+    overrides = [word for key, value in short.items() for word in ("-o", f"{key}={value}")]
+    status, out, err = bcos(
+        "train", "bcosify_photographs", "--from", "net", "--data", shards, "--out", "run", *overrides
+    )
+    assert status == 0, err
+    assert "median image share 100 %" in out
+    trained = load_trained("run")
+    assert {layer.b for layer in trained.model.modules() if isinstance(layer, BcosConv2d)} == {2.0}
+    assert not any(name.endswith(".bias") for name, _ in trained.model.named_parameters())

@@ -265,7 +265,7 @@ def test_converted_run_becomes_a_bcos_network_with_the_plain_one_as_its_teacher(
         "train", "bcosify_photographs", "--from", "net", "--data", shards, "--out", "run", *overrides
     )
     assert status == 0, err
-    assert "median image share 100 %" in out
+    assert "median image share 100.0 %" in out
     trained = load_trained("run")
     assert {layer.b for layer in trained.model.modules() if isinstance(layer, BcosConv2d)} == {2.0}
     assert not any(name.endswith(".bias") for name, _ in trained.model.named_parameters())

@@ -1,4 +1,8 @@
 """What tests know of the recipes that come with the package."""
 
-ANY_NETWORK = {"finetune", "plain_photographs", "bcosify_photographs"}
-"""Those that leave the network to ``--from``."""
+LEFT_OPEN = {
+    "finetune": ["model.start=x"],
+    "plain_photographs": ["model.start=x"],
+    "bcosify_photographs": ["model.start=x", "distillation.teacher=x"],
+}
+"""What those say that leave the network to ``--from``, and the teacher to the user."""

@@ -51,6 +51,24 @@ def test_logits_of_a_softmax(t, saved, recipe):
     torch.testing.assert_close(made.loss(OUTPUTS, ANSWER), expected)
 
 
+@pytest.mark.parametrize("t", [1.0, 4.0])
+def test_logits_of_a_softmax_for_sigmoids(t, saved, recipe):
+    p, level = (ANSWER / t).softmax(1), ANSWER.softmax(1)
+    shape = (p * (p.log() - (OUTPUTS / t).log_softmax(1))).sum(1).mean() * t**2
+    expected = shape - (level * F.logsigmoid(OUTPUTS) + (1 - level) * F.logsigmoid(-OUTPUTS)).mean()
+    made = teacher(saved, recipe, of="cross_entropy", learns="bce", temperature=t)
+    torch.testing.assert_close(made.loss(OUTPUTS, ANSWER), expected)
+
+
+@pytest.mark.parametrize("t", [1.0, 4.0])
+def test_logits_of_sigmoids_for_a_softmax(t, saved, recipe):
+    p = torch.sigmoid(ANSWER / t)
+    p = p / p.sum(1, keepdim=True)
+    expected = (p * (p.log() - (OUTPUTS / t).log_softmax(1))).sum(1).mean() * t**2
+    made = teacher(saved, recipe, of="bce", learns="cross_entropy", temperature=t)
+    torch.testing.assert_close(made.loss(OUTPUTS, ANSWER), expected)
+
+
 def test_embedding_is_a_direction(saved, recipe):
     made = teacher(saved, recipe, kind="embedding", weight=1)
     torch.testing.assert_close(made.loss(OUTPUTS, ANSWER), 1 - F.cosine_similarity(OUTPUTS, ANSWER).mean())

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import yaml
-from shipped_recipes import ANY_NETWORK
+from shipped_recipes import LEFT_OPEN
 
 from bcos_cli.config import load_recipe, validate_recipe
 from bcos_cli.plugins import recipes
@@ -23,7 +23,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes.md"
 
 
 def loaded(name):
-    return load_recipe(name, ["model.start=x"] if name in ANY_NETWORK else [])
+    return load_recipe(name, LEFT_OPEN.get(name, []))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 import yaml
 from accelerate.state import AcceleratorState, GradientState
-from shipped_recipes import ANY_NETWORK
+from shipped_recipes import LEFT_OPEN
 from stripes import SIDE, striped
 
 from bcos_cli.config import load_recipe
@@ -254,8 +254,5 @@ def test_demo_and_recipes_of_papers_choose_nothing():
     from bcos_cli.plugins import recipes
     from bcos_cli.train.validation_split import chooses
 
-    open_ended = ["model.start=network"]
-    choosing = {
-        name for name in recipes().names() if chooses(load_recipe(name, open_ended if name in ANY_NETWORK else []))
-    }
+    choosing = {name for name in recipes().names() if chooses(load_recipe(name, LEFT_OPEN.get(name, [])))}
     assert choosing == {"finetune"}

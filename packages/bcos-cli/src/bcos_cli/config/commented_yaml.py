@@ -15,7 +15,7 @@ _WIDTH = 10_000
 
 
 def complete(name: str, overrides: list[str]) -> dict[str, Any]:
-    """Return all values of a recipe; one that works on any network is complete without a network.
+    """Return all values of a recipe; one that works on any network, or with any teacher, is complete without it.
 
     Raises:
         BcosError: no such recipe, or values that do not fit.
@@ -23,13 +23,17 @@ def complete(name: str, overrides: list[str]) -> dict[str, Any]:
     values = merged(read_layers(name))
     for text in overrides:
         override(values, text)
-    model = values.setdefault("model", {})
-    is_open = isinstance(model, dict) and not model.keys() & {"name", "start"}
-    if is_open:
-        model["start"] = _ANY_NETWORK
+    model, distillation = values.setdefault("model", {}), values.get("distillation")
+    left_open: list[tuple[str, str]] = []
+    if isinstance(model, dict) and not model.keys() & {"name", "start"}:
+        left_open.append(("model", "start"))
+    if isinstance(distillation, dict) and "teacher" not in distillation:
+        left_open.append(("distillation", "teacher"))
+    for section, key in left_open:
+        values[section][key] = _ANY_NETWORK
     found = validate_recipe(values, source=name).model_dump(mode="json")
-    if is_open:
-        found["model"]["start"] = None
+    for section, key in left_open:
+        found[section][key] = None
     return found
 
 

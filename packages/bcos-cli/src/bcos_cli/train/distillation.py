@@ -23,8 +23,10 @@ class Teacher:
     Raises:
         BcosError: no such network, or one of other channels or classes.
 
-    ``logits``: the binary cross-entropy of each class (or, where the student's probabilities are a softmax, the
-    Kullback-Leibler divergence) of the student's probabilities from the teacher's, both at a temperature T, times T².
+    ``logits``: where probabilities of both are sigmoids, the binary cross-entropy of each class, at a temperature T,
+    times T²; where those of one are a softmax, the Kullback-Leibler divergence of the student's softmax from the
+    teacher's probabilities, at a temperature T, times T². A softmax leaves the level of all logits open, and sigmoids
+    do not: a student of sigmoids then learns the teacher's probabilities by binary cross-entropy too.
     ``embedding``: ``1 - cos(student, teacher)`` of the outputs.
 
     Source: Hinton, Vinyals, Dean, arXiv 1503.02531.
@@ -59,10 +61,13 @@ class Teacher:
             return (1 - F.cosine_similarity(outputs, taught)).mean()
         t = self.options.temperature
         targets = self.trained.confidences(taught / t)
-        if self.student.probabilities == "softmax":
-            targets = targets / targets.sum(1, keepdim=True)
-            return F.kl_div((outputs / t).log_softmax(1), targets, reduction="batchmean") * t**2
-        return F.binary_cross_entropy_with_logits(outputs / t, targets) * t**2
+        sigmoids = self.student.probabilities == "sigmoid"
+        if sigmoids and self.trained.probabilities == "sigmoid":
+            return F.binary_cross_entropy_with_logits(outputs / t, targets) * t**2
+        targets = targets / targets.sum(1, keepdim=True)
+        # Binary cross-entropy alone shrinks the logits of a converted network to nothing within twenty steps
+        loss = F.kl_div((outputs / t).log_softmax(1), targets, reduction="batchmean") * t**2
+        return loss + F.binary_cross_entropy_with_logits(outputs, taught.softmax(1)) if sigmoids else loss
 
 
 def output_names(options: Distillation | None, index: ShardIndex) -> list[str]:

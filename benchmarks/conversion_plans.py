@@ -49,8 +49,8 @@ from bcos_core import LogitLayer, explain
 from bcos_models import bcosify, plugins, recalibrate_norms, scale_biases, set_exponent
 from bcos_models.conversion import ConversionOptions
 from bcos_models.convert.annealing import remove_biases
-from bcos_models.convert.fitting import fit_kernels
 from bcos_models.convert.layers import uncentered
+from bcos_models.convert.least_squares import fit_kernels
 from bcos_models.convert.network import PositionClassifier
 from bcos_models.convert.rules import REMOVABLE_BIAS, mark_bias
 

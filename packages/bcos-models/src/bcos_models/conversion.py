@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from bcos_core.errors import BcosError, shown
+from bcos_models.spec import Antialias
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,12 +41,18 @@ class ConversionOptions:
     convert_depthwise: bool = False
     """Make depthwise convolutions B-cos too; else they stay linear, without bias: a patch of one channel has little to
     align with, and networks of them lose accuracy by it."""
+    antialias: Antialias = "none"
+    """``"blurpool"`` low-pass filters what strided convolutions take, and in the place of max pooling."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.b, int | float) or not self.b >= 1:
             raise BcosError(f"b must be at least 1, got {self.b!r}; 1 computes what the network did, 2 is the default")
         if self.input not in get_args(Input):
             raise BcosError(f"input must be one of {get_args(Input)}, got {self.input!r}")
+        if self.antialias not in get_args(Antialias):
+            raise BcosError(f"antialias must be one of {get_args(Antialias)}, got {self.antialias!r}")
+        if self.antialias != "none" and self.keep_pooling:
+            raise BcosError(f"antialias={self.antialias} takes the place of max pooling; leave keep_pooling out")
         for flag in ("unit_norm", "keep_bias", "keep_norms", "keep_activations", "keep_pooling", "convert_depthwise"):
             if not isinstance(getattr(self, flag), bool):
                 raise BcosError(f"{flag} must be true or false, got {getattr(self, flag)!r}")
@@ -154,11 +161,12 @@ class ConversionReport:
     options: ConversionOptions
     steps: list[Step] = field(default_factory=list)
     constants: dict[str, float] = field(default_factory=dict)
-    """What the converted network still adds, by name: mean share of the logits' size for a random image."""
+    """What the converted network still adds, by name: mean share of the logits' size for `measured_on`."""
     image_share: float | None = None
-    """Mean :attr:`bcos_core.Explanation.image_share` of the converted network for a random image; None if undefined."""
+    """Mean :attr:`bcos_core.Explanation.image_share` of the converted network for `measured_on`; None if undefined."""
     cancellation: float | None = None
     """The same of :attr:`bcos_core.Explanation.cancellation`."""
+    measured_on: str = "a random image"
     notes: list[str] = field(default_factory=list)
     """Remarks on more than one layer: order of the head, encoding, operations that are function calls."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, TypedDict, get_args
 
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
@@ -13,8 +13,7 @@ from bcos_core.errors import BcosError
 from bcos_core.norms import Affine, make_norm
 from bcos_core.norms.factory import NORM_EPS
 from bcos_models.classifier import LogitBias, Logits
-
-Antialias = Literal["none", "blurpool"]
+from bcos_models.spec import Antialias
 
 
 class BcosOptions(TypedDict, total=False):

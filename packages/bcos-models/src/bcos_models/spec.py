@@ -14,6 +14,7 @@ MAX_CHANNELS = 1024
 
 Encoding = Literal["add_inverse", "standardize", "none"]
 Interpolation = Literal["bilinear", "bicubic"]
+Antialias = Literal["none", "blurpool"]
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bcos_models import ConversionReport, InputSpec, ModelConfig, TrainedModel
     from bcos_models.conversion import Step
     from bcos_models.convert.network import BcosifiedNetwork
-    from bcos_models.convert.probing import ProbeStep
+    from bcos_models.convert.probe import ProbeStep
 
 bcos_cli_commands = hookimpl(lambda app: app.command()(convert))
 
@@ -79,10 +79,10 @@ def convert(
     with diverted_output() if as_json else nullcontext():  # the network may print
         task = _Task(model, weights, classes, overrides or [], out, dry_run)
         made = task.convert()
-        steps = [] if probe is None else task.probe(str(packed_data_set(probe)), packed_data_set(fit))
+        if fit is not None:
+            task.fit(str(packed_data_set(fit)), made)
+        steps = [] if probe is None else task.probe(str(packed_data_set(probe)), made if fit else None)
         if out is not None and not dry_run:
-            if fit is not None:
-                task.fit(str(packed_data_set(fit)), made)
             task.save(made)
     report = cast("ConversionReport", made.conversion)
     if as_json:
@@ -171,30 +171,28 @@ class _Task:
 
     def fit(self, data: str, made: "nn.Module") -> None:
         """Fit the kernels of the converted network to images."""
-        from bcos_models.convert.fitting import fit_kernels
+        from bcos_models.convert.bcosify import fit_conversion
 
         keep_freed_memory()
         plain = self.plain()
         images, _ = self._images(data, plain, 0, _FITTED)
         spec = plain.input
-        count = fit_kernels(cast("BcosifiedNetwork", made.eval()), plain.model, images, mean=spec.mean, std=spec.std)
-        if not count:
+        network = cast("BcosifiedNetwork", made.eval())
+        if not fit_conversion(network, plain.model, images, mean=spec.mean, std=spec.std):
             raise BcosError("there is no layer to fit: they are while biases are removed and norms uncentred")
-        report = cast("ConversionReport", made.conversion)
-        report.notes.append(f"{count} layers were fitted to {len(images):,} images of {data}")
 
-    def probe(self, data: str, fit: str | None) -> "list[ProbeStep]":
+    def probe(self, data: str, fitted: "nn.Module | None") -> "list[ProbeStep]":
         """Return what each step of the conversion costs, on images to which kernels are not fitted."""
-        from bcos_models.convert.probing import probe_conversion
+        from bcos_models.convert.probe import probe_conversion
 
         keep_freed_memory()
         plain = self.plain()
         images, labels = self._images(data, plain, 1, _PROBED)
-        fit_to = None if fit is None else self._images(fit, plain, 0, _FITTED)[0]
+        made = cast("BcosifiedNetwork | None", fitted)
         options = {key: value for key, value in self.options.items() if key not in _OF_ORIGINAL}
         spec = plain.input
         return list(
-            probe_conversion(plain.model, images, labels=labels, fit_to=fit_to, mean=spec.mean, std=spec.std, **options)
+            probe_conversion(plain.model, images, labels=labels, fitted=made, mean=spec.mean, std=spec.std, **options)
         )
 
     def plain(self) -> "TrainedModel":
@@ -317,7 +315,7 @@ def _print(name: str, report: "ConversionReport", out: Path | None, *, every_lay
     shown = ", ".join(f"{name} {share:.1%}" for name, share in constants[:6] if share > 0)
     line(f"· constants that remain, as shares of a logit's size: {shown or 'none'}")
     share, cancelled = (percent(math.nan if v is None else v) for v in (report.image_share, report.cancellation))
-    line(f"· for a random image: image share {share}, cancellation {cancelled}")
+    line(f"· for {report.measured_on}: image share {share}, cancellation {cancelled}")
     if out is not None:
         line(f"written to {out}; it is to be fine-tuned: bcos train {FINETUNE} --from {out} --data SHARDS")
 

@@ -16,7 +16,8 @@ from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
 from bcos_models.conversion import ConversionOptions, ConversionReport, Decisions, Input, Step
-from bcos_models.convert.fitting import fit_kernels
+from bcos_models.convert.layers import without_blur
+from bcos_models.convert.least_squares import fit_kernels
 from bcos_models.convert.network import (
     BcosifiedNetwork,
     Positions,
@@ -29,10 +30,13 @@ from bcos_models.convert.network import (
 )
 from bcos_models.convert.observation import observe
 from bcos_models.convert.walk import GATE, IDLE, Walk
+from bcos_models.spec import Antialias
 from bcos_models.timm_models import input_of
 
 _TOLERANCE = 1e-3
 """Largest error of a conversion with everything kept, as a share of the logits' size."""
+_MEASURED = 16
+"""Images of those that kernels are fitted to, on which the image share is measured."""
 
 
 def bcosify(
@@ -47,6 +51,7 @@ def bcosify(
     input: Input = "6ch",
     skip: Sequence[str] = (),
     convert_depthwise: bool = False,
+    antialias: Antialias = "none",
     logit_bias: LogitBias = "auto",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -71,13 +76,15 @@ def bcosify(
         input: ``"6ch"`` for (N, 6, H, W) in [0, 1] with inverse channels; ``"3ch"`` for what `model` took.
         skip: names of modules that stay, or patterns such as ``"layer4.*"``.
         convert_depthwise: make depthwise convolutions B-cos too, which else stay linear.
+        antialias: ``"blurpool"`` low-pass filters what strided convolutions take, and in the place of max pooling, so
+            that strides leave no grid in explanations.
         logit_bias: added to the logits; ``"auto"`` is ``-ln(K-1)`` where biases go, and none where they are kept.
         mean: that was subtracted from images in [0, 1] before `model` took them, for each channel; None for what a
             model of timm or ours says of itself, else ImageNet's; so is `std`.
         image_size: side, or height and width, of the image that the conversion is tried with; None likewise, else 224.
         fit_to: a few hundred images (N, C, H, W) in [0, 1] such as the network will see, without labels; kernels are
             then fitted, layer by layer, to what the original gives, so that they make up for the biases and means that
-            are gone (:func:`~bcos_models.convert.fitting.fit_kernels`). None leaves kernels as they are.
+            are gone (:func:`~bcos_models.convert.least_squares.fit_kernels`). None leaves kernels as they are.
 
     Returns:
         The network in the mode of `model`; its attribute ``conversion`` reports what was replaced, what stays, and why.
@@ -97,7 +104,16 @@ def bcosify(
     """
     skipped = (skip,) if isinstance(skip, str) else tuple(skip)
     options = ConversionOptions(
-        b, unit_norm, keep_bias, keep_norms, keep_activations, keep_pooling, input, skipped, convert_depthwise
+        b,
+        unit_norm,
+        keep_bias,
+        keep_norms,
+        keep_activations,
+        keep_pooling,
+        input,
+        skipped,
+        convert_depthwise,
+        antialias,
     )
     if not isinstance(model, nn.Module):
         raise BcosError(f"bcosify needs a torch.nn.Module, got {type(model).__name__}")
@@ -122,10 +138,10 @@ def bcosify(
     converter = _Converter(options, observed.decisions, classes, mean, std, logit_bias, observed.called)
     network = _converted(original, exact, converter, image, inputs, observed.logits)
     del exact
-    if fit_to is not None:
-        count = fit_kernels(network.eval(), original, fit_to, mean=mean, std=std)
-        network.conversion.notes.append(f"{count} layers were fitted to {len(fit_to):,} images")
-    _measure(network.eval(), image, options.input, inputs)
+    if fit_to is None:
+        _measure(network.eval(), encoded(image, options.input, inputs))
+    else:
+        fit_conversion(network.eval(), original, fit_to, mean=mean, std=std)
     for name, module in network.network.named_modules():
         module.training = modes.get(name, model.training)
     network.training = model.training
@@ -264,11 +280,11 @@ class _Converter:
         first = ", ".join(self.decisions.image_layers)
         if self.decisions.rules == 1:
             for name in self.decisions.image_layers:
-                widen(network.get_submodule(name))
+                widen(without_blur(network.get_submodule(name)))
             report.notes.append(f"input: 6 channels, standardised, which {first} takes as [w, -w]/2")
             return Standardize(self.mean, self.std)
         for name in self.decisions.image_layers:
-            take_inverse(network.get_submodule(name), self.mean, self.std)
+            take_inverse(without_blur(network.get_submodule(name)), self.mean, self.std)
         report.notes.append(f"input: 6 channels in [0, 1]; {first} holds their mean and deviation, without a constant")
         return WithInverse(len(self.mean))
 
@@ -312,15 +328,28 @@ def _example(network: nn.Module, channels: int, size: int | tuple[int, int]) -> 
     return image.to(like.device)
 
 
-def _measure(network: BcosifiedNetwork, image: Tensor, input: Input, inputs: Tensor) -> None:
+def fit_conversion(
+    network: BcosifiedNetwork, original: nn.Module, images: Tensor, *, mean: Sequence[float], std: Sequence[float]
+) -> int:
+    """Fit the kernels of a converted network, and bring its report up to date; as :func:`fit_kernels`."""
+    count = fit_kernels(network, original, images, mean=mean, std=std)
+    network.conversion.notes.append(f"{count} layers were fitted to {len(images):,} images")
+    some = images[:_MEASURED]
+    m, s = (some.new_tensor(values).reshape(-1, 1, 1) for values in (mean, std))
+    _measure(network, encoded(some, network.conversion.options.input, (some - m) / s))
+    network.conversion.measured_on = f"{len(some)} of these images"
+    return count
+
+
+def _measure(network: BcosifiedNetwork, x: Tensor) -> None:
     """Write into the network's report what it still adds, and how much of the logits its maps account for."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         like = next(network.parameters())
-        e = explain(network, encoded(image, input, inputs).to(like.dtype if like.is_floating_point() else image.dtype))
+        e = explain(network, x.to(like.device, like.dtype if like.is_floating_point() else x.dtype))
     size = e.score.abs() + e.contributions.abs().flatten(1).sum(1)
     report = network.conversion
     report.constants = {name: float((share.abs() / size).mean()) for name, share in e.bias_terms.items()}
-    image_share, cancellation = float(e.image_share.mean()), float(e.cancellation.mean())
+    image_share, cancellation = float(e.image_share.nanmean()), float(e.cancellation.nanmean())
     report.image_share = None if math.isnan(image_share) else image_share
     report.cancellation = None if math.isnan(cancellation) else cancellation

@@ -18,7 +18,9 @@ from bcos_core import (
 from bcos_core.conv import BcosConv
 from bcos_core.norms import BatchNormUncentered2d
 from bcos_models.conversion import ConversionOptions
+from bcos_models.layers import blur_pool
 
+_BLURRED = (nn.Conv2d, BcosConv2d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _CONVS: dict[type[nn.modules.conv._ConvNd], type[BcosConv]] = {
     nn.Conv1d: BcosConv1d,
@@ -67,6 +69,42 @@ def bcos_conv(old: nn.modules.conv._ConvNd, options: ConversionOptions) -> nn.Mo
         if isinstance(old, plain) and type(old).forward is plain.forward:
             return take_over(kind(**conv_arguments(old, options)), old)
     return None
+
+
+class BlurredInput(nn.Module):
+    """A strided convolution behind a low-pass filter, so that its stride leaves no grid in explanations.
+
+    The filter is binomial, of ``2 · stride - 1`` taps in each direction, as :func:`bcos_models.layers.blur_pool`. It
+    stands before the convolution, and not behind one that runs at every position: as cheap, and the same where the
+    convolution is depthwise and linear.
+    """
+
+    def __init__(self, conv: nn.Module, stride: int) -> None:
+        super().__init__()
+        from timm.layers.blur_pool import BlurPool2d
+
+        weight: Any = conv.weight
+        self.blur: nn.Module = BlurPool2d(filt_size=2 * stride - 1, stride=1, pad_mode="replicate")
+        self.blur.to(weight.device, weight.dtype)
+        self.conv = conv
+        self.train(conv.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter, then transform."""
+        y: Tensor = self.conv(self.blur(x))
+        return y
+
+
+def blurred_input(conv: Any) -> nn.Module | None:
+    """Put a low-pass filter before a convolution; None where it has no stride, or two different ones."""
+    if not isinstance(conv, _BLURRED) or isinstance(conv, TRANSPOSED) or len(set(conv.stride)) != 1:
+        return None
+    return None if conv.stride[0] == 1 else BlurredInput(conv, conv.stride[0])
+
+
+def without_blur(layer: nn.Module) -> nn.Module:
+    """Return the convolution behind a low-pass filter, or the layer itself."""
+    return layer.conv if isinstance(layer, BlurredInput) else layer
 
 
 class SamePaddedBcosConv2d(BcosConv2d):
@@ -150,6 +188,14 @@ def uncentered(old: Any, options: ConversionOptions) -> nn.Module:
     if isinstance(new, UncenteredBatchNormAct):
         new.drop, new.act = old.drop, old.act
     return new.train(old.training)
+
+
+def blurred_pool(old: Any) -> nn.Module | None:
+    """Low-pass filter in the place of max pooling with a stride; None for pooling of another kind."""
+    strides = {old.stride} if isinstance(old.stride, int) else set(old.stride)
+    if not isinstance(old, nn.MaxPool2d) or len(strides) != 1 or old.return_indices or strides == {1}:
+        return None
+    return blur_pool(0, strides.pop())
 
 
 def average_pool(old: Any) -> nn.Module | None:

@@ -20,7 +20,7 @@ from bcos_models.convert.network import BcosifiedNetwork
 from bcos_models.download import quick_hub
 from bcos_models.model_config import check_outputs
 from bcos_models.registry import create_model, get_spec
-from bcos_models.spec import CIFAR10, ImageChanges, InputSpec, ModelSpec
+from bcos_models.spec import CIFAR10, Antialias, ImageChanges, InputSpec, ModelSpec
 from bcos_models.timm_models import timm_input
 from bcos_models.weights import convert_state, find_weights, load_state, read_state, unwrapped
 
@@ -57,6 +57,7 @@ class BcosifyOptions(TypedDict, total=False):
     input: Input
     skip: Sequence[str]
     convert_depthwise: bool
+    antialias: Antialias
     logit_bias: LogitBias
 
 

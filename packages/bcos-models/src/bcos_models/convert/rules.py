@@ -1,5 +1,6 @@
 """Which layer becomes what: our own implementation of the hook ``bcos_models_convert_layer``."""
 
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -40,12 +41,16 @@ def is_activation(layer: nn.Module) -> bool:
 def convert_layer(layer: nn.Module, options: ConversionOptions) -> Conversion | None:
     """Make a layer B-cos, as far as the options say; None where there is no rule."""
     if isinstance(layer, WEIGHTED):
-        return _weighted(layer, options)
+        conversion = _weighted(layer, options)
+        return conversion if options.antialias == "none" else _blurred(layer, conversion)
     if isinstance(layer, nn.MultiheadAttention):
         return _attention(layer, options)
     if isinstance(layer, NORMS):
         return _norm(layer, options)
     if isinstance(layer, MAX_POOLS) and not options.keep_pooling:
+        blur = layers.blurred_pool(layer) if options.antialias == "blurpool" else None
+        if blur is not None:
+            return Conversion(blur, "max pooling becomes a low-pass filter", is_finished=True)
         pool = layers.average_pool(layer)
         return None if pool is None else Conversion(pool, "max pooling becomes average pooling")
     if is_activation(layer) and not options.keep_activations:
@@ -82,6 +87,19 @@ def _weighted(layer: Any, options: ConversionOptions) -> Conversion | None:
     else:
         return None
     return Conversion(mark_bias(layers.take_over(new, layer)), "convolution becomes B-cos", dropped)
+
+
+def _blurred(layer: Any, conversion: Conversion | None) -> Conversion | None:
+    """Put a low-pass filter before a convolution with a stride, converted or linear."""
+    if conversion is None and not is_depthwise(layer):
+        return None
+    made = layers.blurred_input(layer if conversion is None else conversion.module)
+    if made is None:
+        return conversion
+    rule = "low-pass filter before its stride"
+    if conversion is None:
+        return Conversion(made, rule, is_finished=True)
+    return replace(conversion, module=made, rule=f"{conversion.rule}, {rule}", is_finished=True)
 
 
 def is_depthwise(layer: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """What each step of a conversion costs, before any training."""
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from bcos_core.errors import BcosError
 from bcos_models.conversion import ConversionOptions
 from bcos_models.convert.annealing import recalibrate_norms, set_exponent
 from bcos_models.convert.bcosify import bcosify, encoded
+from bcos_models.convert.network import BcosifiedNetwork
 from bcos_models.convert.rules import CONVERTED, MAX_POOLS
 
 _BATCH = 64
@@ -39,7 +41,7 @@ def probe_conversion(
     images: Tensor,
     *,
     labels: Tensor | None = None,
-    fit_to: Tensor | None = None,
+    fitted: BcosifiedNetwork | None = None,
     mean: Sequence[float],
     std: Sequence[float],
     **options: Any,
@@ -52,8 +54,8 @@ def probe_conversion(
         original: in eval mode; not changed.
         images: (N, C, H, W) in [0, 1], as the network will see them.
         labels: (N,), numbers of the original's outputs.
-        fit_to: other images, to which kernels are fitted (:func:`~bcos_models.convert.fitting.fit_kernels`); None for
-            not at all.
+        fitted: the network that was converted with the same options, its kernels fitted to other images
+            (:func:`~bcos_models.convert.least_squares.fit_kernels`); not changed. None where they are not.
         mean: that the original's images are standardised with; so is `std`.
         options: of :func:`bcosify`.
 
@@ -70,21 +72,24 @@ def probe_conversion(
     pools = any(isinstance(module, MAX_POOLS) for module in original.modules())
     steps: list[tuple[str, dict[str, Any], bool]] = [
         ("average pooling", {"keep_pooling": wanted.keep_pooling}, pools and not wanted.keep_pooling),
+        ("low-pass filters", {"antialias": wanted.antialias}, wanted.antialias != "none"),
         ("activations removed", {"keep_activations": wanted.keep_activations}, not wanted.keep_activations),
         ("norms uncentred", {"keep_norms": wanted.keep_norms}, not wanted.keep_norms),
         ("biases removed", {"keep_bias": wanted.keep_bias}, not wanted.keep_bias),
         ("unit norm", {"unit_norm": wanted.unit_norm}, wanted.unit_norm),
     ]
     kept: dict[str, Any] = {"keep_bias": True, "keep_norms": True, "keep_activations": True, "keep_pooling": True}
-    now = replace(wanted, b=1.0, unit_norm=False, **kept)
+    now = replace(wanted, b=1.0, unit_norm=False, antialias="none", **kept)
     network = None
     for name, change, matters in steps:
         now = replace(now, **change)
         if matters:
             network = bcosify(original, **common, **vars(now), logit_bias=options.get("logit_bias", "auto"))
             yield probe.step(name, network)
-    if fit_to is not None:
-        network = bcosify(original, **common, **vars(now), logit_bias=options.get("logit_bias", "auto"), fit_to=fit_to)
+    if fitted is not None:
+        network = copy.deepcopy(fitted).eval()
+        if wanted.b != 1:
+            set_exponent(network, 1.0)
         yield probe.step("kernels fitted", network)
     if network is None:
         network = bcosify(original, **common, **vars(now), logit_bias=options.get("logit_bias", "auto"))

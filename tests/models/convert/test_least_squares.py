@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from bcos_core import AddInverse, BcosError, explain
+from bcos_core import AddInverse, BcosConv2d, BcosError, explain
 from bcos_models import bcosify
-from bcos_models.convert.fitting import fit_kernels
-from bcos_models.convert.probing import probe_conversion
+from bcos_models.convert.least_squares import fit_kernels
+from bcos_models.convert.probe import probe_conversion
 
 STATISTICS = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
 MEAN, STD = (torch.tensor(v)[:, None, None] for v in STATISTICS.values())
@@ -143,7 +143,11 @@ def test_transformer_is_fitted(transformer, images):
 
 def test_probe_tells_what_each_step_costs(plain, images):
     labels = plain((images - MEAN) / STD).argmax(1)
-    steps = list(probe_conversion(plain, images[:64], labels=labels[:64], fit_to=images[64:], **STATISTICS))
+    fitted = bcosify(plain, image_size=16, fit_to=images[64:], **STATISTICS)
+    kept = copy.deepcopy(fitted.state_dict())
+    steps = list(probe_conversion(plain, images[:64], labels=labels[:64], fitted=fitted, **STATISTICS))
+    assert all(torch.equal(value, kept[name]) for name, value in fitted.state_dict().items())
+    assert {layer.b for layer in fitted.modules() if isinstance(layer, BcosConv2d)} == {2.0}
     names = [step.name for step in steps]
     assert names == ["as it is", "norms uncentred", "biases removed", "kernels fitted", "B = 1.5", "B = 2"]
     first, fitted = steps[0], steps[3]

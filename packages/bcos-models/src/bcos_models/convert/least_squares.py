@@ -18,6 +18,7 @@ from bcos_core.conv_transpose import BcosConvTranspose
 from bcos_core.errors import BcosError
 from bcos_core.linear import BcosLinear
 from bcos_core.norms import BatchNormUncentered2d
+from bcos_models.convert.layers import without_blur
 from bcos_models.convert.network import BcosifiedNetwork, PositionClassifier
 from bcos_models.convert.rules import CONVERTED
 
@@ -158,7 +159,7 @@ class _Fit:
 
     def _ours(self, name: str) -> Any:
         try:
-            return self.network.network.get_submodule(name)
+            return without_blur(self.network.network.get_submodule(name))
         except AttributeError:
             return None
 

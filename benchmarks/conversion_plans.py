@@ -1182,44 +1182,6 @@ def summary(out: Path) -> None:
             print("failed:", r["name"], r["error"][:200])
 
 
-def pictures(out: Path, work: Path, picture: Path, count: int = 10) -> None:
-    """Draw evenly spaced photographs of ``test`` (rows: photograph, contributions of the plain network, W(x) and
-    contributions of the best converted one, both for the predicted class)."""
-    import numpy as np
-    from PIL import Image
-    from safetensors.torch import load_file
-
-    from bcos_explain.render import contribution_rgb, explanation_image
-
-    best = json.loads((out / "best.json").read_text())
-    slot = max(best, key=lambda name: best[name]["result"]["val"])
-    size = best[slot]["size"]
-    network = rebuild(plan_from(best[slot]["result"]["plan"]), load_file(out / f"{slot}.safetensors"), size)
-    plain = plain_network("lite0", None)
-    plain.load_state_dict(torch.load(work / "lite0.pt", weights_only=True))
-    data = Data(torch.load(work / "photographs.pt", weights_only=True), "cpu", size)
-    shown = data.crops["test"][0]
-    images = shown[torch.linspace(5, len(shown) - 5, count).long()].float() / 255
-    of_plain, of_ours = explain(plain.eval(), standardized(images)), explain(network, six(images))
-    columns = []
-    for i, image in enumerate(images):
-        own = explanation_image(six(image[None])[0], of_ours.weight[i], smooth=SMOOTH)
-        tiles = [
-            image.permute(1, 2, 0).numpy(),
-            _contributions(of_plain.map[i], contribution_rgb),
-            own[..., :3] * own[..., 3:] + (1 - own[..., 3:]),
-            _contributions(of_ours.map[i], contribution_rgb),
-        ]
-        columns.append(np.concatenate([np.pad(t, ((2, 2), (2, 2), (0, 0)), constant_values=1) for t in tiles], 0))
-    sheet = (np.concatenate(columns, 1) * 255).clip(0, 255).astype(np.uint8)
-    Image.fromarray(sheet).save(picture, quality=90)
-
-
-def _contributions(found: Tensor, colour: Callable[[Tensor], Any]) -> Any:
-    smooth = F.avg_pool2d(found.float()[None, None], SMOOTH, 1, SMOOTH // 2)[0, 0]
-    return colour(smooth)[..., :3]
-
-
 def register_rules() -> None:
     """Register our rules of conversion where the package is on the path without its entry points."""
     manager = plugins.manager()
@@ -1237,9 +1199,6 @@ def main() -> None:
     packer.add_argument("folder", type=Path)
     commands.add_parser("weights").add_argument("file", type=Path)
     commands.add_parser("list")
-    drawer = commands.add_parser("pictures")
-    drawer.add_argument("out", type=Path, help="of run")
-    drawer.add_argument("picture", type=Path)
     runner = commands.add_parser("run")
     runner.add_argument("tars", type=Path, nargs="+")
     runner.add_argument("--weights", type=Path, required=True)
@@ -1260,10 +1219,6 @@ def main() -> None:
         pack(arguments.archive, arguments.folder)
     elif arguments.command == "weights":
         write_weights(arguments.file)
-    elif arguments.command == "pictures":
-        register_rules()
-        out: Path = arguments.out
-        pictures(out, out.parent / f"{out.name}_work", arguments.picture)
     elif arguments.command == "list":
         for plan in plans():
             changed = {

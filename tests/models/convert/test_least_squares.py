@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bcos_core import AddInverse, BcosConv2d, BcosError, explain
-from bcos_models import bcosify
+from bcos_models import bcosify, recalibrate_norms
 from bcos_models.convert.least_squares import fit_kernels
 from bcos_models.convert.probe import probe_conversion
 
@@ -119,6 +119,17 @@ def test_fitting_leaves_the_exponent_the_original_and_the_lengths_of_kernels(pla
     assert all(torch.equal(v, before[k]) for k, v in plain.state_dict().items())
     torch.testing.assert_close(network.network.block.conv.weight.flatten(1).norm(dim=1), lengths, rtol=1e-4, atol=1e-6)
     assert not torch.equal(network.network.block.conv.weight, unfitted.network.block.conv.weight)
+
+
+def test_norms_are_measured_with_the_exponent_of_the_conversion(plain, images):
+    network = bcosify(plain, b=2.0, image_size=16, fit_to=images, **STATISTICS).eval()
+    fitted = copy.deepcopy(network.state_dict())
+    recalibrate_norms(network, AddInverse()(images).tensor_split(3))
+    assert len([name for name in fitted if "running_var" in name]) == 3
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, fitted[name])
+    assert network.conversion.measured_on == "16 of these images"
+    assert network.conversion.image_share == 1
 
 
 def test_layers_that_have_lost_nothing_are_not_fitted(plain, images):

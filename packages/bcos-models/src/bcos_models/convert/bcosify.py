@@ -16,6 +16,7 @@ from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
 from bcos_models.conversion import ConversionOptions, ConversionReport, Decisions, Input, Step
+from bcos_models.convert.annealing import recalibrate_norms
 from bcos_models.convert.layers import without_blur
 from bcos_models.convert.least_squares import fit_kernels
 from bcos_models.convert.network import (
@@ -37,6 +38,8 @@ _TOLERANCE = 1e-3
 """Largest error of a conversion with everything kept, as a share of the logits' size."""
 _MEASURED = 16
 """Images of those that kernels are fitted to, on which the image share is measured."""
+_BATCH = 64
+"""Images with which statistics of norms are measured at once."""
 
 
 def bcosify(
@@ -331,13 +334,21 @@ def _example(network: nn.Module, channels: int, size: int | tuple[int, int]) -> 
 def fit_conversion(
     network: BcosifiedNetwork, original: nn.Module, images: Tensor, *, mean: Sequence[float], std: Sequence[float]
 ) -> int:
-    """Fit the kernels of a converted network, and bring its report up to date; as :func:`fit_kernels`."""
+    """Fit the kernels of a converted network, and bring norms and report up to date; as :func:`fit_kernels`.
+
+    Kernels are fitted with B = 1. With a larger B layers give less, and their norms must know: a deep network's logits
+    would be 0.
+    """
     count = fit_kernels(network, original, images, mean=mean, std=std)
+    options = network.conversion.options
     network.conversion.notes.append(f"{count} layers were fitted to {len(images):,} images")
-    some = images[:_MEASURED]
-    m, s = (some.new_tensor(values).reshape(-1, 1, 1) for values in (mean, std))
-    _measure(network, encoded(some, network.conversion.options.input, (some - m) / s))
-    network.conversion.measured_on = f"{len(some)} of these images"
+    m, s = (images.new_tensor(values).reshape(-1, 1, 1) for values in (mean, std))
+    like = next(network.parameters())
+    x = encoded(images, options.input, (images - m) / s).to(like.device, like.dtype)
+    if count and options.b != 1 and not options.keep_norms:
+        recalibrate_norms(network, x.tensor_split(math.ceil(len(x) / _BATCH)))
+    _measure(network, x[:_MEASURED])
+    network.conversion.measured_on = f"{len(x[:_MEASURED])} of these images"
     return count
 
 

@@ -11,11 +11,10 @@ import mmap, resource
 import torch
 from bcos_cli.processes.memory import keep_freed_memory
 keep_freed_memory()
-for _ in range(16):  # the heap grows to what it needs
-    torch.ones(16 << 20)
+for _ in range(2):  # the heap grows to what it needs
+    [torch.ones(16 << 20) for _ in range(40)]  # 2.5 GiB in blocks of 64 MiB, as much as a training step frees
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(8):
-    torch.ones(16 << 20)  # 64 MiB
+[torch.ones(16 << 20) for _ in range(40)]
 print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * mmap.PAGESIZE >> 20)
 """
 

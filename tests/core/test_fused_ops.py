@@ -1,17 +1,24 @@
 """The hand-written derivatives of training against autograd's, on the plain expressions."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from bcos_core import functional, norms
-from bcos_core.fused_ops import divide_by_batch_std, is_fusible, scale_by_cosine
+from bcos_core.fused_ops import COS_EPS, divide_by_batch_std, is_fusible, scale_by_cosine
 
 EPS = 1e-5
 
 
-def plain_scale(linear, norm):
-    return (linear / norm).abs() * linear
+def plain_scale(linear, norm, b=2):
+    cosine = (linear / norm).abs()
+    return (cosine if b == 2 else (cosine + COS_EPS) ** (b - 1)) * linear
+
+
+def scale(b):
+    return partial(scale_by_cosine, b=b), partial(plain_scale, b=b)
 
 
 def plain_divide(x, weight):
@@ -22,9 +29,12 @@ def plain_divide(x, weight):
 
 
 STEPS = {
-    "scale conv": (scale_by_cosine, plain_scale, [(2, 4, 3, 3), (2, 1, 3, 3)]),
-    "scale groups": (scale_by_cosine, plain_scale, [(2, 4, 3), (2, 4, 3)]),
-    "scale linear": (scale_by_cosine, plain_scale, [(5, 4), (5, 1)]),
+    "scale conv": (*scale(2), [(2, 4, 3, 3), (2, 1, 3, 3)]),
+    "scale groups": (*scale(2), [(2, 4, 3), (2, 4, 3)]),
+    "scale linear": (*scale(2), [(5, 4), (5, 1)]),
+    "scale B = 1.25": (*scale(1.25), [(2, 4, 3, 3), (2, 1, 3, 3)]),
+    "scale B = 2.5": (*scale(2.5), [(5, 4), (5, 1)]),
+    "scale B = 4": (*scale(4), [(2, 4, 3), (2, 4, 3)]),
     "divide": (lambda x, w: divide_by_batch_std(x, w, EPS)[0], plain_divide, [(3, 4, 2, 2), (4,)]),
     "divide vectors": (lambda x, w: divide_by_batch_std(x, w, EPS)[0], plain_divide, [(5, 4), (4,)]),
 }
@@ -64,8 +74,17 @@ def test_one_argument_alone_may_need_a_gradient(name, needed):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own
-def test_forward_mode_derivative_of_the_cosine_step_is_right():
-    assert gradcheck(scale_by_cosine, inputs([(2, 4, 3), (2, 1, 3)]), check_forward_ad=True, fast_mode=True)
+@pytest.mark.parametrize("b", [1.5, 2, 2.5])
+def test_forward_mode_derivative_of_the_cosine_step_is_right(b):
+    assert gradcheck(scale(b)[0], inputs([(2, 4, 3), (2, 1, 3)]), check_forward_ad=True, fast_mode=True)
+
+
+@pytest.mark.parametrize("b", [1.25, 1.5, 2, 3])
+def test_derivative_at_zero_is_that_of_the_plain_expression(b):
+    leaves = (torch.zeros(2, 3, dtype=torch.float64, requires_grad=True), torch.ones(2, 1, dtype=torch.float64))
+    actual, expected = (torch.autograd.grad(f(*leaves).sum(), leaves[0])[0] for f in scale(b))
+    torch.testing.assert_close(actual, expected)
+    assert torch.isfinite(actual).all()
 
 
 @pytest.mark.parametrize("layer", [norms.BatchNormUncentered2d, norms.AllNormUncentered2d])

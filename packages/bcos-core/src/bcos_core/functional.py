@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcos_core.errors import BcosError
-from bcos_core.fused_ops import is_fusible, scale_by_cosine
+from bcos_core.fused_ops import COS_EPS, is_fusible, scale_by_cosine
 from bcos_core.mode_state import freeze, is_explaining
 from bcos_core.precision import widened
 
@@ -26,8 +26,6 @@ CONV_NORM_EPS = 1e-6
 """Added to the squared norm of a patch."""
 LINEAR_NORM_EPS = 1e-12
 """Added to the norm of a vector."""
-COS_EPS = 1e-6
-"""Added to |cos| before a power other than 1, whose derivative at 0 may be infinite."""
 WEIGHT_NORM_EPS = 1e-12
 """Lower bound of a weight's norm, so that an all-zero weight gives 0, not NaN."""
 
@@ -395,8 +393,8 @@ def _max_out(linear: Tensor, max_out: int, dim: int) -> Tensor:
 
 def _scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
     """``|linear / norm|^(b-1) · linear``, the factor computed in the precision of `norm`."""
-    if b == 2 and is_fusible(linear, norm) and not is_explaining():
-        return scale_by_cosine(linear, norm)
+    if is_fusible(linear, norm) and not is_explaining():
+        return scale_by_cosine(linear, norm, b)
     cosine = freeze(linear).to(norm.dtype).abs() / norm
     factor = cosine if b == 2 else (cosine + COS_EPS).pow(b - 1)
     return (factor * linear).to(linear.dtype)

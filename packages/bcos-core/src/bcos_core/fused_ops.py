@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+COS_EPS = 1e-6
+"""Added to |cos| before a power other than 1, whose derivative at 0 may be infinite."""
+
 
 def is_fusible(*tensors: Tensor) -> bool:
     """Whether a gradient is recorded, eagerly, in one full precision."""
@@ -21,9 +24,12 @@ def is_fusible(*tensors: Tensor) -> bool:
     )
 
 
-def scale_by_cosine(linear: Tensor, norm: Tensor) -> Tensor:
-    """``|linear| / norm · linear``, with `norm` broadcast over channels."""
-    result: Tensor = _ScaleByCosine.apply(linear, norm)
+def scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
+    """``(|linear| / norm + ε)^(b-1) · linear``, with `norm` broadcast over channels.
+
+    ε is :data:`COS_EPS`, but for B = 2, where the power is none and ε is 0.
+    """
+    result: Tensor = _ScaleByCosine.apply(linear, norm, float(b))
     return result
 
 
@@ -40,27 +46,40 @@ class _ScaleByCosine(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(linear: Tensor, norm: Tensor) -> Tensor:
-        return linear.abs().div_(norm).mul_(linear)
+    def forward(linear: Tensor, norm: Tensor, b: float) -> Tensor:
+        cosine = linear.abs().div_(norm)
+        return (cosine if b == 2 else cosine.add_(COS_EPS).pow_(b - 1)).mul_(linear)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-        ctx.save_for_forward(*inputs)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], _output: Tensor) -> None:
+        linear, norm, ctx.b = inputs
+        ctx.save_for_backward(linear, norm)
+        ctx.save_for_forward(linear, norm)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         linear, norm = ctx.saved_tensors
-        scaled = linear.abs() / norm * gradient
+        factor, slope = _ScaleByCosine._factors(linear, norm, ctx.b)
+        scaled = slope * gradient
         to_norm = -((scaled * linear).sum_to_size(norm.shape) / norm) if ctx.needs_input_grad[1] else None
-        return 2 * scaled, to_norm
+        return (2 * scaled if ctx.b == 2 else torch.addcmul(scaled, factor, gradient)), to_norm, None
 
     @staticmethod
-    def jvp(ctx: Any, d_linear: Tensor, d_norm: Tensor) -> Tensor:
+    def jvp(ctx: Any, d_linear: Tensor, d_norm: Tensor, _b: None) -> Tensor:
         linear, norm = ctx.saved_tensors
-        cosine = linear.abs() / norm
-        derivative: Tensor = cosine * (2 * d_linear - linear * d_norm / norm)
+        factor, slope = _ScaleByCosine._factors(linear, norm, ctx.b)
+        derivative: Tensor = factor * d_linear + slope * (d_linear - linear * d_norm / norm)
         return derivative
+
+    @staticmethod
+    def _factors(linear: Tensor, norm: Tensor, b: float) -> tuple[Tensor, Tensor]:
+        """``f = (c + ε)^(b-1)`` and ``c · ∂f/∂c`` at ``c = |linear| / norm``."""
+        cosine = linear.abs().div_(norm)
+        if b == 2:
+            return cosine, cosine
+        shifted = cosine + COS_EPS
+        power = shifted.pow(b - 2)
+        return shifted * power, (b - 1) * cosine * power
 
 
 class _DivideByBatchStd(torch.autograd.Function):

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from bcos_core import functional, norms
-from bcos_core.fused_ops import COS_EPS, divide_by_batch_std, is_fusible, scale_by_cosine
+from bcos_core.fused_ops import COS_EPS, divide_by_batch_std, is_fusible, scale_by_cosine, sum_of_squares
 
 EPS = 1e-5
 
@@ -28,7 +28,17 @@ def plain_divide(x, weight):
     return x / (var + EPS).sqrt() * weight.reshape(shape)
 
 
+def squares(x, factor):
+    return (factor * sum_of_squares(x, 1)[:, None]).expand_as(x)
+
+
+def plain_squares(x, factor):
+    return (factor * (x**2).sum(1, keepdim=True)).expand_as(x)
+
+
 STEPS = {
+    "squares": (squares, plain_squares, [(2, 4, 3, 3), (1,)]),
+    "squares of a vector": (squares, plain_squares, [(5, 4), (1,)]),
     "scale conv": (*scale(2), [(2, 4, 3, 3), (2, 1, 3, 3)]),
     "scale groups": (*scale(2), [(2, 4, 3), (2, 4, 3)]),
     "scale linear": (*scale(2), [(5, 4), (5, 1)]),
@@ -85,6 +95,14 @@ def test_derivative_at_zero_is_that_of_the_plain_expression(b):
     actual, expected = (torch.autograd.grad(f(*leaves).sum(), leaves[0])[0] for f in scale(b))
     torch.testing.assert_close(actual, expected)
     assert torch.isfinite(actual).all()
+
+
+def test_squares_of_zeros_have_all_their_derivatives():
+    x = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(sum_of_squares(x, 1).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    assert torch.equal(first, torch.zeros_like(x))
+    assert torch.equal(second, torch.full_like(x, 2))
 
 
 @pytest.mark.parametrize("layer", [norms.BatchNormUncentered2d, norms.AllNormUncentered2d])

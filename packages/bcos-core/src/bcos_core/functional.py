@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcos_core.errors import BcosError
-from bcos_core.fused_ops import COS_EPS, is_fusible, scale_by_cosine
+from bcos_core.fused_ops import COS_EPS, is_eager, scale_by_cosine, sum_of_squares
 from bcos_core.mode_state import freeze, is_explaining
 from bcos_core.precision import widened
 
@@ -226,8 +226,8 @@ def patch_norms(
     Shapes: (N, C, *spatial) → (N, groups, *spatial_out).
     """
     n_dims = len(kernel_size)
-    squares = widened(x).square()
-    squares = squares.reshape(x.shape[0], groups, -1, *x.shape[2:]).sum(2)  # (N, G, *spatial)
+    grouped = widened(x).reshape(x.shape[0], groups, -1, *x.shape[2:])
+    squares = sum_of_squares(grouped, 2) if is_eager(grouped) else grouped.square().sum(2)  # (N, G, *spatial)
     if any(before or after for before, after in padding):
         squares = F.pad(squares, _pad_argument(padding))
     if all(size == 1 for size in (*kernel_size, *stride)):
@@ -393,7 +393,7 @@ def _max_out(linear: Tensor, max_out: int, dim: int) -> Tensor:
 
 def _scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
     """``|linear / norm|^(b-1) · linear``, the factor computed in the precision of `norm`."""
-    if is_fusible(linear, norm) and not is_explaining():
+    if is_eager(linear, norm) and not is_explaining():
         return scale_by_cosine(linear, norm, b)
     cosine = freeze(linear).to(norm.dtype).abs() / norm
     factor = cosine if b == 2 else (cosine + COS_EPS).pow(b - 1)

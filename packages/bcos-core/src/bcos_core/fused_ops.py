@@ -1,4 +1,4 @@
-"""Two hot steps of training with hand-written derivatives, which take half of autograd's passes over memory.
+"""The hot steps of training with hand-written derivatives, which take half of autograd's passes over memory.
 
 Values and derivatives are those of the plain expressions in :mod:`bcos_core.functional` and
 :mod:`bcos_core.norms`; second derivatives too. Under ``torch.compile`` the plain expressions are used, which
@@ -16,12 +16,14 @@ COS_EPS = 1e-6
 
 def is_fusible(*tensors: Tensor) -> bool:
     """Whether a gradient is recorded, eagerly, in one full precision."""
-    return (
-        torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and any(t.requires_grad for t in tensors)
-        and all(t.dtype == tensors[0].dtype and t.dtype in (torch.float32, torch.float64) for t in tensors)
-    )
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors) and is_eager(*tensors)
+
+
+def is_eager(*tensors: Tensor) -> bool:
+    """Whether tensors of one full precision are computed with eagerly."""
+    dtype = tensors[0].dtype
+    full = dtype in (torch.float32, torch.float64) and all(t.dtype == dtype for t in tensors)
+    return full and not torch.compiler.is_compiling()
 
 
 def scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
@@ -29,17 +31,25 @@ def scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
 
     ε is :data:`COS_EPS`, but for B = 2, where the power is none and ε is 0.
     """
-    result: Tensor = _ScaleByCosine.apply(linear, norm, float(b))
+    recorded = torch.is_grad_enabled() and (linear.requires_grad or norm.requires_grad)
+    result: Tensor = (_ScaleByCosine.apply if recorded else _ScaleByCosine.forward)(linear, norm, float(b))
+    return result
+
+
+def sum_of_squares(x: Tensor, dim: int) -> Tensor:
+    """``Σ x²`` over a dimension, without a tensor of squares."""
+    recorded = torch.is_grad_enabled() and x.requires_grad
+    result: Tensor = (_SumOfSquares.apply if recorded else _SumOfSquares.forward)(x, dim)
     return result
 
 
 def divide_by_batch_std(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """``x / sqrt(var + eps) · weight`` with the biased variance of each channel of the batch.
 
-    Beside it, the inverse standard deviations (C,), detached.
+    Beside it, these variances (C,), detached.
     """
-    y, _, invstd = _DivideByBatchStd.apply(x, weight, eps)
-    return y, invstd
+    y, _, var = _DivideByBatchStd.apply(x, weight, eps)
+    return y, var
 
 
 class _ScaleByCosine(torch.autograd.Function):
@@ -59,10 +69,22 @@ class _ScaleByCosine(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         linear, norm = ctx.saved_tensors
-        factor, slope = _ScaleByCosine._factors(linear, norm, ctx.b)
-        scaled = slope * gradient
-        to_norm = -((scaled * linear).sum_to_size(norm.shape) / norm) if ctx.needs_input_grad[1] else None
-        return (2 * scaled if ctx.b == 2 else torch.addcmul(scaled, factor, gradient)), to_norm, None
+        b, needs_norm = ctx.b, ctx.needs_input_grad[1]
+        if torch.is_grad_enabled():  # create_graph=True: nothing in place
+            factor, slope = _ScaleByCosine._factors(linear, norm, b)
+            scaled = slope * gradient
+            to_norm = -((scaled * linear).sum_to_size(norm.shape) / norm) if needs_norm else None
+            return scaled + factor * gradient, to_norm, None
+        slope = linear.abs().div_(norm)
+        if b == 2:
+            scaled = slope.mul_(gradient)
+            to_norm = -((scaled * linear).sum_to_size(norm.shape) / norm) if needs_norm else None
+            return scaled.mul_(2), to_norm, None
+        power = (slope + COS_EPS).pow_(b - 2)
+        slope.mul_(power).mul_(b - 1)
+        to_linear = power.mul_(COS_EPS).add_(slope, alpha=b / (b - 1)).mul_(gradient)  # factor + slope
+        to_norm = -(slope.mul_(gradient).mul_(linear).sum_to_size(norm.shape) / norm) if needs_norm else None
+        return to_linear, to_norm, None
 
     @staticmethod
     def jvp(ctx: Any, d_linear: Tensor, d_norm: Tensor, _b: None) -> Tensor:
@@ -82,31 +104,61 @@ class _ScaleByCosine(torch.autograd.Function):
         return shifted * power, (b - 1) * cosine * power
 
 
+class _SumOfSquares(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, dim: int) -> Tensor:
+        norm: Tensor = torch.linalg.vector_norm(x, dim=dim)
+        return norm.square()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int], _output: Tensor) -> None:
+        x, ctx.dim = inputs
+        ctx.save_for_backward(x)
+        ctx.save_for_forward(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        return x * (2 * gradient).unsqueeze(ctx.dim), None
+
+    @staticmethod
+    def jvp(ctx: Any, d_x: Tensor, _dim: None) -> Tensor:
+        (x,) = ctx.saved_tensors
+        derivative: Tensor = 2 * (x * d_x).sum(ctx.dim)
+        return derivative
+
+
 class _DivideByBatchStd(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        _, mean, invstd = torch.native_batch_norm(x, None, None, None, None, True, 0.0, eps)
-        return x * _along_channels(invstd * weight, x), mean, invstd
+        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
+        return x * _along_channels((var + eps).rsqrt() * weight, x), mean, var
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
         x, weight, ctx.eps = inputs
-        _, mean, invstd = output
-        ctx.mark_non_differentiable(mean, invstd)
-        ctx.save_for_backward(x, weight, mean, invstd)
+        _, mean, var = output
+        ctx.mark_non_differentiable(mean, var)
+        ctx.save_for_backward(x, weight, mean, var)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, Tensor | None, None]:
-        x, weight, mean, invstd = ctx.saved_tensors
+        x, weight, mean, var = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True: the same derivative, differentiable itself
             y = _plain(x, weight, ctx.eps)
             to_x, to_weight = torch.autograd.grad(y, (x, weight), gradient, create_graph=True)
             return to_x, to_weight, None
-        dims = (0, *range(2, x.ndim))
-        along = (gradient * x).sum(dims)  # ∂L/∂(invstd · weight)
+        invstd = (var + ctx.eps).rsqrt()
+        # Of batch norm's own derivative only the sums are wanted: of gradient · (x - mean) · invstd, and of gradient
+        _, centred, added = torch.ops.aten.native_batch_norm_backward(
+            gradient, x, weight, None, None, mean, invstd, True, ctx.eps, [False, True, True]
+        )
+        along = centred / invstd + mean * added  # ∂L/∂(invstd · weight) = Σ gradient · x
         to_std = -(invstd**3) * weight * along / (x.numel() // x.shape[1])
-        to_x = gradient * _along_channels(invstd * weight, x)
-        to_x.addcmul_(x - _along_channels(mean, x), _along_channels(to_std, x))
+        to_x = torch.addcmul(_along_channels(-mean * to_std, x), x, _along_channels(to_std, x))
+        to_x.addcmul_(gradient, _along_channels(invstd * weight, x))
         return to_x, along * invstd, None
 
 

@@ -88,8 +88,8 @@ class RunningNorm(Norm):
             scale = scale if self.weight is None else scale * self.weight
             return apply_affine(x * scale.to(x.dtype).reshape(shape), None, self.bias)
         if self.weight is not None and is_fusible(x, self.weight) and not is_explaining():
-            y, invstd = divide_by_batch_std(x, self.weight, self.eps)
-            self._track(invstd.pow(-2) - self.eps, momentum)
+            y, var = divide_by_batch_std(x, self.weight, self.eps)
+            self._track(var, momentum)
             return apply_affine(y, None, self.bias)
         var = variance(x, (0, *range(2, x.ndim)))
         self._track(var, momentum)

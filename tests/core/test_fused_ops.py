@@ -133,12 +133,31 @@ def test_values_with_and_without_gradient_are_the_same(b):
     torch.testing.assert_close(with_gradient, functional.bcos_conv2d(x, weight.detach(), b=b))
 
 
-def test_fused_steps_are_for_recorded_full_precision_only():
+def test_fused_steps_are_for_recorded_tensors_beside_full_precision():
     x = torch.ones(2)
-    assert not is_fusible(x)
+    assert not is_fusible(x, x)
     leaf = x.clone().requires_grad_()
     assert is_fusible(leaf, x)
     assert not is_fusible(leaf, x.double())
-    assert not is_fusible(leaf.bfloat16())
+    assert is_fusible(leaf.bfloat16(), x)
+    assert not is_fusible(leaf.bfloat16(), x.bfloat16())
     with torch.no_grad():
-        assert not is_fusible(leaf)
+        assert not is_fusible(leaf, x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", STEPS)
+def test_half_precision_is_rounded_once_at_the_end(name, dtype):
+    fused, plain, shapes = STEPS[name]
+    first, second = (leaf.detach().to(dtype).float() for leaf in inputs(shapes))
+    narrow = (first.to(dtype).requires_grad_(), second.clone().requires_grad_())
+    wide = (first.requires_grad_(), second.requires_grad_())
+    y, expected = fused(*narrow), plain(*wide)
+    gradient = torch.randn(shapes[0]).to(dtype)
+    assert y.dtype == (torch.float32 if "squares" in name else dtype)
+    torch.testing.assert_close(y, expected.to(y.dtype), rtol=torch.finfo(dtype).eps, atol=1e-6)
+    got = torch.autograd.grad(y, narrow, gradient.to(y.dtype))
+    wanted = torch.autograd.grad(expected, wide, gradient.float())
+    assert [g.dtype for g in got] == [dtype, torch.float32]
+    torch.testing.assert_close(got[0], wanted[0].to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-3)
+    torch.testing.assert_close(got[1], wanted[1], rtol=1e-4, atol=1e-4)

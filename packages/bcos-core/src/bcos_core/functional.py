@@ -226,8 +226,9 @@ def patch_norms(
     Shapes: (N, C, *spatial) → (N, groups, *spatial_out).
     """
     n_dims = len(kernel_size)
-    grouped = widened(x).reshape(x.shape[0], groups, -1, *x.shape[2:])
-    squares = sum_of_squares(grouped, 2) if is_eager(grouped) else grouped.square().sum(2)  # (N, G, *spatial)
+    grouped = x.reshape(x.shape[0], groups, -1, *x.shape[2:])
+    compiled = torch.compiler.is_compiling()
+    squares = widened(grouped).square().sum(2) if compiled else sum_of_squares(grouped, 2)  # (N, G, *spatial)
     if any(before or after for before, after in padding):
         squares = F.pad(squares, _pad_argument(padding))
     if all(size == 1 for size in (*kernel_size, *stride)):

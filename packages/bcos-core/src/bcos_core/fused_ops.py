@@ -10,26 +10,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bcos_core.precision import is_half, widened
+
 COS_EPS = 1e-6
 """Added to |cos| before a power other than 1, whose derivative at 0 may be infinite."""
 
 
-def is_fusible(*tensors: Tensor) -> bool:
-    """Whether a gradient is recorded, eagerly, in one full precision."""
-    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors) and is_eager(*tensors)
+def is_fusible(x: Tensor, wide: Tensor) -> bool:
+    """Whether a gradient is recorded of what :func:`is_eager` says."""
+    return torch.is_grad_enabled() and (x.requires_grad or wide.requires_grad) and is_eager(x, wide)
 
 
-def is_eager(*tensors: Tensor) -> bool:
-    """Whether tensors of one full precision are computed with eagerly."""
-    dtype = tensors[0].dtype
-    full = dtype in (torch.float32, torch.float64) and all(t.dtype == dtype for t in tensors)
-    return full and not torch.compiler.is_compiling()
+def is_eager(x: Tensor, wide: Tensor) -> bool:
+    """Whether `x` is computed with eagerly, beside a tensor in its own full precision, or in float32 for a half."""
+    full = torch.float32 if is_half(x) else x.dtype
+    return full in (torch.float32, torch.float64) and wide.dtype == full and not torch.compiler.is_compiling()
 
 
 def scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
     """``(|linear| / norm + ε)^(b-1) · linear``, with `norm` broadcast over channels.
 
-    ε is :data:`COS_EPS`, but for B = 2, where the power is none and ε is 0.
+    ε is :data:`COS_EPS`, but for B = 2, where the power is none and ε is 0. In the precision of `norm`, rounded at the
+    end to that of `linear`.
     """
     recorded = torch.is_grad_enabled() and (linear.requires_grad or norm.requires_grad)
     result: Tensor = (_ScaleByCosine.apply if recorded else _ScaleByCosine.forward)(linear, norm, float(b))
@@ -37,7 +39,7 @@ def scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
 
 
 def sum_of_squares(x: Tensor, dim: int) -> Tensor:
-    """``Σ x²`` over a dimension, without a tensor of squares."""
+    """``Σ x²`` over a dimension, in float32 for half precisions, without a tensor of squares."""
     recorded = torch.is_grad_enabled() and x.requires_grad
     result: Tensor = (_SumOfSquares.apply if recorded else _SumOfSquares.forward)(x, dim)
     return result
@@ -57,8 +59,8 @@ class _ScaleByCosine(torch.autograd.Function):
 
     @staticmethod
     def forward(linear: Tensor, norm: Tensor, b: float) -> Tensor:
-        cosine = linear.abs().div_(norm)
-        return (cosine if b == 2 else cosine.add_(COS_EPS).pow_(b - 1)).mul_(linear)
+        cosine = _magnitude(linear).div_(norm)
+        return (cosine if b == 2 else cosine.add_(COS_EPS).pow_(b - 1)).mul_(linear).to(linear.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], _output: Tensor) -> None:
@@ -74,29 +76,29 @@ class _ScaleByCosine(torch.autograd.Function):
             factor, slope = _ScaleByCosine._factors(linear, norm, b)
             scaled = slope * gradient
             to_norm = -((scaled * linear).sum_to_size(norm.shape) / norm) if needs_norm else None
-            return scaled + factor * gradient, to_norm, None
-        slope = linear.abs().div_(norm)
+            return (scaled + factor * gradient).to(linear.dtype), to_norm, None
+        slope = _magnitude(linear).div_(norm)
         if b == 2:
             scaled = slope.mul_(gradient)
             to_norm = -((scaled * linear).sum_to_size(norm.shape) / norm) if needs_norm else None
-            return scaled.mul_(2), to_norm, None
+            return scaled.mul_(2).to(linear.dtype), to_norm, None
         power = (slope + COS_EPS).pow_(b - 2)
         slope.mul_(power).mul_(b - 1)
         to_linear = power.mul_(COS_EPS).add_(slope, alpha=b / (b - 1)).mul_(gradient)  # factor + slope
         to_norm = -(slope.mul_(gradient).mul_(linear).sum_to_size(norm.shape) / norm) if needs_norm else None
-        return to_linear, to_norm, None
+        return to_linear.to(linear.dtype), to_norm, None
 
     @staticmethod
     def jvp(ctx: Any, d_linear: Tensor, d_norm: Tensor, _b: None) -> Tensor:
         linear, norm = ctx.saved_tensors
         factor, slope = _ScaleByCosine._factors(linear, norm, ctx.b)
         derivative: Tensor = factor * d_linear + slope * (d_linear - linear * d_norm / norm)
-        return derivative
+        return derivative.to(linear.dtype)
 
     @staticmethod
     def _factors(linear: Tensor, norm: Tensor, b: float) -> tuple[Tensor, Tensor]:
         """``f = (c + ε)^(b-1)`` and ``c · ∂f/∂c`` at ``c = |linear| / norm``."""
-        cosine = linear.abs().div_(norm)
+        cosine = widened(linear).abs() / norm
         if b == 2:
             return cosine, cosine
         shifted = cosine + COS_EPS
@@ -109,7 +111,7 @@ class _SumOfSquares(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, dim: int) -> Tensor:
-        norm: Tensor = torch.linalg.vector_norm(x, dim=dim)
+        norm: Tensor = torch.linalg.vector_norm(x, dim=dim, dtype=torch.float32 if is_half(x) else None)
         return norm.square()
 
     @staticmethod
@@ -121,20 +123,20 @@ class _SumOfSquares(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
-        return x * (2 * gradient).unsqueeze(ctx.dim), None
+        return (x * (2 * gradient).unsqueeze(ctx.dim)).to(x.dtype), None
 
     @staticmethod
     def jvp(ctx: Any, d_x: Tensor, _dim: None) -> Tensor:
         (x,) = ctx.saved_tensors
-        derivative: Tensor = 2 * (x * d_x).sum(ctx.dim)
+        derivative: Tensor = 2 * (widened(x) * d_x).sum(ctx.dim)
         return derivative
 
 
 class _DivideByBatchStd(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-        mean, var = torch.batch_norm_update_stats(x, None, None, 0.0)
-        return x * _along_channels((var + eps).rsqrt() * weight, x), mean, var
+        mean, var = torch.ops.aten.batch_norm_update_stats(x, *_full_statistics(x), 0.0)
+        return (x * _along_channels((var + eps).rsqrt() * weight, x)).to(x.dtype), mean, var
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -153,18 +155,30 @@ class _DivideByBatchStd(torch.autograd.Function):
         invstd = (var + ctx.eps).rsqrt()
         # Of batch norm's own derivative only the sums are wanted: of gradient · (x - mean) · invstd, and of gradient
         _, centred, added = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, None, None, mean, invstd, True, ctx.eps, [False, True, True]
+            gradient, x, weight, *_full_statistics(x), mean, invstd, True, ctx.eps, [False, True, True]
         )
         along = centred / invstd + mean * added  # ∂L/∂(invstd · weight) = Σ gradient · x
         to_std = -(invstd**3) * weight * along / (x.numel() // x.shape[1])
         to_x = torch.addcmul(_along_channels(-mean * to_std, x), x, _along_channels(to_std, x))
         to_x.addcmul_(gradient, _along_channels(invstd * weight, x))
-        return to_x, along * invstd, None
+        return to_x.to(x.dtype), along * invstd, None
 
 
 def _plain(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    var = x.var(dim=(0, *range(2, x.ndim)), correction=0, keepdim=True)
-    return x * (var + eps).rsqrt() * _along_channels(weight, x)
+    var = widened(x).var(dim=(0, *range(2, x.ndim)), correction=0, keepdim=True)
+    return (x * (var + eps).rsqrt() * _along_channels(weight, x)).to(x.dtype)
+
+
+def _magnitude(x: Tensor) -> Tensor:
+    """``|x|`` in full precision, a tensor of its own."""
+    return x.float().abs_() if is_half(x) else x.abs()
+
+
+def _full_statistics(x: Tensor) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """What tells PyTorch to compute statistics of half precisions in float32: running ones of that, which stay."""
+    if not is_half(x):
+        return None, None
+    return x.new_zeros(x.shape[1], dtype=torch.float32), x.new_ones(x.shape[1], dtype=torch.float32)
 
 
 def _along_channels(values: Tensor, x: Tensor) -> Tensor:

@@ -9,9 +9,14 @@ from torch import Tensor
 from bcos_core.process_setting import ProcessSetting
 
 
+def is_half(x: Tensor) -> bool:
+    """Whether `x` is of a half precision."""
+    return x.dtype in (torch.float16, torch.bfloat16)
+
+
 def widened(x: Tensor) -> Tensor:
     """`x` in float32 if it is of a half precision, so that sums and shifts keep their digits; else as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if is_half(x) else x
 
 
 def _full_float32(undo: ExitStack) -> None:

@@ -42,6 +42,8 @@ class BcosConv(nn.Module):
     """
 
     n_dims: ClassVar[int]
+    folds: ClassVar[bool] = True
+    """Whether the forward pass takes ``weight`` as it is (:func:`bcos_core.folding.folded`)."""
 
     def __init__(
         self,
@@ -85,7 +87,7 @@ class BcosConv(nn.Module):
         self.b = b
         self.max_out = max_out
         self.padding_mode: PaddingMode = padding_mode
-        self.normalize_weight = normalize_weight
+        self.normalize_weight: bool | None = normalize_weight
         self.weight = nn.Parameter(torch.empty(self._weight_shape(), device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()

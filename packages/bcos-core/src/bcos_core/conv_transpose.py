@@ -42,6 +42,8 @@ class BcosConvTranspose(BcosConv):
     Source: Böhle et al., TPAMI 2024, equation 3, for the linear map of :class:`torch.nn.ConvTranspose2d`.
     """
 
+    folds = False
+
     def __init__(
         self,
         in_channels: int,

@@ -35,7 +35,7 @@ Padding = int | Sequence[int] | Literal["same", "valid"]
 
 
 def bcos_linear(
-    x: Tensor, weight: Tensor, *, b: float = 2.0, max_out: int = 1, normalize_weight: bool = True
+    x: Tensor, weight: Tensor, *, b: float = 2.0, max_out: int = 1, normalize_weight: bool | None = True
 ) -> Tensor:
     """B-cos transform of vectors.
 
@@ -45,7 +45,8 @@ def bcos_linear(
         b: exponent B ≥ 1. With B = 1 the transform is linear.
         max_out: units per output feature, of which the one with the largest ``ŵᵀx`` counts.
         normalize_weight: False gives ``|cos(x, ŵ)|^(B-1) · wᵀx``, ``‖w‖`` times as much, so that a pretrained
-            linear layer is unchanged at B = 1 (Arya et al., "B-cosification", NeurIPS 2024); without MaxOut.
+            linear layer is unchanged at B = 1 (Arya et al., "B-cosification", NeurIPS 2024); without MaxOut. None
+            takes w as it is: ``|wᵀx / ‖x‖|^(B-1) · wᵀx`` (:func:`bcos_core.folding.folded`).
 
     Returns:
         (..., out_features)
@@ -55,7 +56,7 @@ def bcos_linear(
     """
     check_options(b, max_out, normalize_weight, rows=weight.shape[0])
     check_features("bcos_linear", x, weight)
-    out = _max_out(F.linear(x, _normalized(weight, b, normalize_weight)), max_out, dim=-1)
+    out = _max_out(F.linear(x, normalized_weight(weight, b, normalize_weight)), max_out, dim=-1)
     if b == 1:
         return out
     norm = torch.linalg.vector_norm(widened(freeze(x)), dim=-1, keepdim=True) + LINEAR_NORM_EPS
@@ -73,7 +74,7 @@ def bcos_conv1d(
     b: float = 2.0,
     max_out: int = 1,
     padding_mode: PaddingMode = "zeros",
-    normalize_weight: bool = True,
+    normalize_weight: bool | None = True,
 ) -> Tensor:
     """B-cos transform of the patches of a sequence (N, C, L); see :func:`bcos_conv2d`."""
     return _bcos_conv(1, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
@@ -90,7 +91,7 @@ def bcos_conv2d(
     b: float = 2.0,
     max_out: int = 1,
     padding_mode: PaddingMode = "zeros",
-    normalize_weight: bool = True,
+    normalize_weight: bool | None = True,
 ) -> Tensor:
     """B-cos transform of the patches of an image: in ``|cos|^(B-1) · ŵᵀx``, x is the patch under the kernel.
 
@@ -125,7 +126,7 @@ def bcos_conv3d(
     b: float = 2.0,
     max_out: int = 1,
     padding_mode: PaddingMode = "zeros",
-    normalize_weight: bool = True,
+    normalize_weight: bool | None = True,
 ) -> Tensor:
     """B-cos transform of the patches of a volume (N, C, D, H, W); see :func:`bcos_conv2d`."""
     return _bcos_conv(3, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
@@ -142,7 +143,7 @@ def bcos_conv_transpose(
     *,
     b: float = 2.0,
     max_out: int = 1,
-    normalize_weight: bool = True,
+    normalize_weight: bool | None = True,
 ) -> Tensor:
     """B-cos transform of the inputs that reach each output of a transposed convolution, in 1, 2 or 3 dimensions.
 
@@ -181,7 +182,7 @@ def bcos_conv_transpose(
     more = resolve_output_padding(output_padding, stride, dilation)
     placed = (stride, expand(padding, n_dims, "padding"), more, groups, dilation)
     rows = weight.unflatten(0, (groups, -1)).transpose(1, 2)  # (G, channels / G, C / G, *kernel)
-    rows = _normalized(rows.flatten(0, 1), b, normalize_weight).reshape(rows.shape)
+    rows = normalized_weight(rows.flatten(0, 1), b, normalize_weight).reshape(rows.shape)
     conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[n_dims - 1]
     out = _max_out(conv(x, rows.transpose(1, 2).flatten(0, 1), None, *placed), max_out, dim=1)
     if b == 1:
@@ -199,8 +200,10 @@ def unit_norm(weight: Tensor) -> Tensor:
     return normed
 
 
-def _normalized(weight: Tensor, b: float, to_unit_norm: bool) -> Tensor:
-    """The v for which ``|vᵀx / ‖x‖|^(b-1) · vᵀx`` is the transform: ŵ, or w divided by ``‖w‖^((b-1)/b)``."""
+def normalized_weight(weight: Tensor, b: float, to_unit_norm: bool | None) -> Tensor:
+    """The v for which ``|vᵀx / ‖x‖|^(b-1) · vᵀx`` is the transform: ŵ, w divided by ``‖w‖^((b-1)/b)``, or w."""
+    if to_unit_norm is None:
+        return weight
     if to_unit_norm:
         return unit_norm(weight)
     return weight if b == 1 else (widened(weight) / weight_norm(weight) ** ((b - 1) / b)).to(weight.dtype)
@@ -250,7 +253,7 @@ def check_exponent(b: float) -> None:
         raise BcosError(f"b must be at least 1, got {b!r}; use b=1 for a linear layer, b=2 is the default")
 
 
-def check_options(b: float, max_out: int, normalize_weight: bool, *, rows: int | None = None) -> None:
+def check_options(b: float, max_out: int, normalize_weight: bool | None, *, rows: int | None = None) -> None:
     """Refuse an exponent below 1, MaxOut units that do not divide the weight's rows, or whose weights' norms differ."""
     check_exponent(b)
     if max_out < 1:
@@ -259,7 +262,7 @@ def check_options(b: float, max_out: int, normalize_weight: bool, *, rows: int |
         raise BcosError(
             f"max_out={max_out} does not divide the {rows} rows of the weight; give it out_features * max_out rows"
         )
-    if not normalize_weight and max_out > 1:
+    if normalize_weight is False and max_out > 1:
         raise BcosError(f"normalize_weight=False needs max_out=1, got {max_out}: unequal norms cannot be compared")
 
 
@@ -314,7 +317,7 @@ def _bcos_conv(
     b: float,
     max_out: int,
     padding_mode: PaddingMode,
-    normalize_weight: bool,
+    normalize_weight: bool | None,
 ) -> Tensor:
     check_options(b, max_out, normalize_weight, rows=weight.shape[0])
     if weight.ndim != n_dims + 2:
@@ -334,7 +337,7 @@ def _bcos_conv(
         pads = [(0, 0)] * n_dims
 
     conv = (F.conv1d, F.conv2d, F.conv3d)[n_dims - 1]
-    used = _normalized(weight, b, normalize_weight)
+    used = normalized_weight(weight, b, normalize_weight)
     linear = conv(x, used, None, stride, tuple(p for p, _ in pads), dilation, groups)
     out = _max_out(linear, max_out, dim=1)
     if b == 1:

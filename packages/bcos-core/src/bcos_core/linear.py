@@ -1,6 +1,7 @@
 """The B-cos counterpart of :class:`torch.nn.Linear`."""
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,9 @@ class BcosLinear(nn.Module):
     Source: Böhle et al., TPAMI 2024, equation 3; MaxOut: section 3.3.
     """
 
+    folds: ClassVar[bool] = True
+    """As of :class:`bcos_core.conv.BcosConv`."""
+
     def __init__(
         self,
         in_features: int,
@@ -55,7 +59,7 @@ class BcosLinear(nn.Module):
         self.out_features = out_features
         self.b = b
         self.max_out = max_out
-        self.normalize_weight = normalize_weight
+        self.normalize_weight: bool | None = normalize_weight
         self.weight = nn.Parameter(torch.empty(out_features * max_out, in_features, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
         self.reset_parameters()

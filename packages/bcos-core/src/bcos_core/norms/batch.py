@@ -55,6 +55,16 @@ class RunningNorm(Norm):
         self.register_buffer("running_mean", torch.zeros(size) if track_running_stats and self.centered else None)
         self.register_buffer("num_batches_tracked", torch.tensor(0) if track_running_stats else None)
 
+    @property
+    def folds(self) -> bool:
+        """Whether it only multiplies each channel by a constant (:func:`bcos_core.folding.folded`)."""
+        fixed = not self.training and self.running_var is not None
+        return fixed and self.per_channel and not self.centered and self.bias is None
+
+    def without_scale(self) -> nn.Module:
+        """What is left of the norm once its scale stands elsewhere."""
+        return nn.Identity()
+
     def reset_running_stats(self) -> None:
         """Forget all batches: running means become 0, running variances 1."""
         for buffer, value in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):

@@ -133,6 +133,8 @@ class StandardizedBcosConv2d(BcosConv2d):
     Brock et al., "Characterizing signal propagation", 2021 (gain and scale).
     """
 
+    folds = False
+
     def __init__(self, *, gain: Tensor | None, scale: float, eps: float, same: bool, **options: Any) -> None:
         super().__init__(**options)
         self.gain = gain
@@ -162,6 +164,10 @@ class UncenteredBatchNormAct(BatchNormUncentered2d):
         """Normalise, and activate."""
         y: Tensor = self.act(self.drop(super().forward(x)))
         return y
+
+    def without_scale(self) -> nn.Module:
+        """Dropout and activation."""
+        return nn.Sequential(self.drop, self.act)
 
 
 def uncentered(old: Any, options: ConversionOptions) -> nn.Module:

@@ -1,0 +1,143 @@
+"""Networks for inference: weights normalised once, the scales of norms inside them."""
+
+import copy
+from collections import Counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from bcos_core.conv import BcosConv
+from bcos_core.errors import BcosError
+from bcos_core.functional import normalized_weight
+from bcos_core.linear import BcosLinear
+from bcos_core.norms.batch import RunningNorm
+
+_TOLERANCE = 1e-3
+"""Largest difference of the outputs, as a share of their size."""
+
+
+def folded(model: nn.Module, x: Tensor) -> nn.Module:
+    """Return a copy of a network, for inference, that computes the same with fewer passes over its activations.
+
+    B-cos layers normalise their weights in each forward pass; those of the copy are normalised already. Where an
+    uncentred batch norm takes the output of such a layer, and nothing else does, its scale s goes into the weight:
+    ``s · |wᵀx / ‖x‖|^(B-1) · wᵀx`` is the transform with ``sign(s) · |s|^(1/B) · w``, for every B. Norms with a bias,
+    and those behind an addition or a concatenation, stay. W, contributions and biases of an explanation are those of
+    the network up to rounding; for B other than 2, up to the 1e-6 that is added to |cos| before the power.
+
+    Args:
+        model: in eval mode; it is not changed.
+        x: an input of the network, such as one image, with which it is run to see what takes which output.
+
+    Returns:
+        The copy, in eval mode. It is not for training, and its weights are not those of a checkpoint.
+
+    Raises:
+        BcosError: a network in train mode, or one whose copy would give another output.
+
+    >>> import torch
+    >>> from bcos_core import AddInverse, BcosConv2d, explain
+    >>> from bcos_core.norms import BatchNormUncentered2d
+    >>> network = nn.Sequential(BcosConv2d(6, 8, 3), BatchNormUncentered2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> x = AddInverse()(torch.rand(2, 3, 16, 16))
+    >>> quick = folded(network.eval(), x)
+    >>> torch.allclose(explain(quick, x).map, explain(network, x).map, atol=1e-5)
+    True
+    """
+    if any(module.training for module in model.modules()):
+        raise BcosError("a network is folded in eval mode, in which norms have fixed scales; call .eval() first")
+    network = copy.deepcopy(model)
+    with torch.no_grad():
+        expected = model(x)
+        for name, layer, norm in _pairs(network, x):
+            scale = None if norm is None else (norm.running_var + norm.eps).rsqrt()
+            if norm is not None and norm.weight is not None:
+                scale = scale * norm.weight
+            if layer.max_out > 1 and scale is not None and bool((scale <= 0).any()):
+                continue  # the largest unit would become the smallest
+            _fold(layer, scale)
+            if norm is not None:
+                network.set_submodule(name, norm.without_scale())
+        found = network(x)
+    size = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
+    if found.shape != expected.shape or not bool((found - expected).abs().max() <= _TOLERANCE * size):
+        raise BcosError("the network cannot be folded: its copy gives another output; use it as it is")
+    return network
+
+
+def _fold(layer: Any, scale: Tensor | None) -> None:
+    """Give a layer the weight of the product, with a factor for each output."""
+    weight = normalized_weight(layer.weight, layer.b, layer.normalize_weight)
+    if scale is not None:
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(layer.bias * scale, requires_grad=layer.bias.requires_grad)
+        factor = (scale.sign() * scale.abs() ** (1 / layer.b)).repeat_interleave(layer.max_out)
+        weight = weight * factor.to(weight.dtype).reshape(-1, *[1] * (weight.ndim - 1))
+    layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    layer.normalize_weight = None
+
+
+def _pairs(network: nn.Module, x: Tensor) -> list[tuple[str, Any, Any]]:
+    """Run the network, and find its B-cos layers, each with the name of its norm and the norm, or None."""
+    names = {module: name for name, module in network.named_modules()}
+    runs = Counter[nn.Module]()
+    given: dict[nn.Module, Tensor] = {}  # outputs of layers, inputs of norms
+    watch = _Uses()
+
+    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        runs[module] += 1
+        if isinstance(module, RunningNorm):
+            given[module] = inputs[0]
+            watch.inside.append(inputs[0])
+
+    def after(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
+        if isinstance(module, RunningNorm):
+            watch.inside.pop()
+        else:
+            given[module] = output
+            watch.outputs[id(output)] = output
+
+    layers = [m for m in names if isinstance(m, BcosConv | BcosLinear) and m.folds]
+    norms = [m for m in names if isinstance(m, RunningNorm) and m.folds]
+    handles = [m.register_forward_pre_hook(before) for m in (*layers, *norms)]
+    handles += [m.register_forward_hook(after) for m in (*layers, *norms)]
+    try:
+        with watch:
+            network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    takers = {id(given[norm]): norm for norm in norms if runs[norm] == 1}
+    found: list[tuple[str, Any, Any]] = []
+    for layer in layers:
+        output = given.get(layer)
+        norm = takers.get(id(output)) if runs[layer] == 1 and id(output) not in watch.used else None
+        found.append((names.get(norm, "") if norm is not None else "", layer, norm))
+    return found
+
+
+_LOOKS = frozenset(
+    getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda")
+) | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point}
+"""What asks a tensor about itself, and does not use its values."""
+
+
+class _Uses(TorchFunctionMode):
+    """Notes which of some tensors are used by anything but the norm that takes them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs: dict[int, Tensor] = {}
+        self.inside: list[Tensor] = []
+        """Inputs of norms that are running."""
+        self.used: set[int] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in _LOOKS:
+            for value in (*args, *(kwargs or {}).values()):
+                for part in value if isinstance(value, list | tuple) else (value,):
+                    if id(part) in self.outputs and not any(part is x for x in self.inside):
+                        self.used.add(id(part))
+        return func(*args, **(kwargs or {}))

@@ -1,6 +1,6 @@
 """Photographs, and what several networks see in them: a sheet for the documents.
 
-``python benchmarks/side_by_side.py SHARDS SHEET.webp NAME=RUN [NAME=RUN ...]`` draws evenly spaced photographs of a
+``python benchmarks/side_by_side.py SHARDS SHEET.jpg NAME=RUN [NAME=RUN ...]`` draws evenly spaced photographs of a
 split, none chosen. For each network follow W(x) as a colour image, where it takes images with inverse channels, and
 the contributions to the class that it predicts, smoothed, on a scale of their own, with their share of the logit.
 """
@@ -18,7 +18,7 @@ from bcos_cli.data.loader import sampled_images
 from bcos_core import explain
 from bcos_core.image_share import percent
 from bcos_explain.render import contribution_rgb, explanation_image
-from bcos_explain.render.files import save_sheet
+from bcos_explain.render.files import draw
 from bcos_explain.render.grid import Tile, grid
 from bcos_models import TrainedModel, load_trained
 
@@ -71,7 +71,7 @@ def main() -> None:
     with torch.no_grad():
         for name, trained in networks.items():
             rows += rows_of(name, trained, images, truth, arguments.smooth)
-    save_sheet(grid(rows, side=arguments.side), arguments.sheet)
+    draw(grid(rows, side=arguments.side)).convert("RGB").save(arguments.sheet, quality=88)
     print(f"{len(images)} photographs, {', '.join(named)}: {arguments.sheet}")
 
 

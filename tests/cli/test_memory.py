@@ -27,5 +27,5 @@ def test_memory_of_tensors_is_not_fetched_anew():
         command = [sys.executable, "-c", PROGRAM]
         return int(subprocess.run(command, env=environment | more, check=True, capture_output=True, timeout=120).stdout)
 
-    assert megabytes_fetched() < 64
-    assert megabytes_fetched(MALLOC_TOP_PAD_="131072") >= 64  # what the user has set stays
+    assert megabytes_fetched() < 256
+    assert megabytes_fetched(MALLOC_TOP_PAD_="131072") >= 2048  # what the user has set stays

@@ -210,6 +210,7 @@ def number(value: float, *, largest: float | None = None) -> str:
     size = abs(value) if largest is None else largest
     if 0 < size < 1e-4:
         return exponent(value)
+    size = float(f"{size:.2e}")  # as it is shown: just below 1 is 1.00
     decimals = 2 if size >= 1 or size == 0 else 2 - math.floor(math.log10(size))
     return f"{value:z.{decimals}f}".replace("-", "−")
 

@@ -133,3 +133,10 @@ def test_network_whose_copy_differs_is_refused(x):
 
     with pytest.raises(BcosError, match="cannot be folded: its copy gives another output"):
         folded(Stateful().double().eval(), x)
+
+
+def test_network_that_cannot_be_copied_is_refused(x):
+    given = network()
+    given.computed = given.head.weight * 2  # not a leaf, which PyTorch does not copy
+    with pytest.raises(BcosError, match="cannot be folded, as it cannot be copied"):
+        folded(given, x)

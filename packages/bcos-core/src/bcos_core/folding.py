@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bcos_core.conv import BcosConv
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 from bcos_core.functional import normalized_weight
 from bcos_core.linear import BcosLinear
 from bcos_core.norms.batch import RunningNorm
@@ -35,7 +35,7 @@ def folded(model: nn.Module, x: Tensor) -> nn.Module:
         The copy, in eval mode. It is not for training, and its weights are not those of a checkpoint.
 
     Raises:
-        BcosError: a network in train mode, or one whose copy would give another output.
+        BcosError: a network in train mode, one that cannot be copied, or whose copy would give another output.
 
     >>> import torch
     >>> from bcos_core import AddInverse, BcosConv2d, explain
@@ -48,7 +48,10 @@ def folded(model: nn.Module, x: Tensor) -> nn.Module:
     """
     if any(module.training for module in model.modules()):
         raise BcosError("a network is folded in eval mode, in which norms have fixed scales; call .eval() first")
-    network = copy.deepcopy(model)
+    try:
+        network = copy.deepcopy(model)
+    except RuntimeError as reason:
+        raise BcosError(f"the network cannot be folded, as it cannot be copied: {first_line(reason)}") from reason
     with torch.no_grad():
         expected = model(x)
         for name, layer, norm in _pairs(network, x):

@@ -7,7 +7,14 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from bcos_core import functional, norms
-from bcos_core.fused_ops import COS_EPS, divide_by_batch_std, is_fusible, scale_by_cosine, sum_of_squares
+from bcos_core.fused_ops import (
+    COS_EPS,
+    divide_by_batch_std,
+    has_batch_statistics,
+    is_fusible,
+    scale_by_cosine,
+    sum_of_squares,
+)
 
 EPS = 1e-5
 
@@ -114,6 +121,13 @@ def test_training_with_and_without_gradient_is_the_same(layer, randomized):
     with torch.no_grad():
         torch.testing.assert_close(y.detach(), plain(x))
     torch.testing.assert_close(recorded.running_var, plain.running_var)
+
+
+def test_other_devices_take_the_plain_expressions():
+    x = torch.ones(2, 3, 4, 4, device="meta")
+    assert not has_batch_statistics(x)
+    norm = norms.BatchNormUncentered2d(3, track_running_stats=False).to("meta")
+    assert norm(x).shape == x.shape
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-6, 1e-3, 1.0])

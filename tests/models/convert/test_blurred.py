@@ -67,6 +67,28 @@ def test_each_stride_is_filtered_and_the_weights_are_those_of_the_original(origi
     torch.testing.assert_close(network(AddInverse()(images)), expected)
 
 
+@pytest.mark.parametrize(
+    ("pool", "filtered"),
+    [
+        (nn.MaxPool2d(3, 2, 1), True),
+        (nn.MaxPool2d(2), False),
+        (nn.MaxPool2d(3, 2, ceil_mode=True), False),
+        (nn.MaxPool2d(3, (2, 1), 1), False),
+        (nn.MaxPool2d(5, 2, 2, dilation=1), True),
+        (nn.MaxPool2d(3, 1, 1), False),
+    ],
+    ids=str,
+)
+def test_pooling_keeps_the_size_of_its_output(pool, filtered):
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), pool, nn.Conv2d(4, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+    made = bcosify(network, antialias="blurpool", image_size=33, **STATISTICS)
+    assert (type(made.network[1]).__name__ == "BlurPool2d") is filtered
+    x = torch.rand(1, 4, 33, 33)
+    assert made.network[1](x).shape == pool(x).shape
+
+
 @pytest.mark.parametrize("build", [resnet18, mobilenet_v2])
 def test_anti_aliased_network_is_explained_exactly(build):
     torch.manual_seed(0)

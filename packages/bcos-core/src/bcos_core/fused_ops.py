@@ -45,6 +45,11 @@ def sum_of_squares(x: Tensor, dim: int) -> Tensor:
     return result
 
 
+def has_batch_statistics(x: Tensor) -> bool:
+    """Whether PyTorch computes the statistics of a batch by themselves where `x` is."""
+    return x.device.type in ("cpu", "cuda")
+
+
 def divide_by_batch_std(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """``x / sqrt(var + eps) · weight`` with the biased variance of each channel of the batch.
 

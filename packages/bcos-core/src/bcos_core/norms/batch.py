@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcos_core.fused_ops import divide_by_batch_std, is_fusible
+from bcos_core.fused_ops import divide_by_batch_std, has_batch_statistics, is_fusible
 from bcos_core.mode_state import is_explaining
 from bcos_core.norms.base import Norm, apply_affine, divide_by_std, variance
 
@@ -97,7 +97,9 @@ class RunningNorm(Norm):
             scale = (self.running_var + self.eps).rsqrt()
             scale = scale if self.weight is None else scale * self.weight
             return apply_affine(x * scale.to(x.dtype).reshape(shape), None, self.bias)
-        if self.weight is not None and is_fusible(x, self.weight) and not is_explaining():
+        fusible = self.weight is not None and is_fusible(x, self.weight) and has_batch_statistics(x)
+        if fusible and not is_explaining():
+            assert self.weight is not None
             y, var = divide_by_batch_std(x, self.weight, self.eps)
             self._track(var, momentum)
             return apply_affine(y, None, self.bias)

@@ -197,11 +197,18 @@ def uncentered(old: Any, options: ConversionOptions) -> nn.Module:
 
 
 def blurred_pool(old: Any) -> nn.Module | None:
-    """Low-pass filter in the place of max pooling with a stride; None for pooling of another kind."""
-    strides = {old.stride} if isinstance(old.stride, int) else set(old.stride)
-    if not isinstance(old, nn.MaxPool2d) or len(strides) != 1 or old.return_indices or strides == {1}:
+    """Low-pass filter in the place of max pooling with a stride, of the same output size; None for other pooling.
+
+    That of 2×2 pixels is no loss: average pooling, which it becomes, filters as well.
+    """
+    if not isinstance(old, nn.MaxPool2d) or type(old).forward is not nn.MaxPool2d.forward or old.return_indices:
         return None
-    return blur_pool(0, strides.pop())
+    kernel, stride, padding, dilation = (
+        set(v) if isinstance(v, tuple) else {v} for v in (old.kernel_size, old.stride, old.padding, old.dilation)
+    )
+    if old.ceil_mode or dilation != {1} or stride == {1} or not len(kernel) == len(stride) == len(padding) == 1:
+        return None
+    return blur_pool(0, stride.pop()) if kernel.pop() == 2 * padding.pop() + 1 else None
 
 
 def average_pool(old: Any) -> nn.Module | None:

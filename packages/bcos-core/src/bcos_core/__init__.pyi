@@ -16,7 +16,7 @@ from bcos_core.encoding import AddInverse as AddInverse
 from bcos_core.errors import BcosError as BcosError
 from bcos_core.explainer import explain as explain
 from bcos_core.explanation import Explanation as Explanation
-from bcos_core.folding import folded as folded
+from bcos_core.inference import folded as folded
 from bcos_core.linear import BcosLinear as BcosLinear
 from bcos_core.logits import LogitLayer as LogitLayer
 from bcos_core.mode import explanation_mode as explanation_mode

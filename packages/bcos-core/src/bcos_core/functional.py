@@ -46,7 +46,7 @@ def bcos_linear(
         max_out: units per output feature, of which the one with the largest ``ŵᵀx`` counts.
         normalize_weight: False gives ``|cos(x, ŵ)|^(B-1) · wᵀx``, ``‖w‖`` times as much, so that a pretrained
             linear layer is unchanged at B = 1 (Arya et al., "B-cosification", NeurIPS 2024); without MaxOut. None
-            takes w as it is: ``|wᵀx / ‖x‖|^(B-1) · wᵀx`` (:func:`bcos_core.folding.folded`).
+            takes w as it is: ``|wᵀx / ‖x‖|^(B-1) · wᵀx`` (:func:`bcos_core.inference.folded`).
 
     Returns:
         (..., out_features)

@@ -97,9 +97,14 @@ def blur_pool(_kernel_size: int, stride: int, _padding: int = 0) -> nn.Module:
     Sources: Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019; for B-cos networks:
     arXiv 2507.16761.
     """
+    return low_pass(stride, stride)
+
+
+def low_pass(scale: int, stride: int = 1) -> nn.Module:
+    """Binomial filter of ``2 · scale - 1`` taps in each direction, against what a stride of `scale` would alias."""
     from timm.layers.blur_pool import BlurPool2d
 
-    blur: nn.Module = BlurPool2d(filt_size=2 * stride - 1, stride=stride, pad_mode="replicate")
+    blur: nn.Module = BlurPool2d(filt_size=2 * scale - 1, stride=stride, pad_mode="replicate")
     return blur
 
 

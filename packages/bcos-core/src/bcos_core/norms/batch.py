@@ -57,9 +57,15 @@ class RunningNorm(Norm):
 
     @property
     def folds(self) -> bool:
-        """Whether it only multiplies each channel by a constant (:func:`bcos_core.folding.folded`)."""
+        """Whether it only multiplies each channel by a constant (:func:`bcos_core.inference.folded`)."""
         fixed = not self.training and self.running_var is not None
         return fixed and self.per_channel and not self.centered and self.bias is None
+
+    def fixed_scale(self) -> Tensor:
+        """Return the factor of each channel in eval mode, ``weight / sqrt(running_var + eps)``."""
+        assert self.running_var is not None
+        scale = (self.running_var + self.eps).rsqrt()
+        return scale if self.weight is None else scale * self.weight
 
     def without_scale(self) -> nn.Module:
         """What is left of the norm once its scale stands elsewhere."""
@@ -93,9 +99,7 @@ class RunningNorm(Norm):
     def _uncentered(self, x: Tensor, use_batch: bool, momentum: float) -> Tensor:
         shape = [1, -1] + [1] * (x.ndim - 2)
         if not use_batch:
-            assert self.running_var is not None
-            scale = (self.running_var + self.eps).rsqrt()
-            scale = scale if self.weight is None else scale * self.weight
+            scale = self.fixed_scale()
             return apply_affine(x * scale.to(x.dtype).reshape(shape), None, self.bias)
         fusible = self.weight is not None and is_fusible(x, self.weight) and has_batch_statistics(x)
         if fusible and not is_explaining():

@@ -18,7 +18,7 @@ from bcos_core import (
 from bcos_core.conv import BcosConv
 from bcos_core.norms import BatchNormUncentered2d
 from bcos_models.conversion import ConversionOptions
-from bcos_models.layers import blur_pool
+from bcos_models.layers import blur_pool, low_pass
 
 _BLURRED = (nn.Conv2d, BcosConv2d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -74,18 +74,14 @@ def bcos_conv(old: nn.modules.conv._ConvNd, options: ConversionOptions) -> nn.Mo
 class BlurredInput(nn.Module):
     """A strided convolution behind a low-pass filter, so that its stride leaves no grid in explanations.
 
-    The filter is binomial, of ``2 · stride - 1`` taps in each direction, as :func:`bcos_models.layers.blur_pool`. It
-    stands before the convolution, and not behind one that runs at every position: as cheap, and the same where the
-    convolution is depthwise and linear.
+    The filter is :func:`bcos_models.layers.low_pass`. It stands before the convolution, and not behind one that runs at
+    every position: as cheap, and the same where the convolution is depthwise and linear.
     """
 
     def __init__(self, conv: nn.Module, stride: int) -> None:
         super().__init__()
-        from timm.layers.blur_pool import BlurPool2d
-
         weight: Any = conv.weight
-        self.blur: nn.Module = BlurPool2d(filt_size=2 * stride - 1, stride=1, pad_mode="replicate")
-        self.blur.to(weight.device, weight.dtype)
+        self.blur = low_pass(stride).to(weight.device, weight.dtype)
         self.conv = conv
         self.train(conv.training)
 

@@ -55,9 +55,7 @@ def folded(model: nn.Module, x: Tensor) -> nn.Module:
     with torch.no_grad():
         expected = model(x)
         for name, layer, norm in _pairs(network, x):
-            scale = None if norm is None else (norm.running_var + norm.eps).rsqrt()
-            if norm is not None and norm.weight is not None:
-                scale = scale * norm.weight
+            scale = None if norm is None else norm.fixed_scale()
             if layer.max_out > 1 and scale is not None and bool((scale <= 0).any()):
                 continue  # the largest unit would become the smallest
             _fold(layer, scale)

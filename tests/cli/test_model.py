@@ -53,3 +53,11 @@ def test_crop_larger_than_the_image_is_refused(recipe):
     made = recipe(data={"image_size": 64, "resize": 32})
     with pytest.raises(BcosError, match=r"data.resize=32 is smaller than the 64 pixels .*; give at least 64"):
         build(made, ["a", "b"])
+
+
+def test_vit_is_built_for_the_images_of_the_recipe(recipe):
+    options = {"as_is": True}
+    made = recipe(model={"name": "timm/test_vit", "options": options}, data={"image_channels": None, "image_size": 96})
+    trained = build(made, ["a", "b"])
+    assert (trained.input.size, trained.options) == (96, {"as_is": True, "images": {"size": 96}})
+    assert trained.model(torch.rand(1, 3, 96, 96)).shape == (1, 2)

@@ -229,3 +229,32 @@ def test_weights_of_a_converted_network_are_no_plain_ones(tmp_path):
     save_weights(create_model(f"timm/{NAME}"), tmp_path / "converted.safetensors")
     with pytest.raises(BcosError, match=r"are of a converted network; leave out as_is"):
         create_model(f"timm/{NAME}", weights=tmp_path / "converted.safetensors", as_is=True)
+
+
+def test_network_for_one_size_is_built_for_that_of_its_images(tmp_path):
+    images = {"size": 96}
+    network = create_model("timm/test_vit", num_classes=5, images=images).eval()
+    assert (network.bcos_config.input.size, network.bcos_config.options) == (96, {"images": images})
+    assert network(torch.rand(1, 6, 96, 96)).shape == (1, 5)
+    plain = create_model("torchvision/vit_b_32", num_classes=5, images=images, as_is=True)
+    assert plain.image_size == 96
+    convolutional = create_model(f"timm/{NAME}", num_classes=5, images=images, as_is=True)
+    assert convolutional(torch.rand(1, 3, 96, 96)).shape == (1, 5)
+
+    save_pretrained(network, tmp_path / "saved")
+    again = from_pretrained(tmp_path / "saved")
+    x = torch.rand(1, 6, 96, 96)
+    torch.testing.assert_close(again.eval()(x), network(x))
+
+
+def test_weights_for_another_size_are_resampled_with_a_word(tmp_path):
+    torch.manual_seed(0)
+    trained = create_model("timm/test_vit", num_classes=5, as_is=True)
+    save_file(trained.state_dict(), tmp_path / "vit.safetensors")
+    with pytest.warns(UserWarning, match=r"for images of another size: pos_embed was resampled from \(1, 101, 64\)"):
+        network = create_model(
+            "timm/test_vit", num_classes=5, weights=tmp_path / "vit.safetensors", images={"size": 96}, as_is=True
+        )
+    by_timm = timm.layers.resample_abs_pos_embed(trained.pos_embed, (6, 6))
+    torch.testing.assert_close(network.pos_embed, by_timm)
+    assert torch.equal(network.patch_embed.proj.weight, trained.patch_embed.proj.weight)

@@ -272,7 +272,7 @@ def _run_options(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dic
         own, library = run.input, get_spec(name).input
         if (own.mean, own.std) != (library.mean, library.std):
             statistics = {"mean": own.mean[: own.channels], "std": own.std[: own.channels]}
-            options = {"images": statistics, **options}
+            options = {**options, "images": statistics | options.get("images", {})}
         return name, options
 
     if run.options.get("as_is"):

@@ -53,6 +53,8 @@ def _by_name(recipe: Recipe, model: config.Model, classes: list[str]) -> Trained
             options["network"] = {"in_chans": spec.channels, **options.get("network", {})}
         else:
             options = {"in_chans": spec.encoded_channels, **options}
+    if "/" in model.name and spec.size != own.size:  # a ViT is built for its size
+        options["images"] = {**options.get("images", {}), "size": spec.size}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*new, untrained classifier")  # it is about to be trained
         network = create_model(

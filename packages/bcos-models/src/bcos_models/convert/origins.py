@@ -1,5 +1,6 @@
 """Converted networks by name: ``timm/NAME``, ``torchvision/NAME``, and ``bcosified/NAME`` for our plain baselines."""
 
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -101,7 +102,7 @@ def converted(
         weights: start from a file of the original network's weights, or load those of a converted one.
         network: options of the original network, such as ``{"drop_path_rate": 0.1}``.
         images: fields of :class:`ImageChanges`: what the images of the original network are, where that differs from
-            the library's.
+            the library's. A network that is built for one size, such as a ViT, is built for that of `images`.
         decisions: of an earlier conversion, which is repeated instead of running the network; None to run it.
         as_is: leave the network as its library has it: its own module, unconverted, for standardised images.
         options: of :func:`bcosify`.
@@ -109,7 +110,10 @@ def converted(
     if as_is and options:
         raise BcosError(f"as_is=True leaves the network unconverted; leave out {', '.join(sorted(options))}, or as_is")
     made = _origin(origin)
-    made = replace(made, input=_image_changes(images or {}).apply(_built_for(made.input, network or {})))
+    for_network = _built_for(made.input, network or {})
+    spec = _image_changes(images or {}).apply(for_network)
+    if spec.size != for_network.size:
+        network = {**_size_options(origin, made, spec), **(network or {})}
     state = None if weights is None else read_state(find_weights(weights))
     of_converted = state is not None and is_converted(state)
     if pretrained and made.num_classes < 1 and num_classes == UNKNOWN_CLASSES:
@@ -120,7 +124,6 @@ def converted(
         replaced = load_original(original, state, num_classes != made.num_classes, str(weights))
     if replaced:
         warnings.warn(f"{origin!r} has a new, untrained classifier of {num_classes} classes", stacklevel=3)
-    spec = made.input
     if as_is:
         if of_converted:
             raise BcosError(f"the weights in {str(weights)!r} are of a converted network; leave out as_is")
@@ -245,11 +248,27 @@ def load_original(network: nn.Module, state: Mapping[str, Tensor], replace_class
         replace_classifier: leave it if the weights are of the same network for other classes.
     """
     own = network.state_dict()
-    fitting = dict(convert_state(own, state, ""))
+    fitting = dict(_resampled(network, convert_state(own, state, ""), source))
     other = _of_other_classes(own, fitting) if replace_classifier else []
     fitting |= {key: own[key] for key in other}
     load_state(network, fitting, source=source)
     return bool(other)
+
+
+def _resampled(network: nn.Module, state: Mapping[str, Tensor], source: str) -> Mapping[str, Tensor]:
+    """Let timm resample the position embeddings of weights for images of another size."""
+    adapt = getattr(sys.modules.get(type(network).__module__), "checkpoint_filter_fn", None)
+    own = network.state_dict()
+    names = ("pos_embed", "relative_position_bias_table")
+    of_size = [key for key in own if key.endswith(names) and key in state and own[key].shape != state[key].shape]
+    if adapt is None or not of_size:
+        return state
+    warnings.warn(
+        f"the weights in {source!r} are for images of another size: {of_size[0]} was resampled from "
+        f"{tuple(state[of_size[0]].shape)} to {tuple(own[of_size[0]].shape)}",
+        stacklevel=3,
+    )
+    return dict(adapt(dict(state), network))
 
 
 def _of_other_classes(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:

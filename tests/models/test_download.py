@@ -13,6 +13,8 @@ import torch
 from bcos_core import BcosError
 from bcos_models import create_model, download, get_spec, imagenet
 from bcos_models.download import fetch
+from bcos_models.spec import Checkpoint
+from bcos_models.weights import find_weights
 
 _spec = importlib.util.spec_from_file_location("models_test_server", Path(__file__).with_name("server.py"))
 server = importlib.util.module_from_spec(_spec)
@@ -313,3 +315,47 @@ def test_every_published_file_has_digits_that_are_checked():
         assert re.fullmatch("[0-9a-f]{10}", checkpoint.sha256)
         assert checkpoint.url.endswith(f"-{checkpoint.sha256}.pth")
         assert checkpoint.license
+
+
+@pytest.fixture
+def shipped(monkeypatch, tmp_path):
+    """cifar10_resnet20 with weights in an installed package, and names of its outputs; the trained network."""
+    from bcos_models import plugins, save_weights
+
+    torch.manual_seed(2)
+    trained = create_model("cifar10_resnet20").eval()
+    package = tmp_path / "weights_of_mine"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    save_weights(trained, package / "small.safetensors")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    checkpoint = Checkpoint("package:weights_of_mine/small.safetensors", class_names=tuple("abcdefghij"))
+    spec = get_spec("cifar10_resnet20")
+    monkeypatch.setitem(plugins.registry()._specs, spec.name, replace(spec, checkpoint=checkpoint))
+    return trained
+
+
+def test_weights_come_with_a_package(shipped):
+    from bcos_models import load_trained
+
+    model = create_model("cifar10_resnet20", pretrained=True).eval()
+    x = torch.rand(2, 6, 16, 16)
+    torch.testing.assert_close(model(x), shipped(x))
+    assert model.class_names == list("abcdefghij")
+    assert load_trained("cifar10_resnet20").classes == list("abcdefghij")
+    import timm
+
+    torch.testing.assert_close(timm.create_model("bcos_cifar10_resnet20", pretrained=True).eval()(x), shipped(x))
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("package:weights_of_mine/other.safetensors", "package 'weights_of_mine' lacks its file 'other.safetensors'"),
+        ("package:no_such_package/x.safetensors", "names no installed package"),
+        ("package:/x.safetensors", "names no installed package"),
+    ],
+)
+def test_package_without_the_weights_is_named(shipped, url, problem):
+    with pytest.raises(BcosError, match=problem):
+        find_weights(Checkpoint(url))

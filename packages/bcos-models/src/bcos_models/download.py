@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -71,6 +72,25 @@ def fetch(url: str, *, sha256: str = "", folder: str | Path | None = None) -> Pa
     except (OSError, NotImplementedError) as reason:  # the latter where a file system has no locks
         raise BcosError(f"cannot keep {url} at {str(target)!r}: {first_line(reason)}; set TORCH_HOME") from reason
     return target
+
+
+PACKAGE = "package:"
+
+
+def packaged_file(address: str) -> Path:
+    """Return the file of an installed package that ``package:MODULE/FILE`` names.
+
+    Raises:
+        BcosError: no such package, or it has no such file.
+    """
+    module, _, name = address.removeprefix(PACKAGE).partition("/")
+    try:
+        file = Path(str(resources.files(module))) / name
+    except (ImportError, TypeError, ValueError) as reason:  # the latter two for what is no package
+        raise BcosError(f"{address!r} names no installed package: {first_line(reason)}") from reason
+    if not file.is_file():
+        raise BcosError(f"the installed package {module!r} lacks its file {name!r}; install it again")
+    return file
 
 
 @contextmanager

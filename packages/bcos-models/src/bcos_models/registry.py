@@ -169,8 +169,8 @@ def create_model(
                 f"{name!r} has a new, untrained classifier",
                 stacklevel=2,
             )
-        elif pretrained and not replaced and classes == imagenet.CLASSES:
-            setattr(model, "class_names", imagenet.class_names())  # noqa: B010 - reason: modules are typed without it
+        elif pretrained and not replaced and (names := _class_names(spec, classes)):
+            setattr(model, "class_names", names)  # noqa: B010 - reason: modules are typed without it
     return model
 
 
@@ -181,6 +181,12 @@ def describe(model: "nn.Module", config: ModelConfig) -> None:
     transform = InferenceTransform(config.input)
     for key, value in {"bcos_config": config, "transform": transform, "class_names": config.classes}.items():
         setattr(model, key, value)
+
+
+def _class_names(spec: ModelSpec, classes: int) -> list[str] | None:
+    if spec.checkpoint is not None and spec.checkpoint.class_names is not None:
+        return list(spec.checkpoint.class_names)
+    return imagenet.class_names() if classes == imagenet.CLASSES else None
 
 
 def published_weights(spec: ModelSpec) -> Checkpoint:

@@ -150,10 +150,10 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights that can be downloaded, and their accuracy."""
+    """Published weights, which can be downloaded or come with a package, and their accuracy."""
 
     url: str
-    """Address of a ``.safetensors`` or ``.pth`` file."""
+    """Address of a ``.safetensors`` or ``.pth`` file; ``package:MODULE/FILE`` is one of an installed package."""
     sha256: str = ""
     """First hexadecimal digits of the file's SHA-256; empty if it is not known."""
     top1: float | None = None
@@ -161,6 +161,8 @@ class Checkpoint:
     top5: float | None = None
     license: str = ""
     """Note on the terms of the weights."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the outputs; None for those of ImageNet."""
 
 
 @dataclass(frozen=True)

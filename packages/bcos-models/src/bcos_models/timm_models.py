@@ -14,11 +14,10 @@ from torch import Tensor, nn
 
 from bcos_core.errors import BcosError
 from bcos_models.classifier import ImageClassifier, remove_classifier
-from bcos_models.download import fetch
 from bcos_models.model_config import ModelConfig
 from bcos_models.registry import create_model, get_spec, model_specs, published_weights
 from bcos_models.spec import IMAGENET_STANDARDIZED, InputSpec, Interpolation
-from bcos_models.weights import convert_state, load_weights
+from bcos_models.weights import convert_state, find_weights, load_weights
 
 PREFIX = "bcos_"
 FEATURES = 4
@@ -136,8 +135,7 @@ def _create(
     cached = published and cache_dir is None
     model = create_model(name, pretrained=cached, num_classes=num_classes or spec.num_classes, **options)
     if published and cache_dir is not None:
-        checkpoint = published_weights(spec)
-        path = fetch(checkpoint.url, sha256=checkpoint.sha256, folder=cache_dir)
+        path = find_weights(published_weights(spec), folder=cache_dir)
         load_weights(model, path, name=name, replace_classifier=True)
     if num_classes == 0:
         remove_classifier(model, name)

@@ -210,25 +210,27 @@ def _load_named(name: str, weights: str | None, images: ImageChanges) -> Trained
     """Load a model of ours with published or given weights, or a network of another library, unconverted."""
     spec = get_spec(name)
     options: dict[str, Any] = {}
+    classes: list[str] | None = None
     if "/" in name:
         model, input_spec, num_classes, network = original(name, weights, images)
         options |= {"as_is": True} | ({"network": network} if network else {})
-        has_names = num_classes == imagenet.CLASSES
+        classes = imagenet.class_names() if num_classes == imagenet.CLASSES else None
     elif weights is None and spec.checkpoint is None:
         raise BcosError(
             f"the model {name!r} has no published weights; name a file with --weights, or give a run's folder"
         )
     else:
         model = create_model(name, pretrained=weights is None)
-        input_spec, num_classes, has_names = images.apply(spec.input), spec.num_classes, weights is None
-        if weights is not None:
+        input_spec, num_classes = images.apply(spec.input), spec.num_classes
+        if weights is None:
+            classes = getattr(model, "class_names", None)
+        else:
             state = read_state(find_weights(weights))
             found = classes_in(model, convert_state(model.state_dict(), state, name))
             num_classes = check_outputs(found or num_classes)
             model = model if num_classes == spec.num_classes else create_model(name, num_classes=num_classes)
             load_state(model, state, name=name, source=weights)
     model.eval()
-    classes = imagenet.class_names() if has_names else None
     probabilities = usual_probabilities(name, input_spec)
     return TrainedModel(model, ModelConfig(name, num_classes, options, input_spec, classes, probabilities))
 

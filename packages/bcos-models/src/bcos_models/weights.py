@@ -15,7 +15,7 @@ from bcos_core.files import write_atomically
 from bcos_core.plugins import first_result
 from bcos_models import plugins
 from bcos_models.classifier import ImageClassifier
-from bcos_models.download import fetch, hub_file
+from bcos_models.download import PACKAGE, fetch, hub_file, packaged_file
 from bcos_models.spec import Checkpoint
 
 WEIGHTS_NAME = "model.safetensors"
@@ -74,10 +74,16 @@ def load_weights(
     return load_state(model, state, name=name, source=what, replace_classifier=replace_classifier)
 
 
-def find_weights(source: str | Path | Checkpoint) -> Path:
-    """Return the file of weights that a path, a URL or a repository names; download it if it is not here."""
+def find_weights(source: str | Path | Checkpoint, *, folder: str | Path | None = None) -> Path:
+    """Return the file of weights that a path, a URL or a repository names; download it if it is not here.
+
+    Args:
+        folder: where a downloaded checkpoint is kept; None for :func:`bcos_models.download.cache_folder`.
+    """
     if isinstance(source, Checkpoint):
-        return fetch(source.url, sha256=source.sha256)
+        if source.url.startswith(PACKAGE):
+            return packaged_file(source.url)
+        return fetch(source.url, sha256=source.sha256, folder=folder)
     text = str(source)
     if text.startswith(_HUB):
         return hub_file(text.removeprefix(_HUB), WEIGHTS_NAME)

@@ -17,7 +17,7 @@ BELOW = {  # what a package needs of ours, lowest first
     "bcos-explain": ("bcos-core",),
     "bcos-cli": ("bcos-core", "bcos-models", "bcos-explain"),
 }
-FOLDERS = ("packages", "tests", "examples", "benchmarks", "noxfile.py")
+FOLDERS = ("packages", "tests", "examples", "benchmarks", "tools", "docs", "noxfile.py")
 PARALLEL = ("-n", "2", "--dist", "worksteal")  # two processes: the largest networks take 6 GB each
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 PYPROJECT = nox.project.load_toml("pyproject.toml")
@@ -132,6 +132,13 @@ def docs(session: nox.Session) -> None:
     session.run("pytest", "tests/docs", *session.posargs)
 
 
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure speed and memory beside plain networks and the reference; ``-- --quick`` in minutes, not for figures."""
+    session.install(*EVERYTHING, *group("parity"))
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
 @nox.session
 def build(session: nox.Session) -> None:
     """Build all wheels, install them into an empty environment, use them there."""
@@ -139,12 +146,49 @@ def build(session: nox.Session) -> None:
     shutil.rmtree(dist, ignore_errors=True)
     for package in PACKAGES:
         session.run("uv", "build", "--quiet", f"packages/{package}", "--out-dir", str(dist), external=True)
-    wheels = {p: str(next(dist.glob(f"{p.replace('-', '_')}-*.whl"))) for p in PACKAGES}
-    session.install(wheels["bcos-core"])
+    session.install(*map(str, dist.glob("bcos_core-*.whl")))
     script = Path("tests/architecture/bcos_core_alone.py").resolve()
     session.chdir(session.create_tmp())  # nothing of the repository in reach
     session.run("python", str(script))
-    session.install(*wheels.values())
+    session.install(*map(str, dist.glob("*.whl")))
     session.run("bcos", "--version")
     session.run("bcos", "models")
     session.run("bcos", "demo", "-o", "train.epochs=1", "-o", "evaluation.gridpg_grids=4")
+
+
+@nox.session(default=False, name="release-check")
+def release_check(session: nox.Session) -> None:
+    """Versions, changelogs, bounds, tags, metadata; wheels, and that source distributions build the same ones."""
+    session.install("packaging", "twine>=6", "check-wheel-contents>=0.6")
+    folder = Path(session.create_tmp()).resolve()
+    dist, again = folder / "dist", folder / "again"
+    for path in (dist, again):
+        shutil.rmtree(path, ignore_errors=True)
+    for package in PACKAGES:
+        session.run("uv", "build", "--quiet", f"packages/{package}", "--out-dir", str(dist), external=True)
+    built = sorted(dist.glob("bcos*"))
+    for source in dist.glob("*.tar.gz"):
+        session.run("uv", "build", "--quiet", "--wheel", str(source), "--out-dir", str(again), external=True)
+    session.run("twine", "check", "--strict", *map(str, built))
+    session.run("check-wheel-contents", *map(str, dist.glob("*.whl")))
+    session.run("python", "tools/release.py", "check", str(dist), str(again))
+
+
+@nox.session(default=False)
+def lowest(session: nox.Session) -> None:
+    """The tests of each package's main roads with the lowest versions that its bounds allow, on Python 3.11."""
+    session.install("--resolution", "lowest-direct", *EVERYTHING, *group("test-base"))
+    files = [str(Path("tests", p.removeprefix("bcos-"), name)) for p in PACKAGES for name in ALONE[p]]
+    session.run("pytest", *files, *PARALLEL, "-m", "not slow", *session.posargs, env=ONE_THREAD)
+
+
+@nox.session(default=False)
+def site(session: nox.Session) -> None:
+    """Build the site into site/, warnings as errors; ``-- online`` links other libraries, and checks links."""
+    session.install(*EVERYTHING, *group("site"))
+    shutil.rmtree("site", ignore_errors=True)
+    online = "online" in session.posargs
+    build = ("sphinx-build", "--fail-on-warning", "--keep-going", "--jobs", "2", "-c", "docs", ".")
+    session.run(*build, "site", env={"BCOS_SITE_ONLINE": "1" if online else ""})
+    if online:
+        session.run(*build, "-b", "linkcheck", "site/.links")

@@ -1,6 +1,6 @@
 #!/bin/bash
 # All that is measured on a GPU, in one go: bash benchmarks/gpu.sh FOLDER [--quick]
-# Trains digits in float32, bf16 and fp16 and explains them; times networks (gpu.json); with CIFAR=cifar10.tgz (a tar of
+# Trains digits in float32, bf16 and fp16 and explains them; times networks (bench.json); with CIFAR=cifar10.tgz (a tar of
 # train/CLASS/*.jpg and test/CLASS/*.jpg) it trains for CIFAR-10 too. --quick is the same on a CPU, in minutes, not for figures.
 set -u
 out=$1 quick=${2:-} here=$(cd "$(dirname "$0")" && pwd) failed=0
@@ -24,7 +24,10 @@ for precision in $precisions; do
 done
 
 part "networks"
-python "$here/gpu.py" --out "$out" $quick ${NETWORKS:+--networks $NETWORKS} ${BATCH:+--batch $BATCH} || failed=1
+device="--device cuda --bf16 --rounds 3 --seconds 0.6"
+[ -n "$quick" ] && device="--backend eager"
+PYTHONPATH="$here/.." python -m benchmarks --parts networks grids --out "$out" $quick $device --batch "${BATCH:-128}" \
+    --networks ${NETWORKS:-resnet50 convnext_tiny simple_vit_s_patch16_224} || failed=1
 
 if [ -n "${CIFAR:-}" ]; then
     part "CIFAR-10"

@@ -1,106 +1,89 @@
-"""Training step and explanation of networks: ours, the reference's and the plain one, in one run, as ratios.
+"""The networks that are measured, each on three sides: plain, ours, and the reference's."""
 
-``uv run python benchmarks/networks.py [NAME ...]``; CPU by default, ``--device cuda`` on a GPU.
-"""
-
-import argparse
-import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-import torch
-import torchvision
-from bcos.models import pretrained, resnet
-from bcos.modules import norms
-from torch import Tensor, nn
+from torch import nn
 
-from bcos_core import explain
-from bcos_models import create_model, get_spec
-
-REPEATS = 5
-
-PLAIN: dict[str, Callable[[], nn.Module]] = {
-    "cifar10_resnet20": lambda: create_model("standard_cifar10_resnet20"),
-    "resnet50": torchvision.models.resnet50,
-    "densenet121": torchvision.models.densenet121,
-    "vgg11_bnu": torchvision.models.vgg11_bn,
-    "convnext_tiny": torchvision.models.convnext_tiny,
-    "simple_vit_s_patch16_224": lambda: create_model("standard_simple_vit_s_patch16_224"),
-    "vitc_s_patch1_14": lambda: create_model("standard_vitc_s_patch1_14"),
-}
+PLAIN, OURS, REFERENCE = SIDES = ("plain", "ours", "reference")
 
 
-def reference(name: str) -> nn.Module:
-    if name == "cifar10_resnet20":
-        made: nn.Module = resnet.cifar10_resnet20(norm_layer=norms.NoBias(norms.BatchNormUncentered2d), num_classes=10)
-        return made
+@dataclass(frozen=True)
+class Network:
+    """One network; builders take nothing, so that it travels into a process by its name."""
+
+    build: dict[str, Callable[[], nn.Module]]
+    """By side, where there is one."""
+    size: int = 224
+    classes: int = 1000
+    batch: int = 4
+    """Images of a training step and of inference, on a CPU."""
+
+
+def _ours(name: str) -> nn.Module:
+    from bcos_models import create_model
+
+    return create_model(name)
+
+
+def _torchvision(name: str) -> nn.Module:
+    from torchvision import models
+
+    made: nn.Module = models.get_model(name, weights=None)
+    return made
+
+
+def _timm(name: str) -> nn.Module:
+    import timm
+
+    return timm.create_model(name, pretrained=False)
+
+
+def _converted(name: str) -> nn.Module:
+    from bcos_models import bcosify
+
+    return bcosify(_timm(name).eval())
+
+
+def _reference(name: str) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return getattr(pretrained, name)(pretrained=False)
+        from bcos.models import pretrained, resnet
+        from bcos.modules import norms
+
+        if name == "cifar10_resnet20":
+            small: nn.Module = resnet.cifar10_resnet20(
+                norm_layer=norms.NoBias(norms.BatchNormUncentered2d), num_classes=10
+            )
+            return small
+        made: nn.Module = getattr(pretrained, name)(pretrained=False)
+        return made
 
 
-def best_times(runs: dict[str, Callable[[], object]], device: str) -> dict[str, float]:
-    """Shortest of several times of each, in seconds, taken in turns: what the machine can do undisturbed."""
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(REPEATS):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
-    return {name: min(taken) for name, taken in times.items()}
+def _beside(name: str, plain: Callable[[], nn.Module], **what: Any) -> Network:
+    return Network({PLAIN: plain, OURS: partial(_ours, name), REFERENCE: partial(_reference, name)}, **what)
 
 
-def training_step(model: nn.Module, x: Tensor, classes: int) -> Callable[[], object]:
-    model.train()
-    target = torch.zeros(len(x), classes, device=x.device)
-    optimizer = torch.optim.Adam(model.parameters())
-
-    def step() -> None:
-        optimizer.zero_grad()
-        nn.functional.binary_cross_entropy_with_logits(model(x), target).backward()
-        optimizer.step()
-
-    return step
+def _convertible(name: str) -> Network:
+    return Network({PLAIN: partial(_timm, name), OURS: partial(_converted, name)})
 
 
-def measure(name: str, batch: int, device: str) -> None:
-    spec = get_spec(name)
-    x = torch.rand(batch, 6, spec.input.size, spec.input.size, device=device)
-    nets = {"plain": PLAIN[name](), "reference": reference(name), "ours": create_model(name)}
-    nets = {kind: net.to(device) for kind, net in nets.items()}
-    steps = {k: training_step(net, x[:, :3] if k == "plain" else x, spec.num_classes) for k, net in nets.items()}
-    times = best_times(steps, device)
-    ours, theirs = nets["ours"].eval(), nets["reference"].eval()
-    explained = best_times(
-        {
-            "reference": lambda: [theirs.explain(image[None].requires_grad_()) for image in x.clone()],
-            "ours": lambda: explain(ours, x),
-        },
-        device,
-    )
-    row = [f"{times['ours'] / times['plain']:.2f}", f"{times['reference'] / times['plain']:.2f}"]
-    row += [f"{explained[k] / batch * 1e3:.1f}" for k in ("ours", "reference")]
-    row += [f"{explained['reference'] / explained['ours']:.1f}"]
-    print("| " + " | ".join([f"`{name}`", str(batch), f"{times['plain'] * 1e3:.0f}", *row]) + " |", flush=True)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(PLAIN), help=", ".join(PLAIN))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batch", type=int, help="images; 64 for small ones, else 8")
-    arguments = parser.parse_args()
-    print(f"{arguments.device}, torch {torch.__version__}, {torch.get_num_threads()} threads, best of {REPEATS}\n")
-    print(
-        "| network | batch | plain step, ms | step, ours | step, reference | explaining, ours, ms | reference, ms | × |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for name in arguments.names:
-        small = get_spec(name).input.size < 64
-        measure(name, arguments.batch or (64 if small else 8), arguments.device)
-
-
-if __name__ == "__main__":
-    main()
+NETWORKS: dict[str, Network] = {
+    "cifar10_resnet20": _beside(
+        "cifar10_resnet20", partial(_ours, "standard_cifar10_resnet20"), size=32, classes=10, batch=64
+    ),
+    "resnet50": _beside("resnet50", partial(_torchvision, "resnet50")),
+    "densenet121": _beside("densenet121", partial(_torchvision, "densenet121")),
+    "convnext_tiny": _beside("convnext_tiny", partial(_torchvision, "convnext_tiny")),
+    "simple_vit_s_patch16_224": _beside(
+        "simple_vit_s_patch16_224", partial(_ours, "standard_simple_vit_s_patch16_224")
+    ),
+    "vitc_s_patch1_14": _beside("vitc_s_patch1_14", partial(_ours, "standard_vitc_s_patch1_14")),
+    "timm/tf_efficientnet_lite0": _convertible("tf_efficientnet_lite0"),
+    "timm/deit_tiny_patch16_224": _convertible("deit_tiny_patch16_224"),
+}
+"""Those of timm are converted, and beside them stands the network as it was; the reference has none."""
+QUICK = ("cifar10_resnet20",)

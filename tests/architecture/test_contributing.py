@@ -55,6 +55,6 @@ def test_every_folder_has_a_line_on_the_map():
         folders |= {f"{p.relative_to(ROOT)}/" for p in package.rglob("*") if p.is_dir() and any(p.glob("*.py"))}
         folders.add(f"{package.relative_to(ROOT)}/")
     folders |= {f"tests/{p.name}/" for p in (ROOT / "tests").iterdir() if p.is_dir() and p.name != "__pycache__"}
-    folders |= {f"{name}/" for name in ("examples", "benchmarks", "docs")}
+    folders |= {f"{name}/" for name in ("examples", "benchmarks", "docs", "tools")}
     folders = {f for f in folders if not f.endswith((".egg-info/", "__pycache__/"))}
     assert folders == told

@@ -149,7 +149,7 @@ def test_fine_tuned_network_of_a_library_is_converted(bcos, shards, tmp_path):
         torch.testing.assert_close(made.model(made.encode(x)), expected, rtol=1e-4, atol=1e-5)
     status, _, err = bcos("convert", "net", "--out", "twice")
     assert status == 2
-    assert "is timm/test_resnet converted already (b=1" in err
+    assert "is timm/test_resnet converted already (images={'size': 32}, b=1" in err
     assert "annealing.exponent_to" in err
 
 
@@ -196,7 +196,7 @@ def test_weights_say_the_number_of_classes_and_a_file_their_names(bcos, line, tm
     given = ("convert", "timm/test_resnet", "--weights", "three.safetensors")
     status, out, err = bcos(*given, "--out", "bare")
     assert status == 0, err
-    assert "written to bare; it is to be fine-tuned: bcos train finetune --from bare --data SHARDS" in out
+    assert "bcos train bcosify_photographs --from bare --data SHARDS -o distillation.teacher=RUN\n" in out
     assert load_trained("bare").classes == ["0", "1", "2"]
     status, _, err = bcos(*given, "--out", "named", "--classes", "names.txt")
     assert status == 0, err

@@ -22,6 +22,7 @@ ARGUMENT = "argument "
 FROZEN = " (frozen)"
 """Suffix of the name of a value that depends on the input but is held constant."""
 _NAME = "_bcos_additive_name"
+_NESTED = (list, tuple, dict)
 
 
 class AdditiveTerms:
@@ -111,7 +112,9 @@ def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for owner, module in model.named_modules():
         prefix = f"{owner}." if owner else ""
         for name, value in vars(module).items():
-            if name not in ("_parameters", "_buffers", "_modules"):
+            if name in ("_parameters", "_buffers", "_modules"):
+                continue
+            if isinstance(value, Tensor) or (isinstance(value, _NESTED) and value):
                 yield from ((f"{prefix}{name}", tensor) for tensor in tensors(value))
     yield from model.named_buffers()
     yield from model.named_parameters()

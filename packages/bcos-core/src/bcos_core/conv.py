@@ -43,7 +43,7 @@ class BcosConv(nn.Module):
 
     n_dims: ClassVar[int]
     folds: ClassVar[bool] = True
-    """Whether the forward pass takes ``weight`` as it is (:func:`bcos_core.inference.folded`)."""
+    """Whether the forward pass takes ``weight`` as it is (:func:`bcos_core.folded`)."""
 
     def __init__(
         self,

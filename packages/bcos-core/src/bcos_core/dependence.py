@@ -6,6 +6,9 @@ from typing import Any
 from torch import Tensor, nn
 
 _CONSTANT = "_bcos_constant"
+_NESTED = (list, tuple, dict)
+_HOLDING = (Tensor, *_NESTED)
+"""Types of what may hold tensors. These functions are called for every operation: a union would be made each time."""
 
 
 def depends(value: object) -> bool:
@@ -35,13 +38,13 @@ def tensors(values: Any) -> list[Tensor]:
         return [values]
     if isinstance(values, dict):
         values = values.values()
-    elif not isinstance(values, list | tuple):
+    elif not isinstance(values, _NESTED):
         return []
     found: list[Tensor] = []
     for value in values:  # called for every operation: most arguments are not containers
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, list | tuple | dict):
+        elif isinstance(value, _NESTED):
             found += tensors(value)
     return found
 
@@ -50,8 +53,8 @@ def map_tensors(function: Callable[[Tensor], Any], values: Any) -> Any:
     """`values`, which may be nested lists, tuples and dictionaries, with the function applied to each tensor."""
     if isinstance(values, Tensor):
         return function(values)
-    if isinstance(values, list | tuple):
-        mapped = [map_tensors(function, value) for value in values]
+    if isinstance(values, (list, tuple)):
+        mapped = [map_tensors(function, value) if isinstance(value, _HOLDING) else value for value in values]
         if all(new is old for new, old in zip(mapped, values, strict=True)):
             return values
         named = getattr(values, "_make", None)  # of named tuples

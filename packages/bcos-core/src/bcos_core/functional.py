@@ -20,7 +20,9 @@ from torch import Tensor
 from bcos_core.errors import BcosError
 from bcos_core.fused_ops import COS_EPS, is_eager, scale_by_cosine, sum_of_squares
 from bcos_core.mode_state import freeze, is_explaining
+from bcos_core.one_call import as_one_call
 from bcos_core.precision import widened
+from bcos_core.tape import held
 
 CONV_NORM_EPS = 1e-6
 """Added to the squared norm of a patch."""
@@ -34,6 +36,7 @@ PADDING_MODES: tuple[PaddingMode, ...] = ("zeros", "reflect", "replicate", "circ
 Padding = int | Sequence[int] | Literal["same", "valid"]
 
 
+@as_one_call
 def bcos_linear(
     x: Tensor, weight: Tensor, *, b: float = 2.0, max_out: int = 1, normalize_weight: bool | None = True
 ) -> Tensor:
@@ -46,7 +49,7 @@ def bcos_linear(
         max_out: units per output feature, of which the one with the largest ``ŵᵀx`` counts.
         normalize_weight: False gives ``|cos(x, ŵ)|^(B-1) · wᵀx``, ``‖w‖`` times as much, so that a pretrained
             linear layer is unchanged at B = 1 (Arya et al., "B-cosification", NeurIPS 2024); without MaxOut. None
-            takes w as it is: ``|wᵀx / ‖x‖|^(B-1) · wᵀx`` (:func:`bcos_core.inference.folded`).
+            takes w as it is: ``|wᵀx / ‖x‖|^(B-1) · wᵀx`` (:func:`bcos_core.folded`).
 
     Returns:
         (..., out_features)
@@ -77,7 +80,8 @@ def bcos_conv1d(
     normalize_weight: bool | None = True,
 ) -> Tensor:
     """B-cos transform of the patches of a sequence (N, C, L); see :func:`bcos_conv2d`."""
-    return _bcos_conv(1, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
+    options = (stride, padding, dilation, groups, b, padding_mode, normalize_weight)
+    return _bcos_conv(x, weight, 1, *options, max_out=max_out)
 
 
 def bcos_conv2d(
@@ -112,7 +116,8 @@ def bcos_conv2d(
     Raises:
         BcosError: B < 1, max_out < 1 or not a divisor of the number of rows, shapes that do not fit.
     """
-    return _bcos_conv(2, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
+    options = (stride, padding, dilation, groups, b, padding_mode, normalize_weight)
+    return _bcos_conv(x, weight, 2, *options, max_out=max_out)
 
 
 def bcos_conv3d(
@@ -129,7 +134,8 @@ def bcos_conv3d(
     normalize_weight: bool | None = True,
 ) -> Tensor:
     """B-cos transform of the patches of a volume (N, C, D, H, W); see :func:`bcos_conv2d`."""
-    return _bcos_conv(3, x, weight, stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
+    options = (stride, padding, dilation, groups, b, padding_mode, normalize_weight)
+    return _bcos_conv(x, weight, 3, *options, max_out=max_out)
 
 
 def bcos_conv_transpose(
@@ -306,26 +312,28 @@ def expand(value: int | Sequence[int], n_dims: int, what: str) -> tuple[int, ...
     return values
 
 
+@as_one_call
 def _bcos_conv(
-    n_dims: int,
     x: Tensor,
     weight: Tensor,
+    n_dims: int,
     stride: int | Sequence[int],
     padding: Padding,
     dilation: int | Sequence[int],
     groups: int,
     b: float,
-    max_out: int,
     padding_mode: PaddingMode,
     normalize_weight: bool | None,
+    *,
+    max_out: int,
 ) -> Tensor:
     check_options(b, max_out, normalize_weight, rows=weight.shape[0])
     if weight.ndim != n_dims + 2:
         raise BcosError(f"bcos_conv{n_dims}d needs a weight of {n_dims + 2} dimensions, got {tuple(weight.shape)}")
     check_channels(f"bcos_conv{n_dims}d", n_dims, x, weight.shape[1] * groups)
     if x.ndim == n_dims + 1:
-        options = (stride, padding, dilation, groups, b, max_out, padding_mode, normalize_weight)
-        return _bcos_conv(n_dims, x[None], weight, *options)[0]
+        options = (stride, padding, dilation, groups, b, padding_mode, normalize_weight)
+        return _bcos_conv(x[None], weight, n_dims, *options, max_out=max_out)[0]
     kernel_size = tuple(weight.shape[2:])
     stride = expand(stride, n_dims, "stride")
     dilation = expand(dilation, n_dims, "dilation")
@@ -401,4 +409,4 @@ def _scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
         return scale_by_cosine(linear, norm, b)
     cosine = freeze(linear).to(norm.dtype).abs() / norm
     factor = cosine if b == 2 else (cosine + COS_EPS).pow(b - 1)
-    return (factor * linear).to(linear.dtype)
+    return ((held(factor) if is_explaining() else factor) * linear).to(linear.dtype)

@@ -37,7 +37,7 @@ class BcosLinear(nn.Module):
     """
 
     folds: ClassVar[bool] = True
-    """As of :class:`bcos_core.conv.BcosConv`."""
+    """As of a B-cos convolution."""
 
     def __init__(
         self,

@@ -88,12 +88,15 @@ def convert(
     if as_json:
         say_json(report.to_dict() | ({} if probe is None else {"probe": [vars(step) for step in steps]}))
     else:
-        _print(task.name, report, None if dry_run else out, every_layer=dry_run)
+        teacher = model if weights is None else "RUN"  # weights in a file have no name by which they are loaded
+        _print(task.name, report, None if dry_run else out, teacher, every_layer=dry_run)
         _print_probe(steps)
 
 
 _OF_ORIGINAL = ("network", "images")
 """Options of the network as it was."""
+_RECIPE = "bcosify_photographs"
+"""What fine-tunes a converted network."""
 _FITTED, _PROBED = 256, 128
 """Images that kernels are fitted to, and others on which a conversion is tried."""
 
@@ -290,10 +293,9 @@ def _run_options(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dic
     return with_images(name, {**({"network": run.options} if run.options else {}), **options})
 
 
-def _print(name: str, report: "ConversionReport", out: Path | None, *, every_layer: bool) -> None:
+def _print(name: str, report: "ConversionReport", out: Path | None, teacher: str, *, every_layer: bool) -> None:
     """Print what each kind of layer became, and why; before that, the same of every layer."""
     from bcos_cli import console
-    from bcos_cli.train.arguments import FINETUNE
     from bcos_core.image_share import percent
 
     line = partial(console.out.print, soft_wrap=True)
@@ -317,7 +319,10 @@ def _print(name: str, report: "ConversionReport", out: Path | None, *, every_lay
     share, cancelled = (percent(math.nan if v is None else v) for v in (report.image_share, report.cancellation))
     line(f"· for {report.measured_on}: image share {share}, cancellation {cancelled}")
     if out is not None:
-        line(f"written to {out}; it is to be fine-tuned: bcos train {FINETUNE} --from {out} --data SHARDS")
+        line(
+            f"written to {out}; it is to be fine-tuned, with the network as it was for a teacher: bcos train "
+            f"{_RECIPE} --from {out} --data SHARDS -o distillation.teacher={teacher}"
+        )
 
 
 def _print_probe(steps: "Sequence[ProbeStep]") -> None:

@@ -26,7 +26,7 @@ def load_recipe(
         name: a YAML file, or the name of a recipe or a model that ``bcos recipes`` lists.
         overrides: ``key=value`` with dotted keys, the values in YAML.
         data: for ``data.path``.
-        needs: keys of :data:`bcos_cli.config.trust.CHECKS` that are going to be used, and must be trusted where a run
+        needs: keys of ``bcos_cli.config.trust.CHECKS`` that are going to be used, and must be trusted where a run
             sets them; by default all.
 
     Raises:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bcos_core.fused_ops import divide_by_batch_std, has_batch_statistics, is_fusible
 from bcos_core.mode_state import is_explaining
 from bcos_core.norms.base import Norm, apply_affine, divide_by_std, variance
+from bcos_core.one_call import as_one_call
 
 
 class RunningNorm(Norm):
@@ -57,15 +58,14 @@ class RunningNorm(Norm):
 
     @property
     def folds(self) -> bool:
-        """Whether it only multiplies each channel by a constant (:func:`bcos_core.inference.folded`)."""
+        """Whether it only multiplies each channel by a constant (:func:`bcos_core.folded`)."""
         fixed = not self.training and self.running_var is not None
         return fixed and self.per_channel and not self.centered and self.bias is None
 
     def fixed_scale(self) -> Tensor:
         """Return the factor of each channel in eval mode, ``weight / sqrt(running_var + eps)``."""
         assert self.running_var is not None
-        scale = (self.running_var + self.eps).rsqrt()
-        return scale if self.weight is None else scale * self.weight
+        return _scale(self.running_var, self.weight, self.eps)
 
     def without_scale(self) -> nn.Module:
         """What is left of the norm once its scale stands elsewhere."""
@@ -97,10 +97,9 @@ class RunningNorm(Norm):
         return y if self.per_channel else y.reshape(x.shape)
 
     def _uncentered(self, x: Tensor, use_batch: bool, momentum: float) -> Tensor:
-        shape = [1, -1] + [1] * (x.ndim - 2)
         if not use_batch:
-            scale = self.fixed_scale()
-            return apply_affine(x * scale.to(x.dtype).reshape(shape), None, self.bias)
+            assert self.running_var is not None
+            return apply_affine(_scaled(x, self.running_var, self.weight, self.eps), None, self.bias)
         fusible = self.weight is not None and is_fusible(x, self.weight) and has_batch_statistics(x)
         if fusible and not is_explaining():
             assert self.weight is not None
@@ -127,6 +126,17 @@ class RunningNorm(Norm):
     def extra_repr(self) -> str:
         """Show sizes and parameters."""
         return f"{self.num_features}, momentum={self.momentum}, {super().extra_repr()}"
+
+
+def _scale(var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    scale = (var + eps).rsqrt()
+    return scale if weight is None else scale * weight
+
+
+@as_one_call
+def _scaled(x: Tensor, var: Tensor, weight: Tensor | None, eps: float) -> Tensor:
+    """``x · weight / sqrt(var + eps)`` for each channel, with a variance that does not depend on x."""
+    return x * _scale(var, weight, eps).to(x.dtype).reshape([1, -1] + [1] * (x.ndim - 2))
 
 
 class BatchNorm2d(RunningNorm):

@@ -12,6 +12,7 @@ from bcos_core.additive_terms import FROZEN, UNNAMED, AdditiveTerms, current_ter
 from bcos_core.audit import nodes
 from bcos_core.dependence import depends, map_tensors, mark_constant, tensors
 from bcos_core.errors import BcosError
+from bcos_core.one_call import FORMULAS
 from bcos_core.rules.fallback import call_if_linear, caller, calling_module, is_in_custom_function
 from bcos_core.rules.selection import selected
 from bcos_core.rules.table import (
@@ -140,7 +141,7 @@ class RuleDispatch(TorchFunctionMode):
             return self._third_party(func, args, kwargs)
         if func in RULES:
             return RULES[func](func, *args, **kwargs)
-        if func in LINEAR:
+        if func in LINEAR or func in FORMULAS:
             return func(*args, **kwargs)
         if func in SELECTING:
             return selected(func, *args, **kwargs)

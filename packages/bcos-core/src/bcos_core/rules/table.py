@@ -14,6 +14,7 @@ from torch.overrides import resolve_name
 from bcos_core.additive_terms import current_terms, named_like
 from bcos_core.dependence import depends, map_tensors, mark_dependent, tensors
 from bcos_core.errors import BcosError
+from bcos_core.one_call import FORMULAS
 from bcos_core.plugins import Plugins, load_entry_points
 
 Function = Callable[..., Any]
@@ -138,7 +139,7 @@ def load_rules() -> Plugins:
 
 def _register_new(rules: Mapping[Function, Rule], _plugin: str) -> None:
     """Register rules of a package; refuse functions that have a rule, which nobody would know was replaced."""
-    tables = (RULES, COMPOSITIONS, IN_PLACE_COMPOSITIONS, LINEAR, SELECTING)
+    tables = (RULES, COMPOSITIONS, IN_PLACE_COMPOSITIONS, LINEAR, FORMULAS, SELECTING)
     if taken := [function for function in rules if any(function in table for table in tables)]:
         raise BcosError(f"{resolve_name(taken[0]) or taken[0]} has a rule already; leave it out")
     register_rules(rules)

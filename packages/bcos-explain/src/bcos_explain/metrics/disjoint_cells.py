@@ -118,10 +118,10 @@ def difull(
     The paper scores two opposite corners that show images of one class; here all cells are scored, on the
     grids of distinct classes that the grid pointing game is played with.
 
+    Arguments are those of :func:`bcos_explain.metrics.grid_pointing_game`, but the network sees images of their own
+    size.
+
     Args:
-        model, images, labels, confidences, n, num_grids, grids, smooth, batch_size, generator, encode,
-            progress: as of :func:`bcos_explain.metrics.grid_pointing_game`, but the network sees images of
-            their own size.
         explainer: is given a :class:`DisjointCells` as network.
 
     Returns:
@@ -158,9 +158,9 @@ def dipart(
     As in the grid pointing game, features at the border of a cell see some of the next one, as far as
     receptive fields reach.
 
+    Arguments are those of :func:`bcos_explain.metrics.grid_pointing_game`.
+
     Args:
-        model, images, labels, confidences, n, num_grids, grids, smooth, batch_size, generator, encode,
-            progress: as of :func:`bcos_explain.metrics.grid_pointing_game`.
         explainer: is given a :class:`DisjointCells` as network.
 
     Returns:

@@ -80,7 +80,7 @@ def energy_pointing_game(
     Args:
         model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`.
         boxes: for each image (B, 4) or (4,): left, top, right, bottom in its pixels. Several boxes are one
-            region. See :func:`bcos_explain.metrics.annotations.boxes_in_input` for boxes of the image that was
+            region. See :func:`bcos_explain.metrics.boxes_in_input` for boxes of the image that was
             resized and cropped.
         target: the class that the boxes show: an integer, or (M,); None for the predicted class.
         smooth: size of the mean filter that attributions pass first; odd.

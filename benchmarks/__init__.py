@@ -1,0 +1,1 @@
+"""What B-cos networks cost, beside plain networks and the reference: ``python -m benchmarks``, or ``nox -s bench``."""

@@ -385,7 +385,7 @@ def test_plugin_whose_commands_cannot_be_used_has_none_and_the_rest_works(comman
     status, out, err = bcos("plugins", "--json")
     (error,) = [row["error"] for row in json.loads(out) if row["name"] == "stranger:zoo"]
     assert (status, err) == (0, "here I am\n")
-    assert error.startswith(reason)
+    assert error.lower().startswith(reason.lower())  # Typer has changed a letter
     assert bcos("recipes")[0] == 0
     assert bcos("half")[0] == 2
 

@@ -22,8 +22,9 @@ from benchmarks.bench import Conditions, measure
 from benchmarks.commands import commands, pipeline, startup
 from benchmarks.grids import seconds_a_grid
 from benchmarks.networks import NETWORKS, QUICK
+from benchmarks.scaling import plot, scaling
 
-PARTS = ("networks", "grids", "commands", "pipeline", "startup")
+PARTS = ("networks", "grids", "commands", "pipeline", "startup", "scaling")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "commands": lambda: commands(place / "commands", sizes.explained, options.threads),
             "pipeline": lambda: pipeline(place / "pipeline", sizes.read, options.rounds, 2, sizes.side),
             "startup": lambda: startup(options.rounds, options.threads),
+            "scaling": lambda: scaling(options.rounds, most=2 if quick else None),
         }
         for part, take in parts.items():
             if part in options.parts:
@@ -119,6 +121,8 @@ def main() -> None:
     options = parse()
     document = run(options)
     text = tables.markdown(document)
+    if "scaling" in document:
+        plot(document["scaling"], options.out / "scaling.png")
     if options.write:
         tables.write_section(options.write, options.device, text)
     print(text)

@@ -43,6 +43,14 @@ class Time:
     """Of all threads of the process, in Python and PyTorch, without the kernel."""
 
 
+def timed(run: Callable[[], object]) -> Time:
+    """Run something once."""
+    begun, start = resource.getrusage(resource.RUSAGE_SELF).ru_utime, time.perf_counter()
+    run()
+    wall = time.perf_counter() - start
+    return Time(wall, resource.getrusage(resource.RUSAGE_SELF).ru_utime - begun)
+
+
 class Bench:
     """A network of one side; its runs have the names of the columns of the tables."""
 
@@ -118,12 +126,14 @@ class Bench:
         """Run once, after what is in the pipeline has ended."""
         self.model.train(what == STEP)
         self.model.requires_grad_(what == STEP)
-        begun, start = resource.getrusage(resource.RUSAGE_SELF).ru_utime, time.perf_counter()
-        {STEP: self.training_step, INFERENCE: self.infer, EXPLAINING: self.explain}[what](kind, count)
-        if self.conditions.device == "cuda":
-            self.torch.cuda.synchronize()
-        wall = time.perf_counter() - start
-        return Time(wall, resource.getrusage(resource.RUSAGE_SELF).ru_utime - begun)
+        run = {STEP: self.training_step, INFERENCE: self.infer, EXPLAINING: self.explain}[what]
+
+        def whole() -> None:
+            run(kind, count)
+            if self.conditions.device == "cuda":
+                self.torch.cuda.synchronize()
+
+        return timed(whole)
 
     def memory(self, what: str, kind: str, count: int) -> float:
         """Return the most MiB that a run needs, with the network, its gradients and its optimizer.

@@ -104,6 +104,15 @@ def explaining(results: list[Document], counts: Iterable[int]) -> str:
     return _table(" | ".join(head).split(" | "), rows)
 
 
+def _scaling(grown: dict[str, Any]) -> str:
+    rows = []
+    for what, label in (("side", "side of the image"), ("targets", "targets"), ("batch", "images")):
+        times = {value: min(taken) for value, taken in grown[f"by {what}"].items()}
+        rows.append([label, *(f"{value}: {seconds:.2f} s" for value, seconds in times.items())])
+    most = max(map(len, rows))
+    return _table(["varied", *[""] * (most - 1)], [row + [""] * (most - len(row)) for row in rows])
+
+
 def _exactness(found: dict[str, Any]) -> str:
     rows = []
     for name, by_type in found.items():
@@ -175,6 +184,12 @@ def markdown(document: Document) -> str:
         ]
     if others := _others(document):
         parts += ["**Commands and data**:", "\n".join(["| what | took | beside |", "|---|---|---|", *others])]
+    if grown := document.get("scaling"):
+        parts += [
+            f"**Scaling**: seconds of an explanation of `{grown['network']}`, {grown['batch']} images of "
+            f"{grown['side']}×{grown['side']} with one target unless told otherwise:",
+            _scaling(grown),
+        ]
     failed = [
         f"- `{r['network']}`, {e['side']}, {e['what']}: {e['error'].splitlines()[-1]}"
         for r in results

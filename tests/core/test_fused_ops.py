@@ -9,6 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from bcos_core import functional, norms
 from bcos_core.fused_ops import (
     COS_EPS,
+    box_sum,
     divide_by_batch_std,
     has_batch_statistics,
     is_fusible,
@@ -175,3 +176,44 @@ def test_half_precision_is_rounded_once_at_the_end(name, dtype):
     assert [g.dtype for g in got] == [dtype, torch.float32]
     torch.testing.assert_close(got[0], wanted[0].to(dtype), rtol=torch.finfo(dtype).eps, atol=1e-3)
     torch.testing.assert_close(got[1], wanted[1], rtol=1e-4, atol=1e-4)
+
+
+BOXES = [
+    ((2, 1, 9, 8), (3, 3), (1, 1)),
+    ((2, 1, 9, 8), (3, 2), (2, 3)),
+    ((1, 3, 7, 5), (1, 5), (1, 1)),
+    ((2, 1, 6, 6), (1, 1), (2, 2)),
+    ((2, 1, 11), (4,), (2,)),
+    ((1, 1, 5, 4, 6), (2, 3, 3), (1, 1, 2)),
+]
+
+
+def pooled(x, kernel, stride):
+    ones = torch.ones(x.shape[1], 1, *kernel, dtype=x.dtype)
+    conv = (torch.conv1d, torch.conv2d, torch.conv3d)[len(kernel) - 1]
+    return conv(x, ones, None, stride, 0, 1, x.shape[1])
+
+
+@pytest.mark.parametrize(("shape", "kernel", "stride"), BOXES)
+def test_box_sum_and_its_derivatives_are_those_of_a_kernel_of_ones(shape, kernel, stride):
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(box_sum(x, kernel, stride), pooled(x, kernel, stride))
+    assert not box_sum(x.detach(), kernel, stride).requires_grad
+    assert gradcheck(lambda x: box_sum(x, kernel, stride), x, check_forward_ad=True)
+    assert gradgradcheck(lambda x: box_sum(x, kernel, stride) ** 2, x)
+
+
+def test_box_sum_leaves_its_input_alone_and_can_be_vectorised():
+    x = torch.randn(4, 2, 1, 6, 6)
+    before = x.clone()
+    each = torch.stack([box_sum(part, (1, 3), (1, 1)) for part in x])
+    torch.testing.assert_close(torch.vmap(lambda part: box_sum(part, (1, 3), (1, 1)))(x), each)
+    box_sum(x[0], (1, 1), (1, 1)).add_(1)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_sum_of_squares_is_the_same_in_each_layout_of_memory(memory_format):
+    x = torch.randn(2, 5, 4, 4).contiguous(memory_format=memory_format)
+    torch.testing.assert_close(sum_of_squares(x, 1), (x * x).sum(1))
+    torch.testing.assert_close(sum_of_squares(x.bfloat16(), 1), (x.bfloat16().float() ** 2).sum(1))

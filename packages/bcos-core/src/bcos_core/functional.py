@@ -16,9 +16,10 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import has_torch_function_unary
 
 from bcos_core.errors import BcosError
-from bcos_core.fused_ops import COS_EPS, is_eager, scale_by_cosine, sum_of_squares
+from bcos_core.fused_ops import COS_EPS, box_sum, cosine_factor, is_eager, scale_by_cosine, sum_of_squares
 from bcos_core.mode_state import freeze, is_explaining
 from bcos_core.one_call import as_one_call
 from bcos_core.precision import widened
@@ -243,6 +244,8 @@ def patch_norms(
     if all(size == 1 for size in (*kernel_size, *stride)):
         pass
     elif groups == 1 and all(d == 1 for d in dilation):
+        if not compiled and squares.device.type == "cpu":
+            return (box_sum(squares, kernel_size, stride) + CONV_NORM_EPS).sqrt()
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n_dims - 1]
         squares = pool(squares, tuple(kernel_size), tuple(stride)) * prod(kernel_size)
     else:  # PyTorch pools many channels up to ten times as slowly as it convolves each with a kernel of ones
@@ -405,8 +408,11 @@ def _max_out(linear: Tensor, max_out: int, dim: int) -> Tensor:
 
 def _scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
     """``|linear / norm|^(b-1) · linear``, the factor computed in the precision of `norm`."""
-    if is_eager(linear, norm) and not is_explaining():
-        return scale_by_cosine(linear, norm, b)
+    if is_eager(linear, norm):
+        if not is_explaining():
+            return scale_by_cosine(linear, norm, b)
+        if not has_torch_function_unary(linear):  # no rules to pass through: all of the transform is one call
+            return (held(cosine_factor(linear.detach(), norm.detach(), b)) * linear).to(linear.dtype)
     cosine = freeze(linear).to(norm.dtype).abs() / norm
     factor = cosine if b == 2 else (cosine + COS_EPS).pow(b - 1)
     return ((held(factor) if is_explaining() else factor) * linear).to(linear.dtype)

@@ -5,6 +5,7 @@ Values and derivatives are those of the plain expressions in :mod:`bcos_core.fun
 the compiler fuses itself.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,10 +39,27 @@ def scale_by_cosine(linear: Tensor, norm: Tensor, b: float) -> Tensor:
     return result
 
 
+def cosine_factor(linear: Tensor, norm: Tensor, b: float) -> Tensor:
+    """``(|linear| / norm + ε)^(b-1)``, a tensor of its own in the precision of `norm`; for what records no gradient."""
+    cosine = _magnitude(linear).div_(norm)
+    return cosine if b == 2 else cosine.add_(COS_EPS).pow_(b - 1)
+
+
 def sum_of_squares(x: Tensor, dim: int) -> Tensor:
-    """``Σ x²`` over a dimension, in float32 for half precisions, without a tensor of squares."""
+    """``Σ x²`` over a dimension, in float32 for half precisions; autograd keeps no tensor of squares."""
     recorded = torch.is_grad_enabled() and x.requires_grad
     result: Tensor = (_SumOfSquares.apply if recorded else _SumOfSquares.forward)(x, dim)
+    return result
+
+
+def box_sum(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
+    """Sum over every window of a map (N, C, *spatial) of few channels on a CPU, dimension by dimension.
+
+    PyTorch's pooling and convolution of a single channel are not vectorised there: they take two to seven times as
+    long.
+    """
+    recorded = torch.is_grad_enabled() and x.requires_grad
+    result: Tensor = (_BoxSum.apply if recorded else _BoxSum.forward)(x, tuple(kernel), tuple(stride))
     return result
 
 
@@ -64,8 +82,7 @@ class _ScaleByCosine(torch.autograd.Function):
 
     @staticmethod
     def forward(linear: Tensor, norm: Tensor, b: float) -> Tensor:
-        cosine = _magnitude(linear).div_(norm)
-        return (cosine if b == 2 else cosine.add_(COS_EPS).pow_(b - 1)).mul_(linear).to(linear.dtype)
+        return cosine_factor(linear, norm, b).mul_(linear).to(linear.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], _output: Tensor) -> None:
@@ -116,6 +133,8 @@ class _SumOfSquares(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, dim: int) -> Tensor:
+        if x.stride(dim) != 1:  # along another dimension than that of memory, norms take up to fifty times as long
+            return widened(x).square().sum(dim)
         norm: Tensor = torch.linalg.vector_norm(x, dim=dim, dtype=torch.float32 if is_half(x) else None)
         return norm.square()
 
@@ -135,6 +154,68 @@ class _SumOfSquares(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         derivative: Tensor = 2 * (widened(x) * d_x).sum(ctx.dim)
         return derivative
+
+
+class _BoxSum(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+        for dim, (size, step) in enumerate(zip(kernel, stride, strict=True), start=x.ndim - len(kernel)):
+            length = x.shape[dim] - size + 1
+            parts = [_every(x.narrow(dim, i, length), dim, step) for i in range(size)]
+            total = parts[0].clone() if size == 1 else parts[0] + parts[1]
+            for part in parts[2:]:
+                total.add_(part)
+            x = total
+        return x
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Any, Any], _output: Tensor) -> None:
+        x, ctx.kernel, ctx.stride = inputs
+        ctx.shape = x.shape
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return _BoxSpread.apply(gradient, ctx.shape, ctx.kernel, ctx.stride), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, d_x: Tensor, _kernel: None, _stride: None) -> Tensor:
+        return _BoxSum.forward(d_x, ctx.kernel, ctx.stride)
+
+
+class _BoxSpread(torch.autograd.Function):
+    """The derivative of a box sum: each value goes to all of its window."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, shape: torch.Size, kernel: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+        for dim, (size, step) in reversed(
+            list(enumerate(zip(kernel, stride, strict=True), start=len(shape) - len(kernel)))
+        ):
+            spread = y.new_zeros((*y.shape[:dim], shape[dim], *y.shape[dim + 1 :]))
+            for i in range(size):
+                _every(spread.narrow(dim, i, shape[dim] - size + 1), dim, step).add_(y)
+            y = spread
+        return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, torch.Size, Any, Any], _output: Tensor) -> None:
+        _, ctx.shape, ctx.kernel, ctx.stride = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return _BoxSum.apply(gradient, ctx.kernel, ctx.stride), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, d_y: Tensor, _shape: None, _kernel: None, _stride: None) -> Tensor:
+        return _BoxSpread.forward(d_y, ctx.shape, ctx.kernel, ctx.stride)
+
+
+def _every(x: Tensor, dim: int, step: int) -> Tensor:
+    """Every so many rows of a dimension, from the first."""
+    return x[(slice(None),) * dim + (slice(None, None, step),)] if step > 1 else x
 
 
 class _DivideByBatchStd(torch.autograd.Function):

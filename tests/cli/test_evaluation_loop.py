@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from bcos_cli.evaluate.loop import for_inference
+from bcos_cli.explain.inference import for_inference
 from bcos_core import BcosConv2d
 from bcos_models import create_model
 

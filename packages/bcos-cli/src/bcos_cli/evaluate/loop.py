@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from bcos_cli import console
 from bcos_cli.data.loader import Batches
+from bcos_cli.explain.inference import blank_input, for_inference
 from bcos_cli.processes.group import largest, total
-from bcos_core import BcosLinear, folded
-from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
 from bcos_models import TrainedModel
 from bcos_models.weights import check_finite
@@ -62,14 +61,12 @@ def run_network(
     steps_done = images_done = 0
     bad = torch.zeros((), dtype=torch.int64, device=device)
     start = time.perf_counter()
-    dtype = next((p.dtype for p in model.parameters() if p.dtype == torch.float64), torch.float32)
-    shape = (1, trained.input.channels, trained.input.size, trained.input.size)
-    x = trained.encode(torch.zeros(shape, device=device)).to(dtype)
-    network = model if together else for_inference(model, x)
+    blank = blank_input(trained, device)
+    network = model if together else for_inference(model, blank)
     no_gradient = torch.no_grad if together else torch.inference_mode  # FSDP keeps tensors of the first pass
     with no_gradient(), console.counted(label, len(batches), show_progress) as counter:
         for images, labels, positions in batches.epoch(0):
-            x = trained.encode(images.to(device, non_blocking=True)).to(dtype)
+            x = trained.encode(images.to(device, non_blocking=True)).to(blank.dtype)
             outputs = network(x)
             bad += (~torch.isfinite(outputs)).any(1).sum()
             # a process that stopped here would leave the others waiting: all refuse together, after the loop
@@ -78,25 +75,9 @@ def run_network(
             images_done += len(images)
             counter.advance(images=len(images))
         for _ in range(steps - steps_done):
-            model(x)
+            model(blank)
     model.train(was_training)
     return _count(images_done, int(bad), batches, device, start)
-
-
-def for_inference(model: nn.Module, x: Tensor) -> nn.Module:
-    """Return a copy of a B-cos network that computes the same faster; the network itself where there is none.
-
-    Args:
-        model: in eval mode.
-        x: of the shape and precision of its inputs.
-    """
-    if not any(isinstance(module, BcosConv | BcosLinear) for module in model.modules()):
-        return model
-    image = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)).to(x)  # not the run's random numbers
-    try:
-        return folded(model, image)
-    except BcosError:
-        return model
 
 
 def _count(images: int, bad: int, batches: Batches, device: torch.device, start: float) -> ImageCount:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,14 @@ from bcos_cli.data.sample_order import SampleOrder
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream
 from bcos_cli.explain.batch import explain_images
+from bcos_cli.explain.inference import blank_input, for_inference
 from bcos_cli.explain.writer import npy_bytes
 from bcos_cli.messages import tell
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError, shown
 from bcos_core.files import remove_asides, replacement, write_atomically
 from bcos_core.text import parse_json, read_text
-from bcos_explain import ExplainedImage, get_explainer
+from bcos_explain import ExplainedImage, explainer_specs, get_explainer
 from bcos_explain.explainers import remark_lines
 from bcos_models import TrainedModel
 
@@ -111,6 +112,8 @@ def explain_shards(
             remove_asides(folder, names.__contains__)  # left by a call that was killed
     state.wait_for_everyone()
     trained.model.to(state.device).eval()
+    if {spec.name for spec in explainer_specs() if spec.exact} >= set(options.methods):  # the same maps, faster
+        trained = replace(trained, model=for_inference(trained.model, blank_input(trained, state.device)))
     whole = [[record.name for record in records if _is_whole(out, record)] if state.is_main_process else []]
     finished = set(broadcast_object_list(whole)[0])  # agreed once: another process may be writing already
     left = [k for k, record in enumerate(records) if record.name not in finished]

@@ -1,4 +1,4 @@
-"""Write docs/reference/commands.md: every command of ``bcos``, from the program itself."""
+"""Write docs/reference/commands.md: every command of ``bcos``, from the program itself; a test compares."""
 
 from pathlib import Path
 

@@ -81,7 +81,7 @@ def test_saved_network_is_a_bcos_network_with_the_scores_of_the_last_epoch(run, 
     assert not [key for key in state if key.endswith("bias")]
     trained = load_trained(str(tmp_path / "run"))
     assert exponents(trained.model) == {2.0}
-    assert trained.options == {"network": {"in_chans": 1, "depths": [1], "width": 8}}
+    assert trained.options == {"network": {"in_chans": 1, "depths": [1], "width": 8}, "images": {"size": 8}}
     x = torch.rand(2, 1, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(trained.model(AddInverse()(x)), result.trained.model.eval()(AddInverse()(x)))

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from bcos_core import BcosConv2d, BcosLinear, explain
 from bcos_core.functional import bcos_linear
+from bcos_core.norms import BatchNormUncentered2d
 from bcos_core.rules import dispatch
 
 
@@ -53,6 +55,40 @@ def test_weight_that_depends_on_the_input_is_looked_into(calls):
     explanation = explain(OwnWeight(), torch.rand(1, 6) + 0.1, probe=True)
     assert "linear" in calls
     torch.testing.assert_close(explanation.contributions.sum(1) + explanation.bias, explanation.score)
+
+
+class OwnScale(nn.Module):
+    """The weight of its norm depends on its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = BatchNormUncentered2d(6)
+
+    def forward(self, x):
+        return functional_call(self.norm, {"weight": x.mean((0, 2, 3))}, (x,)).mean((2, 3))
+
+
+def test_scale_of_a_norm_that_depends_on_the_input_is_looked_into(calls):
+    explanation = explain(OwnScale().eval(), torch.rand(1, 6, 4, 4) + 0.1, probe=True)
+    assert "_scaled" not in calls
+    assert "mul" in calls or "__mul__" in calls
+    torch.testing.assert_close(explanation.map.sum((1, 2)) + explanation.bias, explanation.score)
+
+
+def test_weight_by_keyword_is_the_same():
+    x, weight = torch.rand(1, 6) + 0.1, torch.randn(5, 6)
+    first = explain(Given(lambda x: bcos_linear(x, weight)), x)
+    second = explain(Given(lambda x: bcos_linear(x, weight=weight)), x)
+    torch.testing.assert_close(first.weight, second.weight)
+
+
+class Given(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
 
 
 @pytest.mark.parametrize("b", [1.0, 1.5, 2.0])

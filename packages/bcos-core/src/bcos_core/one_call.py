@@ -16,15 +16,15 @@ FORMULAS: set[Callable[..., Any]] = set()
 
 
 def as_one_call(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Let explanation mode see one call of `function`, whose first arguments are the input and a weight.
+    """Let explanation mode see one call of `function`, whose first argument is the input.
 
-    With MaxOut, which selects, or a weight that depends on the input it sees all calls inside.
+    With MaxOut, which selects, or where another argument depends on the input too, it sees all calls inside.
     """
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        seen = len(args) > 1 and is_explaining() and has_torch_function(args)
-        if seen and kwargs.get("max_out", 1) == 1 and not depends(args[1]):
+        seen = is_explaining() and has_torch_function(args) and kwargs.get("max_out", 1) == 1
+        if seen and not any(map(depends, (*args[1:], *kwargs.values()))):
             result: Tensor = handle_torch_function(call, args, *args, **kwargs)
             return result
         return function(*args, **kwargs)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core.audit import Audit
-from bcos_core.dependence import depends, tensors
+from bcos_core.dependence import NESTED, depends, tensors
 
 UNNAMED = "constant"
 ARGUMENT = "argument "
@@ -22,7 +22,6 @@ ARGUMENT = "argument "
 FROZEN = " (frozen)"
 """Suffix of the name of a value that depends on the input but is held constant."""
 _NAME = "_bcos_additive_name"
-_NESTED = (list, tuple, dict)
 
 
 class AdditiveTerms:
@@ -114,7 +113,7 @@ def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         for name, value in vars(module).items():
             if name in ("_parameters", "_buffers", "_modules"):
                 continue
-            if isinstance(value, Tensor) or (isinstance(value, _NESTED) and value):
+            if isinstance(value, Tensor) or (isinstance(value, NESTED) and value):
                 yield from ((f"{prefix}{name}", tensor) for tensor in tensors(value))
     yield from model.named_buffers()
     yield from model.named_parameters()

@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 _CONSTANT = "_bcos_constant"
-_NESTED = (list, tuple, dict)
-_HOLDING = (Tensor, *_NESTED)
+NESTED = (list, tuple, dict)
+_HOLDING = (Tensor, *NESTED)
 """Types of what may hold tensors. These functions are called for every operation: a union would be made each time."""
 
 
@@ -38,13 +38,13 @@ def tensors(values: Any) -> list[Tensor]:
         return [values]
     if isinstance(values, dict):
         values = values.values()
-    elif not isinstance(values, _NESTED):
+    elif not isinstance(values, NESTED):
         return []
     found: list[Tensor] = []
     for value in values:  # called for every operation: most arguments are not containers
         if isinstance(value, Tensor):
             found.append(value)
-        elif isinstance(value, _NESTED):
+        elif isinstance(value, NESTED):
             found += tensors(value)
     return found
 

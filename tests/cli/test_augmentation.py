@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from bcos_cli.config import Augment
 from bcos_cli.data.augmentation import BytesTransform, training_transform
@@ -120,6 +121,23 @@ def test_steps_that_are_left_out_do_nothing_and_the_others_something(augment, sa
     transform = BytesTransform(Pixels(3), steps, is_random=True)
     results = [torch.equal(transform(png(COLOUR), random.Random(i)), transform_plain()) for i in range(4)]
     assert all(results) if same else not all(results)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_random_crops_are_those_of_the_whole_image_as_a_tensor(channels):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, channels), np.uint8)
+    image = torch.from_numpy(pixels.transpose(2, 0, 1)) if channels == 4 else Image.fromarray(pixels.squeeze())
+    quick = training_transform(
+        InputSpec(size=24, channels=channels), Augment(random_resized_crop=(0.1, 1), horizontal_flip=0.5)
+    )
+    slow = v2.Compose(
+        [v2.PILToTensor(), v2.RandomResizedCrop(24, scale=(0.1, 1), antialias=True), v2.RandomHorizontalFlip()]
+    )
+    for seed in range(8):
+        torch.manual_seed(seed)
+        found = quick(image)
+        torch.manual_seed(seed)
+        assert torch.equal(found, slow(image))
 
 
 def transform_plain():

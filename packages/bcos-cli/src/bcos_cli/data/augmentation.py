@@ -2,11 +2,13 @@
 
 import random
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
 
 from bcos_cli.config import Augment
 from bcos_cli.data.image_decoder import decode, quick_decode
@@ -24,11 +26,11 @@ def training_transform(spec: InputSpec, augment: Augment, size: int | None = Non
             "data.augment.rand_augment and trivial_augment change colours, and images of "
             f"{spec.channels} channels have none; leave them out"
         )
-    steps: list[nn.Module] = [v2.PILToTensor()]
+    steps: list[nn.Module]
     if augment.random_resized_crop is not None:
-        steps.append(v2.RandomResizedCrop(size, scale=augment.random_resized_crop, antialias=True))
+        steps = [_RandomResizedCrop(size, scale=augment.random_resized_crop, antialias=True)]
     else:
-        steps.append(v2.Resize((size, size), antialias=True))
+        steps = [v2.PILToTensor(), v2.Resize((size, size), antialias=True)]
     if augment.pad_crop:
         steps.append(v2.RandomCrop(size, padding=augment.pad_crop))
     if augment.affine_degrees or augment.affine_translate:
@@ -43,6 +45,18 @@ def training_transform(spec: InputSpec, augment: Augment, size: int | None = Non
     if augment.random_erasing:
         steps.append(v2.RandomErasing(augment.random_erasing))
     return v2.Compose(steps)
+
+
+class _RandomResizedCrop(v2.RandomResizedCrop):
+    """Also turns Pillow's images into tensors: the crop alone, since of a photograph that is half of the copying."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Crop and resize; the pixels are those of a crop of the whole tensor."""
+        if not isinstance(inpt, Image.Image):
+            return super().transform(inpt, params)
+        left, top = params["left"], params["top"]
+        crop = F.pil_to_tensor(inpt.crop((left, top, left + params["width"], top + params["height"])))
+        return F.resize(crop, self.size, interpolation=self.interpolation, antialias=self.antialias)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,19 @@
-"""Which blocks a network repeats, and that it can be made as it was."""
+"""Which blocks a network repeats, whether and how often it is compiled, and that it can be made as it was."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
+from same_runs import assert_same
 from torch import nn
+from torch._dynamo.utils import counters
 
+from bcos_cli.config import load_recipe
+from bcos_cli.train import compilation
 from bcos_cli.train.forward_pass import as_written, checkpoint_activations, compile_network, repeated_blocks, undo
+from bcos_cli.train.trainer import train
 from bcos_core import BcosError
-from bcos_models import create_model
+from bcos_models import create_model, set_exponent
 
 
 @pytest.mark.parametrize(
@@ -115,3 +122,65 @@ def test_checkpointed_blocks_can_be_compiled():
     checkpoint_activations(model)
     compile_network(model, "regional", "aot_eager")
     torch.testing.assert_close(step(), plain, rtol=1e-4, atol=1e-5)
+
+
+def chosen(run):
+    return load_recipe(str(run / "config.yaml"), needs=()).train.compile
+
+
+def test_a_short_run_on_a_cpu_is_not_compiled_and_a_long_one_is(recipe, tmp_path, capsys, monkeypatch):
+    auto = recipe(train={"compile": "auto", "compile_backend": "eager", "epochs": 1})
+    train(auto, tmp_path / "short")
+    assert chosen(tmp_path / "short") == "no"
+    assert "train.compile: no (auto): about 0.0 hours uncompiled, and it pays from 0.5" in capsys.readouterr().err
+    monkeypatch.setattr(compilation, "PAYS_FROM", 0)
+    train(auto, tmp_path / "long")
+    assert chosen(tmp_path / "long") == "whole"
+    told = capsys.readouterr().err
+    assert "train.compile: whole (auto)" in told
+    assert "train.compile: the first batch took" in told
+    train(recipe(train={"compile": "whole", "compile_backend": "eager", "epochs": 1}), tmp_path / "given")
+    assert_same(tmp_path / "long", tmp_path / "given")
+
+
+def test_a_resumed_run_is_compiled_as_it_was(recipe, tmp_path, monkeypatch):
+    auto = recipe(train={"compile": "auto", "compile_backend": "eager", "epochs": 1})
+    train(auto, tmp_path / "run")
+    monkeypatch.setattr(compilation, "PAYS_FROM", 0)
+    train(auto, tmp_path / "run", resume=True)
+    assert chosen(tmp_path / "run") == "no"
+
+
+@pytest.mark.parametrize(
+    ("device", "triton", "compiler", "found", "why"),
+    [
+        ("cuda", True, None, "whole", "on cuda"),
+        ("cuda", False, "g++", "no", "Triton is not installed"),
+        ("mps", True, "g++", "no", "on mps"),
+        ("cpu", True, None, "no", "there is no C++ compiler"),
+    ],
+)
+def test_what_the_machine_can_compile_decides(monkeypatch, device, triton, compiler, found, why):
+    monkeypatch.setattr(compilation, "find_spec", lambda name: triton or None)
+    monkeypatch.setattr(compilation.shutil, "which", lambda name: compiler)
+    accelerator = SimpleNamespace(device=torch.device(device), state=SimpleNamespace(), distributed_type="NO")
+    choice, reason = compilation._choice(None, None, accelerator)
+    assert (choice, why in reason) == (found, True)
+
+
+@pytest.mark.parametrize(("anneals", "times"), [(False, 1), (True, compilation._ANNEALED)])
+def test_a_network_is_compiled_once_and_one_whose_exponent_grows_three_times(anneals, times):
+    torch._dynamo.reset()
+    counters.clear()
+    network = {"depths": [1], "width": 4}
+    model = create_model("bcosified/standard_cifar10_resnet20", network=network, b=1.0 if anneals else 2.0).train()
+    compile_network(model, "whole", "eager")
+    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    for step in range(8):
+        if anneals:
+            set_exponent(model, min(2.0, 1 + step / 5))
+        model(torch.rand(4, 6, 8, 8)).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert counters["stats"]["unique_graphs"] == times
+    assert not counters["graph_break"]

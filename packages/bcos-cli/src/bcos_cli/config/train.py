@@ -78,8 +78,9 @@ class Train(Section):
     max_not_finite: Positive = 10
     """Number of steps that may be left out."""
     channels_last: bool = False
-    compile: Literal["no", "whole", "regional"] = "no"
-    """``torch.compile`` for the network, or for each of its repeated blocks (quicker to start)."""
+    compile: Literal["no", "auto", "whole", "regional"] = "no"
+    """``torch.compile`` for the network, or for each of its repeated blocks (quicker to start). ``auto``: for the
+    network, on a GPU, and on a CPU where training takes long enough; decided when the run starts."""
     compile_backend: str = "inductor"
     gradient_checkpointing: bool = False
     """Compute activations of repeated blocks again in the backward pass, to save memory."""

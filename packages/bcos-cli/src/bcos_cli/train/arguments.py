@@ -78,7 +78,7 @@ def with_accelerate(train: Train, environment: Mapping[str, str]) -> Train:
     if backend.lower() != "no":
         raise BcosError(
             f"Accelerate's configuration has the dynamo backend {backend}; take it out there, and use "
-            "train.compile=whole or regional"
+            "train.compile=auto"
         )
     asked, own = environment.get("ACCELERATE_MIXED_PRECISION", "no"), train.precision
     if asked in ("no", own):

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import psutil
-import torch
 from accelerate import Accelerator
 from accelerate.utils import find_executable_batch_size
 from torch import Tensor
@@ -15,11 +14,7 @@ from bcos_cli.data.index import ShardIndex
 from bcos_cli.processes.group import largest
 from bcos_cli.train import fsdp
 from bcos_cli.train.batch_size import AUTO, plan_batches
-from bcos_cli.train.distillation import Objective, Teacher, output_names
-from bcos_cli.train.losses import training_loss
-from bcos_cli.train.model import build, prepare_network, train_mode
-from bcos_cli.train.optimization import make_average, make_optimizer
-from bcos_cli.train.validation_split import Splits
+from bcos_cli.train.trial_step import trial_step
 from bcos_core.errors import BcosError
 
 CPU_SHARE = 0.5
@@ -50,7 +45,7 @@ def with_max_batch(recipe: Recipe, index: ShardIndex, accelerator: Accelerator, 
         share = plan_batches(recipe.train, accelerator.num_processes).per_process
         even = 2 if recipe.mixing.mixup or recipe.mixing.cutmix else 1
         sizes = [size for size in range(share, 0, -1) if share % size == 0 and (size % even == 0 or size == share)]
-        step = _training_step(recipe, index, accelerator)
+        step = trial_step(recipe, index, accelerator)
         found = _fitting_memory(step, sizes) if accelerator.device.type == "cpu" else _fitting_device(step, sizes)
         most = -largest(-found, accelerator.device)
         if accelerator.is_main_process:
@@ -61,37 +56,6 @@ def with_max_batch(recipe: Recipe, index: ShardIndex, accelerator: Accelerator, 
                 "smaller network or image, train.gradient_checkpointing or train.precision=bf16"
             )
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_batch": most})})
-
-
-def _training_step(recipe: Recipe, index: ShardIndex, accelerator: Accelerator) -> Callable[[int], None]:
-    """Return what trains a network of the recipe, made for this alone, for a step on that many images."""
-    train, device = recipe.train, accelerator.device
-    trained = build(recipe, output_names(recipe.distillation, index))
-    network = trained.model.to(device)
-    prepare_network(network, recipe.model, train.model_copy(update={"compile": "no"}))
-    train_mode(network, recipe.model, recipe.train.norm_statistics)
-    optimizer = make_optimizer(network, recipe.optimizer)
-    teacher = Teacher(recipe.distillation, trained, device) if recipe.distillation else None
-    loss = training_loss(train, index, Splits.of(recipe.data, index).train).to(device)
-    objective = Objective(loss, teacher)
-    average = make_average(network, recipe.ema, train, 0)
-    buckets = [torch.empty_like(p) for p in network.parameters()] if accelerator.num_processes > 1 else []  # of DDP
-    spec = trained.input
-    side = recipe.data.train_image_size or spec.size
-    shape = (len(index.classes),) if index.multi_label else ()
-
-    def step(size: int) -> None:
-        pixels = torch.rand(size, spec.channels, side, side, device=device)
-        targets = torch.zeros(size, *shape, device=device, dtype=torch.float32 if shape else torch.int64)
-        if train.precision == "float64":
-            pixels = pixels.double()
-        with accelerator.autocast():
-            objective(network(trained.encode(pixels)), targets, pixels).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    step.occupied = average, buckets  # type: ignore[attr-defined] # reason: they take memory as long as it is tried
-    return step
 
 
 def _fitting_device(step: Callable[[int], None], sizes: list[int]) -> int:

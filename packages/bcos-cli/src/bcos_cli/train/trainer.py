@@ -29,6 +29,7 @@ from bcos_cli.train.batch_size import check_mixing, plan_batches
 from bcos_cli.train.best_epoch import should_stop
 from bcos_cli.train.checkpoint import Checkpoints, Progress, load_progress
 from bcos_cli.train.coarse_images import coarse_images
+from bcos_cli.train.compilation import with_compilation
 from bcos_cli.train.distillation import Agreement, agreement, output_names
 from bcos_cli.train.history import History, epoch_line
 from bcos_cli.train.learner import Learner
@@ -96,7 +97,9 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
     resume = broadcast_object_list([resume])[0]  # another process may have looked later, when there was a run
     folder = RunFolder(out)
     before = load_recipe(str(folder.config)) if resume and folder.config.exists() else None
-    recipe = with_max_batch(with_validation(with_pixels(recipe, index), index, before), index, accelerator, before)
+    recipe = with_validation(with_pixels(recipe, index), index, before)
+    for with_value in (with_max_batch, with_compilation):  # values that the run finds out
+        recipe = with_value(recipe, index, accelerator, before)
     accelerator.gradient_accumulation_steps = plan_batches(recipe.train, accelerator.num_processes).accumulate
     with ExitStack() as stack:
         if accelerator.is_main_process:
@@ -172,6 +175,7 @@ class Trainer:
         self.durations = Durations(every)
         self.sample_explanations = self._sample_explanations()
         self.progress = Progress()
+        self.is_cold = train.compile != "no"
         self.scores: Scores | Agreement | None = None
 
     def run(self, resume: bool) -> Scores | Agreement | None:
@@ -216,7 +220,7 @@ class Trainer:
             for images, labels, positions in self.batches.epoch(progress.epoch, progress.batch):
                 seed_batch(train.seed, progress.epoch, progress.batch, rank)
                 self.rates[progress.batch] = self.learner.lr
-                self.loss.add(step.run(images, labels), progress.batch)
+                self.loss.add(self._run(images, labels), progress.batch)
                 if step.skipped_batch:
                     self._keep_batch(progress.batch, images, labels, positions)
                 progress.batch += 1
@@ -227,6 +231,17 @@ class Trainer:
                     self.after_step()
         progress.unread = total(self.batches.stream.skipped, self.device)
         self.save()
+
+    def _run(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of a batch; of the first one of a compiled network it is said how long it took."""
+        if not self.is_cold:
+            return self.learner.step.run(images, labels)
+        self.is_cold, start = False, time.perf_counter()
+        loss = self.learner.step.run(images, labels)
+        if self.accelerator.is_main_process:
+            seconds = time.perf_counter() - start
+            console.err.print(f"train.compile: the first batch took {seconds:.0f} s, compiling included")
+        return loss
 
     def _note(self) -> str | None:
         batches = self.progress.batch

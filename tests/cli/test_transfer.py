@@ -84,6 +84,41 @@ def test_same_classes_keep_the_classifier(first, shards):
     assert all(torch.equal(own[key], before[key]) for key in own)
 
 
+@pytest.fixture
+def saved(tmp_path):
+    """Write a network of three classes; return it and its folder."""
+
+    def write(**options):
+        torch.manual_seed(0)
+        model = create_model("cifar10_resnet20", num_classes=3, depths=[1], width=4, **options)
+        return model.eval(), save_pretrained(model, tmp_path / "net", class_names=["columns", "corner", "rows"])
+
+    return write
+
+
+@pytest.mark.parametrize("max_out", [1, 2])
+def test_same_classes_in_another_order_keep_the_classifier_too(max_out, saved, shards):
+    model, folder = saved(max_out=max_out)
+    told = []
+    started = build(from_it(folder, shards), ["rows", "columns", "corner"], told.append)
+    x = torch.rand(2, 6, 8, 8)
+    torch.testing.assert_close(started.model.eval()(x), model(x)[:, [2, 0, 1]])
+    assert (started.classes, told) == (["rows", "columns", "corner"], [])
+
+
+def test_what_becomes_of_the_classifier_is_said(saved, two_classes, tmp_path):
+    told, (_, folder) = [], saved()
+    build(from_it(folder, two_classes), ["flat", "upright"], told.append)
+    assert told == [f"classifier: new; {str(folder)!r} knows 3 other classes: 'columns', 'corner', 'rows'"]
+    save_weights(timm.create_model("test_resnet", num_classes=2), tmp_path / "mine.safetensors")
+    model = {"start": "timm/test_resnet", "weights": str(tmp_path / "mine.safetensors")}
+    told.clear()
+    for classes in (["flat", "upright"], ["rows", "columns", "corner"]):
+        build(from_it(folder, two_classes, model=model), classes, told.append)
+    assert told[0].endswith("mine.safetensors; its outputs are taken to be 'flat', 'upright', in this order")
+    assert told[1].startswith("classifier: new; 'timm/test_resnet' has a new, untrained classifier of 3 classes")
+
+
 @pytest.mark.slow
 def test_head_alone_is_trained_and_all_else_stays_bit_identical(first, two_classes, tmp_path):
     wanted = from_it(first, two_classes, model={"train": "head"}, train={"epochs": 20}, optimizer={"lr": 0.05})

@@ -105,7 +105,7 @@ class TrainedModel:
         if lacking := [name for name in classes if name not in outputs and name not in absent]:
             raise BcosError(
                 f"the shards at {data!r} have {len(classes):,} classes, of which the network does not know "
-                f"{_first_names(lacking)}; it knows {_first_names(own)}: give shards of these classes (bcos shards "
+                f"{first_names(lacking)}; it knows {first_names(own)}: give shards of these classes (bcos shards "
                 "pack --exclude leaves out a folder that is none), or, if they are the same under other names, name "
                 "the network's outputs with --classes"
             )
@@ -148,7 +148,8 @@ class TrainedModel:
         return {_HEADER_KEY: self.config.to_json()}
 
 
-def _first_names(names: Sequence[str], most: int = 5) -> str:
+def first_names(names: Sequence[str], most: int = 5) -> str:
+    """List classes, the first of many."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return ", ".join(shown(name, 60) for name in names[:most]) + more
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bcos_cli.commands.listing import AsJson
-from bcos_cli.commands.train import Classes, HeadOnly, Out, Overrides, RecipeName, Start
+from bcos_cli.commands.train import Classes, HeadOnly, Out, Overrides, RecipeName, Start, StartWeights
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.data_set import DataPath
 from bcos_cli.hookspecs import hookimpl
@@ -23,6 +23,7 @@ def doctor(
     data: DataPath = None,
     overrides: Overrides = None,
     start: Start = None,
+    weights: StartWeights = None,
     head_only: HeadOnly = False,
     classes: Classes = None,
     out: Out = None,
@@ -41,7 +42,7 @@ def doctor(
     use_device(device)
     from bcos_cli.train.arguments import resolve_arguments
 
-    run = resolve_arguments(recipe, data, overrides, start, head_only, classes, out, auto_resume=True)
+    run = resolve_arguments(recipe, data, overrides, start, head_only, classes, out, weights=weights, auto_resume=True)
 
     from bcos_cli import console
     from bcos_cli.doctor.checkup import examine

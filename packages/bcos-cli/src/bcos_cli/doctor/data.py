@@ -117,6 +117,8 @@ def check_batches(run: PlannedRun) -> Findings:
     )
     if recipe.train.max_batch == AUTO:
         yield note("train.max_batch=auto: how many of them a process takes at once is found out when the run starts")
+    if recipe.train.compile == AUTO:
+        yield note("train.compile=auto: whether the network is compiled is decided when the run starts; here it is not")
     if plan.per_process % recipe.data.repeats:
         yield problem(
             f"data.repeats={recipe.data.repeats} does not divide the {plan.per_process} images of a process's batch; "

@@ -126,6 +126,7 @@ def _small(run: PlannedRun) -> Recipe:
         "trackers": [],
         "explained_images": 0,
         "on_not_finite": "stop",
+        "compile": "no" if recipe.train.compile == AUTO else recipe.train.compile,
     }
     return recipe.model_copy(
         update={

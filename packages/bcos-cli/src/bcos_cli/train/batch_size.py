@@ -6,7 +6,7 @@ from bcos_cli.config import Mixing, Train
 from bcos_core.errors import BcosError
 
 AUTO = "auto"
-"""Value of ``train.max_batch`` for the largest batch that fits."""
+"""Value of what a run finds out when it starts: ``train.max_batch``, the largest that fits, and ``train.compile``."""
 
 
 @dataclass(frozen=True)

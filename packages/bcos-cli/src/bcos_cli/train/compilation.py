@@ -14,7 +14,7 @@ from bcos_cli import console
 from bcos_cli.config import Recipe
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.train import fsdp
-from bcos_cli.train.batch_size import plan_batches
+from bcos_cli.train.batch_size import AUTO, plan_batches
 from bcos_cli.train.trial_step import trial_step
 from bcos_cli.train.validation_split import Splits
 
@@ -38,7 +38,7 @@ def with_compilation(
         before: recipe of the run that is resumed, if one is, which goes on as it began: a compiled network rounds
             differently.
     """
-    if recipe.train.compile != "auto":
+    if recipe.train.compile != AUTO:
         return recipe
     if before is not None:
         found = before.train.compile
@@ -62,7 +62,7 @@ def _choice(recipe: Recipe, index: ShardIndex, accelerator: Accelerator) -> tupl
         return "no", "there is no C++ compiler; set CXX"
     share = plan_batches(recipe.train, accelerator.num_processes).per_process
     images = min(share, _IMAGES)
-    samples = index.samples(Splits.of(recipe.data, index).train)
+    samples = Splits.of(recipe.data, index).trained_on(index)
     seen = recipe.train.epochs * samples * recipe.data.repeats / accelerator.num_processes
     hours = _step_seconds(trial_step(recipe, index, accelerator), images) / images * seen / 3600
     least = PAYS_FROM * (_ANNEALED if recipe.annealing.exponent_epochs else 1)

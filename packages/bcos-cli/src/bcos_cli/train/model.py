@@ -1,12 +1,13 @@
 """The network of a recipe: built for the classes of the data, frozen in part, and prepared for training."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bcos_cli import config
@@ -22,28 +23,32 @@ from bcos_core.plugins import suggestion
 from bcos_models import InputSpec, ModelConfig, TrainedModel, create_model, get_spec, is_model, load_trained
 from bcos_models.registry import describe
 from bcos_models.spec import ImageChanges
+from bcos_models.trained_model import first_names
 
 
-def build(recipe: Recipe, classes: list[str]) -> TrainedModel:
+def build(recipe: Recipe, classes: list[str], tell: Callable[[str], object] = lambda _: None) -> TrainedModel:
     """Build the network of a recipe for `classes`, with the weights it starts from.
+
+    Args:
+        tell: called with a line on what becomes of the classifier, where there are weights for one.
 
     Raises:
         BcosError: no such network, options it does not have, or weights that do not fit.
     """
     if recipe.model.start is None:
-        return _by_name(recipe, recipe.model, classes)
+        return _by_name(recipe, recipe.model, classes, tell)
     start, weights = recipe.model.start, recipe.model.weights
     if is_model(start):
         options = {"as_is": True} if "/" in start else {}
         final_options(recipe.annealing, options, start)  # refuses to anneal it
         named = config.Model(name=start, pretrained=weights is None, weights=weights, options=options)
-        return _by_name(recipe, named, classes)
+        return _by_name(recipe, named, classes, tell)
     if weights is not None:
         raise BcosError(f"model.weights={weights} goes with the name of a model; {start!r} has its own")
-    return _from_trained(recipe, load_trained(recipe.model.start, trust=trusts_runs()), classes)
+    return _from_trained(recipe, load_trained(recipe.model.start, trust=trusts_runs()), classes, tell)
 
 
-def _by_name(recipe: Recipe, model: config.Model, classes: list[str]) -> TrainedModel:
+def _by_name(recipe: Recipe, model: config.Model, classes: list[str], tell: Callable[[str], object]) -> TrainedModel:
     assert model.name is not None
     own = get_spec(model.name).input
     spec = _input_spec(recipe.data.model_copy(update={"mean": None, "std": None}), own)  # they are the network's below
@@ -55,8 +60,8 @@ def _by_name(recipe: Recipe, model: config.Model, classes: list[str]) -> Trained
             options = {"in_chans": spec.encoded_channels, **options}
     if "/" in model.name and spec.size != own.size:  # a ViT is built for its size
         options["images"] = {**options.get("images", {}), "size": spec.size}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*new, untrained classifier")  # it is about to be trained
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", message=".*new, untrained classifier")
         network = create_model(
             model.name,
             num_classes=len(classes),
@@ -64,32 +69,69 @@ def _by_name(recipe: Recipe, model: config.Model, classes: list[str]) -> Trained
             weights=model.weights,
             **options | initial_options(recipe.annealing, recipe.model.options, len(classes)),
         )
+    is_new = False
+    for warning in caught:
+        if "new, untrained classifier" in str(warning.message):  # it is about to be trained
+            tell(f"classifier: new; {warning.message}")
+            is_new = True
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    if model.weights is not None and not is_new:
+        tell(f"classifier: that of {model.weights}; its outputs are taken to be {first_names(classes)}, in this order")
     spec = _input_spec(recipe.data, getattr(network, "input_spec", spec))
     return _trained_model(recipe, network, model.name, options, spec, classes)
 
 
-def _from_trained(recipe: Recipe, started: TrainedModel, classes: list[str]) -> TrainedModel:
-    """Return a trained network, with a new classifier where its classes are not `classes`."""
+def _from_trained(
+    recipe: Recipe, started: TrainedModel, classes: list[str], tell: Callable[[str], object]
+) -> TrainedModel:
+    """Return a trained network; with a new classifier, unless it knows just `classes`, in whatever order."""
+    start = str(recipe.model.start)
     spec = _input_spec(recipe.data, started.input)
     if spec.encoded_channels != started.input.encoded_channels:
         raise BcosError(
-            f"{recipe.model.start!r} takes images of {started.input.channels} channels, "
+            f"{start!r} takes images of {started.input.channels} channels, "
             f"data.image_channels={spec.channels}; leave that out"
         )
-    options = final_options(recipe.annealing, started.options, str(recipe.model.start))
-    if started.classes != classes and options.get("logit_bias", "auto") is None:
+    outputs = _outputs(started, classes, recipe.data.location)
+    options = final_options(recipe.annealing, started.options, start)
+    if outputs is None and options.get("logit_bias", "auto") is None:
         del options["logit_bias"]  # it is that of an embedding; a classifier has its own
     repeated: dict[str, Any] = {} if started.config.decisions is None else {"decisions": started.config.decisions}
     initial = initial_options(recipe.annealing, options, len(classes))
     network = create_model(started.name, num_classes=len(classes), **options | initial, **repeated)
-    own, state = network.state_dict(), started.model.state_dict()
-    if started.classes != classes:
+    own, state = network.state_dict(), dict(started.model.state_dict())
+    if outputs != list(range(len(started.classes))):
         head = classifier_of(network, "a network for other classes")[0]
-        state = {key: own[key] if key == head or key.startswith(f"{head}.") else state.get(key) for key in own}
+        for key in own:
+            if key == head or key.startswith(f"{head}."):
+                state[key] = own[key] if outputs is None else _reordered(state[key], outputs)
+    if outputs is None:
+        tell(f"classifier: new; {start!r} knows {len(started.classes):,} other classes: {first_names(started.classes)}")
+    elif sorted(started.classes) != sorted(classes):  # numbers on one side
+        tell(f"classifier: that of {start!r}; its outputs are taken to be {first_names(classes)}, in this order")
     if wrong := [key for key in own if state.get(key) is None or state[key].shape != own[key].shape]:
-        raise BcosError(f"the weights of {recipe.model.start!r} do not fit its own description: {wrong[0]}")
-    network.load_state_dict(state)
+        raise BcosError(f"the weights of {start!r} do not fit its own description: {wrong[0]}")
+    network.load_state_dict({key: state[key] for key in own})
     return _trained_model(recipe, network, started.name, options, spec, classes)
+
+
+def _outputs(started: TrainedModel, classes: list[str], data: str) -> list[int] | None:
+    """Return the output of a network for each class, if it knows these classes and no others."""
+    if len(classes) != len(started.classes):
+        return None
+    try:
+        return list(started.align_classes(classes, data))
+    except BcosError:
+        return None
+
+
+def _reordered(tensor: Tensor, outputs: list[int]) -> Tensor:
+    """Return a classifier's tensor, which has one row or more for each output, or none, with its outputs in order."""
+    if tensor.ndim == 0 or tensor.shape[0] % len(outputs):
+        return tensor
+    ordered: Tensor = tensor.unflatten(0, (len(outputs), -1))[outputs].flatten(0, 1)
+    return ordered
 
 
 def _input_spec(data: config.Data, spec: InputSpec) -> InputSpec:

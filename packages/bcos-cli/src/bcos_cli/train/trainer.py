@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,9 @@ class Trainer:
         self.plan = plan_batches(train, accelerator.num_processes)
         check_mixing(self.plan, recipe.mixing)
         set_seed(train.seed)
-        self.trained = build(recipe, output_names(recipe.distillation, index))
+        classes = output_names(recipe.distillation, index)
+        said = [partial(console.err.print, soft_wrap=True)] if accelerator.is_main_process else []
+        self.trained = build(recipe, classes, *said)
         self.loaders = Loaders(recipe.data, index, self.splits, self.trained.input, train.seed, accelerator)
         self.batches = self.loaders.training(self.plan)
         self.epoch_batches = self.loaders.epoch(recipe.evaluation.batch_size)

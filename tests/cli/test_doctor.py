@@ -145,6 +145,7 @@ def test_several_labels_need_a_loss_for_them(found, recipe, copied):
         ({"data": {"workers": 4}}, 1, "note", "4 loader processes for 3 batches an epoch"),
         ({"data": {"workers": 4}}, 2, "note", "8 processes share 5 shards"),
         ({"train": {"max_batch": 2}}, 2, "ok", "8 images a step: 2 a process × 2 processes × 2 accumulated batches"),
+        ({"train": {"compile": "auto"}}, 1, "note", "whether the network is compiled is decided when the run starts"),
         ({}, 1, "ok", "3 steps an epoch, 6 in 2 epochs, 0 of them warm-up"),
     ],
 )

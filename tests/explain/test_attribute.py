@@ -106,3 +106,9 @@ def test_methods_that_pass_many_variants_pass_fewer_where_memory_runs_out(name, 
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
     assert sum(size > 3 for size in sizes) <= 4
     assert "out of memory: passing 2 images at a time" in caplog.text
+
+
+@pytest.mark.parametrize("target", [[0, 1, 2, 3], torch.zeros(1, 2, dtype=torch.int64)])
+def test_targets_must_be_as_many_as_the_images(target, colour_net):
+    with pytest.raises(BcosError, match="classes for 3 inputs"):
+        attribute(get_explainer("gradient"), colour_net, torch.rand(3, 6, 8, 8), target)

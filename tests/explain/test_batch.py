@@ -225,6 +225,25 @@ def test_images_are_encoded_and_shown_as_they_are_given(colour_net):
         assert image.explanations[0].weight is None
 
 
+@pytest.mark.parametrize("methods", [(), ("gradient",), ("bcos",)])
+def test_network_in_train_mode_is_refused_unchanged(methods, colour_net, x):
+    colour_net.train()
+    before = {name: value.clone() for name, value in colour_net.state_dict().items()}
+    with pytest.raises(BcosError, match=r"call model\.eval"):
+        explain_batch(colour_net, x, 0, methods)
+    assert all(torch.equal(value, before[name]) for name, value in colour_net.state_dict().items())
+
+
+def test_what_is_said_of_a_method_is_said_of_the_explainer_that_is_given(colour_net, x):
+    given = {"bcos": get_explainer("gradient"), "gradcam": get_explainer("bcos"), "gradient": lambda m, x, t=None: x}
+    for image in explain_batch(colour_net, x, 0, given):
+        assert [(e.method, e.exact, e.signed) for e in image.explanations] == [
+            ("bcos", False, True),
+            ("gradcam", True, True),
+            ("gradient", False, True),
+        ]
+
+
 @pytest.mark.parametrize(
     ("targets", "methods", "message"),
     [
@@ -234,6 +253,11 @@ def test_images_are_encoded_and_shown_as_they_are_given(colour_net):
             ("bcos",),
             r"target must be in \[0, (\d+)\) for \1 outputs, got values from 99 to 99",
         ),
+        ([ClassTarget(0, against=-1)], ("bcos",), r"target must be in \[0, (\d+)\) for \1 outputs, got values from -1"),
+        ([0, 1, 2, 0], ("bcos",), r"classes for 3 inputs, got shape \(4,\)"),
+        (torch.zeros(4, 2, dtype=torch.int64), ("gradient",), r"classes for 3 inputs, got shape \(4, 2\)"),
+        ([], ("bcos",), "there are no targets"),
+        (lambda logits: [[ClassTarget(0)], [], [ClassTarget(1)]], ("bcos",), "no targets for some images"),
         ("d", ("bcos",), "the model has no class_names among which to find 'd'"),
         ([ClassTarget(0), 1, 2], ("bcos",), r"target must be None, a class, \(N,\) or \(N, T\) classes"),
         (None, ("bcoss",), "there is no explainer 'bcoss'; did you mean 'bcos'"),

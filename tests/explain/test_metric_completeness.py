@@ -21,7 +21,7 @@ def test_what_is_missing_is_measured(net_and_input):
     result = CompletenessResult.of(replace(e, bias=e.bias + torch.tensor([0.0, 1.0, -3.0])))
     torch.testing.assert_close(result.absolute, torch.tensor([0.0, 1.0, 3.0]).double(), atol=1e-5, rtol=0)
     constants = sum(term.abs() for term in e.bias_terms.values()) if e.bias_terms else 0
-    size = e.contributions.abs().flatten(1).sum(1) + constants + e.score.abs() + e.logits.abs().amax(1)
+    size = e.contributions.abs().flatten(1).sum(1) + constants + e.score.abs() + e.score.abs()
     torch.testing.assert_close(result.relative, result.absolute / size, atol=1e-6, rtol=1e-4)
 
 

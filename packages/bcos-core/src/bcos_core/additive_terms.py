@@ -21,6 +21,12 @@ ARGUMENT = "argument "
 """What names of further arguments of the model begin with."""
 FROZEN = " (frozen)"
 """Suffix of the name of a value that depends on the input but is held constant."""
+LOGIT_BIAS = "logit bias"
+"""Name of the constant that a :class:`bcos_core.LogitLayer` adds."""
+SCALED_LOGIT_BIAS = "logit bias (scaled)"
+"""The same, multiplied with what may differ from image to image."""
+_UNSCALED = 1e-4
+"""How far a multiple of the logit bias may be from a whole number, for rounding."""
 _NAME = "_bcos_additive_name"
 
 
@@ -34,9 +40,22 @@ class AdditiveTerms:
     def __init__(self, model: nn.Module) -> None:
         self._named = {id(t): (t, name) for name, t in _tensors_of(model)}
         self._detached: dict[int, Tensor] = {}
+        self._written: dict[int, Tensor] = {}
         self.names: list[str] = []
         self.leaves: list[Tensor] = []
         self.audit = Audit()
+
+    def note_written(self, tensor: Tensor) -> None:
+        """Note that what depends on the input was written into a constant, unrecorded: other views of it see that."""
+        self._written[tensor.untyped_storage().data_ptr()] = tensor
+
+    def name_of(self, value: object) -> str | None:
+        """Name of a constant; one that was written over is frozen, whatever the view of it is called."""
+        name = name_of(value)
+        if not self._written or not isinstance(value, Tensor) or (name or "").endswith(FROZEN):
+            return name
+        written = self._written.get(value.untyped_storage().data_ptr())
+        return name if written is None else name_of(written)
 
     def without_gradient(self, tensor: Tensor) -> Tensor:
         """`tensor`, detached and named if it is a parameter or buffer of the model, or another leaf."""
@@ -59,7 +78,7 @@ class AdditiveTerms:
             beside: (N, ...), the other operand, with which it is promoted to a common type.
             broadcast: whether it is broadcast with `beside`; it then gets a copy for each sample.
         """
-        name = name_of(value) or UNNAMED
+        name = self.name_of(value) or UNNAMED
         dtype = torch.result_type(beside, value)
         constant = torch.as_tensor(value, dtype=dtype, device=beside.device).detach()
         if broadcast and constant.ndim <= beside.ndim and beside.ndim:
@@ -82,7 +101,7 @@ class AdditiveTerms:
         used = [leaf for leaf, gradient in zip(self.leaves, gradients, strict=True) if gradient is not None]
         if any(leaf.ndim == 0 or leaf.shape[0] % len(scores) for leaf in used):
             return None
-        return self._summed(gradients, lambda share: share.reshape(len(scores), -1).sum(1))
+        return self._checked(self._summed(gradients, lambda share: share.reshape(len(scores), -1).sum(1)))
 
     def shares_one_by_one(self, scores: Tensor) -> dict[str, Tensor]:
         """The same as :meth:`shares` for constants of any layout, in a backward pass for each sample."""
@@ -94,7 +113,21 @@ class AdditiveTerms:
         ]
         names = dict.fromkeys(name for row in rows for name in row)
         zero = torch.zeros_like(scores[0]).detach()
-        return {name: torch.stack([row.get(name, zero) for row in rows]) for name in names}
+        return self._checked({name: torch.stack([row.get(name, zero) for row in rows]) for name in names})
+
+    def _checked(self, shares: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Rename a logit bias that is neither the constant nor a sum of it: a gate makes it differ among images."""
+        if LOGIT_BIAS not in shares:
+            return shares
+        constants = {
+            float(leaf.detach().flatten()[0])
+            for n, leaf in zip(self.names, self.leaves, strict=True)
+            if n == LOGIT_BIAS
+        }
+        times = shares[LOGIT_BIAS].double() / constants.pop()
+        if constants or bool(((times - times.round()).abs() > _UNSCALED).any()):
+            shares[SCALED_LOGIT_BIAS] = shares.pop(LOGIT_BIAS)
+        return shares
 
     def _summed(self, gradients: tuple[Tensor | None, ...], total: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Totals of ``∂f/∂c·c`` by name; what is added inside a frozen factor has no gradient."""

@@ -6,6 +6,8 @@ in its own thread; it does not see TorchScript, other threads, nor what a custom
 Those leave nodes in the graph that no rule has made, or constants that came from nowhere.
 """
 
+import random
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -31,8 +33,8 @@ class Audit:
     """Evidence, collected during one forward pass, of whether its map can be trusted."""
 
     def __init__(self) -> None:
-        self.dtypes: set[torch.dtype] = set()
-        """Floating types of all values that depend on the input."""
+        self._types: dict[Node | None, torch.dtype] = {}
+        """Floating types of values that depend on the input, by the node that made them; None for the input."""
         self.random = False
         """Whether a function was called that draws at random."""
         self.unknown = False
@@ -49,7 +51,23 @@ class Audit:
         """Note the floating types of the tensors in `values` that carry a gradient."""
         for tensor in tensors(values):
             if tensor.requires_grad and (tensor.is_floating_point() or tensor.is_complex()):
-                self.dtypes.add(tensor.dtype)
+                self._types[tensor.grad_fn] = tensor.dtype
+
+    def types_of(self, scores: Tensor) -> frozenset[torch.dtype]:
+        """Floating types of the values from which `scores` were computed; of side branches, none."""
+        if len(set(self._types.values())) <= 1:
+            return frozenset(self._types.values())
+        found = {self._types[None]} if None in self._types else set()
+        stack, visited = [scores.grad_fn], set()
+        while stack:
+            node = stack.pop()
+            if node is None or node in visited:
+                continue
+            visited.add(node)
+            if node in self._types:
+                found.add(self._types[node])
+            stack += [parent for parent, _ in node.next_functions]
+        return frozenset(found)
 
     def vouch(self, before: set[Node], values: Any) -> None:
         """Note that a rule has made the nodes between `before` and the tensors in `values`."""
@@ -115,5 +133,10 @@ def random_state(device: torch.device) -> Callable[[], bool]:
         if device.type == "cuda":
             yield torch.cuda.get_rng_state(device)
 
-    before = list(read())
-    return lambda: not all(torch.equal(a, b) for a, b in zip(before, read(), strict=True))
+    def others() -> list[str]:
+        """Python's generator and NumPy's own, as text: both are compared by value."""
+        numpy: Any = sys.modules.get("numpy")
+        return [repr(random.getstate()), *([] if numpy is None else [repr(numpy.random.get_state(legacy=False))])]
+
+    before, texts = list(read()), others()
+    return lambda: texts != others() or not all(torch.equal(a, b) for a, b in zip(before, read(), strict=True))

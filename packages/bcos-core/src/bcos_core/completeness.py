@@ -42,7 +42,7 @@ class Balance:
     bias: Tensor
     """``Σ constants``."""
     size: Tensor
-    """``Σ |contributions| + Σ |constants| + |score| + |largest output|``, what the residual is compared with."""
+    """``Σ |contributions| + Σ |constants| + |score| + |largest part|``, what the residual is compared with."""
 
     @property
     def residual(self) -> Tensor:
@@ -70,7 +70,7 @@ def balance(
         terms: constants (N,) or (N, T), one for each name.
         score: (N,) or (N, T).
         bias: of the shape of `score`; None for the sum of `terms`.
-        largest: of a shape that broadcasts with `score`: the largest output of the network.
+        largest: of a shape that broadcasts with `score`: the largest of the outputs that it is a sum or difference of.
     """
     # The network rounds its outputs and each term, not their sum. A score near zero that is a difference of large
     # outputs, or in which large contributions cancel, is off by their rounding: the share is of all that was added.
@@ -91,3 +91,15 @@ def balance(
 def is_rounding(missing: Tensor, dtypes: Iterable[torch.dtype] = ()) -> Tensor:
     """Whether shares that are missing are what rounding leaves over; never true of NaN."""
     return missing <= rounding(dtypes)
+
+
+def largest_difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference, as a share of the largest value among those that differ: a mask of -1e9 is in both."""
+    largest = float((a - b).abs().max())
+    return largest / size_apart(a, b) if largest else 0.0
+
+
+def size_apart(a: Tensor, b: Tensor) -> float:
+    """Largest absolute value among those that differ."""
+    apart = torch.maximum(a.abs(), b.abs())[a != b]
+    return float(apart.max()) if len(apart) else 0.0

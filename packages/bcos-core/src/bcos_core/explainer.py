@@ -112,7 +112,7 @@ def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
         return explanation
     explanation = replace(explanation, probe=probe_map(task, first, explanation))
     assert explanation.probe is not None
-    if not bool(is_rounding(explanation.probe / PROBE, audit.dtypes).all()):
+    if not bool(is_rounding(explanation.probe / PROBE, first.dtypes).all()):
         raise BcosError(refusal(unseen, float(explanation.probe.max())))
     return explanation
 
@@ -120,7 +120,8 @@ def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
 def _read_off(first: Pass) -> Explanation:
     """One backward pass for each column of the scores (N, T)."""
     leaf, scores, indices = first.leaf, first.scores, first.indices
-    weights, shares = zip(*(_one_target(first, column) for column in scores.unbind(1)), strict=True)
+    found = [_one_target(first, column) for column in scores.unbind(1)]
+    weights, shares, largest = zip(*found, strict=True)
 
     def joined(columns: Sequence[Tensor]) -> Tensor:
         return torch.stack(tuple(columns), dim=1) if indices.ndim == 2 else columns[0].clone()
@@ -137,13 +138,13 @@ def _read_off(first: Pass) -> Explanation:
         weight=joined(weights),
         bias=sum(bias_terms.values(), start=joined([zero] * len(columns))),
         bias_terms=bias_terms,
-        largest=joined([first.largest] * len(columns)),
-        dtypes=frozenset(first.terms.audit.dtypes),
+        largest=joined(largest),
+        dtypes=first.dtypes,
     )
 
 
-def _one_target(first: Pass, scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Dynamic linear map (N, C, *spatial) and additive shares (N,) of `scores` (N,)."""
+def _one_target(first: Pass, scores: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+    """Dynamic linear map (N, C, *spatial), additive shares (N,) and :meth:`Pass.largest` of `scores` (N,)."""
     if not scores.requires_grad:
         raise BcosError(
             "the output does not depend on the input through anything that is not frozen: the model's forward runs "
@@ -151,15 +152,16 @@ def _one_target(first: Pass, scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]
             "sigmoid, of a model that records gradients"
         )
     leaf, terms = first.leaf, first.terms
+    largest = first.largest(scores)
     sources = [leaf, *terms.leaves]
     gradients = torch.autograd.grad(scores.sum(), sources, retain_graph=True, allow_unused=True)
     weight = torch.zeros_like(leaf) if gradients[0] is None else gradients[0]
 
     def missing_from(shares: dict[str, Tensor]) -> float:
         contributions = (weight * leaf).flatten(1)
-        return float(balance(contributions, shares.values(), scores, largest=first.largest).missing.max())
+        return float(balance(contributions, shares.values(), scores, largest=largest).missing.max())
 
-    allowed = rounding(terms.audit.dtypes)
+    allowed = rounding(first.dtypes)
     shares = terms.shares(scores, gradients[1:])
     missing = math.inf if shares is None else missing_from(shares)
     if shares is None or missing > min(allowed, _SUSPICIOUS):
@@ -178,7 +180,7 @@ def _one_target(first: Pass, scores: Tensor) -> tuple[Tensor, dict[str, Tensor]]
             "not measured; wrap the factor in bcos_core.freeze, add constants with +, or use layers of bcos_core"
             + (f"; explanation mode did not see {', '.join(unseen[:4])}" if unseen else "")
         )
-    return weight, shares
+    return weight, shares, largest
 
 
 def _check_independent(leaf: Tensor, scores: Tensor) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bcos_core.additive_terms import LOGIT_BIAS
 from bcos_core.completeness import Balance, balance, rounding
 from bcos_core.dependence import map_tensors
 from bcos_core.display import renderer
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import replacement
 from bcos_core.image_share import cancellation, image_share
-from bcos_core.logits import LOGIT_BIAS
 
 _ROWS_SHOWN = 12
 """Images and targets in a notebook's table."""
@@ -56,7 +56,9 @@ class Explanation:
     that end in ``(frozen)`` are not constants: they depend on the input, and the network holds them constant.
     """
     largest: Tensor | None = None
-    """(N,) or (N, T): absolute value of an input's largest output, whose rounding differences of outputs have."""
+    """(N,) or (N, T): of the outputs that a score is a sum or difference of, the largest part, in absolute value.
+
+    Its rounding is that of the score."""
     dtypes: frozenset[torch.dtype] | None = None
     """Floating types that values had anywhere in the network; None for that of the score."""
     probe: Tensor | None = None

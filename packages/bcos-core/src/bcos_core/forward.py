@@ -51,14 +51,26 @@ class Pass:
     scores: Tensor
     """(N, T)"""
     indices: Tensor
-    outputs: Tensor
-    """(N, K, ...), detached."""
+    outputs: Sequence[Tensor]
+    """Those of the network, each (N, ...), with their gradients."""
     terms: AdditiveTerms
+    dtypes: frozenset[torch.dtype]
+    """Floating types of the values from which the scores were computed."""
 
-    @property
-    def largest(self) -> Tensor:
-        """(N,): absolute value of the largest output."""
-        return self.outputs.flatten(1).abs().amax(1)
+    def largest(self, scores: Tensor) -> Tensor:
+        """``max |∂score/∂z · z|`` over the outputs z, (N,), for one column of the scores, (N,).
+
+        What a score is a difference of, and so how far it is rounded. Outputs that it does not contain, such as those
+        of classes that are masked with a large number, say nothing about it.
+        """
+        found = scores.detach().abs()
+        for outputs in self.outputs:
+            if outputs.requires_grad:
+                (gradient,) = torch.autograd.grad(scores.sum(), outputs, retain_graph=True, allow_unused=True)
+                if gradient is not None:
+                    parts = torch.where(gradient == 0, 0, gradient.detach() * outputs.detach()).flatten(1).abs()
+                    found = torch.maximum(found, parts.amax(1).to(found.dtype))
+        return found
 
 
 def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
@@ -74,12 +86,13 @@ def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
     with explanation_mode(task.model), collect(terms), run_tape(tape):
         outputs = outputs_of(task, given)
         unknown = terms.audit.unknown
-        logits, scores, indices = select(outputs, task.target, task.relative, task.module, n=x.shape[0])
+        explained = task.model if task.module is None else task.module
+        logits, scores, indices = select(outputs, task.target, task.relative, explained, n=x.shape[0])
         terms.audit.unknown = unknown  # tensors of a callable target are the caller's, not the model's
     values = values_of(outputs, scores)
-    if not bool(torch.isfinite(values).all()):
+    if not all(bool(torch.isfinite(value.detach()).all()) for value in values):
         raise BcosError("the model's outputs are not finite; check its weights and precision")
-    return Pass(leaf, logits, scores, indices, values, terms)
+    return Pass(leaf, logits, scores, indices, values, terms, terms.audit.types_of(scores))
 
 
 def check_input(x: Tensor) -> None:
@@ -118,14 +131,13 @@ def outputs_of(task: Task, x: Tensor) -> Any:
     return output
 
 
-def values_of(outputs: Any, scores: Tensor) -> Tensor:
-    """All numbers of the outputs, (N, ...), detached; if they hold none for each input, the scores (N, T)."""
+def values_of(outputs: Any, scores: Tensor) -> list[Tensor]:
+    """All numbers of the outputs, each (N, ...); if they hold none for each input, the scores (N, T)."""
     if isinstance(outputs, Tensor):
-        return outputs.detach()
+        return [outputs]
     n = len(scores)
     found = tensors(vars(outputs) if is_dataclass(outputs) and not isinstance(outputs, dict) else outputs)
-    numbers = [t.detach().reshape(n, -1) for t in found if t.is_floating_point() and t.ndim and t.shape[0] == n]
-    return torch.cat(numbers or [scores.detach()], 1)
+    return [t for t in found if t.is_floating_point() and t.ndim and t.shape[0] == n] or [scores]
 
 
 def _layer_output(task: Task, module: nn.Module, x: Tensor) -> object:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bcos_core.completeness import largest_difference
 from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError, first_line
 from bcos_core.functional import normalized_weight
@@ -50,20 +51,21 @@ def folded(model: nn.Module, x: Tensor) -> nn.Module:
         raise BcosError("a network is folded in eval mode, in which norms have fixed scales; call .eval() first")
     try:
         network = copy.deepcopy(model)
-    except RuntimeError as reason:
+    except (RuntimeError, TypeError) as reason:  # the latter of what modules keep, such as locks
         raise BcosError(f"the network cannot be folded, as it cannot be copied: {first_line(reason)}") from reason
     with torch.no_grad():
         expected = model(x)
+        if not isinstance(expected, Tensor):
+            raise BcosError(f"a network is folded whose output is a tensor, this one gives {type(expected).__name__}")
         for name, layer, norm in _pairs(network, x):
             scale = None if norm is None else norm.fixed_scale()
             if layer.max_out > 1 and scale is not None and bool((scale <= 0).any()):
                 continue  # the largest unit would become the smallest
             _fold(layer, scale)
             if norm is not None:
-                network.set_submodule(name, norm.without_scale())
+                network.set_submodule(name, norm.without_scale().eval())
         found = network(x)
-    size = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-    if found.shape != expected.shape or not bool((found - expected).abs().max() <= _TOLERANCE * size):
+    if found.shape != expected.shape or not largest_difference(found, expected) <= _TOLERANCE:
         raise BcosError("the network cannot be folded: its copy gives another output; use it as it is")
     return network
 
@@ -87,22 +89,26 @@ def _pairs(network: nn.Module, x: Tensor) -> list[tuple[str, Any, Any]]:
     given: dict[nn.Module, Tensor] = {}  # outputs of layers, inputs of norms
     watch = _Uses()
 
-    def before(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def before(module: nn.Module, inputs: tuple[Any, ...], by_name: dict[str, Any]) -> None:
         runs[module] += 1
         if isinstance(module, RunningNorm):
-            given[module] = inputs[0]
-            watch.inside.append(inputs[0])
+            given[module] = inputs[0] if inputs else by_name["x"]
+            watch.inside.append(given[module])
 
     def after(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
         if isinstance(module, RunningNorm):
             watch.inside.pop()
+        elif (
+            isinstance(module, BcosLinear) and output.ndim != 2
+        ):  # its outputs are not dimension 1, the norm's channels
+            runs[module] += 1
         else:
             given[module] = output
             watch.outputs[id(output)] = output
 
-    layers = [m for m in names if isinstance(m, BcosConv | BcosLinear) and m.folds]
-    norms = [m for m in names if isinstance(m, RunningNorm) and m.folds]
-    handles = [m.register_forward_pre_hook(before) for m in (*layers, *norms)]
+    layers = [m for m in names if isinstance(m, BcosConv | BcosLinear) and m.folds and _is_as_we_wrote(m)]
+    norms = [m for m in names if isinstance(m, RunningNorm) and m.folds and _is_as_we_wrote(m)]
+    handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in (*layers, *norms)]
     handles += [m.register_forward_hook(after) for m in (*layers, *norms)]
     try:
         with watch:
@@ -110,13 +116,25 @@ def _pairs(network: nn.Module, x: Tensor) -> list[tuple[str, Any, Any]]:
     finally:
         for handle in handles:
             handle.remove()
-    takers = {id(given[norm]): norm for norm in norms if runs[norm] == 1}
+    several = Counter(id(given[norm]) for norm in norms if norm in given)
+    takers = {id(given[norm]): norm for norm in norms if runs[norm] == 1 and several[id(given[norm])] == 1}
     found: list[tuple[str, Any, Any]] = []
     for layer in layers:
         output = given.get(layer)
         norm = takers.get(id(output)) if runs[layer] == 1 and id(output) not in watch.used else None
         found.append((names.get(norm, "") if norm is not None else "", layer, norm))
     return found
+
+
+def _is_as_we_wrote(module: nn.Module) -> bool:
+    """Whether a layer computes what its class here says: no subclass, hook or parametrization changes it."""
+    own = all(
+        function.__module__.partition(".")[0] == __name__.partition(".")[0]
+        for name in ("forward", "transform", "_uncentered")
+        if (function := getattr(type(module), name, None)) is not None
+    )
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return own and "forward" not in vars(module) and not any(hooks) and not hasattr(module, "parametrizations")
 
 
 _LOOKS = frozenset(

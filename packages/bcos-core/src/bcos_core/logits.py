@@ -2,13 +2,10 @@
 
 from torch import Tensor, nn
 
-from bcos_core.additive_terms import name_as
+from bcos_core.additive_terms import LOGIT_BIAS, name_as
 from bcos_core.errors import BcosError
 from bcos_core.mode_state import is_explaining
 from bcos_core.precision import widened
-
-LOGIT_BIAS = "logit bias"
-"""Name of b among the additive terms of an explanation."""
 
 
 class LogitLayer(nn.Module):

@@ -26,7 +26,9 @@ class ProcessSetting:
         """Have the setting inside the block."""
         with self._lock:
             if self._users == 0:
-                self._make(self._undo)
+                with ExitStack() as undo:  # what it has set before it fails is undone
+                    self._make(undo)
+                    self._undo = undo.pop_all()
             self._users += 1
         try:
             yield

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bcos_core.additive_terms import ARGUMENT, FROZEN, UNNAMED
+from bcos_core.additive_terms import ARGUMENT, FROZEN, LOGIT_BIAS, SCALED_LOGIT_BIAS, UNNAMED
 from bcos_core.encoding import INVERSE
 from bcos_core.errors import BcosError
 from bcos_core.explanation import Explanation
 from bcos_core.image_share import LOW_SHARE, cancellation, image_share, percent
-from bcos_core.logits import LOGIT_BIAS
 
 NORMS = "norm shifts"
 LAYERS = "layer biases"
@@ -234,7 +233,7 @@ def _origin(name: str, model: nn.Module) -> str:
     owner, _, leaf = name.rpartition(".")
     if leaf in _IMAGE_MEANS:
         return IMAGES
-    if name in (LOGIT_BIAS, INVERSE):
+    if name in (LOGIT_BIAS, SCALED_LOGIT_BIAS, INVERSE):
         return name
     if name == UNNAMED or name.startswith(ARGUMENT):
         return CONSTANTS

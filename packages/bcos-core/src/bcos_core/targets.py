@@ -63,13 +63,11 @@ def _class_index(model: nn.Module, name: str) -> int:
     return names.index(name)
 
 
-def select(
-    outputs: Any, target: Target, relative: bool, module: nn.Module | None, n: int
-) -> tuple[Tensor, Tensor, Tensor]:
+def select(outputs: Any, target: Target, relative: bool, module: nn.Module, n: int) -> tuple[Tensor, Tensor, Tensor]:
     """Choose what is explained: logits (N, K), the scores (N, T), and the indices (N,) or (N, T) they belong to.
 
     Args:
-        module: the layer whose outputs are explained; None for the model.
+        module: the layer whose outputs are explained, or the model.
     """
     if callable(target) and not isinstance(target, Tensor):
         scores = target(outputs)

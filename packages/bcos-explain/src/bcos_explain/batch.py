@@ -10,13 +10,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation
+from bcos_core.mode import check_deterministic
 from bcos_core.receipt import Receipt, by_origin, receipts
 from bcos_core.targets import with_indices
 from bcos_explain.explainers import Explainer, Remark, attribute, collect_remarks
-from bcos_explain.explainers.contract import LinearMapExplainer, Target, class_indices, without_rounding
+from bcos_explain.explainers.contract import (
+    LinearMapExplainer,
+    Target,
+    check_number,
+    class_indices,
+    without_rounding,
+)
 from bcos_explain.explainers.memory import in_batches
 from bcos_explain.explainers.remarks import pass_on, remarks_about
-from bcos_explain.registry import explainer_specs, get_explainer, is_signed
+from bcos_explain.registry import explainer_specs, get_explainer, is_registered, is_signed
 from bcos_explain.render.picture import input_image
 from bcos_explain.render.weight_image import WeightPicture
 
@@ -138,6 +145,10 @@ def explain_batch(
     explainers = methods if isinstance(methods, Mapping) else {name: get_explainer(name) for name in methods}
     if not _are_class_targets(targets):
         targets = with_indices(model, targets)  # type: ignore[arg-type] # reason: no ClassTarget is among them
+    elif not targets:
+        raise BcosError("there are no targets; give classes to explain, or None for those that are predicted")
+    check_number(targets, len(images))
+    check_deterministic(model)  # before a pass that would change running statistics
     batch = _Batch(model, explainers, encode, probabilities, probe, keep_weight, colours, smooth, on_refusal)
 
     def explain_part(part: slice) -> list[ExplainedImage]:
@@ -181,11 +192,14 @@ class _Scores:
         else:
             indices = class_indices(self._model, logits, self._targets).reshape(len(logits), -1)
             self.targets = [[ClassTarget(k) for k in row] for row in indices.tolist()]
+        if not all(self.targets):
+            raise BcosError("there are no targets for some images; give at least one class for each")
         most = max(map(len, self.targets))
         padded = [[*row, *[row[-1]] * (most - len(row))] for row in self.targets]
         self.classes = class_indices(self._model, logits, torch.tensor([[t.index for t in row] for row in padded]))
+        if others := [t.against for row in padded for t in row if t.against is not None]:
+            class_indices(self._model, logits[:1], torch.tensor([others]))  # raises for one that is out of range
         against = torch.tensor([[-1 if t.against is None else t.against for t in row] for row in padded])
-        class_indices(self._model, logits, against.clamp_min(0))  # raises for one that is out of range
         self.against = against.to(logits.device)
         self.has_contrasts = bool((against >= 0).any())
         self.logits = logits
@@ -217,10 +231,18 @@ class _Batch:
     on_refusal: Refusal | None
 
     @cached_property
+    def registered(self) -> set[str]:
+        """Methods of which descriptions tell; others may be called like them."""
+        return {name for name, explainer in self.explainers.items() if is_registered(name, explainer)}
+
+    @cached_property
     def exact(self) -> dict[str, bool]:
         """What descriptions say of the methods; one that is not registered says it itself."""
         described = {spec.name: spec.exact for spec in explainer_specs()}
-        return {name: bool(described.get(name, getattr(e, "exact", False))) for name, e in self.explainers.items()}
+        return {
+            name: described[name] if name in self.registered else bool(getattr(e, "exact", False))
+            for name, e in self.explainers.items()
+        }
 
     def explain(self, images: Tensor, scores: _Scores) -> list[ExplainedImage]:
         x = images if self.encode is None else self.encode(images)
@@ -289,7 +311,7 @@ class _Batch:
             target=target,
             method=method,
             exact=self.exact[method],
-            signed=is_signed(method, map),
+            signed=is_signed(method if method in self.registered else "", map),
             logit=logit,
             probability=float(probabilities[target.index]),
             contributions=float(result.maps[i, t].double().sum()),

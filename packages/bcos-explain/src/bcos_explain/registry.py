@@ -4,6 +4,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
+from bcos_core.errors import BcosError
 from bcos_core.plugins import check_options, is_ours
 from bcos_explain import plugins
 from bcos_explain.spec import ExplainerSpec, MetricSpec
@@ -60,6 +61,16 @@ def get_explainer(name: str, **options: Any) -> "Explainer":
     from bcos_explain.explainers.of_plugin import of_plugin  # here, so that listing explainers imports no torch
 
     return of_plugin(explainer, registry.described(name))
+
+
+def is_registered(name: str, explainer: "Explainer") -> bool:
+    """Whether an explainer is the one of that name, whatever its options; others may be called so in a dictionary."""
+    if name not in plugins.explainers().names():
+        return False
+    try:
+        return type(get_explainer(name)) is type(explainer)
+    except BcosError:  # a builder that needs options
+        return False
 
 
 def list_metrics(pattern: str = "*") -> list[str]:

@@ -47,7 +47,7 @@ def training_transform(spec: InputSpec, augment: Augment, size: int | None = Non
     return v2.Compose(steps)
 
 
-class _RandomResizedCrop(v2.RandomResizedCrop):
+class _RandomResizedCrop(v2.RandomResizedCrop):  # type: ignore[misc] # reason: torchvision is untyped
     """Also turns Pillow's images into tensors: the crop alone, since of a photograph that is half of the copying."""
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:

@@ -24,10 +24,9 @@ from bcos_cli.train.model import train_mode
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.trainer import Trainer
 from bcos_core import BcosLinear
-from bcos_core.additive_terms import UNNAMED
+from bcos_core.additive_terms import LOGIT_BIAS, UNNAMED
 from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
-from bcos_core.logits import LOGIT_BIAS
 from bcos_core.norms.batch import RunningNorm
 from bcos_explain import explain_batch
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bcos_core.additive_terms import UNNAMED, current_terms, name_as, named_like, shift
 from bcos_core.dependence import depends, is_constant, map_tensors, mark_dependent, tensors
+from bcos_core.errors import BcosError
 from bcos_core.rules.selection import selected
 from bcos_core.rules.table import Function, composition, count_dependent, method, overwrite, rule
 
@@ -58,6 +59,10 @@ def largest(func: Function, *args: Any, **kwargs: Any) -> Any:
 @rule("scatter", "index_fill")
 def scatter(func: Function, input: Tensor, dim: int, index: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Numbers that are written are measured, as tensors."""
+    if "reduce" in kwargs:
+        raise BcosError(
+            "cannot explain: scatter with reduce= is not followed; use scatter_add, or multiply by a tensor of factors"
+        )
     values = [*args, *kwargs.values()]
     if not values or not isinstance(values[0], int | float):
         return written_at_indices(func, input, dim, index, *args, **kwargs)  # type: ignore[no-any-return] # reason: rules are any callables

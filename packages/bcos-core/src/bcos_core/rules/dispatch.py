@@ -82,6 +82,7 @@ class RuleDispatch(TorchFunctionMode):
         """Apply the rule for `func`, and note what vouches for its result."""
         audit = terms.audit
         given = args[0] if args and isinstance(args[0], Tensor) else None
+        constant = given if given is not None and not depends(given) else None
         unrecorded = given if not torch.is_grad_enabled() and given is not None and depends(given) else None
         version = None if unrecorded is None else unrecorded._version
         if unrecorded is not None and is_in_place(func):
@@ -95,10 +96,17 @@ class RuleDispatch(TorchFunctionMode):
             changed = [given, None if given is None else given._base] if result is None or result is given else []
             audit.vouch(before, [result, changed])
         audit.note_types([args[:1], result])
-        return self._hold(terms, func, given, result)
+        return self._hold(terms, func, given, constant, result)
 
-    def _hold(self, terms: AdditiveTerms, func: Callable[..., Any], given: Tensor | None, result: Any) -> Any:
-        """Name what is frozen from here on, and let the tape record it or give it out."""
+    def _hold(
+        self, terms: AdditiveTerms, func: Callable[..., Any], given: Tensor | None, constant: Tensor | None, result: Any
+    ) -> Any:
+        """Name what is frozen from here on, and let the tape record it or give it out.
+
+        Args:
+            given: the first argument, which the function may have changed.
+            constant: the same, if it did not depend on the input before.
+        """
         if not torch.is_grad_enabled() and is_in_custom_function():  # computes what will carry a gradient
             return result
         tape = current_tape()
@@ -109,8 +117,11 @@ class RuleDispatch(TorchFunctionMode):
         def hold(tensor: Tensor) -> Tensor:
             if depends(tensor):
                 return tensor
-            if name_of(tensor) is None:
-                name_as(tensor, f"{self._origin(func)}{FROZEN}")
+            name = name_of(tensor)
+            if name is None or (tensor is constant and not name.endswith(FROZEN)):
+                name_as(tensor, f"{name or self._origin(func)}{FROZEN}")
+            if tensor is constant:  # it is overwritten with what depends on the input
+                terms.note_written(tensor)
             if tape is None:
                 return tensor
             recorded = tape.hold(tensor)
@@ -118,6 +129,8 @@ class RuleDispatch(TorchFunctionMode):
                 return name_as(recorded, str(name_of(tensor)))  # type: ignore[no-any-return] # reason: a tensor
             return tensor if recorded is tensor else tensor.copy_(recorded)
 
+        if result is None and constant is not None and not depends(constant):  # such as item assignment under no_grad
+            hold(constant)
         return map_tensors(hold, result)
 
     def _origin(self, func: Callable[..., Any]) -> str:
@@ -170,7 +183,7 @@ def _constant(terms: AdditiveTerms, func: Callable[..., Any], args: Any, read: A
     named, frozen = UNNAMED, False
     # Numbers come before indices: what is looked up in a table has the table's name.
     for tensor in sorted(tensors([read, kwargs]), key=lambda t: not t.is_floating_point()):
-        name = name_of(tensor)
+        name = terms.name_of(tensor)
         if name is None:
             terms.audit.unknown = True
         elif not frozen and name.endswith(FROZEN):

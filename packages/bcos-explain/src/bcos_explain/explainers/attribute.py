@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_core.targets import with_indices
-from bcos_explain.explainers.contract import Explainer, Target, without_rounding
+from bcos_explain.explainers.contract import Explainer, Target, check_number, without_rounding
 from bcos_explain.explainers.memory import in_batches
 from bcos_explain.explainers.remarks import Remark, collect_remarks, pass_on
 
@@ -34,6 +34,7 @@ def attribute(
             image.
     """
     target = with_indices(model, target)
+    check_number(target, len(x))
 
     def work(part: slice) -> tuple[Tensor, list[Remark]]:
         chosen = target[part] if isinstance(target, Tensor) and target.ndim else target

@@ -124,6 +124,15 @@ def class_indices(model: nn.Module, logits: Tensor, target: Target) -> Tensor:
     return class_indices_of(logits, with_indices(model, target))
 
 
+def check_number(target: object, inputs: int) -> None:
+    """Refuse targets that are not as many as the inputs, of which parts are taken before they meet any logits."""
+    if isinstance(target, Tensor) and target.ndim and len(target) != inputs:
+        raise BcosError(
+            f"target must be None, a class, ({inputs},) or ({inputs}, T) classes for {inputs} inputs, got shape "
+            f"{tuple(target.shape)}"
+        )
+
+
 def as_columns(indices: Tensor) -> Tensor:
     """(N, T) from indices (N,) or (N, T)."""
     return indices.reshape(len(indices), -1)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError, explain
-from bcos_core.completeness import balance
+from bcos_core.completeness import balance, largest_difference
 
 Run = Callable[[Tensor], Mapping[str, Tensor]]
 
@@ -26,7 +26,7 @@ class Agreement:
     """How far a graph is from eager :func:`bcos_core.explain`, for the worst image."""
 
     logits: float
-    """Largest difference of logits, as a share of the largest logit."""
+    """Largest difference of logits, as a share of the largest that differs."""
     weight: float
     """Largest difference of elements of W, as a share of the largest element."""
     weight_norm: float
@@ -47,8 +47,9 @@ def agreement(results: Mapping[str, Tensor], model: nn.Module, x: Tensor) -> Agr
     parts = balance(results["map"].flatten(1), [results["bias"]], logit)
     difference = (results["weight"] - eager.weight).flatten(1)
     expected = eager.weight.flatten(1)
+    pairs = zip(results["logits"], eager.logits, strict=True)
     return Agreement(
-        logits=_share((results["logits"] - eager.logits).abs().amax(1), eager.logits.abs().amax(1)),
+        logits=float(torch.tensor([largest_difference(a, b) for a, b in pairs]).max()),  # NaN stays NaN
         weight=_share(difference.abs().amax(1), expected.abs().amax(1)),
         weight_norm=_share(difference.norm(dim=1), expected.norm(dim=1)),
         incomplete=float(parts.missing.nan_to_num(nan=torch.inf).max()),

@@ -96,7 +96,7 @@ class _TracedExplanation(nn.Module):
             with explanation_mode(self.model):
                 x_copy = leaf.clone()  # the model may change it in place
                 with collect(terms):
-                    logits, scores, target = select(self.model(x_copy), None, False, None, n=x.shape[0])
+                    logits, scores, target = select(self.model(x_copy), None, False, self.model, n=x.shape[0])
             derivatives = _by_sample if self._samples_first else _by_direction
             weight, bias = derivatives(leaf, terms.leaves, scores.squeeze(1))
         contributions = weight.detach() * x

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import AddInverse, LogitLayer, explain
+from bcos_core.completeness import largest_difference
 from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 from bcos_models.classifier import LogitBias, Logits
@@ -233,7 +234,7 @@ class _Converter:
         exact = replace(self, options=options, logit_bias=None).convert(copy.deepcopy(original))
         with torch.no_grad():
             ours = exact.eval()(encoded(image, options.input, inputs))
-        error = float((ours - logits).abs().max() / logits.abs().max().clamp_min(1e-12))
+        error = largest_difference(ours, logits)
         return None if error <= _TOLERANCE else f"the logits differ by {error:.1e} of their size"
 
     def convert(self, network: nn.Module) -> BcosifiedNetwork:

@@ -6,6 +6,7 @@ in its own thread; it does not see TorchScript, other threads, nor what a custom
 Those leave nodes in the graph that no rule has made, or constants that came from nowhere.
 """
 
+import pickle
 import random
 import sys
 from collections.abc import Callable, Iterable
@@ -133,10 +134,10 @@ def random_state(device: torch.device) -> Callable[[], bool]:
         if device.type == "cuda":
             yield torch.cuda.get_rng_state(device)
 
-    def others() -> list[str]:
-        """Python's generator and NumPy's own, as text: both are compared by value."""
+    def others() -> list[object]:
+        """The states of Python's generator and of NumPy's own, to be compared by value."""
         numpy: Any = sys.modules.get("numpy")
-        return [repr(random.getstate()), *([] if numpy is None else [repr(numpy.random.get_state(legacy=False))])]
+        return [random.getstate(), *([] if numpy is None else [pickle.dumps(numpy.random.get_state(legacy=False))])]
 
-    before, texts = list(read()), others()
-    return lambda: texts != others() or not all(torch.equal(a, b) for a, b in zip(before, read(), strict=True))
+    before, states = list(read()), others()
+    return lambda: states != others() or not all(torch.equal(a, b) for a, b in zip(before, read(), strict=True))

@@ -186,6 +186,19 @@ def test_random_numbers_of_python_and_numpy_are_seen(draw, x):
         explain(model.eval(), x, 3)
 
 
+@pytest.mark.parametrize("probe", [None, True])
+def test_further_passes_leave_buffers_as_one_pass_does(probe, x):
+    def averaged(self, f):
+        with torch.no_grad():
+            self.mem.lerp_(f.detach().mean() * torch.ones(2, 10), 0.5)
+        return f * (1.0 if f.sum().item() > -1e9 else 2.0)  # a number that leaves PyTorch: the network is run again
+
+    once, explained = Net(averaged).eval(), Net(averaged).eval()
+    once(x)
+    explain(explained, x, 3, probe=probe)
+    torch.testing.assert_close(explained.mem, once.mem)
+
+
 class Fork(nn.Module):
     def __init__(self):
         super().__init__()

@@ -1,9 +1,11 @@
 """Checks of a map that do not rely on autograd: the network is run again, for the same input and for others."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bcos_core.additive_terms import FROZEN, UNNAMED
 from bcos_core.completeness import largest_difference, rounding, size_apart
@@ -24,6 +26,11 @@ def check_again(task: Task, x: Tensor, first: Pass) -> None:
     Outputs that differ for the same input are refused. Constants that change with the input are renamed: they depend
     on it, and are only held constant.
     """
+    with _kept_buffers(task.model):
+        _compare(task, x, first)
+
+
+def _compare(task: Task, x: Tensor, first: Pass) -> None:
     again = forward(task, x)
     runs = [(first.scores, again.scores), *zip(first.outputs, again.outputs, strict=True)]
     size = max(size_apart(a.detach(), b.detach()) for a, b in runs)
@@ -45,6 +52,22 @@ def check_again(task: Task, x: Tensor, first: Pass) -> None:
         terms.names = [name if torch.equal(a, b) else _frozen_name(name) for name, a, b in pairs]
 
 
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Undo what the block does to buffers, such as averages that a model keeps of what it has seen."""
+    before = [
+        (m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, value in before:
+                module._buffers[name] = buffer
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
 def _frozen_name(name: str) -> str:
     return name if name.endswith(FROZEN) else f"{name}{FROZEN}"
 
@@ -59,6 +82,11 @@ def elsewhere(x: Tensor, distance: float) -> Tensor:
 
 def probe_map(task: Task, first: Pass, explanation: Explanation) -> Tensor:
     """Share by which the frozen network misses the map at another point, (N,) or (N, T)."""
+    with _kept_buffers(task.model):
+        return _missed(task, first, explanation)
+
+
+def _missed(task: Task, first: Pass, explanation: Explanation) -> Tensor:
     _check_outputs(task, first)
     # With its dynamic factors held the network is affine. If the map is right, it predicts the score of any other
     # input; if a step was missed, its factor is not on the tape, changes with the input, and the prediction fails.

@@ -53,7 +53,7 @@ def report_data(
     ]
     choice = Choice.of(evaluation, recipe.evaluation)
     return ReportData(
-        title=f"{trained.name} on {Path(evaluation.data).name}",
+        title=f"{_network(trained)} on {Path(evaluation.data).name}",
         headline=_headline(evaluation),
         summary=_summary(recipe, trained, evaluation, epochs),
         curves=epochs,
@@ -111,7 +111,7 @@ def _summary(
         training["minutes"] = f"{sum(m.get('seconds', 0) for m in epochs) / 60:.1f}"
     values = {name: getattr(scores, name) for name in CLASSIFICATION}
     return {
-        "Model": {"name": trained.name, "options": options or "defaults", "parameters": f"{parameters:,}"},
+        "Model": {"name": _network(trained), "options": options or "defaults", "parameters": f"{parameters:,}"},
         "Data": {
             "shards": evaluation.data,
             "split": evaluation.split,
@@ -121,10 +121,22 @@ def _summary(
         "Training": training,
         "Scores": {
             **{CLASSIFICATION[m].label: format_value(m, value) for m, value in values.items() if value is not None},
+            **{
+                f"{CLASSIFICATION[m].label}, 95 % interval": " to ".join(format_value(m, end) for end in ends)
+                for m, ends in scores.intervals.items()
+                if values.get(m) is not None and not math.isnan(ends[0])
+            },
             **{f"GridPG {name}": format_value("gridpg", result.mean) for name, result in evaluation.gridpg.items()},
         },
         "Made": _origin(),
     }
+
+
+def _network(trained: TrainedModel) -> str:
+    """Name of a network; of one of another library, whether it was converted."""
+    if "/" not in trained.name:
+        return trained.name
+    return f"{trained.name}, {'as it is' if trained.options.get('as_is') else 'converted'}"
 
 
 def _selection(recipe: Recipe, epochs: list[dict[str, Any]]) -> dict[str, str]:

@@ -167,7 +167,7 @@ def test_report_says_what_was_measured(trained, evaluation, chosen):
     data = report_data(chosen, trained, evaluation, [])
     assert data.headline["top-1 accuracy on test"] == f"{100 * evaluation.scores.top1:.2f} %"
     low, high = evaluation.scores.intervals["top1"]
-    assert data.summary["Scores"]["top-1, 95 % interval"] == f"{100 * low:.2f} % to {100 * high:.2f} %"
+    assert data.summary["Scores"]["top-1, 95 % interval"] == f"{100 * low:.2f}% to {100 * high:.2f}%"
     assert "relative residual of explanations" in data.headline
     for name, label in (("image_share", "median image share"), ("cancellation", "median cancellation")):
         assert data.headline[label] == f"{100 * evaluation.metrics[name]:.1f} %"

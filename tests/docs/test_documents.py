@@ -64,6 +64,7 @@ def test_examples_with_hooks_are_plugins_that_work(code, stranger):
     from bcos_cli.plugins import all_plugins
 
     plugin = types.ModuleType("example")
+    plugin.__file__ = "/example.py"
     exec(compile(code, "example", "exec"), vars(plugin))
     groups = {group for value in vars(plugin).values() for group in marked(value)}
     stranger(**dict.fromkeys(groups, plugin))

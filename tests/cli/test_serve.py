@@ -334,6 +334,7 @@ def test_an_upload_that_is_no_image_is_one_line_in_the_terminal(name, tmp_path, 
     (tmp_path / name).write_text("no image")
     (tmp_path / "photo.png").write_bytes(b"")
     file = file_input("image")
+    Path(file.GRADIO_CACHE).mkdir(parents=True, exist_ok=True)  # as an upload does
     with pytest.raises(gr.Error, match=r"this is no file that the page takes; \.png, ") as refused:
         file.preprocess(FileData(path=str(tmp_path / name), orig_name=name))
     assert not refused.value.print_exception  # else Gradio prints a traceback

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -246,3 +247,14 @@ def test_probabilities_are_explained_where_they_are_asked_for(bcos):
     status, out, _ = bcos("predict", "--help")
     assert status == 0
     assert "those of several classes need not add up to 1" in " ".join(out.split())
+
+
+def test_weights_that_come_with_the_package_predict_and_explain(bcos, tmp_path):
+    cat = Path(__file__).parents[2] / "docs/tutorials/cat.png"
+    status, out, err = bcos("predict", "cifar10_resnet20", cat)
+    assert status == 0, err
+    assert ",cat," in out.splitlines()[-1]
+    status, _, err = bcos("explain", "cifar10_resnet20", cat, "--out", tmp_path / "explained")
+    assert status == 0, err
+    (record,) = json.loads((tmp_path / "explained/explanations.json").read_text())["explanations"]
+    assert record["receipt"]["passed"]

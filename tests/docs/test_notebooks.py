@@ -1,6 +1,7 @@
 """The notebooks run, and hold what they gave."""
 
 import json
+import shutil
 from pathlib import Path
 
 import matplotlib as mpl
@@ -16,6 +17,8 @@ def cells(notebook):
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(notebook, tmp_path, monkeypatch):
+    for picture in notebook.parent.glob("*.png"):
+        shutil.copy(picture, tmp_path)
     monkeypatch.chdir(tmp_path)
     mpl.use("Agg")
     names = {"__name__": "__main__"}

@@ -68,11 +68,11 @@ def test_network_and_description_come_back(what, saved, tmp_path):
 
 
 def test_model_by_name_needs_weights_and_takes_them(tmp_path):
-    save_weights(create_model("cifar10_resnet20"), tmp_path / "w.safetensors")
-    trained = load_trained("cifar10_resnet20", str(tmp_path / "w.safetensors"))
+    save_weights(create_model("cifar10_resnet32"), tmp_path / "w.safetensors")
+    trained = load_trained("cifar10_resnet32", str(tmp_path / "w.safetensors"))
     assert trained.classes == [str(i) for i in range(10)]
-    with pytest.raises(BcosError, match="the model 'cifar10_resnet20' has no published weights; name a file with"):
-        load_trained("cifar10_resnet20")
+    with pytest.raises(BcosError, match="the model 'cifar10_resnet32' has no published weights; name a file with"):
+        load_trained("cifar10_resnet32")
 
 
 def test_saved_model_with_its_class_names_is_loaded_from_its_folder(tmp_path):

@@ -1,6 +1,7 @@
-"""Published checkpoints of the B-cos authors, trained on ImageNet. Imports no torch.
+"""Checkpoints by the name of their model: of the B-cos authors, trained on ImageNet, and ours. Imports no torch.
 
-Source: the releases of B-cos-v2 (github.com/B-cos/B-cos-v2); accuracies as published there.
+Source: the releases of B-cos-v2 (github.com/B-cos/B-cos-v2); accuracies as published there. Ours come with this
+package, each with a model card beside it in ``trained/``.
 """
 
 from bcos_models.spec import Checkpoint
@@ -48,11 +49,22 @@ _FILES: dict[str, tuple[str, float, float]] = {
     "standard_vitc_l_patch1_14": ("standard_vitc_l_patch1_14-560e48f246.pth", 77.866, 92.298),
 }
 
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+_OURS = {
+    "cifar10_resnet20": Checkpoint(
+        "package:bcos_models/trained/cifar10_resnet20.safetensors",
+        sha256="f86e5a21b33c8917ffbf39fd2a85799db0fe0e22a616b05486c636144e049bce",
+        top1=85.82,
+        license="Apache-2.0",
+        class_names=CIFAR10_CLASSES,
+    ),
+}
+
 
 def checkpoint(name: str) -> Checkpoint | None:
-    """Published weights of the model called `name`, if there are any."""
-    if name not in _FILES:
-        return None
+    """Weights of the model called `name`, if there are any."""
+    if name in _OURS or name not in _FILES:
+        return _OURS.get(name)
     file, top1, top5 = _FILES[name]
     digits = file.removesuffix(".pth").rpartition("-")[2]
     return Checkpoint(f"{BASE}/{file}", sha256=digits, top1=top1, top5=top5, license=LICENSE)

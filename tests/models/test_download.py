@@ -309,7 +309,8 @@ def test_overlay_of_timm_that_names_no_weights_keeps_ours(published):
 def test_every_published_file_has_digits_that_are_checked():
     from bcos_models import model_specs
 
-    published = [spec.checkpoint for spec in model_specs() if spec.checkpoint is not None]
+    checkpoints = [spec.checkpoint for spec in model_specs() if spec.checkpoint is not None]
+    published = [checkpoint for checkpoint in checkpoints if checkpoint.url.startswith("https:")]
     assert len(published) == len({c.url for c in published}) == 34
     for checkpoint in published:
         assert re.fullmatch("[0-9a-f]{10}", checkpoint.sha256)

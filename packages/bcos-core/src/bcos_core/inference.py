@@ -98,10 +98,8 @@ def _pairs(network: nn.Module, x: Tensor) -> list[tuple[str, Any, Any]]:
     def after(module: nn.Module, _inputs: tuple[Any, ...], output: Tensor) -> None:
         if isinstance(module, RunningNorm):
             watch.inside.pop()
-        elif (
-            isinstance(module, BcosLinear) and output.ndim != 2
-        ):  # its outputs are not dimension 1, the norm's channels
-            runs[module] += 1
+        elif isinstance(module, BcosLinear) and output.ndim != 2:
+            runs[module] += 1  # takes no scale, like one that runs twice: the norm's channels are not its outputs
         else:
             given[module] = output
             watch.outputs[id(output)] = output

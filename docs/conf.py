@@ -31,6 +31,7 @@ include_patterns = [
     "docs/**",
     "packages/*/README.md",
     "packages/*/CHANGELOG.md",
+    "packages/bcos-models/src/bcos_models/trained/*.md",
     "examples/**/*.md",
 ]
 exclude_patterns = ["**/.venv/**", "**/node_modules/**"]

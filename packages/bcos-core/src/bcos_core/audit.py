@@ -9,7 +9,7 @@ Those leave nodes in the graph that no rule has made, or constants that came fro
 import pickle
 import random
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -56,19 +56,10 @@ class Audit:
 
     def types_of(self, scores: Tensor) -> frozenset[torch.dtype]:
         """Floating types of the values from which `scores` were computed; of side branches, none."""
-        if len(set(self._types.values())) <= 1:
-            return frozenset(self._types.values())
-        found = {self._types[None]} if None in self._types else set()
-        stack, visited = [scores.grad_fn], set()
-        while stack:
-            node = stack.pop()
-            if node is None or node in visited:
-                continue
-            visited.add(node)
-            if node in self._types:
-                found.add(self._types[node])
-            stack += [parent for parent, _ in node.next_functions]
-        return frozenset(found)
+        found = frozenset(self._types.values())
+        if len(found) > 1:
+            found = frozenset(self._types[node] for node in (None, *_way_to(scores)) if node in self._types)
+        return found
 
     def vouch(self, before: set[Node], values: Any) -> None:
         """Note that a rule has made the nodes between `before` and the tensors in `values`."""
@@ -94,17 +85,9 @@ class Audit:
         if not self._suspicious and not self._doubts and scores.grad_fn in self._vouched:
             return []
         found = dict(self._doubts)
-        stack, visited = [scores.grad_fn], set()
-        while stack:
-            node = stack.pop()
-            if node is None or node in visited:
-                continue
-            visited.add(node)
-            if self._is_source(node):
-                continue
-            if node not in self._vouched and type(node).__name__ not in _HARMLESS:
+        for node in _way_to(scores):
+            if not self._is_source(node) and node not in self._vouched and type(node).__name__ not in _HARMLESS:
                 found[type(node).__name__.removesuffix("0").removesuffix("Backward")] = None
-            stack += [parent for parent, _ in node.next_functions]
         return list(found)
 
     def _is_source(self, node: Any) -> bool:
@@ -114,6 +97,18 @@ class Audit:
     def _is_ours(node: object) -> bool:
         """Whether a rule can have made the node; nothing but its author vouches for a custom derivative."""
         return not isinstance(node, BackwardCFunction) and not _starts(node)
+
+
+def _way_to(scores: Tensor) -> Iterator[Node]:
+    """Yield all nodes of the graph from which `scores` were computed, each once, from the end."""
+    stack, visited = [scores.grad_fn], set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in visited:
+            continue
+        visited.add(node)
+        yield node
+        stack += [parent for parent, _ in node.next_functions]
 
 
 def _starts(node: Any) -> bool:

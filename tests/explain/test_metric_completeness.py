@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from bcos_core import AddInverse, BcosError, explain
 from bcos_explain import get_metric
@@ -58,3 +59,13 @@ def test_classes_have_names(colour_net):
     assert torch.equal(by_name.scores, by_index.scores)
     with pytest.raises(BcosError, match=r"metrics explain one class an image: target must be \(3,\), got \(2,\)"):
         completeness(colour_net, images, target=names[:2], encode=AddInverse())
+
+
+class OtherWhenExplained(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x) * (2 if torch.is_grad_enabled() else 1)
+
+
+def test_a_network_that_is_not_the_one_evaluated_is_refused(colour_net):
+    with pytest.raises(BcosError, match="the model gives other outputs when it is explained"):
+        completeness(OtherWhenExplained(colour_net).eval(), torch.rand(2, 6, 8, 8))

@@ -57,7 +57,8 @@ def completeness(
     """``|Σ contributions + bias - logit|`` of the exact explanation, for each image.
 
     Rounding error is all that it may show: :func:`bcos_core.explain` refuses a network that it cannot
-    explain.
+    explain. A sum that comes out right is no proof, so each map is probed too, and the network must give
+    the same outputs without gradients, as those that are evaluated.
 
     Args:
         model, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`.
@@ -71,7 +72,7 @@ def completeness(
     Source: the completeness axiom of Sundararajan et al., ICML 2017, with b(x) as the baseline's output.
     """
     batches = each_batch(model, images, target, encode=encode, batch_size=batch_size, progress=progress)
-    results = [CompletenessResult.of(explain(model, batch.x, batch.target)) for batch in batches]
+    results = [CompletenessResult.of(explain(model, batch.x, batch.target, probe=True)) for batch in batches]
     return CompletenessResult(
         scores=torch.cat([result.scores for result in results]),
         absolute=torch.cat([result.absolute for result in results]),

@@ -28,6 +28,8 @@ SCALED_LOGIT_BIAS = "logit bias (scaled)"
 _UNSCALED = 1e-4
 """How far a multiple of the logit bias may be from a whole number, for rounding."""
 _NAME = "_bcos_additive_name"
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+"""Types of most attributes of modules, which hold no tensor."""
 
 
 class AdditiveTerms:
@@ -60,9 +62,9 @@ class AdditiveTerms:
     def without_gradient(self, tensor: Tensor) -> Tensor:
         """`tensor`, detached and named if it is a parameter or buffer of the model, or another leaf."""
         known = self._named.get(id(tensor))
-        if is_frozen(tensor):  # kept by the model since an earlier step
-            return tensor
         if known is None and not (tensor.requires_grad and tensor.is_leaf):
+            return tensor
+        if is_frozen(tensor):  # kept by the model since an earlier step
             return tensor
         if id(tensor) not in self._detached:
             if known is None:
@@ -144,7 +146,7 @@ def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for owner, module in model.named_modules():
         prefix = f"{owner}." if owner else ""
         for name, value in vars(module).items():
-            if name in ("_parameters", "_buffers", "_modules"):
+            if type(value) in _PLAIN or name in ("_parameters", "_buffers", "_modules"):
                 continue
             if isinstance(value, Tensor) or (isinstance(value, NESTED) and value):
                 yield from ((f"{prefix}{name}", tensor) for tensor in tensors(value))

@@ -20,7 +20,7 @@ def depends(value: object) -> bool:
         isinstance(value, Tensor)
         and value.requires_grad
         and (value.is_floating_point() or value.is_complex())
-        and not isinstance(value, nn.Parameter)
+        and (type(value) is Tensor or not isinstance(value, nn.Parameter))  # the latter asks Python code
         and not getattr(value, _CONSTANT, False)
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
 from bcos_core.dependence import depends
@@ -24,7 +24,9 @@ def as_one_call(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         seen = is_explaining() and has_torch_function(args) and kwargs.get("max_out", 1) == 1
-        if seen and not any(map(depends, (*args[1:], *kwargs.values()))):
+        others: tuple[object, ...] = (*args[1:], *kwargs.values())
+        # Parameters never depend on the input. To ask them would be two more calls that explanation mode looks up.
+        if seen and not any(depends(value) for value in others if type(value) is not nn.Parameter):
             result: Tensor = handle_torch_function(call, args, *args, **kwargs)
             return result
         return function(*args, **kwargs)

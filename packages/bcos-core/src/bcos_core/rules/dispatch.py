@@ -74,12 +74,15 @@ class RuleDispatch(TorchFunctionMode):
             terms.audit.doubt(func.__name__.strip("_"))
         terms.audit.random |= func in _RANDOM
         read = args[:1] if func in _LIKE_ANOTHER else args[1:] if func in _SHAPED_LIKE else args
-        if count_dependent(read, kwargs):
-            return self._account(terms, func, args, kwargs)
+        given = tensors((args, kwargs))
+        if any(map(depends, given if read is args else tensors((read, kwargs)))):
+            return self._account(terms, func, args, kwargs, given)
         return _constant(terms, func, args, read, kwargs)
 
-    def _account(self, terms: AdditiveTerms, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Apply the rule for `func`, and note what vouches for its result."""
+    def _account(
+        self, terms: AdditiveTerms, func: Callable[..., Any], args: Any, kwargs: Any, values: list[Tensor]
+    ) -> Any:
+        """Apply the rule for `func`, and note what vouches for its result; `values` are all tensors it is given."""
         audit = terms.audit
         given = args[0] if args and isinstance(args[0], Tensor) else None
         constant = given if given is not None and not depends(given) else None
@@ -87,8 +90,8 @@ class RuleDispatch(TorchFunctionMode):
         version = None if unrecorded is None else unrecorded._version
         if unrecorded is not None and is_in_place(func):
             self._refuse_unrecorded()
-        before = nodes([args, kwargs])
-        audit.unknown |= any(not depends(t) and name_of(t) is None for t in tensors([args, kwargs]))
+        before = nodes(values)
+        audit.unknown |= any(name_of(t) is None and not depends(t) for t in values)
         result = self._apply(func, args, kwargs)
         if unrecorded is not None and unrecorded._version != version:
             self._refuse_unrecorded()

@@ -360,3 +360,14 @@ def test_weights_come_with_a_package(shipped):
 def test_package_without_the_weights_is_named(shipped, url, problem):
     with pytest.raises(BcosError, match=problem):
         find_weights(Checkpoint(url))
+
+
+@pytest.mark.parametrize("options", [{"b": 1.5}, {"antialias": "blurpool"}, {"logit_temperature": 2.0}])
+def test_options_that_the_published_weights_were_not_trained_with_are_named(published, options):
+    (name, value), *_ = options.items()
+    with pytest.warns(UserWarning, match=f"were trained without {name}={value!r}"):
+        create_model("cifar10_resnet20", pretrained=True, **options)
+
+
+def test_options_that_change_no_output_are_not_named(published):
+    create_model("cifar10_resnet20", pretrained=True, b=2, drop_path=0.1)  # warnings are errors

@@ -1,5 +1,6 @@
 """Models by name: which there are, and how one is built."""
 
+import inspect
 import warnings
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -18,6 +19,8 @@ from bcos_models.spec import Checkpoint, InputSpec, ModelSpec
 if TYPE_CHECKING:
     from torch import nn
 
+_TRAINING_ONLY = ("drop_path", "drop_rate")
+"""Options of builders that change nothing in eval mode."""
 LIBRARIES = ("timm", "torchvision")
 """Whose networks are models by the name of their library and their own."""
 
@@ -171,7 +174,25 @@ def create_model(
             )
         elif pretrained and not replaced and (names := _class_names(spec, classes)):
             setattr(model, "class_names", names)  # noqa: B010 - reason: modules are typed without it
+        if pretrained and (other := _other_than_trained(builder, spec, options)):
+            given = ", ".join(f"{name}={value!r}" for name, value in other.items())
+            warnings.warn(
+                f"the published weights of {name!r} were trained without {given}: the network computes something else "
+                "with them until it is trained again",
+                stacklevel=2,
+            )
     return model
+
+
+def _other_than_trained(builder: Any, spec: ModelSpec, options: dict[str, Any]) -> dict[str, Any]:
+    """Options with which a network computes something else, in eval mode, than the published one."""
+    from bcos_models.layers import bcos_layers
+
+    published: dict[str, Any] = {}
+    for function in (bcos_layers, builder):
+        published |= {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+    published |= spec.options
+    return {k: v for k, v in options.items() if k not in _TRAINING_ONLY and k in published and published[k] != v}
 
 
 def describe(model: "nn.Module", config: ModelConfig) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from benchmarks import tables
+from benchmarks.stride_spectrum import above_surroundings, spectrum
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
@@ -113,3 +116,13 @@ def test_document_shows_the_figures_that_were_measured(device: str) -> None:
     begin, end = tables.section(device)
     measured = json.loads((ROOT / f"benchmarks/results/{device}.json").read_text(encoding="utf-8"))
     assert text.partition(begin)[2].partition(end)[0].strip() == tables.markdown(measured).strip()
+
+
+def test_a_grid_is_found_at_its_period_alone():
+    noise = torch.randn(16, 6, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = {period: above_surroundings(spectrum(noise), period) for period in (2, 4, 8)}
+    assert all(0.8 < value < 1.25 for value in found.values())
+    every_fourth_column = torch.arange(64).mul(2 * math.pi / 4).cos()
+    found = {period: above_surroundings(spectrum(noise + every_fourth_column), period) for period in (2, 4, 8)}
+    assert found[4] > 10
+    assert all(0.8 < found[period] < 1.25 for period in (2, 8))

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from bcos_core import BcosConv2d, BcosError, BcosLinear, LogitLayer, explain, folded
 from bcos_core.norms import BatchNormUncentered2d
+from bcos_core.receipt import receipts
 
 
 class Gate(torch.autograd.Function):
@@ -268,3 +270,53 @@ def test_network_that_is_a_convolution_has_channels_first():
     torch.manual_seed(0)
     conv, x = nn.Conv1d(6, 10, 3, bias=False), torch.rand(1, 6, 10)
     torch.testing.assert_close(explain(conv, x, 3).score, conv(x).sum(2)[:, 3])
+
+
+class Added(torch.autograd.Function):
+    """A constant that nothing measures, small enough to hide in the rounding of a half precision."""
+
+    @staticmethod
+    def forward(_ctx, x):
+        return x + 0.01
+
+    @staticmethod
+    def backward(_ctx, g):
+        return g
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_unseen_step_is_not_certified_in_a_half_precision(dtype, x):
+    model = Net(lambda _, f: f, Added.apply).eval().to(dtype)
+    with pytest.raises(BcosError, match=r"cannot explain in a half precision: .* did not see Added"):
+        explain(model, x.to(dtype), 0)
+    with pytest.raises(BcosError, match="miss"):
+        explain(model.float(), x, 0)
+
+
+def test_receipt_says_that_rounding_may_hide_a_part_of_the_score(x):
+    model = Net(lambda _, f: f).eval()
+    assert receipts(explain(model, x, 0), model=model)[0][0].warnings == []
+    found = receipts(explain(model.bfloat16(), x.bfloat16(), 0), model=model)[0][0]
+    assert found.allowed > 0.05 * abs(found.score)
+    assert any("explain in float32 to be sure" in line for line in found.warnings)
+
+
+def test_input_in_another_precision_than_the_network_is_refused_in_words(x):
+    with pytest.raises(
+        BcosError, match=r"the input is torch.float64, .* are torch.float32; give it x.to\(torch.float32"
+    ):
+        explain(Net(lambda _, f: f).eval(), x.double(), 0)
+
+
+def test_targets_may_be_unsigned(x):
+    model = Net(lambda _, f: f).eval()
+    expected = explain(model, x, 3).map
+    for target in (torch.tensor(3, dtype=torch.uint16), np.uint32(3), torch.full((len(x),), 3, dtype=torch.uint8)):
+        assert torch.equal(explain(model, x, target).map, expected)
+
+
+def test_layers_of_networks_that_keep_tensors_are_explained(x):
+    model = Net(lambda _, f: f).eval()
+    expected = explain(model, x, 3, layer="conv").map
+    prune.custom_from_mask(model.conv, "weight", torch.ones_like(model.conv.weight))
+    torch.testing.assert_close(explain(model, x, 3, layer="conv").map, expected)

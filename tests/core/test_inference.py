@@ -1,5 +1,7 @@
 """Networks folded for inference compute, and explain, what the networks do."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -137,6 +139,43 @@ def test_network_whose_copy_differs_is_refused(x):
 
 def test_network_that_cannot_be_copied_is_refused(x):
     given = network()
-    given.computed = given.head.weight * 2  # not a leaf, which PyTorch does not copy
-    with pytest.raises(BcosError, match="cannot be folded, as it cannot be copied"):
+    given.lock = threading.Lock()
+    with pytest.raises(BcosError, match=r"the model cannot be copied \(cannot pickle '_thread.lock' object\)"):
         folded(given, x)
+
+
+def test_network_that_keeps_what_it_computed_is_folded(x):
+    given = network()
+    given.computed = given.head.weight * 2  # not a leaf, which PyTorch does not copy
+    torch.testing.assert_close(folded(given, x)(x), given(x))
+
+
+def test_network_that_takes_another_path_for_another_image_is_refused(x):
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = BcosConv2d(6, 8, 3), make_norm("batch_uncentered", 8)
+            nn.init.uniform_(self.norm.running_var, 0.5, 2.0)
+
+        def forward(self, x):
+            y = self.conv(x) if float(x.mean()) < 0.4 else self.norm(self.conv(x))
+            return y.mean((2, 3))
+
+    with pytest.raises(BcosError, match="its copy gives another output"):
+        folded(Branching().double().eval(), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_network_in_half_precision_is_folded(dtype, x):
+    given = network().to(dtype)
+    quick = folded(given, x.to(dtype))
+    assert quick.stem.weight.dtype == dtype
+    exact = network()(x)
+    assert (quick(x.to(dtype)) - exact).abs().max() < 2 * (given(x.to(dtype)) - exact).abs().max() + 1e-3
+
+
+def test_what_is_folded_in_inference_mode_can_be_explained(x):
+    given = network()
+    with torch.inference_mode():
+        quick = folded(given, x.clone())
+    torch.testing.assert_close(explain(quick, x).weight, explain(given, x).weight)

@@ -113,15 +113,15 @@ def test_guided_backprop_says_that_it_is_the_gradient_without_relus():
     with collect_remarks() as remarks:
         ours = get_explainer("guided_backprop")(net, x, 1)
     torch.testing.assert_close(ours, get_explainer("gradient")(net, x, 1))
-    assert remark_lines(remarks) == ["this is the plain gradient: no ReLU ran in this network"]
+    assert remark_lines(remarks) == ["this is the plain gradient: no ReLU was seen in this network"]
 
 
 def test_guided_backprop_names_activations_that_it_does_not_guide_at():
     for activation, expected in (
-        (F.gelu, "this is the plain gradient: no ReLU ran in this network, but gelu"),
+        (F.gelu, "this is the plain gradient: no ReLU was seen in this network, but gelu"),
         (lambda x: F.silu(F.gelu(x.relu())), "guided at ReLUs alone: 2 other activations (gelu, silu) pass the plain"),
-        (lambda x: F.hardtanh(x), "this is the plain gradient: no ReLU ran in this network, but hardtanh"),
-        (lambda x: x.clamp(min=-1), "this is the plain gradient: no ReLU ran in this network"),
+        (lambda x: F.hardtanh(x), "this is the plain gradient: no ReLU was seen in this network, but hardtanh"),
+        (lambda x: x.clamp(min=-1), "this is the plain gradient: no ReLU was seen in this network"),
     ):
         with collect_remarks() as remarks:
             get_explainer("guided_backprop")(Called(activation).eval(), torch.rand(2, 3, 8, 8), 1)
@@ -326,9 +326,9 @@ def test_rollout_multiplies_the_attention_of_all_layers(pool):
     normed = net.block.norm1(tokens)
     _, matrix = attention(normed, normed, normed, need_weights=True)
     rolled = 0.5 * matrix + 0.5 * torch.eye(13).double()
-    expected = F.interpolate(rolled[:, 0, 1:].unflatten(1, (1, 4, 3)), (16, 12), mode="bilinear", align_corners=False)[
-        :, 0
-    ]
+    row = rolled[:, 0] if pool == "token" else rolled[:, 1:].mean(1)  # of the tokens that the classifier reads
+    maps = row[:, 1:].unflatten(1, (1, 4, 3))
+    expected = F.interpolate(maps, (16, 12), mode="bilinear", align_corners=False)[:, 0]
     torch.testing.assert_close(get_explainer("attention_rollout")(net, x, 1), expected.detach())
 
 
@@ -341,8 +341,103 @@ def test_rollout_refuses_attention_within_windows():
             last = x.mean((1, 3))[:, None, :, None]  # (N, 1, 16, 1)
             return mixed.reshape(len(x), -1)[:, :3] + F.scaled_dot_product_attention(last, last, last)[:, 0, :3, 0]
 
-    with pytest.raises(BcosError, match="attends to all patches in every layer, found no such attention"):
+    with pytest.raises(BcosError, match="16 tokens, and other attention within parts of the image"):
         get_explainer("attention_rollout")(Windowed(), torch.rand(2, 3, 16, 16), 0)
+
+
+class Mixing(nn.Module):
+    """Attention over 16 patches, or over as many channels, with or without a convolution of tokens before the last."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.patches = nn.Conv2d(3, 16, 4, stride=4)
+        self.mix = nn.Conv2d(16, 16, 3, padding=1)
+        self.norm = nn.LayerNorm(16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x):
+        tokens = self.norm(self.patches(x).flatten(2).transpose(1, 2))  # (N, 16, 16)
+        heads = (tokens if self.kind != "channels" else tokens.transpose(1, 2))[:, None]
+        tokens = F.scaled_dot_product_attention(heads, heads, heads)[:, 0]
+        if self.kind == "channels":
+            tokens = tokens.transpose(1, 2)
+        if self.kind == "convolved":
+            tokens = self.mix(tokens.transpose(1, 2).unflatten(2, (4, 4))).flatten(2).transpose(1, 2)
+        if self.kind == "narrow":
+            few = tokens[:, None]
+            tokens = tokens + F.scaled_dot_product_attention(few, few[:, :, ::2], few[:, :, ::2])[:, 0]
+        return self.head(self.norm(tokens).mean(1))
+
+
+def test_rollout_refuses_what_it_does_not_follow():
+    x = torch.rand(2, 3, 16, 16)
+    rollout = get_explainer("attention_rollout")
+    with collect_remarks() as remarks:
+        rollout(Mixing("plain").eval(), x, 0)
+    assert remark_lines(remarks) == ["attention is the same for every class"]
+    with pytest.raises(BcosError, match="found attention over 16 tokens, and convolutions between attentions"):
+        rollout(Mixing("convolved").eval(), x, 0)
+    with pytest.raises(BcosError, match="16 tokens, and other attention within parts of the image or between other"):
+        rollout(Mixing("narrow").eval(), x, 0)
+
+
+def test_rollout_refuses_attention_over_channels():
+    class OverChannels(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches = nn.Conv2d(3, 4, 2, stride=2)
+            self.norm = nn.LayerNorm(4)
+
+        def forward(self, x):
+            tokens = self.norm(self.patches(x).flatten(2).transpose(1, 2))  # (N, 64, 4)
+            heads = tokens.transpose(1, 2)[:, None]  # (N, 1, 4, 64): as many channels as there could be patches
+            return F.scaled_dot_product_attention(heads, heads, heads)[:, 0].mean(2)
+
+    with pytest.raises(BcosError, match=r"attention is over 4 tokens, but no layer gives \(N, 4, C\) tokens"):
+        get_explainer("attention_rollout")(OverChannels().eval(), torch.rand(2, 3, 16, 16), 0)
+
+
+def test_rollout_says_that_a_stem_mixes_neighbours():
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), Mixing("plain")).eval()
+    with collect_remarks() as remarks:
+        get_explainer("attention_rollout")(net, torch.rand(2, 3, 16, 16), 0)
+    assert remark_lines(remarks)[1].startswith("convolutions mix neighbours before the first attention")
+
+
+def test_channels_are_not_taken_for_tokens():
+    net = nn.Sequential(
+        nn.Conv2d(3, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(2),
+        nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(),
+        nn.Linear(64, 5),
+    ).eval()
+    x = torch.rand(2, 3, 32, 32)
+    gradcam = get_explainer("gradcam")
+    assert torch.equal(gradcam(net, x, 0), get_explainer("gradcam", layer="1")(net, x, 0))
+    with pytest.raises(BcosError, match=r"the layer '2' gives \(2, 64, 1024\)"):
+        get_explainer("gradcam", layer="2")(net, x, 0)
+
+
+def test_guided_backprop_knows_the_maximum_with_zero():
+    net = Called(lambda x: torch.maximum(x, torch.zeros_like(x))).eval()
+    x = torch.rand(2, 3, 8, 8)
+    with collect_remarks() as remarks:
+        ours = get_explainer("guided_backprop")(net, x, 1)
+    assert remarks == []
+    net.activation = torch.relu
+    torch.testing.assert_close(ours, get_explainer("guided_backprop")(net, x, 1))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore:`torch.jit:DeprecationWarning")
+def test_guided_backprop_says_that_it_sees_no_relus_in_torchscript():
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    x = torch.rand(2, 3, 8, 8)
+    with collect_remarks() as remarks:
+        get_explainer("guided_backprop")(torch.jit.trace(plain, x), x, 1)
+    assert any("TorchScript, where ReLUs are not seen" in line for line in remark_lines(remarks))
 
 
 def test_rollout_refuses_networks_without_attention(plain):
@@ -366,6 +461,11 @@ def test_rollout_refuses_networks_without_attention(plain):
 def test_options_that_make_no_sense_are_refused(name, options, message):
     with pytest.raises(BcosError, match=message):
         get_explainer(name, **options)
+
+
+def test_a_stride_above_the_window_is_refused():
+    with pytest.raises(BcosError, match="a stride of 4 skips pixels, with windows of 2; give at most 2"):
+        get_explainer("occlusion", window=2, stride=4)(PlainNet().eval(), torch.rand(1, 3, 8, 8), 0)
 
 
 def test_windows_larger_than_the_image_are_refused():

@@ -213,7 +213,7 @@ def test_onnx_runtime_explains_any_number_of_images_as_eager(name, tmp_path):
     session = onnxruntime.InferenceSession(saved.path, providers=["CPUExecutionProvider"])
     assert [o.name for o in session.get_outputs()] == list(OUTPUTS)
     assert saved.checked_with == "ONNX Runtime"
-    assert saved.agreement.weight < 1e-4
+    assert saved.agreement.weight < 1e-3
     for n in (1, 4):
         images = torch.rand(n, *x.shape[1:])
         e = explain(net, images)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from explained_networks import calibrated
 from linear_network import Linear, contributions
+from torch import nn
 
 from bcos_core import AddInverse, BcosError
 from bcos_explain import get_explainer
@@ -108,11 +109,12 @@ def test_squares_lie_inside_and_everywhere():
 
 def literal_max_sensitivity(net, images, radius, samples, seed):
     _, target, maps = explained(net, images)
-    noise = torch.rand((samples, *images.shape[1:]), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.rand((samples, *images.shape[1:]), generator=generator, dtype=torch.float64)
     scores = []
     for i in range(len(images)):
         changes = []
-        for drawn in noise.double():
+        for drawn in noise:
             noisy = AddInverse()(images[i : i + 1] + radius * (2 * drawn - 1))
             other = get_explainer("bcos")(net, noisy, target[i : i + 1]).sum(1)[0]
             changes.append(float((other - maps[i]).norm() / maps[i].norm()))
@@ -128,8 +130,9 @@ def test_max_sensitivity_is_its_definition(net, images):
 
 
 def test_max_sensitivity_is_captums_for_one_image_without_encoding(net, images):
-    x, target, _ = explained(net, images)
-    noise = iter(torch.rand((4, *x.shape[1:]), generator=torch.Generator().manual_seed(0)).double())
+    _, target, _ = explained(net, images)
+    x = torch.rand(1, 6, *images.shape[2:]).double()  # no image with its inverse
+    noise = iter(torch.rand((4, *x.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     expected = captum.metrics.sensitivity_max(
         lambda inputs: (
             (get_explainer("bcos")(net, inputs[0], int(target[0])).sum(1),)
@@ -141,7 +144,20 @@ def test_max_sensitivity_is_captums_for_one_image_without_encoding(net, images):
         n_perturb_samples=4,
         max_examples_per_batch=1,
     )
-    torch.testing.assert_close(max_sensitivity(net, get_explainer("bcos"), x[:1], samples=4).scores, expected)
+    options = {"target": target[:1], "samples": 4}
+    torch.testing.assert_close(max_sensitivity(net, get_explainer("bcos"), x, **options).scores, expected)
+
+
+def test_images_that_are_encoded_already_stay_images_with_their_inverse(net, images):
+    class Seen(nn.Module):
+        def forward(self, x):
+            assert (x[:, :3] + x[:, 3:] - 1).abs().max() < 1e-6
+            return net(x)
+
+    gradient = get_explainer("gradient")
+    encoded = max_sensitivity(Seen().eval(), gradient, AddInverse()(images), samples=9).scores
+    plain = max_sensitivity(net, gradient, images, encode=AddInverse(), samples=9).scores  # with other noise
+    assert (encoded < 2 * plain).all()
 
 
 def test_an_explanation_that_ignores_the_image_is_perfectly_stable():

@@ -69,7 +69,7 @@ def literal_area(net, image, order, other, steps, until, insert, output):
         for p in order[: round(step * until / steps * pixels)]:
             i, j = divmod(p, image.shape[2])
             x[:, i, j] = (image if insert else other)[:, i, j]
-        curve.append(value(x) / value(image))
+        curve.append(value(x))
     return sum((a + b) / 2 for a, b in pairwise(curve)) / steps, curve
 
 
@@ -121,8 +121,9 @@ def test_curves_go_from_the_whole_image_to_none_and_back(net, images):
     given = {"encode": AddInverse(), "steps": 4}
     removed = pixel_deletion(net, get_explainer("bcos"), images, baseline="blur", **given).curves
     added = pixel_insertion(net, get_explainer("bcos"), images, baseline="blur", **given).curves
-    torch.testing.assert_close(removed[:, 0], torch.ones(3).double())
-    torch.testing.assert_close(added[:, -1], torch.ones(3).double())
+    whole = net(AddInverse()(images)).double().softmax(1).amax(1).detach()
+    torch.testing.assert_close(removed[:, 0], whole)
+    torch.testing.assert_close(added[:, -1], whole)
     torch.testing.assert_close(removed[:, -1], added[:, 0])
 
 
@@ -141,14 +142,23 @@ def test_the_exact_order_of_a_linear_network_cannot_be_beaten():
         assert better[defined].all()
 
 
-def test_an_output_that_is_not_positive_leaves_the_score_undefined():
+def test_areas_of_probabilities_lie_between_0_and_1_for_unlikely_classes_too(net, images):
+    target = net(AddInverse()(images)).argmin(1)
+    for metric in (pixel_deletion, pixel_insertion):
+        scores = metric(net, get_explainer("bcos"), images, target=target, encode=AddInverse()).scores
+        assert ((scores >= 0) & (scores <= 1)).all()
+
+
+@pytest.mark.filterwarnings("ignore:the map holds values that are not finite")
+def test_a_map_that_is_not_finite_has_no_order():
+    def broken(model, x, target):
+        maps = torch.rand(len(x), 8, 8)
+        maps[0, 2, 3] = torch.nan
+        return maps
+
     net, x = Linear(), torch.rand(2, 3, 8, 8, dtype=torch.float64)
-    target = net(x).argmin(1)
-    with torch.no_grad():
-        net.weight.sub_(1)  # all logits are negative
-    result = pixel_deletion(net, contributions, x, target=target, output="logit")
-    assert result.undefined == 2
-    assert result.curves.isnan().all()
+    for metric in (pixel_deletion, pixel_insertion):
+        assert metric(net, broken, x).scores.isnan().tolist() == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from torch.autograd.graph import allow_mutation_on_saved_tensors, disable_saved_
 
 from bcos_core.audit import random_state
 from bcos_core.completeness import balance, is_rounding, rounding
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, check_input, forward
 from bcos_core.layers import find_layer
-from bcos_core.precision import full_float32
+from bcos_core.precision import full_float32, is_half_type, other_precision
 from bcos_core.probe import PROBE, check_again, probe_map, refusal
 from bcos_core.targets import Target, with_indices
 
@@ -94,6 +94,8 @@ def explain(
                     "cannot explain a model that recomputes its activations; turn checkpointing off first "
                     "(set_grad_checkpointing(False), gradient_checkpointing_disable())"
                 ) from reason
+            if not isinstance(reason, torch.OutOfMemoryError) and (cure := other_precision(model, x)):
+                raise BcosError(f"{first_line(reason)}: {cure}") from reason
             if "modified by an inplace operation" not in str(reason):
                 raise
         with allow_mutation_on_saved_tensors():  # slower: for models that change in place what autograd has saved
@@ -107,6 +109,11 @@ def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
     if audit.random or audit.unknown or audit.escaped or has_changed():
         check_again(task, x, first)
     unseen = audit.unseen_steps(first.scores)
+    if unseen and any(map(is_half_type, first.dtypes)):
+        raise BcosError(
+            f"cannot explain in a half precision: explanation mode did not see {', '.join(unseen[:4])}, and rounding "
+            "may hide in a check of the map what such a step does; explain the model in float32 (model.float())"
+        )
     explanation = _read_off(first)
     if not (unseen or probe):
         return explanation

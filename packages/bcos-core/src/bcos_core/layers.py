@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bcos_core.errors import BcosError
+from bcos_core.dependence import tensors
+from bcos_core.errors import BcosError, first_line
 from bcos_core.plugins import suggestion
 
 
@@ -47,9 +48,35 @@ def layer_outputs(
 
 
 def shared_copy(model: nn.Module) -> nn.Module:
-    """Copy of the modules, with the same parameters and buffers: hooks put on it reach no other thread.
+    """Copy of the modules, with the same tensors: hooks put on it reach no other thread.
 
     A thread that iterates over the hooks of a module while another adds one to it fails.
+
+    Raises:
+        BcosError: a module keeps what cannot be copied.
     """
-    shared = {id(t): t for t in [*model.parameters(), *model.buffers()]}
-    return copy.deepcopy(model, shared)
+    return _copy(model, [*model.parameters(), *model.buffers(), *_kept(model)])
+
+
+def full_copy(model: nn.Module) -> nn.Module:
+    """Copy of the modules and of their parameters and buffers.
+
+    Raises:
+        BcosError: a module keeps what cannot be copied.
+    """
+    return _copy(model, [t for t in _kept(model) if not t.is_leaf])
+
+
+def _kept(model: nn.Module) -> list[Tensor]:
+    """Tensors that modules keep beside their parameters: of their last forward pass, or of a parametrisation."""
+    return tensors([value for module in model.modules() for value in vars(module).values()])
+
+
+def _copy(model: nn.Module, shared: list[Tensor]) -> nn.Module:
+    try:
+        return copy.deepcopy(model, {id(t): t for t in shared})
+    except (RuntimeError, TypeError) as reason:  # the latter of what cannot be copied, such as locks
+        raise BcosError(
+            f"the model cannot be copied ({first_line(reason)}), which this needs; keep what cannot be copied outside "
+            "of its modules"
+        ) from reason

@@ -4,19 +4,32 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bcos_core.process_setting import ProcessSetting
 
 
 def is_half(x: Tensor) -> bool:
     """Whether `x` is of a half precision."""
-    return x.dtype in (torch.float16, torch.bfloat16)
+    return is_half_type(x.dtype)
+
+
+def is_half_type(dtype: torch.dtype) -> bool:
+    """Whether a type is a half precision."""
+    return dtype in (torch.float16, torch.bfloat16)
 
 
 def widened(x: Tensor) -> Tensor:
     """`x` in float32 if it is of a half precision, so that sums and shifts keep their digits; else as it is."""
     return x.float() if is_half(x) else x
+
+
+def other_precision(model: nn.Module, x: Tensor) -> str | None:
+    """What to do about an input in another precision than the model's parameters; None where they are alike."""
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is None or parameter.dtype == x.dtype:
+        return None
+    return f"the input is {x.dtype}, the model's parameters are {parameter.dtype}; give it x.to({parameter.dtype})"
 
 
 def _full_float32(undo: ExitStack) -> None:

@@ -22,6 +22,8 @@ HELD = "depends on the image, held constant"
 
 _IMAGE_MEANS = ("mean of the images", "mean", "pixel_mean", "image_mean")
 _BAR = 20
+_LOOSE = 0.05
+"""Share of the score from which on what rounding may leave over is worth a warning."""
 _TERMS = 6
 """Terms of a bias that are named; more are summed."""
 
@@ -111,6 +113,11 @@ class Receipt:
             found.append(
                 f"{percent(1 - self.image_share)} of this score{aside} is bias: it does not come from the image, and "
                 "the map does not show it"
+            )
+        if self.allowed > _LOOSE * abs(self.score):
+            found.append(
+                f"in this precision rounding may hide {number(self.allowed)} of a score of {number(self.score)}; "
+                "explain in float32 to be sure"
             )
         if abs(self.held) > self.allowed:
             found.append(

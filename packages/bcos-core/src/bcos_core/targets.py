@@ -15,8 +15,18 @@ Selector = Callable[[Any], Tensor]
 Classes = int | str | Sequence[int | str] | Sequence[Sequence[int | str]] | Tensor | None
 Target = Classes | Selector
 
-_CHANNELS_FIRST = (BcosConv, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, RunningNorm)
-"""Layers whose outputs of three dimensions are (N, C, L); those of others are tokens (N, T, C)."""
+_pooling = nn.modules.pooling
+_CHANNELS_FIRST = (
+    *(BcosConv, nn.modules.conv._ConvNd, nn.modules.batchnorm._BatchNorm, RunningNorm),
+    *(_pooling._AvgPoolNd, _pooling._MaxPoolNd, _pooling._AdaptiveAvgPoolNd, _pooling._AdaptiveMaxPoolNd),
+)
+
+
+def channels_first(layer: nn.Module | None) -> bool:
+    """Whether a layer's outputs of three dimensions are (N, C, L); those of others are tokens (N, T, C)."""
+    if isinstance(layer, nn.Flatten):
+        return layer.start_dim == 2  # of (N, C, H, W)
+    return isinstance(layer, _CHANNELS_FIRST)
 
 
 @overload
@@ -80,7 +90,7 @@ def select(outputs: Any, target: Target, relative: bool, module: nn.Module, n: i
         single = scores.ndim == 1
         scores = scores.reshape(n, -1)
         return scores, scores, indices[:, 0] if single else indices
-    logits = _one_score_per_unit(outputs, channels_first=isinstance(module, _CHANNELS_FIRST))
+    logits = _one_score_per_unit(outputs, tokens_last=channels_first(module))
     indices = class_indices(logits, target)
     scores = logits.gather(1, indices.reshape(n, -1))
     if relative:
@@ -88,11 +98,11 @@ def select(outputs: Any, target: Target, relative: bool, module: nn.Module, n: i
     return logits, scores, indices
 
 
-def _one_score_per_unit(outputs: Tensor, channels_first: bool) -> Tensor:
+def _one_score_per_unit(outputs: Tensor, tokens_last: bool) -> Tensor:
     """(N, K) from (N, K), (N, K, *spatial), or tokens (N, T, K)."""
     if outputs.ndim == 2:
         return outputs
-    return outputs.sum(1) if outputs.ndim == 3 and not channels_first else outputs.flatten(2).sum(2)
+    return outputs.sum(1) if outputs.ndim == 3 and not tokens_last else outputs.flatten(2).sum(2)
 
 
 def class_indices(logits: Tensor, target: Target) -> Tensor:
@@ -103,6 +113,7 @@ def class_indices(logits: Tensor, target: Target) -> Tensor:
     indices = torch.as_tensor(target, device=logits.device)
     if indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool:
         raise BcosError(f"target must hold integer class indices, got {indices.dtype}")
+    indices = indices.long()  # PyTorch has no minimum of unsigned integers
     if indices.ndim == 0:
         indices = indices.expand(n)
     if indices.ndim not in (1, 2) or indices.shape[0] != n or indices.numel() == 0:
@@ -114,4 +125,4 @@ def class_indices(logits: Tensor, target: Target) -> Tensor:
         raise BcosError(
             f"target must be in [0, {k}) for {k} outputs, got values from {int(indices.min())} to {int(indices.max())}"
         )
-    return indices.long().clone()  # an inference tensor could not be saved for the backward pass
+    return indices.clone()  # an inference tensor could not be saved for the backward pass

@@ -23,19 +23,20 @@ class Activation:
     """(row, column) in the layer's map, () for a layer without positions."""
 
 
-def as_channels(output: Tensor, size: tuple[int, int]) -> Tensor:
+def as_channels(output: Tensor, size: tuple[int, int], layer: nn.Module | None = None) -> Tensor:
     """Return a layer's output as (N, C, h, w); (N, C) becomes (N, C, 1, 1).
 
     Args:
         output: (N, C), (N, C, h, w), (N, h, w, C), or tokens (N, T, C), whose class tokens are left out.
         size: (H, W) of the image.
+        layer: whose output it is. Of layers that give (N, C, L), three dimensions are no tokens.
 
     Raises:
         BcosError: another shape.
     """
     if output.ndim == 2:
         return output[:, :, None, None]
-    maps = as_feature_map(output, *size)
+    maps = as_feature_map(output, *size, layer)
     if maps is None and output.ndim != 4:
         raise BcosError(
             f"neurons need a layer with outputs (N, C), (N, C, h, w) or tokens (N, T, C), got {tuple(output.shape)}"
@@ -61,7 +62,7 @@ class LayerOutputs:
     def __call__(self, x: Tensor) -> Tensor:
         """(N, C, h, w) for inputs (N, C', H, W)."""
         outputs, _ = layer_outputs(self._model, self._layer, x)
-        return as_channels(outputs[-1], (int(x.shape[-2]), int(x.shape[-1])))
+        return as_channels(outputs[-1], (int(x.shape[-2]), int(x.shape[-1])), self._layer)
 
 
 class TopActivations:
@@ -93,13 +94,15 @@ class TopActivations:
             keys: N numbers, one for each image of the data set.
 
         Raises:
-            BcosError: a channel that the layer does not have.
+            BcosError: a channel that the layer does not have, or activations that are not finite.
         """
         available = activations.shape[1]
         chosen = range(available) if self.channels is None else self.channels
         if wrong := [c for c in chosen if not 0 <= c < available]:
             raise BcosError(f"the layer has {available} channels, from 0 to {available - 1}; got {wrong[0]}")
         names = keys.tolist() if isinstance(keys, Tensor) else list(keys)
+        if not bool(torch.isfinite(activations).all()):
+            raise BcosError("the layer gives values that are not finite (NaN or infinity), which have no order")
         scores, where = activations.flatten(2).max(2)  # (N, C)
         width = activations.shape[3]
         positions = activations.shape[2] * width
@@ -150,10 +153,12 @@ def explain_neuron(
 
     Source: Böhle et al., CVPR 2022, section 5.2.
     """
-    size = (int(x.shape[-2]), int(x.shape[-1]))
+    size, module = (int(x.shape[-2]), int(x.shape[-1])), find_layer(model, layer)
+    if positions is not None and len(positions) != len(x):
+        raise BcosError(f"there are {len(positions)} positions for {len(x)} images; give one for each")
 
     def activation(output: Tensor) -> Tensor:
-        maps = as_channels(output, size)
+        maps = as_channels(output, size, module)
         if not 0 <= channel < maps.shape[1]:
             raise BcosError(f"the layer {layer!r} has channels from 0 to {maps.shape[1] - 1}, got {channel}")
         flat = maps[:, channel].flatten(1)  # (N, h·w)

@@ -7,7 +7,7 @@ from bcos_core import BcosError
 from bcos_core.targets import with_indices
 from bcos_explain.explainers.contract import Explainer, Target, check_number, without_rounding
 from bcos_explain.explainers.memory import in_batches
-from bcos_explain.explainers.remarks import Remark, collect_remarks, pass_on
+from bcos_explain.explainers.remarks import Remark, collect_remarks, pass_on, remark
 
 
 def attribute(
@@ -69,4 +69,7 @@ def _maps(explainer: Explainer, model: nn.Module, x: Tensor, target: Target) -> 
             f"the explainer gave maps of shape {tuple(maps.shape)} for inputs of shape {tuple(x.shape)}, "
             f"needed {tuple(expected)}"
         )
+    finite = torch.isfinite(maps).flatten(-2).all(-1)
+    if not bool(finite.all()):
+        remark("the map holds values that are not finite (NaN or infinity)", ~finite)
     return without_rounding(maps, attribution.abs().sum(-3) if tells_channels else maps.abs())

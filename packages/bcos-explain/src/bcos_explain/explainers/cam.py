@@ -93,7 +93,7 @@ def maps_and_slopes(
     size = (int(x.shape[-2]), int(x.shape[-1]))
     if len(output) != len(x):
         raise BcosError(f"{method} needs one output of layer {name!r} for each of {len(x)} inputs, got {len(output)}")
-    maps = as_feature_map(output.detach(), *size)
+    maps = as_feature_map(output.detach(), *size, module)
     if maps is None:
         raise BcosError(
             f"the layer {name!r} gives {tuple(output.shape)} for images of {size[0]}×{size[1]}; "

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation
+from bcos_core.errors import first_line
 from bcos_core.mode import check_deterministic
+from bcos_core.precision import other_precision
 from bcos_core.targets import Classes, with_indices
 from bcos_core.targets import Target as OutputTarget
 from bcos_core.targets import class_indices as class_indices_of
@@ -106,9 +108,17 @@ def differentiable(model: nn.Module, x: Tensor) -> Iterator[Tensor]:
         raise BcosError(
             f"explainers need a batch of images (N, C, H, W), got shape {tuple(x.shape)}; use x[None] for one image"
         )
+    if not bool(torch.isfinite(x).all()):
+        raise BcosError(f"the input holds {int((~torch.isfinite(x)).sum())} non-finite values (NaN or infinity)")
     check_deterministic(model)
     with torch.inference_mode(False), torch.enable_grad():
-        yield x.detach().clone().requires_grad_()
+        try:
+            yield x.detach().clone().requires_grad_()
+        except RuntimeError as reason:
+            cure = None if isinstance(reason, torch.OutOfMemoryError) else other_precision(model, x)
+            if cure is None:
+                raise
+            raise BcosError(f"{first_line(reason)}: {cure}") from reason
 
 
 def class_indices(model: nn.Module, logits: Tensor, target: Target) -> Tensor:
@@ -121,6 +131,10 @@ def class_indices(model: nn.Module, logits: Tensor, target: Target) -> Tensor:
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise BcosError(f"explainers need a model with outputs (N, K), this one gives {got}")
+    if not bool(torch.isfinite(logits).all()):
+        raise BcosError("the model's outputs are not finite; check its weights and precision")
+    if callable(target):
+        raise BcosError("this method explains classes, by index or by name; a callable target is for the method bcos")
     return class_indices_of(logits, with_indices(model, target))
 
 

@@ -19,7 +19,7 @@ from bcos_core.errors import first_line
 from bcos_core.layers import shared_copy
 from bcos_explain.explainers.contract import Target, as_columns, class_indices, differentiable, like_target
 from bcos_explain.explainers.gradient import target_gradients
-from bcos_explain.explainers.remarks import remark_on_gap
+from bcos_explain.explainers.remarks import remark, remark_on_gap
 
 _filters = threading.RLock()
 
@@ -31,6 +31,7 @@ class DeepLift:
     The rule is applied at PyTorch's modules of element-wise activation (ReLU, ReLU6, GELU, SiLU, sigmoid, ...),
     max pooling and softmax; everywhere else, in functions that a network's own code calls and in dynamic factors
     of B-cos layers, the multipliers are gradients.
+    Where no such module runs, as in most B-cos networks, the result is input times gradient, with a remark.
     Where that leaves the sum more than 1 % away from ``f_k(x) - f_k(0)``, as on most transformers, a remark says
     how far. With inverse channels the attributions are a decomposition over the encoded input, as those of
     :class:`~bcos_explain.explainers.InputXGradient`.
@@ -50,7 +51,10 @@ class DeepLift:
         """Explain the logits of `target`."""
         with differentiable(model, x) as leaf:
             copied = _hookable(model)
-            indices = class_indices(model, _one_module_a_call(copied, tuple(_RULES), leaf), target)
+            output, ran = _one_module_a_call(copied, tuple(_RULES), leaf)
+            if not ran:
+                remark("this is input times gradient: no module that DeepLIFT has a rule for ran in this network")
+            indices = class_indices(model, output, target)
             method = _DeepLift(copied, multiply_by_inputs=False)
             method.gradient_func = shared = _Multipliers(as_columns(indices))
             try:
@@ -112,11 +116,11 @@ def _hookable(model: nn.Module) -> nn.Module:
     return copied
 
 
-def _one_module_a_call(model: nn.Module, kinds: tuple[type[nn.Module], ...], x: Tensor) -> Tensor:
+def _one_module_a_call(model: nn.Module, kinds: tuple[type[nn.Module], ...], x: Tensor) -> tuple[Tensor, int]:
     """Give every call of a module of some `kinds` a module of its own, in place.
 
     Many networks call one ReLU in several places, which Captum's DeepLIFT cannot tell apart. The `kinds` have no
-    parameters. Returns the network's output for x.
+    parameters. Returns the network's output for x, and the number of calls.
     """
     calls: Counter[nn.Module] = Counter()
     counted = [module for module in model.modules() if type(module) in kinds]
@@ -130,7 +134,7 @@ def _one_module_a_call(model: nn.Module, kinds: tuple[type[nn.Module], ...], x: 
         for name, child in list(parent._modules.items()):
             if child in replaced:
                 parent._modules[name] = replaced[child]
-    return output
+    return output, calls.total()
 
 
 class _InTurn(nn.Module):

@@ -82,6 +82,15 @@ def target_gradients(outputs: Tensor, indices: Tensor, source: Tensor) -> Tensor
     return torch.stack(columns, 1)
 
 
+def like_images(noise: Tensor, signs: Tensor) -> Tensor:
+    """Noise (C, H, W) for inputs with the `signs` (N, C, 1, 1), so that encoded images stay encoded images.
+
+    (N, C, H, W): the same for every input, but in inverse channels the negative of that in the others.
+    """
+    encoded = signs.to(noise.device) < 0
+    return torch.where(encoded, -noise.roll(noise.shape[0] // 2, 0), noise)
+
+
 def image_signs(x: Tensor) -> Tensor:
     """``∂x_c / ∂image`` of each input channel c: -1 for the inverse channels of an encoded image, else 1.
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -20,8 +21,9 @@ class GuidedBackprop:
     """The gradient, with negative parts set to zero at every ReLU on the way back.
 
     Every function that cuts at zero is a ReLU here, whether a module or the network's own code calls it: ReLU,
-    ReLU6, a clamp from zero on. Where none ran, as in most B-cos networks, there is nothing to guide: the result
-    is the gradient, with a remark. A remark also says if other activations, such as GELU, ran beside ReLUs.
+    ReLU6, a clamp from zero on, the maximum with zero. Where none ran, as in most B-cos networks, there is nothing
+    to guide: the result is the gradient, with a remark. A remark also says if other activations, such as GELU, ran
+    beside ReLUs, and if parts of the network are TorchScript, where ReLUs are not seen.
 
     Returns (N, [T,] C, H, W), in units of the logit per unit of the input; with inverse channels the two parts of
     the derivative by the image, as :class:`~bcos_explain.explainers.Gradient`.
@@ -36,6 +38,8 @@ class GuidedBackprop:
         with eager_mode(), _GuidedReLUs() as guided:
             gradients, indices = input_gradients(model, x, target)
         guided.add_remarks()
+        if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+            remark("parts of this network are TorchScript, where ReLUs are not seen: they pass the plain gradient")
         return like_target(gradients * image_signs(x.detach()).unsqueeze(1), indices)
 
 
@@ -53,26 +57,27 @@ class _GuidedReLUs(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        if func in _ACTIVATIONS and result.requires_grad:
+        if func in _ACTIVATIONS and isinstance(result, Tensor) and result.requires_grad:
             if _cuts_at_zero(func, args, kwargs):
                 self.relus += 1
                 # of an in-place ReLU: of its result, which is what it changed
                 result.register_hook(lambda gradient: gradient.clamp_min(0))
-            elif _name(func) not in _BOUNDS:  # a bound elsewhere than at zero is not an activation
+            elif _name(func) not in (*_BOUNDS, "max"):  # a bound elsewhere than at zero is not an activation
                 self.others[_name(func)] += 1
         return result
 
     def add_remarks(self) -> None:
         named = ", ".join(sorted(self.others))
         if not self.relus:
-            remark(f"this is the plain gradient: no ReLU ran in this network{f', but {named}' if named else ''}")
+            remark(f"this is the plain gradient: no ReLU was seen in this network{f', but {named}' if named else ''}")
         elif self.others:
             count = self.others.total()
             remark(f"guided at ReLUs alone: {count} other activations ({named}) pass the plain gradient")
 
 
 _BOUNDS = ("clamp", "clip", "clamp_min", "threshold")
-_RELUS = ("relu", "relu6", "hardtanh", *_BOUNDS)
+_MAXIMA = ("maximum", "fmax", "max")
+_RELUS = ("relu", "relu6", "hardtanh", *_BOUNDS, *_MAXIMA)
 """Functions that are a ReLU, or may be one, depending on their bounds."""
 _OTHERS = (
     *("gelu", "silu", "mish", "hardswish", "elu", "selu", "celu"),
@@ -92,6 +97,9 @@ def _cuts_at_zero(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[st
         return True
     if name not in _RELUS:
         return False
+    if name in _MAXIMA:
+        others = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor) and not v.requires_grad]
+        return len(others) == 1 and not bool(others[0].any())
     names = {"hardtanh": ("min_val", "max_val"), "threshold": ("threshold", "value")}.get(name, ("min", "max"))
     given = dict(zip(names, args[1:], strict=False)) | kwargs
     low = given.get(names[0], -1.0 if name == "hardtanh" else None)

@@ -81,7 +81,8 @@ class Lime:
     def _one_image(self, model: nn.Module, image: Tensor, classes: Tensor, cells: Tensor, at_once: int) -> Tensor:
         """Maps (T, H, W) of one image (C, H, W)."""
         generator = torch.Generator().manual_seed(self.seed)
-        present = torch.rand(self.n_samples, int(cells.max()) + 1, generator=generator) < 0.5  # (samples, cells)
+        size = (self.n_samples, int(cells.max()) + 1)
+        present = torch.rand(size, generator=generator, dtype=torch.float32) < 0.5  # (samples, cells)
         distance = 1 - present.double().mean(1).sqrt()  # of the cosine, from all cells
         nearness = (-(distance**2) / (2 * _KERNEL_WIDTH**2)).exp()
         batches = present.to(image).split(at_once)

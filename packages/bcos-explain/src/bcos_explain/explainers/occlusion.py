@@ -33,7 +33,7 @@ class Occlusion:
     Returns (N, [T,] H, W), in units of the logit.
 
     Raises:
-        BcosError: a number below 1, or a window larger than the image.
+        BcosError: a number below 1, a window larger than the image, or a stride larger than the window.
 
     Source: Zeiler and Fergus, *Visualizing and Understanding Convolutional Networks*, ECCV 2014.
     """
@@ -57,6 +57,8 @@ class Occlusion:
             stride = self.stride or max(1, window // 2)
             if window > min(height, width):
                 raise BcosError(f"a window of {window} pixels does not fit into images of {height}×{width}")
+            if stride > window:
+                raise BcosError(f"a stride of {stride} skips pixels, with windows of {window}; give at most {window}")
             indices = class_indices(model, model(leaf), target)
             columns = as_columns(indices)
 
@@ -68,7 +70,7 @@ class Occlusion:
                 lambda at_once: captum.attr.Occlusion(scores).attribute(
                     leaf.detach(),
                     sliding_window_shapes=(channels, window, window),
-                    strides=(channels, min(stride, window), min(stride, window)),
+                    strides=(channels, stride, stride),
                     baselines=0,
                     perturbations_per_eval=at_once // n,
                 ),

@@ -119,5 +119,8 @@ def worst(remarks: Iterable[Remark]) -> list[Remark]:
 def remark_lines(remarks: Iterable[Remark]) -> list[str]:
     """Lines about several maps together: each text once, its largest share as ``up to``."""
     found = list(remarks)
-    several = len({r.share for r in found}) > 1
-    return [str(replace(r, text=r.text.replace("{share}", "up to {share}")) if several else r) for r in worst(found)]
+    shares = {r.text: {other.share for other in found if other.text == r.text} for r in found}
+    return [
+        str(replace(r, text=r.text.replace("{share}", "up to {share}")) if len(shares[r.text]) > 1 else r)
+        for r in worst(found)
+    ]

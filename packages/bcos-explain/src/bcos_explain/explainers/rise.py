@@ -102,7 +102,7 @@ class Rise:
         """(H, W) in [0, 1]."""
         height, width = size
         cell = (-(-height // self.cells), -(-width // self.cells))
-        ones = torch.rand(1, 1, self.cells, self.cells, generator=generator) < self.p
+        ones = torch.rand(1, 1, self.cells, self.cells, generator=generator, dtype=torch.float32) < self.p
         enlarged = F.interpolate(
             ones.float(), ((self.cells + 1) * cell[0], (self.cells + 1) * cell[1]), mode="bilinear", align_corners=False
         )[0, 0]

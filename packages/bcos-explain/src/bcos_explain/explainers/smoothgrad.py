@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError
 from bcos_explain.explainers.contract import Target, as_columns, check_count, class_indices, differentiable, like_target
-from bcos_explain.explainers.gradient import image_signs, input_gradients
+from bcos_explain.explainers.gradient import image_signs, input_gradients, like_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class SmoothGrad:
 
     Args:
         n_samples: noisy copies.
-        noise: standard deviation σ, as a share of each image's range ``max x - min x``.
+        noise: standard deviation σ, as a share of each image's range ``max x - min x``, without inverse channels.
         seed: of the noise.
 
     Returns (N, [T,] C, H, W), in units of the logit per unit of the input.
@@ -50,18 +50,19 @@ class SmoothGrad:
             with torch.no_grad():
                 indices = class_indices(model, model(images), target)
             columns = as_columns(indices)
-            sigma = self.noise * (images.amax((1, 2, 3), keepdim=True) - images.amin((1, 2, 3), keepdim=True))
             signs = image_signs(images)  # (N, C, 1, 1)
+            sigma = self.noise * _range(images, signs)
             generator = torch.Generator().manual_seed(self.seed)
             total = torch.zeros_like(images).unsqueeze(1).repeat(1, columns.shape[1], 1, 1, 1)
             for _ in range(self.n_samples):
-                noise = self._noise(signs, images.shape, generator).to(images)
+                drawn = torch.randn(images.shape[1:], generator=generator, dtype=torch.float64)
+                noise = like_images(drawn, signs).to(images)
                 total += input_gradients(model, images + sigma * noise, columns)[0]
             return like_target(total / self.n_samples * signs.unsqueeze(1), indices)
 
-    def _noise(self, signs: Tensor, shape: torch.Size, generator: torch.Generator) -> Tensor:
-        """(N, C, H, W): the same for every image, but in inverse channels the negative of that in the others."""
-        drawn = torch.randn(shape[1:], generator=generator, dtype=torch.float64)
-        encoded = signs.cpu() < 0  # (N, C, 1, 1)
-        mirrored = -drawn.roll(shape[1] // 2, 0)
-        return torch.where(encoded, mirrored, drawn)
+
+def _range(x: Tensor, signs: Tensor) -> Tensor:
+    """``max - min`` of each input (N, 1, 1, 1); of encoded images without their inverse channels."""
+    seen = signs > 0
+    largest = x.where(seen, -torch.inf).amax((1, 2, 3), keepdim=True)
+    return largest - x.where(seen, torch.inf).amin((1, 2, 3), keepdim=True)

@@ -79,9 +79,10 @@ def check_agreement(
     ):
         if not share <= limit:
             raise BcosError(
-                f"{what} does not reproduce bcos_core.explain for the example: its {name} differ by {share:.1e} of "
-                f"their size (allowed: {limit:.0e}). Either values of the network's input decide what it computes, "
-                "which a graph cannot, or an operation was translated wrongly. Nothing was written"
+                f"{what} does not reproduce bcos_core.explain for the example, or for it darker or with noise: its "
+                f"{name} differ by {share:.1e} of their size (allowed: {limit:.0e}). Either values of the network's "
+                "input decide what it computes, which a graph cannot, or an operation was translated wrongly. Nothing "
+                "was written"
             )
     return worst
 

@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from bcos_core import BcosError, explain
 from bcos_core.files import write_atomically
+from bcos_core.probe import elsewhere
 from bcos_explain.export.agreement import Agreement, check_agreement
 from bcos_explain.export.trace import OUTPUTS, ExplainerGraph, trace
 
@@ -184,8 +185,13 @@ def _in_short(reason: Exception) -> str:
 
 
 def _batches(image: Tensor, dynamic_batch: bool) -> list[Tensor]:
-    """What a graph is tried with: the example and, if its batch is dynamic, one and three images."""
-    return [image, image[:1], torch.cat([image] * 2)[:3]] if dynamic_batch else [image]
+    """What a graph is tried with.
+
+    The example and, if its batch is dynamic, one and three images; then noise and a darker image, since a network may
+    branch on what it sees, of which a graph has one way.
+    """
+    sizes = [image, image[:1], torch.cat([image] * 2)[:3]] if dynamic_batch else [image]
+    return [*sizes, elsewhere(image, 1.0), 0.3 * image]
 
 
 def _description(

@@ -20,7 +20,14 @@ def as_float(images: Tensor, model: nn.Module) -> Tensor:
     """Images on the device and in the precision of the model's parameters.
 
     8-bit integers become floats in [0, 1].
+
+    Raises:
+        BcosError: other integers, whose range nobody knows, or no tensor.
     """
+    if not isinstance(images, Tensor):
+        raise BcosError(f"metrics need images as a tensor (M, C, H, W), got {type(images).__name__}")
+    if not images.is_floating_point() and images.dtype != torch.uint8:
+        raise BcosError(f"images must be floats in [0, 1] or 8-bit integers (torch.uint8), got {images.dtype}")
     parameter = next(model.parameters(), None)
     if images.dtype == torch.uint8:
         images = images.float() / 255
@@ -65,8 +72,9 @@ def each_batch(
     Raises:
         BcosError: not a batch of images, a batch size below 1, or a target that does not fit.
     """
-    if images.ndim != 4 or len(images) == 0:
-        raise BcosError(f"metrics need images (M, C, H, W), at least one, got shape {tuple(images.shape)}")
+    if not isinstance(images, Tensor) or images.ndim != 4 or len(images) == 0:
+        got = f"shape {tuple(images.shape)}" if isinstance(images, Tensor) else type(images).__name__
+        raise BcosError(f"metrics need images (M, C, H, W), at least one, got {got}")
     if batch_size < 1:
         raise BcosError(f"batch_size must be at least 1, got {batch_size}")
     target = with_indices(model, target)

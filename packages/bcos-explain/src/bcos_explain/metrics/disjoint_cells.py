@@ -184,7 +184,11 @@ def _play(part: Part, model: nn.Module, explainer: Explainer, images: Tensor, *o
         return DisjointCells(model, n, part, as_input(images[:1], model, encode))
 
     def maps(x: Tensor, classes: Tensor) -> Tensor:
-        offsets = torch.arange(n**2, device=x.device) * cells().num_classes
+        known = cells().num_classes
+        if not 0 <= int(classes.min()) <= int(classes.max()) < known:  # else they would be classes of other cells
+            found = f"{int(classes.min())} to {int(classes.max())}"
+            raise BcosError(f"labels must be in [0, {known}) for a network of {known} classes, got {found}")
+        offsets = torch.arange(n**2, device=x.device) * known
         return attribute(explainer, cells(), x, classes + offsets)
 
     return play_grids(maps, model, images, *options)

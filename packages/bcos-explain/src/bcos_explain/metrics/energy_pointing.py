@@ -51,6 +51,7 @@ def box_masks(boxes: Sequence[Tensor], height: int, width: int) -> Tensor:
     rows, columns = torch.arange(height) + 0.5, torch.arange(width) + 0.5
     masks = []
     for number, given in enumerate(boxes):
+        given = torch.as_tensor(given)
         corners = given.cpu().double()
         corners = corners[None] if corners.ndim == 1 and corners.numel() == 4 else corners
         if corners.ndim != 2 or corners.shape[1] != 4:

@@ -245,11 +245,11 @@ def play_grids(
     Raises:
         BcosError: images, labels or grids that do not fit each other.
     """
+    labels = torch.as_tensor(labels).cpu()
     requested = num_grids if grids is None else len(grids)
     grids = sample_grids(labels, confidences, n, num_grids, generator) if grids is None else grids
     _check_grids(images, labels, grids, n, batch_size)
     scores = []
-    labels = labels.cpu()
     for start in range(0, len(grids), batch_size):
         batch = grids[start : start + batch_size].cpu()  # (B, n²)
         x = as_input(tile(images[batch.to(images.device)], n), model, encode)

@@ -40,8 +40,8 @@ def pixel_deletion(
 ) -> MetricResult:
     """Area under the curve of the target's output while pixels are removed in order of their attribution.
 
-    ``score = ∫_0^until p(q) dq / (until · p(0))`` by the trapezoidal rule, where p(q) is the output when the
-    share q of the pixels is gone. A pixel goes with all its channels.
+    ``score = ∫_0^until p(q) dq / until`` by the trapezoidal rule, where p(q) is the output when the share q of
+    the pixels is gone. A pixel goes with all its channels.
 
     Args:
         model, explainer, images, target, encode, batch_size, progress: see :mod:`bcos_explain.metrics`;
@@ -55,8 +55,8 @@ def pixel_deletion(
             its ``"logit"``.
 
     Returns:
-        Areas and curves; the lower the better, with first="least" the higher. Undefined where the output for
-        the whole image is not positive.
+        Areas, in units of the output, and curves; the lower the better, with first="least" the higher. Undefined
+        for maps that are not finite.
 
     Source: Petsiuk et al., *RISE*, BMVC 2018, section 4.1; Samek et al., TNNLS 2017; with first="least"
         Böhle et al., CVPR 2022, section 4.
@@ -81,8 +81,8 @@ def pixel_insertion(
 ) -> MetricResult:
     """Area under the curve of the target's output while the most important pixels are put into a baseline.
 
-    ``score = ∫_0^until p(q) dq / (until · p(whole image))`` by the trapezoidal rule, where p(q) is the output
-    when the share q of the pixels is there.
+    ``score = ∫_0^until p(q) dq / until`` by the trapezoidal rule, where p(q) is the output when the share q of
+    the pixels is there.
 
     Args:
         model, explainer, images, target, encode, batch_size, progress, steps, output: as of
@@ -91,7 +91,7 @@ def pixel_insertion(
         baseline: what the pixels are put into; a blurred image has no edges that look like objects.
 
     Returns:
-        Areas and curves, the higher the better. Undefined where the output for the whole image is not positive.
+        Areas, in units of the output, and curves; the higher the better. Undefined for maps that are not finite.
 
     Source: Petsiuk et al., *RISE*, BMVC 2018, section 4.1.
     """
@@ -111,7 +111,7 @@ def _area(
     *,
     insert: bool,
 ) -> MetricResult:
-    """Area under the output over that for the whole image, at each step; NaN where the latter is not positive."""
+    """Area under the output."""
     check_count("steps", steps)
     if not 0 < until <= 1:
         raise BcosError(f"until must be inside (0, 1], the share of pixels to go through, got {until}")
@@ -123,13 +123,13 @@ def _area(
         other = replacement(batch, encode, baseline)
         order = attribution.flatten(1).argsort(dim=1, descending=first == "most", stable=True)
         rank = order.argsort(1).view_as(attribution)  # 0 for the pixel that goes first
-        whole = target_output(model, batch.x, batch.target, output)
         values = []
         for fraction in fractions.tolist():
             gone = (rank < round(fraction * rank[0].numel()))[:, None]  # (N, 1, H, W)
             x = torch.where(gone ^ insert, other, batch.x)
             values.append(target_output(model, x, batch.target, output))
-        parts.append((torch.stack(values, 1) / torch.where(whole > 0, whole, torch.nan)[:, None]).cpu())
+        ordered = torch.isfinite(attribution).flatten(1).all(1, keepdim=True)  # NaN has no place in an order
+        parts.append(torch.stack(values, 1).where(ordered, torch.nan).cpu())
     curves = torch.cat(parts)
     areas = torch.trapezoid(curves, fractions, dim=1) / until
     return MetricResult(scores=areas, higher_is_better=insert == (first == "most"), curves=curves, curve_x=fractions)

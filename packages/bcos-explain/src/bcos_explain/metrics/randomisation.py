@@ -1,6 +1,5 @@
 """Model randomisation: an explanation must change when what the network has learnt is destroyed."""
 
-import copy
 import zlib
 from collections.abc import Iterator
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core import BcosError
+from bcos_core.layers import full_copy
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer, Target, check_count
 from bcos_explain.metrics.batches import Encode, Progress, each_map
@@ -73,7 +73,7 @@ def _cascade(model: nn.Module, stages: int, seed: int) -> Iterator[tuple[float, 
     stages = min(stages, len(names))
     for stage in range(1, stages + 1):
         count = round(stage * len(names) / stages)
-        shuffled = copy.deepcopy(model)
+        shuffled = full_copy(model)
         for name in names[:count]:
             shuffle_parameters(shuffled.get_submodule(name), f"{seed}/{name}")
         yield count / len(names), shuffled

@@ -51,7 +51,7 @@ def sparseness(
     """
     maps = each_map(model, explainer, images, target, encode, batch_size, progress)
     scores = torch.cat([gini(m).cpu() for _, m in maps])
-    return MetricResult(scores=scores, higher_is_better=True, chance=0.0)
+    return MetricResult(scores=scores, higher_is_better=True)
 
 
 def complexity(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from bcos_core import BcosError
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer, Target, check_count
+from bcos_explain.explainers.gradient import image_signs, like_images
 from bcos_explain.metrics.batches import Encode, Progress, each_map
 from bcos_explain.metrics.result import MetricResult
 from bcos_explain.metrics.similarity import Similarity, similarity
@@ -48,13 +49,15 @@ def max_sensitivity(
     check_count("samples", samples)
     if not radius > 0:
         raise BcosError(f"radius must be above 0, got {radius}")
-    drawn = torch.rand((samples, *images.shape[1:]), generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.rand((samples, *images.shape[1:]), generator=generator, dtype=torch.float64)
     noise = (2 * drawn - 1) * radius
     scores = []
     for batch, still in each_map(model, explainer, images, target, encode, batch_size, progress):
         changes = []
+        signs = image_signs(batch.images)  # images may be encoded already
         for drawn in noise.to(batch.images):
-            moved = batch.images + drawn
+            moved = batch.images + like_images(drawn, signs)
             maps = attribute(explainer, model, moved if encode is None else encode(moved), batch.target)
             changes.append(torch.linalg.vector_norm(maps - still, dim=(1, 2)))
         size = torch.linalg.vector_norm(still, dim=(1, 2))

@@ -21,6 +21,8 @@ def as_tensor(value: Array, what: str, ndim: int) -> Tensor:
     Raises:
         BcosError: another rank, or an empty or non-finite value.
     """
+    if isinstance(value, np.ndarray):
+        value = np.ascontiguousarray(value)  # tensors have no negative strides, as flipped arrays have
     tensor = torch.as_tensor(value).detach().to("cpu", torch.float64)
     shape = tuple(tensor.shape)
     if tensor.ndim != ndim or tensor.numel() == 0:

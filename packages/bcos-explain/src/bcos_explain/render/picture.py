@@ -38,6 +38,8 @@ def input_image(x: Array, *, mean: Sequence[float] | None = None, std: Sequence[
     image = as_tensor(x, "x", 3)
     if x.dtype in (torch.uint8, np.uint8):
         image = image / 255
+    elif not (x.is_floating_point() if isinstance(x, torch.Tensor) else np.issubdtype(x.dtype, np.floating)):
+        raise BcosError(f"x must hold floats in [0, 1] or 8-bit integers, got {x.dtype}")
     if len(image) in (2, 6):
         image = image[: len(image) // 2]
     if (mean is None) != (std is None):

@@ -235,7 +235,7 @@ def test_metrics_that_keep_their_promise_are_measured(trained, shards, strange):
 def test_what_explainers_say_is_under_the_table_and_in_the_files(trained, shards, capsys):
     options = replace(OPTIONS, metrics=("sparseness",), explainers=("guided_backprop", "bcos"))
     evaluation = evaluate_shards(trained, shards, options)
-    said = "this is the plain gradient: no ReLU ran in this network"
+    said = "this is the plain gradient: no ReLU was seen in this network"
     by_explainer = evaluation.to_dict()["explanations"]["sparseness"]
     assert {name: result["remarks"] for name, result in by_explainer.items()} == {"guided_backprop": [said], "bcos": []}
     print_evaluation(evaluation)

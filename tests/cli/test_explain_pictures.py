@@ -117,7 +117,7 @@ def test_what_a_method_says_of_its_map_is_in_the_records_and_under_the_picture(r
     written = explain_files(
         run, find_images([pictures])[0], tmp_path / "out", methods=methods, top_k=2, pictures=options
     )
-    said = "this is the plain gradient: no ReLU ran in this network"
+    said = "this is the plain gradient: no ReLU was seen in this network"
     assert all(e.remarks == ([said] if e.method == "guided_backprop" else []) for e in written.explanations)
     for name in (written.explanations[0].pictures["overview"], *written.contact_sheets):
         shown = " ".join(re.findall(r"<text[^>]*>([^<]*)</text>", (tmp_path / "out" / name).read_text()))

@@ -1,5 +1,7 @@
 """The program: its commands, exit status and error messages. Imports no torch."""
 
+import errno
+import logging
 import os
 import select
 import sys
@@ -105,12 +107,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     0, or 2 for a user's mistake, 1 for a failure, 130 when interrupted, 141 when nobody reads the output to its end.
     """
+    _open_streams()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it warns of a home that cannot be written
     given = list(sys.argv[1:] if arguments is None else arguments)
     if COMPLETION in os.environ:
         typer.main.get_command(build_app()).main([], prog_name="bcos")  # answers, and exits
     if "--debug" in given:
         os.environ[DEBUG] = "1"  # processes that this one starts inherit it
     sys.exit(run([a for a in given if a != "--debug"], debug=bool(os.environ.get(DEBUG))))
+
+
+def _open_streams() -> None:
+    """Let streams that the caller has closed go nowhere: a file that is opened would take their place."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.dup(number), "r" if number == 0 else "w"))
 
 
 def run(arguments: list[str], *, debug: bool = False) -> int:
@@ -136,6 +151,9 @@ def _run(arguments: list[str], debug: bool) -> int:
     except OSError as reason:
         if isinstance(reason, BrokenPipeError) and _discard_unread():
             return CLOSED_PIPE
+        if reason.errno == errno.ENOSPC and reason.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would fail at the end again
+            return _report(reason, "cannot write to standard output: no space is left there", USER_MISTAKE, debug)
         if reason.filename is None or reason.strerror is None:
             return _report_bug(reason, debug)
         return _report(reason, f"cannot use {str(reason.filename)!r}: {reason.strerror}", USER_MISTAKE, debug)

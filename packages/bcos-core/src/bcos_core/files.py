@@ -62,6 +62,11 @@ def replacement(path: str | Path) -> Iterator[Path]:
             aside.unlink(missing_ok=True)
 
 
+def is_aside(name: str) -> bool:
+    """Whether :func:`replacement` gives such a name to a file that is not whole yet."""
+    return _ASIDE.fullmatch(name) is not None
+
+
 def remove_asides(folder: Path, is_ours: Callable[[str], bool]) -> None:
     """Remove what processes that were killed in :func:`replacement` left in a folder that no other process writes to.
 

@@ -29,6 +29,16 @@ def printable(text: str, *, keep: str = "") -> str:
     )
 
 
+def cut(text: str, most: int) -> str:
+    """Return the start of a text, of at most `most` bytes in UTF-8: file systems count those of a name.
+
+    >>> cut("naïve", 3)
+    'na'
+    """
+    data = text.encode(errors="surrogatepass")
+    return text if len(data) <= most else data[:most].decode(errors="ignore")
+
+
 def read_text(path: str | Path, most: int = MAX_BYTES) -> str:
     """Read a regular file of text in UTF-8, of at most `most` bytes; OSError where it cannot be read."""
     path = Path(path)

@@ -243,10 +243,16 @@ def _load_file(path: Path, trust: bool) -> TrainedModel:
 
 def _read_header(path: Path) -> ModelConfig:
     try:
+        path.open("rb").close()  # safetensors says of any file that it cannot open that it is not there
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
+    except OSError as reason:
+        raise BcosError(f"cannot read the weights file {str(path)!r}: {reason.strerror or reason}") from reason
     except Exception as reason:  # safetensors raises several types
-        raise BcosError(f"cannot read the weights file {str(path)!r}: {first_line(reason)}") from reason
+        raise BcosError(
+            f"cannot read the weights file {str(path)!r}: {first_line(reason)}; it is damaged, or was not copied to "
+            "its end: copy it again"
+        ) from reason
     if _HEADER_KEY not in metadata:
         raise BcosError(f"{str(path)!r} does not say which model it belongs to; name it: MODEL --weights {path}")
     try:

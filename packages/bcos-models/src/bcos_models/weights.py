@@ -198,6 +198,16 @@ def check_fit(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str,
         )
     if odd := next((key for key in own if state[key].is_complex() != own[key].is_complex()), None):
         raise BcosError(f"the weights in {source!r} have complex numbers, or lack them: {odd} is {state[odd].dtype}")
+    if odd := next((key for key in own if own[key].is_floating_point() and not _is_weight(state[key])), None):
+        raise BcosError(
+            f"the weights in {source!r} are of another type than the network's: {odd} is {state[odd].dtype}, needs "
+            f"{own[odd].dtype}; quantised weights are of no use without their scales, give those that were trained"
+        )
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers of 16 bits or more, as weights are trained."""
+    return tensor.is_floating_point() and tensor.element_size() >= 2
 
 
 def convert_state(own: Mapping[str, Tensor], state: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:

@@ -36,7 +36,7 @@ def export(
     trust_runs(trust_run)
     import torch
 
-    from bcos_cli.config.output_path import check_writable
+    from bcos_cli.config.output_path import check_apart, check_writable
     from bcos_explain.export import save_explainer
     from bcos_explain.export.exporter import SUFFIXES
     from bcos_models.transforms import input_encoder
@@ -44,6 +44,7 @@ def export(
     if out.suffix not in SUFFIXES:  # before anything is loaded
         raise BcosError(f"--out takes a file ending in {' or '.join(SUFFIXES)}, got {str(out)!r}")
     check_writable(out)
+    check_apart(out, [run_or_model, weights, classes])
     trained = load_network(run_or_model, weights, classes)
     spec = trained.input
     generator = torch.Generator().manual_seed(0)

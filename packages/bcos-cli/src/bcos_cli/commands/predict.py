@@ -56,7 +56,7 @@ def predict(
     """
     trust_runs(trust_run)
     use_device(device)
-    from bcos_cli.config.output_path import check_writable
+    from bcos_cli.config.output_path import check_apart, check_writable
     from bcos_cli.config.section import parse_range
     from bcos_cli.data.index import INDEX_NAME
     from bcos_cli.data.splits import shards_of
@@ -68,7 +68,8 @@ def predict(
         if out.suffix not in _SUFFIXES:
             raise BcosError(f"--out takes a file ending in {' or '.join(_SUFFIXES)}, got {str(out)!r}")
         check_writable(out)
-    sharded = [path for path in images if is_address(path) or (Path(path) / INDEX_NAME).is_file()]
+    folders = [path for path in images if not is_address(path) and Path(path).is_dir()]
+    sharded = [p for p in images if is_address(p) or (p in folders and (Path(p) / INDEX_NAME).is_file())]
     paths = [path for path in images if path not in sharded]
     files, empty = find_images(paths) if paths else ([], [])
     if split is not None and not sharded:
@@ -80,6 +81,8 @@ def predict(
         )
     shards = [shards_of(run_or_model, path, split) for path in sharded]
     check_arguments(run_or_model)
+    if out is not None:
+        check_apart(out, [run_or_model, weights, classes, *sharded, *paths])
 
     from bcos_cli import console
     from bcos_cli.data.loader import reading_of

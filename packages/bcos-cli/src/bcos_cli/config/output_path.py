@@ -6,6 +6,10 @@ from pathlib import Path
 
 from bcos_core.errors import BcosError
 
+_READ = ("index.json", "maps.json", "metrics.jsonl", "versions.json")
+_READ_SUFFIXES = (".tar", ".safetensors", ".pth", ".yaml", ".yml")
+"""Files of shards and of runs that commands read."""
+
 
 def check_writable(path: Path, option: str = "--out") -> None:
     """Refuse a path with a file where a folder has to be, or that may not be written; nothing is made yet."""
@@ -16,6 +20,34 @@ def check_writable(path: Path, option: str = "--out") -> None:
         raise BcosError(f"{option} {path}: {str(above)!r} is a file, not a folder; choose another place")
     if not os.access(above, os.W_OK):
         raise BcosError(f"{option} {path}: {str(above)!r} cannot be written; choose another place")
+
+
+def check_apart(path: Path, reads: Iterable[str | Path | None], option: str = "--out") -> None:
+    """Refuse a file that the command reads as the one that it is to write.
+
+    Args:
+        path: the file to be written.
+        reads: files, and folders of shards or of runs, that are read; what is none of these is no matter.
+    """
+    if not path.exists():
+        return
+    for read in (Path(given) for given in reads if given is not None):
+        inside = read.is_dir() and path.resolve().parent == read.resolve()
+        if (inside and (path.name in _READ or path.suffix in _READ_SUFFIXES)) or (
+            read.exists() and read.samefile(path)
+        ):
+            raise BcosError(f"{option} {path} is read by this command, and would be replaced; choose another file")
+
+
+def check_table(path: Path, start: str, option: str = "--out") -> None:
+    """Refuse to replace a table that no earlier call has written: it does not begin with `start`."""
+    try:
+        with path.open("rb") as file:
+            begins = file.read(len(start)) == start.encode()
+    except FileNotFoundError:
+        return
+    if not begins:
+        raise BcosError(f"{option}: {str(path)!r} is there, and is no table of this command; choose another folder")
 
 
 def check_folder(out: Path, marker: str, *, inputs: Iterable[Path] = ()) -> None:

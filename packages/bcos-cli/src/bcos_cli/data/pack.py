@@ -305,14 +305,15 @@ def _write_all(writer: "_Writer", jobs: list[Job], workers: int | None) -> Itera
 
         waiting = iter(jobs)
         try:
-            running = set(map(submit, itertools.islice(waiting, 2 * workers)))
+            running = set(map(submit, itertools.islice(waiting, workers)))
             while running:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 running |= set(map(submit, itertools.islice(waiting, len(finished))))
                 for future in finished:
                     yield future.result()
         except BaseException as reason:
-            pool.shutdown(wait=False, cancel_futures=True)  # shards that are begun are finished, no more
+            # Shards that are begun are finished, no more; what they write must be there before the folder is left
+            pool.shutdown(wait=True, cancel_futures=True)
             if isinstance(reason, BrokenProcessPool):
                 raise BcosError(
                     "a process that packs has ended, killed or out of memory; pack again, with fewer workers. A script "

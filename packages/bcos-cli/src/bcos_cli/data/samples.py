@@ -89,13 +89,18 @@ def _slice(part: ShardSlice, open_shard: Open) -> Iterator[dict[str, Any]]:
     raise BcosError(f"the shard {part.url!r} ends after {count} samples, the index says at least {part.stop}; {VERIFY}")
 
 
-def read_samples(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+def read_samples(
+    url: str, stream: IO[bytes], on_reserved: Callable[[str], None] | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the samples of a tar file, compressed or not, as WebDataset's dictionaries.
+
+    Args:
+        on_reserved: called with the name of each file that is left out, since WebDataset reserves such names.
 
     Raises:
         tarfile.ReadError: it is not a tar file, is damaged, or claims impossible sizes.
     """
-    samples = group_by_keys(_members(url, stream))
+    samples = group_by_keys(_members(url, stream, on_reserved))
     while True:
         try:
             sample = next(samples, None)
@@ -177,7 +182,7 @@ def _check_size(header: tarfile.TarInfo, largest: int) -> None:
         raise tarfile.ReadError(f"{header.name[:100]!r} claims {header.size:,} bytes, at most {largest:,} are read")
 
 
-def _members(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
+def _members(url: str, stream: IO[bytes], on_reserved: Callable[[str], None] | None = None) -> Iterator[dict[str, Any]]:
     """Yield the files of a tar as WebDataset's ``tar_file_expander`` does, bounded in size."""
     key, size = None, 0
     with tarfile.open(fileobj=stream, mode="r|*", tarinfo=_Header) as tar:
@@ -186,6 +191,8 @@ def _members(url: str, stream: IO[bytes]) -> Iterator[dict[str, Any]]:
             _check_size(member, LARGEST)  # again: an extension may have changed it
             name = member.name
             is_file = member.isreg() and not _META.match(name)
+            if member.isreg() and not is_file and on_reserved is not None:
+                on_reserved(name)
             prefix = base_plus_ext(name)[0] if is_file else None
             if prefix is not None and prefix != key:
                 key, size = prefix, 0

@@ -13,6 +13,7 @@ from bcos_cli.data.index import MAX_CLASSES, ShardIndex, ShardRecord, shard_urls
 from bcos_cli.data.pixels import USUAL, Pixels
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import image_and_label, parse_labels, read_samples
+from bcos_cli.data.sources.inventory import is_image
 from bcos_core.address import is_address
 from bcos_core.errors import BcosError
 
@@ -124,10 +125,14 @@ def scan_shard(url: str, num_classes: int | None = None, pixels: Pixels | None =
 
 
 def _content(url: str, counted: Any, num_classes: int, pixels: Pixels | None) -> ShardScan:
-    found = ShardScan()
+    found, keys, reserved = ShardScan(), set[bytes](), list[str]()
     try:
-        for sample in read_samples(url, counted):
+        for sample in read_samples(url, counted, lambda name: reserved.append(name) if is_image(name) else None):
             found.samples += 1
+            key = hashlib.blake2b(sample["__key__"].encode(errors="surrogatepass"), digest_size=12).digest()
+            if key in keys:  # outputs are named after it
+                found.problem = found.problem or f"has two samples {sample['__key__']!r}; give each a name of its own"
+            keys.add(key)
             if found.samples > counted.bytes:  # it would go on for ever
                 raise tarfile.ReadError("it has more samples than bytes")
             try:
@@ -142,4 +147,9 @@ def _content(url: str, counted: Any, num_classes: int, pixels: Pixels | None) ->
             found.several = found.several or len(numbers) != 1
     except tarfile.ReadError as reason:
         found.problem = found.problem or f"is damaged after {found.samples} samples ({reason})"
+    if reserved:
+        found.problem = found.problem or (
+            f"has {len(reserved)} images under names that WebDataset reserves and leaves out, such as {reserved[0]!r}; "
+            "give them names that do not begin with two underscores and end with two"
+        )
     return found

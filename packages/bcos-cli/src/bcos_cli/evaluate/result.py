@@ -2,13 +2,13 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bcos_cli import console
-from bcos_cli.config.output_path import check_writable
+from bcos_cli.config.output_path import check_apart, check_table, check_writable
 from bcos_cli.evaluate.classification import Scores
 from bcos_cli.evaluate.metrics import describe, format_value
 from bcos_cli.evaluate.predictions import SplitPredictions
@@ -24,6 +24,8 @@ PARTIAL = ".partial"
 SCORES = "scores"
 """Folder for every score, in that of a run."""
 PREDICTIONS = "predictions.csv"
+_TABLES = {PREDICTIONS: "file,", "scores.csv": "result,sample,", "curves.csv": "result,sample,"}
+"""How tables in a folder of scores begin."""
 """File with the prediction of every image, in that of the scores."""
 COLUMNS = ("metric", "value", "95 % interval", "lowest tenth", "by chance", "scores", "better")
 _DIRECTIONS = {True: "higher", False: "lower", None: ""}
@@ -158,6 +160,13 @@ class ScoreFiles:
             check_writable(self.json_file, "--json")
         if self.folder is not None:
             check_writable(self.folder / SCORES)
+            for name, start in _TABLES.items():
+                check_table(self.folder / name, start)
+
+    def check_apart(self, reads: Iterable[str | Path | None]) -> None:
+        """Refuse to replace a file that is read: see :func:`bcos_cli.config.output_path.check_apart`."""
+        if self.json_file is not None:
+            check_apart(self.json_file, reads, "--json")
 
     def write(self, evaluation: Evaluation) -> None:
         """Write the requested files."""

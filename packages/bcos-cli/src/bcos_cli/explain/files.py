@@ -1,7 +1,7 @@
 """Explaining image files: what ``bcos explain`` does."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +29,7 @@ from bcos_explain import ExplainedImage, get_explainer
 from bcos_models.images import Range
 
 RECORDS = "explanations.json"
-"""File with all numbers, which is written last."""
+"""File with all numbers: ``finished`` says whether the call came to its end."""
 
 
 def explain_files(
@@ -84,11 +84,32 @@ def explain_files(
         store = None if folder is None else ImageStore(Path(folder))
         session = _Session(request, writer, ClipExplainer(request, writer, clips), store, truncated)
         session.written.failures += empty
-        session.run(files)
+        about = {"model": run_or_model, "scale": pictures.scale, "smooth": pictures.smooth}
+        with _recorded(session.written, out / RECORDS, about):
+            session.run(files)
     session.partial.tell()
-    session.written.save(out / RECORDS, model=run_or_model, scale=pictures.scale, smooth=pictures.smooth)
     _tell_earlier(out, session.written)
     return session.written
+
+
+@contextmanager
+def _recorded(written: ExplainedFiles, path: Path, about: Mapping[str, object]) -> Iterator[None]:
+    """Write the records, also of what there is when the block ends early; by them a later call knows the folder."""
+    is_new, folder_is_new = not path.exists(), not path.parent.exists()
+    if is_new:
+        written.save(path, **about, finished=False)
+    try:
+        yield
+    except BaseException:
+        if written.explanations:
+            written.save(path, **about, finished=False)
+        elif is_new and all(other == path or other.is_dir() for other in path.parent.iterdir()):  # nothing was written
+            path.unlink()
+            if folder_is_new:
+                with suppress(OSError):  # images that wait for a common scale
+                    path.parent.rmdir()
+        raise
+    written.save(path, **about, finished=True)
 
 
 def _tell_earlier(out: Path, written: ExplainedFiles) -> None:

@@ -11,6 +11,7 @@ from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
 from bcos_cli.data.index import INDEX_NAME
 from bcos_cli.data.sources.inventory import inventory_of
 from bcos_core.errors import BcosError
+from bcos_core.text import cut
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi")
 _LONGEST_NAME = 80
@@ -90,7 +91,7 @@ def _names(paths: list[Path]) -> Iterator[str]:
     """Yield file names without extension and dots, not too long; numbered where taken, whatever the case."""
     taken = set(_RESERVED)
     for path in paths:
-        stem = path.stem.replace(".", "_")[:_LONGEST_NAME]
+        stem = cut(path.stem.replace(".", "_"), _LONGEST_NAME)
         names = chain([stem], (f"{stem}-{number}" for number in count(2)))
         name = next(name for name in names if name.casefold() not in taken)
         taken.add(name.casefold())

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import webdataset
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from bcos_cli.explain.writer import npy_bytes
 from bcos_cli.messages import tell
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError, shown
-from bcos_core.files import remove_asides, replacement, write_atomically
+from bcos_core.files import is_aside, remove_asides, replacement, write_atomically
 from bcos_core.text import parse_json, read_text
 from bcos_explain import ExplainedImage, explainer_specs, get_explainer
 from bcos_explain.explainers import remark_lines
@@ -40,6 +41,7 @@ _WITH_WEIGHT = "bcos"
 """The method whose W is written if none of the named methods has one."""
 WEIGHT = "weight"
 _FINISHED = ".finished"
+_LOCK = ".lock"
 PREDICTED, LABEL = "predicted", "label"
 
 
@@ -88,10 +90,9 @@ def explain_shards(
     Shards are dealt out to the processes.
 
     Raises:
-        BcosError: no such split, classes that do not fit, or a folder with other maps.
+        BcosError: no such split, classes that do not fit, or a folder with other maps, or into which another process
+            writes.
     """
-    from accelerate.utils import broadcast_object_list
-
     state = process_state()
     index = load_index(data).aligned(trained, data, split)
     if state.is_main_process:
@@ -104,13 +105,33 @@ def explain_shards(
         get_explainer(method)
     about = {"model": name or trained.name, "data": data, "split": split}
     described = _description(trained, index, records, options, about)
-    if state.is_main_process:
-        _claim(out, described)
-        places = [out / record.place for record in records]
-        names = {place.name for place in places}
-        for folder in {place.parent for place in places}:
-            remove_asides(folder, names.__contains__)  # left by a call that was killed
-    state.wait_for_everyone()
+    with ExitStack() as held:
+        if state.is_main_process:
+            _claim(out, described)
+            held.enter_context(_alone(out))
+            places = [out / record.place for record in records]
+            names = {place.name for place in places}
+            for folder in {place.parent for place in places}:
+                remove_asides(folder, names.__contains__)  # left by a call that was killed
+        state.wait_for_everyone()
+        return _write_missing(trained, data, out, options, index, records, described, batch_size, workers)
+
+
+def _write_missing(
+    trained: TrainedModel,
+    data: str,
+    out: Path,
+    options: MapOptions,
+    index: ShardIndex,
+    records: list[ShardRecord],
+    described: dict[str, Any],
+    batch_size: int,
+    workers: int,
+) -> WrittenMaps:
+    """Write the maps of the shards that no earlier call has finished, and the index of all."""
+    from accelerate.utils import broadcast_object_list
+
+    state = process_state()
     trained.model.to(state.device).eval()
     if {spec.name for spec in explainer_specs() if spec.exact} >= set(options.methods):  # the same maps, faster
         trained = replace(trained, model=for_inference(trained.model, blank_input(trained, state.device)))
@@ -252,9 +273,30 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
             raise BcosError(
                 f"{str(out)!r} holds other maps ({', '.join(differing)} differ); choose another folder with --out"
             )
-    elif any(path.name != _FINISHED for path in out.iterdir()):
+    elif any(not _is_begun(path, out) for path in out.rglob("*") if path.is_file()):
         raise BcosError(f"{str(out)!r} is not empty; choose another folder with --out")
     write_atomically(note, json.dumps(described))
+
+
+def _is_begun(path: Path, out: Path) -> bool:
+    """Whether a file is one that a call left that ended before its first shard was whole."""
+    return path.is_relative_to(out / _FINISHED) or ((out / _FINISHED).is_dir() and is_aside(path.name))
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other calls from writing into the folder, which would take this one's unfinished shards for remains."""
+    lock = FileLock(out / _FINISHED / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as reason:
+        raise BcosError(
+            f"another process is writing maps into {str(out)!r}; wait for it, or give another folder"
+        ) from reason
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _read_note(path: Path) -> dict[str, Any]:

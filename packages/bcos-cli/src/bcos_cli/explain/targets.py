@@ -9,9 +9,10 @@ from torch import Tensor
 
 from bcos_core.errors import BcosError
 from bcos_core.plugins import suggestion
+from bcos_core.text import cut
 from bcos_explain import ClassTarget
 
-_LONGEST_SLUG = 60
+_LONGEST_SLUG = 45
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def target_text(target: ClassTarget, classes: Sequence[str]) -> str:
 
 def slugs(classes: Sequence[str]) -> list[str]:
     """Return class names as parts of file names; numbered where two would be the same."""
-    made = ["".join(c if c.isalnum() else "_" for c in name)[:_LONGEST_SLUG] for name in classes]
+    made = [cut("".join(c if c.isalnum() else "_" for c in name), _LONGEST_SLUG) for name in classes]
     counts = Counter(slug.casefold() for slug in made)
     return [f"{slug}_{k}" if counts[slug.casefold()] > 1 else slug for k, slug in enumerate(made)]
 

@@ -74,6 +74,7 @@ def evaluate_run(
     folder = RunFolder(Path(run_or_model))
     recipe = recipe_of(run_or_model, data=data)
     location, index, split = shards_of(run_or_model, data, given.get("split"))
+    files.check_apart([location, run_or_model, weights, classes])
     given = {**given, "split": split.name}
     if recipe is None:
         loss = make_loss("cross_entropy" if trained.probabilities == "softmax" else "bce", LossOptions(evaluation=True))

@@ -9,13 +9,13 @@ section 4.2; as used by Böhle et al., TPAMI 2024; named GridPG by Rao et al., C
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bcos_core import BcosError
+from bcos_core.errors import first_line
 from bcos_explain.explainers.attribute import attribute
 from bcos_explain.explainers.contract import Explainer
 from bcos_explain.metrics.batches import Encode, Progress, as_input
@@ -83,10 +83,34 @@ def grid_pointing_game(
         Scores of all cells, higher is better, 1 / n² by chance.
 
     Raises:
-        BcosError: as :func:`sample_grids`, grids of other images, or an explainer that returns another shape.
+        BcosError: as :func:`sample_grids`, grids of other images, a network that takes no images of the size of a
+            grid, or an explainer that returns another shape.
     """
     options = (n, num_grids, grids, smooth, batch_size, generator, encode, progress)
-    return play_grids(partial(attribute, explainer, model), model, images, labels, confidences, *options)
+
+    def maps(x: Tensor, classes: Tensor) -> Tensor:
+        try:
+            return attribute(explainer, model, x, classes)
+        except Exception as reason:  # networks of one size refuse another in many ways
+            if isinstance(reason, BcosError) or _takes(model, x):
+                raise
+            side = f"{x.shape[-2]}×{x.shape[-1]}"
+            raise BcosError(
+                f"the network does not take grids of {n}×{n} images, {side} ({first_line(reason)}); the game needs one "
+                "that takes images of other sizes than its own, as networks of timm do with dynamic_img_size=True"
+            ) from reason
+
+    return play_grids(maps, model, images, labels, confidences, *options)
+
+
+def _takes(model: nn.Module, x: Tensor) -> bool:
+    """Whether the network can be run on inputs of this size."""
+    try:
+        with torch.no_grad():
+            model(x[:1])
+    except Exception:  # whatever it raises
+        return False
+    return True
 
 
 def tile(images: Tensor, n: int) -> Tensor:

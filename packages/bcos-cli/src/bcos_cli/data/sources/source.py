@@ -4,6 +4,7 @@ import glob
 import hashlib
 import io
 import shlex
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -80,10 +81,18 @@ def warnings_of(source: ImageSource) -> list[str]:
     for names in alike.values():
         if len(names) > 1:
             found.append(f"the classes {' and '.join(map(repr, names))} differ by case or blanks alone; are they one?")
-    if again := _tested_and_trained_on(source):
+    copies = _copies(source)
+    split = [same for same in copies if len({item.split == TEST for item in same}) > 1]
+    if again := [item.path for same in split for item in same if item.split == TEST]:
         found.append(
             f"{len(again):,} images of 'test' are in other splits too, byte for byte ({_some(again)}); scores on them "
             "say little: remove them, or leave them out with --exclude"
+        )
+    if contradictory := [same for same in copies if _labelled_twice(same)]:
+        pairs = [" and ".join(sorted(item.path for item in same)[:2]) for same in contradictory]
+        found.append(
+            f"{len(pairs):,} images are in several classes, byte for byte ({_some(pairs)}); keep one copy, or give all "
+            "labels of an image in a table (--labels)"
         )
     return found
 
@@ -92,19 +101,26 @@ def _labels(item: ImageItem) -> tuple[int, ...]:
     return item.label if isinstance(item.label, tuple) else (item.label,)
 
 
-def _tested_and_trained_on(source: ImageSource) -> list[str]:
-    """Return the images of ``test`` that are in another split too. Only images of equal sizes are read."""
-    sizes = [{item.bytes for item in source.items if (item.split == TEST) == test} for test in (True, False)]
-    sums: tuple[dict[str, bytes], set[bytes]] = {}, set()
+def _labelled_twice(same: list[ImageItem]) -> bool:
+    """Whether copies of an image have different labels in one split."""
+    labels: dict[str, set[object]] = {}
+    for item in same:
+        labels.setdefault(item.split, set()).add(item.label)
+    return any(len(found) > 1 for found in labels.values())
+
+
+def _copies(source: ImageSource) -> list[list[ImageItem]]:
+    """Return the images that are there several times, byte for byte. Only images of equal sizes are read."""
+    sizes = Counter(item.bytes for item in source.items)
+    kinds: dict[int, set[tuple[bool, object]]] = {}
     for item in source.items:
-        if item.bytes in sizes[0] & sizes[1]:
+        kinds.setdefault(item.bytes, set()).add((item.split == TEST, item.label))
+    same: dict[bytes, list[ImageItem]] = {}
+    for item in source.items:
+        if sizes[item.bytes] > 1 and len(kinds[item.bytes]) > 1:  # copies of one kind do no harm
             with suppress(Exception):  # archives raise many types; packing tells of what cannot be read
-                content = hashlib.sha256(source.read(item)[0]).digest()
-                if item.split == TEST:
-                    sums[0][item.path] = content
-                else:
-                    sums[1].add(content)
-    return [path for path, content in sums[0].items() if content in sums[1]]
+                same.setdefault(hashlib.sha256(source.read(item)[0]).digest(), []).append(item)
+    return [items for items in same.values() if len(items) > 1]
 
 
 def _excluded(folders: list[str], source: ImageSource) -> str:
@@ -141,8 +157,12 @@ def split_off_test(items: list[ImageItem], share: float) -> list[ImageItem]:
         raise BcosError(f"the share of test images must be between 0 and 1, got {share}")
     if len({item.split for item in items}) > 1:
         raise BcosError("the images are split already; leave out --test-share")
-    chosen = [int(hashlib.sha256(item.path.encode()).hexdigest()[:12], 16) < share * 16**12 for item in items]
-    return [replace(i, split=TEST) if test else i for i, test in zip(items, chosen, strict=True)]
+    return [replace(item, split=TEST) if _drawn(item.path) < share else item for item in items]
+
+
+def _drawn(path: str) -> float:
+    """Return a number in [0, 1) that depends on nothing but the path, which may not be valid text."""
+    return int(hashlib.sha256(path.encode(errors="surrogateescape")).hexdigest()[:12], 16) / 16**12
 
 
 def share_drawn(source: ImageSource, share: float) -> str:

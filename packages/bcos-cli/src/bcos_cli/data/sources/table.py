@@ -40,14 +40,17 @@ class LabelTable:
         """
         try:
             with self.path.open(newline="", encoding="utf-8-sig") as file:
-                reader = csv.DictReader(file)
-                columns = [name.strip() for name in reader.fieldnames or []]
+                reader = csv.reader(file)
+                columns = self._columns(next(reader, []))
                 chosen = self._label_columns(columns)
-                lines = [(reader.line_num, {(k or "").strip(): v or "" for k, v in row.items() if k}) for row in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as reason:
+                lines = [(reader.line_num, self._row(reader.line_num, columns, row)) for row in reader if row]
+        except UnicodeDecodeError as reason:
+            raise BcosError(f"cannot read the table {str(self.path)!r}: {reason}; save it as UTF-8") from reason
+        except (OSError, csv.Error) as reason:
             raise BcosError(f"cannot read the table {str(self.path)!r}: {reason}") from reason
         if not lines:
             raise BcosError(f"the table {str(self.path)!r} has no rows")
+        self._refuse_splits_elsewhere(columns, chosen, [row for _, row in lines])
         found = []
         for number, row in lines:
             if not (image := row[self.image].strip()):
@@ -56,6 +59,40 @@ class LabelTable:
             found.append(TableRow(image, self._names(number, row, chosen), usual_split(split) or split or None))
         return found
 
+    def _columns(self, headings: Sequence[str]) -> list[str]:
+        """Return the names of columns; ``image``, ``labels`` and ``split`` in any case."""
+        names = [name.strip() for name in headings]
+        usual = {name: name for name in (self.image, *self.labels, SPLIT)}
+        columns = [name if name in usual else usual.get(name.lower(), name) for name in names]
+        if twice := [name for name in columns if name and columns.count(name) > 1]:
+            raise BcosError(f"the table {str(self.path)!r} has two columns {shown(twice[0])}; rename or remove one")
+        return columns
+
+    def _row(self, number: int, columns: Sequence[str], fields: Sequence[str]) -> dict[str, str]:
+        """Return the fields of a line by their columns; those at its end may be missing, but there are none beyond."""
+        if len(fields) > len(columns):
+            raise BcosError(
+                f"line {number} of the table {str(self.path)!r} has {len(fields)} fields, its first line "
+                f"{len(columns)}; several labels are separated by ';', and a name with a comma stands in double quotes"
+            )
+        return dict(zip(columns, [*fields, *[""] * (len(columns) - len(fields))], strict=True))
+
+    def _refuse_splits_elsewhere(
+        self, columns: Sequence[str], chosen: Sequence[str], rows: Sequence[Mapping[str, str]]
+    ) -> None:
+        """Refuse a column that holds the names of splits but is not called so: its test images would be trained on."""
+        if SPLIT in columns:
+            return
+        for name in columns:
+            if name == self.image or name in chosen:
+                continue
+            values = {row[name].strip() for row in rows}
+            if len(values) > 1 and all(map(usual_split, values)):
+                raise BcosError(
+                    f"the column {shown(name)} of the table {str(self.path)!r} holds names of splits "
+                    f"({', '.join(sorted(values))}); call it {SPLIT!r}, or remove it"
+                )
+
     def _label_columns(self, columns: list[str]) -> list[str]:
         others = [name for name in columns if name not in (self.image, SPLIT)]
         chosen = [name for given in self.labels for name in columns if name == given or fnmatchcase(name, given)]
@@ -63,6 +100,8 @@ class LabelTable:
         unknown = [given for given in self.labels if not any(c == given or fnmatchcase(c, given) for c in others)]
         if missing := ([self.image] if self.image not in columns else []) + unknown:
             given = printable(shortened(", ".join(columns))) or "none"
+            if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
+                given += ", one column: fields are separated by commas"
             raise BcosError(
                 f"the table {str(self.path)!r} has no column {missing[0]!r}, has {given}; its first line must be: "
                 "image,labels or image,labels,split, or name the columns with --image-column and --label-column"

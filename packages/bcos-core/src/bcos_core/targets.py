@@ -90,7 +90,7 @@ def select(outputs: Any, target: Target, relative: bool, module: nn.Module, n: i
         single = scores.ndim == 1
         scores = scores.reshape(n, -1)
         return scores, scores, indices[:, 0] if single else indices
-    logits = _one_score_per_unit(outputs, tokens_last=channels_first(module))
+    logits = _one_score_per_unit(outputs, channels_are_first=channels_first(module))
     indices = class_indices(logits, target)
     scores = logits.gather(1, indices.reshape(n, -1))
     if relative:
@@ -98,11 +98,11 @@ def select(outputs: Any, target: Target, relative: bool, module: nn.Module, n: i
     return logits, scores, indices
 
 
-def _one_score_per_unit(outputs: Tensor, tokens_last: bool) -> Tensor:
+def _one_score_per_unit(outputs: Tensor, channels_are_first: bool) -> Tensor:
     """(N, K) from (N, K), (N, K, *spatial), or tokens (N, T, K)."""
     if outputs.ndim == 2:
         return outputs
-    return outputs.sum(1) if outputs.ndim == 3 and not tokens_last else outputs.flatten(2).sum(2)
+    return outputs.sum(1) if outputs.ndim == 3 and not channels_are_first else outputs.flatten(2).sum(2)
 
 
 def class_indices(logits: Tensor, target: Target) -> Tensor:

@@ -311,7 +311,7 @@ class _Batch:
             target=target,
             method=method,
             exact=self.exact[method],
-            signed=is_signed(method if method in self.registered else "", map),
+            signed=method not in self.registered or is_signed(method, map),
             logit=logit,
             probability=float(probabilities[target.index]),
             contributions=float(result.maps[i, t].double().sum()),

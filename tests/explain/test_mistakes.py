@@ -141,3 +141,24 @@ def test_a_network_that_takes_another_path_for_another_image_is_not_exported():
 
     with pytest.raises(BcosError, match=r"does not reproduce bcos_core.explain|cannot be recorded|cannot export"):
         export_explainer(Branching().eval(), 0.5 + 0.5 * torch.rand(2, 3, 8, 8))
+
+
+def test_grids_need_a_network_that_takes_their_size(net_and_x):
+    net, _ = net_and_x
+
+    class OneSize(nn.Sequential):
+        def forward(self, x):
+            assert x.shape[-1] == 12, f"Input width ({x.shape[-1]}) does not match model (12)."
+            return super().forward(x)
+
+    with pytest.raises(
+        BcosError, match=r"does not take grids of 2×2 images, 24×24 \(.*Input width \(24\).*dynamic_img"
+    ):
+        grid_pointing_game(
+            OneSize(net).eval(),
+            get_explainer("bcos"),
+            torch.rand(4, 3, 12, 12),
+            torch.arange(4),
+            torch.ones(4),
+            encode=AddInverse(),
+        )

@@ -55,7 +55,7 @@ def shared_copy(model: nn.Module) -> nn.Module:
     Raises:
         BcosError: a module keeps what cannot be copied.
     """
-    return _copy(model, [*model.parameters(), *model.buffers(), *_kept(model)])
+    return _copy(model, _tensors(model))
 
 
 def full_copy(model: nn.Module) -> nn.Module:
@@ -64,11 +64,11 @@ def full_copy(model: nn.Module) -> nn.Module:
     Raises:
         BcosError: a module keeps what cannot be copied.
     """
-    return _copy(model, [t for t in _kept(model) if not t.is_leaf])
+    return _copy(model, [t for t in _tensors(model) if not t.is_leaf])  # which are computed anew
 
 
-def _kept(model: nn.Module) -> list[Tensor]:
-    """Tensors that modules keep beside their parameters: of their last forward pass, or of a parametrisation."""
+def _tensors(model: nn.Module) -> list[Tensor]:
+    """Parameters, buffers and what modules keep beside them: of their last forward pass, or of a parametrisation."""
     return tensors([value for module in model.modules() for value in vars(module).values()])
 
 

@@ -147,3 +147,16 @@ def test_interval_of_a_share_is_wilsons(hits, count, level):
 
 def test_share_of_nothing_has_no_interval():
     assert all(map(math.isnan, wilson_interval(math.nan, 0)))
+
+
+def test_network_that_tells_no_images_apart_is_named(trained, batches):
+    made = trained("sigmoid")
+    loss = make_loss("bce", LossOptions())
+    options = {"device": torch.device("cpu")}
+    assert classify(made, made.model, batches(), loss, **options).collapse is None
+    with torch.no_grad():
+        made.model[1].weight.mul_(1e-8)
+        made.model[1].bias.fill_(-2.2)
+    scores = classify(made, made.model, batches(), loss, **options)
+    assert scores.logit_spread < 1e-6
+    assert scores.collapse.startswith("every image gets the same logits, up to ")

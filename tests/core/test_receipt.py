@@ -42,12 +42,20 @@ def test_logit_bias_is_no_part_of_the_share():
     assert warning.startswith("75 % of this score, its logit bias aside, is bias")
 
 
+def test_map_of_next_to_nothing_is_said():
+    made = receipt(score=-2.2, contributions=7e-11, bias=-2.2, absolute=9e-11, terms={"logit bias": -2.2})
+    assert made.image_share == 1  # of the logit without its constant: no warning of that
+    assert any("are 9.0e−11 in absolute value, whatever the colours of the map" in line for line in made.warnings)
+
+
 def test_nothing_has_no_share():
     made = receipt(score=-6.9, contributions=0.0, bias=-6.9, absolute=0.0, terms={"logit bias": -6.9})
     assert math.isnan(made.image_share)
     assert math.isnan(made.cancellation)
     assert made.shares == "image share undefined · cancellation undefined"
-    assert (made.bar_width, made.warnings) == (0.0, [])
+    assert made.bar_width == 0.0
+    (warning,) = made.warnings
+    assert warning.startswith("the image contributes next to nothing: of a score of −6.90 its contributions are 0.00")
     values = json.loads(json.dumps(made.to_dict(), allow_nan=False))
     assert (values["image_share"], values["cancellation"]) == (None, None)
 

@@ -266,3 +266,10 @@ def test_what_is_said_of_a_method_is_said_of_the_explainer_that_is_given(colour_
 def test_impossible_requests_are_refused(targets, methods, message, colour_net, x):
     with pytest.raises(BcosError, match=message):
         explain_batch(colour_net, x, targets, methods)
+
+
+def test_targets_with_contrasts_hold_numbers():
+    with pytest.raises(BcosError, match=r"a ClassTarget holds numbers of classes, got 'cat'; give model.class_n"):
+        ClassTarget("cat")
+    with pytest.raises(BcosError, match="got 'dog'"):
+        ClassTarget(3, against="dog")

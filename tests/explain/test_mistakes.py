@@ -151,9 +151,7 @@ def test_grids_need_a_network_that_takes_their_size(net_and_x):
             assert x.shape[-1] == 12, f"Input width ({x.shape[-1]}) does not match model (12)."
             return super().forward(x)
 
-    with pytest.raises(
-        BcosError, match=r"not take grids of 2×2 images, 24×24 \(.*Input width \(24\).*dynamic_img"
-    ):
+    with pytest.raises(BcosError, match=r"not take grids of 2×2 images, 24×24 \(.*Input width \(24\).*dynamic_img"):
         grid_pointing_game(
             OneSize(net).eval(),
             get_explainer("bcos"),

@@ -22,6 +22,9 @@ HELD = "depends on the image, held constant"
 
 _IMAGE_MEANS = ("mean of the images", "mean", "pixel_mean", "image_mean")
 _BAR = 20
+NOTHING = "the image contributes next to nothing"
+_FAINT = 1e-4
+"""Share of the score that contributions must be, in absolute value, for a map to show something."""
 _LOOSE = 0.05
 """Share of the score from which on what rounding may leave over is worth a warning."""
 _TERMS = 6
@@ -108,6 +111,11 @@ class Receipt:
     def warnings(self) -> list[str]:
         """What a reader of the map must know, in plain words."""
         found = []
+        if self.absolute <= _FAINT * abs(self.score):
+            found.append(
+                f"{NOTHING}: of a score of {number(self.score)} its contributions are {number(self.absolute)} in "
+                "absolute value, whatever the colours of the map"
+            )
         if self.image_share < LOW_SHARE:
             aside = ", its logit bias aside," if self.terms.get(LOGIT_BIAS) else ""
             found.append(

@@ -35,6 +35,13 @@ class ClassTarget:
     index: int
     against: int | None = None
 
+    def __post_init__(self) -> None:
+        if name := next((value for value in (self.index, self.against) if isinstance(value, str)), None):
+            raise BcosError(
+                f"a ClassTarget holds numbers of classes, got {name!r}; give model.class_names.index({name!r}), or, "
+                f"without a contrast, names instead of it: explain_batch(model, images, [[{name!r}]])"
+            )
+
 
 Targets = Target | Sequence[ClassTarget] | Callable[[Tensor], Sequence[Sequence[ClassTarget]]]
 Refusal = Callable[[str, BcosError], None]

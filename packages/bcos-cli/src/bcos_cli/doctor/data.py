@@ -134,6 +134,11 @@ def check_batches(run: PlannedRun) -> Findings:
     steps = total // plan.effective
     epochs, warmup = recipe.train.epochs, recipe.schedule.warmup(steps)
     yield ok(f"{steps:,} steps an epoch, {steps * epochs:,} in {epochs} epochs, {warmup:,} of them warm-up")
+    if recipe.schedule.warmup_epochs and not warmup:
+        yield problem(
+            f"a warm-up of {recipe.schedule.warmup_epochs:g} epochs is less than one step of {steps:,}: there is none; "
+            "set -o schedule.warmup_epochs=0 -o schedule.warmup_steps=30, or give more images"
+        )
     if (rest := total - steps * plan.effective) > LEFT_OUT * total:
         yield note(f"every epoch leaves out {rest:,} of {total:,} images, which do not fill a batch")
     yield from _loaders(run, plan, steps)

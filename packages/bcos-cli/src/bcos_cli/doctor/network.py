@@ -28,6 +28,7 @@ from bcos_core.additive_terms import LOGIT_BIAS, UNNAMED
 from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
 from bcos_core.norms.batch import RunningNorm
+from bcos_core.receipt import NOTHING
 from bcos_explain import explain_batch
 
 FEW = 8
@@ -202,7 +203,13 @@ def _explanation(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
         return
     explanations = [image.explanations[0] for image in images]
     rows = [e.receipt for e in explanations if e.receipt is not None]
-    yield ok(f"contributions and bias add up to the logit, to {max(abs(row.residual) for row in rows):.1e}")
+    worst = max(rows, key=lambda row: abs(row.residual) / row.allowed)
+    yield ok(
+        f"contributions and bias add up to the logit, to {abs(worst.residual):.1e} ({worst.allowed:.1e} of it may be "
+        "rounding)"
+    )
+    for said in dict.fromkeys(line for row in rows for line in row.warnings if NOTHING in line):
+        yield problem(said)
     if not is_bcos:
         return
     shares = [

@@ -25,6 +25,8 @@ from bcos_cli.evaluate.samplers import Sampler
 from bcos_models import TrainedModel
 
 CALIBRATION_BINS = 15
+_COLLAPSED = 1e-4
+"""Spread of logits, as a share of their size, below which a network tells no images apart."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,19 @@ class Scores:
     """A class counts as predicted with a probability above 0.5."""
     unread: int = 0
     """Images that could not be read and were left out."""
+    logit_spread: float | None = None
+    """Largest difference of a class's logit between two images, as a share of the largest logit."""
+
+    @property
+    def collapse(self) -> str | None:
+        """What to say of a network that gives every image the same logits; None of another."""
+        if self.logit_spread is None or not self.logit_spread < _COLLAPSED or self.samples < 2:
+            return None
+        return (
+            f"every image gets the same logits, up to {self.logit_spread:.0e} of them: the network tells no images "
+            "apart. It is untrained, or has collapsed; try a lower optimizer.lr, more schedule.warmup_steps, smaller "
+            "batches or more images"
+        )
 
     @property
     def accuracy(self) -> float:
@@ -125,6 +140,7 @@ class _Totals:
         self.means = {name: MeanMetric(nan_strategy="disable").to(device) for name in (*self.top, "loss")}
         self.calibration = _with_state(BinaryCalibrationError(CALIBRATION_BINS), device)
         self.confusion = None if multi_label else MulticlassConfusionMatrix(num_classes).to(device)
+        self.spread = _LogitSpread(num_classes).to(device)
         self.of_labels: dict[str, Metric] = {}
         if multi_label:
             self.of_labels = {
@@ -134,6 +150,7 @@ class _Totals:
 
     def update(self, logits: Tensor, labels: Tensor, probabilities: Tensor, loss: Tensor) -> None:
         self.means["loss"].update(loss.expand(len(labels)))  # NaN has to stay; then torchmetrics ignores weights
+        self.spread.update(logits)
         truth = labels.int() if labels.ndim == 2 else nn.functional.one_hot(labels, logits.shape[1])
         for name, k in self.top.items():
             largest = logits.argmax(1, keepdim=True) if k == 1 else logits.topk(k).indices
@@ -148,11 +165,33 @@ class _Totals:
             metric.update(probabilities, truth)
 
     def compute(self) -> dict[str, Any]:
-        numbers = {**self.means, "calibration_error": self.calibration, **self.of_labels}
+        numbers = {**self.means, "calibration_error": self.calibration, "logit_spread": self.spread, **self.of_labels}
         with warnings.catch_warnings():  # a process without images, while others have some
             warnings.filterwarnings("ignore", message=".*was called before the ``update`` method")
             confusion = [] if self.confusion is None else self.confusion.compute().tolist()
             return {"confusion": confusion} | {name: float(metric.compute()) for name, metric in numbers.items()}
+
+
+class _LogitSpread(Metric):
+    """Largest difference of a class's logit between two images, as a share of the largest logit."""
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.add_state("low", torch.full((num_classes,), torch.inf), dist_reduce_fx="min")
+        self.add_state("high", torch.full((num_classes,), -torch.inf), dist_reduce_fx="max")
+
+    def update(self, logits: Tensor) -> None:
+        """Add the logits (N, K) of a batch."""
+        if len(logits):
+            self.low = torch.minimum(self.low, logits.float().amin(0))
+            self.high = torch.maximum(self.high, logits.float().amax(0))
+
+    def compute(self) -> Tensor:
+        """Compute it; NaN of no images, and of logits that are."""
+        return (self.high - self.low).amax() / torch.maximum(self.low.abs(), self.high.abs()).amax()
 
 
 def _with_state(metric: Metric, device: torch.device, *shape: int) -> Metric:

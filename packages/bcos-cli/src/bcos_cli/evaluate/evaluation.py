@@ -81,6 +81,7 @@ def evaluate_shards(
             *_unread(scores, images),
             *_fewer_grids(specs, explanations, options),
             *low_share_notes(explanations),
+            *([] if scores is None or scores.collapse is None else [scores.collapse]),
         ],
         predictions=None if scores is None else predictions,
     )

@@ -1,5 +1,6 @@
 """The table of metrics: what each is called, what it says and which direction is good. Imports no torch."""
 
+import math
 from dataclasses import dataclass
 
 from bcos_core.plugins import unknown
@@ -68,6 +69,8 @@ def describe(name: str) -> ClassificationMetric | MetricSpec:
 
 def format_value(name: str, value: float) -> str:
     """Return a value of the metric `name` as text: a share as a percentage, another with four significant digits."""
+    if math.isnan(value):
+        return "undefined"
     return f"{value:.2%}" if describe(name).share else f"{value:.4g}"
 
 

@@ -22,6 +22,7 @@ from bcos_cli.data.index import ShardIndex, load_index
 from bcos_cli.data.loader import Batches, Reading, images_at
 from bcos_cli.evaluate.classification import Scores, classify
 from bcos_cli.evaluate.samplers import SampledImages
+from bcos_cli.messages import tell
 from bcos_cli.processes.group import any_process, total
 from bcos_cli.processes.signals import EXIT_STATUS, Preempted, Stopper
 from bcos_cli.train import fsdp
@@ -276,6 +277,8 @@ class Trainer:
         averaged = None if learner.ema is None else self.score(learner.ema.module, self.epoch_batches, label)
         self.scores = averaged or plain
         self.durations.evaluation = time.perf_counter() - start
+        if isinstance(self.scores, Scores) and self.scores.collapse is not None and accelerator.is_main_process:
+            tell(f"epoch {progress.epoch + 1}: {self.scores.collapse}")
         loss = sum(progress.losses) / len(progress.losses) / len(self.batches)
         values = epoch_line(progress, loss, learner.lr, plain, averaged, role)
         images = len(self.batches.stream) * accelerator.num_processes

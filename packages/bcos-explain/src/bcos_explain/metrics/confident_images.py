@@ -102,7 +102,7 @@ class ConfidentImages:
         if not entries:
             raise BcosError(
                 f"no image was classified correctly with a confidence above {self.min_confidence:g}; "
-                "train the model further, or lower min_confidence"
+                "train the model further, or, in Python, lower the min_confidence of ConfidentImages"
             )
         labels, confidences, _, images = zip(*entries, strict=True)
         return torch.stack(images), torch.tensor(labels), torch.tensor(confidences, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 import json
 from importlib.metadata import version
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from bcos_cli.config import load_recipe
 from bcos_cli.data.sources import ArraySource, open_source
 from bcos_cli.spec import DatasetSpec, LossSpec
 from bcos_cli.train.trainer import train
+from bcos_cli.train.trial import check_precision
 from bcos_core import BcosConv2d, BcosError
 from bcos_explain import ExplainerSpec, MetricSpec
 from bcos_explain.metrics import MetricResult
-from bcos_models import InputSpec, ModelSpec, create_model, load_trained
+from bcos_models import InputSpec, ModelConfig, ModelSpec, TrainedModel, create_model, load_trained
 
 
 class Counted(nn.BCEWithLogitsLoss):
@@ -263,3 +265,28 @@ def test_damaged_versions_are_one_line(text, recipe, tmp_path, bcos, line):
     assert "versions.json' is damaged: " in line(bcos("runs", "show", tmp_path / "run"))
     (tmp_path / "run" / "versions.json").unlink()
     assert bcos("runs", "show", tmp_path / "run")[0] == 0
+
+
+class WrongInHalf(nn.Conv2d):
+    """A convolution that some library gets wrong in half precision."""
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y.flip(1) if y.dtype == torch.bfloat16 else y
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("layer", [nn.Conv2d, WrongInHalf])
+def test_precision_in_which_a_layer_is_wrong_is_refused(precision, layer):
+    model = nn.Sequential(layer(6, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3))
+    trained = TrainedModel(model, ModelConfig("m", 3, {}, InputSpec(size=8)))
+    accelerator = SimpleNamespace(
+        mixed_precision=precision, autocast=lambda: torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    )
+    if precision == "bf16" and layer is WrongInHalf:
+        with pytest.raises(BcosError, match="in bf16 this machine computes the layer '0' wrongly: it differs by"):
+            check_precision(trained, accelerator)
+    else:
+        check_precision(trained, accelerator)
+    assert model.training
+    assert not model[0]._forward_hooks

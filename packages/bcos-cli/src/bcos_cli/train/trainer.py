@@ -43,7 +43,7 @@ from bcos_cli.train.nonfinite_loss import RunningLoss, check_skipped, check_weig
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.sample_explanations import SampleExplanations
 from bcos_cli.train.train_step import seed_batch
-from bcos_cli.train.trial import try_plugins
+from bcos_cli.train.trial import check_precision, try_plugins
 from bcos_cli.train.validation_split import Splits, with_validation
 from bcos_core.errors import BcosError
 from bcos_models import TrainedModel, load_trained
@@ -170,6 +170,7 @@ class Trainer:
         if not fsdp.is_sharded(accelerator):
             self.trained.model.to(self.device)
             try_plugins(recipe, self.trained, loss, multi_label=index.multi_label)
+            check_precision(self.trained, accelerator)
         self.learner = Learner(
             recipe, self.trained, loss, accelerator, self.steps_per_epoch, multi_label=index.multi_label
         )

@@ -1,9 +1,11 @@
 """Trial of what plugins give a run, before its first epoch: what is wrong with it would else show after the last."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +26,13 @@ from bcos_explain.explainers import attribute
 from bcos_models import TrainedModel, get_spec
 from bcos_models import plugins as of_models
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 _FEW = 8
 """Images for what explains or measures them one by one; what needs all gets as many as in the end."""
+_WRONG = 0.25
+"""Share of a layer's output that no rounding explains."""
 
 
 def try_plugins(recipe: Recipe, trained: TrainedModel, loss: nn.Module, *, multi_label: bool) -> None:
@@ -53,6 +60,44 @@ def try_plugins(recipe: Recipe, trained: TrainedModel, loss: nn.Module, *, multi
         for spec in specs if recipe.evaluation.explainers else ():
             with _refusals():
                 _try_metric(spec, recipe, trained)
+
+
+def check_precision(trained: TrainedModel, accelerator: "Accelerator") -> None:
+    """Refuse mixed precision in which a layer gives something else than in float32, for its own input in the network.
+
+    Rounding makes a difference of a hundredth. On some processors a library computes a convolution wrongly: of patches
+    of 16×16 with six channels, for example, oneDNN for AMX in bfloat16 (PyTorch 2.15).
+
+    Raises:
+        BcosError: naming the layer.
+    """
+    if accelerator.mixed_precision == "no":
+        return
+    worst: list[tuple[float, str]] = []
+
+    def compare(name: str, module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+        if not isinstance(output, Tensor) or not bool(output.any()):
+            return
+        with accelerator.autocast():
+            lower = module.forward(*inputs)  # without this hook
+        difference = float((lower.float() - output.float()).norm() / output.float().norm())
+        worst.append((difference if math.isfinite(difference) else math.inf, name))
+
+    layers = [(n, m) for n, m in trained.model.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) > 1]
+    handles = [m.register_forward_hook(partial(compare, n)) for n, m in layers if not list(m.children())]
+    try:
+        with _as_scored(trained.model), torch.no_grad():
+            trained.model(trained.encode(_images(trained, 2)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    difference, name = max(worst, default=(0.0, ""))
+    if difference > _WRONG:
+        raise BcosError(
+            f"in {accelerator.mixed_precision} this machine computes the layer {name!r} wrongly: it differs by "
+            f"{difference:.0%} of its size from float32; use -o train.precision=no, or, on a CPU with AMX, set "
+            "ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 in the environment"
+        )
 
 
 @contextmanager

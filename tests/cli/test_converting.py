@@ -253,7 +253,7 @@ def test_converted_run_becomes_a_bcos_network_with_the_plain_one_as_its_teacher(
         "train.epochs": 1,
         "train.batch_size": 8,
         "annealing.exponent_epochs": 0.5,
-        "schedule.warmup_epochs": 0,
+        "schedule.warmup_steps": 0,
         "data.workers": 0,
         "evaluation.gallery_per_class": 0,
         "evaluation.gridpg_grids": 2,

@@ -18,13 +18,14 @@ from bcos_core.files import write_atomically
 from bcos_core.image_share import LOW_SHARE
 from bcos_explain.explainers import remark_lines
 from bcos_explain.metrics import MetricResult, write_results
+from bcos_explain.metrics.result_files import CURVES_CSV, SCORES_CSV
 
 PARTIAL = ".partial"
 """Folder for partial results, in that of the scores or the run."""
 SCORES = "scores"
 """Folder for every score, in that of a run."""
 PREDICTIONS = "predictions.csv"
-_TABLES = {PREDICTIONS: "file,", "scores.csv": "result,sample,", "curves.csv": "result,sample,"}
+_TABLES = {PREDICTIONS: "file,", SCORES_CSV: "result,sample,", CURVES_CSV: "result,sample,"}
 """How tables in a folder of scores begin."""
 """File with the prediction of every image, in that of the scores."""
 COLUMNS = ("metric", "value", "95 % interval", "lowest tenth", "by chance", "scores", "better")

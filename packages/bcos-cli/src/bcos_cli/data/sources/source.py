@@ -4,7 +4,6 @@ import glob
 import hashlib
 import io
 import shlex
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -111,13 +110,12 @@ def _labelled_twice(same: list[ImageItem]) -> bool:
 
 def _copies(source: ImageSource) -> list[list[ImageItem]]:
     """Return the images that are there several times, byte for byte. Only images of equal sizes are read."""
-    sizes = Counter(item.bytes for item in source.items)
     kinds: dict[int, set[tuple[bool, object]]] = {}
     for item in source.items:
         kinds.setdefault(item.bytes, set()).add((item.split == TEST, item.label))
     same: dict[bytes, list[ImageItem]] = {}
     for item in source.items:
-        if sizes[item.bytes] > 1 and len(kinds[item.bytes]) > 1:  # copies of one kind do no harm
+        if len(kinds[item.bytes]) > 1:  # copies of one kind do no harm
             with suppress(Exception):  # archives raise many types; packing tells of what cannot be read
                 same.setdefault(hashlib.sha256(source.read(item)[0]).digest(), []).append(item)
     return [items for items in same.values() if len(items) > 1]

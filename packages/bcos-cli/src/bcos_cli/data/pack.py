@@ -19,8 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, cast
 
-from filelock import FileLock, Timeout
-
 from bcos_cli.data.image_decoder import PARTIAL, decode_part
 from bcos_cli.data.index import (
     INDEX_NAME,
@@ -36,6 +34,7 @@ from bcos_cli.data.pack_progress import LOCK_NAME, PROGRESS_NAME, FinishedShard,
 from bcos_cli.data.pixels import USUAL, Pixels
 from bcos_cli.data.sources.inventory import utf8
 from bcos_cli.data.sources.source import ImageItem, ImageSource
+from bcos_cli.folder_lock import locked
 from bcos_cli.processes.parent import end_with_starter
 from bcos_cli.processes.signals import unheard_by_children
 from bcos_core.errors import BcosError, first_line
@@ -135,18 +134,10 @@ def _alone(destination: Path, wait: bool) -> Iterator[None]:
     if not os.access(destination, os.W_OK):  # nobody packs here, but a finished index can be returned
         yield
         return
-    lock = FileLock(destination / LOCK_NAME)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
-    except Timeout as reason:
-        raise BcosError(
-            f"another process is packing into {str(destination)!r}; wait for it, or give another folder"
-        ) from reason
-    try:
-        yield
+        with locked(destination / LOCK_NAME, "packing", timeout=-1 if wait else 0, keep=False):
+            yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)  # before it is released: afterwards it may be another's
-        lock.release()
         if is_new:
             with suppress(OSError):  # shards are in it
                 destination.rmdir()

@@ -11,11 +11,12 @@ from bcos_cli.config import load_recipe
 from bcos_cli.config.versions import changed_versions, read_versions
 from bcos_cli.doctor.finding import Finding, Findings, PlannedRun, gigabytes, note, ok, problem, some
 from bcos_cli.evaluate.metrics import explanation_metrics
+from bcos_cli.folder_lock import in_use
 from bcos_cli.plugins import all_plugins, versions
 from bcos_cli.train.accelerator import make_accelerator
 from bcos_cli.train.batch_size import plan_batches
 from bcos_cli.train.checkpoint import Checkpoints
-from bcos_cli.train.run_folder import RunFolder, changed_keys
+from bcos_cli.train.run_folder import DOING, RunFolder, changed_keys
 from bcos_core.errors import BcosError
 from bcos_models import get_spec, is_model
 
@@ -132,7 +133,7 @@ def _folder(run: PlannedRun) -> Findings:
             yield problem(f"{name!r} is not empty, and not a run; choose another folder with --out")
         return
     if folder.is_in_use():
-        yield problem(f"another process is training into {name!r}; choose another folder with --out")
+        yield problem(str(in_use(run.out, DOING)))
         return
     changed = changed_keys(load_recipe(str(folder.config), needs=()), run.recipe)
     if changed:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 import webdataset
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from bcos_cli.data.stream import Labelling, ShardStream
 from bcos_cli.explain.batch import explain_images
 from bcos_cli.explain.inference import blank_input, for_inference
 from bcos_cli.explain.writer import npy_bytes
+from bcos_cli.folder_lock import locked
 from bcos_cli.messages import tell
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError, shown
@@ -108,7 +108,7 @@ def explain_shards(
     with ExitStack() as held:
         if state.is_main_process:
             _claim(out, described)
-            held.enter_context(_alone(out))
+            held.enter_context(locked(out / _FINISHED / _LOCK, "writing maps", folder=out))
             places = [out / record.place for record in records]
             names = {place.name for place in places}
             for folder in {place.parent for place in places}:
@@ -281,22 +281,6 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
 def _is_begun(path: Path, out: Path) -> bool:
     """Whether a file is one that a call left that ended before its first shard was whole."""
     return path.is_relative_to(out / _FINISHED) or ((out / _FINISHED).is_dir() and is_aside(path.name))
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep other calls from writing into the folder, which would take this one's unfinished shards for remains."""
-    lock = FileLock(out / _FINISHED / _LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as reason:
-        raise BcosError(
-            f"another process is writing maps into {str(out)!r}; wait for it, or give another folder"
-        ) from reason
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _read_note(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The folder of a run. Imports no torch."""
 
-import fcntl
 import json
 import os
 import shlex
@@ -11,13 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.comparison import differences
 from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.config.output_path import check_writable
 from bcos_cli.config.versions import VERSIONS_NAME, changed_versions, read_versions, write_versions
+from bcos_cli.folder_lock import in_use, is_locked, locked
 from bcos_cli.messages import tell
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import path_in_errors, remove_asides, write_atomically
@@ -25,6 +23,7 @@ from bcos_core.text import parse_json, read_text
 
 WEIGHTS_NAME = "model.safetensors"
 LOCK = ".lock"
+DOING = "training"
 VISIBLE_WITHIN = 60.0
 """Seconds after which a file that another machine has written must be visible here."""
 FREE_TO_CHANGE = (
@@ -91,23 +90,13 @@ class RunFolder:
             self._check_free()
             check_writable(self.path)
         if self.is_in_use():
-            raise self._in_use()
+            raise in_use(self.path, DOING)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from training into this folder; refuse it if one does already."""
-        try:
-            held = FileLock(self.path / LOCK).acquire(timeout=1)  # is_in_use of another process holds it for a moment
-        except Timeout as reason:
-            raise self._in_use() from reason
-        with held:
+        with locked(self.path / LOCK, DOING, timeout=1):  # is_in_use of another process holds it for a moment
             yield
-
-    def _in_use(self) -> BcosError:
-        return BcosError(
-            f"another process is training into {str(self.path)!r} (on {socket.gethostname()}, or on a machine that "
-            "shares the folder); wait for it, or choose another folder with --out"
-        )
 
     def is_free(self) -> bool:
         """Whether there is nothing here but hidden files, which a killed start may have left."""
@@ -126,14 +115,7 @@ class RunFolder:
 
     def is_in_use(self) -> bool:
         """Whether a process is training into this folder."""
-        try:
-            with (self.path / LOCK).open("rb") as lock:  # to look needs no right to write, which FileLock asks for
-                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:  # there is none, or one of another user, of which only that user can tell
-            return False
-        return False
+        return is_locked(self.path / LOCK)
 
     def start(self, recipe: Recipe) -> None:
         """Make the folder for a new run; refuse one with something in it."""

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from bcos_cli.config import GradientClipping, Train
 from bcos_cli.processes.group import any_process
+from bcos_cli.train.compiled_gradients import wrong_when_compiled
 from bcos_cli.train.forward_pass import BufferSnapshot
 from bcos_cli.train.optimization import clip_gradients
+from bcos_core.errors import BcosError
 
 
 def seed_batch(seed: int, epoch: int, batch: int, rank: int) -> None:
@@ -85,15 +87,37 @@ class TrainStep:
         return loss.detach()
 
     def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        device = self.accelerator.device
-        pixels = images.to(device, non_blocking=True).to(self.dtype) / 255
-        targets = labels.to(device, non_blocking=True)
+        pixels, targets = self._pixels(images), labels.to(self.accelerator.device, non_blocking=True)
         if self.mixup is not None:
             pixels, targets = self.mixup(pixels, targets)
-        layout = torch.channels_last if self.train.channels_last else torch.contiguous_format
-        x = self.encode(pixels).contiguous(memory_format=layout)
+        x = self._network_input(pixels)
         with self.accelerator.autocast():
             return self.objective(self.model(x), targets, pixels)
+
+    def _pixels(self, images: Tensor) -> Tensor:
+        return images.to(self.accelerator.device, non_blocking=True).to(self.dtype) / 255
+
+    def _network_input(self, pixels: Tensor) -> Tensor:
+        layout = torch.channels_last if self.train.channels_last else torch.contiguous_format
+        return self.encode(pixels).contiguous(memory_format=layout)
+
+    def check_compiled(self, images: Tensor) -> None:
+        """Refuse a compiled network that learns something else than the network as it was written.
+
+        Args:
+            images: The first batch, 8-bit (N, C, H, W).
+
+        Raises:
+            BcosError: naming what differs, in whichever process.
+        """
+        network = self.accelerator.unwrap_model(self.model)
+        wrong = wrong_when_compiled(self.model, network, self._network_input(self._pixels(images)), self.accelerator)
+        if any_process(wrong is not None, self.accelerator.device):
+            raise BcosError(
+                f"with train.precision={self.train.precision} this machine compiles the network wrongly: its gradients "
+                f"are not those of the network as it was written ({wrong or 'in another process'}); use "
+                "-o train.compile=no, or another precision"
+            )
 
     def _update(self) -> None:
         """Clip the gradients and update the network; or leave it as it was before the step."""

@@ -238,10 +238,12 @@ class Trainer:
         self.save()
 
     def _run(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of a batch; of the first one of a compiled network it is said how long it took."""
+        """Return the loss of a batch; of a compiled network the first one is checked, and said how long it took."""
         if not self.is_cold:
             return self.learner.step.run(images, labels)
         self.is_cold, start = False, time.perf_counter()
+        if not (self.learner.sharded or self.recipe.train.gradient_checkpointing):  # else there is no room for it
+            self.learner.step.check_compiled(images)
         loss = self.learner.step.run(images, labels)
         if self.accelerator.is_main_process:
             seconds = time.perf_counter() - start

@@ -162,6 +162,7 @@ def test_kernels_are_fitted_and_each_step_is_told(bcos, plain, shards):
     assert any(step[0] == "kernels fitted" for step in steps)
     assert steps[-1][0] == "B = 2"
     assert steps[-1][-1] == "100 %"
+    assert f"bcos train bcosify_photographs --from net --data {shards} -o distillation.teacher=" in out
     load_trained("net")
 
 

@@ -1,6 +1,7 @@
 """``bcos convert``."""
 
 import math
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -89,7 +90,8 @@ def convert(
         say_json(report.to_dict() | ({} if probe is None else {"probe": [vars(step) for step in steps]}))
     else:
         teacher = model if weights is None else "RUN"  # weights in a file have no name by which they are loaded
-        _print(task.name, report, None if dry_run else out, teacher, every_layer=dry_run)
+        next_step = None if out is None or dry_run else _training(out, fit or probe or "SHARDS", teacher)
+        _print(task.name, report, next_step, every_layer=dry_run)
         _print_probe(steps)
 
 
@@ -293,7 +295,16 @@ def _run_options(run: "TrainedModel", options: dict[str, Any]) -> tuple[str, dic
     return with_images(name, {**({"network": run.options} if run.options else {}), **options})
 
 
-def _print(name: str, report: "ConversionReport", out: Path | None, teacher: str, *, every_layer: bool) -> None:
+def _training(out: Path, data: str, teacher: str) -> str:
+    """Say what is written, and the command that trains it."""
+    command = [_RECIPE, "--from", str(out), "--data", data, "-o", f"distillation.teacher={teacher}"]
+    return (
+        f"written to {out}; it is to be fine-tuned, with the network as it was for a teacher: bcos train "
+        + shlex.join(command)
+    )
+
+
+def _print(name: str, report: "ConversionReport", next_step: str | None, *, every_layer: bool) -> None:
     """Print what each kind of layer became, and why; before that, the same of every layer."""
     from bcos_cli import console
     from bcos_core.image_share import percent
@@ -313,16 +324,14 @@ def _print(name: str, report: "ConversionReport", out: Path | None, teacher: str
     )
     for note in report.notes:
         line(f"· {note}")
-    constants = sorted(report.constants.items(), key=lambda item: -item[1])
-    shown = ", ".join(f"{name} {share:.1%}" for name, share in constants[:6] if share > 0)
-    line(f"· constants that remain, as shares of a logit's size: {shown or 'none'}")
-    share, cancelled = (percent(math.nan if v is None else v) for v in (report.image_share, report.cancellation))
-    line(f"· for {report.measured_on}: image share {share}, cancellation {cancelled}")
-    if out is not None:
-        line(
-            f"written to {out}; it is to be fine-tuned, with the network as it was for a teacher: bcos train "
-            f"{_RECIPE} --from {out} --data SHARDS -o distillation.teacher={teacher}"
-        )
+    if not every_layer:  # of a network that has weights
+        constants = sorted(report.constants.items(), key=lambda item: -item[1])
+        shown = ", ".join(f"{name} {share:.1%}" for name, share in constants[:6] if share > 0)
+        line(f"· constants that remain, as shares of a logit's size: {shown or 'none'}")
+        share, cancelled = (percent(math.nan if v is None else v) for v in (report.image_share, report.cancellation))
+        line(f"· for {report.measured_on}: image share {share}, cancellation {cancelled}")
+    if next_step is not None:
+        line(next_step)
 
 
 def _print_probe(steps: "Sequence[ProbeStep]") -> None:

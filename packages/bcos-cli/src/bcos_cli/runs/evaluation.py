@@ -98,8 +98,8 @@ def evaluate_run(
         return evaluation
     print_evaluation(evaluation)
     if recipe is not None:
-        reason = "its folder cannot be written" if covers else "its recipe asks for more, or for other, scores"
-        console.err.print(f"evaluation.json and report.html of the run are unchanged: {reason}", soft_wrap=True)
+        reason = "its folder cannot be written" if covers else "this evaluation lacks some that its recipe asks for"
+        console.err.print(f"the scores in the run's evaluation.json and report.html stay: {reason}", soft_wrap=True)
     return evaluation
 
 

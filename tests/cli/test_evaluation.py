@@ -262,6 +262,11 @@ def test_unknown_options_are_refused(trained, shards):
     [
         ({"options": {"rise": {"n_masks": 3}}}, "rise has options, but is not measured"),
         ({"options": {"gridpg": {"stepz": 3}}}, "the metric 'gridpg' has no option 'stepz'"),
+        (
+            {"options": {"gridpg": {"confidence": 3}}},
+            "'gridpg' has no option 'confidence'; choose from smooth, batch_size",
+        ),
+        ({"options": {"gridpg": {"images": 3}}}, "the metric 'gridpg' has no option 'images'"),
         ({"metrics": ("epg",)}, "epg needs boxes, which shards do not have; see --boxes"),
         ({"smooth": 2}, "smooth must be odd and at least 1, got 2"),
         ({"explainers": ("gradcma",)}, "there is no explainer 'gradcma'; did you mean 'gradcam'"),

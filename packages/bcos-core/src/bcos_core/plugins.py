@@ -8,7 +8,7 @@ import difflib
 import inspect
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -326,12 +326,19 @@ def takes(builder: Callable[..., Any], option: str) -> bool:
     return names is None or option in names
 
 
-def check_options(what: str, builder: Callable[..., Any], options: Iterable[str]) -> None:
+def check_options(
+    what: str, builder: Callable[..., Any], options: Iterable[str], *, inputs: Container[str] = ()
+) -> None:
     """Refuse options that a builder does not take, naming one of them and one that is close.
 
-    `what` is built, for the message: ``"the model 'resnet18'"``.
+    Args:
+        what: What is built, for the message: ``"the model 'resnet18'"``.
+        builder: The function that takes the options.
+        options: Their names.
+        inputs: Arguments of the builder that are no options.
     """
-    known = options_of(builder)
+    names = options_of(builder)
+    known = None if names is None else [name for name in names if name not in inputs]
     unknown = [] if known is None else [option for option in options if option not in known]
     if unknown:
         hint = suggestion(unknown[0], known) if known else "it has none"

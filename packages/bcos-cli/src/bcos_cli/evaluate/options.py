@@ -12,7 +12,10 @@ from bcos_cli.evaluate.requirements import Condition
 from bcos_core.errors import BcosError
 from bcos_core.losses import BinaryCrossEntropyLoss
 from bcos_core.plugins import check_options
-from bcos_explain import get_explainer, get_metric
+from bcos_explain import get_explainer, get_metric, metric_specs
+
+_GIVEN = ("grids", "num_grids", "n", "generator", "target", "encode", "progress")
+"""Arguments of metrics that are no options, beside those that they need: the evaluation sets them in its own way."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,13 @@ class EvaluationOptions:
             raise BcosError(f"smooth must be odd and at least 1, got {self.smooth}; use 1 for no smoothing")
         for explainer in self.explainers:
             get_explainer(explainer, **self.options.get(explainer, {}))
+        specs = {spec.name: spec for spec in metric_specs()}
         for name, options in self.options.items():
             if name not in (*self.all_metrics, *self.explainers):
                 raise BcosError(f"{name} has options, but is not measured; add --metric or --explainer {name}")
             if name in self.all_metrics:
-                check_options(f"the metric {name!r}", get_metric(name), options)
+                given = set(_GIVEN) if name not in specs else {*_GIVEN, *specs[name].needs}
+                check_options(f"the metric {name!r}", get_metric(name), options, inputs=given)
         for condition in self.require:
             condition.check(self.all_metrics, self.explainers)
 

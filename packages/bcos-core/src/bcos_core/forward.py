@@ -95,14 +95,14 @@ def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
     return Pass(leaf, logits, scores, indices, values, terms, terms.audit.types_of(scores))
 
 
-def check_input(x: Tensor) -> None:
-    """Refuse anything but a batch of finite floating-point values."""
+def check_input(x: Tensor, who: str = "explain") -> None:
+    """Refuse anything but a batch of finite floating-point values, which `who` needs."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise BcosError(f"explain needs a floating point tensor, got {kind}; convert images to floats in [0, 1]")
+        raise BcosError(f"{who} needs a floating point tensor, got {kind}; convert images to floats in [0, 1]")
     if x.ndim < 2 or x.numel() == 0:
         raise BcosError(
-            f"explain needs a batch (N, C, H, W) with at least one element, got shape {tuple(x.shape)}; "
+            f"{who} needs a batch (N, C, H, W) with at least one element, got shape {tuple(x.shape)}; "
             "use x[None] for one image"
         )
     if not bool(torch.isfinite(x).all()):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bcos_core import BcosError, Explanation
 from bcos_core.errors import first_line
+from bcos_core.forward import check_input
 from bcos_core.mode import check_deterministic
 from bcos_core.precision import other_precision
 from bcos_core.targets import Classes, with_indices
@@ -101,15 +102,11 @@ def differentiable(model: nn.Module, x: Tensor) -> Iterator[Tensor]:
     Raises:
         BcosError: x is not a batch of images, or the model is in train mode where that matters.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise BcosError(f"explainers need a floating point tensor, got {kind}; convert images to floats in [0, 1]")
-    if x.ndim != 4 or x.numel() == 0:
+    check_input(x, "an explainer")
+    if x.ndim != 4:
         raise BcosError(
-            f"explainers need a batch of images (N, C, H, W), got shape {tuple(x.shape)}; use x[None] for one image"
+            f"an explainer needs images (N, C, H, W), got shape {tuple(x.shape)}; use x[None] for one image"
         )
-    if not bool(torch.isfinite(x).all()):
-        raise BcosError(f"the input holds {int((~torch.isfinite(x)).sum())} non-finite values (NaN or infinity)")
     check_deterministic(model)
     with torch.inference_mode(False), torch.enable_grad():
         try:

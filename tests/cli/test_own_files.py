@@ -25,6 +25,7 @@ from bcos_cli.data.verify import scan_shard
 from bcos_cli.explain.image_files import find_images
 from bcos_cli.explain.shard_maps import MapOptions, explain_shards
 from bcos_cli.explain.targets import slugs
+from bcos_cli.folder_lock import LOCK_NAME
 from bcos_cli.train.model import build
 from bcos_core import BcosError
 from bcos_models import load_trained
@@ -114,6 +115,28 @@ def test_a_second_call_for_the_same_maps_is_refused(network, shards, tmp_path):
     with FileLock(out / ".finished/.lock"), pytest.raises(BcosError, match="another process is writing maps into"):
         explain_shards(trained, shards, out, MapOptions(), split="test", workers=0)
     assert aside.exists()
+
+
+def test_a_refused_call_for_other_maps_does_not_claim_those_that_are_being_written(network, shards, tmp_path):
+    trained, out = load_trained(network), tmp_path / "maps"
+    (out / ".finished").mkdir(parents=True)
+    note = out / ".finished/description"
+    note.write_text('{"of": "the other call"}')  # which has no whole shard yet
+    with FileLock(out / ".finished/.lock"), pytest.raises(BcosError, match="another process is writing maps into"):
+        explain_shards(trained, shards, out, MapOptions(), split="test", workers=0)
+    assert note.read_text() == '{"of": "the other call"}'
+
+
+def test_two_calls_do_not_explain_into_the_same_folder(network, photo, bcos, line, tmp_path):
+    out = tmp_path / "out"
+    assert bcos("explain", network, photo, "--out", out)[0] == 0
+    before = (out / "explanations.json").read_bytes()
+    with FileLock(out / LOCK_NAME):
+        refused = line(bcos("explain", network, photo, "--out", out, "--top-k", 2))
+    assert f"another process is explaining into '{out}'" in refused
+    assert (out / "explanations.json").read_bytes() == before
+    assert bcos("explain", network, photo, "--out", out)[0] == 0  # a lock that a killed call left is in nobody's way
+    assert not (out / LOCK_NAME).exists()
 
 
 SLOW = """

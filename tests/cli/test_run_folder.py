@@ -5,7 +5,8 @@ import pytest
 from filelock import FileLock
 
 from bcos_cli.config import load_recipe
-from bcos_cli.train.run_folder import LOCK, RunFolder
+from bcos_cli.folder_lock import LOCK_NAME
+from bcos_cli.train.run_folder import RunFolder
 from bcos_core import BcosError
 from bcos_core.files import write_atomically
 
@@ -131,7 +132,7 @@ def test_hidden_files_of_others_stay(run, recipe):
 
 def test_lock_that_somebody_looks_at_is_waited_for(run):
     run.path.mkdir(parents=True)
-    looking = FileLock(run.path / LOCK, thread_local=False)
+    looking = FileLock(run.path / LOCK_NAME, thread_local=False)
     looking.acquire()
     timer = threading.Timer(0.2, looking.release)
     timer.start()

@@ -1,5 +1,6 @@
 """What is behind the page of ``bcos serve``, without a browser."""
 
+import asyncio
 import base64
 import io
 import re
@@ -342,6 +343,20 @@ def test_an_upload_that_is_no_image_is_one_line_in_the_terminal(name, tmp_path, 
     assert said.startswith(f"bcos: {name}: this is no file that the page takes")
     assert said.count("\n") == 1
     assert str(file.preprocess(FileData(path=str(tmp_path / "photo.png")))).endswith("photo.png")
+
+
+def test_a_request_that_names_an_address_makes_the_page_fetch_nothing(explainer, capsys):
+    gr = pytest.importorskip("gradio", reason="gradio is not installed")
+    from gradio import processing_utils
+
+    from bcos_cli.serve.page import build_page
+
+    page = build_page(explainer, ["bcos"])
+    file = next(block for block in page.blocks.values() if isinstance(block, gr.File))
+    upload = {"path": "http://127.0.0.1:1/p.png", "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(gr.Error, match=r"fetches nothing from elsewhere, asked for 'http://127.0.0.1:1/p.png'"):
+        asyncio.run(processing_utils.async_move_files_to_cache(upload, file, check_in_upload_folder=True))
+    assert "fetches nothing from elsewhere" in capsys.readouterr().err
 
 
 def test_too_large_files_and_images_are_refused_before_they_are_decoded(run, picture, monkeypatch):

@@ -234,10 +234,14 @@ def saved_parts(**changed):
                 {"score": torch.zeros(3, 2, dtype=torch.complex64)},
                 {"probe": torch.zeros(3, 2, dtype=torch.float8_e5m2)},
                 {"bias_terms": {"a": torch.zeros(3, 2, dtype=torch.int64)}},
+                {
+                    "input": torch.zeros(1).expand(3, 2, 10**6, 10**6),
+                    "weight": torch.zeros(1).expand(3, 2, 2, 10**6, 10**6),
+                },
             )
         ),
     ],
-    ids=range(19),
+    ids=range(20),
 )
 def test_other_files_are_refused_and_run_nothing(content, why, tmp_path, capsys):
     torch.save(content, tmp_path / "e.pt")
@@ -246,6 +250,14 @@ def test_other_files_are_refused_and_run_nothing(content, why, tmp_path, capsys)
     assert capsys.readouterr().out == ""
     torch.save(saved_parts(), tmp_path / "e.pt")
     assert len(Explanation.load(tmp_path / "e.pt")) == 3  # what was changed is what is refused
+
+
+def test_a_part_of_an_explanation_takes_the_place_of_a_part(tmp_path):
+    e = full()
+    e.save(tmp_path / "whole.pt")
+    e[:1].save(tmp_path / "first.pt")
+    assert Explanation.load(tmp_path / "first.pt") == e[:1]
+    assert (tmp_path / "first.pt").stat().st_size < (tmp_path / "whole.pt").stat().st_size
 
 
 def test_files_that_are_damaged_or_missing_are_refused(tmp_path):

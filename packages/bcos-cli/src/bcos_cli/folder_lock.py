@@ -3,25 +3,25 @@
 import fcntl
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from bcos_core.errors import BcosError
 
+LOCK_NAME = ".lock"
+"""File that a process holds as long as it writes into a folder."""
+
 
 @contextmanager
-def locked(
-    lock: Path, doing: str, *, timeout: float = 0, keep: bool = True, folder: Path | None = None
-) -> Iterator[None]:
+def locked(lock: Path, doing: str, *, timeout: float = 0, folder: Path | None = None) -> Iterator[None]:
     """Hold the file as a lock, and refuse a folder that another process, here or on a machine that shares it, holds.
 
     Args:
-        lock: The file of the lock.
+        lock: The file of the lock, which stays.
         doing: What the other process does, for the message: ``"packing"``.
         timeout: Seconds to wait for the lock; -1 waits until it is free.
-        keep: Leave the file there afterwards.
         folder: The folder to name in messages (default: the one that the file is in).
 
     Raises:
@@ -35,9 +35,26 @@ def locked(
     try:
         yield
     finally:
-        if not keep:
-            lock.unlink(missing_ok=True)  # before it is released: afterwards it may be another's
         held.release()
+
+
+@contextmanager
+def locked_folder(folder: Path, doing: str, *, timeout: float = 0) -> Iterator[None]:
+    """Make the folder and hold a lock in it, as :func:`locked`; afterwards the lock is gone, and a new folder if empty.
+
+    Raises:
+        BcosError: another process holds it.
+    """
+    is_new, lock = not folder.exists(), folder / LOCK_NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(lock, doing, timeout=timeout):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)  # before it is released: afterwards it may be another's
+            if is_new:
+                with suppress(OSError):  # something is in it
+                    folder.rmdir()
 
 
 def is_locked(lock: Path) -> bool:

@@ -166,8 +166,9 @@ class Explanation:
         Raises:
             OSError: it cannot be written.
         """
+        whole = self._with(lambda tensor: tensor.clone(memory_format=torch.contiguous_format))  # no more than is shown
         with replacement(path) as aside:
-            parts = {**vars(self), "dtypes": None if self.dtypes is None else list(self.dtypes)}
+            parts = {**vars(whole), "dtypes": None if self.dtypes is None else list(self.dtypes)}
             torch.save({name: value for name, value in parts.items() if value is not None}, aside)
 
     @classmethod
@@ -245,9 +246,11 @@ class Explanation:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Whether all operations take a tensor: it has its values, and no type or layout that is for storing them."""
+    """Whether all operations take a tensor: all values are there, and its type and layout are not for storing alone."""
     kinds = (torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64)
-    return tensor.layout == torch.strided and tensor.device.type == "cpu" and tensor.dtype in kinds
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in kinds:
+        return False
+    return tensor.nbytes <= tensor.untyped_storage().nbytes()  # else a few bytes stand for gigabytes
 
 
 def _equal(a: object, b: object) -> bool:

@@ -39,6 +39,7 @@ def demo(
     from bcos_cli.data.sources.digits import digits_source
     from bcos_cli.explain.files import explain_files
     from bcos_cli.explain.image_files import find_images
+    from bcos_cli.folder_lock import locked_folder
     from bcos_cli.runs.evaluation import finish_run
     from bcos_cli.train.trainer import trained
     from bcos_core.files import write_atomically
@@ -54,20 +55,20 @@ def demo(
         raise BcosError(
             f"{str(images)!r} holds {others[0]!r}, which the demo did not write; move it, or choose another --out"
         )
-    for folder in (shards, run):
-        shutil.rmtree(folder, ignore_errors=True)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / MARKER).touch()
-    index = pack(source, "digits", shards, samples_per_shard=500, workers=1)
-    console.err.print(
-        f"packed {len(source.items):,} images of {len(index.classes)} classes into {len(index.shards)} shards"
-    )
-    with trained(recipe, run) as result:
-        finish_run(result, run)
+    with locked_folder(out, "writing the demo"):
+        (out / MARKER).touch()
+        for folder in (shards, run):
+            shutil.rmtree(folder, ignore_errors=True)
+        index = pack(source, "digits", shards, samples_per_shard=500, workers=1)
+        console.err.print(
+            f"packed {len(source.items):,} images of {len(index.classes)} classes into {len(index.shards)} shards"
+        )
+        with trained(recipe, run) as result:
+            finish_run(result, run)
 
-    for name, item in names.items():
-        write_atomically(images / name, source.read(item)[0])
-    explain_files(str(run), find_images([images])[0], explanations)
+        for name, item in names.items():
+            write_atomically(images / name, source.read(item)[0])
+        explain_files(str(run), find_images([images])[0], explanations)
     console.out.print(
         f"pictures {explanations}\n\nOpen {run / 'report.html'} in a browser to see what the network saw."
     )

@@ -56,6 +56,7 @@ def neurons(
     from bcos_cli.config.section import parse_range
     from bcos_cli.data.splits import shards_of
     from bcos_cli.explain.arguments import check_arguments
+    from bcos_cli.folder_lock import locked_folder
 
     check_arguments(run_or_model)
     for file in image or ():
@@ -88,7 +89,8 @@ def neurons(
         searched = {"data": location, "split": chosen.name}
         reading = reading_of(run_or_model, data)
         rows = neuron_rows(trained, location, chosen.name, options, workers=workers, reading=reading)
-    written = write_neurons(rows, out, options=options, model=run_or_model, searched=searched)
+    with locked_folder(out, "writing", timeout=60):
+        written = write_neurons(rows, out, options=options, model=run_or_model, searched=searched)
     if as_json:
         say_json(written)
         return

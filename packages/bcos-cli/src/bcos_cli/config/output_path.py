@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from bcos_cli.folder_lock import LOCK_NAME
 from bcos_core.errors import BcosError
 
 _READ = ("index.json", "maps.json", "metrics.jsonl", "versions.json")
@@ -66,5 +67,5 @@ def check_folder(out: Path, marker: str, *, inputs: Iterable[Path] = ()) -> None
     whole = out.resolve()
     if (inside := next((p for p in inputs if whole in p.resolve().parents), None)) is not None:
         raise BcosError(f"--out {out} holds {str(inside)!r}, which is to be explained; choose another folder")
-    if any(out.iterdir()) and not (out / marker).is_file():
+    if not (out / marker).is_file() and any(path.name != LOCK_NAME for path in out.iterdir()):
         raise BcosError(f"--out {out} holds other things; choose a new folder")

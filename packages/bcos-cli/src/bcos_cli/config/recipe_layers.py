@@ -139,7 +139,7 @@ def dump_yaml(values: Any, **options: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without aliases, whose few lines can stand for gigabytes, or for themselves.
+    """PyYAML's safe loader without tags, and without aliases, whose few lines can stand for gigabytes.
 
     Words have the meaning of YAML 1.2's core schema. In YAML 1.1, PyYAML's, ``no`` is false, 010 is 8, 1:30 is 90,
     2020-01-01 a date and 1e-3 a word.
@@ -152,6 +152,8 @@ class _Loader(yaml.SafeLoader):
         event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call] # reason: untyped in PyYAML's stubs
         if isinstance(event, yaml.AliasEvent):
             raise _error("aliases are not read; write the value out", event)
+        if (tag := getattr(event, "tag", None)) is not None:  # a type that its value may not fit, or none of a recipe's
+            raise _error(f"tags are not read; leave out {shown(tag)}", event)
         if self.depth > MAX_DEPTH:
             raise _error(f"more than {MAX_DEPTH} levels", event)
         self.depth += 1

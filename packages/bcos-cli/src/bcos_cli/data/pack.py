@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Literal, cast
@@ -30,11 +30,11 @@ from bcos_cli.data.index import (
     check_names,
     write_index,
 )
-from bcos_cli.data.pack_progress import LOCK_NAME, PROGRESS_NAME, FinishedShard, Progress, earlier_packing
+from bcos_cli.data.pack_progress import PROGRESS_NAME, FinishedShard, Progress, earlier_packing
 from bcos_cli.data.pixels import USUAL, Pixels
 from bcos_cli.data.sources.inventory import utf8
 from bcos_cli.data.sources.source import ImageItem, ImageSource
-from bcos_cli.folder_lock import locked
+from bcos_cli.folder_lock import locked_folder
 from bcos_cli.processes.parent import end_with_starter
 from bcos_cli.processes.signals import unheard_by_children
 from bcos_core.errors import BcosError, first_line
@@ -108,7 +108,10 @@ def pack(
     check_names(source.classes, {item.split for item in source.items})
     plan = plan_shards(source.items, samples_per_shard, seed, int(megabytes_per_shard * 1e6))
     writer = _Writer(source, destination, on_error, pixels)
-    with _alone(destination, wait):
+    if destination.exists() and not destination.is_dir():
+        raise BcosError(f"{str(destination)!r} is a file; give a folder for the shards")
+    read_only = destination.exists() and not os.access(destination, os.W_OK)  # a finished index can be returned from it
+    with nullcontext() if read_only else locked_folder(destination, "packing", timeout=-1 if wait else 0):
         fingerprint = _fingerprint(source, samples_per_shard, megabytes_per_shard, seed, pixels)
         earlier = earlier_packing(destination, fingerprint)
         if isinstance(earlier, Progress):
@@ -122,25 +125,6 @@ def pack(
             _refuse_unreadable(earlier.skipped, len(source.items))
         _refuse_changed(replace(writer, destination=None), destination, plan, earlier, workers, on_progress)
         return earlier
-
-
-@contextmanager
-def _alone(destination: Path, wait: bool) -> Iterator[None]:
-    """Make the folder, and keep other processes from packing into it; one in which nothing was written goes again."""
-    if destination.exists() and not destination.is_dir():
-        raise BcosError(f"{str(destination)!r} is a file; give a folder for the shards")
-    is_new = not destination.exists()
-    destination.mkdir(parents=True, exist_ok=True)
-    if not os.access(destination, os.W_OK):  # nobody packs here, but a finished index can be returned
-        yield
-        return
-    try:
-        with locked(destination / LOCK_NAME, "packing", timeout=-1 if wait else 0, keep=False):
-            yield
-    finally:
-        if is_new:
-            with suppress(OSError):  # shards are in it
-                destination.rmdir()
 
 
 def _pack(

@@ -1,7 +1,7 @@
 """Explaining image files: what ``bcos explain`` does."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from bcos_cli.explain.sheets import Scale
 from bcos_cli.explain.store import ImageStore
 from bcos_cli.explain.targets import target_choice
 from bcos_cli.explain.writer import ExplainedFiles, Writer
+from bcos_cli.folder_lock import LOCK_NAME, in_use, is_locked, locked_folder
 from bcos_cli.messages import tell
 from bcos_cli.processes.group import default_device
 from bcos_explain import ExplainedImage, get_explainer
@@ -30,6 +31,7 @@ from bcos_models.images import Range
 
 RECORDS = "explanations.json"
 """File with all numbers: ``finished`` says whether the call came to its end."""
+_DOING = "explaining"
 
 
 def explain_files(
@@ -70,6 +72,8 @@ def explain_files(
     """
     pictures, clips = pictures or PictureOptions(), clips or ClipOptions()
     check_folder(out, RECORDS, inputs=[file.path for file in files])
+    if is_locked(out / LOCK_NAME):
+        raise in_use(out, _DOING)
     for name in methods:
         get_explainer(name)
     trained = load_network(run_or_model, weights, classes, range=range)
@@ -77,10 +81,7 @@ def explain_files(
     trained.model.to(default_device())
     request = Request(trained, choice, methods, batch_size, keep_weight=pictures.raw_weight, smooth=pictures.smooth)
     writer = Writer(out, trained.classes, pictures)
-    if pictures.scale == "shared":
-        out.mkdir(parents=True, exist_ok=True)
-    waiting = TemporaryDirectory(dir=out, prefix=".waiting-") if pictures.scale == "shared" else nullcontext()
-    with waiting as folder:
+    with locked_folder(out, _DOING), _waiting_room(out) if pictures.scale == "shared" else nullcontext() as folder:
         store = None if folder is None else ImageStore(Path(folder))
         session = _Session(request, writer, ClipExplainer(request, writer, clips), store, truncated)
         session.written.failures += empty
@@ -92,10 +93,15 @@ def explain_files(
     return session.written
 
 
+def _waiting_room(out: Path) -> TemporaryDirectory[str]:
+    """Folder for images that wait for a common scale."""
+    return TemporaryDirectory(dir=out, prefix=".waiting-")
+
+
 @contextmanager
 def _recorded(written: ExplainedFiles, path: Path, about: Mapping[str, object]) -> Iterator[None]:
     """Write the records, also of what there is when the block ends early; by them a later call knows the folder."""
-    is_new, folder_is_new = not path.exists(), not path.parent.exists()
+    is_new, lock = not path.exists(), path.with_name(LOCK_NAME)
     if is_new:
         written.save(path, **about, finished=False)
     try:
@@ -103,11 +109,8 @@ def _recorded(written: ExplainedFiles, path: Path, about: Mapping[str, object]) 
     except BaseException:
         if written.explanations:
             written.save(path, **about, finished=False)
-        elif is_new and all(other == path or other.is_dir() for other in path.parent.iterdir()):  # nothing was written
-            path.unlink()
-            if folder_is_new:
-                with suppress(OSError):  # images that wait for a common scale
-                    path.parent.rmdir()
+        elif is_new and all(other in (path, lock) or other.is_dir() for other in path.parent.iterdir()):
+            path.unlink()  # nothing was written
         raise
     written.save(path, **about, finished=True)
 

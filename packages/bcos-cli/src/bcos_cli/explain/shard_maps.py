@@ -25,7 +25,7 @@ from bcos_cli.data.stream import Labelling, ShardStream
 from bcos_cli.explain.batch import explain_images
 from bcos_cli.explain.inference import blank_input, for_inference
 from bcos_cli.explain.writer import npy_bytes
-from bcos_cli.folder_lock import locked
+from bcos_cli.folder_lock import LOCK_NAME, locked
 from bcos_cli.messages import tell
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError, shown
@@ -41,7 +41,7 @@ _WITH_WEIGHT = "bcos"
 """The method whose W is written if none of the named methods has one."""
 WEIGHT = "weight"
 _FINISHED = ".finished"
-_LOCK = ".lock"
+_NOTE = "description"
 PREDICTED, LABEL = "predicted", "label"
 
 
@@ -107,8 +107,11 @@ def explain_shards(
     described = _description(trained, index, records, options, about)
     with ExitStack() as held:
         if state.is_main_process:
-            _claim(out, described)
-            held.enter_context(locked(out / _FINISHED / _LOCK, "writing maps", folder=out))
+            _check_free(out, described)
+            (out / _FINISHED).mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(out / _FINISHED / LOCK_NAME, "writing maps", folder=out))
+            _check_free(out, described)  # another process may have ended since
+            write_atomically(out / _FINISHED / _NOTE, json.dumps(described))
             places = [out / record.place for record in records]
             names = {place.name for place in places}
             for folder in {place.parent for place in places}:
@@ -260,10 +263,9 @@ def _description(
     }
 
 
-def _claim(out: Path, described: dict[str, Any]) -> None:
-    """Claim the folder, or refuse one that holds other maps or anything else."""
-    (out / _FINISHED).parent.mkdir(parents=True, exist_ok=True)
-    note = out / _FINISHED / "description"
+def _check_free(out: Path, described: dict[str, Any]) -> None:
+    """Refuse a folder that holds other maps or anything else; nothing is made yet."""
+    note = out / _FINISHED / _NOTE
     existing = note if note.exists() else out / INDEX_NAME
     has_maps = (out / INDEX_NAME).exists() or any((out / _FINISHED).rglob("*.json"))
     if existing.exists() and has_maps:
@@ -275,7 +277,6 @@ def _claim(out: Path, described: dict[str, Any]) -> None:
             )
     elif any(not _is_begun(path, out) for path in out.rglob("*") if path.is_file()):
         raise BcosError(f"{str(out)!r} is not empty; choose another folder with --out")
-    write_atomically(note, json.dumps(described))
 
 
 def _is_begun(path: Path, out: Path) -> bool:

@@ -16,6 +16,7 @@ from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.metrics import DEFAULT, check_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.evaluate.result import PARTIAL, SCORES, Evaluation, ScoreFiles, print_evaluation
+from bcos_cli.folder_lock import locked_folder
 from bcos_cli.processes.group import process_state
 from bcos_cli.runs.report import report_data
 from bcos_cli.train.distillation import Agreement
@@ -167,10 +168,11 @@ def _write_run(folder: RunFolder, recipe: Recipe, trained: TrainedModel, evaluat
     """Write a run's evaluation and report, and say where they are."""
     if not process_state().is_main_process:
         return
-    evaluation.save(folder.evaluation)
-    evaluation.write_scores(folder.path / SCORES)
     report = report_data(recipe, trained, evaluation, folder.read_metrics())
-    write_report(folder.report, report)
+    with locked_folder(folder.path / SCORES, "writing scores", timeout=60):  # all files are of the same evaluation
+        evaluation.save(folder.evaluation)
+        evaluation.write_scores(folder.path / SCORES)
+        write_report(folder.report, report)
     print_evaluation(evaluation)
     console.out.print(f"run     {folder.path}\nweights {folder.weights}\nreport  {folder.report}")
     scores = " · ".join(f"{name} {value}" for name, value in report.headline.items())

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio import processing_utils
 
 from bcos_cli.explain.sheets import percent, sum_note
 from bcos_cli.explain.targets import class_text
@@ -15,7 +16,7 @@ from bcos_cli.serve.examples import Example
 from bcos_cli.serve.networks import PageExplainer, Prediction, UnexplainedError, methods_offered
 from bcos_cli.serve.results import LAYOUTS, Layout, examples_html, problem, results
 from bcos_cli.serve.uploads import SUFFIXES
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, shown
 from bcos_explain import ExplainedImage, explainer_specs
 
 PREDICTED = -1
@@ -56,7 +57,15 @@ def build_page(explainer: PageExplainer, methods: Sequence[str], examples: Seque
                 layout = gr.Radio(list(LAYOUTS), value=LAYOUTS[0], label="layout", elem_id="bcos-layout")
                 visitor = gr.State(Visitor())
         _connect(explainer, (visitor, file, network, target, against, chosen, layout), (top, shown))
+    # A request may name an address instead of an upload, and Gradio would fetch it, for whichever component.
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
     return page
+
+
+async def _fetch_nothing(url: str, **_: str) -> str:
+    problem = f"the page fetches nothing from elsewhere, asked for {shown(url)}; upload the file"
+    tell(problem)
+    raise gr.Error(problem, print_exception=False)
 
 
 @dataclass

@@ -15,14 +15,13 @@ from bcos_cli.config.comparison import differences
 from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.config.output_path import check_writable
 from bcos_cli.config.versions import VERSIONS_NAME, changed_versions, read_versions, write_versions
-from bcos_cli.folder_lock import in_use, is_locked, locked
+from bcos_cli.folder_lock import LOCK_NAME, in_use, is_locked, locked
 from bcos_cli.messages import tell
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import path_in_errors, remove_asides, write_atomically
 from bcos_core.text import parse_json, read_text
 
 WEIGHTS_NAME = "model.safetensors"
-LOCK = ".lock"
 DOING = "training"
 VISIBLE_WITHIN = 60.0
 """Seconds after which a file that another machine has written must be visible here."""
@@ -95,7 +94,7 @@ class RunFolder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from training into this folder; refuse it if one does already."""
-        with locked(self.path / LOCK, DOING, timeout=1):  # is_in_use of another process holds it for a moment
+        with locked(self.path / LOCK_NAME, DOING, timeout=1):  # is_in_use of another process holds it for a moment
             yield
 
     def is_free(self) -> bool:
@@ -115,7 +114,7 @@ class RunFolder:
 
     def is_in_use(self) -> bool:
         """Whether a process is training into this folder."""
-        return is_locked(self.path / LOCK)
+        return is_locked(self.path / LOCK_NAME)
 
     def start(self, recipe: Recipe) -> None:
         """Make the folder for a new run; refuse one with something in it."""
@@ -164,7 +163,7 @@ class RunFolder:
         # A run may come from somebody else, and a link in it name any file that this user can write.
         inside = self.path.resolve()
         folders = (self.checkpoints, self.tensorboard, self.explanations, self.not_finite)
-        for path in (*self._files(), *folders, self.path / LOCK, self.preempted):
+        for path in (*self._files(), *folders, self.path / LOCK_NAME, self.preempted):
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
                 raise BcosError(
                     f"{str(path)!r} is a link that leads out of the run's folder, to {shown(str(path.resolve()))}, and "

@@ -57,9 +57,13 @@ def build_page(explainer: PageExplainer, methods: Sequence[str], examples: Seque
                 layout = gr.Radio(list(LAYOUTS), value=LAYOUTS[0], label="layout", elem_id="bcos-layout")
                 visitor = gr.State(Visitor())
         _connect(explainer, (visitor, file, network, target, against, chosen, layout), (top, shown))
-    # A request may name an address instead of an upload, and Gradio would fetch it, for whichever component.
-    processing_utils.async_ssrf_protected_download = _fetch_nothing
+    fetch_nothing()
     return page
+
+
+def fetch_nothing() -> None:
+    """Refuse requests that name an address instead of an upload: Gradio would fetch it, for whichever component."""
+    processing_utils.async_ssrf_protected_download = _fetch_nothing
 
 
 async def _fetch_nothing(url: str, **_: str) -> str:

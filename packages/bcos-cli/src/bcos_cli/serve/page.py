@@ -66,7 +66,8 @@ def fetch_nothing() -> None:
     processing_utils.async_ssrf_protected_download = _fetch_nothing
 
 
-async def _fetch_nothing(url: str, **_: str) -> str:
+async def _fetch_nothing(url: str, cache_dir: str) -> str:
+    del cache_dir  # which Gradio names
     problem = f"the page fetches nothing from elsewhere, asked for {shown(url)}; upload the file"
     tell(problem)
     raise gr.Error(problem, print_exception=False)

@@ -26,7 +26,7 @@ def wrong_when_compiled(model: nn.Module, network: nn.Module, x: Tensor, acceler
         network: The one inside.
         x: A batch as in training, which the network is compiled for.
         accelerator: Whose precision both passes are in. Mixed precision is measured against full precision: a
-            gradient may be further from it by :data:`_WORSE` times as much as the eager one, and a tenth of its size.
+            gradient may be :data:`_WORSE` times as far from it as the eager one, and a tenth of its size further.
 
     Returns:
         What is wrong, or None. Of a network that draws random numbers only what is not finite counts, and a comparison
@@ -68,7 +68,8 @@ def wrong_when_compiled(model: nn.Module, network: nn.Module, x: Tensor, acceler
 def _nothing_changes(network: nn.Module, device: torch.device) -> Iterator[Callable[[], bool]]:
     """Put back running statistics and random numbers; inside, say whether any were drawn."""
     before = BufferSnapshot(network)
-    with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+    devices, kind = ([], "cuda") if device.type == "cpu" else ([device], device.type)
+    with torch.random.fork_rng(devices, device_type=kind):
         states = _random_states(device)
         try:
             yield lambda: any(not torch.equal(a, b) for a, b in zip(states, _random_states(device), strict=True))

@@ -1,7 +1,6 @@
 """``bcos convert``: from names and runs to folders."""
 
 import json
-import re
 
 import pytest
 import torch
@@ -27,8 +26,8 @@ def test_plan_is_printed_without_weights(bcos, tmp_path):
     assert "act1: ReLU (activations are kept)" in out
     assert "layers replaced" in err  # a title, which pipes do not get
     assert "holds their mean and deviation" in out
-    assert "constants that remain" in out
-    assert re.search(r"· for a random image: image share 100 %, cancellation [\d.]+ %\n", out)
+    assert "constants that remain" not in out  # of random weights
+    assert "image share" not in out
     assert not list(tmp_path.iterdir())
 
 

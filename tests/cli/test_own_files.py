@@ -112,7 +112,10 @@ def test_a_second_call_for_the_same_maps_is_refused(network, shards, tmp_path):
     explain_shards(trained, shards, out, MapOptions(), split="test", workers=0)
     aside = out / ".test-000000.tar.7121c6c4.tmp"
     aside.write_bytes(b"of the other call")
-    with FileLock(out / ".finished/.lock"), pytest.raises(BcosError, match="another process is writing maps into"):
+    with (
+        FileLock(out / ".finished" / LOCK_NAME),
+        pytest.raises(BcosError, match="another process is writing maps into"),
+    ):
         explain_shards(trained, shards, out, MapOptions(), split="test", workers=0)
     assert aside.exists()
 
@@ -122,7 +125,10 @@ def test_a_refused_call_for_other_maps_does_not_claim_those_that_are_being_writt
     (out / ".finished").mkdir(parents=True)
     note = out / ".finished/description"
     note.write_text('{"of": "the other call"}')  # which has no whole shard yet
-    with FileLock(out / ".finished/.lock"), pytest.raises(BcosError, match="another process is writing maps into"):
+    with (
+        FileLock(out / ".finished" / LOCK_NAME),
+        pytest.raises(BcosError, match="another process is writing maps into"),
+    ):
         explain_shards(trained, shards, out, MapOptions(), split="test", workers=0)
     assert note.read_text() == '{"of": "the other call"}'
 

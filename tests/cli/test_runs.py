@@ -222,7 +222,7 @@ def test_nothing_of_it_imports_torch(three):
 def test_listing_writes_nothing(three, bcos, monkeypatch):
     folder = RunFolder(three / "a")
     with folder.locked():
-        monkeypatch.setattr("bcos_cli.train.run_folder.FileLock", None)  # opens its file for writing
+        monkeypatch.setattr("bcos_cli.folder_lock.FileLock", None)  # opens its file for writing
         before = {path: path.stat().st_mtime_ns for path in three.rglob("*")}
         rows = {row["name"]: row["state"] for row in json.loads(bcos("runs", "list", "--json")[1])}
         assert {path: path.stat().st_mtime_ns for path in three.rglob("*")} == before

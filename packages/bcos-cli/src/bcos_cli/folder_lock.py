@@ -39,13 +39,13 @@ def locked(lock: Path, doing: str, *, timeout: float = 0, folder: Path | None = 
 
 
 @contextmanager
-def locked_folder(folder: Path, doing: str, *, timeout: float = 0) -> Iterator[None]:
+def locked_folder(folder: Path, doing: str, *, name: str = LOCK_NAME, timeout: float = 0) -> Iterator[None]:
     """Make the folder and hold a lock in it, as :func:`locked`; afterwards the lock is gone, and a new folder if empty.
 
     Raises:
         BcosError: another process holds it.
     """
-    is_new, lock = not folder.exists(), folder / LOCK_NAME
+    is_new, lock = not folder.exists(), folder / name
     folder.mkdir(parents=True, exist_ok=True)
     with locked(lock, doing, timeout=timeout):
         try:

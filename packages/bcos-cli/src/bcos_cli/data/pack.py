@@ -30,7 +30,7 @@ from bcos_cli.data.index import (
     check_names,
     write_index,
 )
-from bcos_cli.data.pack_progress import PROGRESS_NAME, FinishedShard, Progress, earlier_packing
+from bcos_cli.data.pack_progress import LOCK_NAME, PROGRESS_NAME, FinishedShard, Progress, earlier_packing
 from bcos_cli.data.pixels import USUAL, Pixels
 from bcos_cli.data.sources.inventory import utf8
 from bcos_cli.data.sources.source import ImageItem, ImageSource
@@ -111,7 +111,8 @@ def pack(
     if destination.exists() and not destination.is_dir():
         raise BcosError(f"{str(destination)!r} is a file; give a folder for the shards")
     read_only = destination.exists() and not os.access(destination, os.W_OK)  # a finished index can be returned from it
-    with nullcontext() if read_only else locked_folder(destination, "packing", timeout=-1 if wait else 0):
+    alone = locked_folder(destination, "packing", name=LOCK_NAME, timeout=-1 if wait else 0)
+    with nullcontext() if read_only else alone:
         fingerprint = _fingerprint(source, samples_per_shard, megabytes_per_shard, seed, pixels)
         earlier = earlier_packing(destination, fingerprint)
         if isinstance(earlier, Progress):

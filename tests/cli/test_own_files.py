@@ -145,6 +145,17 @@ def test_two_calls_do_not_explain_into_the_same_folder(network, photo, bcos, lin
     assert not (out / LOCK_NAME).exists()
 
 
+def test_two_demos_do_not_write_into_the_same_folder(bcos, line, tmp_path):
+    out = tmp_path / "demo"
+    (out / "run").mkdir(parents=True)
+    (out / ".bcos-demo").touch()
+    (out / "run/config.yaml").write_text("of the other call")
+    with FileLock(out / LOCK_NAME):
+        refused = line(bcos("demo", "--out", out))
+    assert f"another process is writing the demo into '{out}'" in refused
+    assert (out / "run/config.yaml").read_text() == "of the other call"
+
+
 SLOW = """
 import sys, time
 from bcos_cli.data import pack as module

@@ -46,7 +46,7 @@ def test_notebook_shows_input_explanation_contributions_and_receipt(explanation)
     np.testing.assert_allclose(shown / 255, input_image(e.input[0]), atol=0.5 / 255 + 1e-6)
     limit = symmetric_limit(e.map[0])
     np.testing.assert_allclose(contributions / 255, contribution_rgb(e.map[0], limit=limit), atol=0.5 / 255 + 1e-6)
-    assert "output 2" in html
+    assert "target 2" in html
     assert "adds up" in html
     assert f"±{limit:.3g} per pixel" in html
 

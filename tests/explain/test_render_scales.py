@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
 from bcos_core import BcosError
-from bcos_explain.render import percentile_of_many, smoothing, symmetric_limit
+from bcos_explain import explanation_image
+from bcos_explain.render import common_alpha_scale, percentile_of_many, smoothing, symmetric_limit
 
 
 @pytest.mark.parametrize("percentile", [0, 37.5, 90, 99.5, 100])
@@ -51,3 +53,12 @@ def test_count_and_percentile_are_checked(count, percentile, message):
 
 def test_smoothing_is_in_proportion_and_odd():
     assert [smoothing(n) for n in (224, 112, 32, 8, 448)] == [15, 7, 3, 1, 29]
+
+
+def test_opacity_is_smoothed_in_proportion_to_the_image_where_asked():
+    x = torch.rand(6, 32, 32, generator=torch.Generator().manual_seed(0))
+    w = torch.randn(6, 32, 32, generator=torch.Generator().manual_seed(1))
+    in_proportion = explanation_image(x, w, smooth=None)
+    np.testing.assert_array_equal(in_proportion, explanation_image(x, w, smooth=3))
+    assert not np.array_equal(in_proportion, explanation_image(x, w))
+    assert common_alpha_scale(x[None], w[None], smooth=None) == common_alpha_scale(x[None], w[None], smooth=3)

@@ -19,7 +19,16 @@ from torch import Tensor
 from torch.overrides import has_torch_function_unary
 
 from bcos_core.errors import BcosError
-from bcos_core.fused_ops import COS_EPS, box_sum, cosine_factor, is_eager, scale_by_cosine, sum_of_squares
+from bcos_core.fused_ops import (
+    COS_EPS,
+    box_sum,
+    cosine_factor,
+    is_eager,
+    scale_by_cosine,
+    sum_of_squares,
+    window_sum,
+    window_sum_formula,
+)
 from bcos_core.mode_state import freeze, is_explaining
 from bcos_core.one_call import as_one_call
 from bcos_core.precision import widened
@@ -249,10 +258,8 @@ def patch_norms(
         pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n_dims - 1]
         squares = pool(squares, tuple(kernel_size), tuple(stride)) * prod(kernel_size)
     else:  # PyTorch pools many channels up to ten times as slowly as it convolves each with a kernel of ones
-        ones = squares.new_ones((groups, 1, *kernel_size))
-        conv = (F.conv1d, F.conv2d, F.conv3d)[n_dims - 1]
         with torch.autocast(x.device.type, enabled=False):  # which would sum the squares in half precision
-            squares = conv(squares, ones, None, tuple(stride), 0, tuple(dilation), groups)
+            squares = (window_sum_formula if compiled else window_sum)(squares, kernel_size, stride, dilation)
     return (squares + CONV_NORM_EPS).sqrt()
 
 
@@ -354,7 +361,7 @@ def _bcos_conv(
     if b == 1:
         return out
     norm = patch_norms(freeze(x), kernel_size, stride, pads, dilation, groups)  # (N, G, *spatial_out)
-    if groups > 1:
+    if 1 < groups < out.shape[1]:
         norm = norm.repeat_interleave(out.shape[1] // groups, dim=1)
     return _scale_by_cosine(out, norm, b)
 

@@ -3,13 +3,20 @@
 Values and derivatives are those of the plain expressions in :mod:`bcos_core.functional` and
 :mod:`bcos_core.norms`; second derivatives too. Under ``torch.compile`` the plain expressions are used, which
 the compiler fuses itself.
+
+A norm behind a B-cos transform does not keep its input: the transform keeps the linear map and the norm of its input,
+which give it again in the backward pass.
 """
 
+import math
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
 from bcos_core.precision import is_half, widened
 
@@ -63,6 +70,20 @@ def box_sum(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
     return result
 
 
+def window_sum(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """Sum over every window of a map (N, C, *spatial) of many channels; autograd keeps nothing of it."""
+    recorded = torch.is_grad_enabled() and x.requires_grad
+    result: Tensor = (_WindowSum.apply if recorded else window_sum_formula)(x, kernel, stride, dilation)
+    return result
+
+
+def window_sum_formula(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+    """The same as a convolution of each channel with a kernel of ones."""
+    conv = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
+    channels = x.shape[1]
+    return conv(x, x.new_ones((channels, 1, *kernel)), None, tuple(stride), 0, tuple(dilation), channels)
+
+
 def has_batch_statistics(x: Tensor) -> bool:
     """Whether PyTorch computes the statistics of a batch by themselves where `x` is."""
     return x.device.type in ("cpu", "cuda")
@@ -73,8 +94,14 @@ def divide_by_batch_std(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, 
 
     Beside it, these variances (C,), detached.
     """
-    y, _, var = _DivideByBatchStd.apply(x, weight, eps)
+    y, _, var = _DivideByBatchStd.apply(x, *_source(x), weight, eps)
     return y, var
+
+
+def divide_by_std_of(x: Tensor, weight: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
+    """``x / sqrt(var + eps) · weight`` with the biased variance over `dims`; `weight` broadcasts to `x`."""
+    y, _, _ = _DivideByStd.apply(x, *_source(x), dims, weight, eps)
+    return y  # type: ignore[no-any-return]
 
 
 class _ScaleByCosine(torch.autograd.Function):
@@ -85,10 +112,12 @@ class _ScaleByCosine(torch.autograd.Function):
         return cosine_factor(linear, norm, b).mul_(linear).to(linear.dtype)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], _output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:
         linear, norm, ctx.b = inputs
         ctx.save_for_backward(linear, norm)
         ctx.save_for_forward(linear, norm)
+        ctx.inputs = weakref.ref(linear), weakref.ref(norm)  # for _source: what is saved may be packed by hooks
+        ctx.version = output._version
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
@@ -213,6 +242,56 @@ class _BoxSpread(torch.autograd.Function):
         return _BoxSpread.forward(d_y, ctx.shape, ctx.kernel, ctx.stride)
 
 
+class _WindowSum(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> Tensor:
+        return window_sum_formula(x, kernel, stride, dilation)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Any, Any, Any], _output: Tensor) -> None:
+        x, *ctx.windows = inputs
+        ctx.shape = x.shape
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return _WindowSpread.apply(gradient, ctx.shape, *ctx.windows), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, d_x: Tensor, *_: None) -> Tensor:
+        return window_sum_formula(d_x, *ctx.windows)
+
+
+class _WindowSpread(torch.autograd.Function):
+    """The derivative of a window sum."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        y: Tensor, shape: torch.Size, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]
+    ) -> Tensor:
+        spread = (conv1d_input, conv2d_input, conv3d_input)[len(kernel) - 1]
+        channels = shape[1]
+        ones = y.new_ones((channels, 1, *kernel))
+        placed = {"stride": tuple(stride), "dilation": tuple(dilation), "groups": channels}
+        result: Tensor = spread(shape, ones, y, **placed)  # type: ignore[no-untyped-call]
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Tensor) -> None:
+        _, ctx.shape, *ctx.windows = inputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return _WindowSum.apply(gradient, *ctx.windows), None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, d_y: Tensor, *_: None) -> Tensor:
+        return _WindowSpread.forward(d_y, ctx.shape, *ctx.windows)
+
+
 def _every(x: Tensor, dim: int, step: int) -> Tensor:
     """Every so many rows of a dimension, from the first."""
     return x[(slice(None),) * dim + (slice(None, None, step),)] if step > 1 else x
@@ -220,24 +299,26 @@ def _every(x: Tensor, dim: int, step: int) -> Tensor:
 
 class _DivideByBatchStd(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        x: Tensor, _linear: Any, _norm: Any, _b: Any, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         mean, var = torch.ops.aten.batch_norm_update_stats(x, *_full_statistics(x), 0.0)
         return (x * _along_channels((var + eps).rsqrt() * weight, x)).to(x.dtype), mean, var
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        x, weight, ctx.eps = inputs
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        *source, weight, ctx.eps = inputs
         _, mean, var = output
         ctx.mark_non_differentiable(mean, var)
-        ctx.save_for_backward(x, weight, mean, var)
+        _save(ctx, source, weight, mean, var)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, Tensor | None, None]:
-        x, weight, mean, var = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, mean, var = _saved(ctx)
         if torch.is_grad_enabled():  # create_graph=True: the same derivative, differentiable itself
-            y = _plain(x, weight, ctx.eps)
-            to_x, to_weight = torch.autograd.grad(y, (x, weight), gradient, create_graph=True)
-            return to_x, to_weight, None
+            y = _plain(x, (0, *range(2, x.ndim)), _along_channels(weight, x), ctx.eps)
+            to_x, to_weight = _gradients(y, x, weight, gradient)
+            return to_x, None, None, None, to_weight, None
         invstd = (var + ctx.eps).rsqrt()
         # Of batch norm's own derivative only the sums are wanted: of gradient · (x - mean) · invstd, and of gradient
         _, centred, added = torch.ops.aten.native_batch_norm_backward(
@@ -247,12 +328,79 @@ class _DivideByBatchStd(torch.autograd.Function):
         to_std = -(invstd**3) * weight * along / (x.numel() // x.shape[1])
         to_x = torch.addcmul(_along_channels(-mean * to_std, x), x, _along_channels(to_std, x))
         to_x.addcmul_(gradient, _along_channels(invstd * weight, x))
-        return to_x.to(x.dtype), along * invstd, None
+        return to_x.to(x.dtype), None, None, None, along * invstd, None
 
 
-def _plain(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    var = widened(x).var(dim=(0, *range(2, x.ndim)), correction=0, keepdim=True)
-    return (x * (var + eps).rsqrt() * _along_channels(weight, x)).to(x.dtype)
+class _DivideByStd(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        x: Tensor, _linear: Any, _norm: Any, _b: Any, dims: tuple[int, ...], weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        var, mean = torch.var_mean(widened(x), dim=dims, correction=0, keepdim=True)
+        return (x * (var + eps).rsqrt()).mul_(weight).to(x.dtype), mean, var
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        *source, ctx.dims, weight, ctx.eps = inputs
+        _, mean, var = output
+        ctx.mark_non_differentiable(mean, var)
+        _save(ctx, source, weight, mean, var)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, mean, var = _saved(ctx)
+        if torch.is_grad_enabled():
+            y = _plain(x, ctx.dims, weight, ctx.eps)
+            to_x, to_weight = _gradients(y, x, weight, gradient)
+            return to_x, None, None, None, None, to_weight, None
+        invstd = (var + ctx.eps).rsqrt()
+        along = widened(gradient) * x
+        to_weight = (along * invstd).sum_to_size(weight.shape)
+        # ∂L/∂var = -½ invstd³ Σ gradient · weight · x, and ∂var/∂x = 2 (x - mean) / n
+        n = math.prod(x.shape[dim] for dim in ctx.dims)
+        to_std = -(invstd**3) * along.mul_(weight).sum(ctx.dims, keepdim=True) / n
+        to_x = torch.mul(x, to_std, out=along).sub_(mean * to_std).add_((gradient * weight).mul_(invstd))
+        return to_x.to(x.dtype), None, None, None, None, to_weight, None
+
+
+def _source(x: Tensor) -> tuple[Tensor | None, Tensor | None, float]:
+    """What :func:`scale_by_cosine` made `x` of, if autograd keeps it: linear map, norm and B; else None twice."""
+    made: Any = x.grad_fn
+    nothing = (None, None, 0.0)
+    is_transform = type(made) is _ScaleByCosine._backward_cls
+    if not is_transform or made.version != x._version:
+        return nothing
+    linear, norm = (input_() for input_ in made.inputs)
+    return nothing if linear is None or norm is None else (linear, norm, made.b)
+
+
+def _save(ctx: Any, source: Sequence[Any], *others: Tensor) -> None:
+    """Keep `x`, the first of `source`, or what else it says `x` comes from."""
+    x, linear, norm, ctx.b = source
+    ctx.x = None if linear is None else weakref.ref(x)
+    ctx.save_for_backward(*((x,) if linear is None else (linear, norm)), *others)
+
+
+def _saved(ctx: Any) -> tuple[Tensor, ...]:
+    """`x` and the others that :func:`_save` has kept."""
+    if ctx.x is None:
+        return ctx.saved_tensors  # type: ignore[no-any-return]
+    linear, norm, *others = ctx.saved_tensors
+    x = ctx.x() if torch.is_grad_enabled() else None  # whoever has it may want a second derivative by it
+    return scale_by_cosine(linear, norm, ctx.b) if x is None else x, *others
+
+
+def _plain(x: Tensor, dims: tuple[int, ...], weight: Tensor, eps: float) -> Tensor:
+    var = widened(x).var(dim=dims, correction=0, keepdim=True)
+    return (x * (var + eps).rsqrt() * weight).to(x.dtype)
+
+
+def _gradients(y: Tensor, x: Tensor, weight: Tensor, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Differentiable gradients of `y` by `x` and `weight`, where they need one."""
+    wanted = [leaf for leaf in (x, weight) if leaf.requires_grad]
+    found = iter(torch.autograd.grad(y, wanted, gradient, create_graph=True))
+    to_x, to_weight = (next(found) if leaf.requires_grad else None for leaf in (x, weight))
+    return to_x, to_weight
 
 
 def _magnitude(x: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bcos_core.errors import BcosError
+from bcos_core.fused_ops import divide_by_std_of, is_fusible
+from bcos_core.mode_state import is_explaining
 from bcos_core.norms.base import Norm, apply_affine, divide_by_std, variance
 
 
@@ -49,8 +51,9 @@ class GroupNormUncentered2d(GroupNorm2d):
         """Divide each group of channels by its standard deviation."""
         self.check_channels(x, self.num_channels)
         groups = x.unflatten(1, (self.num_groups, -1))  # (N, G, C/G, *spatial)
-        var = variance(groups, tuple(range(2, groups.ndim)))
-        return apply_affine(divide_by_std(groups, var, self.eps).flatten(1, 2), self.weight, self.bias)
+        within = tuple(range(2, groups.ndim))
+        weight = None if self.weight is None else self.weight.reshape(self.num_groups, -1, *[1] * (x.ndim - 2))
+        return apply_affine(_scaled(groups, within, weight, self.eps).flatten(1, 2), None, self.bias)
 
 
 class InstanceNorm2d(GroupNorm2d):
@@ -94,7 +97,8 @@ class PositionNormUncentered2d(PositionNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Scale each pixel."""
         self.check_channels(x, self.num_channels)
-        return apply_affine(divide_by_std(x, variance(x, (1,)), self.eps), self.weight, self.bias)
+        weight = None if self.weight is None else self.weight.reshape(-1, *[1] * (x.ndim - 2))
+        return apply_affine(_scaled(x, (1,), weight, self.eps), None, self.bias)
 
 
 class LayerNorm(Norm):
@@ -135,4 +139,12 @@ class LayerNormUncentered(LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Scale each token."""
         self._check(x)
-        return apply_affine(divide_by_std(x, variance(x, (-1,)), self.eps), self.weight, self.bias, channel_dim=-1)
+        return apply_affine(_scaled(x, (-1,), self.weight, self.eps), None, self.bias, channel_dim=-1)
+
+
+def _scaled(x: Tensor, dims: tuple[int, ...], weight: Tensor | None, eps: float) -> Tensor:
+    """``x / sqrt(var + eps) · weight`` with the variance over `dims`; `weight` broadcasts to `x`."""
+    if weight is not None and is_fusible(x, weight) and not is_explaining():
+        return divide_by_std_of(x, weight, dims, eps)
+    y = divide_by_std(x, variance(x, dims), eps)
+    return y if weight is None else y * weight.to(x.dtype)

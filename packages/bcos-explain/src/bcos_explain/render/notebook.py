@@ -15,7 +15,7 @@ from bcos_explain.render.contributions import contribution_rgb, plot_contributio
 from bcos_explain.render.files import data_uri
 from bcos_explain.render.grid import laid_on
 from bcos_explain.render.picture import input_image, on_ground
-from bcos_explain.render.weight_image import explanation_image, smoothing
+from bcos_explain.render.weight_image import explanation_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +68,7 @@ def plot_explanation(explanation: Explanation) -> "Figure":
         left.set_axis_off()
         middle.imshow(row.weight, interpolation="nearest")
         middle.set_axis_off()
-        middle.set_title(f"output {row.target}: {row.receipt.equation}", fontsize="small")
+        middle.set_title(f"target {row.target}: {row.receipt.equation}", fontsize="small")
         plot_contribution_map(row.map, right, limit=row.limit, colorbar=True, label="contribution")
     if more := _more(explanation):
         figure.supxlabel(more, fontsize="small")
@@ -98,7 +98,7 @@ def _rows(explanation: Explanation) -> Iterator[_Row]:
         x = explanation.input[i]
         limit = symmetric_limit(maps[i, :TARGETS_SHOWN])
         for t in range(min(targets.shape[1], TARGETS_SHOWN)):
-            w = explanation_image(x, weights[i, t], smooth=smoothing(min(x.shape[1:])))
+            w = explanation_image(x, weights[i, t], smooth=None)
             picture = None if t else input_image(x)
             yield _Row(picture, laid_on(on_ground(w), "white"), maps[i, t], limit, int(targets[i, t]), checked[i][t])
 
@@ -112,7 +112,7 @@ def _more(explanation: Explanation) -> str:
 
 def _receipt(target: int, receipt: Receipt, limit: float) -> str:
     (_, score), *others = receipt.rows
-    lines = [(f"output {target}", score), *others, ("red and blue", f"±{limit:.3g} per pixel")]
+    lines = [(f"target {target}", score), *others, ("red and blue", f"±{limit:.3g} per pixel")]
     texts = [f"{escape(name)}: <b>{escape(value)}</b>" for name, value in lines]
     verdict = receipt.verdict if receipt.passed else f"does not add up: {receipt.verdict}"
     return "<br>".join([*texts, escape(verdict), escape(receipt.bar), *map(escape, receipt.warnings)])

@@ -22,7 +22,7 @@ def explanation_image(
     x: Array,
     weight: Array,
     *,
-    smooth: int = SMOOTH,
+    smooth: int | None = SMOOTH,
     percentile: float = PERCENTILE,
     alpha_scale: float | None = None,
 ) -> Picture:
@@ -39,8 +39,8 @@ def explanation_image(
             their colours, with 2 channels ``[v, 1-v]`` it is grey. Other encodings have no inverse that tells
             black from nothing, so sign is shown instead: grey is zero, brighter a positive weight, darker a
             negative one, in RGB for 3 channels and in grey (of the mean over channels) for any other number.
-        smooth: size of the mean filter, odd; 1 for none. Clipped to the largest odd size that fits into the
-            image.
+        smooth: size of the mean filter, odd; 1 for none, None for one in proportion to the image, 15 at 224 pixels.
+            Clipped to the largest odd size that fits into the image.
         percentile: percentile of the smoothed norm, at which the picture is opaque.
         alpha_scale: smoothed norm at which the picture is opaque, instead of the percentile, so that pictures
             can be compared with each other; see :func:`common_alpha_scale`.
@@ -76,14 +76,13 @@ class WeightPicture:
 
         Args:
             x: (C, H, W), the encoded input; so is `weight`, W for one output.
-            smooth: size of the mean filter; None for one in proportion to the image, :func:`smoothing`.
+            smooth: as for :func:`explanation_image`.
 
         Raises:
             BcosError: as :func:`explanation_image`.
         """
         inputs, w = _checked(x, weight)
-        size = smoothing(min(w.shape[1:])) if smooth is None else smooth
-        return cls(as_picture(_colours(w)), _strength(inputs, w, size).numpy())
+        return cls(as_picture(_colours(w)), _strength(inputs, w, smooth).numpy())
 
     @property
     def own_scale(self) -> float | None:
@@ -114,7 +113,7 @@ def smoothing(size: int) -> int:
 
 
 def common_alpha_scale(
-    x: Array, weight: Array, *, smooth: int = SMOOTH, percentile: float = PERCENTILE
+    x: Array, weight: Array, *, smooth: int | None = SMOOTH, percentile: float = PERCENTILE
 ) -> float | None:
     """Return the `alpha_scale` that suits a whole batch: the percentile over all of its pixels.
 
@@ -160,8 +159,10 @@ def _colours(weight: Tensor) -> Tensor:
     return colours.expand(3, -1, -1)
 
 
-def _strength(x: Tensor, weight: Tensor, smooth: int) -> Tensor:
+def _strength(x: Tensor, weight: Tensor, smooth: int | None) -> Tensor:
     """Return the smoothed norm of W where it contributes positively, (H, W)."""
+    if smooth is None:
+        smooth = smoothing(min(weight.shape[1:]))
     if smooth < 1 or smooth % 2 == 0:
         raise BcosError(f"smooth must be odd and at least 1, got {smooth}; use 1 for no smoothing")
     norm = torch.linalg.vector_norm(weight, dim=0)

@@ -30,6 +30,12 @@ def test_network_to_start_from_takes_the_recipe_for_it(shards):
     assert (found.recipe.model.start, found.recipe.model.train, found.recipe.model.name) == ("resnet18", "head", None)
 
 
+@pytest.mark.parametrize("typed", ["runs/my run #2", "20240101", "1e3", "~", "runs/a: b", "[a]", "null"])
+def test_a_network_to_start_from_is_what_was_typed(typed, shards):
+    found = resolve(start=typed, weights=typed, data=shards).recipe.model
+    assert (found.start, found.weights) == (typed, typed)
+
+
 def test_run_is_continued_with_its_own_recipe(recipe, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(dump_recipe(recipe(train={"epochs": 7})))

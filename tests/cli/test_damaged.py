@@ -97,7 +97,7 @@ def test_run_goes_to_its_end_and_counts_them_at_every_place(damaged, recipe, bco
     (tmp_path / "r.yaml").write_text(dump_recipe(made))
     status, out, err = bcos("train", "r.yaml", "--out", "run")
     assert status == 0, err
-    assert "epoch 1: 3 test images could not be read and were left out" in out
+    assert "epoch 1: 3 test images could not be read and were left out" in err
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text())["test_skipped"] == 3
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert (evaluation["scores"]["samples"], evaluation["scores"]["unread"]) == (4, 3)

@@ -10,6 +10,7 @@ from filelock import FileLock
 from torch import nn
 
 from bcos_cli.config import dump_recipe
+from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.data.index import load_index
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
@@ -235,6 +236,17 @@ def test_folder_of_the_run(found, recipe, tmp_path):
     assert "'mine' is not empty, and not a run" in found(made, "machine", out="mine")["problem"][0]
 
 
+def test_a_run_that_found_values_out_is_that_run(found, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = recipe(train={"compile": "auto", "max_batch": "auto"}, data={"cache": "copies"})
+    stored = with_absolute_paths(recipe(train={"compile": "no", "max_batch": 4}, data={"cache": "copies"}), Path("run"))
+    folder = RunFolder(tmp_path / "run")
+    folder.start(stored)
+    (folder.checkpoints / "step-00000003").mkdir(parents=True)
+    (folder.checkpoints / "step-00000003" / "state.pt").write_bytes(b"")
+    assert any("step-00000003; continue it with --resume" in text for text in found(given, "machine")["note"])
+
+
 def test_images_that_choose_are_told_and_not_counted_as_trained_on(found, recipe):
     made = recipe(train={"restore_best": True}, data={"val_share": 0.25})
     assert any(
@@ -246,4 +258,4 @@ def test_images_that_choose_are_told_and_not_counted_as_trained_on(found, recipe
 def test_folder_with_the_same_run_is_seen_though_its_recipe_says_what_chooses(found, recipe):
     made = recipe(early_stopping={"patience": 2})
     RunFolder(Path("run")).start(with_validation(made, load_index(made.data.path)))
-    assert any("holds a run of this recipe" in text for text in found(made, "machine")["note"])
+    assert any("holds a run with 0 of" in text for text in found(made, "machine")["note"])

@@ -170,11 +170,25 @@ def test_eval_writes_every_score(run_folder, tmp_path, bcos, shards):
     assert not (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.parametrize("given", [["--json"], ["--json", "-"]])
+def test_eval_prints_json_with_and_without_a_dash(given, run_folder, bcos):
+    status, out, err = bcos("eval", run_folder, "--metric", "top1", "--workers", 0, *given)
+    assert status == 0, err
+    assert set(json.loads(out)["metrics"]) == {"top1"}
+
+
 def test_eval_takes_another_split_and_model(run_folder, tmp_path, bcos, shards):
     options = ["--data", shards, "--split", "train", "--json", "e.json", "--workers", 0, "--metric", "top1"]
     status, _, err = bcos("eval", "run/model.safetensors", *options)
     assert status == 0, err
     assert evaluation(tmp_path / "e.json")["scores"]["samples"] == 24
+
+
+def test_scores_of_other_data_are_not_the_runs_and_why_is_said(run_folder, tmp_path, bcos, shards):
+    shutil.copytree(shards, tmp_path / "other")
+    status, _, err = bcos("eval", run_folder, "--data", "other", "--workers", 0)
+    assert status == 0, err
+    assert "evaluation.json and report.html stay: they are of the run's own data, these of others" in err
 
 
 def test_network_that_is_sure_of_nothing_is_scored_all_the_same(run_folder, tmp_path, bcos):

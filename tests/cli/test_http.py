@@ -20,7 +20,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.asked.append(self.path)
         self.server.logins.append(self.headers.get("Authorization"))
-        status, headers, body = self.server.answer(self.path)
+        answer = self.server.answer(self.path)
+        if answer is None:
+            return  # hang up
+        status, headers, body = answer
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -104,6 +107,18 @@ def test_a_server_that_is_busy_is_asked_again(monkeypatch):
         with pytest.raises(OSError, match="404 Not Found"):
             read(server.url)
         assert len(server.asked) == 1
+
+
+def test_a_server_that_hangs_up_is_asked_again(monkeypatch):
+    monkeypatch.setattr(remote, "PAUSE", 0)
+    left = [None, None]
+    with answering(lambda _: left.pop() if left else (200, {"Content-Length": "2"}, b"ok")) as server:
+        assert read(server.url) == b"ok"
+        assert len(server.asked) == 3
+    with answering(lambda _: None) as server:
+        with pytest.raises(OSError, match="Remote end closed connection without response"):
+            read(server.url)
+        assert len(server.asked) == remote.ATTEMPTS
 
 
 def test_what_a_server_says_is_a_short_line():

@@ -14,9 +14,10 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
-from bcos_cli.data.pack import LOCK_NAME, PROGRESS_NAME, pack
+from bcos_cli.data.pack import LOCK_NAME, pack
 from bcos_cli.data.sources import open_source
 from bcos_cli.data.verify import verify
+from bcos_cli.file_names import PROGRESS_NAME
 from bcos_core import BcosError
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from bcos_cli.data.augmentation import BytesTransform
 from bcos_cli.data.image_decoder import UnreadableImageError, decode, quick_decode
 from bcos_cli.data.index import load_index
 from bcos_cli.data.input_image import inference_transform, read_image
-from bcos_cli.data.loader import images_at
+from bcos_cli.data.loader import Reading, images_at
 from bcos_cli.data.pack import pack
 from bcos_cli.data.pixels import Pixels
 from bcos_cli.data.verify import verify
@@ -23,6 +24,7 @@ from bcos_cli.doctor.checkup import examine
 from bcos_cli.evaluate.photos import load_annotated
 from bcos_cli.explain.files import explain_files
 from bcos_cli.explain.image_files import find_images
+from bcos_cli.explain.shard_maps import MapOptions, explain_shards
 from bcos_cli.serve.examples import named_examples
 from bcos_cli.serve.networks import PageExplainer, load_networks
 from bcos_cli.serve.uploads import Limits, read_upload
@@ -308,6 +310,19 @@ def test_jpegs_that_were_cut_off_are_packed_and_loaded_where_that_is_allowed(dec
     data, index = packed(cut_off, "jpg", truncated=True)
     assert load_index(data).truncated
     assert len(images_at(data, index, "train", InputSpec(size=8, resize=None, channels=1), range(12))) == 12
+
+
+def test_shards_are_explained_as_the_run_reads_them(packed, recipe, tmp_path):
+    data, _ = packed(cut_off, "jpg", truncated=True)
+    described = json.loads((Path(data) / "index.json").read_text())
+    (Path(data) / "index.json").write_text(json.dumps({**described, "truncated": False}))  # as another tool writes it
+    trained = build(recipe(), ["a", "b"])
+    with pytest.raises(BcosError, match=r"cut off: .*data.truncated=allow"):
+        explain_shards(trained, data, tmp_path / "refused", MapOptions(), split="train", workers=0)
+    written = explain_shards(
+        trained, data, tmp_path / "maps", MapOptions(), split="train", workers=0, reading=Reading(truncated=True)
+    )
+    assert written.images == 12
 
 
 def test_cut_off_jpeg_is_explained_where_that_is_allowed(recipe, tmp_path, bcos):

@@ -79,9 +79,9 @@ def test_pre_empted_processes_agree_and_fewer_of_them_go_on(long_recipe, start, 
     assert process.returncode == EXIT_STATUS, told
     assert told.count("ended by SIGTERM after step") == 1
     process = start("train", "--resume", "--out", "run", "-o", "evaluation.explainers=[gradient]")
-    said, told = process.communicate(timeout=180)
+    _, told = process.communicate(timeout=180)
     assert process.returncode == 0, told
-    assert "resumed with 1 processes instead of 2" in said
+    assert "resumed with 1 processes instead of 2" in told
     assert [line["epoch"] for line in metrics(tmp_path / "run")] == list(range(1, 31))
     assert (tmp_path / "run" / "report.html").exists()
 

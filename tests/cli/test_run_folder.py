@@ -6,6 +6,7 @@ from filelock import FileLock
 
 from bcos_cli.config import load_recipe
 from bcos_cli.folder_lock import LOCK_NAME
+from bcos_cli.train.model import build
 from bcos_cli.train.run_folder import RunFolder
 from bcos_core import BcosError
 from bcos_core.files import write_atomically
@@ -31,7 +32,9 @@ def test_folder_in_use_is_refused(run, recipe, tmp_path):
         RunFolder(tmp_path / "file").start(recipe())
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "model.safetensors", "report.html", "checkpoints", ".lock"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "model.safetensors", "report.html", "checkpoints", ".lock", "scores", ".partial"]
+)
 def test_run_with_a_link_that_leads_out_of_it_is_not_resumed(name, run, recipe, tmp_path):
     run.start(recipe())
     (run.path / name).symlink_to(tmp_path / "victim")
@@ -40,6 +43,18 @@ def test_run_with_a_link_that_leads_out_of_it_is_not_resumed(name, run, recipe, 
         run.opened(recipe(), resume=True),
     ):
         pass
+    assert not (tmp_path / "victim").exists()
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "report.html", "scores/scores.csv", ".partial/top1.json"])
+def test_run_is_not_scored_through_a_link_that_leads_out_of_it(name, run, recipe, tmp_path, bcos):
+    run.start(recipe())
+    build(recipe(), ["rows", "columns", "corner"]).save(run.weights)
+    (run.path / name).parent.mkdir(exist_ok=True)
+    (run.path / name).symlink_to(tmp_path / "victim")
+    status, _, err = bcos("eval", run.path, "--metric", "top1", "--workers", 0)
+    assert status == 2
+    assert f"{name}' is a link that leads out of the run's folder" in err
     assert not (tmp_path / "victim").exists()
 
 

@@ -10,7 +10,8 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from damaging import replace_members
 
-from bcos_cli.data.index import INDEX_NAME, load_index
+from bcos_cli.data.index import load_index
+from bcos_cli.file_names import INDEX_NAME
 from bcos_cli.runs.evaluation import evaluate_run
 from bcos_cli.train import trainer
 from bcos_cli.train.trainer import train
@@ -216,7 +217,7 @@ def test_damaged_data_end_the_run_or_are_left_out_and_counted(damaged, run, reci
     out = capsys.readouterr()
     assert all(line["skipped"] >= 2 for line in lines(folder))
     assert [line["step"] for line in lines(folder)] == [3, 6]
-    assert "images could not be read and were left out" in out.out
+    assert "images could not be read and were left out" in out.err
     assert "bcos: left out" in out.err
 
     with monkeypatch.context() as patched:  # killed before the first epoch has its line

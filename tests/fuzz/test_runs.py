@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from mutations import altered, as_json, damaged, json_files
 from recipe_files import FILES, TEXT
 
-from bcos_cli.data.pack import PROGRESS_NAME, pack
+from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, ImageItem
 from bcos_cli.evaluate.resumable import PartialResults
 from bcos_cli.explain.shard_maps import _check_free, _read_note
+from bcos_cli.file_names import PROGRESS_NAME
 from bcos_cli.runs.compare import recipe_rows, score_rows
 from bcos_cli.runs.run import find_runs, read_run
 

@@ -35,7 +35,8 @@ class _Terminal(Console):
     """A console that shows text as it is; styles are ours."""
 
     def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False)
+        """On standard error lines are as long as they are: a log has no width."""
+        super().__init__(stderr=stderr, soft_wrap=stderr, highlight=False, markup=False, emoji=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return text to be laid out."""
@@ -120,7 +121,7 @@ class Counter:
         if not task.finished:  # the bar's last state is written anyway
             more = [_Rate().render(task).plain, str(task.fields["note"])]
             parts = [f"{task.description} {task.completed:,.0f} of {task.total or 0:,.0f}", *filter(None, more)]
-            err.print(", ".join(parts), soft_wrap=True)
+            err.print(", ".join(parts))
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], *, prose: Collection[str] = ()) -> None:
@@ -135,7 +136,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], 
     headings = [printable(column) for column in columns]
     cells = [[printable(str(cell)) for cell in row] for row in rows]  # before their width is measured
     if not out.is_terminal:
-        err.print(title, soft_wrap=True)
+        err.print(title)
         for row in [headings, *cells]:
             say("\t".join(row))
         return

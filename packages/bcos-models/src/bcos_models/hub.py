@@ -19,12 +19,12 @@ from bcos_core.errors import BcosError, first_line
 from bcos_core.files import write_atomically
 from bcos_core.text import parse_json, read_text
 from bcos_models.download import hub_file
+from bcos_models.file_names import CONFIG_NAME, WEIGHTS_NAME
 from bcos_models.model_config import ModelConfig, check_name, check_outputs, read_input, section, usual_probabilities
 from bcos_models.reconstruction import rebuild
 from bcos_models.timm_models import PREFIX, pretrained_cfg
-from bcos_models.weights import WEIGHTS_NAME, read_state, save_weights, uncompiled
+from bcos_models.weights import read_state, save_weights, uncompiled
 
-CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
 _KEY = "bcos_models"
 

@@ -16,14 +16,14 @@ from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.files import write_atomically
 from bcos_models import imagenet
 from bcos_models.convert.origins import original
-from bcos_models.hub import CONFIG_NAME, from_pretrained
+from bcos_models.file_names import CONFIG_NAME, WEIGHTS_NAME
+from bcos_models.hub import from_pretrained
 from bcos_models.model_config import ModelConfig, Probabilities, check_outputs, usual_probabilities
 from bcos_models.reconstruction import rebuild
 from bcos_models.registry import check_named, create_model, get_spec, is_model
 from bcos_models.spec import ImageChanges, InputSpec
 from bcos_models.transforms import input_encoder
 from bcos_models.weights import (
-    WEIGHTS_NAME,
     check_finite,
     classes_in,
     convert_state,

@@ -16,9 +16,9 @@ from bcos_core.plugins import first_result
 from bcos_models import plugins
 from bcos_models.classifier import ImageClassifier
 from bcos_models.download import PACKAGE, fetch, hub_file, packaged_file
+from bcos_models.file_names import WEIGHTS_NAME
 from bcos_models.spec import Checkpoint
 
-WEIGHTS_NAME = "model.safetensors"
 _HUB = "hf://"
 _INSIDE = ("state_dict", "model_state_dict", "model", "net", "module", "state_dict_ema", "model_ema", "ema")
 """Where training checkpoints keep the state dict of the model; moving averages last."""

@@ -118,8 +118,8 @@ class _Task:
         from bcos_cli.config import override
         from bcos_models import get_spec, load_trained
         from bcos_models.convert.origins import classes_of_weights
+        from bcos_models.file_names import WEIGHTS_NAME
         from bcos_models.registry import check_named
-        from bcos_models.weights import WEIGHTS_NAME
 
         if out is not None and not dry_run:
             _check_folder(out)
@@ -245,7 +245,7 @@ class _Task:
         try:
             columns = plain.align_classes(index.classes, data)
         except BcosError as reason:
-            console.err.print(f"there is no accuracy: {reason}", soft_wrap=True)
+            console.err.print(f"there is no accuracy: {reason}")
             return images, None
         return images, None if index.multi_label else labels.new_tensor([columns[k] for k in labels.tolist()])
 

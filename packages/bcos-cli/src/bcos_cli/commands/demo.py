@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from bcos_cli.config.output_path import check_folder
+from bcos_cli.file_names import DEMO_NAME
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.processes.device import Device, use_device
 from bcos_core.errors import BcosError
 
 RECIPE = "digits"
-MARKER = ".bcos-demo"
 """File that marks the folder of a demo, which may replace its run and images there."""
 EXPLAINED = 12
 """Number of test images that are explained one by one."""
@@ -49,14 +49,14 @@ def demo(
     source = digits_source()
     tests = [item for item in source.items if item.split == recipe.data.test_split][:EXPLAINED]
     names = {f"{Path(item.path).stem}-{source.classes[int(str(item.label))]}.png": item for item in tests}
-    check_folder(out, MARKER)
+    check_folder(out, DEMO_NAME)
     others = sorted(path.name for path in images.iterdir() if path.name not in names) if images.is_dir() else []
     if others:
         raise BcosError(
             f"{str(images)!r} holds {others[0]!r}, which the demo did not write; move it, or choose another --out"
         )
     with locked_folder(out, "writing the demo"):
-        (out / MARKER).touch()
+        (out / DEMO_NAME).touch()
         for folder in (shards, run):
             shutil.rmtree(folder, ignore_errors=True)
         index = pack(source, "digits", shards, samples_per_shard=500, workers=1)

@@ -27,8 +27,11 @@ class _EvalCommand(TyperCommand):
     """Takes ``--json`` without a path too, as every other command does; options of typer always have a value."""
 
     def parse_args(self, context: Any, arguments: list[str]) -> list[str]:
-        followed = pairwise([*arguments, "-"])
-        whole = [[a, str(STDOUT)] if a == "--json" and after.startswith("-") else [a] for a, after in followed]
+        followed = pairwise([*arguments, "--"])
+        is_option = [after.startswith("-") and after != str(STDOUT) for _, after in followed]
+        whole = [
+            [a, str(STDOUT)] if a == "--json" and ends else [a] for a, ends in zip(arguments, is_option, strict=True)
+        ]
         return super().parse_args(context, [argument for part in whole for argument in part])
 
 
@@ -44,7 +47,8 @@ def evaluate(
         typer.Option(help=f"A metric that bcos metrics lists; repeatable. By default {', '.join(DEFAULT)}."),
     ] = None,
     explainer: Annotated[
-        list[str] | None, typer.Option(help="Explainer to score; repeatable. By default those of the run, or bcos.")
+        list[str] | None,
+        typer.Option(help="Explainer to score; repeatable. By default those of the run, or bcos; with --boxes bcos."),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -76,7 +80,9 @@ def evaluate(
     explain_batch: Annotated[
         int | None, typer.Option(help="Images, or grids, explained at a time; halved if memory runs out.", min=1)
     ] = None,
-    workers: Annotated[int, typer.Option(help="Loader processes.", min=0)] = 2,
+    workers: Annotated[
+        int | None, typer.Option(help="Loader processes; by default as in the run, or 2.", min=0)
+    ] = None,
     on_error: Annotated[
         Literal["stop", "skip"] | None,
         typer.Option(help="What to do at a damaged image or shard. By default as in the run, or stop."),
@@ -124,6 +130,7 @@ def evaluate(
     )
     if boxes is not None:
         of_shards = {"data": data, "split": split, "images": images, "grids": grids, "grid-size": grid_size}
+        of_shards |= {"batch-size": batch_size, "workers": workers}
         unused = [f"--{name}" for name, value in {**of_shards, "on-error": on_error}.items() if value is not None]
         if unused:
             raise BcosError(f"{', '.join(unused)} cannot go with --boxes, which scores all annotated photographs")

@@ -11,7 +11,7 @@ from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.data_set import DataPath, packed_data_set
 from bcos_cli.hookspecs import hookimpl
-from bcos_cli.messages import say_json
+from bcos_cli.messages import say_json, tell
 from bcos_cli.processes.device import Device, use_device
 from bcos_core.errors import BcosError
 
@@ -63,11 +63,11 @@ def maps(
     data = packed_data_set(data)
     location, _, chosen = shards_of(run_or_model, data, split)
 
+    from bcos_cli.data.loader import reading_of
     from bcos_cli.explain.shard_maps import LABEL, PREDICTED, MapOptions, explain_shards
     from bcos_cli.explain.targets import class_index
     from bcos_cli.processes.group import leave, process_state
 
-    check_writable(out)
     trained = load_network(run_or_model, weights, classes)
     given = target or [PREDICTED]
     choices = [name for name in given if name in (PREDICTED, LABEL) and name not in trained.classes]
@@ -79,10 +79,18 @@ def maps(
         choice=choices[0] if choices else PREDICTED,
         weights=raw_weight,
     )
-    if chosen.note is not None:
-        console.err.print(chosen.note)
+    if chosen.note is not None and process_state().is_main_process:
+        tell(chosen.note)
     written = explain_shards(
-        trained, location, out, options, split=chosen.name, batch_size=batch_size, workers=workers, name=run_or_model
+        trained,
+        location,
+        out,
+        options,
+        split=chosen.name,
+        reading=reading_of(run_or_model, data),
+        batch_size=batch_size,
+        workers=workers,
+        name=run_or_model,
     )
     if process_state().is_main_process:
         counts = {"images": written.images, "shards": written.shards, "of these already there": written.resumed}

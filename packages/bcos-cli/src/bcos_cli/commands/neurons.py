@@ -10,6 +10,7 @@ from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.data_set import DataPath, packed_data_set
 from bcos_cli.data.pixels import AllowTruncated, RangeOption
+from bcos_cli.file_names import NEURONS_NAME, NEURONS_PAGE
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say_json
 from bcos_cli.processes.device import Device, use_device
@@ -74,9 +75,9 @@ def neurons(
     found = None if image else shards_of(run_or_model, data, split)
 
     from bcos_cli.data.loader import reading_of
-    from bcos_cli.explain.neurons import RECORDS, NeuronOptions, neuron_rows, rows_of_images, write_neurons
+    from bcos_cli.explain.neurons import NeuronOptions, neuron_rows, rows_of_images, write_neurons
 
-    check_folder(out, RECORDS, inputs=image or [])
+    check_folder(out, NEURONS_NAME, inputs=image or [])
     trained = load_network(run_or_model, weights, classes, range=parse_range(range))
     options = NeuronOptions(layer, tuple(channel or ()), strongest, images, scanned)
     if found is None:
@@ -106,4 +107,4 @@ def neurons(
     console.table(
         f"neurons of {rows[0].layer}", ["channel", "strongest", "weakest shown", "images"], table, prose=["images"]
     )
-    console.out.print(f"report {out / 'neurons.html'}")
+    console.out.print(f"report {out / NEURONS_PAGE}")

@@ -11,6 +11,7 @@ import typer
 from bcos_cli.config.network import ClassFile, RunOrModel, Weights, load_network, takes_images
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.pixels import AllowTruncated, RangeOption
+from bcos_cli.file_names import INDEX_NAME
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import tell
 from bcos_cli.processes.device import Device, use_device
@@ -58,7 +59,6 @@ def predict(
     use_device(device)
     from bcos_cli.config.output_path import check_apart, check_writable
     from bcos_cli.config.section import parse_range
-    from bcos_cli.data.index import INDEX_NAME
     from bcos_cli.data.splits import shards_of
     from bcos_cli.explain.arguments import check_arguments
     from bcos_cli.explain.image_files import find_images

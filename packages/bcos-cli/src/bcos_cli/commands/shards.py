@@ -73,7 +73,7 @@ def pack(
         ),
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of a torchvision data set.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Number of processes; one per core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Number of processes; one per core by default.", min=1)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Pack labelled images into shards. After an interruption, the same command continues where it stopped."""

@@ -1,7 +1,7 @@
 """How a recipe is read: file, bases, overrides, and mistakes in one line."""
 
 import difflib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,12 @@ from bcos_core.errors import BcosError, shortened, shown
 
 
 def load_recipe(
-    name: str, overrides: list[str] | None = None, *, data: str | None = None, needs: Collection[str] = tuple(CHECKS)
+    name: str,
+    overrides: list[str] | None = None,
+    *,
+    data: str | None = None,
+    given: Mapping[str, Any] | None = None,
+    needs: Collection[str] = tuple(CHECKS),
 ) -> Recipe:
     """Read a recipe and apply overrides.
 
@@ -26,6 +31,7 @@ def load_recipe(
         name: a YAML file, or the name of a recipe or a model that ``bcos recipes`` lists.
         overrides: ``key=value`` with dotted keys, the values in YAML.
         data: for ``data.path``.
+        given: values by dotted key, as they are, below the overrides.
         needs: keys of ``bcos_cli.config.trust.CHECKS`` that are going to be used, and must be trusted where a run
             sets them; by default all.
 
@@ -35,9 +41,11 @@ def load_recipe(
     """
     layers = read_layers(name)
     values = merged(layers)
-    typed = [override(values, text) for text in overrides or []]
+    for key, value in (given or {}).items():
+        _set(values, key, value, f"{key}={shown(value)}")
+    typed = [*(given or {}), *(override(values, text) for text in overrides or [])]
     if data is not None:
-        _section(values, "data", f"--data {data}")["path"] = data
+        _set(values, "data.path", data, f"--data {data}")
         typed.append("data.path")
     if layers[0].of_run:
         read_versions(Path(layers[0].path).parent)  # which package had a name that is not there any more
@@ -85,11 +93,16 @@ def override(values: dict[str, Any], given: str) -> str:
         value = load_yaml(text)
     except yaml.YAMLError:
         value = text
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        values = _section(values, section, f"-o {shortened(given)}")
-    values[last] = value
+    _set(values, key.strip(), value, f"-o {shortened(given)}")
     return key.strip()
+
+
+def _set(values: dict[str, Any], key: str, value: Any, source: str) -> None:
+    """Set the value of a dotted key."""
+    *sections, last = key.split(".")
+    for section in sections:
+        values = _section(values, section, source)
+    values[last] = value
 
 
 def _section(values: dict[str, Any], name: str, source: str) -> dict[str, Any]:

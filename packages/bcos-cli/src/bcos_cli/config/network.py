@@ -151,7 +151,7 @@ def tell_images(name: str, spec: InputSpec, given: ImageChanges) -> None:
     if as_given and others:
         origin += f", the rest {whose}"
     change = f"; change with {', '.join(others)}" if others else ""
-    console.err.print(f"images: {', '.join(parts)} ({origin}{change})", soft_wrap=True)
+    console.err.print(f"images: {', '.join(parts)} ({origin}{change})")
 
 
 def read_classes(path: Path) -> list[str]:

@@ -4,10 +4,11 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from bcos_cli.file_names import INDEX_NAME, MAPS_NAME, METRICS_NAME, VERSIONS_NAME
 from bcos_cli.folder_lock import LOCK_NAME
 from bcos_core.errors import BcosError
 
-_READ = ("index.json", "maps.json", "metrics.jsonl", "versions.json")
+_READ = (INDEX_NAME, MAPS_NAME, METRICS_NAME, VERSIONS_NAME)
 _READ_SUFFIXES = (".tar", ".safetensors", ".pth", ".yaml", ".yml")
 """Files of shards and of runs that commands read."""
 

@@ -9,11 +9,11 @@ from typing import Any
 import yaml
 
 from bcos_cli.config.trust import trusts_runs
+from bcos_cli.file_names import CONFIG_NAME
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.plugins import suggestion
 from bcos_core.text import read_text
 
-CONFIG_NAME = "config.yaml"
 """The recipe in a run's folder, which is complete."""
 MAX_BYTES = 2**20
 """Size of a recipe."""

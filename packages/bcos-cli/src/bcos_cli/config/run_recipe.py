@@ -4,8 +4,8 @@ from pathlib import Path
 
 from bcos_cli.config.load import load_recipe
 from bcos_cli.config.recipe import Recipe
-from bcos_cli.config.recipe_layers import CONFIG_NAME
 from bcos_cli.config.trust import check_trusted
+from bcos_cli.file_names import CONFIG_NAME
 from bcos_core.address import is_address
 from bcos_core.errors import BcosError
 

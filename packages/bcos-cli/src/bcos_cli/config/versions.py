@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from bcos_cli.config.recipe import Recipe
+from bcos_cli.file_names import VERSIONS_NAME
 from bcos_cli.plugins import makers, versions
 from bcos_core.errors import BcosError, shown
 from bcos_core.files import write_atomically
 from bcos_core.plugins import MAKERS
 from bcos_core.text import parse_json, read_text
 
-VERSIONS_NAME = "versions.json"
 MAX_BYTES = 2**20
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from bcos_cli.file_names import INDEX_NAME
 from bcos_cli.messages import tell
 from bcos_cli.plugins import datasets
 from bcos_core.address import is_address
@@ -32,7 +33,6 @@ def packed_data_set(data: str | None) -> str | None:
     """
     if data is None or is_address(data) or Path(data).exists() or data not in datasets().names():
         return data
-    from bcos_cli.data.index import INDEX_NAME
     from bcos_cli.data.pack import pack  # which imports NumPy
     from bcos_cli.data.sources import open_source
 

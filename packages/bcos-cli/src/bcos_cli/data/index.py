@@ -13,6 +13,7 @@ from bcos_cli.config.section import Range
 from bcos_cli.data.address import CONTROL, file_name_problem, shard_address
 from bcos_cli.data.pixels import Pixels
 from bcos_cli.data.remote import open_url
+from bcos_cli.file_names import INDEX_NAME
 from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.files import write_atomically
@@ -23,7 +24,6 @@ from bcos_models.spec import MAX_CHANNELS, InputSpec
 if TYPE_CHECKING:
     from bcos_models import TrainedModel
 
-INDEX_NAME = "index.json"
 FORMAT_VERSION = 1
 MAX_INDEX_BYTES = 1 << 28
 MAX_CLASSES = 1_000_000

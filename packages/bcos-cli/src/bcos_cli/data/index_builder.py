@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from bcos_cli.data.address import COMMAND, WEB, as_path, folder_of, shard_address
 from bcos_cli.data.index import (
-    INDEX_NAME,
     ShardIndex,
     check_addresses,
     index_location,
@@ -24,6 +23,7 @@ from bcos_cli.data.index import (
     write_index,
 )
 from bcos_cli.data.verify import ShardScan, scan_shard
+from bcos_cli.file_names import INDEX_NAME
 from bcos_core.address import is_address, scheme_of
 from bcos_core.errors import BcosError, shown
 

@@ -61,7 +61,7 @@ class PartlyRead:
     def tell(self) -> None:
         """Say on standard error how many there are, for each reason, with the first of them."""
         for files in by_reason(self._files):
-            console.err.print(f"read in part {files}", soft_wrap=True)
+            console.err.print(f"read in part {files}")
 
 
 def inference_transform(spec: InputSpec) -> v2.Compose:

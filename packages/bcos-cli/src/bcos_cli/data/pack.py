@@ -21,7 +21,6 @@ from typing import IO, Any, Literal, cast
 
 from bcos_cli.data.image_decoder import PARTIAL, decode_part
 from bcos_cli.data.index import (
-    INDEX_NAME,
     MAX_SAMPLE_BYTES,
     ShardIndex,
     ShardRecord,
@@ -30,10 +29,11 @@ from bcos_cli.data.index import (
     check_names,
     write_index,
 )
-from bcos_cli.data.pack_progress import LOCK_NAME, PROGRESS_NAME, FinishedShard, Progress, earlier_packing
+from bcos_cli.data.pack_progress import LOCK_NAME, FinishedShard, Progress, earlier_packing
 from bcos_cli.data.pixels import USUAL, Pixels
 from bcos_cli.data.sources.inventory import utf8
 from bcos_cli.data.sources.source import ImageItem, ImageSource
+from bcos_cli.file_names import INDEX_NAME, PROGRESS_NAME
 from bcos_cli.folder_lock import locked_folder
 from bcos_cli.processes.parent import end_with_starter
 from bcos_cli.processes.signals import unheard_by_children

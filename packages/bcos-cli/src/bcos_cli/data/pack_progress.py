@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from bcos_cli.data.index import INDEX_NAME, ShardIndex, ShardRecord, SkippedImage, load_index
+from bcos_cli.data.index import ShardIndex, ShardRecord, SkippedImage, load_index
+from bcos_cli.file_names import INDEX_NAME, PROGRESS_NAME
 from bcos_core.errors import BcosError
 from bcos_core.files import remove_asides, write_atomically
 
-PROGRESS_NAME = ".packing.json"
 LOCK_NAME = ".packing.lock"
 """File that is there as long as a process packs into a folder, which is ours by it."""
 _SHARD = re.compile(r"[^/\\\0]+-[0-9]{6,}\.tar")

@@ -88,7 +88,7 @@ def open_http(address: str) -> IO[bytes]:
             try:
                 response = _opener().open(sent, timeout=TIMEOUT)
                 break
-            except (HTTPError, URLError, TimeoutError) as reason:
+            except (HTTPError, URLError, TimeoutError, ConnectionError) as reason:  # hung up: before its answer
                 if attempt == ATTEMPTS or not _may_pass(reason):
                     raise
             time.sleep(PAUSE)
@@ -97,6 +97,8 @@ def open_http(address: str) -> IO[bytes]:
         raise OSError(f"{reason.code} {_shown(str(reason.reason))}") from reason
     except URLError as reason:
         raise OSError(str(reason.reason)) from reason
+    except ConnectionError as reason:  # RemoteDisconnected is an HTTPException too
+        raise OSError(first_line(reason)) from reason
     except (http.client.HTTPException, ValueError) as reason:
         raise OSError(f"it is not an address that can be read: {first_line(reason)}") from reason
     return io.BufferedReader(_Body(response), 1 << 16)
@@ -175,7 +177,8 @@ def _may_pass(reason: OSError) -> bool:
         if reason.code in _TEMPORARY:
             reason.close()
         return reason.code in _TEMPORARY
-    return isinstance(reason, TimeoutError) or isinstance(getattr(reason, "reason", None), TimeoutError)
+    passing = (TimeoutError, ConnectionResetError, ConnectionAbortedError)
+    return isinstance(reason, passing) or isinstance(getattr(reason, "reason", None), passing)
 
 
 def _shown(text: str) -> str:

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from bcos_cli.config import Recipe, load_recipe
+from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.data.index import load_index
 from bcos_cli.doctor.data import check_batches, check_data, check_pixels
 from bcos_cli.doctor.finding import Finding, PlannedRun, problem
 from bcos_cli.doctor.machine import check_machine, check_plugins
 from bcos_cli.doctor.network import NetworkCheck
+from bcos_cli.train.batch_size import with_found_values
 from bcos_cli.train.model import with_pixels
 from bcos_cli.train.run_folder import RunFolder
 from bcos_cli.train.validation_split import with_validation
@@ -24,8 +26,9 @@ def examine(recipe: Recipe, out: Path, *, processes: int = 1, hashes: bool = Fal
     """
     uncached = recipe.model_copy(update={"data": recipe.data.model_copy(update={"cache": None})})
     index, config = load_index(recipe.data.location), RunFolder(out).config
-    before = load_recipe(str(config)) if config.exists() else None
-    run = PlannedRun(with_validation(with_pixels(uncached, index), index, before), index, out, processes, hashes)
+    before = load_recipe(str(config), needs=()) if config.exists() else None  # compared, not used
+    planned = with_absolute_paths(with_validation(with_pixels(uncached, index), index, before), out)
+    run = PlannedRun(with_found_values(planned, before), index, out, processes, hashes)
     network = NetworkCheck(run)
     yield from _findings("plugins", check_plugins())
     yield from _findings("data", check_data(run))

@@ -7,16 +7,14 @@ from pathlib import Path
 import psutil
 import torch
 
-from bcos_cli.config import load_recipe
 from bcos_cli.config.versions import changed_versions, read_versions
 from bcos_cli.doctor.finding import Finding, Findings, PlannedRun, gigabytes, note, ok, problem, some
 from bcos_cli.evaluate.metrics import explanation_metrics
-from bcos_cli.folder_lock import in_use
 from bcos_cli.plugins import all_plugins, versions
 from bcos_cli.train.accelerator import make_accelerator
 from bcos_cli.train.batch_size import plan_batches
 from bcos_cli.train.checkpoint import Checkpoints
-from bcos_cli.train.run_folder import DOING, RunFolder, changed_keys
+from bcos_cli.train.run_folder import RunFolder
 from bcos_core.errors import BcosError
 from bcos_models import get_spec, is_model
 
@@ -85,7 +83,8 @@ def _shared_memory(run: PlannedRun) -> Findings:
     if not data.workers or side is None or not SHARED_MEMORY.is_dir():
         return
     images = plan_batches(run.recipe.train, run.processes).per_process
-    needed = run.processes * data.workers * _BATCHES_A_LOADER * images * 3 * side**2
+    channels = run.index.channels or data.image_channels or 3
+    needed = run.processes * data.workers * _BATCHES_A_LOADER * images * channels * side**2
     free = shutil.disk_usage(SHARED_MEMORY).free
     text = f"{gigabytes(needed)} for batches in shared memory, of {gigabytes(free)}"
     yield _fits(needed, free, text, "give the container more (docker run --shm-size), or use fewer data.workers")
@@ -132,18 +131,12 @@ def _folder(run: PlannedRun) -> Findings:
         else:
             yield problem(f"{name!r} is not empty, and not a run; choose another folder with --out")
         return
-    if folder.is_in_use():
-        yield problem(str(in_use(run.out, DOING)))
-        return
-    changed = changed_keys(load_recipe(str(folder.config), needs=()), run.recipe)
-    if changed:
-        yield problem(f"{name!r} holds a run of another recipe ({'; '.join(changed[:4])}); choose another with --out")
-        return
+    folder.check(run.recipe, resume=True)
     if versions_then := changed_versions(read_versions(folder.path)):
         yield note(f"{name!r} was made with other versions: {versions_then}")
     last = Checkpoints(folder.checkpoints, 1).last()
     epochs = len(folder.read_metrics())
     yield note(
-        f"{name!r} holds a run of this recipe with {epochs} of {run.recipe.train.epochs} epochs"
+        f"{name!r} holds a run with {epochs} of {run.recipe.train.epochs} epochs"
         + (f" and {last.name}; continue it with --resume" if last is not None else ", and no checkpoint yet")
     )

@@ -227,7 +227,7 @@ class Predictor:
             failures.append(Failure(str(file.path), str(reason)))
             return
         first = "the first " if found.is_cut else ""
-        console.err.print(f"{file.path}: the mean over {first}{len(found.times)} frames", soft_wrap=True)
+        console.err.print(f"{file.path}: the mean over {first}{len(found.times)} frames")
         self._write([str(file.path)], found.logits[None])
 
     def _write(self, names: Sequence[str], logits: Tensor) -> None:

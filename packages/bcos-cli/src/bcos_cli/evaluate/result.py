@@ -13,6 +13,7 @@ from bcos_cli.evaluate.classification import Scores
 from bcos_cli.evaluate.metrics import describe, format_value
 from bcos_cli.evaluate.predictions import SplitPredictions
 from bcos_cli.evaluate.requirements import Condition
+from bcos_cli.file_names import PARTIAL_NAME
 from bcos_core.completeness import is_rounding, rounding
 from bcos_core.files import write_atomically
 from bcos_core.image_share import LOW_SHARE
@@ -20,14 +21,10 @@ from bcos_explain.explainers import remark_lines
 from bcos_explain.metrics import MetricResult, write_results
 from bcos_explain.metrics.result_files import CURVES_CSV, SCORES_CSV
 
-PARTIAL = ".partial"
-"""Folder for partial results, in that of the scores or the run."""
-SCORES = "scores"
-"""Folder for every score, in that of a run."""
 PREDICTIONS = "predictions.csv"
+"""File with the prediction of every image, in that of the scores."""
 _TABLES = {PREDICTIONS: "file,", SCORES_CSV: "result,sample,", CURVES_CSV: "result,sample,"}
 """How tables in a folder of scores begin."""
-"""File with the prediction of every image, in that of the scores."""
 COLUMNS = ("metric", "value", "95 % interval", "lowest tenth", "by chance", "scores", "better")
 _DIRECTIONS = {True: "higher", False: "lower", None: ""}
 
@@ -153,14 +150,14 @@ class ScoreFiles:
     @property
     def partial(self) -> Path | None:
         """Folder for partial results."""
-        return None if self.folder is None else self.folder / PARTIAL
+        return None if self.folder is None else self.folder / PARTIAL_NAME
 
     def check(self) -> None:
         """Refuse places that cannot be written, before anything is computed."""
         if self.json_file is not None:
             check_writable(self.json_file, "--json")
         if self.folder is not None:
-            check_writable(self.folder / SCORES)
+            check_writable(self.folder / PREDICTIONS)
             for name, start in _TABLES.items():
                 check_table(self.folder / name, start)
 

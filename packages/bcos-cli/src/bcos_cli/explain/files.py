@@ -23,13 +23,13 @@ from bcos_cli.explain.sheets import Scale
 from bcos_cli.explain.store import ImageStore
 from bcos_cli.explain.targets import target_choice
 from bcos_cli.explain.writer import ExplainedFiles, Writer
+from bcos_cli.file_names import EXPLANATIONS_NAME
 from bcos_cli.folder_lock import LOCK_NAME, in_use, is_locked, locked_folder
 from bcos_cli.messages import tell
 from bcos_cli.processes.group import default_device
 from bcos_explain import ExplainedImage, get_explainer
 from bcos_models.images import Range
 
-RECORDS = "explanations.json"
 """File with all numbers: ``finished`` says whether the call came to its end."""
 _DOING = "explaining"
 
@@ -71,7 +71,7 @@ def explain_files(
             noted in the result.
     """
     pictures, clips = pictures or PictureOptions(), clips or ClipOptions()
-    check_folder(out, RECORDS, inputs=[file.path for file in files])
+    check_folder(out, EXPLANATIONS_NAME, inputs=[file.path for file in files])
     if is_locked(out / LOCK_NAME):
         raise in_use(out, _DOING)
     for name in methods:
@@ -86,7 +86,7 @@ def explain_files(
         session = _Session(request, writer, ClipExplainer(request, writer, clips), store, truncated)
         session.written.failures += empty
         about = {"model": run_or_model, "scale": pictures.scale, "smooth": pictures.smooth}
-        with _recorded(session.written, out / RECORDS, about):
+        with _recorded(session.written, out / EXPLANATIONS_NAME, about):
             session.run(files)
     session.partial.tell()
     _tell_earlier(out, session.written)
@@ -117,11 +117,13 @@ def _recorded(written: ExplainedFiles, path: Path, about: Mapping[str, object]) 
 
 def _tell_earlier(out: Path, written: ExplainedFiles) -> None:
     """Say which files of the folder are not of this call: they may be of another network, and no record is of them."""
-    listed = written.names() | {RECORDS}
+    listed = written.names() | {EXPLANATIONS_NAME}
     earlier = sorted(path.name for path in out.iterdir() if path.is_file() and path.name not in listed)
     if earlier:
         first = ", ".join(earlier[:3]) + (", ..." if len(earlier) > 3 else "")
-        tell(f"{len(earlier):,} files of earlier calls stay in {out}, which {RECORDS} no longer lists: {first}")
+        tell(
+            f"{len(earlier):,} files of earlier calls stay in {out}, which {EXPLANATIONS_NAME} no longer lists: {first}"
+        )
 
 
 @dataclass

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from bcos_cli import console
 from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
-from bcos_cli.data.index import INDEX_NAME
 from bcos_cli.data.sources.inventory import inventory_of
+from bcos_cli.file_names import INDEX_NAME
 from bcos_core.errors import BcosError
 from bcos_core.text import cut
 
@@ -63,10 +63,10 @@ def find_images(paths: Sequence[str | Path]) -> tuple[list[ImageFile], list[Fail
         found += below
         kinds = sorted(inventory.left_out, key=lambda files: "image" not in files.reason)
         for files in kinds[:_KINDS]:
-            console.err.print(f"{path}: left out {files}", soft_wrap=True)
+            console.err.print(f"{path}: left out {files}")
         if others := kinds[_KINDS:]:
             count = sum(files.files for files in others)
-            console.err.print(f"{path}: left out {count:,} more, of {len(others):,} other kinds", soft_wrap=True)
+            console.err.print(f"{path}: left out {count:,} more, of {len(others):,} other kinds")
         if not below:
             empty.append(Failure(str(path), f"no images in this folder; they end in {', '.join(suffixes)}"))
     if not found:

@@ -14,6 +14,7 @@ from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import load_index
 from bcos_cli.data.input_image import read_image
 from bcos_cli.data.loader import Reading, images_at, make_batches
+from bcos_cli.file_names import NEURONS_NAME, NEURONS_PAGE
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
 from bcos_core.files import write_atomically
@@ -24,7 +25,6 @@ from bcos_explain.render import WeightPicture, input_image
 from bcos_explain.report import NeuronItem, NeuronRow, ReportData, write_report
 from bcos_models import TrainedModel
 
-RECORDS = "neurons.json"
 """File with all numbers, which is written last."""
 
 
@@ -108,7 +108,7 @@ def _read(file: Path, trained: TrainedModel, truncated: bool) -> Tensor:
     except UnreadableImageError as reason:
         raise BcosError(f"{file}: {reason}") from reason
     for note in loaded.notes:
-        console.err.print(f"{file}: {note}", soft_wrap=True)
+        console.err.print(f"{file}: {note}")
     return loaded.pixels
 
 
@@ -151,11 +151,11 @@ def write_neurons(
     `searched` says where the images are from, such as ``{"data": ..., "split": ...}``.
     """
     summary = {"Model": {"name": model}, "Images": dict(searched)}
-    write_report(out / "neurons.html", ReportData(title=f"Neurons of {rows[0].layer}", summary=summary, neurons=rows))
+    write_report(out / NEURONS_PAGE, ReportData(title=f"Neurons of {rows[0].layer}", summary=summary, neurons=rows))
     neurons = []
     for row in rows:
         images = [{"label": item.label, "activation": item.score} for item in row.items]
         neurons.append({"layer": row.layer, "channel": row.channel, "images": images})
     described = {"model": model, **searched, "options": asdict(options), "neurons": neurons}
-    write_atomically(out / RECORDS, json.dumps(described, indent=1) + "\n")
+    write_atomically(out / NEURONS_NAME, json.dumps(described, indent=1) + "\n")
     return described

@@ -18,13 +18,14 @@ from bcos_cli import console
 from bcos_cli.data.augmentation import BytesTransform
 from bcos_cli.data.index import ShardIndex, ShardRecord, load_index, shard_urls
 from bcos_cli.data.input_image import inference_transform
-from bcos_cli.data.loader import Batches
+from bcos_cli.data.loader import Batches, Reading
 from bcos_cli.data.sample_order import SampleOrder
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream
 from bcos_cli.explain.batch import explain_images
 from bcos_cli.explain.inference import blank_input, for_inference
 from bcos_cli.explain.writer import npy_bytes
+from bcos_cli.file_names import MAPS_NAME
 from bcos_cli.folder_lock import LOCK_NAME, locked
 from bcos_cli.messages import tell
 from bcos_cli.processes.group import process_state
@@ -35,7 +36,6 @@ from bcos_explain import ExplainedImage, explainer_specs, get_explainer
 from bcos_explain.explainers import remark_lines
 from bcos_models import TrainedModel
 
-INDEX_NAME = "maps.json"
 FORMAT_VERSION = 1
 _WITH_WEIGHT = "bcos"
 """The method whose W is written if none of the named methods has one."""
@@ -75,6 +75,7 @@ def explain_shards(
     options: MapOptions,
     *,
     split: str = "test",
+    reading: Reading | None = None,
     batch_size: int = 16,
     workers: int = 2,
     name: str = "",
@@ -117,7 +118,9 @@ def explain_shards(
             for folder in {place.parent for place in places}:
                 remove_asides(folder, names.__contains__)  # left by a call that was killed
         state.wait_for_everyone()
-        return _write_missing(trained, data, out, options, index, records, described, batch_size, workers)
+        return _write_missing(
+            trained, data, out, options, index, records, described, reading or Reading(), batch_size, workers
+        )
 
 
 def _write_missing(
@@ -128,6 +131,7 @@ def _write_missing(
     index: ShardIndex,
     records: list[ShardRecord],
     described: dict[str, Any],
+    reading: Reading,
     batch_size: int,
     workers: int,
 ) -> WrittenMaps:
@@ -144,11 +148,14 @@ def _write_missing(
     own = left[state.process_index :: state.num_processes]
     urls = shard_urls(data, records)
     labelling = Labelling.of(index)
-    transform = BytesTransform(index.pixels(trained.input), inference_transform(trained.input), is_random=False)
+    pixels = index.pixels(trained.input, reading.truncated)
+    transform = BytesTransform(pixels, inference_transform(trained.input), is_random=False, decoder=reading.decoder)
+    opener = reading.opener()
     with console.counted("explaining", sum(records[k].samples for k in own), state.is_main_process) as counter:
         for k in own:
             shards = Shards([urls[k]], [records[k].samples])
-            stream = _KeyedStream(SampleOrder(shards, batch_size=batch_size), transform, labelling)
+            order = SampleOrder(shards, batch_size=batch_size)
+            stream = _KeyedStream(order, transform, labelling, open_shard=opener)
             with Batches.of(stream, batch_size, workers) as batches, _aside(out, records[k]) as writer:
                 for batch in batches.epoch(0):
                     _write_batch(trained, batch, options, writer)
@@ -156,7 +163,7 @@ def _write_missing(
     state.wait_for_everyone()
     if state.is_main_process:
         notes = [_read_note(_note(out, record)) for record in records]
-        write_atomically(out / INDEX_NAME, json.dumps({**described, "shards": notes}, indent=1) + "\n")
+        write_atomically(out / MAPS_NAME, json.dumps({**described, "shards": notes}, indent=1) + "\n")
     return WrittenMaps(sum(r.samples for r in records), len(records), len(finished))
 
 
@@ -266,8 +273,8 @@ def _description(
 def _check_free(out: Path, described: dict[str, Any]) -> None:
     """Refuse a folder that holds other maps or anything else; nothing is made yet."""
     note = out / _FINISHED / _NOTE
-    existing = note if note.exists() else out / INDEX_NAME
-    has_maps = (out / INDEX_NAME).exists() or any((out / _FINISHED).rglob("*.json"))
+    existing = note if note.exists() else out / MAPS_NAME
+    has_maps = (out / MAPS_NAME).exists() or any((out / _FINISHED).rglob("*.json"))
     if existing.exists() and has_maps:
         before = {k: v for k, v in _read_note(existing).items() if k != "shards"}
         here = json.loads(json.dumps(described))

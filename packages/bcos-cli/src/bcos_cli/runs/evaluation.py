@@ -15,7 +15,7 @@ from bcos_cli.data.splits import ScoredSplit, find_split, scored_split, shards_o
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.metrics import DEFAULT, check_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
-from bcos_cli.evaluate.result import PARTIAL, SCORES, Evaluation, ScoreFiles, print_evaluation
+from bcos_cli.evaluate.result import Evaluation, ScoreFiles, print_evaluation
 from bcos_cli.folder_lock import locked_folder
 from bcos_cli.processes.group import process_state
 from bcos_cli.runs.report import report_data
@@ -83,7 +83,9 @@ def evaluate_run(
     else:
         options = recipe_options(recipe, **given)
     read_only = _read_only(folder.path)
-    partial = files.partial or (None if recipe is None or read_only else folder.path / PARTIAL)
+    if recipe is not None and not read_only:
+        folder.check_links_of_scores()
+    partial = files.partial or (None if recipe is None or read_only else folder.partial)
     evaluation = evaluate_shards(
         trained, location, options, index=index, name=run_or_model, partial=partial, named=files.folder is not None
     )
@@ -100,7 +102,8 @@ def evaluate_run(
     print_evaluation(evaluation)
     if recipe is not None:
         reason = "its folder cannot be written" if covers else "this evaluation lacks some that its recipe asks for"
-        console.err.print(f"the scores in the run's evaluation.json and report.html stay: {reason}", soft_wrap=True)
+        reason = reason if own is not None else "they are of the run's own data, these of others"
+        console.err.print(f"the scores in the run's evaluation.json and report.html stay: {reason}")
     return evaluation
 
 
@@ -169,9 +172,9 @@ def _write_run(folder: RunFolder, recipe: Recipe, trained: TrainedModel, evaluat
     if not process_state().is_main_process:
         return
     report = report_data(recipe, trained, evaluation, folder.read_metrics())
-    with locked_folder(folder.path / SCORES, "writing scores", timeout=60):  # all files are of the same evaluation
+    with locked_folder(folder.scores, "writing scores", timeout=60):  # all files are of the same evaluation
         evaluation.save(folder.evaluation)
-        evaluation.write_scores(folder.path / SCORES)
+        evaluation.write_scores(folder.scores)
         write_report(folder.report, report)
     print_evaluation(evaluation)
     console.out.print(f"run     {folder.path}\nweights {folder.weights}\nreport  {folder.report}")

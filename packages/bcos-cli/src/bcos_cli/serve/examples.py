@@ -65,7 +65,7 @@ def run_examples(run_or_model: str, trained: TrainedModel) -> list[Example]:
         positions = SampledImages(COUNT, index.samples(split)).positions
         found = images_at(data, index, split, trained.input, positions, Reading.of(recipe.data))
     except BcosError as reason:
-        console.err.print(f"no example images: {reason}; give some with --example", soft_wrap=True)
+        console.err.print(f"no example images: {reason}; give some with --example")
         return []
     return [
         Example(

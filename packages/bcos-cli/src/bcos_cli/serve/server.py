@@ -11,6 +11,7 @@ from threading import Event
 from typing import Any
 
 from bcos_cli import console
+from bcos_cli.messages import tell
 from bcos_cli.serve.address import Address
 from bcos_cli.serve.examples import named_examples, run_examples
 from bcos_cli.serve.networks import PageExplainer, load_networks
@@ -60,7 +61,7 @@ def serve(
     )
     offered = offered or run_examples(runs_or_models[0], next(iter(explainer.networks.values())).trained)
     if address.warning is not None:
-        console.err.print(f"bcos: warning: {address.warning}", soft_wrap=True)
+        tell(f"warning: {address.warning}")
     stopped = Event()
     # SIGINT too: a shell starts background programs with it ignored
     before = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGINT, signal.SIGTERM)}

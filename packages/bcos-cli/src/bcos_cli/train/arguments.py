@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import get_args
 
 from bcos_cli.config import Recipe, Train, load_recipe
-from bcos_cli.config.recipe_layers import CONFIG_NAME
 from bcos_cli.config.train import Precision
 from bcos_cli.data.data_set import packed_data_set
+from bcos_cli.file_names import CONFIG_NAME
 from bcos_core.errors import BcosError
 
 FINETUNE = "finetune"
@@ -56,10 +56,9 @@ def resolve_arguments(
         if not is_there or not (resume or auto_resume):
             raise BcosError(f"there is no run in {str(folder)!r} to resume; give a recipe that bcos recipes lists")
         name = str(config)
-    options = [f"model.start={start}"] if start is not None else []
-    options += [f"model.weights={weights}"] if weights is not None else []
-    options += ["model.train=head"] if head_only else []
-    found = load_recipe(name, [*options, *(overrides or [])], data=data)  # a mistake is told before anything is packed
+    options = {"model.start": start, "model.weights": weights, "model.train": "head" if head_only else None}
+    given = {key: value for key, value in options.items() if value is not None}
+    found = load_recipe(name, overrides, data=data, given=given)  # a mistake is told before anything is packed
     if data is not None:
         found = found.model_copy(update={"data": found.data.model_copy(update={"path": packed_data_set(data)})})
     found = found.model_copy(update={"train": with_accelerate(found.train, os.environ)})

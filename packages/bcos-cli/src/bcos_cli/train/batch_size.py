@@ -2,11 +2,19 @@
 
 from dataclasses import dataclass
 
-from bcos_cli.config import Mixing, Train
+from bcos_cli.config import Mixing, Recipe, Train
 from bcos_core.errors import BcosError
 
 AUTO = "auto"
 """Value of what a run finds out when it starts: ``train.max_batch``, the largest that fits, and ``train.compile``."""
+
+
+def with_found_values(recipe: Recipe, before: Recipe | None) -> Recipe:
+    """Return the recipe with what ``auto`` stands for in a run that is resumed, if one is: it goes on as it began."""
+    if before is None:
+        return recipe
+    found = {key: getattr(before.train, key) for key in ("max_batch", "compile") if getattr(recipe.train, key) == AUTO}
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update=found)})
 
 
 @dataclass(frozen=True)

@@ -28,24 +28,17 @@ _IMAGES = 8
 _COMPILERS = ("g++", "clang++", "c++", "cl")
 
 
-def with_compilation(
-    recipe: Recipe, index: ShardIndex, accelerator: Accelerator, before: Recipe | None = None
-) -> Recipe:
+def with_compilation(recipe: Recipe, index: ShardIndex, accelerator: Accelerator) -> Recipe:
     """Return the recipe with what ``train.compile: auto`` stands for, which ``config.yaml`` then names.
 
     Args:
         recipe: one with another value stays as it is.
-        before: recipe of the run that is resumed, if one is, which goes on as it began: a compiled network rounds
-            differently.
     """
     if recipe.train.compile != AUTO:
         return recipe
-    if before is not None:
-        found = before.train.compile
-    else:
-        found, why = broadcast_object_list(list(_choice(recipe, index, accelerator)))
-        if accelerator.is_main_process:
-            console.err.print(f"train.compile: {found} (auto): {why}", soft_wrap=True)
+    found, why = broadcast_object_list(list(_choice(recipe, index, accelerator)))
+    if accelerator.is_main_process:
+        console.err.print(f"train.compile: {found} (auto): {why}")
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"compile": found})})
 
 

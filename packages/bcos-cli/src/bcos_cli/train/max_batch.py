@@ -23,38 +23,34 @@ _MEASURED = 2
 """Images with which the memory of activations is measured."""
 
 
-def with_max_batch(recipe: Recipe, index: ShardIndex, accelerator: Accelerator, before: Recipe | None = None) -> Recipe:
+def with_max_batch(recipe: Recipe, index: ShardIndex, accelerator: Accelerator) -> Recipe:
     """Return the recipe with the number that ``train.max_batch: auto`` stands for, which ``config.yaml`` then names.
 
     It divides a process's share of a step, and is the same for all processes.
 
     Args:
         recipe: one with another value stays as it is.
-        before: recipe of the run that is resumed, if one is, which goes on with its own number.
 
     Raises:
         BcosError: not even one image fits, or the network is sharded.
     """
     if recipe.train.max_batch != AUTO:
         return recipe
-    if before is not None:
-        most = before.train.max_batch
-    elif fsdp.is_sharded(accelerator):
+    if fsdp.is_sharded(accelerator):
         raise BcosError("train.max_batch=auto tries a whole network on one device, FSDP shards it; give a number")
-    else:
-        share = plan_batches(recipe.train, accelerator.num_processes).per_process
-        even = 2 if recipe.mixing.mixup or recipe.mixing.cutmix else 1
-        sizes = [size for size in range(share, 0, -1) if share % size == 0 and (size % even == 0 or size == share)]
-        step = trial_step(recipe, index, accelerator)
-        found = _fitting_memory(step, sizes) if accelerator.device.type == "cpu" else _fitting_device(step, sizes)
-        most = -largest(-found, accelerator.device)
-        if accelerator.is_main_process:
-            console.err.print(f"train.max_batch: {most} of the {share} images of a process fit at once (auto)")
-        if not most:
-            raise BcosError(
-                f"train.max_batch=auto: not even {sizes[-1]} images fit into the memory of {accelerator.device}; use a "
-                "smaller network or image, train.gradient_checkpointing or train.precision=bf16"
-            )
+    share = plan_batches(recipe.train, accelerator.num_processes).per_process
+    even = 2 if recipe.mixing.mixup or recipe.mixing.cutmix else 1
+    sizes = [size for size in range(share, 0, -1) if share % size == 0 and (size % even == 0 or size == share)]
+    step = trial_step(recipe, index, accelerator)
+    found = _fitting_memory(step, sizes) if accelerator.device.type == "cpu" else _fitting_device(step, sizes)
+    most = -largest(-found, accelerator.device)
+    if accelerator.is_main_process:
+        console.err.print(f"train.max_batch: {most} of the {share} images of a process fit at once (auto)")
+    if not most:
+        raise BcosError(
+            f"train.max_batch=auto: not even {sizes[-1]} images fit into the memory of {accelerator.device}; use a "
+            "smaller network or image, train.gradient_checkpointing or train.precision=bf16"
+        )
     return recipe.model_copy(update={"train": recipe.train.model_copy(update={"max_batch": most})})
 
 

@@ -14,14 +14,15 @@ from bcos_cli.config import Recipe, dump_recipe, load_recipe
 from bcos_cli.config.comparison import differences
 from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.config.output_path import check_writable
-from bcos_cli.config.versions import VERSIONS_NAME, changed_versions, read_versions, write_versions
+from bcos_cli.config.versions import changed_versions, read_versions, write_versions
+from bcos_cli.file_names import CHECKPOINTS_NAME, CONFIG_NAME, METRICS_NAME, PARTIAL_NAME, SCORES_NAME, VERSIONS_NAME
 from bcos_cli.folder_lock import LOCK_NAME, in_use, is_locked, locked
 from bcos_cli.messages import tell
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import path_in_errors, remove_asides, write_atomically
 from bcos_core.text import parse_json, read_text
+from bcos_models.file_names import WEIGHTS_NAME
 
-WEIGHTS_NAME = "model.safetensors"
 DOING = "training"
 VISIBLE_WITHIN = 60.0
 """Seconds after which a file that another machine has written must be visible here."""
@@ -45,19 +46,22 @@ class RunFolder:
 
     ``config.yaml`` (the complete recipe), ``versions.json`` (of packages), ``metrics.jsonl`` (a line an epoch),
     ``checkpoints/``, ``model.safetensors``, ``tensorboard/``, ``explanations/`` (of a few images, after every epoch),
-    ``evaluation.json``, ``report.html``.
+    ``evaluation.json``, ``report.html``, ``scores/`` (tables of them), ``.partial/`` (of an evaluation that is not
+    finished).
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = path / "config.yaml"
+        self.config = path / CONFIG_NAME
         self.versions = path / VERSIONS_NAME
-        self.metrics = path / "metrics.jsonl"
-        self.checkpoints = path / "checkpoints"
+        self.metrics = path / METRICS_NAME
+        self.checkpoints = path / CHECKPOINTS_NAME
         self.weights = path / WEIGHTS_NAME
         self.tensorboard = path / "tensorboard"
         self.evaluation = path / "evaluation.json"
         self.report = path / "report.html"
+        self.scores = path / SCORES_NAME
+        self.partial = path / PARTIAL_NAME
         self.explanations = path / "explanations"
         self.not_finite = path / "not-finite"
         """Folder for batches whose loss was not finite."""
@@ -160,15 +164,24 @@ class RunFolder:
     def _check_run(self) -> None:
         if not self.config.exists():
             raise BcosError(f"there is no run in {str(self.path)!r} to resume; leave out --resume")
-        # A run may come from somebody else, and a link in it name any file that this user can write.
-        inside = self.path.resolve()
         folders = (self.checkpoints, self.tensorboard, self.explanations, self.not_finite)
-        for path in (*self._files(), *folders, self.path / LOCK_NAME, self.preempted):
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise BcosError(
-                    f"{str(path)!r} is a link that leads out of the run's folder, to {shown(str(path.resolve()))}, and "
-                    "resuming would write there; put the file or folder itself in its place"
-                )
+        self._check_links(*self._files(), *folders, self.path / LOCK_NAME, self.preempted)
+        self.check_links_of_scores()
+
+    def check_links_of_scores(self) -> None:
+        """Refuse links that lead out of the folder, where an evaluation would write."""
+        self._check_links(self.evaluation, self.report, self.scores, self.partial)
+
+    def _check_links(self, *paths: Path) -> None:
+        """A run may come from somebody else, and a link in it name any file that this user can write."""
+        inside = self.path.resolve()
+        for path in paths:
+            for found in (path, *path.rglob("*")):
+                if found.is_symlink() and not found.resolve().is_relative_to(inside):
+                    raise BcosError(
+                        f"{str(found)!r} is a link that leads out of the run's folder, to "
+                        f"{shown(str(found.resolve()))}, which would be written; put the file or folder itself there"
+                    )
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return one dictionary for each epoch; refuse a damaged line."""

@@ -4,7 +4,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from bcos_cli.processes.group import any_process, total
 from bcos_cli.processes.signals import EXIT_STATUS, Preempted, Stopper
 from bcos_cli.train import fsdp
 from bcos_cli.train.accelerator import make_accelerator, start_trackers
-from bcos_cli.train.batch_size import check_mixing, plan_batches
+from bcos_cli.train.batch_size import check_mixing, plan_batches, with_found_values
 from bcos_cli.train.best_epoch import should_stop
 from bcos_cli.train.checkpoint import Checkpoints, Progress, load_progress
 from bcos_cli.train.coarse_images import coarse_images
@@ -98,10 +97,10 @@ def trained(recipe: Recipe, out: Path, *, resume: bool = False) -> Iterator[Trai
     accelerator = make_accelerator(recipe.train, out)
     resume = broadcast_object_list([resume])[0]  # another process may have looked later, when there was a run
     folder = RunFolder(out)
-    before = load_recipe(str(folder.config)) if resume and folder.config.exists() else None
-    recipe = with_validation(with_pixels(recipe, index), index, before)
+    before = load_recipe(str(folder.config), needs=()) if resume and folder.config.exists() else None  # compared
+    recipe = with_found_values(with_validation(with_pixels(recipe, index), index, before), before)
     for with_value in (with_max_batch, with_compilation):  # values that the run finds out
-        recipe = with_value(recipe, index, accelerator, before)
+        recipe = with_value(recipe, index, accelerator)
     accelerator.gradient_accumulation_steps = plan_batches(recipe.train, accelerator.num_processes).accumulate
     with ExitStack() as stack:
         if accelerator.is_main_process:
@@ -160,7 +159,7 @@ class Trainer:
         check_mixing(self.plan, recipe.mixing)
         set_seed(train.seed)
         classes = output_names(recipe.distillation, index)
-        said = [partial(console.err.print, soft_wrap=True)] if accelerator.is_main_process else []
+        said = [console.err.print] if accelerator.is_main_process else []
         self.trained = build(recipe, classes, *said)
         self.loaders = Loaders(recipe.data, index, self.splits, self.trained.input, train.seed, accelerator)
         self.batches = self.loaders.training(self.plan)
@@ -190,7 +189,7 @@ class Trainer:
             coarse = coarse_images(recipe.data.location, self.index, self.splits.train, self.trained.input.size)
             for text in (*self.splits.summary(recipe.train, recipe.early_stopping, self.index), coarse):
                 if text is not None:
-                    console.err.print(text, soft_wrap=True)
+                    console.err.print(text)
         if resume:
             self.resume()
             if self.accelerator.is_main_process:
@@ -287,9 +286,9 @@ class Trainer:
         images = len(self.batches.stream) * accelerator.num_processes
         values |= {"images_per_second": images / progress.seconds, "seconds": progress.seconds}
         for name, kind in (("skipped", "training"), (f"{role}_skipped", role)):
-            if name in values:
+            if name in values and accelerator.is_main_process:
                 what = f"{values[name]:,} {kind} images could not be read and were left out"
-                accelerator.print(f"epoch {progress.epoch + 1}: {what}")
+                console.err.print(f"epoch {progress.epoch + 1}: {what}")
         accelerator.log({k: v for k, v in values.items() if k not in ("epoch", "step")}, step=progress.step)
         if self.sample_explanations and not self.sample_explanations.write(
             learner.networks[-1], progress.epoch + 1, progress.step, accelerator
@@ -369,10 +368,11 @@ class Trainer:
             return
         batch = (progress.step - progress.epoch * self.steps_per_epoch) * self.plan.accumulate
         progress.redistribute(before, now, batch)
-        self.accelerator.print(
-            f"resumed with {now} processes instead of {before}: images come in another order from here on, so that the "
-            "results will not be identical to those of an uninterrupted run"
-        )
+        if self.accelerator.is_main_process:
+            console.err.print(
+                f"resumed with {now} processes instead of {before}: images come in another order from here on, so that "
+                "the results will not be identical to those of an uninterrupted run"
+            )
 
     def finish(self) -> Scores | Agreement | None:
         """Save the network that the run ends with.
@@ -425,7 +425,7 @@ class Trainer:
     def _note_end(self, reason: str) -> None:
         if self.accelerator.is_main_process:
             self.folder.preempted.touch()
-            console.err.print(f"ended by {reason}; continue with --resume (exit status {EXIT_STATUS})", soft_wrap=True)
+            console.err.print(f"ended by {reason}; continue with --resume (exit status {EXIT_STATUS})")
 
     def _check_loss(self) -> None:
         """End the run in all processes if the loss of one was not finite; that one writes its batch to a file."""

@@ -8,8 +8,20 @@ from pathlib import Path, PurePosixPath
 from unicodedata import normalize
 
 from bcos_cli.data.image_decoder import IMAGE_SUFFIXES
-from bcos_cli.data.index import INDEX_NAME, LeftOut, by_reason
+from bcos_cli.data.index import LeftOut, by_reason
 from bcos_cli.data.pack_progress import written_here
+from bcos_cli.file_names import (
+    CHECKPOINTS_NAME,
+    CONFIG_NAME,
+    DEMO_NAME,
+    EXPLANATIONS_NAME,
+    INDEX_NAME,
+    MAPS_NAME,
+    METRICS_NAME,
+    NEURONS_NAME,
+    NEURONS_PAGE,
+    PROGRESS_NAME,
+)
 from bcos_core.errors import BcosError
 
 _SUFFIXES = (
@@ -19,13 +31,13 @@ _SUFFIXES = (
 )
 """Suffixes of images; one that cannot be decoded after all is an unreadable image, and not passed over."""
 _OUTPUTS = (
-    {"config.yaml", "metrics.jsonl"},
-    {"config.yaml", "checkpoints"},
-    {"explanations.json"},
-    {"maps.json"},
-    {"neurons.html", "neurons.json"},
-    {".packing.json"},
-    {".bcos-demo"},
+    {CONFIG_NAME, METRICS_NAME},
+    {CONFIG_NAME, CHECKPOINTS_NAME},
+    {EXPLANATIONS_NAME},
+    {MAPS_NAME},
+    {NEURONS_PAGE, NEURONS_NAME},
+    {PROGRESS_NAME},
+    {DEMO_NAME},
 )
 """Names by which a folder is known that this program wrote: runs, explanations, maps, neurons, shards, the demo."""
 

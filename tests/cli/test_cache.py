@@ -10,8 +10,9 @@ from http_server import serving
 
 from bcos_cli.data.cache import MARKER, ShardCache
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import Reading, make_batches
+from bcos_cli.data.loader import make_batches
 from bcos_cli.data.pack import pack
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.sources import ArraySource, ImageItem, encode_png
 from bcos_core import BcosError

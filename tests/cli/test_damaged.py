@@ -9,7 +9,8 @@ from damaging import replace_members
 
 from bcos_cli.config import dump_recipe
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import Reading, images_at
+from bcos_cli.data.loader import images_at
+from bcos_cli.data.reading import Reading
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.options import EvaluationOptions
 from bcos_cli.train.model import build

@@ -8,7 +8,8 @@ import pytest
 from bcos_cli.config import Augment, dump_recipe
 from bcos_cli.data import index as index_module
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import Reading, make_batches
+from bcos_cli.data.loader import make_batches
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.sample_order import Drawing
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.options import EvaluationOptions

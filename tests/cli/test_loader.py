@@ -5,7 +5,7 @@ import multiprocessing
 import pytest
 
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import Reading
+from bcos_cli.data.reading import Reading
 from bcos_cli.evaluate.evaluation import EvaluationOptions, evaluate_shards
 from bcos_cli.evaluate.predictions import Predictor
 from bcos_cli.explain.neurons import NeuronOptions, neuron_rows

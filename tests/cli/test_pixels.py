@@ -16,9 +16,10 @@ from bcos_cli.data.augmentation import BytesTransform
 from bcos_cli.data.image_decoder import UnreadableImageError, decode, quick_decode
 from bcos_cli.data.index import load_index
 from bcos_cli.data.input_image import inference_transform, read_image
-from bcos_cli.data.loader import Reading, images_at
+from bcos_cli.data.loader import images_at
 from bcos_cli.data.pack import pack
 from bcos_cli.data.pixels import Pixels
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.verify import verify
 from bcos_cli.doctor.checkup import examine
 from bcos_cli.evaluate.photos import load_annotated

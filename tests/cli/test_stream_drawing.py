@@ -13,8 +13,9 @@ from damaging import replace_members
 from bcos_cli.config import Augment
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import Reading, make_batches
+from bcos_cli.data.loader import make_batches
 from bcos_cli.data.pack import pack
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.sample_order import Drawing, SampleOrder
 from bcos_cli.data.samples import parse_labels
 from bcos_cli.data.shards import Shards

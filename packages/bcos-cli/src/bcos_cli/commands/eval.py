@@ -141,16 +141,14 @@ def evaluate(
         )
     black_and_white = parse_range(range)
     check_arguments(run_or_model, explainer or ())
-    if boxes is None:
-        data = packed_data_set(data)
-        shards_of(run_or_model, data, split)
+    shards = None if boxes is not None else shards_of(run_or_model, packed_data_set(data), split)
     if num_processes > 1:
         from bcos_cli.processes.launcher import launch
 
         launch(num_processes)
         return
 
-    from bcos_cli.data.loader import Reading, reading_of
+    from bcos_cli.data.reading import Reading
     from bcos_cli.evaluate.photos import evaluate_photos
     from bcos_cli.evaluate.result import ScoreFiles
     from bcos_cli.processes.group import leave, process_state
@@ -158,8 +156,8 @@ def evaluate(
 
     as_json = json_file == STDOUT
     files = ScoreFiles(None if as_json else json_file, out)
-    if on_error is not None:
-        given["reading"] = replace(reading_of(run_or_model, data), skip=on_error == "skip")
+    if shards is not None and on_error is not None:
+        given["reading"] = replace(shards.reading, skip=on_error == "skip")
     with diverted_output() if as_json else nullcontext():
         if boxes is not None and photos is not None:
             given["reading"] = Reading(truncated=allow_truncated)
@@ -174,7 +172,7 @@ def evaluate(
                 files=files,
             )
         else:
-            evaluation = evaluate_run(run_or_model, given, data=data, weights=weights, classes=classes, files=files)
+            evaluation = evaluate_run(run_or_model, given, shards=shards, weights=weights, classes=classes, files=files)
     state = process_state()
     if as_json and state.is_main_process:
         say_json(evaluation.to_dict())

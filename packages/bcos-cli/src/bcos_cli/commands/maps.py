@@ -61,9 +61,8 @@ def maps(
     check_writable(out)
     check_arguments(run_or_model, method or ())
     data = packed_data_set(data)
-    location, _, chosen = shards_of(run_or_model, data, split)
+    shards = shards_of(run_or_model, data, split)
 
-    from bcos_cli.data.loader import reading_of
     from bcos_cli.explain.shard_maps import LABEL, PREDICTED, MapOptions, explain_shards
     from bcos_cli.explain.targets import class_index
     from bcos_cli.processes.group import leave, process_state
@@ -79,15 +78,15 @@ def maps(
         choice=choices[0] if choices else PREDICTED,
         weights=raw_weight,
     )
-    if chosen.note is not None and process_state().is_main_process:
-        tell(chosen.note)
+    if shards.split.note is not None and process_state().is_main_process:
+        tell(shards.split.note)
     written = explain_shards(
         trained,
-        location,
+        shards.location,
         out,
         options,
-        split=chosen.name,
-        reading=reading_of(run_or_model, data),
+        split=shards.split.name,
+        reading=shards.reading,
         batch_size=batch_size,
         workers=workers,
         name=run_or_model,

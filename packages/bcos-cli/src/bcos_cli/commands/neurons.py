@@ -12,7 +12,7 @@ from bcos_cli.data.data_set import DataPath, packed_data_set
 from bcos_cli.data.pixels import AllowTruncated, RangeOption
 from bcos_cli.file_names import NEURONS_NAME, NEURONS_PAGE
 from bcos_cli.hookspecs import hookimpl
-from bcos_cli.messages import say_json
+from bcos_cli.messages import say_json, tell
 from bcos_cli.processes.device import Device, use_device
 from bcos_core.errors import BcosError
 
@@ -74,7 +74,6 @@ def neurons(
     data = packed_data_set(data)
     found = None if image else shards_of(run_or_model, data, split)
 
-    from bcos_cli.data.loader import reading_of
     from bcos_cli.explain.neurons import NeuronOptions, neuron_rows, rows_of_images, write_neurons
 
     check_folder(out, NEURONS_NAME, inputs=image or [])
@@ -84,12 +83,10 @@ def neurons(
         searched = {"files": ", ".join(map(str, image or ()))}
         rows = rows_of_images(trained, image or [], options, truncated=allow_truncated)
     else:
-        location, _, chosen = found
-        if chosen.note is not None:
-            console.err.print(chosen.note)
-        searched = {"data": location, "split": chosen.name}
-        reading = reading_of(run_or_model, data)
-        rows = neuron_rows(trained, location, chosen.name, options, workers=workers, reading=reading)
+        if found.split.note is not None:
+            tell(found.split.note)
+        searched = {"data": found.location, "split": found.split.name}
+        rows = neuron_rows(trained, found.location, found.split.name, options, workers=workers, reading=found.reading)
     with locked_folder(out, "writing", timeout=60):
         written = write_neurons(rows, out, options=options, model=run_or_model, searched=searched)
     if as_json:

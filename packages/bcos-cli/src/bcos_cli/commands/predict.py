@@ -84,8 +84,6 @@ def predict(
     if out is not None:
         check_apart(out, [run_or_model, weights, classes, *sharded, *paths])
 
-    from bcos_cli import console
-    from bcos_cli.data.loader import reading_of
     from bcos_cli.evaluate.predictions import Predictor, csv_writer, json_writer
     from bcos_core.files import replacement
 
@@ -99,11 +97,11 @@ def predict(
         predictor = Predictor(trained, write, top_k, batch_size, truncated=allow_truncated, show_progress=bar)
         failures = [*empty, *predictor.predict_files(files)] if files else []
         unread = 0
-        for location, index, chosen in shards:
-            if chosen.note is not None:
-                console.err.print(chosen.note)
-            reading = reading_of(run_or_model, location)
-            unread += predictor.predict_shards(location, index, chosen.name, replace(reading, skip=True), workers)
+        for found in shards:
+            if found.split.note is not None:
+                tell(found.split.note)
+            reading = replace(found.reading, skip=True)
+            unread += predictor.predict_shards(found.location, found.index, found.split.name, reading, workers)
     for failure in failures:
         tell(f"{failure.file}: {failure.reason}")
     if failures or unread:

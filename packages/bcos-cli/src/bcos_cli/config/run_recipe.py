@@ -7,7 +7,6 @@ from bcos_cli.config.recipe import Recipe
 from bcos_cli.config.trust import check_trusted
 from bcos_cli.file_names import CONFIG_NAME
 from bcos_core.address import is_address
-from bcos_core.errors import BcosError
 
 
 def recipe_of(run_or_model: str, *, data: str | None = None) -> Recipe | None:
@@ -29,16 +28,3 @@ def recipe_of(run_or_model: str, *, data: str | None = None) -> Recipe | None:
         needs.append("data.cache")
     check_trusted(recipe, str(config), needs=needs, typed=())
     return recipe
-
-
-def data_of(run_or_model: str, given: str | None = None) -> str:
-    """Return the location of a run's shards, or the one that the user gave.
-
-    Raises:
-        BcosError: not a run's folder, a run without data, or an address that only a trusted run may name.
-    """
-    recipe = recipe_of(run_or_model, data=given)
-    found = given or (recipe.data.path if recipe is not None else None)
-    if found is None:
-        raise BcosError(f"{run_or_model!r} names no data; give a folder of shards with --data")
-    return found

@@ -4,21 +4,18 @@ import signal
 import weakref
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bcos_cli.config import Augment, Data
-from bcos_cli.config.run_recipe import recipe_of
+from bcos_cli.config import Augment
 from bcos_cli.data.augmentation import BytesTransform, training_transform
-from bcos_cli.data.cache import ShardCache
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.input_image import inference_transform
-from bcos_cli.data.remote import open_url
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.sample_order import Drawing, SampleOrder
-from bcos_cli.data.samples import Open
 from bcos_cli.data.shards import HoldOut, Part, Shards
 from bcos_cli.data.stream import Labelling, Sample, ShardStream
 from bcos_cli.processes.parent import end_with_starter
@@ -29,36 +26,6 @@ from bcos_models import InputSpec
 
 Batch = tuple[Tensor, Tensor, Any]
 """8-bit images (N, C, H, W), labels (N,) or (N, K), positions in the split (N,) or a :class:`Place`."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How shards are read: the same in training, in the scores after it and in the report."""
-
-    skip: bool = False
-    """Leave out what cannot be read, count it and report it; otherwise it is an error."""
-    decoder: Literal["pillow", "torchvision"] = "pillow"
-    """What decodes JPEG."""
-    cache: str | None = None
-    """Folder for copies of remote shards."""
-    cache_gb: float = 100.0
-    truncated: bool = False
-    """Read JPEGs that were cut off."""
-
-    @classmethod
-    def of(cls, data: Data) -> "Reading":
-        """Take it from the section ``data`` of a recipe."""
-        return cls(data.on_error == "skip", data.decoder, data.cache, data.cache_gb, data.truncated == "allow")
-
-    def opener(self) -> Open:
-        """Return what opens a path or URL; refuse a folder for copies that cannot be made."""
-        return open_url if self.cache is None else ShardCache(self.cache, int(self.cache_gb * 1e9))
-
-
-def reading_of(run_or_model: str, data: str | None = None) -> Reading:
-    """Say how a run reads shards; with the defaults for models that are not runs. Arguments as of :func:`recipe_of`."""
-    recipe = recipe_of(run_or_model, data=data)
-    return Reading() if recipe is None else Reading.of(recipe.data)
 
 
 @dataclass

@@ -24,6 +24,8 @@ PAUSE = 2.0
 """Seconds between attempts."""
 _TEMPORARY = (408, 429, 500, 502, 503, 504)
 """Statuses of a server that may answer in a moment."""
+Open = Callable[[str], IO[bytes]]
+"""Opens a path or URL."""
 
 
 def open_url(location: str) -> IO[bytes]:

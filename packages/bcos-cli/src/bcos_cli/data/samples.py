@@ -9,7 +9,7 @@ from typing import IO, Any
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
 from bcos_cli.data.index import MAX_SAMPLE_BYTES
-from bcos_cli.data.remote import open_url
+from bcos_cli.data.remote import Open, open_url
 from bcos_cli.data.shards import ShardSlice
 from bcos_cli.data.sources.inventory import is_image
 from bcos_core.errors import BcosError, first_line
@@ -24,8 +24,6 @@ _META = re.compile(r"__[^/]*__($|/)")
 _MOST_DIGITS = 9
 _MOST_LABEL_BYTES = 1 << 20
 
-Open = Callable[[str], IO[bytes]]
-"""Opens a path or URL."""
 Problem = Callable[[int, str], None]
 """Called with how many samples are left out, and why."""
 

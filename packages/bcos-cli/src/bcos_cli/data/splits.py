@@ -4,8 +4,10 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from bcos_cli.config.run_recipe import data_of, recipe_of
+from bcos_cli.config import Recipe
+from bcos_cli.config.run_recipe import recipe_of
 from bcos_cli.data.index import ShardIndex, load_index
+from bcos_cli.data.reading import Reading
 from bcos_core.errors import BcosError
 
 TEST = "test"
@@ -90,10 +92,24 @@ def scored_split(
     return ScoredSplit(found, f"there is no split {test!r}: the images are those of {found!r}")
 
 
-def shards_of(
-    run_or_model: str, data: str | None = None, asked: str | None = None
-) -> tuple[str, ShardIndex, ScoredSplit]:
-    """Return the location and index of the shards that the user named, or of a run, and the split that is meant.
+@dataclass(frozen=True)
+class NamedShards:
+    """The shards that the user named, or those of a run."""
+
+    location: str
+    index: ShardIndex
+    split: ScoredSplit
+    recipe: Recipe | None
+    """Of the run; None for models that are not a run's folder."""
+
+    @property
+    def reading(self) -> Reading:
+        """As in the run; the defaults where there is none."""
+        return Reading() if self.recipe is None else Reading.of(self.recipe.data)
+
+
+def shards_of(run_or_model: str, data: str | None = None, asked: str | None = None) -> NamedShards:
+    """Return the shards that the user named, or those of a run, and the split that is meant.
 
     Args:
         run_or_model: as :func:`bcos_models.load_trained` takes it.
@@ -101,11 +117,12 @@ def shards_of(
         asked: name of a split; None for the one that the run is scored on, or else the usual one.
 
     Raises:
-        BcosError: no shards, or no such split.
+        BcosError: no shards, no such split, or an address that only a trusted run may name.
     """
     recipe = recipe_of(run_or_model, data=data)
-    location = data_of(run_or_model, data)
+    location = data or (None if recipe is None else recipe.data.path)
+    if location is None:
+        raise BcosError(f"{run_or_model!r} names no data; give a folder of shards with --data")
     index = load_index(location)
-    if recipe is None:
-        return location, index, scored_split(index, asked)
-    return location, index, scored_split(index, asked, test=recipe.data.test_split, val=recipe.data.val_split)
+    test, val = (TEST, None) if recipe is None else (recipe.data.test_split, recipe.data.val_split)
+    return NamedShards(location, index, scored_split(index, asked, test=test, val=val), recipe)

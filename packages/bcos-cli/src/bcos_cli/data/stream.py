@@ -13,9 +13,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.data.remote import open_url
+from bcos_cli.data.remote import Open, open_url
 from bcos_cli.data.sample_order import Drawing, SampleOrder
-from bcos_cli.data.samples import VERIFY, Open, Problem, image_and_label, image_name, parse_labels, read_slice
+from bcos_cli.data.samples import VERIFY, Problem, image_and_label, image_name, parse_labels, read_slice
 from bcos_cli.data.shards import ShardSlice
 from bcos_cli.messages import tell
 from bcos_core.errors import BcosError

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from bcos_cli import console
 from bcos_cli.data.index import ShardIndex, shard_urls
-from bcos_cli.data.loader import Reading, images_at
+from bcos_cli.data.loader import images_at
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import read_samples
 from bcos_cli.data.verify import size_problem, verify

@@ -11,7 +11,8 @@ from torch import Tensor
 from bcos_cli.config import Recipe
 from bcos_cli.config.train import Evaluation as EvaluationConfig
 from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import Reading, images_at
+from bcos_cli.data.loader import images_at
+from bcos_cli.data.reading import Reading
 from bcos_cli.evaluate.result import Evaluation
 from bcos_cli.explain.batch import explain_images
 from bcos_core.errors import BcosError

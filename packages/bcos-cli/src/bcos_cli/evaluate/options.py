@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from bcos_cli.data.loader import Reading
+from bcos_cli.data.reading import Reading
 from bcos_cli.evaluate.requirements import Condition
 from bcos_core.errors import BcosError
 from bcos_core.losses import BinaryCrossEntropyLoss

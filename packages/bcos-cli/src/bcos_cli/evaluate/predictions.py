@@ -15,7 +15,8 @@ from bcos_cli import console
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.input_image import PartlyRead, read_image
-from bcos_cli.data.loader import Reading, labels_of, make_batches
+from bcos_cli.data.loader import labels_of, make_batches
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.stream import Place
 from bcos_cli.evaluate.loop import run_network
 from bcos_cli.explain.batch import explain_images

@@ -13,7 +13,8 @@ from bcos_cli import console
 from bcos_cli.data.image_decoder import UnreadableImageError
 from bcos_cli.data.index import load_index
 from bcos_cli.data.input_image import read_image
-from bcos_cli.data.loader import Reading, images_at, make_batches
+from bcos_cli.data.loader import images_at, make_batches
+from bcos_cli.data.reading import Reading
 from bcos_cli.file_names import NEURONS_NAME, NEURONS_PAGE
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError

@@ -18,7 +18,8 @@ from bcos_cli import console
 from bcos_cli.data.augmentation import BytesTransform
 from bcos_cli.data.index import ShardIndex, ShardRecord, load_index, shard_urls
 from bcos_cli.data.input_image import inference_transform
-from bcos_cli.data.loader import Batches, Reading
+from bcos_cli.data.loader import Batches
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.sample_order import SampleOrder
 from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream

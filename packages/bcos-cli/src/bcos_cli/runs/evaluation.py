@@ -8,10 +8,9 @@ from bcos_cli.config import Recipe
 from bcos_cli.config.locations import absolute
 from bcos_cli.config.network import load_network
 from bcos_cli.config.output_path import check_writable
-from bcos_cli.config.run_recipe import recipe_of
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.data.loader import Reading
-from bcos_cli.data.splits import ScoredSplit, find_split, scored_split, shards_of
+from bcos_cli.data.reading import Reading
+from bcos_cli.data.splits import NamedShards, ScoredSplit, find_split, scored_split, shards_of
 from bcos_cli.evaluate.evaluation import evaluate_shards
 from bcos_cli.evaluate.metrics import DEFAULT, check_metrics
 from bcos_cli.evaluate.options import EvaluationOptions
@@ -55,7 +54,7 @@ def evaluate_run(
     run_or_model: str,
     given: dict[str, Any],
     *,
-    data: str | None = None,
+    shards: NamedShards | None = None,
     weights: str | None = None,
     classes: Path | None = None,
     files: ScoreFiles | None = None,
@@ -64,6 +63,7 @@ def evaluate_run(
 
     Args:
         given: fields of :class:`EvaluationOptions` that replace those of the run's recipe.
+        shards: None for those of the run.
         files: what to write; partial results of a run are in its own folder by default.
 
     Raises:
@@ -73,8 +73,8 @@ def evaluate_run(
     files.check()
     trained = load_network(run_or_model, weights, classes)
     folder = RunFolder(Path(run_or_model))
-    recipe = recipe_of(run_or_model, data=data)
-    location, index, split = shards_of(run_or_model, data, given.get("split"))
+    shards = shards or shards_of(run_or_model)
+    recipe, location, index, split = shards.recipe, shards.location, shards.index, shards.split
     files.check_apart([location, run_or_model, weights, classes])
     given = {**given, "split": split.name}
     if recipe is None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from bcos_cli.config import Recipe
 from bcos_cli.console import rate
-from bcos_cli.data.loader import Reading
+from bcos_cli.data.reading import Reading
 from bcos_cli.evaluate.gallery import Choice, gallery
 from bcos_cli.evaluate.metrics import CLASSIFICATION, describe, format_value
 from bcos_cli.evaluate.result import Evaluation

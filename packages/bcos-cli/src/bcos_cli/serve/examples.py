@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from bcos_cli import console
-from bcos_cli.config.run_recipe import data_of, recipe_of
+from bcos_cli.config.run_recipe import recipe_of
 from bcos_cli.data.image_decoder import UnreadableImageError, load, opened
-from bcos_cli.data.index import load_index
-from bcos_cli.data.loader import Reading, images_at
-from bcos_cli.data.splits import scored_split
+from bcos_cli.data.loader import images_at
+from bcos_cli.data.splits import shards_of
 from bcos_cli.evaluate.samplers import SampledImages
 from bcos_cli.explain.image_files import find_images
 from bcos_core.address import is_address
@@ -55,15 +54,14 @@ def named_examples(paths: Sequence[str], *, truncated: bool = False) -> list[Exa
 
 def run_examples(run_or_model: str, trained: TrainedModel) -> list[Example]:
     """Return a few images of a run's test split, as its network sees them; where there are none, say why."""
-    recipe = recipe_of(run_or_model, data="-")
-    if recipe is None or is_address(recipe.data.path or ""):
-        return []
     try:
-        data = data_of(run_or_model)
-        index = load_index(data)
-        split = scored_split(index, test=recipe.data.test_split, val=recipe.data.val_split).name
+        recipe = recipe_of(run_or_model)
+        if recipe is None or is_address(recipe.data.path or ""):
+            return []
+        shards = shards_of(run_or_model)
+        index, split = shards.index, shards.split.name
         positions = SampledImages(COUNT, index.samples(split)).positions
-        found = images_at(data, index, split, trained.input, positions, Reading.of(recipe.data))
+        found = images_at(shards.location, index, split, trained.input, positions, shards.reading)
     except BcosError as reason:
         console.err.print(f"no example images: {reason}; give some with --example")
         return []

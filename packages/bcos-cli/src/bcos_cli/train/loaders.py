@@ -7,7 +7,8 @@ from accelerate import Accelerator
 
 from bcos_cli.config import Data
 from bcos_cli.data.index import ShardIndex
-from bcos_cli.data.loader import Batches, Reading, make_batches
+from bcos_cli.data.loader import Batches, make_batches
+from bcos_cli.data.reading import Reading
 from bcos_cli.data.sample_order import Drawing
 from bcos_cli.train.batch_size import BatchPlan
 from bcos_cli.train.validation_split import Splits

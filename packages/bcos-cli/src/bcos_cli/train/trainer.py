@@ -18,7 +18,8 @@ from bcos_cli.config import Recipe, load_recipe
 from bcos_cli.config.locations import with_absolute_paths
 from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex, load_index
-from bcos_cli.data.loader import Batches, Reading, images_at
+from bcos_cli.data.loader import Batches, images_at
+from bcos_cli.data.reading import Reading
 from bcos_cli.evaluate.classification import Scores, classify
 from bcos_cli.evaluate.samplers import SampledImages
 from bcos_cli.messages import tell

@@ -6,6 +6,7 @@ import io
 import os
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 from urllib import request

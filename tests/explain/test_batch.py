@@ -135,6 +135,8 @@ def test_targets_are_given_in_any_way(targets, expected, batch_size, colour_net,
 
 def test_one_forward_pass_serves_logits_targets_and_contrasts(colour_net, x, passes):
     explain_batch(colour_net, x, mixed)
+    passes.clear()  # the first time outputs are compared
+    explain_batch(colour_net, x, mixed)
     assert passes == [3]
 
 
@@ -273,3 +275,18 @@ def test_targets_with_contrasts_hold_numbers():
         ClassTarget("cat")
     with pytest.raises(BcosError, match="got 'dog'"):
         ClassTarget(3, against="dog")
+
+
+def test_outputs_that_are_no_logits_and_another_number_of_inputs_are_refused(colour_net, x):
+    class Wrapped(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = colour_net
+
+        def forward(self, images):
+            return {"logits": self.net(images)}
+
+    with pytest.raises(BcosError, match=r"needs logits .*, the model gives dict; wrap it"):
+        explain_batch(Wrapped().eval(), x, [ClassTarget(0)])
+    with pytest.raises(BcosError, match="encode made 1 inputs of 3 images"):
+        explain_batch(colour_net, x, [ClassTarget(0)], encode=lambda images: images[:1])

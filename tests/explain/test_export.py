@@ -161,9 +161,9 @@ class DecidesByValues(nn.Module):
         return self.head(x) if bool(x.mean() > 0.3) else self.head(2 * x + 1)
 
 
-def test_graph_that_does_not_reproduce_the_network_is_refused(tmp_path):
+def test_graph_of_a_network_that_branches_is_refused(tmp_path):
     x = torch.stack([torch.zeros(4), torch.ones(4)])  # together above the threshold, the first alone below
-    with pytest.raises(BcosError, match=r"does not reproduce bcos_core\.explain.*logits differ by .*allowed: 1e-04"):
+    with pytest.raises(BcosError, match="reads values of its input, and may take another path"):
         save_explainer(tmp_path / "a.pt2", DecidesByValues().eval(), x)
     assert not list(tmp_path.iterdir())
 

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from bcos_core.audit import Audit
 from bcos_core.dependence import NESTED, depends, tensors
+from bcos_core.errors import BcosError
+from bcos_core.functorch import is_transformed
 
 UNNAMED = "constant"
 ARGUMENT = "argument "
@@ -80,6 +82,11 @@ class AdditiveTerms:
             beside: (N, ...), the other operand, with which it is promoted to a common type.
             broadcast: whether it is broadcast with `beside`; it then gets a copy for each sample.
         """
+        if is_transformed():
+            raise BcosError(
+                "cannot explain: the model adds a constant inside of torch.func.vmap, where it cannot be measured; "
+                "call it in a loop instead"
+            )
         name = self.name_of(value) or UNNAMED
         dtype = torch.result_type(beside, value)
         constant = torch.as_tensor(value, dtype=dtype, device=beside.device).detach()

@@ -1,9 +1,11 @@
 """The function that explains: it reads ``W(x)`` and ``b(x)`` off a forward and a backward pass."""
 
 import math
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +17,19 @@ from bcos_core.errors import BcosError, first_line
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, check_input, forward
 from bcos_core.layers import find_layer
-from bcos_core.precision import full_float32, is_half_type, other_precision
-from bcos_core.probe import PROBE, check_again, probe_map, refusal
+from bcos_core.precision import full_float32, other_precision
+from bcos_core.probe import PROBE, check_again, check_outputs, plain_outputs, probe_map, refusal
 from bcos_core.targets import Target, with_indices
 
 _SUSPICIOUS = 1e-3
 """Missing share above which samples are looked for in other dimensions than the first, in lower precisions too."""
+_FINE = frozenset((torch.float32, torch.float64, torch.complex64, torch.complex128))
+"""Types whose rounding hides no step that was not seen."""
+_WITH_FAST_PATHS = (nn.MultiheadAttention, nn.TransformerEncoder, nn.TransformerEncoderLayer)
+"""Layers of PyTorch's that compute otherwise where no gradients are recorded."""
+_MUTATION = threading.Lock()
+_COMPARED: WeakKeyDictionary[nn.Module, set[tuple[object, ...]]] = WeakKeyDictionary()
+"""In which ways a network was explained whose outputs have been compared."""
 
 
 def explain(
@@ -37,7 +46,9 @@ def explain(
 ) -> Explanation:
     """Explain outputs of `model` for a batch of inputs, exactly.
 
-    One forward pass in :func:`bcos_core.explanation_mode`, one backward pass for each target of an image.
+    One forward pass in :func:`bcos_core.explanation_mode`, one backward pass for each target of an image. The first
+    time that a network with modules of other packages is explained, its outputs are compared with those it gives
+    otherwise.
     Gradients of parameters are not touched; works inside ``torch.no_grad`` and ``torch.inference_mode`` too.
 
     Args:
@@ -84,6 +95,7 @@ def explain(
         raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
     module = None if layer is None else find_layer(model, layer)
     task = Task(model, module, with_indices(model, target), relative, argument, args, kwargs or {})
+    buffers = [(b, b._version) for b in model.buffers() if not b.is_inference()]
     with torch.inference_mode(False), torch.enable_grad(), full_float32():
         try:
             with disable_saved_tensors_hooks("activations are recomputed by checkpointing"):
@@ -92,29 +104,49 @@ def explain(
             if "checkpoint" in str(reason):
                 raise BcosError(
                     "cannot explain a model that recomputes its activations; turn checkpointing off first "
-                    "(set_grad_checkpointing(False), gradient_checkpointing_disable())"
+                    "(set_grad_checkpointing(False), gradient_checkpointing_disable()), and leave out other hooks on "
+                    "what autograd saves (saved_tensors_hooks, save_on_cpu)"
+                ) from reason
+            if "Inference tensors" in str(reason):
+                raise BcosError(
+                    "cannot explain a model that was made under torch.inference_mode: autograd does not follow its "
+                    "parameters; make or load it outside of that"
                 ) from reason
             if not isinstance(reason, torch.OutOfMemoryError) and (cure := other_precision(model, x)):
                 raise BcosError(f"{first_line(reason)}: {cure}") from reason
             if "modified by an inplace operation" not in str(reason):
                 raise
-        with allow_mutation_on_saved_tensors():  # slower: for models that change in place what autograd has saved
+            if any(buffer._version != version for buffer, version in buffers):
+                raise BcosError(
+                    "cannot explain a model that changes its buffers, and in place what autograd has saved: it would "
+                    "have to be run twice; make what it saves a copy (h = h + 1 instead of h += 1)"
+                ) from reason
+        # Slower: for models that change in place what autograd has saved. One thread at a time, since PyTorch's switch
+        # is one for all.
+        with _MUTATION, allow_mutation_on_saved_tensors():
             return _explained(task, x, probe)
 
 
 def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
+    way, compared = _way(task, x), _COMPARED.setdefault(task.model, set())
+    if way not in compared and _is_known(task.model):
+        compared.add(way)
+    outputs = None if way in compared else plain_outputs(task, x)
     has_changed = random_state(x.device)
     first = forward(task, x)
     audit = first.terms.audit
     if audit.random or audit.unknown or audit.escaped or has_changed():
         check_again(task, x, first)
     unseen = audit.unseen_steps(first.scores)
-    if unseen and any(map(is_half_type, first.dtypes)):
+    if unseen and not first.dtypes <= _FINE:
         raise BcosError(
             f"cannot explain in a half precision: explanation mode did not see {', '.join(unseen[:4])}, and rounding "
             "may hide in a check of the map what such a step does; explain the model in float32 (model.float())"
         )
     explanation = _read_off(first)
+    if way not in compared:
+        check_outputs(task, outputs, first)
+        compared.add(way)
     if not (unseen or probe):
         return explanation
     explanation = replace(explanation, probe=probe_map(task, first, explanation))
@@ -122,6 +154,23 @@ def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
     if not bool(is_rounding(explanation.probe / PROBE, first.dtypes).all()):
         raise BcosError(refusal(unseen, float(explanation.probe.max())))
     return explanation
+
+
+def _is_known(model: nn.Module) -> bool:
+    """Whether a network is made of layers of ours and of PyTorch's alone, which compute alike with gradients or not."""
+    return all(
+        type(module).__module__.startswith(("bcos_core.", "bcos_models.", "torch.nn.modules."))
+        and not isinstance(module, _WITH_FAST_PATHS)
+        and "forward" not in vars(module)
+        for module in model.modules()
+    )
+
+
+def _way(task: Task, x: Tensor) -> tuple[object, ...]:
+    """In which way a network is explained, of which the first time its outputs are compared with those otherwise."""
+    layer = None if task.module is None else id(task.module)
+    given = bool(task.args or task.kwargs), callable(task.target), task.argument
+    return layer, *given, x.dtype, torch.is_autocast_enabled(x.device.type)
 
 
 def _read_off(first: Pass) -> Explanation:

@@ -90,6 +90,9 @@ def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
         logits, scores, indices = select(outputs, task.target, task.relative, explained, n=x.shape[0])
         terms.audit.unknown = unknown  # tensors of a callable target are the caller's, not the model's
     values = values_of(outputs, scores)
+    if scores.is_complex():
+        example = "target=lambda out: out.real[:, 3]"
+        raise BcosError(f"the model's outputs are complex; explain a real number, such as {example}")
     if not all(bool(torch.isfinite(value.detach()).all()) for value in values):
         raise BcosError("the model's outputs are not finite; check its weights and precision")
     return Pass(leaf, logits, scores, indices, values, terms, terms.audit.types_of(scores))
@@ -100,6 +103,9 @@ def check_input(x: Tensor, who: str = "explain") -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise BcosError(f"{who} needs a floating point tensor, got {kind}; convert images to floats in [0, 1]")
+    if x.layout != torch.strided or x.is_meta:
+        what = "on the device meta, which holds no values" if x.is_meta else f"of the layout {x.layout}"
+        raise BcosError(f"{who} needs an ordinary tensor of numbers, got one {what}")
     if x.ndim < 2 or x.numel() == 0:
         raise BcosError(
             f"{who} needs a batch (N, C, H, W) with at least one element, got shape {tuple(x.shape)}; "

@@ -1,5 +1,6 @@
 """Networks for inference: weights normalised once, the scales of norms inside them."""
 
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from bcos_core.completeness import largest_difference
 from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
+from bcos_core.forward import Task, forward
 from bcos_core.functional import normalized_weight
 from bcos_core.layers import full_copy
 from bcos_core.linear import BcosLinear
@@ -51,6 +53,11 @@ def folded(model: nn.Module, x: Tensor) -> nn.Module:
     """
     if any(module.training for module in model.modules()):
         raise BcosError("a network is folded in eval mode, in which norms have fixed scales; call .eval() first")
+    if reads_values(model, x):
+        raise BcosError(
+            "the network cannot be folded: it reads values of its input, and may take another path for another; use it "
+            "as it is"
+        )
     network = full_copy(model)
     with torch.inference_mode(False), torch.no_grad():
         x = x.clone()  # an inference tensor would make those of the copy the same
@@ -71,6 +78,16 @@ def folded(model: nn.Module, x: Tensor) -> nn.Module:
         if a.shape != b.shape or not largest_difference(a, b) <= _TOLERANCE.get(b.dtype, 1e-3):
             raise BcosError("the network cannot be folded: its copy gives another output; use it as it is")
     return network
+
+
+def reads_values(model: nn.Module, x: Tensor) -> bool:
+    """Whether values that depend on the input leave PyTorch, where a program can branch on them."""
+    with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch's, about numbers made of tensors
+        try:
+            return forward(Task(model, None, lambda outputs: outputs.flatten(1), False), x.clone()).terms.audit.escaped
+        except Exception:  # what cannot be explained can be folded
+            return False
 
 
 def _fold(layer: Any, scale: Tensor | None) -> None:

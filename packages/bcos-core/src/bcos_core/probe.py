@@ -1,16 +1,16 @@
 """Checks of a map that do not rely on autograd: the network is run again, for the same input and for others."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bcos_core.additive_terms import FROZEN, UNNAMED
+from bcos_core.buffers import kept_buffers
 from bcos_core.completeness import largest_difference, rounding, size_apart
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, first_line
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, forward, outputs_of, values_of
 from bcos_core.tape import Tape
@@ -19,6 +19,8 @@ PROBE = 10.0
 """How much more rounding there may be at another point, where the held factors do not fit the values."""
 _VALUES = 1000.0
 """How much more rounding there may be between two ways to compute the outputs, which networks amplify."""
+_MOST = 0.3
+"""Share of the outputs that may be rounding in half precisions."""
 
 
 def check_again(task: Task, x: Tensor, first: Pass) -> None:
@@ -27,7 +29,7 @@ def check_again(task: Task, x: Tensor, first: Pass) -> None:
     Outputs that differ for the same input are refused. Constants that change with the input are renamed: they depend
     on it, and are only held constant.
     """
-    with _kept_buffers(task.model):
+    with kept_buffers(task.model):
         _compare(task, x, first)
 
 
@@ -53,22 +55,6 @@ def _compare(task: Task, x: Tensor, first: Pass) -> None:
         terms.names = [name if torch.equal(a, b) else _frozen_name(name) for name, a, b in pairs]
 
 
-@contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Undo what the block does to buffers, such as averages that a model keeps of what it has seen."""
-    before = [
-        (m, name, b, b.detach().clone()) for m in model.modules() for name, b in m._buffers.items() if b is not None
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, value in before:
-                module._buffers[name] = buffer
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
 def _frozen_name(name: str) -> str:
     return name if name.endswith(FROZEN) else f"{name}{FROZEN}"
 
@@ -83,12 +69,12 @@ def elsewhere(x: Tensor, distance: float) -> Tensor:
 
 def probe_map(task: Task, first: Pass, explanation: Explanation) -> Tensor:
     """Share by which the frozen network misses the map at another point, (N,) or (N, T)."""
-    with _kept_buffers(task.model):
+    with kept_buffers(task.model):
         return _missed(task, first, explanation)
 
 
 def _missed(task: Task, first: Pass, explanation: Explanation) -> Tensor:
-    _check_outputs(task, first)
+    check_outputs(task, plain_outputs(task, first.leaf), first)
     # With its dynamic factors held the network is affine. If the map is right, it predicts the score of any other
     # input; if a step was missed, its factor is not on the tape, changes with the input, and the prediction fails.
     tape = Tape()
@@ -103,19 +89,35 @@ def _missed(task: Task, first: Pass, explanation: Explanation) -> Tensor:
     return replace(explanation, input=x, score=score, largest=size).balance.missing
 
 
-def _check_outputs(task: Task, first: Pass) -> None:
+def plain_outputs(task: Task, x: Tensor) -> Any:
+    """What the model gives where nothing is explained and no gradient recorded, or raises; its buffers stay."""
+    with kept_buffers(task.model), torch.no_grad():
+        try:
+            return outputs_of(task, x.detach().clone())
+        except Exception as reason:  # told where the model can be explained: else the reason for that is told
+            return reason
+
+
+def check_outputs(task: Task, outputs: Any, first: Pass) -> None:
+    """Refuse a network that gives other outputs when it is explained; `outputs` are :func:`plain_outputs`."""
+    if isinstance(outputs, Exception):
+        raise BcosError(
+            f"the model fails where no gradients are recorded, so that its outputs cannot be compared: "
+            f"{type(outputs).__name__}: {first_line(outputs)}"
+        ) from outputs
     with torch.no_grad():
-        outputs = outputs_of(task, first.leaf.detach().clone())
         scores = task.target(outputs).reshape(first.scores.shape) if callable(task.target) else first.scores
         plain = values_of(outputs, scores)
-    allowed = _VALUES * rounding(first.dtypes)
+    allowed = min(_VALUES * rounding(first.dtypes), _MOST)
     for a, b in zip(plain, first.outputs, strict=False):
         difference = largest_difference(a, b.detach()) if a.shape == b.shape else math.inf
         if difference <= allowed:
             continue
         raise BcosError(
             f"the model gives other outputs when it is explained: they differ by {difference:.1e} of their size "
-            f"(allowed: {allowed:.1e}); it looks at whether gradients are recorded, or amplifies rounding (try float64)"
+            f"(allowed: {allowed:.1e}); it draws at random or counts, takes another path where no gradients are "
+            "recorded (as nn.TransformerEncoder does: torch.backends.mha.set_fastpath_enabled(False)), or amplifies "
+            "rounding (try float64)"
         )
 
 

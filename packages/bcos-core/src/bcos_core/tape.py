@@ -67,6 +67,12 @@ def current_tape() -> Tape | None:
     return _TAPE.get()
 
 
+def is_replaying() -> bool:
+    """Whether factors of another input are given out, which do not fit the values."""
+    tape = _TAPE.get()
+    return tape is not None and tape.is_replaying
+
+
 def held(factor: Tensor) -> Tensor:
     """Return a dynamic factor, already detached; from the tape where one is running."""
     tape = _TAPE.get()

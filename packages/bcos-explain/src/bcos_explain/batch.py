@@ -1,8 +1,9 @@
 """Explaining a batch of images: targets, maps, W, receipts and remarks of any methods, in one call."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, field, replace
 
 import numpy as np
 import torch
@@ -180,16 +181,22 @@ class _Scores:
         self._targets = targets
         self.logits: Tensor | None = None
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Any) -> Tensor:
+        if not isinstance(logits, Tensor):
+            kind = type(logits).__name__
+            raise BcosError(
+                f"explain_batch needs logits (N, K), the model gives {kind}; wrap it in a module that picks them"
+            )
         if self.logits is None:
             # Which classes are asked for is no part of the scores; seen by explanation mode, numbers read from logits
             # would make it run the network twice more, to be sure that no constant was made of them.
             with torch._C.DisableTorchFunction():
                 self._choose(logits.detach().clone())
-        scores = logits.gather(1, self.classes)
+        scores: Tensor = logits.gather(1, self.classes)
         if not self.has_contrasts:
             return scores
-        return scores - logits.gather(1, self.against.clamp_min(0)) * (self.against >= 0).to(logits.dtype)
+        subtracted: Tensor = logits.gather(1, self.against.clamp_min(0)) * (self.against >= 0).to(logits.dtype)
+        return scores - subtracted
 
     def _choose(self, logits: Tensor) -> None:
         if callable(self._targets) and not isinstance(self._targets, Tensor):
@@ -253,6 +260,8 @@ class _Batch:
 
     def explain(self, images: Tensor, scores: _Scores) -> list[ExplainedImage]:
         x = images if self.encode is None else self.encode(images)
+        if len(x) != len(images):
+            raise BcosError(f"encode made {len(x)} inputs of {len(images)} images; it has to keep their number")
         results: dict[str, _Result] = {}
         # Methods that read off W come first: their forward pass gives the logits, which the others need.
         for name, explainer in sorted(self.explainers.items(), key=lambda e: not isinstance(e[1], LinearMapExplainer)):

@@ -9,7 +9,7 @@ from bcos_core.additive_terms import FROZEN, name_as, shift
 from bcos_core.dependence import depends
 from bcos_core.rules.additions import select
 from bcos_core.rules.table import Function, composition, count_dependent, overwrite, rule, split_inplace
-from bcos_core.tape import held
+from bcos_core.tape import held, is_replaying
 
 
 @rule(
@@ -36,9 +36,19 @@ def activation_with_offset(func: Function, input: Tensor, *args: Any, **kwargs: 
 
 
 def _gated(x: Tensor, y: Tensor) -> Tensor:
-    """Return the constant `y` as ``x · (y/x)`` with a frozen gate ``y/x``, which is 0 where x is."""
+    """Return the constant `y` as ``x · (y/x)`` with a frozen gate ``y/x``, which is 0 where x is 0 or infinite.
+
+    Infinite values are constants, such as those of masks; what becomes of them is one too.
+    """
     values = x.detach()
-    return x * held(torch.where(values == 0, 0, y / values))
+    infinite = values.isinf()
+    if bool(infinite.any()):
+        return shift(_gated(x.masked_fill(infinite, 0), torch.where(infinite, 0, y)), torch.where(infinite, y, 0))
+    result = x * held(torch.where(values == 0, 0, y / values))
+    if not is_replaying():
+        with torch.no_grad():
+            result.copy_(y)  # the product rounds: 6.9999995 would be below a limit of 7
+    return result
 
 
 def _with_offset(func: Function, input: Tensor, y: Tensor, args: Any, kwargs: Any) -> Tensor:

@@ -11,7 +11,7 @@ from bcos_core.additive_terms import UNNAMED, current_terms, name_as, named_like
 from bcos_core.dependence import depends, is_constant, map_tensors, mark_dependent, tensors
 from bcos_core.errors import BcosError
 from bcos_core.rules.selection import selected
-from bcos_core.rules.table import Function, composition, count_dependent, method, overwrite, rule
+from bcos_core.rules.table import Function, composition, count_dependent, measure_base, method, overwrite, rule
 
 
 @rule("add", "sub", "subtract", "rsub", "__rsub__", "__radd__")
@@ -111,6 +111,7 @@ def pad(func: Function, input: Tensor, pad: Sequence[int], mode: str = "constant
 def _copy(func: Function, destination: Tensor, source: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Copy `source` into `destination`; if it is a constant, measured."""
     if depends(source):
+        measure_base(destination, source)
         mark_dependent(destination)
     elif is_constant(source) and depends(destination):
         source = measured_beside(destination, source)
@@ -122,7 +123,10 @@ def _assign(func: Function, destination: Tensor, index: Any, value: Any) -> None
     """``destination[index] = value``: a constant beside the input, whichever of the two it is, is measured."""
     if depends(destination) and not depends(value):
         place = destination.detach()[index]
-        constant = torch.as_tensor(value, dtype=place.dtype, device=place.device).expand(place.shape)
+        constant = torch.as_tensor(value, dtype=place.dtype, device=place.device)
+        while constant.ndim > place.ndim and constant.shape[0] == 1:  # PyTorch drops these too
+            constant = constant[0]
+        constant = constant.expand(place.shape)
         value = measured_beside(destination, named_like(value, constant), broadcast=False)
     elif not depends(destination):
         if bool(destination.any()):

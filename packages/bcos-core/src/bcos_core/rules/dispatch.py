@@ -12,6 +12,7 @@ from bcos_core.additive_terms import FROZEN, UNNAMED, AdditiveTerms, current_ter
 from bcos_core.audit import nodes
 from bcos_core.dependence import depends, map_tensors, mark_constant, tensors
 from bcos_core.errors import BcosError
+from bcos_core.functorch import is_differentiating
 from bcos_core.one_call import FORMULAS
 from bcos_core.rules.fallback import call_if_linear, caller, calling_module, is_in_custom_function
 from bcos_core.rules.selection import selected
@@ -65,7 +66,7 @@ class RuleDispatch(TorchFunctionMode):
         # Parameters enter detached: what requires a gradient from here on depends on the input. So constants are told
         # from factors without following shapes or names, and autograd records no derivative by any parameter.
         args, kwargs = map_tensors(terms.without_gradient, (list(args), kwargs))
-        if func in _DERIVATIVES:
+        if func in _DERIVATIVES or is_differentiating():
             raise BcosError(
                 f"cannot explain: {caller(self.model)} takes derivatives in its forward pass, which explanation "
                 "mode would change"
@@ -75,6 +76,11 @@ class RuleDispatch(TorchFunctionMode):
         terms.audit.random |= func in _RANDOM
         read = args[:1] if func in _LIKE_ANOTHER else args[1:] if func in _SHAPED_LIKE else args
         given = tensors((args, kwargs))
+        if kwargs.get("out") is not None and any(map(depends, given)):
+            raise BcosError(
+                f"cannot explain: {caller(self.model)} writes the result of {func.__name__} to out=, which explanation "
+                "mode does not follow; assign what it returns"
+            )
         if any(map(depends, given if read is args else tensors((read, kwargs)))):
             return self._account(terms, func, args, kwargs, given)
         return _constant(terms, func, args, read, kwargs)
@@ -92,6 +98,7 @@ class RuleDispatch(TorchFunctionMode):
             self._refuse_unrecorded()
         before = nodes(values)
         audit.unknown |= any(name_of(t) is None and not depends(t) for t in values)
+        audit.escaped |= _is_shaped_by_values(func, args)
         result = self._apply(func, args, kwargs)
         if unrecorded is not None and unrecorded._version != version:
             self._refuse_unrecorded()
@@ -193,7 +200,7 @@ def _constant(terms: AdditiveTerms, func: Callable[..., Any], args: Any, read: A
             named, frozen = name, True
         elif named == UNNAMED:
             named = name
-    if frozen and func in _ESCAPES:
+    if frozen and (func in _ESCAPES or _is_shaped_by_values(func, args)):
         terms.audit.escaped = True
     if func in _FROM_OUTSIDE and not all(map(_is_plain, args)):
         terms.audit.unknown = True
@@ -203,6 +210,13 @@ def _constant(terms: AdditiveTerms, func: Callable[..., Any], args: Any, read: A
         if frozen or name_of(tensor) is None:
             name_as(tensor, named)
     return result
+
+
+def _is_shaped_by_values(func: Callable[..., Any], args: Any) -> bool:
+    """Whether the number of elements of the result depends on values, where a program can read it."""
+    if func in _SHAPED_BY_VALUES:
+        return True
+    return func is torch.Tensor.__getitem__ and any(t.dtype == torch.bool for t in tensors(args[1:]))
 
 
 def _is_plain(value: Any) -> bool:
@@ -247,6 +261,8 @@ _ESCAPES = _named("""
     untyped_storage storage data_ptr __dlpack__ __repr__ __format__
 """)
 """Functions that hand values out of PyTorch, where they are not followed."""
+_SHAPED_BY_VALUES = _named("nonzero argwhere masked_select unique unique_consecutive bincount")
+"""Functions whose results have a number of elements that depends on values."""
 _HOOKS = _named("register_hook register_post_accumulate_grad_hook grad_fn")
 """Functions by which a model can change gradients unseen."""
 _FROM_OUTSIDE = _named("tensor as_tensor asarray from_numpy frombuffer")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import resolve_name
 
+from bcos_core.buffers import kept_buffers
 from bcos_core.dependence import depends, map_tensors, tensors
 from bcos_core.errors import BcosError
 from bcos_core.rules.table import Function, is_in_place
@@ -25,7 +26,9 @@ def call_if_linear(func: Function, args: Sequence[Any], kwargs: dict[str, Any], 
     result = func(*args, **kwargs)
     if not any(depends(t) for t in tensors(result)):
         return result  # shapes, comparisons, indices
-    if is_in_place(func) or not _is_additive(func, _probe(args, kwargs), result):
+    with kept_buffers(model):  # an observer of ranges would learn from the noise
+        is_linear = not is_in_place(func) and _is_additive(func, _probe(args, kwargs), result)
+    if not is_linear:
         raise BcosError(
             f"explanation mode has no rule for {resolve_name(func) or func.__name__}, called {caller(model)}, and it "
             "is not linear in its inputs; give it one with bcos_core.register_rules, or freeze the model's dynamic "
@@ -55,12 +58,15 @@ def _probe(args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Arguments, Argu
 
 
 def _is_additive(func: Function, probe: tuple[Arguments, Arguments], result: Any) -> bool:
-    with torch.no_grad():
-        try:
+    try:
+        with torch.no_grad():
             other, added = (list(tensors(func(*args, **kwargs))) for args, kwargs in probe)
-        except (RuntimeError, ValueError, TypeError):  # not defined there: not linear
-            return False
-    given = list(tensors(result))
+        return _add_up(list(tensors(result)), other, added)
+    except (RuntimeError, ValueError, TypeError):  # not defined there, or for sparse tensors: not linear
+        return False
+
+
+def _add_up(given: list[Tensor], other: list[Tensor], added: list[Tensor]) -> bool:
     if len(other) != len(given) or len(added) != len(given):
         return False
     for x, r, both in zip(given, other, added, strict=True):

@@ -1,5 +1,6 @@
 """Norms: the variance is frozen, never the mean."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from bcos_core.additive_terms import named_like, shift
 from bcos_core.dependence import depends
+from bcos_core.errors import BcosError
 from bcos_core.norms.base import divide_by_std, variance
 from bcos_core.precision import widened
 from bcos_core.rules.additions import reshaped
@@ -19,19 +21,22 @@ from bcos_core.tape import held
 
 @rule("batch_norm")
 def batch_norm(
-    func: Function,
+    _func: Function,
     input: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     training: bool = False,
-    momentum: float = 0.1,
+    momentum: float = 0.1,  # noqa: ARG001 - reason: given by name
     eps: float = 1e-5,
 ) -> Tensor:
     """``weight · (x - mean) / sqrt(var + eps) + bias`` with running statistics."""
-    if training or running_mean is None or running_var is None:  # explain refuses such a model
-        return func(input, running_mean, running_var, weight, bias, training, momentum, eps)  # type: ignore[no-any-return] # reason: func is any callable
+    if training or running_mean is None or running_var is None:
+        raise BcosError(
+            "cannot explain a model that normalises with the statistics of the batch, which mixes its images; use "
+            "running statistics (training=False)"
+        )
     mean = _along_channels(running_mean, input)
     return _affine(
         shift(input, named_like(mean, -mean)) * _along_channels((running_var + eps).rsqrt(), input), weight, bias
@@ -115,15 +120,24 @@ def rms_norm(
 ) -> Tensor:
     """``weight · x / sqrt(mean(x²) + eps)`` over the last dimensions."""
     dims = tuple(range(-len(normalized_shape), 0))
-    eps = torch.finfo(input.dtype).eps if eps is None else eps
+    eps = _default_eps(input.dtype, input.device) if eps is None else eps
     y = (input * (widened(input.detach()).square().mean(dims, keepdim=True) + eps).rsqrt()).to(input.dtype)
     return y if weight is None else y * weight
 
 
+@functools.cache
+def _default_eps(dtype: torch.dtype, device: torch.device) -> float:
+    """What PyTorch adds by default: the resolution of the type, or of float32, in which it computes half precisions."""
+    x = torch.tensor([2.0**-10], dtype=dtype, device=device)
+    with torch._C.DisableTorchFunction():
+        given = float(F.rms_norm(x, (1,)))
+    candidates = [torch.finfo(kind).eps for kind in (dtype, torch.float32)]
+    return min(candidates, key=lambda eps: abs(2.0**-10 * (2.0**-20 + eps) ** -0.5 - given))
+
+
 @composition("normalize")
-def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None) -> Any:
+def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: None = None) -> Any:  # noqa: ARG001
     """``x / max(‖x‖, eps)``."""
-    del out
     return input / torch.linalg.vector_norm(input, p, dim, keepdim=True).clamp_min(eps)
 
 

@@ -153,6 +153,7 @@ def AS_IT_IS(function: Function, *args: Any, **kwargs: Any) -> Any:  # noqa: N80
 def overwrite(x: Tensor, result: Tensor) -> Tensor:
     """Give `x` the values, the dependence on the input, and the name of `result`."""
     if depends(result):
+        measure_base(x, result)
         mark_dependent(x)
         return x.copy_(result)
     if x.requires_grad and x._is_view():  # a part of a tensor whose other parts may depend on the input
@@ -161,6 +162,16 @@ def overwrite(x: Tensor, result: Tensor) -> Tensor:
     with torch.no_grad():
         x.copy_(result)
     return named_like(result, x.detach_())  # type: ignore[no-any-return] # reason: it is x
+
+
+def measure_base(x: Tensor, beside: Tensor) -> None:
+    """Measure the constant of which `x` is a part, before that is overwritten: the other parts stay as they are."""
+    base, terms = x._base, current_terms()
+    if base is None or terms is None or depends(base) or not torch.is_grad_enabled() or not bool(base.any()):
+        return
+    mark_dependent(base)
+    base.copy_(terms.leaf(named_like(base, base.clone()), beside, broadcast=False))
+    _ = x.grad_fn  # autograd notices only now that x is a part of what depends on the input
 
 
 def split_inplace(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, Any, Any]:

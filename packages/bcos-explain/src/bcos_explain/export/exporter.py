@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from bcos_core import BcosError, explain
 from bcos_core.files import write_atomically
+from bcos_core.inference import reads_values
 from bcos_core.probe import elsewhere
 from bcos_explain.export.agreement import Agreement, check_agreement
 from bcos_explain.export.trace import OUTPUTS, ExplainerGraph, trace
@@ -140,6 +141,11 @@ def _export(
     with torch.no_grad():
         x = image if encode is None else encode(image)
     explain(model, x)  # refuses what cannot be explained, with its reasons
+    if reads_values(model, x):
+        raise BcosError(
+            "the network reads values of its input, and may take another path for another, of which a graph has one; "
+            "export a network that does not branch on values"
+        )
     image = image.detach()
     if dynamic_batch and len(image) < 2:  # a batch of one is taken for a constant
         image = torch.cat([image, image])

@@ -1,9 +1,9 @@
 """Explaining a batch of images: targets, maps, W, receipts and remarks of any methods, in one call."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, field, replace
+from typing import Any
 
 import numpy as np
 import torch

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from bcos_cli.train.compiled_gradients import wrong_when_compiled
+from bcos_cli.train.train_step import TrainStep
 from bcos_cli.train.trainer import train
 from bcos_core import BcosError
 from bcos_core.norms.batch import BatchNormUncentered2d
@@ -100,3 +101,18 @@ def test_run_that_would_learn_something_else_is_refused_before_its_first_step(re
     with pytest.raises(BcosError, match=r"compiles the network wrongly: .*conv1.*not finite.*use -o train.compile=no"):
         train(recipe(train={"compile": "whole", "epochs": 1}), tmp_path / "run")
     assert not (tmp_path / "run/model.safetensors").exists()
+
+
+def test_each_graph_of_a_network_whose_exponent_grows_is_checked(recipe, tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr("bcos_cli.train.model.compile_network", lambda *_: None)
+    monkeypatch.setattr(TrainStep, "check_compiled", lambda step, _: checked.append(step.model.network.conv1.b))
+    made = recipe(
+        model={"name": "bcosified/standard_cifar10_resnet20", "options": {"network": {"depths": [1], "width": 8}}},
+        annealing={"exponent_from": 1.0, "exponent_epochs": 1},
+        train={"compile": "whole", "epochs": 2},
+    )
+    train(made, tmp_path / "run")
+    start, between, end = checked
+    assert (start, end) == (1, 2)
+    assert 1 < between < 2

@@ -1,4 +1,4 @@
-"""The hooks through which packages add recipes, data sets and commands. Imports no torch."""
+"""The hooks through which packages add recipes, data sets, losses and commands. Imports no torch."""
 
 from collections.abc import Iterable
 

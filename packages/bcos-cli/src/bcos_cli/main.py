@@ -209,7 +209,7 @@ def _is_closed(stream: TextIO) -> bool:
         poll = select.poll()
         poll.register(stream, 0)
         return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
-    except (AttributeError, OSError, ValueError):  # Windows has no poll; a stream in memory has no reader to lose
+    except (AttributeError, OSError, ValueError):  # a stream in memory has no reader to lose
         return False
 
 

@@ -47,7 +47,7 @@ class HoldOut:
 
     def positions(self, shard: int, length: int, count: int) -> frozenset[int]:
         """Draw `count` positions in the shard numbered `shard`, which has `length` samples."""
-        draw = random.Random(f"{self.seed}/{shard}/held out").random  # the one stream that Python promises to keep
+        draw = random.Random(f"{self.seed}/{shard}/held out").random  # the same in every version of Python
         return frozenset(k for _, k in heapq.nsmallest(count, ((draw(), k) for k in range(length))))
 
 

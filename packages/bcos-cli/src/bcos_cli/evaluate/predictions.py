@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -166,7 +166,6 @@ class Predictor:
     """Called with each prediction."""
     top_k: int = 1
     batch_size: int = 64
-    clips: ClipOptions = field(default_factory=ClipOptions)
     truncated: bool = False
     """Read JPEG files that were cut off."""
     show_progress: bool = True
@@ -223,7 +222,7 @@ class Predictor:
 
     def _predict_clip(self, file: ImageFile, failures: list[Failure]) -> None:
         try:
-            found = survey(file.path, self.trained, self.batch_size, self.clips)
+            found = survey(file.path, self.trained, self.batch_size, ClipOptions())
         except UnreadableImageError as reason:
             failures.append(Failure(str(file.path), str(reason)))
             return

@@ -15,6 +15,7 @@ from bcos_cli.data.index import load_index
 from bcos_cli.data.input_image import read_image
 from bcos_cli.data.loader import images_at, make_batches
 from bcos_cli.data.reading import Reading
+from bcos_cli.explain.inference import blank_input
 from bcos_cli.file_names import NEURONS_NAME, NEURONS_PAGE
 from bcos_cli.processes.group import process_state
 from bcos_core.errors import BcosError
@@ -137,9 +138,8 @@ def _rows(
 
 def _default_layer(trained: TrainedModel) -> str:
     """Return the last layer with a map over the image, before the classifier."""
-    spec = trained.input
-    blank = torch.zeros(1, spec.channels, spec.size, spec.size, device=process_state().device)
-    return layer_name(trained.model, last_feature_layer(trained.model, trained.encode(blank)))
+    blank = blank_input(trained, process_state().device)
+    return layer_name(trained.model, last_feature_layer(trained.model, blank))
 
 
 def write_neurons(

@@ -31,7 +31,7 @@ def end_with_starter() -> None:
 
 
 def end_with_launcher() -> None:
-    """Do so in a process that the launcher of this program, or torchrun, has started."""
+    """End this process with the one that started it, if that is the launcher of this program, or torchrun."""
     launched = os.environ.pop(LAUNCHER, None)  # it is not that of processes which this one may start
     if launched is not None:
         end_with_parent(signal.SIGTERM, int(launched))

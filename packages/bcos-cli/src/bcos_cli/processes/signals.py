@@ -13,7 +13,7 @@ from types import FrameType
 INTERRUPTED = 130
 """Exit status of a program that Ctrl-C ended, as in shells."""
 CLOSED_PIPE = 141
-"""Exit status of a program whose output nobody reads any more, as in shells: 128 + SIGPIPE, which Windows lacks."""
+"""Exit status of a program whose output nobody reads any more, as in shells: 128 + SIGPIPE."""
 EXIT_STATUS = 75
 """Exit status of a run that was asked to end and wrote a checkpoint: EX_TEMPFAIL of sysexits, "try again later"."""
 _SPARE = 60.0

@@ -45,7 +45,7 @@ def make_accelerator(train: Train, out: Path) -> Accelerator:
     found = {str(getattr(name, "value", name)) for name in accelerator.log_with}
     if missing := [name for name in train.trackers if name not in found]:
         raise BcosError(f"train.trackers={missing[0]} is not installed; install it, or leave it out")
-    accelerator.gradient_accumulation_steps = plan_batches(train, accelerator.num_processes).accumulate
+    plan_batches(train, accelerator.num_processes)  # refuses a batch that the processes cannot share
     return accelerator
 
 

@@ -1,6 +1,6 @@
 """Annealing: from a converted network with B = 1 and biases to a B-cos network, step by step."""
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -87,6 +87,12 @@ class Annealer:
         if self._bias_steps:
             before = 1 - _progress(step - 1, self._bias_steps)
             scale_biases(model, (1 - _progress(step, self._bias_steps)) / before if before else 0.0)
+
+    def stage(self, step: int) -> Literal["before", "growing", "over"]:
+        """Whether B is what it begins with after `step` steps, is growing, or has grown."""
+        if step >= self._exponent_steps:
+            return "over"
+        return "growing" if step else "before"
 
     def is_over(self, step: int) -> bool:
         """Whether the network is a B-cos network after `step` steps."""

@@ -13,6 +13,7 @@ from bcos_cli.config.trust import trusts_runs
 from bcos_cli.data.index import ShardIndex
 from bcos_cli.data.loader import Batches
 from bcos_cli.evaluate.loop import run_network
+from bcos_cli.explain.inference import blank_input
 from bcos_core.errors import BcosError
 from bcos_models import TrainedModel, load_trained
 
@@ -82,10 +83,8 @@ def output_names(options: Distillation | None, index: ShardIndex) -> list[str]:
 def embedding_size(teacher: str) -> int:
     """Count the outputs of a teacher of embeddings."""
     trained = load_trained(teacher, trust=trusts_runs())
-    spec = trained.input
-    images = torch.zeros(1, spec.channels, spec.size, spec.size)
     with torch.inference_mode():
-        outputs: Tensor = trained.model.eval()(trained.encode(images))
+        outputs: Tensor = trained.model.eval()(blank_input(trained, torch.device("cpu")))
     if outputs.ndim != 2:
         raise BcosError(f"the teacher {teacher!r} must give one vector an image, got {tuple(outputs.shape)}")
     return outputs.shape[1]

@@ -180,7 +180,9 @@ class Trainer:
         self.durations = Durations(every)
         self.sample_explanations = self._sample_explanations()
         self.progress = Progress()
-        self.is_cold = train.compile != "no"
+        self.is_compiled = train.compile != "no"
+        self.compiled_for: set[str] = set()
+        """Stages of annealing that the network has been compiled for."""
         self.scores: Scores | Agreement | None = None
 
     def run(self, resume: bool) -> Scores | Agreement | None:
@@ -238,14 +240,20 @@ class Trainer:
         self.save()
 
     def _run(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the loss of a batch; of a compiled network the first one is checked, and said how long it took."""
-        if not self.is_cold:
+        """Return the loss of a batch.
+
+        A network is compiled anew once B grows, and once it has grown: the first batch of each graph is checked, and it
+        is said how long the first of all took.
+        """
+        stage = self.learner.annealer.stage(self.progress.step)
+        if not self.is_compiled or stage in self.compiled_for:
             return self.learner.step.run(images, labels)
-        self.is_cold, start = False, time.perf_counter()
+        is_first, start = not self.compiled_for, time.perf_counter()
+        self.compiled_for.add(stage)
         if not (self.learner.sharded or self.recipe.train.gradient_checkpointing):  # else there is no room for it
             self.learner.step.check_compiled(images)
         loss = self.learner.step.run(images, labels)
-        if self.accelerator.is_main_process:
+        if is_first and self.accelerator.is_main_process:
             seconds = time.perf_counter() - start
             console.err.print(f"train.compile: the first batch took {seconds:.0f} s, compiling included")
         return loss

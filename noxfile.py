@@ -70,7 +70,7 @@ ALONE = {  # enough to use every part of a package; what it does not declare is 
 def tests(session: nox.Session) -> None:
     """The tests with all packages and the reference implementation; of families, the smallest members."""
     _install_all(session)
-    session.run("pytest", *PARALLEL, "-m", "not slow", *session.posargs, env=ONE_THREAD)
+    session.run("pytest", *PARALLEL, "-m", "not slow", "--durations=20", *session.posargs, env=ONE_THREAD)
 
 
 @nox.session

@@ -116,3 +116,12 @@ def test_each_graph_of_a_network_whose_exponent_grows_is_checked(recipe, tmp_pat
     start, between, end = checked
     assert (start, end) == (1, 2)
     assert 1 < between < 2
+
+
+def test_compiler_that_fails_is_one_line(recipe, tmp_path, monkeypatch):
+    def broken(graph, inputs):
+        raise OSError("there is no g++")
+
+    monkeypatch.setattr("bcos_cli.train.model.compile_network", lambda model, *_: model.compile(backend=broken))
+    with pytest.raises(BcosError, match=r"train.compile=whole: PyTorch cannot compile .*no g\+\+.*-o train.compile=no"):
+        train(recipe(train={"compile": "whole", "epochs": 1}), tmp_path / "run")

@@ -308,3 +308,17 @@ def test_gradients_are_the_same_with_checkpointing_and_saved_tensors_elsewhere(n
     with saved_tensors_hooks(lambda t: t.numpy(force=True).copy(), torch.from_numpy):
         found = gradients(model)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("norm", ["layer_uncentered", "position_uncentered", "group_uncentered"])
+def test_gradients_of_each_sample_come_from_torch_func_too(norm):
+    model = nn.Sequential(BcosConv2d(6, 8, 3), norms.make_norm(norm, 8), nn.Flatten(), nn.Linear(8, 2)).train()
+    parameters, x = dict(model.named_parameters()), torch.rand(3, 6, 3, 3)
+
+    def loss(parameters, image):
+        return torch.func.functional_call(model, parameters, (image[None],)).square().sum()
+
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for i, image in enumerate(x):
+        expected = torch.autograd.grad(loss(parameters, image), list(parameters.values()))
+        torch.testing.assert_close([g[i] for g in found.values()], list(expected))

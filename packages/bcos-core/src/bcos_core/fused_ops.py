@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv1d_input, conv2d_input, conv3d_input
 
+from bcos_core.functorch import is_transformed
 from bcos_core.precision import is_half, widened
 
 COS_EPS = 1e-6
@@ -25,8 +26,9 @@ COS_EPS = 1e-6
 
 
 def is_fusible(x: Tensor, wide: Tensor) -> bool:
-    """Whether a gradient is recorded of what :func:`is_eager` says."""
-    return torch.is_grad_enabled() and (x.requires_grad or wide.requires_grad) and is_eager(x, wide)
+    """Whether a gradient is recorded of what :func:`is_eager` says, by autograd and no transform of torch.func."""
+    recorded = torch.is_grad_enabled() and (x.requires_grad or wide.requires_grad)
+    return recorded and is_eager(x, wide) and not is_transformed()
 
 
 def is_eager(x: Tensor, wide: Tensor) -> bool:

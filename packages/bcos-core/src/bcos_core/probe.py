@@ -19,7 +19,7 @@ PROBE = 10.0
 """How much more rounding there may be at another point, where the held factors do not fit the values."""
 _VALUES = 1000.0
 """How much more rounding there may be between two ways to compute the outputs, which networks amplify."""
-_MOST = 0.3
+_MOST = 0.5
 """Share of the outputs that may be rounding in half precisions."""
 
 

@@ -43,7 +43,7 @@ def _model_cells(spec: "ModelSpec") -> dict[str, Any]:
     accuracy = spec.checkpoint and spec.checkpoint.top1
     return {
         "name": spec.name,
-        "params": "?" if spec.params is None else f"{spec.params / 1e6:.2f} M",
+        "params": "not given" if spec.params is None else f"{spec.params / 1e6:.2f} M",
         "input": f"{spec.input.encoded_channels}×{spec.input.size}×{spec.input.size}",
         "classes": spec.num_classes,
         "top-1": "" if accuracy is None else f"{accuracy:.1f} %",

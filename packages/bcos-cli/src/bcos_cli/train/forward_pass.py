@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from bcos_core.errors import BcosError
+from bcos_core.errors import BcosError, shortened
 from bcos_core.norms.batch import RunningNorm
 
 
@@ -44,6 +44,21 @@ def compile_network(model: nn.Module, how: str, backend: str) -> None:
         raise BcosError(f"there is no train.compile_backend={backend!r}; choose from {known}")
     for part in [model] if how == "whole" else repeated_blocks(model, "train.compile=regional"):
         part.compile(backend=backend)
+
+
+@contextmanager
+def compiling(how: str) -> Iterator[None]:
+    """Say in one line what PyTorch's compiler fails at inside the block."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as reason:
+        what = shortened(" ".join(str(reason).split()), 200)  # the first line is that of a backend
+        raise BcosError(
+            f"train.compile={how}: PyTorch cannot compile this network here: {what}; train without "
+            "(-o train.compile=no)"
+        ) from reason
 
 
 def checkpoint_activations(model: nn.Module) -> None:

@@ -33,6 +33,7 @@ from bcos_cli.train.checkpoint import Checkpoints, Progress, load_progress
 from bcos_cli.train.coarse_images import coarse_images
 from bcos_cli.train.compilation import with_compilation
 from bcos_cli.train.distillation import Agreement, agreement, output_names
+from bcos_cli.train.forward_pass import compiling
 from bcos_cli.train.history import History, epoch_line
 from bcos_cli.train.learner import Learner
 from bcos_cli.train.loaders import Loaders
@@ -250,9 +251,10 @@ class Trainer:
             return self.learner.step.run(images, labels)
         is_first, start = not self.compiled_for, time.perf_counter()
         self.compiled_for.add(stage)
-        if not (self.learner.sharded or self.recipe.train.gradient_checkpointing):  # else there is no room for it
-            self.learner.step.check_compiled(images)
-        loss = self.learner.step.run(images, labels)
+        with compiling(self.recipe.train.compile):
+            if not (self.learner.sharded or self.recipe.train.gradient_checkpointing):  # else there is no room for it
+                self.learner.step.check_compiled(images)
+            loss = self.learner.step.run(images, labels)
         if is_first and self.accelerator.is_main_process:
             seconds = time.perf_counter() - start
             console.err.print(f"train.compile: the first batch took {seconds:.0f} s, compiling included")

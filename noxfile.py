@@ -62,7 +62,7 @@ ALONE = {  # enough to use every part of a package; what it does not declare is 
     ),
     "bcos-models": ("test_registry.py", "test_trained_model.py", "convert/test_rules.py"),
     "bcos-explain": ("test_registry.py", "test_batch.py", "test_report.py", "test_metric_contract.py"),
-    "bcos-cli": ("test_main.py", "test_config.py", "test_pack.py", "test_explain_files.py"),
+    "bcos-cli": ("test_main.py", "test_config.py", "test_pack.py", "test_predictions.py"),
 }
 
 

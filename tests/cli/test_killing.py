@@ -11,7 +11,7 @@ from same_runs import assert_same
 from bcos_cli.config import dump_recipe
 from bcos_cli.train.trainer import train
 
-KILLS = 24
+KILLS = 12
 
 
 def test_run_that_is_killed_over_and_over_ends_bit_identical(recipe, tmp_path):

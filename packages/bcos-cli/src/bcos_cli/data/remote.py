@@ -91,7 +91,7 @@ def open_http(address: str) -> IO[bytes]:
             try:
                 response = _opener().open(sent, timeout=TIMEOUT)
                 break
-            except (HTTPError, URLError, TimeoutError, ConnectionError) as reason:  # hung up: before its answer
+            except (HTTPError, URLError, TimeoutError, ConnectionError) as reason:  # the last: it hung up
                 if attempt == ATTEMPTS or not _may_pass(reason):
                     raise
             time.sleep(PAUSE)

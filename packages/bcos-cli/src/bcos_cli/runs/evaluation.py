@@ -73,7 +73,7 @@ def evaluate_run(
     files.check()
     trained = load_network(run_or_model, weights, classes)
     folder = RunFolder(Path(run_or_model))
-    shards = shards or shards_of(run_or_model)
+    shards = shards or shards_of(run_or_model, asked=given.get("split"))
     recipe, location, index, split = shards.recipe, shards.location, shards.index, shards.split
     files.check_apart([location, run_or_model, weights, classes])
     given = {**given, "split": split.name}

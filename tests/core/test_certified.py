@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from hidden_functions import Added
 from torch import nn
 from torch.nn.utils import prune
 
@@ -53,20 +54,8 @@ def masked(z):
     return z.masked_fill(mask, -1e9)
 
 
-class Plus(torch.autograd.Function):
-    """x + 1, the constant out of sight."""
-
-    @staticmethod
-    def forward(_ctx, x):
-        return x + 1
-
-    @staticmethod
-    def backward(_ctx, g):
-        return g
-
-
 def plus(_, f):
-    return Plus.apply(f)
+    return Added.apply(f, 1)
 
 
 @pytest.mark.parametrize("last", [lambda z: z, masked, lambda z: torch.cat([z, 0 * z[:, :1] + 1e8], 1)])
@@ -280,21 +269,9 @@ def test_network_that_is_a_convolution_has_channels_first():
     torch.testing.assert_close(explain(conv, x, 3).score, conv(x).sum(2)[:, 3])
 
 
-class Added(torch.autograd.Function):
-    """A constant that nothing measures, small enough to hide in the rounding of a half precision."""
-
-    @staticmethod
-    def forward(_ctx, x):
-        return x + 0.01
-
-    @staticmethod
-    def backward(_ctx, g):
-        return g
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_unseen_step_is_not_certified_in_a_half_precision(dtype, x):
-    model = Net(lambda _, f: f, Added.apply).eval().to(dtype)
+    model = Net(lambda _, f: f, lambda z: Added.apply(z, 0.01)).eval().to(dtype)
     with pytest.raises(BcosError, match=r"cannot explain in a half precision: .* did not see Added"):
         explain(model, x.to(dtype), 0)
     with pytest.raises(BcosError, match="miss"):

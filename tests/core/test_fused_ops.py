@@ -235,6 +235,7 @@ def pooled(x, kernel, stride):
     return conv(x, ones, None, stride, 0, 1, x.shape[1])
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")  # torch's own
 @pytest.mark.parametrize(("shape", "kernel", "stride"), BOXES)
 def test_box_sum_and_its_derivatives_are_those_of_a_kernel_of_ones(shape, kernel, stride):
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)

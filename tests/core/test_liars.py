@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.nn.functional as F
+from hidden_functions import Held
 from torch import nn
 
 from bcos_core import AS_IT_IS, BcosConv2d, BcosError, explain, norms, register_rules
@@ -73,22 +74,6 @@ with warnings.catch_warnings(), torch.no_grad():
         name: torch.jit.trace(Parts(None).double().get_submodule(name), example, check_trace=False)
         for name, example in {"body": SIX, "plain": SIX, "stem": THREE}.items()
     }
-
-
-class Held(torch.autograd.Function):
-    """A whole B-cos layer in a function of its own, with its plain derivative."""
-
-    @staticmethod
-    def forward(ctx, x, layer):
-        ctx.save_for_backward(x)
-        ctx.layer = layer
-        return layer(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        with torch.enable_grad():
-            x = ctx.saved_tensors[0].detach().requires_grad_()
-            return torch.autograd.grad(ctx.layer(x), x, gradient)[0], None
 
 
 class Double(torch.autograd.Function):

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from hidden_functions import Held
 from torch import nn
 
 from bcos_core import AddInverse, BcosConv2d, BcosError, BcosLinear, explain, folded
@@ -49,22 +50,6 @@ def test_rms_norm_under_autocast_is_that_of_the_network(x):
     model = Network(lambda s, x: s.head(s.norm(s.lin(x))), norm=nn.RMSNorm(6))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(explain(model, 0.1 * x).logits, given(model, 0.1 * x), rtol=0.02, atol=0.02)
-
-
-class Held(torch.autograd.Function):
-    """A custom function whose derivative is not that of the held network."""
-
-    @staticmethod
-    def forward(ctx, x, layer):
-        ctx.save_for_backward(x)
-        ctx.layer = layer
-        return layer(x)
-
-    @staticmethod
-    def backward(ctx, gradient):
-        with torch.enable_grad():
-            x = ctx.saved_tensors[0].detach().requires_grad_()
-            return torch.autograd.grad(ctx.layer(x), x, gradient)[0], None
 
 
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.bfloat16, torch.float16])

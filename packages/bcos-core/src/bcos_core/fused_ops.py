@@ -310,9 +310,7 @@ class _DivideByBatchStd(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         *source, weight, ctx.eps = inputs
-        _, mean, var = output
-        ctx.mark_non_differentiable(mean, var)
-        _save(ctx, source, weight, mean, var)
+        _save(ctx, source, weight, output)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -344,9 +342,7 @@ class _DivideByStd(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
         *source, ctx.dims, weight, ctx.eps = inputs
-        _, mean, var = output
-        ctx.mark_non_differentiable(mean, var)
-        _save(ctx, source, weight, mean, var)
+        _save(ctx, source, weight, output)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
@@ -376,11 +372,13 @@ def _source(x: Tensor) -> tuple[Tensor | None, Tensor | None, float]:
     return nothing if linear is None or norm is None else (linear, norm, made.b)
 
 
-def _save(ctx: Any, source: Sequence[Any], *others: Tensor) -> None:
-    """Keep `x`, the first of `source`, or what else it says `x` comes from."""
+def _save(ctx: Any, source: Sequence[Any], weight: Tensor, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Keep weight and statistics of a norm, and `x`, the first of `source`, or what else it says `x` comes from."""
+    _, mean, var = output
+    ctx.mark_non_differentiable(mean, var)
     x, linear, norm, ctx.b = source
     ctx.x = None if linear is None else weakref.ref(x)
-    ctx.save_for_backward(*((x,) if linear is None else (linear, norm)), *others)
+    ctx.save_for_backward(*((x,) if linear is None else (linear, norm)), weight, mean, var)
 
 
 def _saved(ctx: Any) -> tuple[Tensor, ...]:

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from bcos_cli.processes.memory import keep_freed_memory
 from benchmarks.networks import NETWORKS, OURS, PLAIN, REFERENCE
 
 STEP, INFERENCE, EXPLAINING = "training step", "inference", "explaining"
@@ -171,8 +172,10 @@ class Bench:
         return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def _serve(connection: Connection, name: str, side: str, conditions: Conditions) -> None:
+def _serve(connection: Connection, name: str, side: str, conditions: Conditions, is_timed: bool) -> None:
     """Do what the other end asks for; errors are answers."""
+    if is_timed:
+        keep_freed_memory()
     bench: Bench | None = None
     while True:
         what, *arguments = connection.recv()
@@ -187,14 +190,18 @@ def _serve(connection: Connection, name: str, side: str, conditions: Conditions)
 
 
 class Worker:
-    """The process of a :class:`Bench`, to be asked for one run after another."""
+    """The process of a :class:`Bench`, to be asked for one run after another.
 
-    def __init__(self, name: str, side: str, conditions: Conditions) -> None:
+    Args:
+        is_timed: it keeps freed memory, as every command of ``bcos`` does; without, its peak is what a run needs.
+    """
+
+    def __init__(self, name: str, side: str, conditions: Conditions, *, is_timed: bool = True) -> None:
         self.name, self.side = name, side
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
         os.environ |= {"OMP_NUM_THREADS": str(conditions.threads), "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
-        self._process = context.Process(target=_serve, args=(other, name, side, conditions), daemon=True)
+        self._process = context.Process(target=_serve, args=(other, name, side, conditions, is_timed), daemon=True)
         self._process.start()
         other.close()
 
@@ -293,7 +300,9 @@ class Measurement:
 
     def _memory(self, side: str) -> None:
         count = self.conditions.memory_batch
-        alone = Worker(self.name, side, self.conditions)  # what others left in a process would be counted
+        alone = Worker(
+            self.name, side, self.conditions, is_timed=False
+        )  # what others left in a process would be counted
         try:
             row = {"what": STEP, "side": side, "kind": EAGER, "images": count}
             self.found["memory"].append(row | {"MiB": alone.ask("memory", STEP, EAGER, count)})

@@ -37,7 +37,7 @@ def test_run_that_is_killed_over_and_over_ends_bit_identical(recipe, tmp_path):
     assert done.returncode == 0, done.stderr
     places = json.loads(done.stdout.splitlines()[-1])
     assert len(places) == KILLS
-    assert len({checkpoint for _, checkpoint in places}) > 10  # spread over the run
+    assert len({checkpoint for _, checkpoint in places}) > KILLS // 3  # spread over the run: it went on in between
     train(wanted, tmp_path / "whole")
     assert_same(tmp_path / "killed", tmp_path / "whole")
     assert sorted(p.name for p in (tmp_path / "killed" / "checkpoints").iterdir()) == sorted(

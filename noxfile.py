@@ -1,5 +1,6 @@
 """Checks and tests. ``uv run nox`` runs them all; ``uv run nox -s tests`` one; ``uv run nox -l`` lists them."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ BELOW = {  # what a package needs of ours, lowest first
     "bcos-explain": ("bcos-core",),
     "bcos-cli": ("bcos-core", "bcos-models", "bcos-explain"),
 }
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of some images: each of thousands of processes would compile torch
 FOLDERS = ("packages", "tests", "examples", "benchmarks", "tools", "docs", "noxfile.py")
 PARALLEL = ("-n", "2", "--dist", "worksteal")  # two processes: the largest networks take 6 GB each
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

@@ -63,6 +63,14 @@ def test_numbers_are_those_of_the_exact_explanation(run_folder, pictures, tmp_pa
     assert document["failures"] == []
 
 
+def test_table_tells_images_of_one_name_apart(run_folder, make_tree, bcos):
+    grey = Image.new("L", (8, 8), 99)
+    make_tree({"a/x.png": grey, "b/x.png": grey, "b/y.png": grey}, name="both")
+    status, out, err = bcos("explain", run_folder, "both", "--out", "out")
+    assert status == 0, err
+    assert [line.split("\t")[0] for line in out.splitlines()][1:4] == ["a/x.png", "b/x.png", "b/y.png"]
+
+
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_batches_make_no_difference(batch_size, run_folder, pictures, tmp_path):
     a = explain_files(run_folder, find_images([pictures])[0], tmp_path / "a").explanations

@@ -157,6 +157,7 @@ def test_runs_are_compared(three, bcos):
     assert rows["gridpg/bcos"] == [None, 0.9]
     out = bcos("runs", "compare", "runs/a", "runs/b/slow")[1]
     assert "train.batch_size" in out
+    assert "gridpg/bcos\t–\t0.9" in out
     assert json.loads(bcos("runs", "compare", "runs/a", "runs/b/slow", "--json")[1])["scores"] == rows
 
 

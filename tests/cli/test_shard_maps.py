@@ -13,6 +13,7 @@ import torch
 import bcos_cli.explain.shard_maps
 from bcos_cli.data.index import ShardRecord, load_index
 from bcos_cli.data.loader import make_batches
+from bcos_cli.explain.maps_folder import MapsFolder
 from bcos_cli.explain.shard_maps import MapOptions, explain_shards
 from bcos_cli.train.model import build
 from bcos_core import BcosError, explain
@@ -230,4 +231,4 @@ def test_shards_of_one_name_in_two_folders_have_maps_of_their_own(shards, traine
 def test_maps_and_notes_lie_in_the_folder_of_maps_wherever_a_shard_is(name, tmp_path):
     record = ShardRecord.model_construct(name=name)
     assert record.place == "a/x.tar"
-    assert bcos_cli.explain.shard_maps._note(tmp_path, record) == tmp_path / ".finished/a/x.tar.json"
+    assert MapsFolder(tmp_path, {}, [record]).note(record) == tmp_path / ".finished/a/x.tar.json"

@@ -37,9 +37,20 @@ def test_nothing_defined_has_no_mean_and_no_interval():
     assert summary["interval_95"] == [None, None]
 
 
-def test_a_single_score_has_no_deviation():
-    assert result([0.3]).std == 0
-    assert result([0.3]).bootstrap_interval() == pytest.approx((0.3, 0.3))
+@pytest.mark.parametrize("scores", [[0.3], [NAN, 0.3, NAN]])
+def test_a_single_score_has_neither_deviation_nor_interval(scores):
+    r = result(scores)
+    assert r.mean == pytest.approx(0.3)
+    assert math.isnan(r.std)
+    assert all(map(math.isnan, r.bootstrap_interval()))
+    assert r.interval_text(str) == ""
+    assert r.to_dict()["std"] is None
+    assert "<td>unknown</td>" in r._repr_html_()
+
+
+def test_a_single_cluster_has_no_interval():
+    assert all(map(math.isnan, result([0.2, 0.4, 0.6, 0.8], cluster=4).bootstrap_interval()))
+    assert result([0.2, 0.4]).interval_text("{:.1f}".format) == "0.2 to 0.4"
 
 
 def literal_bootstrap(scores, cluster, level, resamples, generator):

@@ -10,7 +10,7 @@ from recipe_files import FILES, TEXT
 from bcos_cli.data.pack import pack
 from bcos_cli.data.sources import ArraySource, ImageItem
 from bcos_cli.evaluate.resumable import PartialResults
-from bcos_cli.explain.shard_maps import _check_free, _read_note
+from bcos_cli.explain.maps_folder import MapsFolder, read_note
 from bcos_cli.file_names import PROGRESS_NAME
 from bcos_cli.runs.compare import recipe_rows, score_rows
 from bcos_cli.runs.run import find_runs, read_run
@@ -89,8 +89,8 @@ def test_notes_on_maps_are_taken_up_or_refused_in_one_line(fuzz, folder):
 
     def read(content):
         (folder / "maps" / ".finished" / "description").write_bytes(content)
-        _read_note(folder / "maps" / ".finished" / "description")
-        _check_free(folder / "maps", described)
+        read_note(folder / "maps" / ".finished" / "description")
+        MapsFolder(folder / "maps", described, []).check()
 
     read(as_json(described))
     fuzz(read, json_files(described))

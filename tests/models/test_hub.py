@@ -111,6 +111,15 @@ def test_card_tells_what_the_model_is(net, tmp_path):
     assert "| b | `1.5` |" in card
 
 
+def test_card_shows_nested_options_by_their_keys(tmp_path):
+    network = {"zero_init_residual": True}
+    save_pretrained(create_model("torchvision/resnet18", num_classes=3, b=1.5, network=network), tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| b | `1.5` |\n" in card
+    assert "| network.zero_init_residual | `true` |\n" in card
+    assert "{'" not in card
+
+
 def edit(folder, *, num_classes=5, **described):
     """Change what config.json says."""
     path = folder / "config.json"

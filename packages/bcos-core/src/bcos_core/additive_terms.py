@@ -42,7 +42,7 @@ class AdditiveTerms:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._named = {id(t): (t, name) for name, t in _tensors_of(model)}
+        self._named = _tensors_of(model)
         self._detached: dict[int, Tensor] = {}
         self._written: dict[int, Tensor] = {}
         self.names: list[str] = []
@@ -148,17 +148,26 @@ class AdditiveTerms:
         return sums
 
 
-def _tensors_of(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters, buffers, and the tensors that modules keep as plain attributes, with their names."""
-    for owner, module in model.named_modules():
+def _tensors_of(model: nn.Module) -> dict[int, tuple[Tensor, str]]:
+    """Parameters, buffers, and the tensors that modules keep as plain attributes, with their names, by id."""
+    attributes: dict[int, tuple[Tensor, str]] = {}
+    buffers: dict[int, tuple[Tensor, str]] = {}
+    parameters: dict[int, tuple[Tensor, str]] = {}
+    own = {"_parameters": parameters, "_buffers": buffers}
+    for owner, module in model.named_modules():  # one walk for all: of a large network each takes milliseconds
         prefix = f"{owner}." if owner else ""
         for name, value in vars(module).items():
-            if type(value) in _PLAIN or name in ("_parameters", "_buffers", "_modules"):
+            if type(value) in _PLAIN:
                 continue
-            if isinstance(value, Tensor) or (isinstance(value, NESTED) and value):
-                yield from ((f"{prefix}{name}", tensor) for tensor in tensors(value))
-    yield from model.named_buffers()
-    yield from model.named_parameters()
+            if isinstance(value, Tensor):
+                attributes[id(value)] = value, f"{prefix}{name}"
+            elif name in own:
+                for key, tensor in value.items():
+                    if tensor is not None:  # of several names, the first
+                        own[name].setdefault(id(tensor), (tensor, f"{prefix}{key}"))
+            elif name != "_modules" and isinstance(value, NESTED) and value:
+                attributes |= {id(tensor): (tensor, f"{prefix}{name}") for tensor in tensors(value)}
+    return attributes | buffers | parameters
 
 
 def _product(gradient: Tensor, leaf: Tensor) -> Tensor:

@@ -17,8 +17,6 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
-from bcos_core.dependence import tensors
-
 _HARMLESS = frozenset(
     f"{name}Backward{number}"
     for name in (
@@ -48,9 +46,9 @@ class Audit:
         self._suspicious = False
         self._doubts: dict[str, None] = {}
 
-    def note_types(self, values: Any) -> None:
-        """Note the floating types of the tensors in `values` that carry a gradient."""
-        for tensor in tensors(values):
+    def note_types(self, values: Iterable[Tensor]) -> None:
+        """Note the floating types of those of the tensors that carry a gradient."""
+        for tensor in values:
             if tensor.requires_grad and (tensor.is_floating_point() or tensor.is_complex()):
                 self._types[tensor.grad_fn] = tensor.dtype
 
@@ -61,11 +59,11 @@ class Audit:
             found = frozenset(self._types[node] for node in (None, *_way_to(scores)) if node in self._types)
         return found
 
-    def vouch(self, before: set[Node], values: Any) -> None:
-        """Note that a rule has made the nodes between `before` and the tensors in `values`."""
+    def vouch(self, before: set[Node], values: Iterable[Tensor]) -> None:
+        """Note that a rule has made the nodes between `before` and these tensors."""
         # What lies between the arguments and the result was created inside the rule's call. The walk stops at nodes
         # that were vouched for, so each node is visited once in a forward pass, however deep the network is.
-        stack = [node for t in tensors(values) if (node := t.grad_fn) is not None]
+        stack = [node for t in values if (node := t.grad_fn) is not None]
         while stack:
             node = stack.pop()
             if node in self._vouched:
@@ -116,9 +114,9 @@ def _starts(node: Any) -> bool:
     return type(node).__name__ == "AccumulateGrad"
 
 
-def nodes(values: Any) -> set[Node]:
-    """Last nodes in the graph of the tensors in `values`."""
-    return {node for t in tensors(values) if t.requires_grad and (node := t.grad_fn) is not None}
+def nodes(values: Iterable[Tensor]) -> set[Node]:
+    """Last nodes in the graph of the tensors."""
+    return {node for t in values if t.requires_grad and (node := t.grad_fn) is not None}
 
 
 def random_state(device: torch.device) -> Callable[[], bool]:

@@ -1,6 +1,7 @@
 """Which tensors of a forward pass depend on the input, and which are constants beside it."""
 
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,13 +55,20 @@ def map_tensors(function: Callable[[Tensor], Any], values: Any) -> Any:
     if isinstance(values, Tensor):
         return function(values)
     if isinstance(values, (list, tuple)):
-        mapped = [map_tensors(function, value) if isinstance(value, _HOLDING) else value for value in values]
-        if all(new is old for new, old in zip(mapped, values, strict=True)):
+        mapped = [
+            function(value)
+            if isinstance(value, Tensor)
+            else map_tensors(function, value)
+            if isinstance(value, NESTED)
+            else value
+            for value in values
+        ]
+        if all(map(is_, mapped, values)):
             return values
         named = getattr(values, "_make", None)  # of named tuples
         return type(values)(mapped) if named is None else named(mapped)
     if isinstance(values, dict):
-        return {name: map_tensors(function, value) for name, value in values.items()}
+        return {name: map_tensors(function, v) if isinstance(v, _HOLDING) else v for name, v in values.items()}
     return values
 
 

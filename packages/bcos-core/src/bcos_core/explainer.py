@@ -20,6 +20,7 @@ from bcos_core.layers import find_layer
 from bcos_core.precision import full_float32, other_precision
 from bcos_core.probe import PROBE, check_again, check_outputs, plain_outputs, probe_map, refusal
 from bcos_core.targets import Target, with_indices
+from bcos_core.text import listed
 
 _SUSPICIOUS = 1e-3
 """Missing share above which samples are looked for in other dimensions than the first, in lower precisions too."""
@@ -95,7 +96,8 @@ def explain(
         raise BcosError(f"explain needs a torch.nn.Module, got {type(model).__name__}")
     module = None if layer is None else find_layer(model, layer)
     task = Task(model, module, with_indices(model, target), relative, argument, args, kwargs or {})
-    buffers = [(b, b._version) for b in model.buffers() if not b.is_inference()]
+    held = (b for m in model.modules() for b in m._buffers.values())
+    buffers = [(b, b._version) for b in held if b is not None and not b.is_inference()]
     with torch.inference_mode(False), torch.enable_grad(), full_float32():
         try:
             with disable_saved_tensors_hooks("activations are recomputed by checkpointing"):
@@ -140,7 +142,7 @@ def _explained(task: Task, x: Tensor, probe: bool | None) -> Explanation:
     unseen = audit.unseen_steps(first.scores)
     if unseen and not first.dtypes <= _FINE:
         raise BcosError(
-            f"cannot explain in a half precision: explanation mode did not see {', '.join(unseen[:4])}, and rounding "
+            f"cannot explain in a half precision: explanation mode did not see {listed(unseen)}, and rounding "
             "may hide in a check of the map what such a step does; explain the model in float32 (model.float())"
         )
     explanation = _read_off(first)
@@ -234,7 +236,7 @@ def _one_target(first: Pass, scores: Tensor) -> tuple[Tensor, dict[str, Tensor],
             f"the contributions and the bias miss the output by {missing:.1e} of their size (allowed: {allowed:.1e}): "
             "the model has an operation whose dynamic factor is not frozen, or that adds a constant in a way that is "
             "not measured; wrap the factor in bcos_core.freeze, add constants with +, or use layers of bcos_core"
-            + (f"; explanation mode did not see {', '.join(unseen[:4])}" if unseen else "")
+            + (f"; explanation mode did not see {listed(unseen)}" if unseen else "")
         )
     return weight, shares, largest
 

@@ -82,7 +82,7 @@ def forward(task: Task, x: Tensor, tape: Tape | None = None) -> Pass:
     terms = AdditiveTerms(task.model)
     terms.audit.leaves.add(id(leaf))
     given = leaf.clone()  # the model may change it in place, which a leaf does not allow
-    terms.audit.vouch(set(), given)
+    terms.audit.vouch(set(), [given])
     with explanation_mode(task.model), collect(terms), run_tape(tape):
         outputs = outputs_of(task, given)
         unknown = terms.audit.unknown

@@ -14,6 +14,7 @@ from bcos_core.errors import BcosError, first_line
 from bcos_core.explanation import Explanation
 from bcos_core.forward import Pass, Task, forward, outputs_of, values_of
 from bcos_core.tape import Tape
+from bcos_core.text import listed
 
 PROBE = 10.0
 """How much more rounding there may be at another point, where the held factors do not fit the values."""
@@ -123,8 +124,7 @@ def check_outputs(task: Task, outputs: Any, first: Pass) -> None:
 
 def refusal(unseen: list[str], missing: float) -> str:
     """Message about a map that misses the network; `unseen` are the steps that explanation mode did not see."""
-    more = f" and {len(unseen) - 4} more" if len(unseen) > 4 else ""
-    what = f"steps that explanation mode did not see ({', '.join(unseen[:4])}{more})" if unseen else "a wrong rule"
+    what = f"steps that explanation mode did not see ({listed(unseen)})" if unseen else "a wrong rule"
     return (
         f"the map is not the network's: with dynamic factors held, the network misses it by {missing:.1e} of its size "
         f"at another point, because of {what}; TorchScript, other threads (DataParallel) and custom autograd functions "

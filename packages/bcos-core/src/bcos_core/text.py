@@ -4,6 +4,7 @@ import json
 import re
 import stat
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,6 +38,16 @@ def cut(text: str, most: int) -> str:
     """
     data = text.encode(errors="surrogatepass")
     return text if len(data) <= most else data[:most].decode(errors="ignore")
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Return the first of `names` for a message, and how many more there are.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    every = list(names)
+    return ", ".join(every[:most]) + (f" and {len(every) - most:,} more" if len(every) > most else "")
 
 
 def read_text(path: str | Path, most: int = MAX_BYTES) -> str:

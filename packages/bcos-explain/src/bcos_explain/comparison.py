@@ -238,9 +238,9 @@ def _classified_correctly(
 def _score(row: ComparisonRow | None) -> str:
     if row is None or row.result is None:
         return "" if row is None else "–"
-    low, high = row.result.bootstrap_interval()
     few = f" of {row.result.count}" if row.result.undefined else ""
-    return f"{row.result.value:.3g} ({low:.3g} to {high:.3g}){few}"
+    interval = row.result.interval_text("{:.3g}".format)
+    return f"{row.result.value:.3g}{f' ({interval})' if interval else ''}{few}"
 
 
 def _cell(text: str) -> str:

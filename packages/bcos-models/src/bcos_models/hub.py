@@ -5,7 +5,7 @@ bcos_models``).
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from importlib.metadata import version
@@ -191,6 +191,15 @@ def _hub_config(model: nn.Module, config: ModelConfig) -> Mapping[str, Any]:
     }
 
 
+def _option_rows(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield options by their dotted keys, as a recipe or ``-o`` sets them, with their values in JSON."""
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _option_rows(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
 def _card(model: nn.Module, config: ModelConfig, description: str, license: str | None) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -207,7 +216,7 @@ def _card(model: nn.Module, config: ModelConfig, description: str, license: str 
         params=f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M",
         classes=config.num_classes,
         input=config.input,
-        options=dict(config.options),
+        options=dict(_option_rows(config.options)),
         description=description,
     )
     return f"{card}\n"

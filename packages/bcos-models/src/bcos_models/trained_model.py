@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bcos_core.errors import BcosError, first_line, shown
 from bcos_core.files import write_atomically
+from bcos_core.text import listed
 from bcos_models import imagenet
 from bcos_models.convert.origins import original
 from bcos_models.file_names import CONFIG_NAME, WEIGHTS_NAME
@@ -150,8 +151,7 @@ class TrainedModel:
 
 def first_names(names: Sequence[str], most: int = 5) -> str:
     """List classes, the first of many."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(shown(name, 60) for name in names[:most]) + more
+    return listed((shown(name, 60) for name in names), most)
 
 
 def load_trained(

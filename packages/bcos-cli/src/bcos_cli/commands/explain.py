@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bcos_cli.commands.listing import AsJson
+from bcos_cli.commands.listing import AsJson, short_paths
 from bcos_cli.config.network import ClassFile, RunOrModel, Weights, takes_images
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.pixels import AllowTruncated, RangeOption
@@ -147,20 +147,22 @@ def _print(written: "ExplainedFiles", out: Path) -> None:
 
     columns = ["image", "predicted", "confidence", "explained", "method", "logit", "adds up"]
     shown = written.explanations[:_ROWS]
-    console.table(f"explanations in {out}", columns, [_row(e) for e in shown])
+    names = short_paths([Path(e.file) for e in shown])  # photographs of several folders may be called alike
+    rows = [_row(name, e) for name, e in zip(names, shown, strict=True)]
+    console.table(f"explanations in {out}", columns, rows)
     for (explainer, remark), count in Counter((e.method, line) for e in shown for line in e.remarks).items():
         console.out.print(f"{explainer}: {remark}" + (f" ({count} maps)" if count > 1 else ""))
     if len(written.explanations) > _ROWS:
         console.out.print(f"… and {len(written.explanations) - _ROWS:,} more in {out / 'explanations.json'}")
 
 
-def _row(explained: "ExplanationRecord") -> tuple[str, ...]:
+def _row(image: str, explained: "ExplanationRecord") -> tuple[str, ...]:
     from bcos_cli.explain.sheets import percent
 
     against = f", not {explained.against}" if explained.against is not None else ""
     receipt = explained.receipt
     return (
-        Path(explained.file).name,
+        image,
         explained.predicted,
         percent(explained.confidence).replace(" ", ""),
         f"{explained.target}{against}",

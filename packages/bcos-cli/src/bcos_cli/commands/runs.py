@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bcos_cli.commands.listing import AsJson
+from bcos_cli.commands.listing import AsJson, short_paths
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say, say_json, tell
 from bcos_core.errors import BcosError
@@ -95,7 +95,7 @@ def compare(
             raise BcosError(f"--plot {picture} must end with {', '.join(SUFFIXES)}")
         check_writable(picture, "--plot")
     found = [read_run(folder) for folder in folders]
-    names = _names(folders)
+    names = short_paths(folders)
     recipe, scores = recipe_rows(found), score_rows(found)
     if picture is not None:
         plot(found, names, picture)
@@ -134,20 +134,10 @@ def _print_runs(rows: list[dict[str, Any]]) -> None:
     console.table("runs", columns, [[_number(row[key]) for key in keys] for row in cells])
 
 
-def _names(folders: list[Path]) -> list[str]:
-    """Return the shortest ends of the folders' paths that tell them apart."""
-    whole = [folder.resolve().parts for folder in folders]
-    for length in range(1, max(map(len, whole)) + 1):
-        names = ["/".join(parts[-length:]) for parts in whole]
-        if len(set(names)) == len(set(whole)):
-            return names
-    return [str(folder) for folder in folders]
-
-
 def _number(value: Any) -> str:
-    """A number with four significant digits; anything else as it is."""
+    """A number with four significant digits; anything else as it is, and a dash for what there is not."""
     if value is None:
-        return ""
+        return "–"
     if isinstance(value, float):
         return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
     return str(value)

@@ -192,6 +192,7 @@ def _show(data: str, index: "ShardIndex", as_json: bool, most: int = 20) -> None
         return
     from bcos_cli import console
     from bcos_cli.data.index import index_location
+    from bcos_core.text import listed
 
     rows = []
     for split in index.splits():
@@ -199,8 +200,7 @@ def _show(data: str, index: "ShardIndex", as_json: bool, most: int = 20) -> None
         megabytes = sum(shard.bytes for shard in shards_of_it) / 1e6
         rows.append((split, f"{index.samples(split):,}", len(shards_of_it), f"{megabytes:,.1f}"))
     console.table(index_location(data), ["split", "images", "shards", "MB"], rows)
-    names = ", ".join(index.classes[:12]) + (", ..." if len(index.classes) > 12 else "")
-    say(f"{len(index.classes)} {'class' if len(index.classes) == 1 else 'classes'}: {names}")
+    say(f"{len(index.classes)} {'class' if len(index.classes) == 1 else 'classes'}: {listed(index.classes, 12)}")
     say(f"pixels: {index.pixels()}")
     if all(shard.class_counts is not None for shard in index.shards):
         counts = [index.class_counts(split) for split in index.splits()]
@@ -209,9 +209,8 @@ def _show(data: str, index: "ShardIndex", as_json: bool, most: int = 20) -> None
         if len(index.classes) > most:
             say(f"... and {len(index.classes) - most:,} more classes: bcos shards info {data}")
     if index.skipped:
-        first = ", ".join(image.path for image in index.skipped[:5])
-        more = ", ..." if len(index.skipped) > 5 else ""
-        say(f"left out {len(index.skipped):,}: images that cannot be read (index.json has the reasons): {first}{more}")
+        first = listed(image.path for image in index.skipped)
+        say(f"left out {len(index.skipped):,}: images that cannot be read (index.json has the reasons): {first}")
     for files in index.left_out:
         say(f"left out {files}")
     for files in index.partial:

@@ -39,6 +39,7 @@ from bcos_cli.processes.parent import end_with_starter
 from bcos_cli.processes.signals import unheard_by_children
 from bcos_core.errors import BcosError, first_line
 from bcos_core.files import replacement
+from bcos_core.text import listed
 
 OnError = Literal["fail", "skip"]
 _HIDDEN = re.compile(r"(?<![^/])__+")
@@ -200,7 +201,7 @@ def _refuse_changed(
             changed.append(shard.record.name)
     if changed:
         raise BcosError(
-            f"images have changed since they were packed into {str(folder)!r} ({', '.join(sorted(changed)[:3])}); give "
+            f"images have changed since they were packed into {str(folder)!r} ({listed(sorted(changed))}); give "
             "an empty folder, or remove that one first"
         )
 

@@ -10,10 +10,11 @@ from bcos_cli.data.reading import Reading
 from bcos_cli.data.remote import open_url
 from bcos_cli.data.samples import read_samples
 from bcos_cli.data.verify import size_problem, verify
-from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem, some
+from bcos_cli.doctor.finding import Findings, PlannedRun, note, ok, problem
 from bcos_cli.train.batch_size import AUTO, BatchPlan, check_mixing, plan_batches
 from bcos_core.address import is_address
 from bcos_core.errors import BcosError, first_line
+from bcos_core.text import listed
 from bcos_models import InputSpec
 
 UNBALANCED = 10
@@ -59,7 +60,7 @@ def _sizes(run: PlannedRun) -> Findings:
     local = [(Path(url), record) for url, record in zip(urls, records, strict=True) if not is_address(url)]
     wrong = [f"{record.name} {reason}" for path, record in local if (reason := size_problem(path, record))]
     if wrong:
-        yield problem(f"{len(wrong)} of {len(local):,} local shards are damaged: {some(wrong)}; {_VERIFY}")
+        yield problem(f"{len(wrong)} of {len(local):,} local shards are damaged: {listed(wrong)}; {_VERIFY}")
     elif local:
         yield ok(f"{len(local):,} local shards have the sizes of the index; --hashes reads them too")
     for split in _splits(run):
@@ -98,7 +99,7 @@ def _classes(run: PlannedRun) -> Findings:
 def _balance(index: ShardIndex, counts: list[int], is_balanced: bool) -> Findings:
     empty = [index.classes[label] for label, count in enumerate(counts) if count == 0]
     if empty:
-        yield note(f"{len(empty)} classes have no training images: {some(empty)}")
+        yield note(f"{len(empty)} classes have no training images: {listed(empty)}")
     few, many = min(count for count in counts if count), max(counts)
     text = f"{len(counts):,} classes of {few:,} to {many:,} training images"
     if many >= UNBALANCED * few and not is_balanced:

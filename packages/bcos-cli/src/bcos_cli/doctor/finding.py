@@ -52,11 +52,6 @@ class PlannedRun:
 ok, note, problem = (functools.partial(Finding, status) for status in get_args(Status))
 
 
-def some(names: list[str]) -> str:
-    """Return the first of `names`, and how many more there are."""
-    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-
-
 def gigabytes(size: float) -> str:
     """Return a size as ``1.2 GB``, or in MB if it is smaller than one."""
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

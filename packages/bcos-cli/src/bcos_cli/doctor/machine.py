@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from bcos_cli.config.versions import changed_versions, read_versions
-from bcos_cli.doctor.finding import Finding, Findings, PlannedRun, gigabytes, note, ok, problem, some
+from bcos_cli.doctor.finding import Finding, Findings, PlannedRun, gigabytes, note, ok, problem
 from bcos_cli.evaluate.metrics import explanation_metrics
 from bcos_cli.plugins import all_plugins, versions
 from bcos_cli.train.accelerator import make_accelerator
@@ -16,6 +16,7 @@ from bcos_cli.train.batch_size import plan_batches
 from bcos_cli.train.checkpoint import Checkpoints
 from bcos_cli.train.run_folder import RunFolder
 from bcos_core.errors import BcosError
+from bcos_core.text import listed
 from bcos_models import get_spec, is_model
 
 SLOW = 0.2
@@ -36,7 +37,7 @@ def check_plugins() -> Findings:
         if info.seconds > SLOW:
             yield note(f"{info.name} takes {1000 * info.seconds:,.0f} ms to import; every command waits for it")
     third_party = [info.name for info in found if not info.distribution.startswith("bcos-")]
-    more = f"; third-party: {some(third_party)}" if third_party else ""
+    more = f"; third-party: {listed(third_party)}" if third_party else ""
     yield ok(f"{len(found)} plugins, imported in {1000 * sum(i.seconds for i in found):,.0f} ms{more}")
     yield ok(", ".join(f"{name} {version}" for name, version in versions().items()))
 

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bcos_cli.config import Recipe
 from bcos_cli.console import rate
-from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem, some
+from bcos_cli.doctor.finding import Findings, PlannedRun, gigabytes, note, ok, problem
 from bcos_cli.processes.group import has_no_accelerator
 from bcos_cli.train.accelerator import make_accelerator
 from bcos_cli.train.batch_size import AUTO, plan_batches
@@ -29,6 +29,7 @@ from bcos_core.conv import BcosConv
 from bcos_core.errors import BcosError
 from bcos_core.norms.batch import RunningNorm
 from bcos_core.receipt import NOTHING
+from bcos_core.text import listed
 from bcos_explain import explain_batch
 
 FEW = 8
@@ -164,13 +165,13 @@ class _Gradients:
     def findings(self) -> Findings:
         if self.infinite:
             yield problem(
-                f"gradients that are not finite: {some(sorted(self.infinite))}; lower optimizer.lr, set clipping.norm "
-                "or use train.precision=no"
+                f"gradients that are not finite: {listed(sorted(self.infinite))}; lower optimizer.lr, set "
+                "clipping.norm or use train.precision=no"
             )
         dead = [name for name in self.parameters if name not in self.alive | self.infinite]
         if dead:
             yield problem(
-                f"{len(dead)} parameters get no gradient, and will not be learned: {some(dead)}; freeze them with "
+                f"{len(dead)} parameters get no gradient, and will not be learned: {listed(dead)}; freeze them with "
                 "model.freeze if that is meant"
             )
         if not self.infinite and not dead:
@@ -188,10 +189,10 @@ def _composition(network: nn.Module, is_bcos: bool) -> Findings:
         plain = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
         linear = [name for name, module in named if type(module) in plain and not name.startswith(own)]
         if linear:
-            yield note(f"{len(linear)} layers are linear, not B-cos: {some(linear)}")
+            yield note(f"{len(linear)} layers are linear, not B-cos: {listed(linear)}")
     in_place = [name for name, module in named if getattr(module, "inplace", False)]
     if in_place:
-        yield note(f"{len(in_place)} modules change their input in place: {some(in_place)}")
+        yield note(f"{len(in_place)} modules change their input in place: {listed(in_place)}")
 
 
 def _explanation(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
@@ -223,8 +224,8 @@ def _explanation(network: nn.Module, x: Tensor, is_bcos: bool) -> Findings:
     if left:
         names = sorted(name for name in explanations[0].bias_terms if name != UNNAMED)
         yield note(
-            f"besides contributions, logits hold {some(left)}, which no picture shows"
-            + (f": {some(names)}" if names else "")
+            f"besides contributions, logits hold {listed(left)}, which no picture shows"
+            + (f": {listed(names)}" if names else "")
         )
 
 

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
                 f"{evaluation.scores.samples:,}",
             )
         if result is not None:
-            interval = " to ".join(format_value(metric, end) for end in result.bootstrap_interval())
+            interval = result.interval_text(partial(format_value, metric)) or "unknown"
             if result.statistic == "median":
                 statistic, low = " (median)", format_value(metric, result.quantile(0.1))
             chance = "" if result.chance is None else format_value(metric, result.chance)

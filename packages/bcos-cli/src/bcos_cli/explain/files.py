@@ -27,6 +27,7 @@ from bcos_cli.file_names import EXPLANATIONS_NAME
 from bcos_cli.folder_lock import LOCK_NAME, in_use, is_locked, locked_folder
 from bcos_cli.messages import tell
 from bcos_cli.processes.group import default_device
+from bcos_core.text import listed
 from bcos_explain import ExplainedImage, get_explainer
 from bcos_models.images import Range
 
@@ -117,12 +118,12 @@ def _recorded(written: ExplainedFiles, path: Path, about: Mapping[str, object]) 
 
 def _tell_earlier(out: Path, written: ExplainedFiles) -> None:
     """Say which files of the folder are not of this call: they may be of another network, and no record is of them."""
-    listed = written.names() | {EXPLANATIONS_NAME}
-    earlier = sorted(path.name for path in out.iterdir() if path.is_file() and path.name not in listed)
+    ours = written.names() | {EXPLANATIONS_NAME}
+    earlier = sorted(path.name for path in out.iterdir() if path.is_file() and path.name not in ours)
     if earlier:
-        first = ", ".join(earlier[:3]) + (", ..." if len(earlier) > 3 else "")
         tell(
-            f"{len(earlier):,} files of earlier calls stay in {out}, which {EXPLANATIONS_NAME} no longer lists: {first}"
+            f"{len(earlier):,} files of earlier calls stay in {out}, which {EXPLANATIONS_NAME} no longer lists: "
+            f"{listed(earlier)}"
         )
 
 

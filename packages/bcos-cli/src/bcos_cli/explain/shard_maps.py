@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,24 +25,18 @@ from bcos_cli.data.shards import Shards
 from bcos_cli.data.stream import Labelling, ShardStream
 from bcos_cli.explain.batch import explain_images
 from bcos_cli.explain.inference import blank_input, for_inference
+from bcos_cli.explain.maps_folder import FORMAT_VERSION, MapsFolder
 from bcos_cli.explain.writer import npy_bytes
-from bcos_cli.file_names import MAPS_NAME
-from bcos_cli.folder_lock import LOCK_NAME, locked
 from bcos_cli.messages import tell
 from bcos_cli.processes.group import process_state
-from bcos_core.errors import BcosError, shown
-from bcos_core.files import is_aside, remove_asides, replacement, write_atomically
-from bcos_core.text import parse_json, read_text
+from bcos_core.errors import BcosError
 from bcos_explain import ExplainedImage, explainer_specs, get_explainer
 from bcos_explain.explainers import remark_lines
 from bcos_models import TrainedModel
 
-FORMAT_VERSION = 1
 _WITH_WEIGHT = "bcos"
 """The method whose W is written if none of the named methods has one."""
 WEIGHT = "weight"
-_FINISHED = ".finished"
-_NOTE = "description"
 PREDICTED, LABEL = "predicted", "label"
 
 
@@ -95,6 +89,8 @@ def explain_shards(
         BcosError: no such split, classes that do not fit, or a folder with other maps, or into which another process
             writes.
     """
+    from accelerate.utils import broadcast_object_list
+
     state = process_state()
     index = load_index(data).aligned(trained, data, split)
     if state.is_main_process:
@@ -106,77 +102,46 @@ def explain_shards(
     for method in options.methods:
         get_explainer(method)
     about = {"model": name or trained.name, "data": data, "split": split}
-    described = _description(trained, index, records, options, about)
-    with ExitStack() as held:
-        if state.is_main_process:
-            _check_free(out, described)
-            (out / _FINISHED).mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(out / _FINISHED / LOCK_NAME, "writing maps", folder=out))
-            _check_free(out, described)  # another process may have ended since
-            write_atomically(out / _FINISHED / _NOTE, json.dumps(described))
-            places = [out / record.place for record in records]
-            names = {place.name for place in places}
-            for folder in {place.parent for place in places}:
-                remove_asides(folder, names.__contains__)  # left by a call that was killed
+    folder = MapsFolder(out, _description(trained, index, records, options, about), records)
+    with folder.held() if state.is_main_process else nullcontext():
         state.wait_for_everyone()
-        return _write_missing(
-            trained, data, out, options, index, records, described, reading or Reading(), batch_size, workers
-        )
+        whole = [folder.whole() if state.is_main_process else []]
+        finished = set(broadcast_object_list(whole)[0])  # agreed once: another process may be writing already
+        left = [record for record in records if record.name not in finished]
+        own = left[state.process_index :: state.num_processes]
+        trained.model.to(state.device).eval()
+        if {spec.name for spec in explainer_specs() if spec.exact} >= set(options.methods):  # the same maps, faster
+            trained = replace(trained, model=for_inference(trained.model, blank_input(trained, state.device)))
+        with console.counted("explaining", sum(record.samples for record in own), state.is_main_process) as counter:
+            for record in own:
+                with (
+                    _batches(trained, data, index, record, reading or Reading(), batch_size, workers) as batches,
+                    folder.shard(record) as writer,
+                ):
+                    for batch in batches.epoch(0):
+                        _write_batch(trained, batch, options, writer)
+                        counter.advance(len(batch[0]), images=len(batch[0]))
+        state.wait_for_everyone()
+        if state.is_main_process:
+            folder.write_index()
+    return WrittenMaps(sum(record.samples for record in records), len(records), len(finished))
 
 
-def _write_missing(
+def _batches(
     trained: TrainedModel,
     data: str,
-    out: Path,
-    options: MapOptions,
     index: ShardIndex,
-    records: list[ShardRecord],
-    described: dict[str, Any],
+    record: ShardRecord,
     reading: Reading,
     batch_size: int,
     workers: int,
-) -> WrittenMaps:
-    """Write the maps of the shards that no earlier call has finished, and the index of all."""
-    from accelerate.utils import broadcast_object_list
-
-    state = process_state()
-    trained.model.to(state.device).eval()
-    if {spec.name for spec in explainer_specs() if spec.exact} >= set(options.methods):  # the same maps, faster
-        trained = replace(trained, model=for_inference(trained.model, blank_input(trained, state.device)))
-    whole = [[record.name for record in records if _is_whole(out, record)] if state.is_main_process else []]
-    finished = set(broadcast_object_list(whole)[0])  # agreed once: another process may be writing already
-    left = [k for k, record in enumerate(records) if record.name not in finished]
-    own = left[state.process_index :: state.num_processes]
-    urls = shard_urls(data, records)
-    labelling = Labelling.of(index)
+) -> Batches:
+    """Return the images of one shard in its order, with labels and keys."""
     pixels = index.pixels(trained.input, reading.truncated)
     transform = BytesTransform(pixels, inference_transform(trained.input), is_random=False, decoder=reading.decoder)
-    opener = reading.opener()
-    with console.counted("explaining", sum(records[k].samples for k in own), state.is_main_process) as counter:
-        for k in own:
-            shards = Shards([urls[k]], [records[k].samples])
-            order = SampleOrder(shards, batch_size=batch_size)
-            stream = _KeyedStream(order, transform, labelling, open_shard=opener)
-            with Batches.of(stream, batch_size, workers) as batches, _aside(out, records[k]) as writer:
-                for batch in batches.epoch(0):
-                    _write_batch(trained, batch, options, writer)
-                    counter.advance(len(batch[0]), images=len(batch[0]))
-    state.wait_for_everyone()
-    if state.is_main_process:
-        notes = [_read_note(_note(out, record)) for record in records]
-        write_atomically(out / MAPS_NAME, json.dumps({**described, "shards": notes}, indent=1) + "\n")
-    return WrittenMaps(sum(r.samples for r in records), len(records), len(finished))
-
-
-def _note(out: Path, record: ShardRecord) -> Path:
-    """Return the path of the note that the maps of a shard are finished."""
-    return out / _FINISHED / f"{record.place}.json"
-
-
-def _is_whole(out: Path, record: ShardRecord) -> bool:
-    """Whether the maps of a shard are there, with the size that they had when finished."""
-    note, path = _note(out, record), out / record.place
-    return note.is_file() and path.is_file() and path.stat().st_size == _read_note(note).get("bytes")
+    order = SampleOrder(Shards(shard_urls(data, [record]), [record.samples]), batch_size=batch_size)
+    stream = _KeyedStream(order, transform, Labelling.of(index), open_shard=reading.opener())
+    return Batches.of(stream, batch_size, workers)
 
 
 class _KeyedStream(ShardStream):
@@ -188,18 +153,6 @@ class _KeyedStream(ShardStream):
 
 
 _Batch = tuple[Tensor, Tensor, Sequence[str]]
-
-
-@contextmanager
-def _aside(out: Path, record: ShardRecord) -> Iterator[webdataset.TarWriter]:
-    """Write a tar file that appears whole, with a note that it is finished, or not at all."""
-    with replacement(out / record.place) as aside:
-        with aside.open("wb") as stream, webdataset.TarWriter(stream, mtime=0.0) as writer:
-            yield writer
-        with aside.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        note = {"name": record.place, "samples": record.samples, "bytes": aside.stat().st_size, "sha256": digest}
-    write_atomically(_note(out, record), json.dumps(note))
 
 
 def _write_batch(trained: TrainedModel, batch: _Batch, options: MapOptions, writer: webdataset.TarWriter) -> None:
@@ -269,35 +222,3 @@ def _description(
         "options": asdict(options),
         "fingerprint": digest.hexdigest(),
     }
-
-
-def _check_free(out: Path, described: dict[str, Any]) -> None:
-    """Refuse a folder that holds other maps or anything else; nothing is made yet."""
-    note = out / _FINISHED / _NOTE
-    existing = note if note.exists() else out / MAPS_NAME
-    has_maps = (out / MAPS_NAME).exists() or any((out / _FINISHED).rglob("*.json"))
-    if existing.exists() and has_maps:
-        before = {k: v for k, v in _read_note(existing).items() if k != "shards"}
-        here = json.loads(json.dumps(described))
-        if differing := [k for k in here if k not in ("model", "data") and before.get(k) != here[k]]:
-            raise BcosError(
-                f"{str(out)!r} holds other maps ({', '.join(differing)} differ); choose another folder with --out"
-            )
-    elif any(not _is_begun(path, out) for path in out.rglob("*") if path.is_file()):
-        raise BcosError(f"{str(out)!r} is not empty; choose another folder with --out")
-
-
-def _is_begun(path: Path, out: Path) -> bool:
-    """Whether a file is one that a call left that ended before its first shard was whole."""
-    return path.is_relative_to(out / _FINISHED) or ((out / _FINISHED).is_dir() and is_aside(path.name))
-
-
-def _read_note(path: Path) -> dict[str, Any]:
-    """Read what an earlier call wrote, a mapping in JSON; in a folder from elsewhere it may be anything."""
-    try:
-        values = parse_json(read_text(path))
-    except BcosError as reason:
-        raise BcosError(f"{str(path)!r} is damaged: {reason}; choose another folder with --out") from reason
-    if not isinstance(values, dict):
-        raise BcosError(f"{str(path)!r} does not describe maps, got {shown(values)}; choose another folder with --out")
-    return values

@@ -20,7 +20,7 @@ from bcos_cli.folder_lock import LOCK_NAME, in_use, is_locked, locked
 from bcos_cli.messages import tell
 from bcos_core.errors import BcosError, shortened, shown
 from bcos_core.files import path_in_errors, remove_asides, write_atomically
-from bcos_core.text import parse_json, read_text
+from bcos_core.text import listed, parse_json, read_text
 from bcos_models.file_names import WEIGHTS_NAME
 
 DOING = "training"
@@ -146,7 +146,7 @@ class RunFolder:
         has_learned = self.weights.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir()))
         if has_learned and (changed := changed_keys(with_absolute_paths(before, self.path), recipe)):
             raise BcosError(
-                f"the run in {str(self.path)!r} has another recipe ({', '.join(changed[:4])}); "
+                f"the run in {str(self.path)!r} has another recipe ({listed(changed)}); "
                 "resume it with the same one, or go on from its weights in another folder: "
                 f"bcos train --from {shlex.quote(str(self.path))} --out FOLDER"
             )

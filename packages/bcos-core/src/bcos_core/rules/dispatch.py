@@ -65,7 +65,8 @@ class RuleDispatch(TorchFunctionMode):
             return result
         # Parameters enter detached: what requires a gradient from here on depends on the input. So constants are told
         # from factors without following shapes or names, and autograd records no derivative by any parameter.
-        args, kwargs = map_tensors(terms.without_gradient, (list(args), kwargs))
+        args = map_tensors(terms.without_gradient, args)
+        kwargs = map_tensors(terms.without_gradient, kwargs) if kwargs else kwargs
         if func in _DERIVATIVES or is_differentiating():
             raise BcosError(
                 f"cannot explain: {caller(self.model)} takes derivatives in its forward pass, which explanation "
@@ -102,10 +103,11 @@ class RuleDispatch(TorchFunctionMode):
         result = self._apply(func, args, kwargs)
         if unrecorded is not None and unrecorded._version != version:
             self._refuse_unrecorded()
+        results = tensors(result)
         if func not in THIRD_PARTY:
-            changed = [given, None if given is None else given._base] if result is None or result is given else []
-            audit.vouch(before, [result, changed])
-        audit.note_types([args[:1], result])
+            changed = given if result is None or result is given else None
+            audit.vouch(before, [*results, *tensors([changed, None if changed is None else changed._base])])
+        audit.note_types([*values, *results])
         return self._hold(terms, func, given, constant, result)
 
     def _hold(

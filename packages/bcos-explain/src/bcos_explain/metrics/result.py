@@ -2,7 +2,7 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -91,18 +91,16 @@ class MetricResult:
 
     @property
     def std(self) -> float:
-        """Standard deviation of the scores that are defined (0 for a single one, NaN for none)."""
+        """Standard deviation of the scores that are defined; NaN for fewer than two, which say nothing about it."""
         defined = self.scores[~self.scores.isnan()]
-        if len(defined) < 2:
-            return 0.0 if len(defined) else math.nan
-        return float(defined.std())
+        return float(defined.std()) if len(defined) > 1 else math.nan
 
     def bootstrap_interval(
         self, level: float = 0.95, *, resamples: int = 1000, generator: torch.Generator | None = None
     ) -> tuple[float, float]:
-        """Percentile bootstrap interval of the value, a mean or median; (NaN, NaN) where no score is defined.
+        """Percentile bootstrap interval of the value, a mean or median; (NaN, NaN) for fewer than two clusters.
 
-        Whole clusters are resampled, as their scores depend on each other.
+        Whole clusters are resampled, as their scores depend on each other: a single one says nothing about others.
 
         Args:
             level: probability that the interval should cover it.
@@ -117,7 +115,7 @@ class MetricResult:
         clusters = self.scores.reshape(-1, self.cluster)
         counts = (~clusters.isnan()).sum(1)
         clusters, counts = clusters[counts > 0], counts[counts > 0]
-        if len(clusters) == 0:
+        if len(clusters) < 2:
             return math.nan, math.nan
         generator, sums = or_default(generator), clusters.nansum(1)
         values = []
@@ -128,6 +126,11 @@ class MetricResult:
         tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
         low, high = torch.quantile(torch.stack(values), tails).tolist()
         return low, high
+
+    def interval_text(self, text_of: Callable[[float], str], between: str = " to ") -> str:
+        """Return the ends of the 95 % bootstrap interval as text; empty where there is none."""
+        low, high = self.bootstrap_interval()
+        return "" if math.isnan(low) else f"{text_of(low)}{between}{text_of(high)}"
 
     def to_dict(self) -> dict[str, object]:
         """Summary and scores, for JSON: what is undefined is None; of curves their mean."""
@@ -153,11 +156,10 @@ class MetricResult:
 
     def _repr_html_(self) -> str:
         """Value, interval and counts as a table, for notebooks."""
-        low, high = self.bootstrap_interval()
         sense = {True: "higher is better", False: "lower is better", None: ""}[self.higher_is_better]
         rows = [
             (self.statistic, f"{self.value:.4g}"),
-            ("95 % interval", f"{low:.4g} to {high:.4g}"),
+            ("95 % interval", self.interval_text("{:.4g}".format) or "unknown"),
             ("scores", str(self.count)),
         ]
         rows += [("undefined", str(self.undefined))] if self.undefined else []

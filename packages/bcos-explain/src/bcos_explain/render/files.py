@@ -108,7 +108,7 @@ def encoded(image: Image.Image, format: str) -> bytes:
     if format == "webp":
         image.save(buffer, format="webp", lossless=True, quality=_EFFORT, method=4)
     else:
-        image.save(buffer, format="png", optimize=True)
+        image.save(buffer, format="png")  # optimize=True takes four to nine times as long, for 1 to 6 % fewer bytes
     return buffer.getvalue()
 
 

@@ -1,5 +1,6 @@
 """Box plots as strips, one per table row, drawn in per cent of the width, so that they fit any screen."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,7 +28,7 @@ class Strip:
     outliers: list[float]
     value: float
     """The mean, or the median where that is the metric's statistic."""
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class Row:
 
     name: str
     value: float
-    interval: tuple[float, float]
-    std: float
-    """Standard deviation of the scores, 0 for a single one."""
+    interval: tuple[float, float] | None
+    """95 % bootstrap interval; None where there are too few scores for one."""
+    std: float | None
+    """Standard deviation of the scores; None for a single one."""
     count: int
     """Number of defined scores."""
     best: bool
@@ -66,9 +68,10 @@ def boxes(metric: MetricScores) -> Boxes:
     best = None if better is None or len(values) < 2 else max(values) if better else min(values)
     rows = []
     for name, result in results.items():
-        interval = result.bootstrap_interval()
+        ends = result.bootstrap_interval()
+        interval, std = None if math.isnan(ends[0]) else ends, None if math.isnan(result.std) else result.std
         strip = _strip(scores[name], result.value, interval, ticks)
-        rows.append(Row(name, result.value, interval, result.std, result.count, result.value == best, strip))
+        rows.append(Row(name, result.value, interval, std, result.count, result.value == best, strip))
     chance = None if metric.chance is None else _percent(metric.chance, ticks)
     return Boxes(rows, [(_percent(t, ticks), t) for t in ticks], chance)
 
@@ -89,13 +92,15 @@ def _ticks(metric: MetricScores, scores: Sequence[NDArray[np.float64]]) -> list[
     return [float(t) for t in MaxNLocator(nbins=_TICKS).tick_values(low, high)]
 
 
-def _strip(values: NDArray[np.float64], value: float, interval: tuple[float, float], ticks: list[float]) -> Strip:
+def _strip(
+    values: NDArray[np.float64], value: float, interval: tuple[float, float] | None, ticks: list[float]
+) -> Strip:
     from matplotlib.cbook import boxplot_stats
 
     (box,) = boxplot_stats(values, whis=WHISKER)
     low, first, median, third, high = (_percent(box[key], ticks) for key in ("whislo", "q1", "med", "q3", "whishi"))
     outliers = [_percent(v, ticks) for v in np.unique(box["fliers"])]
-    ends = (_percent(interval[0], ticks), _percent(interval[1], ticks))
+    ends = None if interval is None else (_percent(interval[0], ticks), _percent(interval[1], ticks))
     return Strip(low, first, median, third, high, outliers, _percent(value, ticks), ends)
 
 

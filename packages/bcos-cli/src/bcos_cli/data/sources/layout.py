@@ -8,6 +8,7 @@ from bcos_cli.data.sources.inventory import Inventory
 from bcos_cli.data.sources.source import ImageItem
 from bcos_cli.data.splits import usual_split
 from bcos_core.errors import BcosError, shown
+from bcos_core.text import listed
 
 Parts = tuple[str, ...]
 """Names of the folders in which a file lies, from the top."""
@@ -80,7 +81,7 @@ def _placed(below: dict[str, Parts], split: str | None, source: str) -> dict[str
     if split is not None or not splits:
         return {path: (split or "train", parts[0]) for path, parts in below.items()}
     if others:
-        beside = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
+        beside = listed(others)
         if has_classes_in_splits:
             raise BcosError(
                 f"{source!r} holds splits ({named}) and beside them {beside}; "

@@ -14,6 +14,7 @@ from PIL import Image
 
 from bcos_cli.data.splits import TEST, usual_split
 from bcos_core.errors import BcosError
+from bcos_core.text import listed
 from bcos_models.images import eight_bits, usual_range
 
 
@@ -139,7 +140,7 @@ def _folders(source: ImageSource) -> dict[int, set[str]]:
 
 
 def _some(names: list[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+    return listed(map(repr, names))
 
 
 def split_off_test(items: list[ImageItem], share: float) -> list[ImageItem]:

@@ -1,0 +1,1 @@
+"""Converting trained networks: what ``bcos convert`` does."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bcos_core.audit import Audit
-from bcos_core.dependence import NESTED, depends, tensors
+from bcos_core.dependence import depends, tensors
 from bcos_core.errors import BcosError
 from bcos_core.functorch import is_transformed
 
@@ -32,6 +32,8 @@ _UNSCALED = 1e-4
 _NAME = "_bcos_additive_name"
 _PLAIN = frozenset((bool, int, float, str, type(None)))
 """Types of most attributes of modules, which hold no tensor."""
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+"""Attributes that PyTorch gives every module: hooks, and what holds parameters, buffers and modules."""
 
 
 class AdditiveTerms:
@@ -153,20 +155,15 @@ def _tensors_of(model: nn.Module) -> dict[int, tuple[Tensor, str]]:
     attributes: dict[int, tuple[Tensor, str]] = {}
     buffers: dict[int, tuple[Tensor, str]] = {}
     parameters: dict[int, tuple[Tensor, str]] = {}
-    own = {"_parameters": parameters, "_buffers": buffers}
     for owner, module in model.named_modules():  # one walk for all: of a large network each takes milliseconds
         prefix = f"{owner}." if owner else ""
         for name, value in vars(module).items():
-            if type(value) in _PLAIN:
-                continue
-            if isinstance(value, Tensor):
-                attributes[id(value)] = value, f"{prefix}{name}"
-            elif name in own:
-                for key, tensor in value.items():
-                    if tensor is not None:  # of several names, the first
-                        own[name].setdefault(id(tensor), (tensor, f"{prefix}{key}"))
-            elif name != "_modules" and isinstance(value, NESTED) and value:
+            if name not in _OF_EVERY_MODULE and type(value) not in _PLAIN:
                 attributes |= {id(tensor): (tensor, f"{prefix}{name}") for tensor in tensors(value)}
+        for found, held in ((buffers, module._buffers), (parameters, module._parameters)):
+            for name, tensor in held.items():
+                if tensor is not None:  # of several names, the first
+                    found.setdefault(id(tensor), (tensor, f"{prefix}{name}"))
     return attributes | buffers | parameters
 
 

@@ -18,7 +18,7 @@ BELOW = {  # what a package needs of ours, lowest first
     "bcos-explain": ("bcos-core",),
     "bcos-cli": ("bcos-core", "bcos-models", "bcos-explain"),
 }
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # of some images: each of thousands of processes would compile torch
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # set in some container images: each process would compile torch anew
 FOLDERS = ("packages", "tests", "examples", "benchmarks", "tools", "docs", "noxfile.py")
 PARALLEL = ("-n", "2", "--dist", "worksteal")  # two processes: the largest networks take 6 GB each
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}

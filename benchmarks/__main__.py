@@ -90,7 +90,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "networks": [],
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    keep_freed_memory()  # as commands do
+    if options.device == "cpu":
+        keep_freed_memory()  # as commands do
 
     def keep(part: str, found: Any) -> None:
         """Write what there is so far: a run may be cut off."""

@@ -174,7 +174,7 @@ class Bench:
 
 def _serve(connection: Connection, name: str, side: str, conditions: Conditions, is_timed: bool) -> None:
     """Do what the other end asks for; errors are answers."""
-    if is_timed:
+    if is_timed and conditions.device == "cpu":
         keep_freed_memory()
     bench: Bench | None = None
     while True:
@@ -193,7 +193,7 @@ class Worker:
     """The process of a :class:`Bench`, to be asked for one run after another.
 
     Args:
-        is_timed: it keeps freed memory, as every command of ``bcos`` does; without, its peak is what a run needs.
+        is_timed: on a CPU it keeps freed memory, as commands of ``bcos`` do; without, its peak is what a run needs.
     """
 
     def __init__(self, name: str, side: str, conditions: Conditions, *, is_timed: bool = True) -> None:
@@ -300,9 +300,8 @@ class Measurement:
 
     def _memory(self, side: str) -> None:
         count = self.conditions.memory_batch
-        alone = Worker(
-            self.name, side, self.conditions, is_timed=False
-        )  # what others left in a process would be counted
+        # In a process of its own: what others left in one would be counted.
+        alone = Worker(self.name, side, self.conditions, is_timed=False)
         try:
             row = {"what": STEP, "side": side, "kind": EAGER, "images": count}
             self.found["memory"].append(row | {"MiB": alone.ask("memory", STEP, EAGER, count)})

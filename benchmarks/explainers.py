@@ -88,11 +88,8 @@ def main() -> None:
         except BcosError as reason:
             print(f"| `{name}` | {str(reason).partition(';')[0]} | | | |", flush=True)
             continue
-        low, high = result.bootstrap_interval()
-        print(
-            f"| `{name}` | {result.mean:.1%} | {low:.1%} to {high:.1%} | {seconds:.2f} | {seconds / forward:.0f} |",
-            flush=True,
-        )
+        interval = result.interval_text("{:.1%}".format)
+        print(f"| `{name}` | {result.mean:.1%} | {interval} | {seconds:.2f} | {seconds / forward:.0f} |", flush=True)
         said += [f"`{name}`: {line}" for line in remark_lines(remarks)]
     print("\n" + "\n".join(said))
 

@@ -1,6 +1,7 @@
 """What is printed: names of strangers are text, and JSON is JSON."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -134,6 +135,19 @@ def test_in_a_pipe_cells_are_whole_between_tabs_without_title(capsys):
         f"{LONG}\tc\t1\t\tsame\t3\tyes",
     ]
     assert err == "title\n"
+
+
+def test_paths_are_named_by_what_tells_them_apart(tmp_path, monkeypatch):
+    for name in ("a", "b", "c/a"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.chdir(tmp_path / "b")
+    assert console.short_paths([Path("../a"), Path()]) == ["a", "b"]
+    first = f"{tmp_path.name}/a"
+    assert console.short_paths([Path("../a"), Path("../c/a"), Path("../c/../a")]) == [first, "c/a", first]
+    assert console.short_paths([Path("../link")]) == ["link"]
+    assert console.short_paths([Path("/x"), Path("/y/x")]) == ["/x", "y/x"]
+    assert console.short_paths([]) == []
 
 
 def test_a_slow_rate_is_not_zero():

@@ -67,6 +67,20 @@ def test_scaled_dot_product_attention_freezes_queries_and_keys(name, gradient):
     assert not e.bias.any()
 
 
+@pytest.mark.parametrize("tokens", [5, 16, 17, 40])  # up to 16 a matrix is made, for more PyTorch's function is called
+@pytest.mark.parametrize("scale", [None, 0.3, 0.0])
+def test_attention_by_hand_is_that_of_pytorch(tokens, scale):
+    draw = [torch.randn(2, 3, tokens, 4, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    query, key, value = draw[0], draw[1], draw[2].requires_grad_()
+    with explanation_mode(nn.Identity()):
+        mixed = F.scaled_dot_product_attention(query, key, value, scale=scale)
+    expected = F.scaled_dot_product_attention(query, key, value, scale=scale)
+    torch.testing.assert_close(mixed, expected)
+    towards = torch.randn_like(mixed)
+    torch.testing.assert_close(*(torch.autograd.grad(y, value, towards)[0] for y in (mixed, expected)))
+    assert ("ScaledDotProduct" in type(mixed.grad_fn).__name__) == (tokens > 16)
+
+
 def test_mask_that_depends_on_the_input_is_frozen(gradient):
     x = randn(2, 5, 4)
     model = Attend(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, q @ k.transpose(1, 2)))

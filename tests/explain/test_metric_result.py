@@ -45,7 +45,7 @@ def test_a_single_score_has_neither_deviation_nor_interval(scores):
     assert all(map(math.isnan, r.bootstrap_interval()))
     assert r.interval_text(str) == ""
     assert r.to_dict()["std"] is None
-    assert "<td>unknown</td>" in r._repr_html_()
+    assert "<td>undefined</td>" in r._repr_html_()
 
 
 def test_a_single_cluster_has_no_interval():

@@ -1,6 +1,7 @@
 import base64
 import hashlib
 import io
+import math
 import re
 from html.parser import HTMLParser
 
@@ -305,6 +306,17 @@ def test_tables_hold_any_values():
         None, "12.5", "1000000.0", None, None, "1.25", "-2.0", None,
     ]  # fmt: skip
     assert page.all("table", **{"class": "numbers sortable"})
+
+
+def test_numbers_that_are_undefined_are_called_so_and_sorted_last():
+    page = page_of(tables=[Table(title="T", columns=("a",), rows=[(0.5,), (math.nan,), (0.25,)])])
+    assert [(a["class"], a["data-value"]) for a in page.all("td")] == [
+        ("right", "0.5"),
+        ("right", ""),
+        ("right", "0.25"),
+    ]
+    assert "undefined" in page.text
+    assert "nan" not in page.text
 
 
 def test_tables_of_two_rows_need_no_sorting():

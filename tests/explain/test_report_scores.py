@@ -95,6 +95,11 @@ def test_explainers_whose_scores_are_all_undefined_have_no_row():
     assert not boxes(metric({"a": [float("nan")] * 2})).rows
 
 
+def test_a_single_score_has_a_row_without_interval_and_deviation():
+    (row,) = boxes(metric({"a": [0.3]})).rows
+    assert (row.value, row.interval, row.std, row.strip.interval) == (pytest.approx(0.3), None, None, None)
+
+
 def test_scores_that_only_differ_inside_of_groups_leave_no_doubt():
     (row,) = boxes(metric({"a": [0.0, 1.0] * 10}, cluster=2)).rows
     assert row.interval == (0.5, 0.5)

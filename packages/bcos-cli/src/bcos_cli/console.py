@@ -3,11 +3,13 @@
 Names in them may come from strangers: they are not read as markup, and control characters are written as escapes.
 """
 
+import os
 import re
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
@@ -152,6 +154,16 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]], 
             out.print(" · ".join(named))
     for block in _blocks(first, others, out.width):
         out.print(_rendered(block))
+
+
+def short_paths(paths: Sequence[Path]) -> list[str]:
+    """Return the shortest ends of paths that tell them apart: names, with as many folders as it takes."""
+    whole = [Path(os.path.abspath(path)).parts for path in paths]  # noqa: PTH100 - reason: links keep the names given
+    for length in range(1, max(map(len, whole), default=0) + 1):
+        ends = [str(Path(*parts[-length:])) for parts in whole]
+        if len(set(ends)) == len(set(whole)):
+            return ends
+    return [str(path) for path in paths]
 
 
 _GAP = 2

@@ -192,9 +192,9 @@ def _hub_config(model: nn.Module, config: ModelConfig) -> Mapping[str, Any]:
 
 
 def _option_rows(options: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield options by their dotted keys, as a recipe or ``-o`` sets them, with their values in JSON."""
+    """Yield options by their dotted keys, with their values in JSON."""
     for key, value in options.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and value:
             yield from _option_rows(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)

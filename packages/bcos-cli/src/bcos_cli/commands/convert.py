@@ -63,7 +63,7 @@ def convert(
             "there is nowhere to write the converted network; give a folder with --out, or --probe, or --dry-run"
         )
     from bcos_cli import console
-    from bcos_cli.convert.printing import print_probe, print_report, training_command
+    from bcos_cli.convert.printing import next_step, print_probe, print_report
     from bcos_cli.convert.task import ConversionTask
 
     with diverted_output() if as_json else nullcontext():  # the network may print
@@ -80,5 +80,5 @@ def convert(
     print_report(task.name, made.conversion, every_layer=dry_run)
     if out is not None and not dry_run:
         teacher = model if weights is None else "RUN"  # weights in a file have no name by which they are loaded
-        console.out.print(training_command(out, fit or probe or "SHARDS", teacher), soft_wrap=True)
+        console.out.print(next_step(out, fit or probe or "SHARDS", teacher), soft_wrap=True)
     print_probe(steps)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bcos_cli.commands.listing import AsJson, short_paths
+from bcos_cli.commands.listing import AsJson
 from bcos_cli.config.network import ClassFile, RunOrModel, Weights, takes_images
 from bcos_cli.config.trust import TrustRun, trust_runs
 from bcos_cli.data.pixels import AllowTruncated, RangeOption
@@ -147,7 +147,7 @@ def _print(written: "ExplainedFiles", out: Path) -> None:
 
     columns = ["image", "predicted", "confidence", "explained", "method", "logit", "adds up"]
     shown = written.explanations[:_ROWS]
-    names = short_paths([Path(e.file) for e in shown])  # photographs of several folders may be called alike
+    names = console.short_paths([Path(e.file) for e in shown])  # photographs of several folders may be called alike
     rows = [_row(name, e) for name, e in zip(names, shown, strict=True)]
     console.table(f"explanations in {out}", columns, rows)
     for (explainer, remark), count in Counter((e.method, line) for e in shown for line in e.remarks).items():

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,16 +15,6 @@ if TYPE_CHECKING:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def short_paths(paths: Sequence[Path]) -> list[str]:
-    """Return the shortest ends of paths that tell them apart: names, with as many folders as it takes."""
-    whole = [path.absolute().parts for path in paths]  # not resolved: a link has the name that was given
-    for length in range(1, max(map(len, whole), default=0) + 1):
-        ends = ["/".join(parts[-length:]) for parts in whole]
-        if len(set(ends)) == len(set(whole)):
-            return ends
-    return [str(path) for path in paths]
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from bcos_cli.commands.listing import AsJson, short_paths
+from bcos_cli.commands.listing import AsJson
 from bcos_cli.hookspecs import hookimpl
 from bcos_cli.messages import say, say_json, tell
 from bcos_core.errors import BcosError
@@ -95,7 +95,7 @@ def compare(
             raise BcosError(f"--plot {picture} must end with {', '.join(SUFFIXES)}")
         check_writable(picture, "--plot")
     found = [read_run(folder) for folder in folders]
-    names = short_paths(folders)
+    names = console.short_paths(folders)
     recipe, scores = recipe_rows(found), score_rows(found)
     if picture is not None:
         plot(found, names, picture)

@@ -17,8 +17,8 @@ _RECIPE = "bcosify_photographs"
 """What fine-tunes a converted network."""
 
 
-def training_command(out: Path, data: str, teacher: str) -> str:
-    """Say what is written, and the command that trains it."""
+def next_step(out: Path, data: str, teacher: str) -> str:
+    """Return where the network was written, and the command that trains it."""
     command = [_RECIPE, "--from", str(out), "--data", data, "-o", f"distillation.teacher={teacher}"]
     return (
         f"written to {out}; it is to be fine-tuned, with the network as it was for a teacher: bcos train "

@@ -191,7 +191,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
                 f"{evaluation.scores.samples:,}",
             )
         if result is not None:
-            interval = result.interval_text(partial(format_value, metric)) or "unknown"
+            interval = result.interval_text(partial(format_value, metric)) or "undefined"
             if result.statistic == "median":
                 statistic, low = " (median)", format_value(metric, result.quantile(0.1))
             chance = "" if result.chance is None else format_value(metric, result.chance)

@@ -1,4 +1,4 @@
-"""The folder of maps of shards: which shards it has whole, written aside, and described when all are there."""
+"""The folder of the maps of shards: which are whole, how one is written aside, and the description of all."""
 
 import hashlib
 import json

@@ -34,21 +34,22 @@ def scaled_dot_product_attention(
     if not depends(value):
         return frozen(func, query, key, value, mask, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
     query, key = as_factor(query), as_factor(key)
-    if mask is None and not is_causal and _is_cheaper_by_hand(query, key, kwargs):
+    if mask is None and not is_causal and not kwargs.get("enable_gqa") and _is_cheaper_by_hand(query, key, value):
         scale = kwargs.get("scale")
-        scores = query @ key.transpose(-2, -1)
-        return (scores * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)).softmax(-1) @ value
+        query = query * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+        return (query @ key.transpose(-2, -1)).softmax(-1) @ value
     return func(query, key, value, mask, **kwargs)  # type: ignore[no-any-return] # reason: func is any callable
 
 
-def _is_cheaper_by_hand(query: Tensor, key: Tensor, options: dict[str, Any]) -> bool:
+def _is_cheaper_by_hand(query: Tensor, key: Tensor, value: Tensor) -> bool:
     """Whether the matrix itself takes less time, and no more memory, than PyTorch's fused attention.
 
     On a CPU that computes derivatives by queries and keys whether they are needed or not, and keeps four tensors of
     the size of the values for them.
     """
-    fits = key.shape[-2] <= 4 * query.shape[-1]
-    return fits and query.device.type == "cpu" and query.dtype == torch.float32 and not options.get("enable_gqa")
+    tokens = max(query.shape[-2], key.shape[-2])
+    fits = tokens <= 4 * value.shape[-1]
+    return fits and query.device.type == "cpu" and query.dtype in (torch.float32, torch.float64)
 
 
 _MULTI_HEAD = inspect.signature(F.multi_head_attention_forward)

@@ -102,7 +102,11 @@ def _tokens_read(outputs: Sequence[tuple[nn.Module, Tensor]], logits: Tensor, to
 
 
 class _AttentionMatrices(TorchFunctionMode):
-    """Collects the softmax of every self-attention, (N, tokens, tokens), averaged over the heads, float64."""
+    """Collects the softmax of every self-attention, (N, tokens, tokens), averaged over the heads.
+
+    Within PyTorch's function it is computed anew, in float64; where a network, or explanation mode, computes the matrix
+    itself, it is that one.
+    """
 
     def __init__(self, batch: int) -> None:
         super().__init__()

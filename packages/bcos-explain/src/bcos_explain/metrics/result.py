@@ -127,10 +127,10 @@ class MetricResult:
         low, high = torch.quantile(torch.stack(values), tails).tolist()
         return low, high
 
-    def interval_text(self, text_of: Callable[[float], str], between: str = " to ") -> str:
+    def interval_text(self, text_of: Callable[[float], str]) -> str:
         """Return the ends of the 95 % bootstrap interval as text; empty where there is none."""
         low, high = self.bootstrap_interval()
-        return "" if math.isnan(low) else f"{text_of(low)}{between}{text_of(high)}"
+        return "" if math.isnan(low) else f"{text_of(low)} to {text_of(high)}"
 
     def to_dict(self) -> dict[str, object]:
         """Summary and scores, for JSON: what is undefined is None; of curves their mean."""
@@ -159,7 +159,7 @@ class MetricResult:
         sense = {True: "higher is better", False: "lower is better", None: ""}[self.higher_is_better]
         rows = [
             (self.statistic, f"{self.value:.4g}"),
-            ("95 % interval", self.interval_text("{:.4g}".format) or "unknown"),
+            ("95 % interval", self.interval_text("{:.4g}".format) or "undefined"),
             ("scores", str(self.count)),
         ]
         rows += [("undefined", str(self.undefined))] if self.undefined else []

@@ -18,7 +18,7 @@ class Cell(NamedTuple):
 
     text: str
     value: float | None
-    """Sort key of a number; None for text and for empty cells."""
+    """Sort key of a number, NaN for one that is undefined; None for text and for empty cells."""
 
 
 class ShownTable(NamedTuple):
@@ -50,6 +50,8 @@ def _cells(column: Sequence[Any]) -> list[Cell]:
 
 
 def _cell(value: Any, form: str) -> Cell:
+    if _is_number(value) and math.isnan(value):
+        return Cell("undefined", math.nan)
     if not _is_number(value):
         return Cell("" if value is None else str(value), None)
     text = format(value, ",d" if isinstance(value, Integral) else form)

@@ -10,7 +10,7 @@
 
   const cellValue = (row, column) => {
     const cell = row.cells[column];
-    if ("value" in cell.dataset) return Number(cell.dataset.value);
+    if ("value" in cell.dataset) return cell.dataset.value ? Number(cell.dataset.value) : null;
     return cell.textContent.trim() || null;
   };
 

@@ -13,6 +13,7 @@ def bcos_explain_explainers() -> Iterable[ExplainerSpec]:
         builder="bcos_plugin_allconv.sensitivity:SquaredGradient",
         summary="square of the gradient: how sensitive the logit is to each pixel",
         source="Simonyan et al., 2013, arXiv 1312.6034",
+        signed=False,
     )
 
 

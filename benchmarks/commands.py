@@ -1,11 +1,13 @@
 """What commands take on images of a folder: their start, evaluating, explaining, and reading images from shards."""
 
+import json
 import os
-import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +42,57 @@ def write_images(folder: Path, count: int) -> Path:
 
 def run_bcos(arguments: Iterable[object], threads: int) -> Time:
     """Run a command of the package; its user time is that of all its processes."""
+    return _run(arguments, threads)[0]
+
+
+def _run(arguments: Iterable[object], threads: int) -> tuple[Time, float]:
+    """Run a command; returns its times and the most MiB that one of its processes held."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    begun, start = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime, time.perf_counter()
     command = [sys.executable, "-m", "bcos_cli", *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    wall = time.perf_counter() - start
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command[2:])}: {done.stderr.strip()[-1000:]}")
-    return Time(wall, resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - begun)
+    start = time.perf_counter()
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall, process.returncode = time.perf_counter() - start, status
+        if status:
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(command[2:])}: {said.read().decode(errors='replace').strip()[-1000:]}")
+    return Time(wall, usage.ru_utime), usage.ru_maxrss / 1024
+
+
+DEPTHS = (20, 56, 110)
+_TRAINED, _STEP = 512, 128
+"""Images of a training, and of a step."""
+
+
+def training(folder: Path) -> dict[str, Any]:
+    """Memory of `bcos train` by depth, with and without gradient checkpointing; images a second by processes."""
+    images = write_images(folder / "images", _TRAINED)
+    run_bcos(["shards", "pack", images, folder / "shards"], 1)
+    numbers = count()
+
+    def train(depth: int, *options: str, processes: int = 1) -> tuple[float, float]:
+        """Most MiB of a process, and images a second in the last epoch."""
+        run = folder / f"run{next(numbers)}"
+        values = [
+            f"train.batch_size={_STEP}",
+            "data.workers=0",
+            "data.test_split=train",
+            "evaluation.gridpg_grids=0",
+            *options,
+        ]
+        given = [part for value in values for part in ("-o", value)]
+        command = ["train", f"cifar10_resnet{depth}", "--data", folder / "shards", "--out", run, *given]
+        _, held = _run([*command, "--num-processes", processes], 1)
+        last = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        return held, float(last["images_per_second"])
+
+    memory = {
+        name: {d: train(d, "train.epochs=1", f"train.gradient_checkpointing={name}")[0] for d in DEPTHS}
+        for name in ("false", "true")
+    }
+    rates = {n: train(DEPTHS[0], "train.epochs=3", processes=n)[1] for n in (1, 2)}
+    return {"images": _STEP, "gradient checkpointing": memory, "images/s": rates}
 
 
 def startup(rounds: int, threads: int) -> dict[str, Any]:

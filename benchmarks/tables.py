@@ -113,6 +113,13 @@ def _scaling(grown: dict[str, Any]) -> str:
     return _table(["varied", *[""] * (most - 1)], [row + [""] * (most - len(row)) for row in rows])
 
 
+def _trainings(found: dict[str, Any]) -> str:
+    memory = found["gradient checkpointing"]
+    head = ["gradient checkpointing", *(f"`cifar10_resnet{depth}`" for depth in memory["false"])]
+    names = {"false": "without", "true": "with"}
+    return _table(head, [[names[name], *(f"{held:,.0f}" for held in by.values())] for name, by in memory.items()])
+
+
 def _exactness(found: dict[str, Any]) -> str:
     rows = []
     for name, by_type in found.items():
@@ -189,6 +196,15 @@ def markdown(document: Document) -> str:
             f"**Scaling**: seconds of an explanation of `{grown['network']}`, {grown['batch']} images of "
             f"{grown['side']}×{grown['side']} with one target unless told otherwise:",
             _scaling(grown),
+        ]
+    if trained := document.get("training"):
+        one, two = trained["images/s"].values()
+        parts += [
+            f"**Training by depth**: the most MiB that `bcos train` holds with {trained['images']} images of 32×32 a "
+            "step, program and libraries counted:",
+            _trainings(trained),
+            f"Images a second of `cifar10_resnet20`, a thread a process: {one:,.0f} with one process, {two:,.0f} with "
+            "two.",
         ]
     failed = [
         f"- `{r['network']}`, {e['side']}, {e['what']}: {e['error'].splitlines()[-1]}"

@@ -20,7 +20,7 @@ import torch
 from bcos_cli.processes.memory import keep_freed_memory
 from benchmarks import tables
 from benchmarks.bench import Conditions, measure
-from benchmarks.commands import commands, pipeline, startup, training
+from benchmarks.commands import DEPTHS, commands, pipeline, startup, training
 from benchmarks.grids import seconds_a_grid
 from benchmarks.networks import NETWORKS, QUICK
 from benchmarks.scaling import plot, scaling
@@ -111,7 +111,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "commands": lambda: commands(place / "commands", sizes.explained, options.threads),
             "pipeline": lambda: pipeline(place / "pipeline", sizes.read, options.rounds, 2, sizes.side),
             "startup": lambda: startup(options.rounds, options.threads),
-            "training": lambda: training(place / "training"),
+            "training": lambda: training(place / "training", DEPTHS[:1] if quick else DEPTHS),
             "scaling": lambda: scaling(options.rounds, most=2 if quick else None),
         }
         for part, take in parts.items():

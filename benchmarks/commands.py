@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ _TRAINED, _STEP = 512, 128
 """Images of a training, and of a step."""
 
 
-def training(folder: Path) -> dict[str, Any]:
+def training(folder: Path, depths: Sequence[int] = DEPTHS) -> dict[str, Any]:
     """Memory of `bcos train` by depth, with and without gradient checkpointing; images a second by processes."""
     images = write_images(folder / "images", _TRAINED)
     run_bcos(["shards", "pack", images, folder / "shards"], 1)
@@ -88,7 +88,7 @@ def training(folder: Path) -> dict[str, Any]:
         return held, float(last["images_per_second"])
 
     memory = {
-        name: {d: train(d, "train.epochs=1", f"train.gradient_checkpointing={name}")[0] for d in DEPTHS}
+        name: {d: train(d, "train.epochs=1", f"train.gradient_checkpointing={name}")[0] for d in depths}
         for name in ("false", "true")
     }
     rates = {n: train(DEPTHS[0], "train.epochs=3", processes=n)[1] for n in (1, 2)}

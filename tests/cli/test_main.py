@@ -29,6 +29,7 @@ def broken_command(monkeypatch):
         def fail():
             raise error
 
+        build_app()  # which reads recipes too, once in a process
         monkeypatch.setattr("bcos_cli.plugins.recipes", fail)
 
     return install

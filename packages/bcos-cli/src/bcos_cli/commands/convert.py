@@ -63,7 +63,7 @@ def convert(
             "there is nowhere to write the converted network; give a folder with --out, or --probe, or --dry-run"
         )
     from bcos_cli import console
-    from bcos_cli.convert.printing import next_step, print_probe, print_report
+    from bcos_cli.convert.report import next_step, print_probe, print_report
     from bcos_cli.convert.task import ConversionTask
 
     with diverted_output() if as_json else nullcontext():  # the network may print
@@ -73,7 +73,7 @@ def convert(
             task.fit(str(packed_data_set(fit)), made)
         steps = [] if probe is None else task.probe(str(packed_data_set(probe)), made if fit else None)
         if out is not None and not dry_run:
-            task.save(made)
+            task.save(made, out)
     if as_json:
         say_json(made.conversion.to_dict() | ({} if probe is None else {"probe": [vars(step) for step in steps]}))
         return

@@ -52,7 +52,7 @@ class ConversionTask:
     ) -> None:
         if out is not None and not dry_run:
             _check_folder(out)
-        self.out, self.dry_run = out, dry_run
+        self.dry_run = dry_run
         self.options: dict[str, Any] = {}
         for text in overrides:
             override(self.options, text)
@@ -131,10 +131,9 @@ class ConversionTask:
         own = self.run.input
         return replace(spec, size=own.size, resize=own.resize, range=own.range)
 
-    def save(self, made: nn.Module) -> None:
+    def save(self, made: nn.Module, out: Path) -> None:
         """Write the converted network."""
-        assert self.out is not None
-        save_pretrained(made, self.out, class_names=self.classes)
+        save_pretrained(made, out, class_names=self.classes)
 
     def _create(self, options: dict[str, Any]) -> nn.Module:
         return create_model(
